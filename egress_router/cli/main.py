@@ -1,0 +1,70 @@
+"""The frame of the command line: one lazily imported module per verb, errors turned into text and exit codes.
+
+``init`` without options is what every pod waits for, so that call goes around click (80 ms of imports).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from egress_router.errors import EgressRouterError
+
+#: verb → module with a click command named ``command``
+VERBS = {
+    "init": "egress_router.cli.init",
+    "check": "egress_router.cli.check",
+    "plan": "egress_router.cli.plan",
+    "status": "egress_router.cli.status",
+    "explain": "egress_router.cli.explain",
+}
+
+USAGE = 2
+INTERNAL = 70
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the verb that the command line names and exit with the code of docs/exit-codes.md."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(guarded(lambda: run(args)))
+
+
+def run(args: list[str]) -> int:
+    """Run ``args`` and return the exit code; errors are raised."""
+    if args == ["init"]:
+        from egress_router.runtime.init import run_init
+
+        return run_init(os.environ)
+    from egress_router.cli.group import invoke
+
+    return invoke(args)
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Return what ``action`` returns; an error of ours becomes its message on stderr and its exit code."""
+    try:
+        return action()
+    except EgressRouterError as error:
+        print(f"egress-router: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("egress-router: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`status | head`); keep the interpreter's own flush quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        print("egress-router: this is a bug of egress-router; please report the lines above", file=sys.stderr)
+        return INTERNAL
+
+
+def load(verb: str) -> object:
+    """Return the click command of ``verb``."""
+    return import_module(VERBS[verb]).command

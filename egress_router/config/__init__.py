@@ -1,0 +1,1 @@
+"""EGRESS_* text becomes typed values; every problem is reported with its variable and line."""

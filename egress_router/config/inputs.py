@@ -1,0 +1,130 @@
+"""Where configuration text comes from: variables, and the files that ``*_FILE`` variables name.
+
+Parsers take an ``Inputs`` and never look at the process environment or the file system themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from egress_router.errors import ConfigurationError, Problem
+
+#: Larger files are refused: a ConfigMap holds at most 1 MiB.
+MAX_FILE_BYTES = 4 * 1024 * 1024
+
+
+class Problems:
+    """Collects problems so that all of them are reported together. ``warnings`` do not stop anything."""
+
+    def __init__(self) -> None:
+        self.errors: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def error(self, variable: str, line: int | None, text: str, message: str, expected: str = "") -> None:
+        """Note something that makes the configuration unusable."""
+        self.errors.append(Problem(variable, line, text, message, expected))
+
+    def warn(self, variable: str, line: int | None, text: str, message: str, expected: str = "") -> None:
+        """Note something that works but is hardly what was meant."""
+        self.warnings.append(Problem(variable, line, text, message, expected))
+
+    def raise_if_any(self) -> None:
+        """Raise ConfigurationError when at least one error was noted."""
+        if self.errors:
+            raise ConfigurationError(self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One meaningful line of a list variable: its 1-based number, the words on it, and the text without comment."""
+
+    number: int
+    words: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceText:
+    """The text of a list variable and the name to blame for it (the variable, or the ``_FILE`` variable)."""
+
+    variable: str
+    text: str
+
+    def lines(self) -> Iterator[Line]:
+        """Yield lines that say something: blank lines and ``#`` comments (whole line or after white space) are
+        skipped, CRLF and tabs are fine, a byte order mark is ignored."""
+        for number, raw in enumerate(self.text.removeprefix("\ufeff").split("\n"), start=1):
+            text = strip_comment(raw).strip()
+            if text:
+                yield Line(number, tuple(text.split()), text)
+
+
+def strip_comment(raw: str) -> str:
+    """Return ``raw`` without a ``#`` comment that starts the line or follows white space."""
+    at = raw.find("#")
+    while at > 0 and not raw[at - 1].isspace():
+        at = raw.find("#", at + 1)
+    return raw if at < 0 else raw[:at]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The EGRESS_* variables, and the text (or the reason why there is none) of every file that they name.
+
+    ``files`` is keyed by the ``*_FILE`` variable.
+    """
+
+    env: Mapping[str, str]
+    files: Mapping[str, SourceText | Problem] = field(default_factory=dict)
+
+    def value(self, variable: str) -> str | None:
+        """Return the stripped value of a single-valued variable; None when unset or blank."""
+        return self.env.get(variable, "").strip() or None
+
+    def list_text(self, variable: str, problems: Problems) -> SourceText | None:
+        """Return the text of a list variable or of its ``_FILE`` twin; None when neither is set.
+
+        Notes a problem when both are set or the file could not be read (and returns None then).
+        """
+        file_variable = variable + "_FILE"
+        direct = self.env.get(variable)
+        named = self.value(file_variable)
+        if direct is not None and direct.strip() and named:
+            problems.error(file_variable, None, named, f"{variable} is set too", "set one of the two")
+            return None
+        if named:
+            loaded = self.files.get(file_variable)
+            if isinstance(loaded, Problem):
+                problems.errors.append(loaded)
+                return None
+            return loaded
+        return None if direct is None else SourceText(variable, direct)
+
+
+def read_file_variable(variable: str, path: str) -> SourceText | Problem:
+    """Read the UTF-8 file that ``variable`` names; a Problem says why it cannot be used."""
+    expected = "a readable text file in UTF-8, such as a mounted ConfigMap key"
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return Problem(variable, None, path, f"cannot be read: {reason}", expected)
+    if len(data) > MAX_FILE_BYTES:
+        return Problem(variable, None, path, f"is larger than {MAX_FILE_BYTES} bytes", expected)
+    try:
+        return SourceText(variable, data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return Problem(variable, line, path, f"is not UTF-8 at byte {error.start}", expected)
+
+
+def load_inputs(
+    env: Mapping[str, str], read: Callable[[str, str], SourceText | Problem] = read_file_variable
+) -> Inputs:
+    """Return the Inputs of an environment, reading each file that a non-empty ``EGRESS_*_FILE`` variable names."""
+    ours = {name: value for name, value in env.items() if name.startswith("EGRESS_")}
+    files = {name: read(name, path.strip()) for name, path in ours.items() if name.endswith("_FILE") and path.strip()}
+    return Inputs(ours, files)

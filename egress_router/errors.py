@@ -1,0 +1,109 @@
+"""The error tree. The exit code stands on the class; docs/exit-codes.md lists the same codes.
+
+::
+
+    EgressRouterError            70  a fault of ours, or a case nobody foresaw
+    ├── ConfigurationError       78  the person who wrote the EGRESS_* variables must act
+    ├── UsageError                2  the person who typed the command must act
+    ├── PlatformError            69  a kernel feature, a device or a tool is missing
+    │   └── ToolFailed           69  a child process failed; its command and stderr are kept
+    ├── CapabilityError          77  the container lacks a capability
+    └── TryAgainError            75  the world may be different in a moment
+        ├── AddressInUse         75  another machine answers for the address
+        └── StateMismatch        75  what was read back is not what was applied
+
+Exit codes follow sysexits(3) where it has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing that is wrong with the configuration.
+
+    ``variable`` is the variable (or file) it stands in, ``line`` its 1-based line there or None when the value
+    is a single one, ``text`` the offending text as written, ``message`` what is wrong, ``expected`` what would
+    be right.
+    """
+
+    variable: str
+    line: int | None
+    text: str
+    message: str
+    expected: str = ""
+
+    def __str__(self) -> str:
+        where = self.variable if self.line is None else f"{self.variable} line {self.line}"
+        shown = f' "{printable(self.text)}"' if self.text else ""
+        expected = f" ({self.expected})" if self.expected else ""
+        return f"{where}:{shown} {self.message}{expected}"
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Return ``text`` safe for one line of a log: control characters escaped, cut at ``limit`` characters."""
+    cut = text if len(text) <= limit else text[:limit] + "…"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
+
+
+class EgressRouterError(Exception):
+    """Base of all errors that we raise ourselves."""
+
+    exit_code = 70
+
+
+class ConfigurationError(EgressRouterError):
+    """The configuration cannot be used. Nothing was changed. ``problems`` lists everything that was found."""
+
+    exit_code = 78
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        head = "1 problem" if count == 1 else f"{count} problems"
+        super().__init__("\n  ".join([f"{head} in the configuration; nothing was changed", *map(str, self.problems)]))
+
+
+class UsageError(EgressRouterError):
+    """The command line asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class PlatformError(EgressRouterError):
+    """The kernel, the pod or the image lacks something that is needed; the message says what and how to get it."""
+
+    exit_code = 69
+
+
+class ToolFailed(PlatformError):
+    """A child process failed. Keeps its command, exit status and standard error."""
+
+    def __init__(self, command: Sequence[str], status: int | str, stderr: str) -> None:
+        self.command = tuple(command)
+        self.status = status
+        self.stderr = stderr
+        super().__init__(f"`{' '.join(self.command)}` failed ({status}): {stderr.strip() or 'no error text'}")
+
+
+class CapabilityError(EgressRouterError):
+    """The process lacks a Linux capability; the message names it and the manifest field that grants it."""
+
+    exit_code = 77
+
+
+class TryAgainError(EgressRouterError):
+    """Something outside this process is in the way and may go away."""
+
+    exit_code = 75
+
+
+class AddressInUse(TryAgainError):
+    """Another machine answers for an address that should become ours (RFC 5227, RFC 4862)."""
+
+
+class StateMismatch(TryAgainError):
+    """What was read back differs from what was applied; the message holds a unified diff."""

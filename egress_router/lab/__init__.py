@@ -1,0 +1,1 @@
+"""A cluster made of network namespaces, for the demo, the tests and the benchmarks."""

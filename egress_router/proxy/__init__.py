@@ -1,0 +1,1 @@
+"""Squid and HAProxy as child processes: start, check, reload, drain."""

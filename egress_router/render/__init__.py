@@ -1,0 +1,1 @@
+"""The desired state becomes the text that the kernel tools, Squid and HAProxy read."""

@@ -1,0 +1,1 @@
+"""Wires the pure half to the effects."""
