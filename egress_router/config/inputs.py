@@ -54,7 +54,8 @@ class SourceText:
 
     def lines(self) -> Iterator[Line]:
         """Yield lines that say something: blank lines and ``#`` comments (whole line or after white space) are
-        skipped, CRLF and tabs are fine, a byte order mark is ignored."""
+        skipped, CRLF and tabs are fine, a byte order mark is ignored.
+        """
         for number, raw in enumerate(self.text.removeprefix("\ufeff").split("\n"), start=1):
             text = strip_comment(raw).strip()
             if text:
