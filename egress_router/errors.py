@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with the configuration.
 
@@ -56,12 +56,15 @@ class EgressRouterError(Exception):
 
 
 class ConfigurationError(EgressRouterError):
-    """The configuration cannot be used. Nothing was changed. ``problems`` lists everything that was found."""
+    """The configuration cannot be used. Nothing was changed. ``problems`` lists everything that was found,
+    variable by variable and line by line.
+    """
 
     exit_code = 78
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
+        order = {name: index for index, name in reversed(list(enumerate(p.variable for p in problems)))}
+        self.problems = tuple(sorted(problems, key=lambda p: (order[p.variable], p.line or 0)))
         count = len(self.problems)
         head = "1 problem" if count == 1 else f"{count} problems"
         super().__init__("\n  ".join([f"{head} in the configuration; nothing was changed", *map(str, self.problems)]))

@@ -1,0 +1,124 @@
+"""Strict readers of single values. Each returns the value, or a text that says what is wrong.
+
+Numbers are plain decimal without leading zeros: ``0443`` is an error, not 443 and not octal 291.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import (
+    AddressValueError,
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    NetmaskValueError,
+)
+
+from egress_router.model.addresses import Address, Interface, Network
+from egress_router.model.router import PortRange
+
+_PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
+_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
+_DOTTED = re.compile(r"[0-9.]+", re.ASCII)
+_INTERFACE = re.compile(r"[^\s/:]{1,15}")
+
+EXPECTED_PORT = "a number from 1 to 65535 without leading zeros"
+
+
+class Wrong(str):
+    """What is wrong with a value, as text."""
+
+    __slots__ = ()
+
+
+def port(text: str) -> int | Wrong:
+    """Read a port number, 1 to 65535."""
+    if _PORT.fullmatch(text) and int(text) <= 65535:
+        return int(text)
+    return Wrong(f'"{text}" is not a port')
+
+
+def port_range(text: str) -> PortRange | Wrong:
+    """Read ``N`` or ``N-M`` with N ≤ M."""
+    first_text, dash, last_text = text.partition("-")
+    first = port(first_text)
+    if isinstance(first, Wrong):
+        return Wrong(f'"{text}" is not a port or a range of ports') if dash else first
+    if not dash:
+        return PortRange(first, first)
+    last = port(last_text)
+    if isinstance(last, Wrong):
+        return Wrong(f'"{text}" is not a port or a range of ports')
+    if last < first:
+        return Wrong(f'the range "{text}" ends before it starts')
+    return PortRange(first, last)
+
+
+def address(text: str) -> Address | Wrong:
+    """Read an IPv4 or IPv6 address. Zone indices and IPv4-mapped addresses are refused."""
+    try:
+        if ":" not in text:
+            return IPv4Address(text)
+        if "%" in text:
+            return Wrong(f'"{text}" has a zone index')
+        value = IPv6Address(text)
+    except AddressValueError:
+        return Wrong(f'"{text}" is not an IP address{_octal_hint(text)}')
+    if value.ipv4_mapped is not None:
+        return Wrong(f'"{text}" is an IPv4-mapped address; write {value.ipv4_mapped}')
+    return value
+
+
+def _octal_hint(text: str) -> str:
+    parts = text.split(".")
+    leading_zero = _DOTTED.fullmatch(text) and any(len(part) > 1 and part[0] == "0" for part in parts)
+    return ": a part has a leading zero, which some programs read as octal" if leading_zero else ""
+
+
+def not_a_host(value: Address) -> str | None:
+    """Say why an address is not the one of a single remote host; None when it may be one."""
+    if value.is_unspecified:
+        return "the unspecified address"
+    if value.is_multicast:
+        return "a multicast address"
+    if value.is_loopback:
+        return "a loopback address"
+    return "the broadcast address" if str(value) == "255.255.255.255" else None
+
+
+def interface_address(text: str) -> Interface | Wrong:
+    """Read ``ADDRESS[/LENGTH]``; without a length it is the whole address, /32 or /128."""
+    host_text, slash, length_text = text.partition("/")
+    host = address(host_text)
+    if isinstance(host, Wrong):
+        return host
+    if slash and not (_LENGTH.fullmatch(length_text) and 1 <= int(length_text) <= host.max_prefixlen):
+        return Wrong(f'"/{length_text}" is not a prefix length from /1 to /{host.max_prefixlen}')
+    length = int(length_text) if slash else host.max_prefixlen
+    return IPv4Interface((host, length)) if isinstance(host, IPv4Address) else IPv6Interface((host, length))
+
+
+def network(text: str) -> Network | Wrong:
+    """Read ``ADDRESS[/LENGTH]`` as a prefix; bits behind the prefix must be zero."""
+    host_text, slash, length_text = text.partition("/")
+    host = address(host_text)
+    if isinstance(host, Wrong):
+        return host
+    if slash and not (_LENGTH.fullmatch(length_text) and int(length_text) <= host.max_prefixlen):
+        return Wrong(f'"/{length_text}" is not a prefix length from /0 to /{host.max_prefixlen}')
+    length = int(length_text) if slash else host.max_prefixlen
+    try:
+        return IPv4Network((host, length)) if isinstance(host, IPv4Address) else IPv6Network((host, length))
+    except (ValueError, NetmaskValueError):
+        kind = IPv4Network if isinstance(host, IPv4Address) else IPv6Network
+        return Wrong(f'"{text}" has bits set behind its prefix; write {kind((host, length), strict=False)}')
+
+
+def interface_name(text: str) -> str | Wrong:
+    """Read an interface name as the kernel takes it (dev_valid_name: 1 to 15 bytes; no space, ``/`` or ``:``)."""
+    if _INTERFACE.fullmatch(text) and text not in (".", "..") and len(text.encode()) <= 15 and text.isprintable():
+        return text
+    return Wrong(f'"{text}" is not an interface name')

@@ -1,0 +1,184 @@
+"""The variables of the redirect router and of every init container: one function, all problems together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from ipaddress import IPv4Interface
+from typing import TypeVar
+
+from egress_router.config import fields
+from egress_router.config.fields import Wrong
+from egress_router.config.inputs import Inputs, Problems
+from egress_router.config.redirect import parse_rules
+from egress_router.model.addresses import Address, Family, Interface, Network, family_of
+from egress_router.model.router import Backend, MacvlanMode, Mode, RouterConfig
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+
+EXPECTED_SOURCE = "ADDRESS[/LENGTH], such as 192.0.2.46 or 192.0.2.46/24; one of each family"
+
+
+def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
+    """Return the configuration of the router, None when something is wrong (every problem is noted)."""
+    before = len(problems.errors)
+    mode = _choice(inputs, problems, "EGRESS_ROUTER_MODE", Mode, Mode.LEGACY)
+    sources = _sources(inputs, problems)
+    gateways = _gateways(inputs, problems, sources)
+    rules = parse_rules(inputs, sources, problems, required=mode.redirects)
+    config = RouterConfig(
+        mode=mode,
+        sources=sources,
+        gateways=gateways,
+        rules=rules,
+        backend=_choice(inputs, problems, "EGRESS_NAT_BACKEND", Backend, Backend.AUTO),
+        interface=_interface(inputs, problems, "EGRESS_INTERFACE"),
+        parent_interface=_interface(inputs, problems, "EGRESS_PARENT_INTERFACE"),
+        host_netns=_path(inputs, problems, "EGRESS_HOST_NETNS"),
+        macvlan_mode=_choice(inputs, problems, "EGRESS_MACVLAN_MODE", MacvlanMode, MacvlanMode.PRIVATE),
+        cluster_cidrs=_cluster_cidrs(inputs, problems),
+        dad=_on_off(inputs, problems, "EGRESS_DAD", default=True),
+    )
+    if not mode.redirects and rules.redirects + rules.fallbacks:
+        problems.warn("EGRESS_DESTINATION", None, "", f"is not used with EGRESS_ROUTER_MODE={mode}")
+    return config if len(problems.errors) == before else None
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _per_family(
+    inputs: Inputs,
+    problems: Problems,
+    variable: str,
+    read: Callable[[str], tuple[Family, T] | Wrong],
+    expected: str,
+) -> dict[Family, T]:
+    text = inputs.value(variable)
+    if text is None:
+        problems.error(variable, None, "", "is not set", expected)
+        return {}
+    found: dict[Family, T] = {}
+    for word in _words(text):
+        value = read(word)
+        if isinstance(value, Wrong):
+            problems.error(variable, None, text, value, expected)
+            continue
+        family, address = value
+        if family in found:
+            problems.error(variable, None, text, f"has two {family} addresses", "one of each family")
+        found[family] = address
+    return found
+
+
+def _sources(inputs: Inputs, problems: Problems) -> dict[Family, Interface]:
+    def read(word: str) -> tuple[Family, Interface] | Wrong:
+        value = fields.interface_address(word)
+        if isinstance(value, Wrong):
+            return value
+        return _unusable_source(value) or (family_of(value), value)
+
+    return _per_family(inputs, problems, "EGRESS_SOURCE", read, EXPECTED_SOURCE)
+
+
+def _unusable_source(value: Interface) -> Wrong | None:
+    ip, network = value.ip, value.network
+    kind = fields.not_a_host(ip)
+    if kind:
+        return Wrong(f"{ip} cannot be a source: it is {kind}")
+    if ip.version == 6 and ip.is_link_local:
+        return Wrong(f"{ip} cannot be a source: it is link-local")
+    if isinstance(value, IPv4Interface) and network.prefixlen < 31:
+        if ip == network.network_address:
+            return Wrong(f"{ip} is the address of the network {network}, not of a host")
+        if ip == network.broadcast_address:
+            return Wrong(f"{ip} is the broadcast address of {network}")
+    return None
+
+
+def _gateways(inputs: Inputs, problems: Problems, sources: dict[Family, Interface]) -> dict[Family, Address]:
+    def read(word: str) -> tuple[Family, Address] | Wrong:
+        value = fields.address(word)
+        if isinstance(value, Wrong):
+            return value
+        kind = fields.not_a_host(value)
+        if kind:
+            return Wrong(f"{value} cannot be a gateway: it is {kind}")
+        source = sources.get(family_of(value))
+        if source is not None and source.ip == value:
+            return Wrong(f"{value} is EGRESS_SOURCE itself")
+        return family_of(value), value
+
+    name = "EGRESS_GATEWAY"
+    gateways = _per_family(
+        inputs, problems, name, read, "an address such as 192.0.2.1, one per family of EGRESS_SOURCE"
+    )
+    if not inputs.value(name) or not sources:
+        return gateways
+    for family in sources.keys() - gateways.keys():
+        if not any(problem.variable == name for problem in problems.errors):
+            problems.error(name, None, inputs.value(name) or "", f"has no {family} address, but EGRESS_SOURCE has one")
+    for family in gateways.keys() - sources.keys():
+        if not any(problem.variable == "EGRESS_SOURCE" for problem in problems.errors):
+            message = f"has an {family} address, but EGRESS_SOURCE has none"
+            problems.error(name, None, str(gateways[family]), message, "one per family of EGRESS_SOURCE")
+    for family, source in sources.items():
+        gateway = gateways.get(family)
+        alone = source.network.prefixlen == family.bits
+        if gateway is not None and not alone and gateway not in source.network and not gateway.is_link_local:
+            problems.warn(name, None, str(gateway), f"is outside of EGRESS_SOURCE's network {source.network}")
+    return gateways
+
+
+def _cluster_cidrs(inputs: Inputs, problems: Problems) -> tuple[Network, ...]:
+    text = inputs.value("EGRESS_CLUSTER_CIDRS")
+    found: list[Network] = []
+    for word in _words(text or ""):
+        value = fields.network(word)
+        if isinstance(value, Wrong):
+            problems.error("EGRESS_CLUSTER_CIDRS", None, text or "", value, "prefixes such as 10.128.0.0/14")
+        elif value.prefixlen == 0:
+            problems.error("EGRESS_CLUSTER_CIDRS", None, text or "", f"{value} is everything", "the cluster's prefixes")
+        elif value not in found:
+            found.append(value)
+    return tuple(found)
+
+
+def _choice(inputs: Inputs, problems: Problems, variable: str, kind: type[E], default: E) -> E:
+    text = inputs.value(variable)
+    if text is None:
+        return default
+    try:
+        return kind(text.lower())
+    except ValueError:
+        problems.error(variable, None, text, "is not known", f"one of {', '.join(kind)}")
+        return default
+
+
+def _on_off(inputs: Inputs, problems: Problems, variable: str, *, default: bool) -> bool:
+    text = inputs.value(variable)
+    if text is None:
+        return default
+    if text.lower() not in ("on", "off"):
+        problems.error(variable, None, text, "is not known", "on or off")
+    return text.lower() == "on"
+
+
+def _interface(inputs: Inputs, problems: Problems, variable: str) -> str | None:
+    text = inputs.value(variable)
+    if text is None:
+        return None
+    name = fields.interface_name(text)
+    if isinstance(name, Wrong):
+        problems.error(variable, None, text, "is not an interface name", "1 to 15 characters without / : or space")
+        return None
+    return name
+
+
+def _path(inputs: Inputs, problems: Problems, variable: str) -> str | None:
+    text = inputs.value(variable)
+    if text is not None and not text.startswith("/"):
+        problems.error(variable, None, text, "is not an absolute path", "such as /proc/1/ns/net")
+    return text
