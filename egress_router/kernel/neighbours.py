@@ -1,0 +1,138 @@
+"""Ask who has an address, and tell everybody that we have it, by raw sockets.
+
+ARP: RFC 826, RFC 5227. IPv6 neighbour discovery: RFC 4861, duplicate detection: RFC 4862.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterable
+
+from egress_router.errors import AddressInUse
+from egress_router.model.addresses import Address
+
+_ETH_P_ALL = 0x0003
+_ETH_P_ARP = 0x0806
+_ETH_P_IPV6 = 0x86DD
+_BROADCAST = b"\xff" * 6
+_ALL_NODES_MAC = b"\x33\x33\x00\x00\x00\x01"
+_ALL_NODES = socket.inet_pton(socket.AF_INET6, "ff02::1")
+_UNSPECIFIED6 = bytes(16)
+_ARP = struct.Struct("!HHBBH6s4s6s4s")
+_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_MULTICAST = 263, 1, 0
+_NS, _NA = 135, 136
+_OVERRIDE = 0x20000000
+
+#: RFC 5227 probes three times, one to two seconds apart, because of the slow links of its day. A switched LAN answers
+#: within milliseconds: three probes, 0.2 s apart, and 0.3 s of listening after the last one find what answers at all.
+PROBES = 3
+PROBE_INTERVAL = 0.2
+LISTEN_AFTER = 0.3
+
+
+class Neighbours:
+    """Speaks ARP and neighbour discovery on one interface, which must be up. ``mac`` is the interface's own."""
+
+    def __init__(self, interface: str, index: int, mac: str) -> None:
+        self._interface = interface
+        self._mac = bytes.fromhex(mac.replace(":", ""))
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.htons(_ETH_P_ALL))
+        self._socket.bind((interface, _ETH_P_ALL))
+        membership = struct.pack("=iHH8s", index, _PACKET_MR_MULTICAST, 6, _ALL_NODES_MAC)
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
+
+    def close(self) -> None:
+        """Close the raw socket."""
+        self._socket.close()
+
+    def check_duplicates(self, addresses: Iterable[Address]) -> None:
+        """Probe for ``addresses`` together; about 0.7 s. Raises AddressInUse naming the MAC that answers."""
+        wanted = list(addresses)
+        end = time.monotonic()
+        for _ in range(PROBES):
+            for address in wanted:
+                self._socket.send(self._probe(address))
+            end += PROBE_INTERVAL
+            self._listen(wanted, end)
+        self._listen(wanted, end - PROBE_INTERVAL + LISTEN_AFTER)
+
+    def announce(self, addresses: Iterable[Address]) -> None:
+        """Send a gratuitous ARP request (RFC 5227, 2.3) or an unsolicited advertisement (RFC 4861, 7.2.6) for each."""
+        for address in addresses:
+            self._socket.send(self._announcement(address))
+
+    def _listen(self, wanted: list[Address], end: float) -> None:
+        by_bytes = {address.packed: address for address in wanted}
+        while (left := end - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            try:
+                frame = self._socket.recv(2048)
+            except TimeoutError:
+                return
+            claim = claimed(frame)
+            if claim is None or claim[1] not in by_bytes or claim[0] == self._mac:
+                continue
+            mac = claim[0].hex(":")
+            raise AddressInUse(
+                f"{by_bytes[claim[1]]} is in use: {mac} answers for it on {self._interface}. Two machines with one "
+                "address break each other; remove the other one (an old router pod?), or choose another EGRESS_SOURCE"
+            )
+
+    def _probe(self, address: Address) -> bytes:
+        if address.version == 4:
+            return self._arp(bytes(4), address.packed)
+        # RFC 4861, 4.3: to the solicited-node address, from ::, without a source option.
+        group = socket.inet_pton(socket.AF_INET6, "ff02::1:ff00:0")[:13] + address.packed[13:]
+        body = struct.pack("!BBHI", _NS, 0, 0, 0) + address.packed
+        return self._ipv6(b"\x33\x33" + group[12:], _UNSPECIFIED6, group, body)
+
+    def _announcement(self, address: Address) -> bytes:
+        if address.version == 4:
+            return self._arp(address.packed, address.packed)
+        option = struct.pack("!BB6s", 2, 1, self._mac)
+        body = struct.pack("!BBHI", _NA, 0, 0, _OVERRIDE) + address.packed + option
+        return self._ipv6(_ALL_NODES_MAC, address.packed, _ALL_NODES, body)
+
+    def _arp(self, sender: bytes, target: bytes) -> bytes:
+        header = _BROADCAST + self._mac + struct.pack("!H", _ETH_P_ARP)
+        return header + _ARP.pack(1, 0x0800, 6, 4, 1, self._mac, sender, bytes(6), target)
+
+    def _ipv6(self, mac: bytes, source: bytes, destination: bytes, body: bytes) -> bytes:
+        checksum = _checksum(source + destination + struct.pack("!II", len(body), socket.IPPROTO_ICMPV6) + body)
+        body = body[:2] + struct.pack("!H", checksum) + body[4:]
+        # Hop limit 255 proves that no router passed it on (RFC 4861, 7.1).
+        header = struct.pack("!IHBB", 6 << 28, len(body), socket.IPPROTO_ICMPV6, 255) + source + destination
+        return mac + self._mac + struct.pack("!H", _ETH_P_IPV6) + header + body
+
+
+def claimed(frame: bytes) -> tuple[bytes, bytes] | None:
+    """Return (MAC, packed address) that an Ethernet frame claims or probes for; None for other frames.
+
+    ARP: the sender of any ARP packet, or the target of a probe. IPv6: the target of an advertisement, or of a
+    solicitation from ``::`` (another machine's duplicate detection).
+    """
+    if len(frame) < 42:
+        return None
+    kind: int = struct.unpack_from("!H", frame, 12)[0]
+    if kind == _ETH_P_ARP:
+        _, protocol, _, _, _, mac, sender, _, target = _ARP.unpack_from(frame, 14)
+        if protocol != 0x0800:
+            return None
+        return (mac, target if sender == bytes(4) else sender)
+    if kind != _ETH_P_IPV6 or len(frame) < 78 or frame[20] != socket.IPPROTO_ICMPV6 or frame[21] != 255:
+        return None
+    type_, source, target = frame[54], frame[22:38], frame[62:78]
+    if type_ == _NA or (type_ == _NS and source == _UNSPECIFIED6):
+        return (frame[6:12], target)
+    return None
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    data += b"\0" * (len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

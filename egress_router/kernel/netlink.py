@@ -1,0 +1,160 @@
+"""A blocking netlink socket that speaks pyroute2's messages. See netlink(7) and
+Documentation/userspace-api/netlink/intro.rst of the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from egress_router.errors import CapabilityError, PlatformError
+
+NLM_F_REQUEST = 0x01
+NLM_F_ACK = 0x04
+NLM_F_DUMP = 0x300
+NLM_F_REPLACE = 0x100
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
+
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_NLM_F_DUMP_INTR = 0x10
+_NLM_F_CAPPED = 0x100
+_NLM_F_ACK_TLVS = 0x200
+_NLMSGERR_ATTR_MSG = 1
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_NETLINK_GET_STRICT_CHK = 12
+_HEADER = struct.Struct("=IHHII")
+_RECEIVE_BYTES = 256 * 1024
+#: The kernel answers a request at once; silence means that the socket is broken.
+_TIMEOUT_SECONDS = 10.0
+
+
+class NetlinkError(PlatformError):
+    """The kernel refused a request. ``code`` is the errno, ``reason`` the kernel's own text if it gave one."""
+
+    def __init__(self, code: int, reason: str, doing: str) -> None:
+        self.code = code
+        self.reason = reason
+        text = os.strerror(code) + (f": {reason}" if reason else "")
+        super().__init__(f"{doing}: the kernel says {errno.errorcode.get(code, code)} ({text})")
+
+
+class Netlink:
+    """A netlink socket of one protocol (``socket.NETLINK_ROUTE``, …), bound in the network namespace it is made in."""
+
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        self._socket.settimeout(_TIMEOUT_SECONDS)
+        self._socket.bind((0, 0))
+        for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
+            self._socket.setsockopt(_SOL_NETLINK, option, 1)
+        self._sequence = 0
+
+    def __enter__(self) -> Netlink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def change(self, message: Any, type_: int, flags: int, doing: str, extra: bytes = b"") -> None:
+        """Send a request that changes something and wait for the acknowledgement.
+
+        ``extra`` is attributes appended to what ``message`` encodes. Raises NetlinkError naming what it was ``doing``.
+        """
+        sequence = self._send(message, type_, flags | NLM_F_ACK, extra)
+        for _, _, _ in self._receive(sequence, doing):
+            pass
+
+    def dump(self, message: Any, type_: int, doing: str) -> list[Any]:
+        """Send a dump request and return the answers as messages of the same class; repeated while the kernel says
+        that the list changed underneath.
+        """
+        for _ in range(10):
+            sequence = self._send(message, type_, NLM_F_DUMP, b"")
+            parts = list(self._receive(sequence, doing))
+            if not any(flags & _NLM_F_DUMP_INTR for _, flags, _ in parts):
+                return [_decoded(type(message), data) for _, _, data in parts]
+        raise NetlinkError(errno.EINTR, "the list kept changing while it was read", doing)
+
+    def _send(self, message: Any, type_: int, flags: int, extra: bytes) -> int:
+        self._sequence += 1
+        message["header"]["type"] = type_
+        message["header"]["flags"] = flags | NLM_F_REQUEST
+        message["header"]["sequence_number"] = self._sequence
+        message.encode()
+        data = bytes(message.data)
+        data += bytes(-len(data) % 4) + extra
+        self._socket.send(struct.pack("=I", len(data)) + data[4:])
+        return self._sequence
+
+    def _receive(self, sequence: int, doing: str) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (type, flags, whole message) of every answer until the last; raise on an error."""
+        while True:
+            data = self._socket.recv(_RECEIVE_BYTES)
+            offset = 0
+            while offset + _HEADER.size <= len(data):
+                length, type_, flags, number, _ = _HEADER.unpack_from(data, offset)
+                message = data[offset : offset + length]
+                offset += (length + 3) & ~3
+                if number != sequence:
+                    continue
+                if type_ == _NLMSG_ERROR:
+                    _raise_if_error(message, flags, doing)
+                    return
+                if type_ == _NLMSG_DONE:
+                    code = struct.unpack_from("=i", message, _HEADER.size)[0] if length >= _HEADER.size + 4 else 0
+                    if code < 0:
+                        raise NetlinkError(-code, "", doing)
+                    return
+                yield type_, flags, message
+
+
+def attribute(type_: int, payload: bytes) -> bytes:
+    """Return one netlink attribute, padded."""
+    return struct.pack("=HH", len(payload) + 4, type_) + payload + bytes(-len(payload) % 4)
+
+
+def _decoded(kind: type[Any], data: bytes) -> Any:
+    message = kind(data)
+    message.decode()
+    return message
+
+
+def _raise_if_error(message: bytes, flags: int, doing: str) -> None:
+    code = -struct.unpack_from("=i", message, _HEADER.size)[0]
+    if code == 0:
+        return
+    reason = _extended_text(message, flags)
+    if code == errno.EPERM:
+        raise CapabilityError(
+            f"{doing}: not permitted{f' ({reason})' if reason else ''}; the container needs NET_ADMIN "
+            "(securityContext.capabilities.add) or privileged: true"
+        )
+    raise NetlinkError(code, reason, doing)
+
+
+def _extended_text(message: bytes, flags: int) -> str:
+    """Return the kernel's own words from the extended acknowledgement."""
+    if not flags & _NLM_F_ACK_TLVS:
+        return ""
+    offset = _HEADER.size + 4
+    inner = struct.unpack_from("=I", message, offset)[0]
+    offset += _HEADER.size if flags & _NLM_F_CAPPED else (inner + 3) & ~3
+    while offset + 4 <= len(message):
+        length, type_ = struct.unpack_from("=HH", message, offset)
+        if length < 4:
+            break
+        if type_ == _NLMSGERR_ATTR_MSG:
+            return message[offset + 4 : offset + length].rstrip(b"\0").decode(errors="replace")
+        offset += (length + 3) & ~3
+    return ""

@@ -1,0 +1,35 @@
+"""One nftables table as values: named sets and maps with their elements, and chains with their rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class NftSet:
+    """A named set or map. ``header`` is its ``type``/``flags``/``counter`` lines; ``elements`` maps key to value
+    (None in a set), both in the words of nft(8).
+    """
+
+    kind: str
+    name: str
+    header: tuple[str, ...]
+    elements: dict[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NftChain:
+    """A chain; ``hook`` is its ``type … hook …`` line, None for a chain that others jump to."""
+
+    name: str
+    hook: str | None
+    rules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NftTable:
+    """A table: what it is called (``inet egress_router``), its sets and its chains, in order."""
+
+    name: str
+    sets: tuple[NftSet, ...]
+    chains: tuple[NftChain, ...]

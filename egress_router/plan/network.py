@@ -1,0 +1,205 @@
+"""Addresses, routes, policy rules and sysctls of an egress router.
+
+Three lookups decide where a packet goes, and none of them depends on the CNI's prefixes:
+
+- ``from POD-ADDRESS lookup CLUSTER_TABLE``: what the pod answers goes back the way it came;
+- ``iif EGRESS lookup CLUSTER_TABLE``: replies from outside go back to the client, wherever in the cluster it is;
+- ``iif CLUSTER lookup EGRESS_TABLE``: what is forwarded for a client leaves by the egress interface or not at all,
+  whatever the main table says (the table ends in ``unreachable``).
+
+The main table's default route goes to the egress gateway too, for processes in the pod (a proxy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import IPv6Network
+
+from egress_router.errors import PlatformError
+from egress_router.model.addresses import ANY, Address, Family, Network, family_of, host_network
+from egress_router.model.network import (
+    CLUSTER_TABLE,
+    EGRESS_TABLE,
+    MAIN_TABLE,
+    PROTOCOL,
+    RULE_PRIORITIES,
+    LinkAddress,
+    NetworkState,
+    Observed,
+    PolicyRule,
+    Route,
+    Sysctl,
+)
+from egress_router.model.router import Mode, RouterConfig
+
+#: Behind every other route of EGRESS_TABLE; any large value does.
+LAST_METRIC = 65535
+#: IPv6 prefers the smaller metric and CNIs use 1024 (IP6_RT_PRIO_USER), so ours wins before theirs is removed.
+DEFAULT_METRIC = {Family.IPV4: 0, Family.IPV6: 1}
+PLAIN_METRIC = {Family.IPV4: 0, Family.IPV6: 1024}
+
+_LINK_LOCAL = IPv6Network("fe80::/10")
+_MULTICAST = IPv6Network("ff00::/8")
+
+FORWARDING_FIX = (
+    "/proc/sys is read-only here: run the container privileged, or have the pod set it "
+    "(spec.securityContext.sysctls: {key}=1, an unsafe sysctl that the kubelet must allow)"
+)
+
+
+def find_cluster_interface(observed: Observed, egress: str | None) -> str | None:
+    """Return the interface towards the cluster: the one with the default route, or, once we have moved that route,
+    the one of CLUSTER_TABLE's copy. None when there is neither. ``egress`` is never the answer.
+    """
+    defaults = [route for route in observed.routes if route.is_default and route.interface not in (None, egress)]
+    foreign = [r for r in defaults if r.table == MAIN_TABLE and r.protocol != PROTOCOL]
+    copies = [r for r in defaults if r.table == CLUSTER_TABLE and r.protocol == PROTOCOL]
+    candidates = copies or sorted(foreign, key=lambda r: r.metric if r.family == Family.IPV4 else r.metric + 2**32)
+    return candidates[0].interface if candidates else None
+
+
+def plan_network(
+    config: RouterConfig, observed: Observed, egress: str, nameservers: Iterable[Address] = ()
+) -> NetworkState:
+    """Return the desired state of the pod's network with ``egress`` as the egress interface.
+
+    Raises PlatformError when no interface carries a default route (there is no way back to the cluster then).
+    """
+    cluster = find_cluster_interface(observed, egress)
+    if cluster is None:
+        raise PlatformError(
+            f"no interface except {egress} carries a default route, so the cluster interface cannot be told; "
+            "the pod network must keep its default route (Multus: no `default-route` on the egress network)"
+        )
+    addresses: list[LinkAddress] = []
+    routes: list[Route] = []
+    rules: list[PolicyRule] = []
+    pod_addresses: dict[Family, tuple[Address, ...]] = {}
+    prefixes: dict[Family, tuple[Network, ...]] = {}
+    for family in Family:
+        pod_addresses[family] = tuple(
+            item.address.ip
+            for item in observed.addresses
+            if item.interface == cluster and item.global_scope and family_of(item.address) == family
+        )
+        own = _cluster_routes(observed, cluster, family)
+        kept = _kept_on_cluster(config, nameservers, own, family) if family in config.sources else ()
+        prefixes[family] = tuple(dict.fromkeys(r.destination for r in (*own, *kept) if not r.is_default))
+        if family not in config.sources:
+            continue
+        addresses.append(LinkAddress(egress, config.sources[family]))
+        routes += [*own, *_egress_routes(config, family, egress, EGRESS_TABLE), *kept]
+        routes += _egress_routes(config, family, egress, MAIN_TABLE)
+        rules += _policy_rules(family, pod_addresses[family], egress, cluster)
+    families = set(config.sources)
+    displaced = tuple(
+        r
+        for r in observed.routes
+        if r.table == MAIN_TABLE and r.is_default and r.family in families and r not in routes
+    )
+    return NetworkState(
+        egress=egress,
+        cluster=cluster,
+        pod_addresses=pod_addresses,
+        cluster_prefixes=prefixes,
+        addresses=tuple(addresses),
+        routes=tuple(routes),
+        rules=tuple(rules),
+        sysctls=tuple(_sysctls(config, egress)),
+        displaced=displaced,
+    )
+
+
+def _cluster_routes(observed: Observed, cluster: str, family: Family) -> tuple[Route, ...]:
+    """Copy the cluster interface's routes into CLUSTER_TABLE; routes without a gateway first, they carry the others.
+
+    The default route is taken from our own copy once we have moved it.
+    """
+    foreign = [
+        route
+        for route in observed.routes
+        if route.family == family
+        and route.table == MAIN_TABLE
+        and route.interface == cluster
+        and route.protocol != PROTOCOL
+        and not _is_link_local(route.destination)
+    ]
+    if not any(route.is_default for route in foreign):
+        foreign += [
+            route
+            for route in observed.routes
+            if route.family == family and route.table == CLUSTER_TABLE and route.is_default
+        ]
+    copies = [replace(route, table=CLUSTER_TABLE, protocol=PROTOCOL) for route in foreign]
+    return tuple(sorted(dict.fromkeys(copies), key=lambda r: (r.gateway is not None, r.is_default)))
+
+
+def _is_link_local(destination: Network) -> bool:
+    return isinstance(destination, IPv6Network) and (
+        destination.subnet_of(_LINK_LOCAL) or destination.subnet_of(_MULTICAST)
+    )
+
+
+def _kept_on_cluster(
+    config: RouterConfig, nameservers: Iterable[Address], own: tuple[Route, ...], family: Family
+) -> tuple[Route, ...]:
+    """Routes of the main table for nameservers and EGRESS_CLUSTER_CIDRS, through the old gateway."""
+    default = next((route for route in own if route.is_default), None)
+    if default is None:
+        return ()
+    connected = [route.destination for route in own if not route.is_default]
+    wanted: list[Network] = [item for item in config.cluster_cidrs if family_of(item) == family]
+    for server in nameservers:
+        host = host_network(server)
+        if family_of(server) == family and not server.is_loopback and not any(_covers(net, host) for net in connected):
+            wanted.append(host)
+    return tuple(
+        replace(default, table=MAIN_TABLE, destination=item, metric=PLAIN_METRIC[family], protocol=PROTOCOL)
+        for item in dict.fromkeys(wanted)
+        if item not in connected
+    )
+
+
+def _covers(wide: Network, narrow: Network) -> bool:
+    return wide.version == narrow.version and narrow.network_address in wide and wide.prefixlen <= narrow.prefixlen
+
+
+def _egress_routes(config: RouterConfig, family: Family, egress: str, table: int) -> list[Route]:
+    source, gateway = config.sources[family], config.gateways[family]
+    metric = PLAIN_METRIC[family]
+    routes = []
+    if table == EGRESS_TABLE and source.network.prefixlen < family.bits:
+        # The main table gets this one from the kernel, with the address.
+        routes.append(Route(family, table, source.network, egress, source=source.ip, metric=metric))
+    if not gateway.is_link_local:
+        routes.append(Route(family, table, host_network(gateway), egress, source=source.ip, metric=metric))
+    default = Route(family, table, ANY[family], egress, gateway, source.ip, DEFAULT_METRIC[family])
+    routes.append(default)
+    if table == EGRESS_TABLE:
+        routes.append(Route(family, table, ANY[family], None, metric=LAST_METRIC, type="unreachable"))
+    return routes
+
+
+def _policy_rules(family: Family, pod: tuple[Address, ...], egress: str, cluster: str) -> list[PolicyRule]:
+    first, second, third = RULE_PRIORITIES[:3]
+    rules = [PolicyRule(family, first, CLUSTER_TABLE, source=host_network(item)) for item in pod]
+    rules.append(PolicyRule(family, second, CLUSTER_TABLE, in_interface=egress))
+    rules.append(PolicyRule(family, third, EGRESS_TABLE, in_interface=cluster))
+    return rules
+
+
+def _sysctls(config: RouterConfig, egress: str) -> Iterable[Sysctl]:
+    """What must be switched on. See Documentation/networking/ip-sysctl.rst of the kernel."""
+    if config.mode.redirects:
+        for family, key in ((Family.IPV4, "net/ipv4/ip_forward"), (Family.IPV6, "net/ipv6/conf/all/forwarding")):
+            if family in config.sources:
+                yield Sysctl(key, 1, fix=FORWARDING_FIX.format(key=key.replace("/", ".")))
+    if config.mode in (Mode.HTTP_PROXY, Mode.DNS_PROXY):
+        # The proxies run as any user without capabilities and hand their listening sockets over at a reload.
+        yield Sysctl("net/ipv4/ip_unprivileged_port_start", 0, required=False)
+        yield Sysctl("net/ipv4/tcp_migrate_req", 1, required=False)
+    if Family.IPV4 in config.sources:
+        # An address of the cluster side is nobody's business on the egress side, and the other way round.
+        yield Sysctl(f"net/ipv4/conf/{egress}/arp_ignore", 1, required=False)
+        yield Sysctl(f"net/ipv4/conf/{egress}/arp_announce", 2, required=False)

@@ -1,0 +1,194 @@
+"""Translation → our part of the iptables tables of one family. See iptables-extensions(8)."""
+
+from __future__ import annotations
+
+from ipaddress import collapse_addresses
+
+from egress_router.model.addresses import Family, host_network
+from egress_router.model.iptables import PREFIX, IptMatch, IptRule, IptTable
+from egress_router.model.router import PortRange, Protocol, Redirect
+from egress_router.model.translation import Translation
+from egress_router.render.port_tree import PortRule, port_tree
+
+_ICMP = {Family.IPV4: "icmp", Family.IPV6: "ipv6-icmp"}
+_REJECT = {Family.IPV4: "icmp-admin-prohibited", Family.IPV6: "icmp6-adm-prohibited"}
+#: Multicast, broadcast and link-local: neighbour discovery and its kin stay on the link.
+_LINK_SCOPE = {Family.IPV4: ("224.0.0.0/4", "255.255.255.255/32"), Family.IPV6: ("fe80::/10", "ff00::/8")}
+_ORIGINAL = IptMatch("conntrack", (("ctstate", "DNAT"), ("ctdir", "ORIGINAL")))
+_REPLY = IptMatch("conntrack", (("ctstate", "DNAT"), ("ctdir", "REPLY")))
+_KNOWN = IptMatch("conntrack", (("ctstate", "RELATED,ESTABLISHED"),))
+
+
+def iptables_tables(translation: Translation, family: Family) -> tuple[IptTable, ...]:
+    """Return the tables in the order in which they are committed: what forbids first, what translates last."""
+    return (_filter(translation, family), _mangle(translation, family), _nat(translation, family))
+
+
+def _redirects(translation: Translation, family: Family) -> dict[Protocol, list[Redirect]]:
+    found: dict[Protocol, list[Redirect]] = {}
+    if family in translation.sources:
+        for rule in translation.rules.redirects:
+            if rule.family == family:
+                found.setdefault(rule.protocol, []).append(rule)
+    return found
+
+
+def _fallback(translation: Translation, family: Family) -> tuple[int, str] | None:
+    return next(((f.line, str(f.address)) for f in translation.rules.fallbacks if f.family == family), None)
+
+
+def _forwards(translation: Translation, family: Family) -> bool:
+    return bool(_redirects(translation, family)) or _fallback(translation, family) is not None
+
+
+def _ports(protocol: Protocol, ports: PortRange) -> IptMatch:
+    text = str(ports.first) if len(ports) == 1 else f"{ports.first}:{ports.last}"
+    return IptMatch(str(protocol), (("dport", text),))
+
+
+def _original_ports(ports: PortRange) -> IptMatch:
+    return IptMatch("conntrack", (("ctorigdstport", f"{ports.first}:{ports.last}"),))
+
+
+def _nat(translation: Translation, family: Family) -> IptTable:
+    if family not in translation.sources:
+        return IptTable("nat", {}, ())
+    chains: dict[str, tuple[IptRule, ...]] = {}
+    top: list[IptRule] = []
+    for protocol, rules in _redirects(translation, family).items():
+        name = str(protocol)
+
+        def branch(ports: PortRange, chain: str, protocol: Protocol = protocol) -> IptRule:
+            return IptRule(chain, protocol=str(protocol), matches=(_ports(protocol, ports),))
+
+        leaves = [PortRule(rule.ports, _dnat(rule)) for rule in rules]
+        first, below = port_tree(leaves, name, branch)
+        chains |= below
+        top += first
+    fallback = _fallback(translation, family)
+    if fallback is not None:
+        options = (("to-destination", fallback[1]),)
+        top += [IptRule("DNAT", options, protocol=str(protocol), line=fallback[0]) for protocol in Protocol]
+    source = str(translation.sources[family])
+    hooks = []
+    if top:
+        chains[f"{PREFIX}PREROUTING"] = tuple(top)
+        hooks = [
+            (
+                "PREROUTING",
+                IptRule(
+                    f"{PREFIX}PREROUTING",
+                    destination=str(host_network(address)),
+                    in_interface=translation.cluster,
+                ),
+            )
+            for address in translation.pod_addresses[family]
+        ]
+    chains[f"{PREFIX}POSTROUTING"] = (IptRule("SNAT", (("to-source", source),)),)
+    hooks.append(("POSTROUTING", IptRule(f"{PREFIX}POSTROUTING", out_interface=translation.egress)))
+    return IptTable("nat", chains, tuple(hooks))
+
+
+def _dnat(rule: Redirect) -> IptRule:
+    """A range keeps its offsets: ``--to-destination ADDRESS:FIRST-LAST/BASE`` (Linux 4.18)."""
+    host = f"[{rule.address}]" if rule.family is Family.IPV6 else str(rule.address)
+    if rule.same_ports:
+        to = str(rule.address)
+    elif len(rule.ports) == 1:
+        to = f"{host}:{rule.to_ports}"
+    else:
+        to = f"{host}:{rule.to_ports}/{rule.ports.first}"
+    matches = (_ports(rule.protocol, rule.ports),)
+    return IptRule("DNAT", (("to-destination", to),), protocol=str(rule.protocol), matches=matches, line=rule.line)
+
+
+def _mangle(translation: Translation, family: Family) -> IptTable:
+    """Clamp the MSS to the path, both ways, and count by line. Counting rules return to where the counting began."""
+    if not _forwards(translation, family):
+        return IptTable("mangle", {}, ())
+    chains: dict[str, tuple[IptRule, ...]] = {}
+    top: list[IptRule] = []
+    for protocol, rules in _redirects(translation, family).items():
+        name = str(protocol)
+
+        def branch(ports: PortRange, chain: str, name: str = name) -> IptRule:
+            return IptRule(chain, protocol=name, matches=(_original_ports(ports),), goto=True)
+
+        leaves = [
+            PortRule(
+                rule.ports, IptRule("RETURN", protocol=name, matches=(_original_ports(rule.ports),), line=rule.line)
+            )
+            for rule in rules
+        ]
+        first, below = port_tree(leaves, name, branch)
+        chains |= below
+        top += first
+    syn = IptMatch("tcp", (("tcp-flags", "SYN,RST SYN"),))
+    out, back = translation.egress, translation.cluster
+    clamp = [
+        IptRule("TCPMSS", (("clamp-mss-to-pmtu", ""),), protocol="tcp", out_interface=name, matches=(syn,))
+        for name in (out, back)
+    ]
+    chains[f"{PREFIX}COUNT"] = tuple(top)
+    chains[f"{PREFIX}FORWARD"] = (
+        *clamp,
+        IptRule(f"{PREFIX}COUNT", in_interface=back, out_interface=out, matches=(_ORIGINAL,)),
+        IptRule(f"{PREFIX}COUNT", in_interface=out, out_interface=back, matches=(_REPLY,)),
+    )
+    return IptTable("mangle", chains, (("FORWARD", IptRule(f"{PREFIX}FORWARD")),))
+
+
+def _filter(translation: Translation, family: Family) -> IptTable:
+    out, back = translation.egress, translation.cluster
+    accept = (
+        IptRule("ACCEPT", in_interface=back, out_interface=out, matches=(_ORIGINAL,)),
+        IptRule("ACCEPT", in_interface=out, out_interface=back, matches=(_REPLY,)),
+    )
+    chains = {
+        f"{PREFIX}FORWARD": (*(accept if _forwards(translation, family) else ()), IptRule("DROP")),
+        f"{PREFIX}INPUT": _input(family),
+        f"{PREFIX}OUTPUT": _output(translation, family),
+        f"{PREFIX}GUARD": _guard(translation, family),
+    }
+    hooks = (
+        ("FORWARD", IptRule(f"{PREFIX}FORWARD")),
+        ("INPUT", IptRule(f"{PREFIX}INPUT", in_interface=out)),
+        ("OUTPUT", IptRule(f"{PREFIX}OUTPUT", out_interface=back)),
+        ("OUTPUT", IptRule(f"{PREFIX}GUARD", out_interface=out)),
+    )
+    return IptTable("filter", chains, hooks)
+
+
+def _icmp(family: Family, type_: str, target: str, source: str | None = None) -> IptRule:
+    name, option = ("icmp", "icmp-type") if family is Family.IPV4 else ("icmp6", "icmpv6-type")
+    return IptRule(target, protocol=_ICMP[family], source=source, matches=(IptMatch(name, ((option, type_),)),))
+
+
+def _input(family: Family) -> tuple[IptRule, ...]:
+    """Nothing new comes in from outside. Neighbour discovery (135, 136) is not tracked and has its own line."""
+    known = IptRule("RETURN", matches=(_KNOWN,))
+    if family is Family.IPV4:
+        return (_icmp(family, "5", "DROP"), known, IptRule("DROP"))
+    return (known, _icmp(family, "135", "RETURN"), _icmp(family, "136", "RETURN"), IptRule("DROP"))
+
+
+def _output(translation: Translation, family: Family) -> tuple[IptRule, ...]:
+    """What the pod itself opens through the cluster interface goes to the cluster's own prefixes only."""
+    replies = IptRule("RETURN", matches=(IptMatch("conntrack", (("ctdir", "REPLY"),)),))
+    prefixes = [str(item) for item in collapse_addresses(translation.cluster_prefixes.get(family, ()))]  # type: ignore[type-var]
+    allowed = [IptRule("RETURN", destination=item) for item in (*prefixes, *_LINK_SCOPE[family])]
+    return (replies, *allowed, IptRule("REJECT", (("reject-with", _REJECT[family]),)))
+
+
+def _guard(translation: Translation, family: Family) -> tuple[IptRule, ...]:
+    """Nothing leaves by the egress interface with another source. Forwarded packets are translated in one step with
+    their destination, so what the pod itself sends is what is left to look at.
+    """
+    source = translation.sources.get(family)
+    if source is None:
+        return (IptRule("DROP"),)
+    wrong = IptRule("DROP", source=f"!{host_network(source)}")
+    if family is Family.IPV4:
+        return (wrong,)
+    # Multicast listener reports carry no address while there is no link-local one (RFC 3810, 5.2.13).
+    return (_icmp(family, "143", "RETURN", source="::/128"), wrong)

@@ -1,0 +1,110 @@
+"""Table → the script for ``nft -f``, and what ``nft list table`` says → table. See nft(8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from egress_router.model.nftables import NftChain, NftSet, NftTable
+
+_COUNTER = " counter"
+
+
+def table_text(table: NftTable) -> str:
+    """Return the table as ``nft -s list table`` prints it, with elements in our order, one line for each set."""
+    blocks = ["\n".join(_set_lines(item)) for item in table.sets]
+    blocks += ["\n".join(_chain_lines(chain)) for chain in table.chains]
+    return f"table {table.name} {{\n" + "\n\n".join(blocks) + "\n}\n"
+
+
+def replace_script(table: NftTable) -> str:
+    """Return the script that puts ``table`` in the place of whatever has its name, in one transaction.
+
+    ``add`` before ``delete`` makes it work whether or not the table exists.
+    """
+    return f"add table {table.name}\ndelete table {table.name}\n{table_text(table)}"
+
+
+def change_script(old: NftTable, new: NftTable) -> str | None:
+    """Return the script that turns ``old`` into ``new`` by elements alone, so that all else keeps its counters and
+    connections; None when more than elements differ, the empty string when nothing does.
+    """
+    if old.chains != new.chains or [_frame(s) for s in old.sets] != [_frame(s) for s in new.sets]:
+        return None
+    removals, additions = [], []
+    for before, after in zip(old.sets, new.sets, strict=True):
+        gone = [key for key, value in before.elements.items() if after.elements.get(key, key) != value]
+        come = [key for key, value in after.elements.items() if before.elements.get(key, key) != value]
+        if gone:
+            removals.append(f"delete element {new.name} {after.name} {{ {', '.join(gone)} }}")
+        if come:
+            elements = ", ".join(_element(key, after.elements[key]) for key in come)
+            additions.append(f"add element {new.name} {after.name} {{ {elements} }}")
+    return "".join(f"{line}\n" for line in removals + additions)
+
+
+def _frame(item: NftSet) -> tuple[str, str, tuple[str, ...]]:
+    return (item.kind, item.name, item.header)
+
+
+def _element(key: str, value: str | None) -> str:
+    return key if value is None else f"{key} : {value}"
+
+
+def _set_lines(item: NftSet) -> Iterator[str]:
+    yield f"\t{item.kind} {item.name} {{"
+    for line in item.header:
+        yield f"\t\t{line}"
+    if item.elements:
+        yield f"\t\telements = {{ {', '.join(_element(k, v) for k, v in item.elements.items())} }}"
+    yield "\t}"
+
+
+def _chain_lines(chain: NftChain) -> Iterator[str]:
+    yield f"\tchain {chain.name} {{"
+    if chain.hook is not None:
+        yield f"\t\t{chain.hook}"
+    for rule in chain.rules:
+        yield f"\t\t{rule}"
+    yield "\t}"
+
+
+def parse_table(listing: str) -> NftTable:
+    """Read what ``nft -s list table`` prints. Elements of counting sets lose their ``counter``."""
+    lines = listing.splitlines()
+    name = lines[0].removeprefix("table ").removesuffix(" {")
+    sets: list[NftSet] = []
+    chains: list[NftChain] = []
+    index = 1
+    while index < len(lines):
+        words = lines[index].split()
+        if len(words) == 3 and words[0] in ("set", "map"):
+            end = lines.index("\t}", index)
+            sets.append(_parse_set(words[0], words[1], lines[index + 1 : end]))
+            index = end
+        elif len(words) == 3 and words[0] == "chain":
+            end = lines.index("\t}", index)
+            chains.append(_parse_chain(words[1], lines[index + 1 : end]))
+            index = end
+        index += 1
+    return NftTable(name, tuple(sets), tuple(chains))
+
+
+def _parse_set(kind: str, name: str, body: list[str]) -> NftSet:
+    header: list[str] = []
+    elements: dict[str, str | None] = {}
+    for number, line in enumerate(body):
+        if line.startswith("\t\telements = {"):
+            text = " ".join(part.strip() for part in body[number:])
+            text = text.removeprefix("elements = {").removesuffix("}").replace(_COUNTER, "")
+            for element in text.split(","):
+                key, _, value = element.partition(" : ")
+                elements[key.strip()] = value.strip() or None
+            break
+        header.append(line.strip())
+    return NftSet(kind, name, tuple(header), elements)
+
+
+def _parse_chain(name: str, body: list[str]) -> NftChain:
+    rules = [line.strip() for line in body]
+    hook = rules.pop(0) if rules and rules[0].startswith("type ") else None
+    return NftChain(name, hook, tuple(rules))
