@@ -1,0 +1,86 @@
+"""``python -m egress_router.lab``: labs that stand outside of a test."""
+
+from __future__ import annotations
+
+import click
+
+from egress_router.lab import Lab, cni, registry
+from egress_router.lab.addressing import MAX_NODES
+from egress_router.lab.host import Host
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def cli() -> None:
+    r"""Make, list and remove clusters made of network namespaces. Needs root.
+
+    \b
+    Example:
+      python -m egress_router.lab up --nodes 3 --pods 2
+      python -m egress_router.lab list
+      python -m egress_router.lab down
+    """
+
+
+@cli.command()
+@click.option("--nodes", type=click.IntRange(1, MAX_NODES), default=1, show_default=True, help="Number of nodes.")
+@click.option("--shape", type=click.Choice(cni.SHAPES), default=cni.BRIDGE, show_default=True, help="How pods connect.")
+@click.option("--pods", type=click.IntRange(0, 20), default=1, show_default=True, help="Pods on each node.")
+@click.option("--macvlan/--no-macvlan", default=False, help="Also add a pod `router` with a macvlan0 to node-1.")
+def up(nodes: int, shape: str, pods: int, macvlan: bool) -> None:
+    """Build a lab that stays until `down`, with echo servers behind its gateway; print how to enter it."""
+    lab = Lab(nodes=nodes, shape=shape)
+    lab.up()
+    try:
+        for node in range(nodes):
+            for number in range(pods):
+                lab.pod(f"pod-{node + 1}-{number + 1}", node=node)
+        if macvlan:
+            lab.macvlan(lab.pod("router"))
+        for address in lab.service_addresses:
+            lab.echo(address, tcp=[7, 80, 443], udp=[7, 53], stay=True)
+    except BaseException:
+        lab.down()
+        raise
+    lab.leave_standing()
+    click.echo(f"{lab.name} stands ({shape}).\n")
+    for host in lab.hosts:
+        click.echo(f"  {entry(host)}")
+    example = lab.pods[0] if lab.pods else lab.nodes[0]
+    address = lab.service_addresses[0]
+    click.echo(f"\nenter:   ip netns exec {example.netns} bash")
+    click.echo(f"ask:     ip netns exec {example.netns} sh -c 'echo hello | socat - TCP:{address}:80'")
+    click.echo(f"watch:   ip netns exec {lab.gateway.netns} tcpdump -eni eth0")
+    click.echo(f"remove:  python -m egress_router.lab down {lab.name}")
+
+
+def entry(host: Host) -> str:
+    """Return one line about a host."""
+    return f"{host.netns:<24} {' '.join(str(address) for address in host.addresses.values())}".rstrip()
+
+
+@cli.command(name="list")
+def list_() -> None:
+    """List labs: name, who it ends with, namespaces."""
+    for lab in registry.standing():
+        owned = f"ends with process {lab.owner}" if lab.owner else "stands by itself"
+        click.echo(f"{lab.name}  {owned}  {len(lab.namespaces)} namespaces")
+        for netns in lab.namespaces:
+            click.echo(f"  {netns}")
+
+
+@cli.command()
+@click.argument("names", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Also labs whose process is still running.")
+def down(names: tuple[str, ...], everything: bool) -> None:
+    """Remove the named labs, or without NAMES all that no running process owns."""
+    labs = registry.standing()
+    if unknown := set(names) - {lab.name for lab in labs}:
+        raise click.UsageError(f"no such lab: {', '.join(sorted(unknown))} (`list` shows them)")
+    for lab in labs:
+        if lab.name in names or (not names and (everything or lab.owner is None)):
+            registry.remove(lab.name)
+            click.echo(f"{lab.name} removed")
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m egress_router.lab")

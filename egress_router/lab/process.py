@@ -1,0 +1,185 @@
+"""Child processes of the lab: commands, helpers that talk JSON lines, and an end for all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from egress_router.lab.agent import CHILDREN
+
+
+class CommandFailed(Exception):
+    """A command in the lab failed; the message holds its status and what it printed."""
+
+    def __init__(self, command: Sequence[str], status: int, stdout: str, stderr: str) -> None:
+        self.command, self.status, self.stdout, self.stderr = tuple(command), status, stdout, stderr
+        super().__init__(f"`{' '.join(command)}` gave {status}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
+
+
+def environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    """Return this process's environment without EGRESS_* variables, plus ``extra``."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("EGRESS_")}
+    return own | dict(extra or {})
+
+
+def run(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+    timeout: float = 10.0,
+    input: str | None = None,  # noqa: A002 - the name subprocess.run has
+    cwd: str | Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with its descendants killed after ``timeout`` seconds.
+
+    Raises CommandFailed (unless ``check`` is False) and subprocess.TimeoutExpired.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(env),
+        cwd=cwd,
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(input, timeout)
+        except BaseException:
+            kill_group(process)
+            raise
+    if check and process.returncode != 0:
+        raise CommandFailed(command, process.returncode, stdout, stderr)
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def kill_group(process: subprocess.Popen[Any]) -> None:
+    """Kill a process that leads its own session, with what it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def end(process: subprocess.Popen[Any], grace: float = 2.0) -> None:
+    """Ask a process to end, kill it after ``grace`` seconds, reap it, close our ends of its pipes."""
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+    kill_group(process)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()
+
+
+def pids_in(namespaces: Iterable[str]) -> list[int]:
+    """Return the processes whose network namespace is one of the given paths."""
+    inodes = set()
+    for path in namespaces:
+        with suppress(OSError):
+            inodes.add(Path(path).stat().st_ino)
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                if (entry / "ns/net").stat().st_ino in inodes:
+                    found.append(int(entry.name))
+    return found
+
+
+def kill_in(namespaces: Sequence[str], timeout: float = 3.0) -> None:
+    """Kill every process in the namespaces, such as daemons that left their session, and wait for their end."""
+    deadline = time.monotonic() + timeout
+    while pids := pids_in(namespaces):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes {pids} do not end")
+        time.sleep(0.005)
+
+
+class Helper:
+    """A program of ``children/`` that runs until its standard input closes.
+
+    It prints one JSON line when it is ready, and one for each line that ``ask`` sends.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        settings: Mapping[str, Any],
+        *,
+        prefix: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+        packages: bool = False,
+    ) -> None:
+        self.program = program
+        self.process = subprocess.Popen(
+            [
+                *prefix,
+                sys.executable,
+                "-I",
+                *([] if packages else ["-S"]),
+                str(CHILDREN / program),
+                json.dumps(settings),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+        self._rest = b""
+        try:
+            self._answer(10.0)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, request: Mapping[str, Any], timeout: float = 10.0) -> Any:
+        """Send a request and return the answer; RuntimeError when the helper reports one or has ended."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise RuntimeError(f"{self.program} ended with {self.process.wait()}") from None
+        return self._answer(timeout)
+
+    def _answer(self, timeout: float) -> Any:
+        assert self.process.stdout is not None
+        fd = self.process.stdout.fileno()
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._rest:
+            if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise TimeoutError(f"{self.program} did not answer within {timeout} s")
+            chunk = os.read(fd, 1 << 16)
+            if not chunk:
+                raise RuntimeError(f"{self.program} ended with {self.process.wait()}; its stderr says why")
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(f"{self.program}: {answer['error']}")
+        return answer.get("result")
+
+    def close(self) -> None:
+        """Close its standard input, which ends it, and reap it."""
+        if self.process.stdin is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(1.0)
+        end(self.process)
