@@ -10,7 +10,7 @@ from egress_router.model.router import PortRange, Protocol, Redirect
 from egress_router.model.translation import Translation
 from egress_router.render.port_tree import PortRule, port_tree
 
-_ICMP = {Family.IPV4: "icmp", Family.IPV6: "ipv6-icmp"}
+_ICMP = {Family.IPV4: "icmp", Family.IPV6: "icmpv6"}
 _REJECT = {Family.IPV4: "icmp-admin-prohibited", Family.IPV6: "icmp6-adm-prohibited"}
 #: Multicast, broadcast and link-local: neighbour discovery and its kin stay on the link.
 _LINK_SCOPE = {Family.IPV4: ("224.0.0.0/4", "255.255.255.255/32"), Family.IPV6: ("fe80::/10", "ff00::/8")}

@@ -1,0 +1,46 @@
+"""What a NAT backend does; iptables and nftables obey the same contract tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from egress_router.model.router import Backend
+from egress_router.model.translation import Counters, Translation
+
+
+class NatBackend(Protocol):
+    """Puts a Translation into the kernel and tells what is there."""
+
+    name: str
+
+    def apply(self, desired: Translation) -> bool:
+        """Make the kernel do ``desired``, one transaction per table and family; return whether anything changed.
+
+        Nothing is written when all is in place. What belongs to others is never touched. Raises PlatformError.
+        """
+        ...
+
+    def drift(self, desired: Translation) -> list[str]:
+        """Return a unified diff, desired against actual; empty when they are the same. Raises PlatformError."""
+        ...
+
+    def counters(self, desired: Translation) -> dict[int, Counters]:
+        """Return the traffic of each configuration line. Raises PlatformError."""
+        ...
+
+    def remove(self) -> None:
+        """Take away everything of ours. Raises PlatformError."""
+        ...
+
+
+def choose_backend(wanted: Backend) -> NatBackend:
+    """Return the backend; ``auto`` takes iptables where the kernel already offers legacy iptables."""
+    legacy = Path("/proc/net/ip_tables_names").exists()
+    if wanted is Backend.IPTABLES or (wanted is Backend.AUTO and legacy):
+        from egress_router.kernel.iptables import Iptables
+
+        return Iptables()
+    from egress_router.kernel.nftables import Nftables
+
+    return Nftables()

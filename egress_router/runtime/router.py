@@ -1,0 +1,186 @@
+"""The redirect router on this kernel: bring the pod's network to the desired state, and tell how far it is from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from egress_router.config.resolv_conf import nameservers
+from egress_router.errors import PlatformError, StateMismatch
+from egress_router.kernel import capabilities, links, routes
+from egress_router.kernel.nat import NatBackend, choose_backend
+from egress_router.kernel.neighbours import Neighbours
+from egress_router.kernel.netlink import Netlink
+from egress_router.kernel.observe import observe
+from egress_router.kernel.sysctl import read_sysctl, set_sysctl
+from egress_router.model.addresses import family_of
+from egress_router.model.network import MAIN_TABLE, Link, LinkAddress, NetworkState, Observed, Route
+from egress_router.model.router import RouterConfig
+from egress_router.model.translation import Translation
+from egress_router.plan.drift import Drift, network_drift
+from egress_router.plan.egress_link import choose_egress_link, seen
+from egress_router.plan.network import find_cluster_interface, plan_network
+from egress_router.plan.translation import plan_translation
+from egress_router.runtime.log import LOGGER
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The whole desired state: network and translation."""
+
+    network: NetworkState
+    translation: Translation
+
+
+def desired_state(config: RouterConfig, observed: Observed, egress: str) -> Desired:
+    """Plan for what was observed; the nameservers are those of /etc/resolv.conf. Raises PlatformError."""
+    try:
+        text = RESOLV_CONF.read_text(errors="replace")
+    except OSError:
+        text = ""
+    network = plan_network(config, observed, egress, nameservers(text))
+    return Desired(network, plan_translation(config, network))
+
+
+def set_up(config: RouterConfig) -> None:
+    """Make the pod an egress router. Safe to run again and after a kill at any point: what is in place stays.
+
+    The filter and the translation stand before the interface comes up, the egress default route is in place before
+    the cluster's one goes, and what is forwarded never looks at the main table, so there is no instant at which a
+    packet can leave with another source. Raises EgressRouterError.
+    """
+    capabilities.require(("NET_ADMIN", "NET_RAW"), "setting up an egress router")
+    with Netlink() as netlink:
+        link = _egress_link(netlink, config)
+        observed = observe(netlink)
+        desired = desired_state(config, observed, link.name)
+        _refuse_other_addresses(config, observed, link)
+        backend = choose_backend(config.backend)
+        drift = network_drift(desired.network, observed)
+        changed = backend.apply(desired.translation)
+        LOGGER.debug("%s rules are in place (%s)", backend.name, "changed" if changed else "as they were")
+        changed |= _set_sysctls(netlink, desired.network, link)
+        changed |= bool(drift.lines())
+        _apply_network(netlink, config, desired.network, drift, link, observed)
+        verify(netlink, desired, backend)
+    sources = ", ".join(str(source) for source in config.sources.values())
+    state = "set up" if changed else "already in place, nothing changed"
+    LOGGER.info("%s: leaving by %s with %s (%s)", state, link.name, sources, backend.name)
+
+
+def _egress_link(netlink: Netlink, config: RouterConfig) -> Link:
+    observed = observe(netlink)
+    cluster = find_cluster_interface(observed, config.interface)
+    choice = choose_egress_link(config.interface, observed.links, cluster)
+    if choice.create:
+        try:
+            done = links.create_macvlan(choice.name, config.parent_interface, config.macvlan_mode, config.host_netns)
+        except PlatformError as error:
+            raise PlatformError(
+                f"there is no egress interface. EGRESS_INTERFACE is not set, there is no macvlan0 and no macvlan link "
+                f"({seen(observed.links)}), and {error}"
+            ) from error
+        LOGGER.info("%s", done)
+        observed = observe(netlink)
+    else:
+        LOGGER.debug("egress interface %s: %s", choice.name, choice.reason)
+    link = observed.link(choice.name)
+    if link is None:
+        raise PlatformError(f"{choice.name} was there and is gone; {seen(observed.links)}")
+    return link
+
+
+def _refuse_other_addresses(config: RouterConfig, observed: Observed, link: Link) -> None:
+    for item in observed.addresses:
+        wanted = config.sources.get(family_of(item.address))
+        if item.interface == link.name and item.global_scope and wanted is not None and item.address != wanted:
+            raise PlatformError(
+                f"{link.name} already carries {item.address}, EGRESS_SOURCE is {wanted}: traffic could leave with "
+                f"either. Remove it (ip address del {item.address} dev {link.name}) or name another EGRESS_INTERFACE"
+            )
+
+
+def _set_sysctls(netlink: Netlink, network: NetworkState, link: Link) -> bool:
+    before = [read_sysctl(item) for item in network.sysctls]
+    if before != [item.value for item in network.sysctls] or not link.up:
+        links.prepare(netlink, link)
+    for item in network.sysctls:
+        problem = set_sysctl(item)
+        if problem is not None:
+            LOGGER.warning("%s", problem)
+    return before != [read_sysctl(item) for item in network.sysctls]
+
+
+def _apply_network(
+    netlink: Netlink,
+    config: RouterConfig,
+    network: NetworkState,
+    drift: Drift,
+    link: Link,
+    observed: Observed,
+) -> None:
+    """Put in place what is missing, in the order that lets nothing out by the wrong way; then remove the rest."""
+    index = {item.name: item.index for item in observed.links}
+
+    def add(missing: tuple[Route, ...]) -> None:
+        for route in missing:
+            routes.add_route(netlink, route, index.get(route.interface or ""))
+
+    by_cluster = tuple(r for r in drift.missing_routes if r.interface == network.cluster)
+    add(tuple(r for r in by_cluster if r.table != MAIN_TABLE))
+    for rule in drift.missing_rules:
+        routes.add_rule(netlink, rule)
+    for rule in drift.unexpected_rules:
+        routes.remove_rule(netlink, rule)
+    if drift.link_down:
+        links.set_up(netlink, link)
+    for item in observed.addresses:
+        if item.interface == link.name and not item.global_scope:
+            links.remove_address(netlink, link, item)
+    neighbours = Neighbours(link.name, link.index, link.mac)
+    try:
+        _add_addresses(netlink, config, drift.missing_addresses, link, neighbours)
+        add(tuple(r for r in drift.missing_routes if r.interface != network.cluster))
+        add(tuple(r for r in by_cluster if r.table == MAIN_TABLE))
+        for route in drift.unexpected_routes:
+            routes.remove_route(netlink, route, index.get(route.interface or ""))
+        # A second announcement, a moment after the first: one may get lost (RFC 5227, 2.3 asks for two).
+        neighbours.announce(item.address.ip for item in network.addresses)
+    finally:
+        neighbours.close()
+
+
+def _add_addresses(
+    netlink: Netlink,
+    config: RouterConfig,
+    missing: tuple[LinkAddress, ...],
+    link: Link,
+    neighbours: Neighbours,
+) -> None:
+    if config.dad and missing:
+        neighbours.check_duplicates(item.address.ip for item in missing)
+    for item in missing:
+        links.add_address(netlink, link, item)
+    neighbours.announce(item.address.ip for item in missing)
+
+
+def drift_lines(netlink: Netlink, desired: Desired, backend: NatBackend) -> list[str]:
+    """Return every difference between the desired state and the kernel's, as diff lines; empty when there is none."""
+    found = network_drift(desired.network, observe(netlink)).lines()
+    for item in desired.network.sysctls:
+        actual = read_sysctl(item)
+        if item.required and actual != item.value:
+            found += [f"- {item}", f"+ sysctl {item.key} = {actual}"]
+    return found + backend.drift(desired.translation)
+
+
+def verify(netlink: Netlink, desired: Desired, backend: NatBackend) -> None:
+    """Read everything back. Raises StateMismatch with the difference."""
+    found = drift_lines(netlink, desired, backend)
+    if found:
+        raise StateMismatch(
+            "what was read back is not what was put in place (- desired, + actual); something else changes this pod's "
+            "network at the same time:\n  " + "\n  ".join(found)
+        )
