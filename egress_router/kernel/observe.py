@@ -65,10 +65,14 @@ def _addresses(netlink: Netlink, names: dict[int, str]) -> tuple[LinkAddress, ..
 
 def _routes(netlink: Netlink, names: dict[int, str]) -> tuple[Route, ...]:
     found = []
-    for message in netlink.dump(rtmsg(), RTM_GETROUTE, "list the routes"):
-        route = _route(message, names)
-        if route is not None:
-            found.append(route)
+    for af in _FAMILIES:
+        # One family at a time: a strict dump of all families stops after IPv4.
+        request = rtmsg()
+        request["family"] = af
+        for message in netlink.dump(request, RTM_GETROUTE, "list the routes"):
+            route = _route(message, names)
+            if route is not None:
+                found.append(route)
     return tuple(found)
 
 
