@@ -30,6 +30,7 @@ class Child:
         prefix: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
         packages: bool = False,
+        stderr: int | None = None,
     ) -> None:
         self.program = program
         self.process = subprocess.Popen(
@@ -43,6 +44,7 @@ class Child:
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=stderr,
             pass_fds=pass_fds,
             start_new_session=True,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,7 +27,9 @@ class Echo:
     def __init__(self, host: Host, address: Address, tcp: Ports, udp: Ports, stay: bool = False) -> None:
         self.host, self.address = host, address
         settings = {"address": str(address), "tcp": port_list(tcp), "udp": port_list(udp), "stay": stay}
-        self._child = Child("echo.py", settings, prefix=host.command([]))
+        # What outlives us must not hold on to our standard error, which somebody may be reading to its end.
+        stderr = subprocess.DEVNULL if stay else None
+        self._child = Child("echo.py", settings, prefix=host.command([]), stderr=stderr)
 
     def close(self) -> None:
         """End it: its ports are closed when this returns."""

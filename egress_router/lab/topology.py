@@ -100,7 +100,10 @@ class Topology:
         )
         self.services.ip_batch(["link set lo up", "link set eth0 up"])
         self.services.add_addresses(self.service_addresses)
-        self.services.ip_batch(f"route add default via {numbered(EXTERNAL[f], 1)}" for f in FAMILIES)
+        # With several addresses, IPv6 would use the latest as the source.
+        self.services.ip_batch(
+            f"route add default via {numbered(EXTERNAL[f], 1)} src {self.services.addresses[f]}" for f in FAMILIES
+        )
         self.worker.wait_ready(self.services.netns_path, ["eth0"])
         self.worker.wait_ready(self.gateway.netns_path, ["eth1"])
 
