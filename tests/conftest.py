@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+pytest_plugins = ["pytester"]
+
 LEFT_OUT = pytest.StashKey[int]()
 
 
@@ -17,7 +19,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not needy:
         return
     if os.environ.get("CI") == "true":
-        raise pytest.UsageError(f"{len(needy)} tests need root, and CI=true lets nothing be left out")
+        what = "1 test needs" if len(needy) == 1 else f"{len(needy)} tests need"
+        raise pytest.UsageError(f"{what} root, and CI=true lets nothing be left out")
     config.stash[LEFT_OUT] = len(needy)
     config.hook.pytest_deselected(items=needy)
     items[:] = [item for item in items if item not in needy]
@@ -26,7 +29,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what was left out."""
     if count := config.stash.get(LEFT_OUT, 0):
-        terminalreporter.write_line(
-            f"{count} tests that send real packets were LEFT OUT: they need root (run as root, or with sudo)",
-            yellow=True,
-        )
+        what = "1 test that sends real packets was" if count == 1 else f"{count} tests that send real packets were"
+        terminalreporter.write_line(f"{what} LEFT OUT: root is needed (run as root, or with sudo)", yellow=True)

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from egress_router.lab.addressing import Address, is_outside, parse
+from egress_router.lab.child import Child
 from egress_router.lab.packet import Packet, read_pcap
-from egress_router.lab.process import Helper
 
 if TYPE_CHECKING:
     from egress_router.lab.host import Host
@@ -40,8 +40,8 @@ class Capture:
         self._packets: list[Packet] = []
         self._parsed = 0
         self._stopped = False
-        with host.agent.packet_socket(host.netns_path, interface, RECEIVE_BUFFER) as source:
-            self._writer = Helper(
+        with host.worker.packet_socket(host.netns_path, interface, RECEIVE_BUFFER) as source:
+            self._writer = Child(
                 "capture.py", {"fd": source.fileno(), "path": str(self.path)}, pass_fds=[source.fileno()]
             )
 

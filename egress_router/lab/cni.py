@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from egress_router.lab.addressing import LAN, PODS, Address, numbered, pod_subnet
+from egress_router.lab.addressing import FAMILIES, LAN, PODS, numbered, pod_subnet
 from egress_router.lab.host import Host
 
 BRIDGE = "bridge"
@@ -33,31 +33,40 @@ def node_commands(index: int, nodes: int, shape: str, lan_numbers: list[int]) ->
     if shape == BRIDGE:
         yield "link add cni0 type bridge mcast_snooping 0 forward_delay 0"
         yield "link set cni0 addrgenmode none"
-        for family in (4, 6):
+        for family in FAMILIES:
             subnet = pod_subnet(index, family)
             yield f"addr add {subnet[1]}/{subnet.prefixlen} dev cni0" + (" nodad" if family == 6 else "")
         yield "addr add fe80::1/64 dev cni0 nodad"
         yield "link set cni0 up"
     for other in range(nodes):
         if other != index:
-            for family in (4, 6):
+            for family in FAMILIES:
                 via = numbered(LAN[family], lan_numbers[other])
                 yield f"route add {pod_subnet(other, family)} via {via} dev eth0"
 
 
+def node_devices(shape: str) -> list[str]:
+    """Return the node's devices, besides its NIC and the pods' cables, that pod traffic goes through."""
+    return ["cni0"] if shape == BRIDGE else []
+
+
+def create_link(pod: Host, link: str) -> str:
+    """Return the node's ip command that makes the cable to a pod, whose end at the node is called ``link``."""
+    return f"link add name {link} type veth peer name {pod.interface} netns {pod.netns}"
+
+
 def node_side(pod: Host, link: str, shape: str) -> Iterator[str]:
-    """Yield the node's ip commands for one pod's veth, called ``link`` there; the last one brings it up."""
-    yield f"link add name {link} type veth peer name {pod.interface} netns {pod.netns}"
+    """Yield the node's ip commands that connect its end of a pod's cable."""
     yield f"link set {link} addrgenmode none"
     if shape == BRIDGE:
         yield f"link set {link} master cni0"
-    else:
-        yield f"link set {link} address {NODE_MAC}"
-        yield f"addr add {NEXT_HOP_6}/64 dev {link} nodad"
+        yield f"link set {link} up"
+        return
+    yield f"link set {link} address {NODE_MAC}"
+    yield f"addr add {NEXT_HOP_6}/64 dev {link} nodad"
     yield f"link set {link} up"
-    if shape == POINT_TO_POINT:
-        for address in pod.addresses.values():
-            yield f"route add {address}/{address.max_prefixlen} dev {link}"
+    for address in pod.addresses.values():
+        yield f"route add {address}/{address.max_prefixlen} dev {link}"
 
 
 def node_sysctls(link: str, shape: str) -> dict[str, str | int]:
@@ -67,17 +76,17 @@ def node_sysctls(link: str, shape: str) -> dict[str, str | int]:
     return {f"net/ipv4/conf/{link}/proxy_arp": 1, f"net/ipv4/neigh/{link}/proxy_delay": 0}
 
 
-def pod_side(addresses: dict[int, Address], node: int, interface: str, shape: str) -> Iterator[str]:
-    """Yield the pod's own ip commands."""
+def pod_side(pod: Host, node: int, shape: str) -> Iterator[str]:
+    """Yield the ip commands of a pod of node ``node`` (0-based)."""
     yield "link set lo up"
-    yield f"link set {interface} up"
-    for family, address in addresses.items():
+    yield f"link set {pod.interface} up"
+    for family, address in pod.addresses.items():
         length = pod_subnet(node, family).prefixlen if shape == BRIDGE else address.max_prefixlen
-        yield f"addr add {address}/{length} dev {interface}" + (" nodad" if family == 6 else "")
+        yield f"addr add {address}/{length} dev {pod.interface}" + (" nodad" if family == 6 else "")
     if shape == BRIDGE:
-        for family in (4, 6):
-            yield f"route add default via {pod_subnet(node, family)[1]} dev {interface}"
+        for family in pod.addresses:
+            yield f"route add default via {pod_subnet(node, family)[1]} dev {pod.interface}"
     else:
-        yield f"route add {NEXT_HOP_4} dev {interface} scope link"
-        yield f"route add default via {NEXT_HOP_4} dev {interface}"
-        yield f"route add default via {NEXT_HOP_6} dev {interface}"
+        yield f"route add {NEXT_HOP_4} dev {pod.interface} scope link"
+        yield f"route add default via {NEXT_HOP_4} dev {pod.interface}"
+        yield f"route add default via {NEXT_HOP_6} dev {pod.interface}"

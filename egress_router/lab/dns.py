@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from egress_router.lab.addressing import Address, parse
-from egress_router.lab.process import Helper
+from egress_router.lab.child import Child
 
 if TYPE_CHECKING:
     from egress_router.lab.host import Host
@@ -37,7 +37,7 @@ class DnsServer:
         self.addresses = tuple(addresses)
         self.port = port
         settings = {"addresses": [str(address) for address in addresses], "port": port}
-        self._helper = Helper("dns_server.py", settings, prefix=host.command([]), packages=True)
+        self._child = Child("dns_server.py", settings, prefix=host.command([]), packages=True)
 
     @property
     def address(self) -> Address:
@@ -84,7 +84,7 @@ class DnsServer:
 
     def set_many(self, entries: dict[str, dict[str, Any] | None]) -> None:
         """Replace several entries in one step; for bulk data: see children/dns_server.py for the form."""
-        self._helper.ask({"op": "records", "records": entries})
+        self._child.ask({"op": "records", "records": entries})
 
     def set_ptr(self, address: Address | str, name: str, ttl: int = 1) -> None:
         """Make the reverse look-up of an address give ``name``."""
@@ -96,24 +96,24 @@ class DnsServer:
 
     def limits(self, udp: int = 65535, edns: bool = True, tcp: bool = True) -> None:
         """Behave like a lesser server: longest UDP answer in bytes, FORMERR to EDNS queries, no TCP."""
-        self._helper.ask({"op": "limits", "udp": udp, "edns": edns, "tcp": tcp})
+        self._child.ask({"op": "limits", "udp": udp, "edns": edns, "tcp": tcp})
 
     def stop(self) -> None:
         """Close the ports: queries are refused (ICMP port unreachable, TCP reset). Records are kept."""
-        self._helper.ask({"op": "stop"})
+        self._child.ask({"op": "stop"})
 
     def start(self) -> None:
         """Open the ports again."""
-        self._helper.ask({"op": "start"})
+        self._child.ask({"op": "start"})
 
     @property
     def queries(self) -> list[Query]:
         """All questions so far."""
-        return [Query(**query) for query in self._helper.ask({"op": "log"})]
+        return [Query(**query) for query in self._child.ask({"op": "log"})]
 
     def close(self) -> None:
         """End the process."""
-        self._helper.close()
+        self._child.close()
 
 
 def absolute(name: str) -> str:

@@ -14,7 +14,7 @@ from egress_router.lab import process
 from egress_router.lab.addressing import Address, parse
 
 if TYPE_CHECKING:
-    from egress_router.lab.agent import Agent
+    from egress_router.lab.worker import Worker
 
 RUN_NETNS = Path("/run/netns")
 ETC_NETNS = Path("/etc/netns")
@@ -25,8 +25,8 @@ LENGTH = {4: 24, 6: 64}
 class Host:
     """A network namespace with a name, its first addresses per family, and its first interface."""
 
-    def __init__(self, agent: Agent, netns: str, name: str, interface: str, addresses: Mapping[int, Address]) -> None:
-        self.agent = agent
+    def __init__(self, worker: Worker, netns: str, name: str, interface: str, addresses: Mapping[int, Address]) -> None:
+        self.worker = worker
         self.netns = netns
         self.name = name
         self.interface = interface
@@ -51,7 +51,10 @@ class Host:
             self._holder = self.popen(["sleep", "infinity"])
             inode = Path(self.netns_path).stat().st_ino
             # `ip netns exec` keeps its pid, but enters the namespace a moment after it was started.
+            deadline = time.monotonic() + 5
             while Path(f"/proc/{self._holder.pid}/ns/net").stat().st_ino != inode:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{self.name}: the process that holds the namespace does not enter it")
                 time.sleep(0.001)
         return self._holder.pid
 
@@ -102,12 +105,12 @@ class Host:
     def sysctl(self, name: str, value: str | int | None = None) -> str:
         """Set a sysctl when ``value`` is given; returns what it is now."""
         if value is not None:
-            self.agent.set_sysctls(self.netns_path, {name: value})
-        return self.agent.get_sysctls(self.netns_path, [name])[name]
+            self.worker.set_sysctls(self.netns_path, {name: value})
+        return self.worker.get_sysctls(self.netns_path, [name])[name]
 
     def socket(self, family: int, kind: int = socket.SOCK_STREAM, proto: int = 0) -> socket.socket:
         """Return a new socket that belongs to this namespace; usable in this process like any other."""
-        return self.agent.socket(self.netns_path, family, kind, proto)
+        return self.worker.socket(self.netns_path, family, kind, proto)
 
     def mac(self, interface: str | None = None) -> str:
         """Return the hardware address of an interface, its first one by default."""

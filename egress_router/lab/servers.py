@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from egress_router.lab.addressing import Address
-from egress_router.lab.process import Helper
+from egress_router.lab.child import Child
 
 if TYPE_CHECKING:
     from egress_router.lab.host import Host
@@ -26,11 +27,13 @@ class Echo:
     def __init__(self, host: Host, address: Address, tcp: Ports, udp: Ports, stay: bool = False) -> None:
         self.host, self.address = host, address
         settings = {"address": str(address), "tcp": port_list(tcp), "udp": port_list(udp), "stay": stay}
-        self._helper = Helper("echo.py", settings, prefix=host.command([]))
+        # What outlives us must not hold on to our standard error, which somebody may be reading to its end.
+        stderr = subprocess.DEVNULL if stay else None
+        self._child = Child("echo.py", settings, prefix=host.command([]), stderr=stderr)
 
     def close(self) -> None:
         """End it: its ports are closed when this returns."""
-        self._helper.close()
+        self._child.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class HttpServer:
 
     def __init__(self, host: Host, address: Address, port: int) -> None:
         self.host, self.address, self.port = host, address, port
-        self._helper = Helper("http_origin.py", {"address": str(address), "port": port}, prefix=host.command([]))
+        self._child = Child("http_origin.py", {"address": str(address), "port": port}, prefix=host.command([]))
 
     @property
     def url(self) -> str:
@@ -67,8 +70,8 @@ class HttpServer:
     @property
     def requests(self) -> list[Request]:
         """The requests so far, in the order of their arrival."""
-        return [Request(**seen) for seen in self._helper.ask({})]
+        return [Request(**seen) for seen in self._child.ask({})]
 
     def close(self) -> None:
         """End it."""
-        self._helper.close()
+        self._child.close()

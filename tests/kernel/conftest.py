@@ -1,12 +1,17 @@
-"""A fresh lab for each test, in both CNI shapes; a test that fails shows the state of its pods."""
+"""Labs for tests, in both CNI shapes; a test that fails shows the state of its pods and what was captured."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 
 import pytest
 
-from egress_router.lab import SHAPES, Lab
+from egress_router.lab import SHAPES, CaptureIncomplete, Lab
+
+LABS = pytest.StashKey[list[Lab]]()
+#: Lines of a capture that a report shows.
+TAIL = 60
 
 
 @pytest.fixture(params=SHAPES)
@@ -16,20 +21,43 @@ def shape(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def lab(shape: str) -> Iterator[Lab]:
+def make_lab(request: pytest.FixtureRequest) -> Iterator[Callable[..., Lab]]:
+    """Build labs that go down after the test; takes the arguments of Lab."""
+    labs: list[Lab] = []
+    request.node.stash[LABS] = labs
+    with ExitStack() as stack:
+
+        def make(nodes: int = 1, shape: str = SHAPES[0]) -> Lab:
+            labs.append(stack.enter_context(Lab(nodes=nodes, shape=shape)))
+            return labs[-1]
+
+        yield make
+
+
+@pytest.fixture
+def lab(make_lab: Callable[..., Lab], shape: str) -> Lab:
     """A lab with one node."""
-    with Lab(nodes=1, shape=shape) as lab:
-        yield lab
+    return make_lab(nodes=1, shape=shape)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Attach addresses, rules, routes, translations and connections of the pods to a failure."""
+    """Attach addresses, rules, routes, translations and connections of the pods, and captures, to a failure."""
     report = yield
     if report.when == "call" and report.failed:
-        for value in getattr(item, "funcargs", {}).values():
-            if isinstance(value, Lab) and value.pods:
-                report.sections.append(("lab", value.dump(*value.pods)))
+        for lab in item.stash.get(LABS, []):
+            report.sections.append((f"lab {lab.name} ({lab.shape})", lab.dump(*lab.pods)))
+            for capture in lab.captures:
+                title = f"captured on {capture.host.name} {capture.interface}, last {TAIL} lines"
+                report.sections.append((title, tail_of(capture.text)))
     return report
+
+
+def tail_of(text: Callable[[], str]) -> str:
+    """Return the last lines of a capture, or why there are none."""
+    try:
+        return "\n".join(text().splitlines()[-TAIL:])
+    except (CaptureIncomplete, RuntimeError, OSError) as error:
+        return repr(error)

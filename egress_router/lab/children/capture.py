@@ -18,10 +18,9 @@ SNAP_LENGTH = 384
 SOL_PACKET = 263
 PACKET_STATISTICS = 6
 SO_TIMESTAMPNS = 35
-#: A frame that was sent before the question has certainly arrived after so many seconds of silence …
+#: A frame that was sent before the question is here once nothing came for so many seconds, or once a frame is here
+#: that is later than the question by as many.
 QUIET = 0.03
-#: … and with a sender that never pauses, the answer comes after so many.
-PATIENCE = 1.0
 PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, SNAP_LENGTH, 1)  # nanoseconds, Ethernet
 
 
@@ -36,6 +35,7 @@ class Writer:
         self.file.write(PCAP_HEADER)
         self.buffer = bytearray(SNAP_LENGTH)
         self.dropped = 0
+        self.newest = 0  # nanoseconds since the epoch, by the kernel's time stamps
 
     def drain(self, limit: int = 1000) -> int:
         """Write the frames that wait, at most ``limit``; return their number."""
@@ -51,6 +51,7 @@ class Writer:
                 seconds, nanoseconds = struct.unpack_from("qq", ancillary[0][2])
             else:  # heard before time stamps were asked for
                 seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+            self.newest = seconds * 1_000_000_000 + nanoseconds
             kept = min(length, SNAP_LENGTH)
             self.file.write(struct.pack("<IIII", seconds, nanoseconds, kept, length))
             self.file.write(self.buffer[:kept])
@@ -58,8 +59,8 @@ class Writer:
 
     def flush(self) -> dict[str, int]:
         """Write all that was sent until now; return the size of the file and the number of dropped frames."""
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until:
+        enough = time.time_ns() + int(QUIET * 1e9)
+        while self.newest < enough:
             if self.drain() == 0 and not select.select([self.source], [], [], QUIET)[0]:
                 break
         self.file.flush()

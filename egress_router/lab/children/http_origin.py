@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -101,6 +102,10 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 4096
+
+    def server_bind(self) -> None:
+        """Bind without looking up our own name, which takes seconds where there is no DNS server."""
+        TCPServer.server_bind(self)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients may go away at any time; anything else is worth its traceback."""

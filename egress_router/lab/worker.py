@@ -1,4 +1,4 @@
-"""The lab's side of the process that enters namespaces (children/agent.py)."""
+"""The lab's side of the process that enters namespaces (children/worker.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHILDREN = Path(__file__).parent / "children"
 ETH_P_ALL = 3
 
 
-class Agent:
+class Worker:
     """Opens sockets and sets sysctls in namespaces, without this process entering them. Thread-safe."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Agent:
         self._control, theirs = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(CHILDREN / "agent.py"), str(theirs.fileno())],
+                [sys.executable, "-I", "-S", str(CHILDREN / "worker.py"), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the lab, which needs this process to clean up
@@ -36,7 +36,7 @@ class Agent:
             self._control.send(request)
             raw, fds, _, _ = sockets.recv_fds(self._control, 1 << 20, 1)
         if not raw:
-            raise RuntimeError("the lab's agent process ended")
+            raise RuntimeError("the lab's worker process ended")
         reply = json.loads(raw)
         if "error" in reply:
             if reply["errno"] is None:

@@ -3,7 +3,7 @@
 A socket stays in the namespace that it was opened in, whoever holds it. So this process, which has one thread,
 enters namespaces, and the lab's process never does (setns in a process with threads goes wrong sooner or later).
 
-Usage: agent.py FD. Reads JSON requests from the UNIX seqpacket socket FD; ends when that is closed.
+Usage: worker.py FD. Reads JSON requests from the UNIX seqpacket socket FD; ends when that is closed.
 """
 
 from __future__ import annotations
