@@ -61,3 +61,9 @@ def tail_of(text: Callable[[], str]) -> str:
         return "\n".join(text().splitlines()[-TAIL:])
     except (CaptureIncomplete, RuntimeError, OSError) as error:
         return repr(error)
+
+
+@pytest.fixture(params=["iptables", "nftables"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Which part of the kernel translates."""
+    return str(request.param)
