@@ -21,6 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+#: Messages that start so go on from the quoted text; others stand for themselves.
+_VERBS = frozenset({"are", "can", "cannot", "claims", "comes", "has", "is", "maps", "never", "stands"})
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with the configuration.
@@ -39,6 +43,10 @@ class Problem:
     def __str__(self) -> str:
         where = self.variable if self.line is None else f"{self.variable} line {self.line}"
         shown = f' "{printable(self.text)}"' if self.text else ""
+        if shown and self.message.startswith(shown[1:]):
+            shown = ""
+        elif shown and self.message.split(" ", 1)[0] not in _VERBS:
+            shown += ":"
         expected = f" ({self.expected})" if self.expected else ""
         return f"{where}:{shown} {self.message}{expected}"
 

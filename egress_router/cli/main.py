@@ -17,8 +17,8 @@ VERBS = {
     "init": "egress_router.cli.init",
     "check": "egress_router.cli.check",
     "plan": "egress_router.cli.plan",
-    "status": "egress_router.cli.status",
     "explain": "egress_router.cli.explain",
+    "status": "egress_router.cli.status",
 }
 
 USAGE = 2

@@ -40,7 +40,7 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
         cluster_cidrs=_cluster_cidrs(inputs, problems),
         dad=_on_off(inputs, problems, "EGRESS_DAD", default=True),
     )
-    if not mode.redirects and rules.redirects + rules.fallbacks:
+    if not mode.redirects and rules.all:
         problems.warn("EGRESS_DESTINATION", None, "", f"is not used with EGRESS_ROUTER_MODE={mode}")
     return config if len(problems.errors) == before else None
 

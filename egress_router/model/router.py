@@ -123,8 +123,13 @@ class Ruleset:
     redirects: tuple[Redirect, ...] = ()
     fallbacks: tuple[Fallback, ...] = ()
 
+    @property
+    def all(self) -> tuple[Redirect | Fallback, ...]:
+        """All rules, fallbacks last."""
+        return (*self.redirects, *self.fallbacks)
+
     def __str__(self) -> str:
-        return "\n".join(map(str, (*self.redirects, *self.fallbacks)))
+        return "\n".join(map(str, self.all))
 
 
 @dataclass(frozen=True, slots=True)

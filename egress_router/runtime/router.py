@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-from egress_router.config.resolv_conf import nameservers
 from egress_router.errors import PlatformError, StateMismatch
 from egress_router.kernel import capabilities, links, routes
 from egress_router.kernel.nat import NatBackend, choose_backend
@@ -14,34 +10,14 @@ from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.observe import observe
 from egress_router.kernel.sysctl import read_sysctl, set_sysctl
 from egress_router.model.addresses import family_of
+from egress_router.model.desired import Desired
 from egress_router.model.network import MAIN_TABLE, Link, LinkAddress, NetworkState, Observed, Route
 from egress_router.model.router import RouterConfig
-from egress_router.model.translation import Translation
 from egress_router.plan.drift import Drift, network_drift
 from egress_router.plan.egress_link import choose_egress_link, seen
-from egress_router.plan.network import find_cluster_interface, plan_network
-from egress_router.plan.translation import plan_translation
+from egress_router.plan.network import find_cluster_interface
+from egress_router.runtime.desired import desired_state
 from egress_router.runtime.log import LOGGER
-
-RESOLV_CONF = Path("/etc/resolv.conf")
-
-
-@dataclass(frozen=True, slots=True)
-class Desired:
-    """The whole desired state: network and translation."""
-
-    network: NetworkState
-    translation: Translation
-
-
-def desired_state(config: RouterConfig, observed: Observed, egress: str) -> Desired:
-    """Plan for what was observed; the nameservers are those of /etc/resolv.conf. Raises PlatformError."""
-    try:
-        text = RESOLV_CONF.read_text(errors="replace")
-    except OSError:
-        text = ""
-    network = plan_network(config, observed, egress, nameservers(text))
-    return Desired(network, plan_translation(config, network))
 
 
 def set_up(config: RouterConfig) -> None:

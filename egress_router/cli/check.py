@@ -1,0 +1,68 @@
+"""``egress-router check``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from egress_router.cli.output import print_json, print_warnings
+from egress_router.cli.sources import read_sources, source_options
+from egress_router.config.inputs import Problems
+from egress_router.config.pod import PodConfig, parse_pod
+from egress_router.errors import ConfigurationError, Problem
+
+
+@click.command(
+    "check",
+    epilog="""
+    \b
+    Examples:
+      egress-router check
+      egress-router check -f router.yaml
+    """,
+)
+@source_options
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def command(env_file: str | None, manifest: str | None, output: str) -> int:
+    """Validate every EGRESS_* variable that is set, whatever the mode. Touches nothing.
+
+    All problems come out together, each with its variable, line and what would be right; exit code 78 then.
+    """
+    problems = Problems()
+    errors: list[Problem] = []
+    summaries = []
+    for source in read_sources(env_file, manifest, problems):
+        try:
+            summaries.append(f"{source.name}: {summary(parse_pod(source.inputs, found := Problems()))}")
+            problems.warnings += found.warnings
+        except ConfigurationError as error:
+            errors += error.problems
+    if output == "json":
+        print_json(
+            {
+                "ok": not errors,
+                "problems": [asdict(problem) for problem in errors],
+                "warnings": [asdict(problem) for problem in problems.warnings],
+            }
+        )
+        return ConfigurationError.exit_code if errors else 0
+    print_warnings(problems.warnings)
+    if errors:
+        raise ConfigurationError(errors)
+    click.echo("\n".join(summaries))
+    return 0
+
+
+def summary(pod: PodConfig) -> str:
+    """Say in a line what a valid configuration does."""
+    parts = []
+    if pod.router is not None:
+        router = pod.router
+        leaving = ", ".join(
+            f"{source} by {router.gateways[family]}" for family, source in sorted(router.sources.items())
+        )
+        count = len(router.rules.all)
+        rules = f", {count} redirect rule{'s' * (count != 1)}" if router.mode.redirects else ""
+        parts.append(f"mode {router.mode}, leaving with {leaving}{rules}")
+    return "; ".join(parts) + ": ok"

@@ -1,0 +1,42 @@
+"""The desired state for the network that this process is in, or for a sample pod."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from egress_router.config.resolv_conf import nameservers
+from egress_router.kernel.netlink import Netlink
+from egress_router.kernel.observe import observe
+from egress_router.model.desired import Desired
+from egress_router.model.network import Observed
+from egress_router.model.router import RouterConfig
+from egress_router.plan.egress_link import DEFAULT_NAME, choose_egress_link
+from egress_router.plan.network import find_cluster_interface, plan_network
+from egress_router.plan.sample import SAMPLE_NAMESERVERS, SAMPLE_POD
+from egress_router.plan.translation import plan_translation
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+
+
+def desired_state(config: RouterConfig, observed: Observed, egress: str) -> Desired:
+    """Plan for what was observed; the nameservers are those of /etc/resolv.conf. Raises PlatformError."""
+    try:
+        text = RESOLV_CONF.read_text(errors="replace")
+    except OSError:
+        text = ""
+    network = plan_network(config, observed, egress, nameservers(text))
+    return Desired(network, plan_translation(config, network))
+
+
+def desired_here(config: RouterConfig) -> Desired:
+    """Plan for the network namespace of this process, without changing it. Raises PlatformError."""
+    with Netlink() as netlink:
+        observed = observe(netlink)
+    cluster = find_cluster_interface(observed, config.interface)
+    return desired_state(config, observed, choose_egress_link(config.interface, observed.links, cluster).name)
+
+
+def desired_sample(config: RouterConfig) -> Desired:
+    """Plan for SAMPLE_POD."""
+    network = plan_network(config, SAMPLE_POD, config.interface or DEFAULT_NAME, SAMPLE_NAMESERVERS)
+    return Desired(network, plan_translation(config, network))

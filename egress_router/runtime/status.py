@@ -1,0 +1,47 @@
+"""How far the kernel is from the desired state, and what went through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from egress_router.kernel.nat import choose_backend
+from egress_router.kernel.netlink import Netlink
+from egress_router.model.addresses import Interface
+from egress_router.model.router import RouterConfig
+from egress_router.model.translation import Counters
+from egress_router.runtime.desired import desired_here
+from egress_router.runtime.router import drift_lines
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A destination line and its traffic."""
+
+    line: int
+    rule: str
+    counters: Counters
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What ``egress-router status`` shows; an empty ``drift`` is what should be."""
+
+    egress: str
+    backend: str
+    sources: tuple[Interface, ...]
+    drift: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def read_status(config: RouterConfig) -> Status:
+    """Read the status of the pod that this process is in. Raises EgressRouterError."""
+    desired = desired_here(config)
+    backend = choose_backend(config.backend)
+    with Netlink() as netlink:
+        drift = drift_lines(netlink, desired, backend)
+    counters = backend.counters(desired.translation)
+    rows = tuple(
+        Row(rule.line, str(rule), counters.get(rule.line, Counters())) for rule in desired.translation.rules.all
+    )
+    sources = tuple(config.sources[family] for family in sorted(config.sources))
+    return Status(desired.network.egress, backend.name, sources, tuple(drift), rows)
