@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 #: Messages that start so go on from the quoted text; others stand for themselves.
 _VERBS = frozenset({"are", "can", "cannot", "claims", "comes", "has", "is", "maps", "never", "stands"})
 

@@ -99,23 +99,20 @@ def read_counters(desired: Translation, listing: str) -> dict[int, Counters]:
 
 
 def _element_counters(listing: str) -> dict[tuple[str, str], tuple[int, int]]:
-    """Return {(set or chain, element or ""): (packets, bytes)}; a chain's own counter is the fallback's."""
+    """Return {(set or chain, element or ""): (packets, bytes)}; "" is the last counting rule of a chain, which is the
+    fallback's in those of ours that are asked for.
+    """
     found: dict[tuple[str, str], tuple[int, int]] = {}
-    place = ""
+    place, chain = "", False
     for raw in listing.splitlines():
-        line = raw.strip().removeprefix("elements = {")
+        line = raw.strip()
         words = line.split()
         if len(words) == 3 and words[0] in ("set", "map", "chain"):
-            # A chain and a map may share a name; only the fallback's rule of a chain is read, under the key "".
-            place = words[1]
+            place, chain = words[1], words[0] == "chain"
             continue
-        for part in line.removesuffix("}").split(","):
+        for part in [line] if chain else line.removeprefix("elements = {").removesuffix("}").split(","):
             key, mark, rest = part.partition("counter packets ")
-            if not mark:
-                continue
-            numbers = rest.split()
-            element = key.strip()
-            if element.startswith(("meta ", "dnat ", "iifname ", "oifname ")):
-                element = ""
-            found[(place, element)] = (int(numbers[0]), int(numbers[2]))
+            if mark:
+                packets, _, size = rest.split()[:3]
+                found[(place, "" if chain else key.strip())] = (int(packets), int(size))
     return found
