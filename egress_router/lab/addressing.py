@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Address = IPv4Address | IPv6Address
@@ -46,6 +47,7 @@ def parse(address: Address | str) -> Address:
     return ip_address(address) if isinstance(address, str) else address
 
 
+@lru_cache(maxsize=4096)
 def is_outside(address: Address) -> bool:
     """Tell whether a packet to ``address`` leaves the cluster: not LAN, pod, multicast, broadcast or link-local."""
     if address.is_multicast or address.is_link_local or address.is_unspecified:

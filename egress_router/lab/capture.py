@@ -21,7 +21,7 @@ RECEIVE_BUFFER = 64 * 1024 * 1024
 
 
 class CaptureIncomplete(Exception):
-    """The kernel dropped frames, so nothing can be said about what was not seen."""
+    """Frames were dropped or never read, so nothing can be said about what was not seen."""
 
 
 class Capture:
@@ -40,6 +40,7 @@ class Capture:
         self._packets: list[Packet] = []
         self._parsed = 0
         self._stopped = False
+        self._unread = False
         with host.worker.packet_socket(host.netns_path, interface, RECEIVE_BUFFER) as source:
             self._writer = Child(
                 "capture.py", {"fd": source.fileno(), "path": str(self.path)}, pass_fds=[source.fileno()]
@@ -54,6 +55,8 @@ class Capture:
         self.stop()
 
     def _refresh(self) -> None:
+        if self._unread:
+            raise CaptureIncomplete(f"{self.host.name} {self.interface}: the lab went down before this was read")
         if self._stopped:
             return
         state = self._writer.ask({})
@@ -78,9 +81,9 @@ class Capture:
                 self._writer.close()
 
     def close(self) -> None:
-        """Stop without reading, and remove the file."""
+        """Stop without reading, and remove the file. What was not read before cannot be asked about any more."""
         if not self._stopped:
-            self._stopped = True
+            self._stopped = self._unread = True
             self._writer.close()
         self._folder.cleanup()
 

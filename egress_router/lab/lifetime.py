@@ -40,15 +40,26 @@ def ended(name: str) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM, so that an impatient Ctrl-C does not cut a clean-up in two."""
+    """Hold back SIGINT and SIGTERM until the end, so that an impatient Ctrl-C does not cut a clean-up in two.
+
+    Blocking the signals would not do: a process with several threads gets them in another one, and Python then
+    runs the handler in the main thread all the same.
+    """
     if not _in_main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda signum, _frame: came.append(signum))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for signum in came:
+            os.kill(os.getpid(), signum)
 
 
 def _in_main_thread() -> bool:

@@ -81,14 +81,14 @@ def end(process: subprocess.Popen[Any], grace: float = 2.0) -> None:
 
 
 def pids_in(namespaces: Iterable[str]) -> list[int]:
-    """Return the processes whose network namespace is one of the given paths."""
+    """Return the processes, other than this one, whose network namespace is one of the given paths."""
     inodes = set()
     for path in namespaces:
         with suppress(OSError):
             inodes.add(Path(path).stat().st_ino)
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
             with suppress(OSError):
                 if (entry / "ns/net").stat().st_ino in inodes:
                     found.append(int(entry.name))

@@ -91,8 +91,6 @@ def remove(name: str) -> None:
     if ETC_NETNS.is_dir():
         for path in ETC_NETNS.glob(f"{name}-*"):
             shutil.rmtree(path)
-        with suppress(OSError):  # others may have files there
-            ETC_NETNS.rmdir()
     if left:
         raise RuntimeError(f"these namespaces of {name} could not be removed: {', '.join(left)}")
     with suppress(FileNotFoundError):

@@ -86,6 +86,16 @@ def test_drops_of_the_kernel_are_an_error(plain: Lab, monkeypatch: pytest.Monkey
         capture.stop()
 
 
+def test_unread_capture_does_not_pass_for_silence(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    read, unread = lab.capture(), lab.capture()
+    read.stop()
+    lab.down()
+    assert read.leaks(set()) == []
+    with pytest.raises(CaptureIncomplete, match="before this was read"):
+        unread.leaks(set())
+
+
 def test_long_packets_keep_their_length(plain: Lab) -> None:
     pod = plain.pod("client")
     warm_up(plain, pod)
