@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +76,17 @@ def test_nothing_is_lost_under_load(plain: Lab) -> None:
     assert numbers == list(range(count))
     assert until_now >= count
     assert all(packet.length == 14 + 20 + 8 + 20 for packet in capture.outgoing())
+
+
+def test_stop_takes_in_all_that_waits(plain: Lab) -> None:
+    pod = plain.pod("client")
+    warm_up(plain, pod)
+    with plain.capture() as capture:
+        writer = capture._writer.process
+        writer.send_signal(signal.SIGSTOP)  # as if this machine were busy elsewhere
+        send(pod, 5_000)
+        threading.Timer(0.2, writer.send_signal, [signal.SIGCONT]).start()
+    assert [int(packet.payload[:8]) for packet in capture.outgoing()] == list(range(5_000))
 
 
 def test_drops_of_the_kernel_are_an_error(plain: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

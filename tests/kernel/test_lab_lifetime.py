@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -153,13 +152,20 @@ def test_signals(
     assert remains(name) == []
 
 
-def test_impatient_ctrl_c(program: Callable[[str], tuple[subprocess.Popen[str], str]]) -> None:
-    process, name = program("time.sleep(60)")
-    for _ in range(3):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.02)  # the clean-up takes longer than this
-    process.wait(20)
-    assert remains(name) == []
+def test_ctrl_c_during_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = registry.remove
+
+    def interrupted(name: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        remove(name)
+
+    monkeypatch.setattr(registry, "remove", interrupted)
+    lab = Lab()
+    lab.up()
+    lab.pod("client")
+    with pytest.raises(KeyboardInterrupt):
+        lab.down()
+    assert remains(lab.name) == []
 
 
 def test_forgotten_at_exit(program: Callable[[str], tuple[subprocess.Popen[str], str]]) -> None:
