@@ -76,10 +76,9 @@ def down(names: tuple[str, ...], everything: bool) -> None:
     labs = registry.standing()
     if unknown := set(names) - {lab.name for lab in labs}:
         raise click.UsageError(f"no such lab: {', '.join(sorted(unknown))} (`list` shows them)")
-    for lab in labs:
-        if lab.name in names or (not names and (everything or lab.owner is None)):
-            registry.remove(lab.name)
-            click.echo(f"{lab.name} removed")
+    for lab in registry.to_remove(labs, names, everything):
+        registry.remove(lab.name)
+        click.echo(f"{lab.name} removed")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,13 @@ def standing() -> list[Standing]:
                 "-".join(path.name.split("-")[:2]) for path in folder.iterdir() if path.name.startswith(f"{PREFIX}-")
             }
     return [Standing(name, namespaces_of(name), owner(name)) for name in sorted(names)]
+
+
+def to_remove(labs: Sequence[Standing], names: Collection[str], everything: bool) -> list[Standing]:
+    """Return the labs that are named; without names those that no process owns, or really all of them."""
+    if names:
+        return [lab for lab in labs if lab.name in names]
+    return [lab for lab in labs if everything or lab.owner is None]
 
 
 def remove(name: str) -> None:

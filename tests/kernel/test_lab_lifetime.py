@@ -200,8 +200,6 @@ def lab_command(*arguments: str) -> str:
 def test_killed_lab_is_listed_and_removed(program: Callable[[str], tuple[subprocess.Popen[str], str]]) -> None:
     process, name = program("time.sleep(60)")
     assert f"{name}  ends with process {process.pid}" in lab_command("list")
-    lab_command("down")
-    assert len(registry.namespaces_of(name)) == 6, "`down` without a name must spare labs in use"
     process.kill()
     process.wait()
     assert f"{name}  stands by itself" in lab_command("list")
