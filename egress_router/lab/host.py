@@ -81,7 +81,7 @@ class Host:
     def popen(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[Any]:
-        """Start a command, in a session of its own; the lab ends it at the latest when it goes down.
+        """Start a command, in a process group of its own; the lab ends it at the latest when it goes down.
 
         ``options`` go to subprocess.Popen. Standard input is closed unless said otherwise.
         """
@@ -132,7 +132,7 @@ class Host:
         (folder / "resolv.conf").write_text(text)
 
     def end_processes(self) -> None:
-        """End what popen started; the namespace may still hold daemons that left their session."""
+        """End what popen started; the namespace may still hold daemons that left their parent."""
         for started in reversed(self._processes):
             process.end(started, grace=0.5)
         self._processes.clear()

@@ -61,7 +61,7 @@ def run(
 
 
 def kill_group(process: subprocess.Popen[Any]) -> None:
-    """Kill a process that leads its own session, with what it started."""
+    """Kill a process that leads its own group, with what it started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -96,7 +96,7 @@ def pids_in(namespaces: Iterable[str]) -> list[int]:
 
 
 def kill_in(namespaces: Sequence[str], timeout: float = 3.0) -> None:
-    """Kill every process in the namespaces, such as daemons that left their session, and wait for their end."""
+    """Kill every process in the namespaces, such as daemons that left their parent, and wait for their end."""
     deadline = time.monotonic() + timeout
     while pids := pids_in(namespaces):
         for pid in pids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 
@@ -12,6 +13,14 @@ from egress_router.lab import SHAPES, CaptureIncomplete, Lab
 LABS = pytest.StashKey[list[Lab]]()
 #: Lines of a capture that a report shows.
 TAIL = 60
+
+
+@pytest.fixture(scope="session", autouse=True)
+def end_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM end the whole run with its clean-up; pytest takes SystemExit for the failure of one test."""
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", 128 + signal.SIGTERM))
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(params=SHAPES)
