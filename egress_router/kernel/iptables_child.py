@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-from egress_router.errors import PlatformError
+from egress_router.errors import PlatformError, StateMismatch
 from egress_router.kernel.iptables_blobs import Blobs, entry_bytes
 from egress_router.kernel.iptc_library import load_iptc
 from egress_router.model.addresses import Family
@@ -37,6 +37,11 @@ class Tables:
                 except self._iptc.IPTCError as error:
                     if attempt + 1 == ATTEMPTS or "unavailable" not in str(error):
                         raise PlatformError(f"iptables table {table.name} ({self._family}): {error}") from error
+        found = self.drift(tables) if changed else []
+        if found:
+            raise StateMismatch(
+                "the iptables rules that were read back are not those of the commit:\n" + "\n".join(found)
+            )
         return changed
 
     def drift(self, tables: Sequence[IptTable]) -> list[str]:

@@ -17,7 +17,8 @@ class NatBackend(Protocol):
     def apply(self, desired: Translation) -> bool:
         """Make the kernel do ``desired``, one transaction per table and family; return whether anything changed.
 
-        Nothing is written when all is in place. What belongs to others is never touched. Raises PlatformError.
+        Nothing is written when all is in place. What belongs to others is never touched. Everything is read back and
+        compared afterwards. Raises PlatformError, and StateMismatch when what was read back is something else.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from egress_router.errors import PlatformError, ToolFailed
 
@@ -16,14 +16,27 @@ def run_tool(command: Sequence[str], text: str | None = None) -> str:
 
     Raises PlatformError when the tool is not installed, ToolFailed with its stderr when it fails or hangs.
     """
+    return start_tool(command, text)()
+
+
+def start_tool(command: Sequence[str], text: str | None = None) -> Callable[[], str]:
+    """Start what ``run_tool`` runs; call the result to wait for the output. Raises, there or here, as run_tool does."""
     try:
-        done = subprocess.run(
-            command, input=text or "", capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     except FileNotFoundError as error:
         raise PlatformError(f"`{command[0]}` is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise ToolFailed(command, f"no end after {TIMEOUT_SECONDS} s", "") from error
-    if done.returncode != 0:
-        raise ToolFailed(command, f"exit status {done.returncode}", done.stderr)
-    return done.stdout
+
+    def finish() -> str:
+        try:
+            output, errors = child.communicate(text or "", timeout=TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            child.kill()
+            child.communicate()
+            raise ToolFailed(command, f"no end after {TIMEOUT_SECONDS} s", "") from error
+        if child.returncode != 0:
+            raise ToolFailed(command, f"exit status {child.returncode}", errors)
+        return output
+
+    return finish

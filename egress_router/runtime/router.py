@@ -40,7 +40,7 @@ def set_up(config: RouterConfig) -> None:
         changed |= _set_sysctls(netlink, desired.network, link)
         changed |= bool(drift.lines())
         _apply_network(netlink, config, desired.network, drift, link, observed)
-        verify(netlink, desired, backend)
+        _verify_network(netlink, desired.network)
     sources = ", ".join(str(source) for source in config.sources.values())
     state = "set up" if changed else "already in place, nothing changed"
     LOGGER.info("%s: leaving by %s with %s (%s)", state, link.name, sources, backend.name)
@@ -144,17 +144,21 @@ def _add_addresses(
 
 def drift_lines(netlink: Netlink, desired: Desired, backend: NatBackend) -> list[str]:
     """Return every difference between the desired state and the kernel's, as diff lines; empty when there is none."""
-    found = network_drift(desired.network, observe(netlink)).lines()
-    for item in desired.network.sysctls:
+    return _network_drift_lines(netlink, desired.network) + backend.drift(desired.translation)
+
+
+def _network_drift_lines(netlink: Netlink, network: NetworkState) -> list[str]:
+    found = network_drift(network, observe(netlink)).lines()
+    for item in network.sysctls:
         actual = read_sysctl(item)
         if item.required and actual != item.value:
             found += [f"- {item}", f"+ sysctl {item.key} = {actual}"]
-    return found + backend.drift(desired.translation)
+    return found
 
 
-def verify(netlink: Netlink, desired: Desired, backend: NatBackend) -> None:
-    """Read everything back. Raises StateMismatch with the difference."""
-    found = drift_lines(netlink, desired, backend)
+def _verify_network(netlink: Netlink, network: NetworkState) -> None:
+    """Read the network back; the backend has done so with its rules. Raises StateMismatch with the difference."""
+    found = _network_drift_lines(netlink, network)
     if found:
         raise StateMismatch(
             "what was read back is not what was put in place (- desired, + actual); something else changes this pod's "
