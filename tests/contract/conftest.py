@@ -1,0 +1,55 @@
+"""A namespace for each test, and both backends in it."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from egress_router.errors import EgressRouterError
+from egress_router.lab import Host, Lab
+from egress_router.model.translation import Translation
+
+
+class Backend:
+    """A NAT backend at work in the namespace of ``host``."""
+
+    def __init__(self, name: str, host: Host) -> None:
+        self.name = name
+        self.host = host
+
+    def call(self, method: str, translation: Translation | None = None) -> Any:
+        """Call a method of the backend; what it raises is raised here."""
+        command = ["ip", "netns", "exec", self.host.netns, sys.executable, "-m", "tests.contract.driver"]
+        data = pickle.dumps((self.name, method, translation))
+        done = subprocess.run(command, input=data, capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()
+        result = pickle.loads(done.stdout)  # noqa: S301 - our own child
+        if isinstance(result, EgressRouterError):
+            raise result
+        return result
+
+    def rules(self) -> str:
+        """Everything that netfilter holds in the namespace, without counters and time stamps."""
+        commands = (["nft", "-s", "list", "ruleset"], ["iptables-legacy-save"], ["ip6tables-legacy-save"])
+        text = "\n".join(self.host.run(command).stdout for command in commands)
+        kept = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+        return re.sub(r"\[\d+:\d+\]", "", kept)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """A namespace with an interface ``eth0``."""
+    with Lab(nodes=1) as lab:
+        yield lab.pod("pod", node=0)
+
+
+@pytest.fixture(params=["iptables", "nftables"])
+def backend(request: pytest.FixtureRequest, host: Host) -> Backend:
+    """Each backend."""
+    return Backend(str(request.param), host)

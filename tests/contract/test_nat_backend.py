@@ -1,0 +1,182 @@
+"""What every NAT backend owes. Packets are the business of tests/kernel; this is about state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from egress_router.config.inputs import Problems, load_inputs
+from egress_router.config.redirect import parse_rules
+from egress_router.model.addresses import Family
+from egress_router.model.router import Ruleset
+from egress_router.model.translation import Counters, Translation
+from tests.contract.conftest import Backend
+
+pytestmark = pytest.mark.root
+
+RULES = """
+80 tcp 203.0.113.25
+53 udp 203.0.113.25
+8080 tcp 203.0.113.26 80
+8000-8010 tcp 203.0.113.26
+9000-9010 tcp 203.0.113.26 7000-7010
+443 tcp 2001:db8:113::25
+8443 tcp 2001:db8:113::25 443
+500-600 udp 2001:db8:113::26
+203.0.113.27
+2001:db8:113::27
+"""
+MANY = "".join(
+    f"{port} {('tcp', 'udp')[port % 2]} 203.0.113.{port % 250 + 1} {port % 7 + 80}\n" for port in range(1, 400)
+)
+
+
+def rules(text: str) -> Ruleset:
+    if not text:
+        return Ruleset()
+    problems = Problems()
+    found = parse_rules(load_inputs({"EGRESS_DESTINATION": text}), {}, problems, required=False)
+    assert not problems.errors
+    return found
+
+
+def translation(text: str = RULES) -> Translation:
+    return Translation(
+        egress="macvlan0",
+        cluster="eth0",
+        pod_addresses={
+            Family.IPV4: (ip_address("198.51.100.2"),),
+            Family.IPV6: (ip_address("2001:db8:a:1::2"), ip_address("2001:db8:a:1::3")),
+        },
+        sources={Family.IPV4: ip_address("192.0.2.46"), Family.IPV6: ip_address("2001:db8:2::46")},
+        rules=rules(text),
+        cluster_prefixes={
+            Family.IPV4: (ip_network("198.51.100.0/27"), ip_network("198.51.100.0/24"), ip_network("192.0.2.53/32")),
+            Family.IPV6: (ip_network("2001:db8:a:1::/64"),),
+        },
+    )
+
+
+@pytest.mark.parametrize("text", [RULES, MANY, "203.0.113.27\n", ""], ids=["all forms", "many", "fallback", "none"])
+def test_applied_state_has_no_drift_and_a_second_apply_changes_nothing(backend: Backend, text: str) -> None:
+    desired = translation(text)
+    assert backend.call("drift", desired), "an empty kernel is no drift: this check proves nothing"
+    assert backend.call("apply", desired) is True
+    assert backend.call("drift", desired) == []
+    before = backend.rules()
+    assert backend.call("apply", desired) is False
+    assert backend.rules() == before
+
+
+@pytest.mark.parametrize("sources", [(Family.IPV4,), (Family.IPV6,)])
+def test_one_family(backend: Backend, sources: tuple[Family, ...]) -> None:
+    text = "80 tcp 203.0.113.25\n" if sources == (Family.IPV4,) else "80 tcp 2001:db8:113::25\n"
+    whole = translation(text)
+    desired = replace(whole, sources={family: whole.sources[family] for family in sources})
+    assert backend.call("apply", desired) is True
+    assert backend.call("drift", desired) == []
+    assert backend.call("apply", desired) is False
+
+
+def test_remove_leaves_nothing(backend: Backend) -> None:
+    backend.host.run(["iptables-legacy-save"])
+    for save in ("iptables-legacy", "ip6tables-legacy"):
+        for table in ("filter", "mangle", "nat"):
+            # The first look registers a table; afterwards its empty form is what "nothing" looks like.
+            backend.host.run([save, "-t", table, "-L", "-n"])
+    before = backend.rules()
+    backend.call("apply", translation())
+    assert backend.rules() != before
+    backend.call("remove")
+    assert backend.rules() == before
+
+
+def test_any_change_of_rules_ends_in_the_state_of_a_fresh_start(backend: Backend) -> None:
+    states = [RULES, MANY, "80 tcp 203.0.113.26\n", "203.0.113.27\n", "", RULES]
+    for text in states:
+        backend.call("apply", translation(text))
+        assert backend.call("drift", translation(text)) == []
+    changed = backend.rules()
+    backend.call("remove")
+    backend.call("apply", translation(states[-1]))
+    assert sorted(backend.rules().splitlines()) == sorted(changed.splitlines())
+
+
+TAMPERING = {
+    "iptables": [
+        "iptables-legacy -D EGRESSR-FORWARD 1",
+        "iptables-legacy -A EGRESSR-FORWARD -j ACCEPT",
+        "iptables-legacy -I FORWARD 1 -s 192.0.2.7 -j ACCEPT",
+        "iptables-legacy -D FORWARD -j EGRESSR-FORWARD",
+        "iptables-legacy -t nat -F EGRESSR-PREROUTING",
+        "iptables-legacy -t nat -R EGRESSR-POSTROUTING 1 -j SNAT --to-source 192.0.2.47",
+        "iptables-legacy -t nat -N EGRESSR-other",
+        "iptables-legacy -t mangle -F EGRESSR-FORWARD",
+        "ip6tables-legacy -t nat -F PREROUTING",
+        "ip6tables-legacy -F EGRESSR-INPUT",
+    ],
+    "nftables": [
+        "nft delete table inet egress_router",
+        "nft flush chain inet egress_router forward",
+        "nft add rule inet egress_router forward accept",
+        "nft insert rule inet egress_router output accept",
+        "nft add chain inet egress_router other",
+        "nft delete element inet egress_router redirect4 { tcp . 80 }",
+        "nft add element inet egress_router redirect4 { tcp . 81 : 203.0.113.99 . 81 }",
+        "nft add element inet egress_router cluster4 { 203.0.113.0/24 }",
+        "nft flush set inet egress_router lines4_tcp",
+        "nft add chain inet egress_router forward { policy accept \\; }",
+    ],
+}
+
+
+def test_tampering_is_seen_and_mended(backend: Backend) -> None:
+    desired = translation()
+    backend.call("apply", desired)
+    clean = backend.rules()
+    for command in TAMPERING[backend.name]:
+        backend.host.run(["sh", "-c", command])
+        drift = backend.call("drift", desired)
+        assert drift, command
+        assert backend.call("apply", desired) is True, command
+        assert backend.call("drift", desired) == [], command
+        foreign = "-s 192.0.2.7" in command
+        assert sorted(line for line in backend.rules().splitlines() if "192.0.2.7/32" not in line) == sorted(
+            clean.splitlines()
+        ), command
+        assert ("192.0.2.7/32" in backend.rules()) == foreign, "a foreign rule was touched"
+        if foreign:
+            backend.host.run(["iptables-legacy", "-D", "FORWARD", "-s", "192.0.2.7", "-j", "ACCEPT"])
+
+
+def test_counters_name_every_line(backend: Backend) -> None:
+    desired = translation()
+    backend.call("apply", desired)
+    counters = backend.call("counters", desired)
+    assert counters == {rule.line: Counters() for rule in desired.rules.all}
+
+
+def test_unchanged_rules_keep_their_counters(backend: Backend) -> None:
+    """Counters are set by hand, in the place where the backend's first line is counted."""
+    before, after = translation("80 tcp 203.0.113.25\n81 tcp 203.0.113.25\n"), translation("80 tcp 203.0.113.25\n")
+    backend.call("apply", before)
+    if backend.name == "iptables":
+        rule = "-A EGRESSR-PREROUTING -p tcp -m tcp --dport {} -j DNAT --to-destination 203.0.113.25"
+        lines = [
+            "*nat",
+            ":EGRESSR-PREROUTING - [0:0]",
+            f"[7:420] {rule.format(80)}",
+            f"[0:0] {rule.format(81)}",
+            "COMMIT",
+        ]
+        backend.host.run(["iptables-legacy-restore", "-c", "-n"], input="\n".join(lines) + "\n")
+    else:
+        element = "tcp . 80 counter packets 7 bytes 420 : 203.0.113.25 . 80"
+        backend.host.run(["nft", "delete", "element", "inet", "egress_router", "redirect4", "{ tcp . 80 }"])
+        backend.host.run(["nft", "add", "element", "inet", "egress_router", "redirect4", f"{{ {element} }}"])
+    assert backend.call("drift", before) == []
+    assert backend.call("counters", before)[1].connections == 7
+    assert backend.call("apply", after) is True
+    assert backend.call("counters", after)[1].connections == 7
