@@ -11,6 +11,7 @@ from egress_router.config.http_ports import parse_ports
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
 from egress_router.model.http_policy import (
     ANY_PORT,
+    NOWHERE,
     Anything,
     Block,
     Decision,
@@ -79,6 +80,8 @@ def _parse_destination(source: SourceText, raw: Line, problems: Problems) -> Pol
         ports = ANY_PORT if port_text is None else parse_ports(port_text)
     except ValueError as error:
         raise _Bad(str(error), "ports such as :443 or :443,8443 or :8000-8010") from None
+    if decision is Decision.ALLOW and isinstance(target, Block) and target.single and target.first in NOWHERE:
+        raise _Bad("is no address that can be connected to", "the address of a server")
     return PolicyLine(raw.number, decision, target, ports, raw.text)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from egress_router.model.http_policy import MAX_PORT, Ports
+from egress_router.model.http_policy import MAX_PORT, Ports, merge_ports
 
 _ITEM = re.compile(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?")
 
@@ -20,15 +20,4 @@ def parse_ports(text: str) -> Ports:
         if not first <= last <= MAX_PORT:
             raise ValueError(f'has "{item}", which is not a port or range within 1 to {MAX_PORT}')
         ranges.append((first, last))
-    return Ports(merge(ranges))
-
-
-def merge(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Return the same numbers as sorted, disjoint, not adjacent ranges."""
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return tuple(merged)
+    return Ports(merge_ports(ranges))

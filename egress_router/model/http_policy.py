@@ -6,6 +6,7 @@ Addresses are integers of 128 bits throughout: an IPv4 address stands where its 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
@@ -41,7 +42,7 @@ class Name:
 class Block:
     """An address block; both ends belong to it.
 
-    An IPv6 network wide enough to hold the mapped block does not mean IPv4: see ``plan.http_regions.spans``.
+    An IPv6 network wide enough to hold the mapped block does not mean IPv4: see ``model.http_regions.spans``.
     """
 
     first: int
@@ -75,6 +76,17 @@ class Ports:
 
     def __str__(self) -> str:
         return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in self.ranges)
+
+
+def merge_ports(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return the same numbers as sorted, disjoint, not adjacent ranges."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return tuple(merged)
 
 
 ANY_PORT = Ports(((1, MAX_PORT),))
@@ -129,20 +141,24 @@ def to_block(network: Network) -> Block:
 
 
 #: Closed also under ``*``: what leads back into the pod or to the node's and cloud's metadata services. Only a
-#: line for exactly one such address opens it. Linux connects "this network" and the unspecified address to loopback.
+#: line for exactly one such address opens it.
 ALWAYS_CLOSED: tuple[tuple[str, Block], ...] = tuple(
     (what, to_block(ip_network(network)))
     for what, network in (
-        ("unspecified", "0.0.0.0/8"),
+        ("this network", "0.0.0.0/8"),
         ("loopback", "127.0.0.0/8"),
         ("link-local", "169.254.0.0/16"),
-        ("unspecified", "::/128"),
         ("loopback", "::1/128"),
         ("link-local", "fe80::/10"),
         ("cloud metadata", "fd00:ec2::254/128"),
         # A NAT64 (RFC 6052) on the way would turn these into the IPv4 addresses above.
-        ("unspecified", "64:ff9b::/104"),
+        ("this network", "64:ff9b::/104"),
         ("loopback", "64:ff9b::7f00:0/104"),
         ("link-local", "64:ff9b::a9fe:0/112"),
     )
 )
+
+#: No destinations at all, and never opened: the unspecified addresses, which Linux connects to loopback, and the
+#: broadcast address with its IPv6 look-alike. Squid sorts 0.0.0.0 and 255.255.255.255 as if they were ``::`` and
+#: all ones, so they must also stay out of every range that it is given.
+NOWHERE: frozenset[int] = frozenset((0, MAPPED, MAPPED + 0xFFFFFFFF, (1 << 128) - 1))

@@ -14,6 +14,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from egress_router.model.http_policy import (
     ALWAYS_CLOSED,
+    NOWHERE,
     Address,
     Anything,
     Block,
@@ -24,7 +25,7 @@ from egress_router.model.http_policy import (
     from_number,
     to_number,
 )
-from egress_router.plan.http_regions import spans
+from egress_router.model.http_regions import spans
 
 _PART = re.compile(r"0x([0-9a-f]*)|0([0-7]*)|([1-9][0-9]*)")
 
@@ -60,13 +61,10 @@ def literal_address(host: str) -> Address | None:
         if not matched:
             return None
         hexadecimal, octal, decimal = matched.groups()
-        numbers.append(
-            int(hexadecimal or "0", 16)
-            if hexadecimal is not None
-            else int(octal or "0", 8)
-            if octal is not None
-            else int(decimal)
-        )
+        if hexadecimal is not None:
+            numbers.append(int(hexadecimal or "0", 16))
+        else:
+            numbers.append(int(decimal) if decimal else int(octal or "0", 8))
     *heads, tail = numbers
     if any(head > 255 for head in heads) or tail >= 1 << (8 * (5 - len(numbers))):
         return None
@@ -94,6 +92,8 @@ def _inside(block: Block, address: Address) -> bool:
 
 def closed(policy: HttpPolicy, address: Address, port: int, own: Iterable[Address]) -> str | None:
     """Return what a closed address is (loopback …); None when it is not closed or a line for exactly it opens it."""
+    if to_number(address) in NOWHERE:
+        return "no destination"
     what = next((what for what, block in ALWAYS_CLOSED if _inside(block, address)), None)
     if what is None and any(to_number(address) == to_number(one) for one in own):
         what = "the pod's own address"
@@ -110,9 +110,9 @@ def evaluate(
     policy: HttpPolicy, host: str, port: int, addresses: Sequence[Address] = (), own: Sequence[Address] = ()
 ) -> Verdict:
     """Decide about a request. ``addresses``: what the name resolves to, unused for a literal; ``own``: the pod's."""
-    name: str | None = host.removesuffix(".").lower()
-    assert name is not None  # noqa: S101  # for the type checker
-    literal = literal_address(name)
+    plain = host.removesuffix(".").lower()
+    name: str | None = plain
+    literal = literal_address(plain)
     if literal is not None:
         name, addresses = None, (literal,)
     verdicts = [_about(policy, name, address, port, own) for address in addresses or (None,)]
@@ -121,7 +121,7 @@ def evaluate(
 
 def _about(policy: HttpPolicy, name: str | None, address: Address | None, port: int, own: Sequence[Address]) -> Verdict:
     if address is not None and (what := closed(policy, address, port, own)):
-        return Verdict(False, None, f"{address} is closed ({what}); only a line for exactly it opens it", address)
+        return Verdict(False, None, f"{address} is closed: {what}", address)
     for line in policy.lines:
         if matches(line, name, address, port):
             return Verdict(line.decision is Decision.ALLOW, line, f"line {line.number}", address)

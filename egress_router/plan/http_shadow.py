@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from egress_router.config.http_ports import merge
-from egress_router.model.http_policy import Block, HttpPolicy, Name, PolicyLine, Ports
+from egress_router.model.http_policy import Block, HttpPolicy, Name, PolicyLine, Ports, merge_ports
+from egress_router.model.http_regions import Claims, spans
 from egress_router.plan.http_compile import port_classes
 from egress_router.plan.http_names import NameLines
-from egress_router.plan.http_regions import Claims, spans
 
 
 def shadowed_lines(policy: HttpPolicy) -> list[tuple[PolicyLine, tuple[int, ...]]]:
@@ -27,7 +26,7 @@ def _shadowed_names(policy: HttpPolicy) -> list[tuple[PolicyLine, tuple[int, ...
             continue
         name, subdomains = (line.target.name, line.target.subdomains) if isinstance(line.target, Name) else ("", True)
         covering = list(earlier.covering(name, subdomains))
-        ports = merge([span for one in covering for span in one.ports.ranges])
+        ports = merge_ports(span for one in covering for span in one.ports.ranges)
         if _holds(ports, line.ports):
             found.append((line, tuple(sorted(one.number for one in covering))))
         earlier.add(line)

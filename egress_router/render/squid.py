@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from egress_router.model.http_policy import ANY_PORT, MAPPED, Decision, HttpSettings, Ports, from_number
-from egress_router.plan.http_compile import CompiledPolicy, Rule
-from egress_router.plan.http_regions import MAPPED_LAST, TOP, Span, complement
+from egress_router.model.http_policy import ANY_PORT, NOWHERE, Decision, HttpSettings, Ports, from_number
+from egress_router.model.http_regions import Span, complement
+from egress_router.model.http_rules import CompiledPolicy, Rule
 
 #: Squid writes one descriptor for the client, up to two for the server (happy eyeballs), and has some of its own.
 DESCRIPTORS_PER_CLIENT = 3
@@ -90,6 +90,9 @@ class _Writer:
         if compiled.names_decide:
             # Nobody may use our DNS to talk to the world through names that are denied anyway.
             self._mark("http_access deny", " ".join(f"!{name}" for name in names), "default")
+        nowhere = self._set("nowhere", "dst", [str(from_number(number)) for number in sorted(NOWHERE)])
+        self._mark("http_access deny", nowhere, "nowhere")
+        self._leave(UNUSABLE, nowhere)
         for number, rule in enumerate(compiled.rules, start=1):
             self._rule(number, rule, sources)
         self._mark("http_access deny", "all", "default")
@@ -100,12 +103,12 @@ class _Writer:
         if rule.names:
             conditions.append(self._set(f"names_{number}", "dstdomain -n", rule.names))
         if rule.addresses:
-            mine = sorted(span for line in rule.addresses for span in line.ranges)
+            mine = _ranges(sorted(span for line in rule.addresses for span in line.ranges))
             if not mine:
                 return
-            conditions.append(self._set(f"addresses_{number}", "dst", _ranges(mine)))
-            if rule.outside:
-                conditions.append("!" + self._set(f"outside_{number}", "dst", _ranges(rule.outside)))
+            conditions.append(self._set(f"addresses_{number}", "dst", mine))
+            if outside := _ranges(rule.outside):
+                conditions.append("!" + self._set(f"outside_{number}", "dst", outside))
         if rule.everything:
             conditions.append("all")
         condition = " ".join(conditions)
@@ -120,9 +123,9 @@ class _Writer:
             return ""
         choices = []
         for line in rule.addresses:
-            if not line.ranges:
+            if not (ranges := _ranges(line.ranges)):
                 continue
-            where = self._set(f"line_{number}_{line.number}", "dst", _ranges(line.ranges))
+            where = self._set(f"line_{number}_{line.number}", "dst", ranges)
             self.sets.append(f"acl note_{number}_{line.number} annotate_transaction line={line.number}")
             self.sets.append(f"acl which_{number}_{line.number} all-of {where} note_{number}_{line.number}")
             choices.append(f"which_{number}_{line.number}")
@@ -161,21 +164,25 @@ class _Writer:
 def _sources(settings: HttpSettings) -> dict[int, str]:
     """Return what a connection is bound to, by family: with EGRESS_SOURCE, a family it lacks cannot leave."""
     if not settings.sources:
-        return {4: "0.0.0.0", 6: "::"}
+        return {4: "0.0.0.0", 6: "::"}  # noqa: S104  # whatever the routes say
     return UNUSABLE | {source.version: str(source) for source in settings.sources}
 
 
-def _ranges(ranges: Sequence[Span]) -> list[str]:
-    """Return Squid's notation. It takes a range that is all of IPv4 for "all of both", so that one is cut in two."""
-    written = []
+def _ranges(ranges: Iterable[Span]) -> list[str]:
+    """Return Squid's notation of ranges that hold one family each, without the addresses that lead nowhere."""
+    return [
+        str(from_number(first)) if first == last else f"{from_number(first)}-{from_number(last)}"
+        for first, last in _without(ranges, sorted(NOWHERE))
+    ]
+
+
+def _without(ranges: Iterable[Span], holes: Sequence[int]) -> Iterator[Span]:
     for first, last in ranges:
-        if (first, last) == (MAPPED, MAPPED_LAST):
-            middle = MAPPED + (1 << 31)
-            written += _ranges([(first, middle - 1), (middle, last)])
-        elif (first, last) == (0, TOP):
-            raise AssertionError("ranges are split by family")
-        elif first == last:
-            written.append(str(from_number(first)))
-        else:
-            written.append(f"{from_number(first)}-{from_number(last)}")
-    return written
+        at = first
+        for hole in holes:
+            if at <= hole <= last:
+                if at < hole:
+                    yield at, hole - 1
+                at = hole + 1
+        if at <= last:
+            yield at, last
