@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -61,7 +60,16 @@ class Squid:
         conf = self.directory / "squid.conf"
         check("squid", conf)
         if self.process is None:
-            command = ["setpriv", "--reuid=1234", "--regid=0", "--clear-groups", "squid", "-N", "-n", "egressroutertest"]
+            command = [
+                "setpriv",
+                "--reuid=1234",
+                "--regid=0",
+                "--clear-groups",
+                "squid",
+                "-N",
+                "-n",
+                "egressroutertest",
+            ]
             self.process = self.pod.popen([*command, "-f", str(conf)], stderr=(self.directory / "stderr").open("w"))
         else:
             self.process.send_signal(signal.SIGHUP)
@@ -99,7 +107,7 @@ class Squid:
 def squid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Squid]:
     directory = tmp_path_factory.mktemp("squid")
     for parent in (directory, *directory.parents[:3]):
-        os.chmod(parent, 0o755)  # noqa: PTH101
+        parent.chmod(0o755)
     for stale in Path("/dev/shm").glob("egressroutertest*"):
         stale.unlink()
     with Lab(nodes=1, shape="bridge") as lab:
