@@ -47,6 +47,12 @@ def clients(pid: int, port: int) -> int:
     return sum(one.state in OPEN and one.inode in mine for one in on_port(port))
 
 
+def listens(pid: int, port: int) -> bool:
+    """Return whether a process has a socket that listens on a port."""
+    mine = _inodes(pid)
+    return any(one.state == LISTEN and one.inode in mine for one in on_port(port))
+
+
 def _inodes(pid: int) -> set[int]:
     inodes = set()
     try:

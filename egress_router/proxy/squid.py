@@ -27,7 +27,7 @@ from egress_router.plan.http_shadow import shadowed_lines
 from egress_router.proxy.access_log import AccessLog, Translator
 from egress_router.proxy.child import Child, Launch
 from egress_router.proxy.reuseport import Guard, listen_address
-from egress_router.proxy.sockets import clients, listeners
+from egress_router.proxy.sockets import clients, listeners, listens
 from egress_router.render.squid import SquidPlace, render_squid
 
 log = logging.getLogger(__name__)
@@ -146,11 +146,11 @@ class SquidEngine:
             self._guard = None
 
     def ready(self, child: Child, prepared: SquidConfiguration) -> bool:
-        """Return whether Squid said that it accepts connections."""
+        """Return whether Squid listens. It says "Accepting HTTP Socket connections" a little too early."""
         state = self._state(child)
         if state.access_log:
             state.access_log.started()
-        if not any("Accepting HTTP Socket connections" in line for line in child.last_lines):
+        if not listens(child.pid, self.settings.port):
             return False
         self._close_guard()
         return True

@@ -90,13 +90,20 @@ class _Writer:
         if compiled.names_decide:
             # Nobody may use our DNS to talk to the world through names that are denied anyway.
             self._mark("http_access deny", " ".join(f"!{name}" for name in names), "default")
-        nowhere = self._set("nowhere", "dst", [str(from_number(number)) for number in sorted(NOWHERE)])
-        self._mark("http_access deny", nowhere, "nowhere")
-        self._leave(UNUSABLE, nowhere)
+        nowhere_said = False
         for number, rule in enumerate(compiled.rules, start=1):
+            if not nowhere_said and (rule.addresses or rule.decision is Decision.ALLOW):
+                # Not earlier: a name that is denied as such need not be looked up.
+                self._nowhere()
+                nowhere_said = True
             self._rule(number, rule, sources)
         self._mark("http_access deny", "all", "default")
         self._leave(UNUSABLE, "")
+
+    def _nowhere(self) -> None:
+        nowhere = self._set("nowhere", "dst", [str(from_number(number)) for number in sorted(NOWHERE)])
+        self._mark("http_access deny", nowhere, "nowhere")
+        self._leave(UNUSABLE, nowhere)
 
     def _rule(self, number: int, rule: Rule, sources: Mapping[int, str]) -> None:
         conditions = [] if rule.ports == ANY_PORT else [self._ports(rule.ports)]

@@ -29,6 +29,8 @@ class Proxy:
     def __init__(self, lab: Lab, router: Host | None = None) -> None:
         self.lab = lab
         self.pod = router or lab.pod("router")
+        # glibc waits 5 s for the answer that the race of two parallel questions in connection tracking loses.
+        self.pod.set_resolv_conf(f"nameserver {lab.dns.address}\noptions single-request-reopen timeout:1\n")
         self.work = Path(tempfile.mkdtemp(prefix="egress-http-"))
         self.work.chmod(0o777)
         self.run_directory = self.work / "run"
