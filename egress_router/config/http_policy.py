@@ -51,8 +51,11 @@ def parse_http_policy(inputs: Inputs, problems: Problems, *, required: bool = Fa
         if required and len(problems.errors) == before:
             problems.error(VARIABLE, None, "", "is not set", f"one destination a line: {EXPECTED}")
         return None
-    lines = tuple(line for raw in source.lines() if (line := _parse_line(source, raw, problems)))
-    _check_wildcard_is_last(source, lines, problems)
+    raws = list(source.lines())
+    lines = tuple(line for raw in raws if (line := _parse_line(source, raw, problems)))
+    for line in lines:
+        if isinstance(line.target, Anything) and line.number != raws[-1].number:
+            problems.error(source.variable, line.number, line.text, "is not the last line", "* only as the last line")
     if not lines and len(problems.errors) == before:
         problems.error(source.variable, None, "", "has no destination", f"one destination a line: {EXPECTED}")
     if len(lines) > MAX_LINES:
@@ -165,9 +168,3 @@ def _label(label: str) -> str:
     if not _LABEL.fullmatch(encoded):
         raise _Bad("is neither an address nor a host name")
     return encoded
-
-
-def _check_wildcard_is_last(source: SourceText, lines: tuple[PolicyLine, ...], problems: Problems) -> None:
-    for line in lines[:-1]:
-        if isinstance(line.target, Anything):
-            problems.error(source.variable, line.number, line.text, "is not the last line", "* only as the last line")

@@ -39,7 +39,7 @@ SERVICE_PREFIX = "egressrouter"
 #: sent their request yet would be closed by Squid's shutdown.
 SETTLE = 2.0
 #: Seconds between two looks at a draining Squid's connections.
-LOOK = 0.5
+LOOK = 0.2
 CHECK_TIMEOUT = 60.0
 #: Squid shrugs off sets that it does not understand as we do; we do not.
 REFUSED = re.compile(r"FATAL|ERROR|is ignored to keep splay tree|is a subdomain of|Bungled|aclParse")

@@ -49,11 +49,12 @@ class Proxy:
         wait: bool = True,
     ) -> None:
         self.starts += 1
-        variables = {"EGRESS_RUN_DIR": str(self.run_directory), **(env or {})}
+        variables = {"EGRESS_RUN_DIR": str(self.run_directory)}
         if policy is None:
             variables["EGRESS_HTTP_PROXY_DESTINATION_FILE"] = str(self.file)
         else:
             variables["EGRESS_HTTP_PROXY_DESTINATION"] = policy
+        variables |= env or {}
         command = [*(prefix or []), *RESTRICTED, sys.executable, "-m", "egress_router", "http-proxy"]
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = self.pod.popen(command, env=variables, stdout=out, stderr=err, cwd=str(Path.cwd()))
