@@ -15,6 +15,7 @@ from egress_router.errors import EgressRouterError
 #: verb → module with a click command named ``command``
 VERBS = {
     "init": "egress_router.cli.init",
+    "http-proxy": "egress_router.cli.http_proxy",
     "check": "egress_router.cli.check",
     "plan": "egress_router.cli.plan",
     "explain": "egress_router.cli.explain",

@@ -1,0 +1,46 @@
+"""The compiled policy: few rules over large sets, with the meaning of the lines taken one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from egress_router.model.http_policy import Decision, Ports
+from egress_router.model.http_regions import Span
+
+
+@dataclass(frozen=True, slots=True)
+class AddressLine:
+    """What one line claimed: its number (0: always closed) and its ranges."""
+
+    number: int
+    ranges: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of the compiled policy; exactly one of names, addresses and everything says whom it matches.
+
+    ``names``: sorted, a leading dot means the domain and everything under it. ``addresses``: any address of the
+    host is in one of them; an allowing rule also needs that none is in ``outside``.
+    """
+
+    level: int
+    decision: Decision
+    ports: Ports
+    names: tuple[str, ...] = ()
+    addresses: tuple[AddressLine, ...] = ()
+    outside: tuple[Span, ...] = ()
+    everything: bool = False
+    numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPolicy:
+    """The rules in order; what no rule matches is denied.
+
+    ``names_decide``: no rule allows by address or everything, so a name that no rule allows can be denied at
+    once, without asking DNS about it.
+    """
+
+    rules: tuple[Rule, ...]
+    names_decide: bool

@@ -1,0 +1,201 @@
+"""The policy as few rules over large sets, with exactly the meaning of its lines taken one by one.
+
+Squid walks its rules one by one, but looks into a set of names or addresses in logarithmic time. So lines are
+gathered into *levels* of one decision each:
+
+- A line comes in a later level than every earlier line of the other decision that may match the same request.
+  Name lines meet where one covers the other; a name line and an address line always may; address lines never do,
+  because each address belongs to the first line that claims it.
+- Squid's ``dst`` is true when *any* address of a name is in the set. Denying by it is right as it is. An allowing
+  address rule asks instead that *no* address is outside of all that was decided so far: `outside`. With that, a
+  request is allowed exactly when every address is (``http_evaluate`` says it in plain words).
+
+Ports: names are grouped by their port list. Addresses are claimed separately for each class of ports that the
+address lines tell apart.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from egress_router.model.http_policy import (
+    ALWAYS_CLOSED,
+    ANY_PORT,
+    MAX_PORT,
+    Address,
+    Anything,
+    Block,
+    Decision,
+    HttpPolicy,
+    Name,
+    PolicyLine,
+    Ports,
+    to_number,
+)
+from egress_router.model.http_regions import Claims, Span, complement, normal, spans
+from egress_router.model.http_rules import AddressLine, CompiledPolicy, Rule
+from egress_router.plan.http_names import suffixes
+
+#: Bounds the work that many different port lists on many address lines could make.
+MAX_CLAIMS = 500_000
+
+
+@dataclass(slots=True)
+class _Levels:
+    """The level that each kind of line must at least have, by decision."""
+
+    highest: dict[tuple[bool, Decision], int] = field(default_factory=lambda: defaultdict(lambda: -1))
+    at: dict[tuple[str, bool, Decision], int] = field(default_factory=lambda: defaultdict(lambda: -1))
+    below: dict[tuple[str, Decision], int] = field(default_factory=lambda: defaultdict(lambda: -1))
+
+    def place(self, line: PolicyLine) -> int:
+        """Return the level of the next line and remember it. Even levels deny, odd ones allow."""
+        other = Decision.DENY if line.decision is Decision.ALLOW else Decision.ALLOW
+        about_address = isinstance(line.target, Block)
+        after = self.highest[(not about_address, other)]
+        if not about_address:
+            after = max(after, self._related(line, other))
+        level = after + 1
+        if level % 2 != (line.decision is Decision.ALLOW):
+            level += 1
+        self._remember(line, about_address, level)
+        return level
+
+    def _related(self, line: PolicyLine, other: Decision) -> int:
+        name, subdomains = _tree_place(line)
+        above = [self.at[suffix, True, other] for suffix in suffixes(name)]
+        return max([*above, self.at[name, False, other], self.below[name, other] if subdomains else -1])
+
+    def _remember(self, line: PolicyLine, about_address: bool, level: int) -> None:
+        kind = (about_address, line.decision)
+        self.highest[kind] = max(self.highest[kind], level)
+        if about_address:
+            return
+        name, subdomains = _tree_place(line)
+        key = (name, subdomains, line.decision)
+        self.at[key] = max(self.at[key], level)
+        for suffix in suffixes(name):
+            self.below[suffix, line.decision] = max(self.below[suffix, line.decision], level)
+
+
+def _tree_place(line: PolicyLine) -> tuple[str, bool]:
+    return (line.target.name, line.target.subdomains) if isinstance(line.target, Name) else ("", True)
+
+
+def compile_policy(policy: HttpPolicy, own: Iterable[Address] = ()) -> CompiledPolicy:
+    """Return the rules for a policy in a pod that has the addresses ``own``. The result depends on nothing else."""
+    levels = _Levels()
+    # The closed addresses are as good as deny lines in front of all others.
+    levels.highest[True, Decision.DENY] = 0
+    placed = [(levels.place(line), line) for line in policy.lines]
+    rules = [*_name_rules(placed), *_address_rules(placed, own)]
+    # Within a level the order does not matter; names first saves a look into DNS.
+    rules.sort(key=lambda rule: (rule.level, bool(rule.addresses)))
+    by_name = not any(rule.decision is Decision.ALLOW and (rule.addresses or rule.everything) for rule in rules)
+    return CompiledPolicy(tuple(rules), by_name)
+
+
+def _name_rules(placed: Sequence[tuple[int, PolicyLine]]) -> list[Rule]:
+    groups: dict[tuple[int, Ports, bool], list[PolicyLine]] = defaultdict(list)
+    for level, line in placed:
+        if not isinstance(line.target, Block):
+            groups[level, line.ports, isinstance(line.target, Anything)].append(line)
+    rules = []
+    for (level, ports, everything), lines in groups.items():
+        names = {_squid_name(line.target) for line in lines if isinstance(line.target, Name)}
+        numbers = tuple(line.number for line in lines)
+        rules.append(
+            Rule(level, lines[0].decision, ports, names=_uncovered(names), everything=everything, numbers=numbers)
+        )
+    return rules
+
+
+def _squid_name(name: Name) -> str:
+    return f".{name.name}" if name.subdomains else name.name
+
+
+def _uncovered(names: set[str]) -> tuple[str, ...]:
+    """Return the names without those that another one covers: Squid refuses or drops entries that overlap."""
+    kept = []
+    for name in names:
+        bare = name.removeprefix(".")
+        above = suffixes(bare.partition(".")[2]) if name.startswith(".") else suffixes(bare)
+        if not any("." + suffix in names for suffix in above if suffix):
+            kept.append(name)
+    return tuple(sorted(kept))
+
+
+def _address_rules(placed: Sequence[tuple[int, PolicyLine]], own: Iterable[Address]) -> list[Rule]:
+    lines = [(level, line, line.target) for level, line in placed if isinstance(line.target, Block)]
+    closed = normal([span for _, block in ALWAYS_CLOSED for span in spans(block)] + [(to_number(a),) * 2 for a in own])
+    rules: list[Rule] = []
+    for ports in port_classes([line.ports for _, line, _ in lines]):
+        active = [(level, line, block) for level, line, block in lines if ports.ranges[0][0] in line.ports]
+        rules += _rules_of_class(ports, active, closed)
+    return rules
+
+
+def _rules_of_class(ports: Ports, active: Sequence[tuple[int, PolicyLine, Block]], closed: list[Span]) -> list[Rule]:
+    opened = Claims()
+    for _, line, block in active:
+        if line.decision is Decision.ALLOW and block.single:
+            opened.claim(spans(block))
+    claims = Claims()
+    always = opened.claim(closed)
+    claims.claim(always)
+    by_level: dict[int, list[AddressLine]] = defaultdict(list)
+    by_level[0].append(AddressLine(0, tuple(always)))
+    for level, line, block in active:
+        if ranges := claims.claim(spans(block)):
+            by_level[level].append(AddressLine(line.number, tuple(ranges)))
+    rules = []
+    decided: list[Span] = []
+    for level in sorted(by_level):
+        mine = by_level[level]
+        decided = normal([*decided, *(span for line in mine for span in line.ranges)])
+        allow = level % 2 == 1
+        rules.append(
+            Rule(
+                level,
+                Decision.ALLOW if allow else Decision.DENY,
+                ports,
+                addresses=tuple(mine),
+                outside=tuple(complement(decided)) if allow else (),
+                numbers=tuple(line.number for line in mine if line.number),
+            )
+        )
+    return rules
+
+
+def port_classes(lists: Iterable[Ports]) -> list[Ports]:
+    """Return the partition of all ports into sets whose members appear in exactly the same lists."""
+    unique = list(dict.fromkeys(lists))
+    if all(ports == ANY_PORT for ports in unique):
+        return [ANY_PORT]
+    edges = {1, MAX_PORT + 1}
+    for ports in unique:
+        for first, last in ports.ranges:
+            edges |= {first, last + 1}
+    bounds = sorted(edges)
+    groups: dict[tuple[bool, ...], list[tuple[int, int]]] = defaultdict(list)
+    for first, after in pairwise(bounds):
+        key = tuple(first in ports for ports in unique)
+        ranges = groups[key]
+        if ranges and ranges[-1][1] + 1 == first:
+            ranges[-1] = (ranges[-1][0], after - 1)
+        else:
+            ranges.append((first, after - 1))
+    return [Ports(tuple(ranges)) for ranges in groups.values()]
+
+
+def claims_needed(policy: HttpPolicy) -> int:
+    """Return how many (address line, port class) pairs a policy has; `MAX_CLAIMS` is the limit of `check`."""
+    lists = [line.ports for line in policy.lines if isinstance(line.target, Block)]
+    if len(set(lists)) > 1000:
+        return len(set(lists)) * len(lists)
+    classes = port_classes(lists)
+    counts = {ports: sum(c.ranges[0][0] in ports for c in classes) for ports in set(lists)}
+    return sum(counts[ports] for ports in lists)

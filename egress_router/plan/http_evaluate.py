@@ -1,0 +1,128 @@
+"""What the policy means, written as simply as possible: the reference that the compiled policy is tested against.
+
+A request is for a host and a port. A host name has the addresses that it resolves to. The policy decides about
+each address on its own, first match wins, and the request is allowed when every address is: the proxy may connect
+to any of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+from egress_router.model.http_policy import (
+    ALWAYS_CLOSED,
+    NOWHERE,
+    Address,
+    Anything,
+    Block,
+    Decision,
+    HttpPolicy,
+    Name,
+    PolicyLine,
+    from_number,
+    to_number,
+)
+from egress_router.model.http_regions import spans
+
+_PART = re.compile(r"0x([0-9a-f]*)|0([0-7]*)|([1-9][0-9]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``line`` made the decision, or none did and ``why`` says what else; ``address`` is the one it is about."""
+
+    allowed: bool
+    line: PolicyLine | None
+    why: str
+    address: Address | None = None
+
+
+def literal_address(host: str) -> Address | None:
+    """Return the address that a host in a URL is, None for a name.
+
+    IPv4 in all spellings of inet_aton(3), which Squid understands: ``127.1``, ``0x7f000001``, ``017700000001``.
+    IPv6 in or without brackets; a mapped IPv4 address is the IPv4 address.
+    """
+    bare = host.removeprefix("[").removesuffix("]")
+    if ":" in bare:
+        try:
+            return from_number(to_number(IPv6Address(bare)))
+        except AddressValueError:
+            return None
+    parts = bare.lower().split(".")
+    if len(parts) > 4:
+        return None
+    numbers = []
+    for part in parts:
+        matched = _PART.fullmatch(part)
+        if not matched:
+            return None
+        hexadecimal, octal, decimal = matched.groups()
+        if hexadecimal is not None:
+            numbers.append(int(hexadecimal or "0", 16))
+        else:
+            numbers.append(int(decimal) if decimal else int(octal or "0", 8))
+    *heads, tail = numbers
+    if any(head > 255 for head in heads) or tail >= 1 << (8 * (5 - len(numbers))):
+        return None
+    value = tail
+    for place, head in enumerate(heads):
+        value |= head << (8 * (3 - place))
+    return IPv4Address(value)
+
+
+def matches(line: PolicyLine, host: str | None, address: Address | None, port: int) -> bool:
+    """Whether a line matches a host name (None for a literal), an address it has (None if it has none) and a port."""
+    if port not in line.ports:
+        return False
+    target = line.target
+    if isinstance(target, Anything):
+        return True
+    if isinstance(target, Name):
+        return host is not None and (host == target.name or (target.subdomains and host.endswith("." + target.name)))
+    return address is not None and _inside(target, address)
+
+
+def _inside(block: Block, address: Address) -> bool:
+    return any(first <= to_number(address) <= last for first, last in spans(block))
+
+
+def closed(policy: HttpPolicy, address: Address, port: int, own: Iterable[Address]) -> str | None:
+    """Return what a closed address is (loopback …); None when it is not closed or a line for exactly it opens it."""
+    if to_number(address) in NOWHERE:
+        return "no destination"
+    what = next((what for what, block in ALWAYS_CLOSED if _inside(block, address)), None)
+    if what is None and any(to_number(address) == to_number(one) for one in own):
+        what = "the pod's own address"
+    if what is None:
+        return None
+    exactly = Block(to_number(address), to_number(address))
+    opened = any(
+        line.target == exactly and line.decision is Decision.ALLOW and port in line.ports for line in policy.lines
+    )
+    return None if opened else what
+
+
+def evaluate(
+    policy: HttpPolicy, host: str, port: int, addresses: Sequence[Address] = (), own: Sequence[Address] = ()
+) -> Verdict:
+    """Decide about a request. ``addresses``: what the name resolves to, unused for a literal; ``own``: the pod's."""
+    plain = host.removesuffix(".").lower()
+    name: str | None = plain
+    literal = literal_address(plain)
+    if literal is not None:
+        name, addresses = None, (literal,)
+    verdicts = [_about(policy, name, address, port, own) for address in addresses or (None,)]
+    return next((verdict for verdict in verdicts if not verdict.allowed), verdicts[0])
+
+
+def _about(policy: HttpPolicy, name: str | None, address: Address | None, port: int, own: Sequence[Address]) -> Verdict:
+    if address is not None and (what := closed(policy, address, port, own)):
+        return Verdict(False, None, f"{address} is closed: {what}", address)
+    for line in policy.lines:
+        if matches(line, name, address, port):
+            return Verdict(line.decision is Decision.ALLOW, line, f"line {line.number}", address)
+    return Verdict(False, None, "no line matches", address)

@@ -1,0 +1,69 @@
+"""Which TCP sockets there are on a port, and which of them a process holds: from /proc, without privilege."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+#: States of linux/tcp_states.h
+ESTABLISHED = 1
+LISTEN = 10
+#: The peer still may get data in these: established, and our own side half closed.
+OPEN = frozenset({ESTABLISHED, 4, 5, 8})  # FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT
+
+
+@dataclass(frozen=True, slots=True)
+class TcpSocket:
+    """One line of /proc/net/tcp or tcp6."""
+
+    state: int
+    inode: int
+
+
+def on_port(port: int) -> list[TcpSocket]:
+    """Return the sockets of this network namespace whose local port it is."""
+    found = []
+    suffix = f":{port:04X}"
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]
+        except FileNotFoundError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if fields[1].endswith(suffix):
+                found.append(TcpSocket(int(fields[3], 16), int(fields[9])))
+    return found
+
+
+def listeners(port: int) -> int:
+    """Return how many sockets listen on a port."""
+    return sum(one.state == LISTEN for one in on_port(port))
+
+
+def clients(pid: int, port: int) -> int:
+    """Return how many open connections to a port a process holds; 0 when it is gone."""
+    mine = _inodes(pid)
+    return sum(one.state in OPEN and one.inode in mine for one in on_port(port))
+
+
+def listens(pid: int, port: int) -> bool:
+    """Return whether a process has a socket that listens on a port."""
+    mine = _inodes(pid)
+    return any(one.state == LISTEN and one.inode in mine for one in on_port(port))
+
+
+def _inodes(pid: int) -> set[int]:
+    inodes = set()
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return set()
+    for descriptor in descriptors:
+        try:
+            target = str(descriptor.readlink())
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            inodes.add(int(target[8:-1]))
+    return inodes

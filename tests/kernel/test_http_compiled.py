@@ -1,0 +1,161 @@
+"""Real Squid with the compiled policy decides as the reference does: thousands of requests through one process."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from egress_router.lab import Lab
+from egress_router.lab.host import Host
+from egress_router.model.http_policy import HttpSettings
+from egress_router.plan.http_compile import compile_policy
+from egress_router.plan.http_evaluate import evaluate, literal_address
+from egress_router.proxy.squid import check
+from egress_router.render.squid import SquidPlace, render_squid
+from tests.unit.http.strategies import ADDRESSES, NAMES, NOWHERE, REQUEST_PORTS, Request, parse, policy_texts
+
+pytestmark = pytest.mark.root
+
+#: Other ways to write what a policy is about; Squid and the kernel understand them.
+SPELLINGS = ["0x7f000001", "127.1", "2130706433", "0177.0.0.1", "::ffff:127.0.0.1", "::ffff:192.0.2.1", "0", "0xC0.2.1"]
+OWN: tuple[()] = ()
+
+
+class Squid:
+    """One process; each policy comes by reconfiguration and listens on a port of its own, so that it is known."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self.lab = lab
+        self.pod: Host = lab.pod("router")
+        self.directory = directory
+        self.rounds = 0
+        self.requests = 0
+        self.decisions = {True: 0, False: 0}
+        self.process: subprocess.Popen[str] | None = None
+        # Nothing but the DNS server is reachable, so an allowed connection fails at once.
+        self.pod.ip("route replace unreachable default")
+        self.pod.ip(f"-4 route add {lab.dns.address} via {self.gateway()} dev eth0 onlink")
+        self.pod.ip("-6 route replace unreachable default")
+        self.pod.set_resolv_conf(f"nameserver {lab.dns.address}\n")
+
+    def gateway(self) -> str:
+        return "198.51.100.1"
+
+    def load(self, text: str) -> int:
+        self.rounds += 1
+        port = 20000 + self.rounds
+        place = SquidPlace(directory=str(self.directory), listen="127.0.0.1")
+        configuration = HttpSettings(port=port, access_log=False)
+        for name, content in render_squid(compile_policy(parse(text), OWN), configuration, place).items():
+            (self.directory / name).write_text(content)
+        conf = self.directory / "squid.conf"
+        check("squid", conf)
+        if self.process is None:
+            command = [
+                "setpriv",
+                "--reuid=1234",
+                "--regid=0",
+                "--clear-groups",
+                "squid",
+                "-N",
+                "-n",
+                "egressroutertest",
+            ]
+            self.process = self.pod.popen([*command, "-f", str(conf)], stderr=(self.directory / "stderr").open("w"))
+        else:
+            self.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                self.connect(port).close()
+                return port
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, (self.directory / "stderr").read_text()[-2000:]
+                time.sleep(0.01)
+
+    def connect(self, port: int) -> socket.socket:
+        client = self.pod.socket(socket.AF_INET, socket.SOCK_STREAM)
+        client.settimeout(10)
+        try:
+            client.connect(("127.0.0.1", port))
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def allows(self, proxy: int, host: str, port: int) -> bool:
+        self.requests += 1
+        literal = f"[{host}]" if ":" in host else host
+        with self.connect(proxy) as client:
+            client.sendall(f"CONNECT {literal}:{port} HTTP/1.1\r\nHost: {literal}\r\n\r\n".encode())
+            status = client.recv(65536).split()[1]
+        assert status in (b"403", b"500", b"502", b"503", b"200"), status
+        self.decisions[status != b"403"] += 1
+        return status != b"403"
+
+
+@pytest.fixture(scope="module")
+def squid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Squid]:
+    directory = tmp_path_factory.mktemp("squid")
+    for parent in (directory, *directory.parents[:3]):
+        parent.chmod(0o755)
+    for stale in Path("/dev/shm").glob("egressroutertest*"):
+        stale.unlink()
+    with Lab(nodes=1, shape="bridge") as lab:
+        squid = Squid(lab, directory)
+        yield squid
+        assert squid.process
+        assert squid.process.poll() is None, "the one Squid lived through all policies"
+        squid.process.kill()
+        squid.process.wait()
+        assert squid.rounds > 10
+        assert min(squid.decisions.values()) > squid.requests // 20, squid.decisions
+        print(f"{squid.rounds} policies, {squid.requests} requests, {squid.decisions}")
+    for stale in Path("/dev/shm").glob("egressroutertest*"):
+        stale.unlink()
+
+
+resolved = st.lists(st.lists(st.sampled_from(ADDRESSES + NOWHERE), max_size=3, unique=True), min_size=10, max_size=10)
+
+
+@pytest.mark.timeout(240)
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+    derandomize=True,
+)
+@given(policy_texts(), resolved)
+def test_squid_is_the_reference(squid: Squid, text: str, addresses: list[list[str]]) -> None:
+    suffix = f".r{squid.rounds}"
+    for name in NAMES:
+        # Longest names first is not needed: every name in the text is delimited by what may follow it.
+        text = "\n".join(_rename(line, name, suffix) for line in text.split("\n"))
+    policy = parse(text)
+    proxy = squid.load(text)
+    asked: list[Request] = []
+    for name, texts in zip(NAMES, addresses, strict=True):
+        found = [address for text in texts if (address := literal_address(text))]
+        v4 = [address for address in found if isinstance(address, IPv4Address)]
+        squid.lab.dns.set(name + suffix, A=v4, AAAA=[a for a in found if a not in v4], ttl=60)
+        asked += [(name + suffix, tuple(found), port) for port in REQUEST_PORTS]
+    asked += [(text, (), port) for text in [*ADDRESSES, *NOWHERE, *SPELLINGS] for port in (80, 443)]
+    for host, found_, port in asked:
+        expected = evaluate(policy, host, port, found_, OWN)
+        assert squid.allows(proxy, host, port) == expected.allowed, (text, host, found_, port, expected)
+
+
+def _rename(line: str, name: str, suffix: str) -> str:
+    bare = line.lstrip("!").removeprefix("*.")
+    host, colon, port = bare.partition(":")
+    return line[: len(line) - len(bare)] + host + suffix + colon + port if host == name else line

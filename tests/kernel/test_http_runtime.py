@@ -1,0 +1,304 @@
+"""The HTTP proxy container: start, drain, death, reload, log, source address; as a restricted pod runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from egress_router.lab import Lab
+from egress_router.lab.servers import HttpServer
+from tests.kernel.http_pod import PORT, Client, Proxy
+
+pytestmark = pytest.mark.root
+
+GOOD, OTHER = "203.0.113.25", "203.0.113.26"
+SOURCE, SOURCE6 = "192.0.2.46", "2001:db8:2::46"
+LOAD = str(Path("bench/http_load.py").resolve())
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab(nodes=1, shape="bridge") as lab:
+        yield lab
+
+
+@pytest.fixture
+def server(lab: Lab) -> HttpServer:
+    return lab.http(GOOD, port=80)
+
+
+@pytest.fixture
+def proxy(lab: Lab) -> Iterator[Proxy]:
+    with Proxy(lab) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def client(lab: Lab, proxy: Proxy) -> Client:
+    return Client(lab, proxy)
+
+
+def test_restricted_pod_with_a_read_only_root(lab: Lab, proxy: Proxy, client: Client, server: HttpServer) -> None:
+    """Any UID, group 0, no capability, and every mount read-only but the run directory and /dev/shm."""
+    root = proxy.work / "root"
+    root.mkdir()
+    command = (
+        f"set -e; mount --make-rprivate /; mount --rbind / {root}; mount -o remount,bind,ro {root};"
+        f'mount -t tmpfs -o mode=0777 none {root}{proxy.run_directory}; exec chroot {root} env --chdir={Path.cwd()} "$@"'
+    )
+    proxy.start("*", prefix=["unshare", "--mount", "sh", "-c", command, "sh"])
+    pid = proxy.supervisor_pid()
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert "Uid:\t1000730000" in status
+    assert "CapEff:\t0000000000000000" in status
+    with pytest.raises(OSError, match="Read-only file system"):
+        Path(f"/proc/{pid}/root/tmp/witness").write_text("even root cannot write there")
+    assert client.status(f"http://{GOOD}/") == 200
+    assert proxy.stop() == 0
+
+
+def test_headers_tell_nothing(proxy: Proxy, client: Client, server: HttpServer) -> None:
+    proxy.start("*")
+    status, reply = client.get(f"http://{GOOD}/headers", "X-Forwarded-For: 198.51.100.9\r\n")
+    assert status == 200
+    seen = {name.lower() for name in json.loads(reply.split(b"\r\n\r\n", 1)[1])}
+    assert "host" in seen
+    assert not seen & {"via", "x-forwarded-for", "forwarded"}
+    for answer in (reply, client.get("http://127.0.0.1/")[1]):
+        text = answer.lower()
+        assert b"via:" not in text
+        assert b"5.7" not in text
+        assert b"x-cache" not in text
+        assert b"x-squid-error" not in text
+
+
+def test_access_log(lab: Lab, proxy: Proxy, client: Client, server: HttpServer) -> None:
+    lab.dns.set("a.example", A=[GOOD])
+    lab.dns.set("b.example", A=[OTHER])
+    lab.dns.set("c.example", A=["203.0.113.27"])
+    proxy.start(f"# comment\n!x.a.example\n*.a.example\n!{OTHER} # never\n203.0.113.0/24")
+    urls = [
+        "http://a.example/p?q=1",
+        "http://x.a.example/",
+        "http://b.example/",
+        f"http://{GOOD}/",
+        "http://127.0.0.1/",
+    ]
+    for url in [*urls, "http://203.0.114.1/"]:
+        client.status(url)
+    client.tunnel("c.example:80")[1].close()
+    entries = proxy.wait_for_log(7)
+    assert [(e["host"], e["status"], e["decision"], e["line"]) for e in entries] == [
+        ("a.example", 200, "allow", 3),
+        ("x.a.example", 403, "deny", 2),
+        ("b.example", 403, "deny", 4),
+        (GOOD, 200, "allow", 5),
+        ("127.0.0.1", 403, "deny", None),
+        ("203.0.114.1", 403, "deny", None),
+        ("c.example", 503, "allow", 5),
+    ]
+    first = entries[0]
+    assert first["client"] == str(client.pod.addresses[4])
+    assert (first["method"], first["port"], first["rule"], first["server"]) == ("GET", 80, "*.a.example", GOOD)
+    assert first["bytes"] > 0
+    assert first["duration_ms"] >= 0
+    assert abs(time.time() - time.mktime(time.strptime(first["time"][:19], "%Y-%m-%dT%H:%M:%S"))) < 86400
+    assert entries[4]["reason"] == "a closed address"
+
+
+def test_the_log_cannot_be_injected(proxy: Proxy, client: Client, server: HttpServer) -> None:
+    proxy.start("*")
+    fake = '", "decision": "allow", "x": "'
+    requests = [
+        f"GET http://h{fake}.example/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET http://a%0d%0a%7b%22fake%22:1%7d.example/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        'G"E{T}\\ http://203.0.113.25/ HTTP/1.1\r\nHost: x\r\n\r\n',
+        "GET http://203.0.113.25/\x0b{fake} HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET http://\u202ex.example/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        "\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+        f"{'A' * 5000} http://203.0.113.25/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"GET http://{'b' * 5000}.example/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    ]
+    for request in requests:
+        with client.connect() as connection:
+            connection.sendall(request.encode())
+            connection.settimeout(1)
+            with contextlib.suppress(TimeoutError):
+                connection.recv(65536)
+    assert client.status(f"http://{GOOD}/last") == 200
+    deadline = time.monotonic() + 10
+    while not any(entry["host"] == GOOD and entry["status"] == 200 for entry in proxy.log()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    text = proxy.out.read_text()
+    assert text.isascii()
+    entries = [json.loads(line) for line in text.splitlines()]
+    keys = {"time", "client", "method", "host", "port", "status", "bytes", "duration_ms", "decision", "line"}
+    for entry in entries:
+        assert keys <= set(entry) <= keys | {"rule", "reason", "server"}
+    assert len(entries) <= len(requests) + 1
+
+
+def test_the_access_log_can_be_switched_off(proxy: Proxy, client: Client, server: HttpServer) -> None:
+    proxy.start("*", {"EGRESS_HTTP_PROXY_ACCESS_LOG": "off"})
+    assert client.status(f"http://{GOOD}/") == 200
+    assert proxy.stop() == 0
+    assert proxy.out.read_text() == ""
+
+
+def test_drain(lab: Lab, proxy: Proxy, client: Client, server: HttpServer) -> None:
+    lab.echo(OTHER, tcp=[443])
+    proxy.start("*")
+    code, tunnel = client.tunnel(f"{OTHER}:443")
+    assert code == 200
+    url = f"http://{GOOD}/bytes/3000000?seconds=2"
+    download = client.pod.popen(
+        ["curl", "-sS", "-o", "/dev/null", "-w", "%{size_download}", "-x", f"http://{proxy.address}:{PORT}", url],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(0.5)
+    os.kill(proxy.supervisor_pid(), signal.SIGTERM)
+    proxy.wait_for("draining")
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            client.connect().close()
+        except ConnectionRefusedError:
+            break
+        assert time.monotonic() < deadline, "new connections must be refused"
+        time.sleep(0.02)
+    tunnel.sendall(b"during the drain\n")
+    assert b"during the drain" in tunnel.recv(4096)
+    assert download.communicate(timeout=20)[0] == "3000000"
+    assert proxy.process
+    assert proxy.process.poll() is None, "the tunnel is still open"
+    tunnel.close()
+    assert proxy.process.wait(10) == 0
+    assert "time is over" not in proxy.err.read_text()
+
+
+def test_the_grace_ends(lab: Lab, proxy: Proxy, client: Client) -> None:
+    lab.echo(OTHER, tcp=[443])
+    proxy.start("*", {"EGRESS_SHUTDOWN_GRACE": "1"})
+    code, tunnel = client.tunnel(f"{OTHER}:443")
+    assert code == 200
+    assert proxy.stop(10) == 0
+    assert "time is over" in proxy.err.read_text()
+    tunnel.settimeout(5)
+    with contextlib.suppress(ConnectionResetError):
+        assert tunnel.recv(100) == b""
+
+
+def test_death_of_squid_and_of_the_supervisor(proxy: Proxy, client: Client, server: HttpServer) -> None:
+    proxy.start("*")
+    before = set(Path("/dev/shm").glob("egressrouter*"))
+    assert before, "Squid keeps segments, so a killed one leaves some"
+    (squid,) = proxy.squid_pids()
+    os.kill(squid, signal.SIGKILL)
+    seen = proxy.wait_for("generation 2 is in force")
+    assert "squid was killed by SIGKILL" in seen
+    assert client.status(f"http://{GOOD}/") == 200
+    assert not before & set(Path("/dev/shm").glob("egressrouter*"))
+    assert proxy.process
+    proxy.process.kill()
+    proxy.process.wait()
+    left = set(Path("/dev/shm").glob("egressrouter*"))
+    assert left, "the control: the segments of the killed Squid are there"
+    proxy.start("*")
+    assert client.status(f"http://{GOOD}/") == 200
+    assert not left & set(Path("/dev/shm").glob("egressrouter*"))
+    assert proxy.stop() == 0
+    assert not set(Path("/dev/shm").glob("egressrouter*"))
+
+
+def test_reasons_to_exit(lab: Lab, proxy: Proxy) -> None:
+    proxy.start("10.0.0.0/33\n*\nfoo bar", {"EGRESS_HTTP_PROXY_PORT": "x"}, wait=False)
+    assert proxy.process
+    assert proxy.process.wait(20) == 78
+    seen = proxy.err.read_text()
+    for part in ("4 problems", "line 1", "line 2", "line 3", "EGRESS_HTTP_PROXY_PORT"):
+        assert part in seen
+    proxy.start("  # nothing\n", wait=False)
+    assert proxy.process.wait(20) == 78
+    proxy.start(None, {"EGRESS_HTTP_PROXY_DESTINATION_FILE": ""}, wait=False)
+    assert proxy.process.wait(20) == 78
+    assert "EGRESS_HTTP_PROXY_DESTINATION: is not set" in proxy.err.read_text()
+    lab.echo(proxy.address, tcp=[PORT], host=proxy.pod)
+    proxy.start("*", wait=False)
+    assert proxy.process.wait(20) == 69
+    assert "port 8080 cannot be listened on" in proxy.err.read_text()
+    proxy.start("*", {"EGRESS_RUN_DIR": "/proc/nowhere"}, wait=False)
+    assert proxy.process.wait(20) == 69
+    assert "EGRESS_RUN_DIR" in proxy.err.read_text()
+
+
+def test_reload_under_load(lab: Lab, proxy: Proxy, client: Client, server: HttpServer) -> None:
+    lab.echo(OTHER, tcp=[443])
+    versions = proxy.work / "config"
+    for number in range(4):
+        (versions / f"..{number}").mkdir(parents=True)
+        (versions / f"..{number}" / "policy").write_text(f"203.0.113.0/24\n!name-{number}.example\n")
+    (versions / "..data").symlink_to("..0")
+    (versions / "policy").symlink_to("..data/policy")
+    subprocess.run(["chmod", "-R", "a+rX", str(versions)], check=True)
+    proxy.start(None, {"EGRESS_HTTP_PROXY_DESTINATION_FILE": str(versions / "policy")})
+    code, tunnel = client.tunnel(f"{OTHER}:443")
+    assert code == 200
+    url = f"http://{GOOD}/bytes/4000000?seconds=8"
+    curl = ["curl", "-sS", "-o", "/dev/null", "-w", "%{size_download}", "-x", f"http://{proxy.address}:{PORT}", url]
+    download = client.pod.popen(curl, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, LOAD, proxy.address, str(PORT), f"http://{GOOD}/bytes/100", "2000", "16", "250"]
+    load = client.pod.popen(command, stdout=subprocess.PIPE, text=True)
+    for number in range(1, 4):
+        # As the kubelet does it.
+        (versions / "..new").symlink_to(f"..{number}")
+        (versions / "..new").rename(versions / "..data")
+        proxy.wait_for(f"generation {number + 1} is in force")
+    result = json.loads(load.communicate(timeout=60)[0])
+    assert (result["good"], result["failures"]) == (2000, {})
+    assert download.communicate(timeout=30)[0] == "4000000"
+    tunnel.sendall(b"still here\n")
+    assert b"still here" in tunnel.recv(4096)
+    tunnel.close()
+    for number in range(1, 4):
+        proxy.wait_for(f"generation {number} is drained")
+    assert len(proxy.squid_pids()) == 1
+
+
+def test_leaves_with_the_source(proxy: Proxy, client: Client, lab: Lab) -> None:
+    """The network half is made by hand here: an egress interface with both families beside the cluster's."""
+    pod = proxy.pod
+    lab.macvlan(pod)
+    pod.ip("addr add 192.0.2.46/24 dev macvlan0")
+    pod.ip("addr add 2001:db8:2::46/64 dev macvlan0 nodad")
+    pod.ip("link set macvlan0 up")
+    pod.ip("route replace default via 192.0.2.1 dev macvlan0")
+    pod.ip("-6 route replace default via 2001:db8:2::1 dev macvlan0 metric 1")
+    server = lab.http(GOOD, port=80)
+    server6 = lab.http("2001:db8:113::25", port=80)
+    lab.dns.set("only4.example", A=[GOOD])
+    lab.dns.set("only6.example", AAAA=["2001:db8:113::25"])
+    proxy.start("*", {"EGRESS_SOURCE": f"{SOURCE}/24, {SOURCE6}"})
+    with lab.capture() as capture:
+        assert client.status("http://only4.example/") == 200
+        assert client.status("http://only6.example/") == 200
+        assert client.tunnel("only4.example:80")[0] == 200
+    assert {request.peer for request in (*server.requests, *server6.requests)} == {SOURCE, SOURCE6}
+    assert {str(source) for source in capture.sources()} == {SOURCE, SOURCE6}
+    assert not capture.leaks(allowed={SOURCE, SOURCE6})
+    assert proxy.stop() == 0
+    proxy.start("*", {"EGRESS_SOURCE": SOURCE})
+    with lab.capture() as capture:
+        assert client.status("http://only4.example/") == 200
+        assert client.status("http://only6.example/") == 503, "a family without a source cannot leave"
+    assert {str(source) for source in capture.sources()} == {SOURCE}

@@ -1,0 +1,77 @@
+"""Policies and requests that collide often: a small world of names, addresses and ports."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from hypothesis import strategies as st
+
+from egress_router.config.http_policy import VARIABLE, parse_http_policy
+from egress_router.config.inputs import Inputs, Problems
+from egress_router.model.http_policy import Address, HttpPolicy
+
+NAMES = ["com", "a.com", "b.com", "x.a.com", "y.a.com", "z.x.a.com", "org", "a.org", "under_score.org", "b-c.a.com"]
+ADDRESSES = [
+    *(
+        "192.0.2.1",
+        "192.0.2.2",
+        "192.0.2.130",
+        "198.51.100.200",
+        "203.0.113.9",
+        "10.1.2.3",
+        "1.2.3.4",
+        "255.255.255.254",
+    ),
+    *("2001:db8::1", "2001:db8::2", "2001:db8:1::1", "2001:db8:ffff::1", "3fff::1", "fd00::5", "8000::1"),
+    *("127.0.0.1", "127.8.8.8", "169.254.169.254", "::1", "fe80::1", "fd00:ec2::254", "0.0.0.7", "64:ff9b::7f00:1"),
+]
+NETWORKS = [
+    *("192.0.2.0/24", "192.0.2.0/25", "192.0.2.0/30", "198.51.100.0/24", "10.0.0.0/8", "0.0.0.0/0", "128.0.0.0/1"),
+    *("2001:db8::/32", "2001:db8::/48", "2001:db8::/126", "::/0", "8000::/1", "::/1", "127.0.0.0/8", "fd00::/8"),
+    "::ffff:192.0.2.0/120",
+]
+NOWHERE = ["0.0.0.0", "255.255.255.255", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]
+OWN = (ip_address("198.51.100.200"), ip_address("2001:db8:1::1"))
+PORTS = ["", "", "", "", ":443", ":80", ":443,8443", ":80-443", ":1-65535"]
+REQUEST_PORTS = [80, 443, 444, 8443]
+
+
+@st.composite
+def policy_lines(draw: st.DrawFn) -> str:
+    target = draw(
+        st.one_of(
+            st.sampled_from(NAMES),
+            st.sampled_from(NAMES).map("*.{}".format),
+            st.sampled_from(ADDRESSES + NETWORKS),
+        )
+    )
+    ports = draw(st.sampled_from(PORTS))
+    if ":" in target and ports:
+        target = f"[{target}]"
+    return draw(st.sampled_from(["", "!"])) + target + ports
+
+
+def policy_texts(max_size: int = 12) -> st.SearchStrategy[str]:
+    last = st.sampled_from(["", "", "*", "!*", "*:443"])
+    lines = st.lists(policy_lines(), min_size=1, max_size=max_size)
+    return st.tuples(lines, last).map(lambda both: "\n".join([*both[0], both[1]]))
+
+
+def parse(text: str) -> HttpPolicy:
+    problems = Problems()
+    policy = parse_http_policy(Inputs({VARIABLE: text}), problems)
+    problems.raise_if_any()
+    assert policy
+    return policy
+
+
+#: A name with what it resolves to, or an address (resolving to itself).
+requests = st.tuples(
+    st.one_of(
+        st.tuples(st.sampled_from(NAMES), st.lists(st.sampled_from(ADDRESSES + NOWHERE), max_size=3, unique=True)),
+        st.sampled_from(ADDRESSES + NOWHERE).map(lambda address: (address, [address])),
+    ),
+    st.sampled_from(REQUEST_PORTS),
+).map(lambda pair: (pair[0][0], tuple(ip_address(text) for text in pair[0][1]), pair[1]))
+
+Request = tuple[str, tuple[Address, ...], int]

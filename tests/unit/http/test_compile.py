@@ -1,0 +1,79 @@
+"""The compiled rules, walked as Squid walks them, decide exactly as the lines taken one by one."""
+
+from __future__ import annotations
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from egress_router.model.http_policy import NOWHERE, Decision, to_number
+from egress_router.model.http_rules import CompiledPolicy, Rule
+from egress_router.plan.http_compile import compile_policy
+from egress_router.plan.http_evaluate import evaluate, literal_address
+from tests.unit.http.strategies import OWN, Request, parse, policy_texts, requests
+
+
+def squid_decides(compiled: CompiledPolicy, request: Request) -> bool:
+    """What Squid does: first rule that matches; a set of addresses matches when any address is inside."""
+    host, addresses, port = request
+    numbers = [to_number(address) for address in addresses]
+    if any(number in NOWHERE for number in numbers):
+        return False
+    for rule in compiled.rules:
+        if port in rule.ports and rule_matches(rule, host, numbers):
+            return rule.decision is Decision.ALLOW
+    return False
+
+
+def rule_matches(rule: Rule, host: str, numbers: list[int]) -> bool:
+    if rule.everything:
+        return True
+    if rule.names:
+        return literal_address(host) is None and any(
+            host == name or (name[0] == "." and ("." + host).endswith(name)) for name in rule.names
+        )
+    inside = any(a <= n <= b for line in rule.addresses for a, b in line.ranges for n in numbers)
+    return inside and not any(a <= n <= b for a, b in rule.outside for n in numbers)
+
+
+@settings(max_examples=250, deadline=None)
+@given(policy_texts(), st.lists(requests, min_size=5, max_size=20))
+@example("192.0.2.1\n!a.com\n198.51.100.7", [("a.com", (), 80)])
+def test_compiled_is_the_reference(text: str, asked: list[Request]) -> None:
+    policy = parse(text)
+    compiled = compile_policy(policy, OWN)
+    for request in asked:
+        host, addresses, port = request
+        verdict = evaluate(policy, host, port, addresses, OWN)
+        assert squid_decides(compiled, request) == verdict.allowed, (request, verdict, compiled)
+
+
+@settings(max_examples=60, deadline=None)
+@given(policy_texts(), st.lists(requests, min_size=5, max_size=20))
+def test_names_that_are_denied_by_name_need_no_look_up(text: str, asked: list[Request]) -> None:
+    policy = parse(text)
+    compiled = compile_policy(policy)
+    if not compiled.names_decide:
+        return
+    for host, addresses, port in asked:
+        if literal_address(host) is None and not evaluate(policy, host, port).allowed:
+            assert not evaluate(policy, host, port, addresses).allowed
+
+
+def test_alternating_lines_are_two_rules() -> None:
+    lines = [f"{'!' if number % 2 else ''}host{number}.example.com" for number in range(1000)]
+    rules = [rule for rule in compile_policy(parse("\n".join(lines))).rules if rule.names]
+    assert [(rule.decision.value, len(rule.names)) for rule in rules] == [("deny", 500), ("allow", 500)]
+
+
+def test_exceptions_nest() -> None:
+    text = "c.b.a.com\n!*.b.a.com\n*.a.com\n!*.com\n*"
+    rules = [rule for rule in compile_policy(parse(text)).rules if not rule.addresses]
+    assert [rule.names or "*" for rule in rules] == [("c.b.a.com",), (".b.a.com",), (".a.com",), (".com",), "*"]
+
+
+def test_the_size_is_linear() -> None:
+    lines = [f"{'!' if number % 2 else ''}10.{number // 256}.{number % 256}.1" for number in range(10_000)]
+    rules = compile_policy(parse("\n".join([*lines, "10.0.0.0/8"]))).rules
+    assert len(rules) <= 5
+    assert sum(len(line.ranges) for rule in rules for line in rule.addresses) < 22_000
+    assert sum(len(rule.outside) for rule in rules) < 22_000
