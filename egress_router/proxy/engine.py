@@ -1,0 +1,84 @@
+"""What the supervisor asks of a proxy, what it may be told, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from egress_router.proxy.child import Child, Launch
+
+Prepared = TypeVar("Prepared")
+
+
+class Engine(Protocol[Prepared]):
+    """What the supervisor must know about a proxy. All methods are called from its loop and must not block long."""
+
+    name: str
+
+    def watched(self) -> Iterable[Path]:
+        """Return the files whose change means a reload. Asked once."""
+
+    def prepare(self, generation: int) -> Prepared:
+        """Read the configuration, write the generation's files and have the engine check them.
+
+        Changes nothing that is in force. Raises EgressRouterError when the configuration cannot be used.
+        """
+
+    def launch(self, prepared: Prepared, previous: Child | None) -> Launch:
+        """Return how to start a child with a prepared configuration; ``previous`` is the child in force, if any.
+
+        May be called again for a configuration whose child ended, and must not need what ``ended`` removed.
+        """
+
+    def ready(self, child: Child, prepared: Prepared) -> bool:
+        """Return whether the new child accepts connections."""
+
+    def retire(self, child: Child, final: bool) -> None:
+        """Make a child finish: its successor is ready, or (``final``) the container stops. Called once for each."""
+
+    def finished(self, child: Child, seconds: float) -> bool:
+        """Return whether a child retired ``seconds`` ago has nothing left to do and may be killed."""
+
+    def may_replace(self) -> bool:
+        """Return whether another generation may start now; a reload waits until it may."""
+
+    def said(self, child: Child, line: str) -> None:
+        """Take one line of a child's output."""
+
+    def ended(self, child: Child) -> None:
+        """Take notice that a child was reaped: remove its files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times in seconds. ``grace`` is EGRESS_SHUTDOWN_GRACE, the rest rarely needs a change.
+
+    ``start``: a child that is not ready by then has failed. ``drain``: a generation that was replaced may finish
+    for this long (None: as long as it has something to do). ``deaths`` in a row, each before it ran for
+    ``steady`` seconds, end the supervisor; the delay before a restart doubles from ``backoff`` to ``backoff_max``.
+    ``draining_children``: more old generations than this are not kept, the oldest is ended.
+    """
+
+    grace: float = 30.0
+    start: float = 30.0
+    drain: float | None = None
+    steady: float = 10.0
+    deaths: int = 5
+    backoff: float = 0.1
+    backoff_max: float = 5.0
+    draining_children: int = 16
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened so far. ``reloads`` counts new generations put in force, ``reload_failures`` those refused."""
+
+    generation: int = 0
+    ready: bool = False
+    draining: int = 0
+    restarts: int = 0
+    reloads: int = 0
+    reload_failures: int = 0
+    last_error: str = ""

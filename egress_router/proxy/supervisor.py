@@ -1,0 +1,291 @@
+"""PID 1 of a proxy container: runs an engine (Squid, HAProxy) in the foreground and replaces it without a gap.
+
+One loop, one thread. A *generation* is one checked configuration and the child that runs it. At most one is in
+force; a reload starts the next one beside it, and only when that one is ready the old one is retired, to finish
+what it has begun. Every failure on the way leaves the old generation in force.
+
+Signals: SIGTERM and SIGINT drain and exit, a second one ends at once; SIGHUP reloads; SIGUSR1, SIGUSR2 and
+SIGWINCH go to the child in force. All children that come to us are reaped, ours or orphans.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic
+
+from egress_router.errors import EgressRouterError, PlatformError
+from egress_router.proxy.child import Child
+from egress_router.proxy.engine import Counters, Engine, Limits, Prepared
+from egress_router.proxy.watch import Watch
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at watched files, deadlines and children that drain.
+TICK = 0.5
+#: Seconds between two looks while a new child is starting.
+STARTING_TICK = 0.02
+
+
+@dataclass(slots=True)
+class _Running(Generic[Prepared]):
+    child: Child
+    prepared: Prepared
+    since: float
+    retired: float = 0.0
+    deadline: float | None = None
+
+
+@dataclass(slots=True)
+class Supervisor(Generic[Prepared]):
+    """Runs ``engine`` until SIGTERM. ``report`` is called with the counters whenever they change."""
+
+    engine: Engine[Prepared]
+    limits: Limits = field(default_factory=Limits)
+    report: Callable[[Counters], None] = lambda _: None
+    counters: Counters = field(default_factory=Counters)
+
+    _good: Prepared | None = None
+    _current: _Running[Prepared] | None = None
+    _candidate: _Running[Prepared] | None = None
+    _draining: list[_Running[Prepared]] = field(default_factory=list)
+    _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    _signals: list[int] = field(default_factory=list)
+    _reload_wanted: bool = False
+    _stopping: bool = False
+    _deaths: int = 0
+    _restart_at: float | None = None
+    _number: int = 0
+
+    def run(self) -> int:
+        """Run until a signal ends it; return 0. Raises ConfigurationError when the first configuration is bad,
+        PlatformError when the engine cannot run or keeps dying.
+        """
+        restore = self._catch_signals()
+        try:
+            watch = Watch(self.engine.watched())
+            self._start()
+            next_look = time.monotonic() + TICK
+            while not self._done():
+                self._wait()
+                self._handle_signals()
+                self._reap()
+                if (now := time.monotonic()) >= next_look:
+                    next_look = now + TICK
+                    if watch.changed():
+                        self._reload_wanted = True
+                self._advance(now)
+            return 0
+        finally:
+            self._kill_all()
+            restore()
+
+    # Signals and output
+
+    def _catch_signals(self) -> Callable[[], None]:
+        ours, kernel = socket.socketpair()
+        for end in (ours, kernel):
+            end.setblocking(False)
+        self._selector.register(ours, selectors.EVENT_READ, None)
+        forwarded = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *forwarded)
+        before = {number: signal.signal(number, lambda number, _: self._signals.append(number)) for number in numbers}
+        old_wakeup = signal.set_wakeup_fd(kernel.fileno(), warn_on_full_buffer=False)
+
+        def restore() -> None:
+            signal.set_wakeup_fd(old_wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._selector.close()
+            ours.close()
+            kernel.close()
+
+        return restore
+
+    def _wait(self) -> None:
+        busy = self._candidate is not None or self._restart_at is not None or self._stopping
+        for key, _ in self._selector.select(STARTING_TICK if busy else TICK):
+            child: Child | None = key.data
+            if child is None:
+                os.read(key.fd, 4096)
+            elif not child.read_lines(lambda line, child=child: self.engine.said(child, line)):  # type: ignore[misc]
+                self._selector.unregister(child.output)
+                child.close()
+
+    def _handle_signals(self) -> None:
+        received, self._signals[:] = list(self._signals), []
+        for number in received:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._stop(signal.Signals(number).name)
+            elif number == signal.SIGHUP:
+                self._reload_wanted = True
+            elif number != signal.SIGCHLD and self._current:
+                self._current.child.signal(number)
+
+    def _stop(self, name: str) -> None:
+        if self._stopping:
+            log.warning("%s again: ending now", name)
+            self._kill_all()
+            return
+        log.info("%s: draining for at most %g s", name, self.limits.grace)
+        self._stopping = True
+        self._restart_at = None
+        if self._candidate:
+            self._candidate.child.signal(signal.SIGKILL)
+        now = time.monotonic()
+        for running in self._draining:
+            running.deadline = now + self.limits.grace
+        if self._current:
+            self._retire(self._current, final=True)
+            self._current = None
+        self._tell(ready=False)
+
+    # Generations
+
+    def _start(self) -> None:
+        """Prepare and start the next generation as the candidate; a failure is raised when there is no good one."""
+        self._number += 1
+        try:
+            prepared = self.engine.prepare(self._number)
+        except EgressRouterError as error:
+            if self._good is None:
+                raise
+            self._refused(str(error))
+            if self._current:
+                return
+            # The engine died while the configuration is broken: the last good one is still what was agreed.
+            prepared = self._good
+        launch = self.engine.launch(prepared, self._current.child if self._current else None)
+        try:
+            child = Child(launch, self._number)
+        except OSError as error:
+            raise PlatformError(f"{launch.command[0]} cannot be started: {error.strerror}") from error
+        self._selector.register(child.output, selectors.EVENT_READ, child)
+        self._candidate = _Running(child, prepared, time.monotonic())
+
+    def _refused(self, why: str) -> None:
+        self.counters.reload_failures += 1
+        log.error("reload refused, the configuration in force stays (generation %d): %s", self.counters.generation, why)
+        self._tell(last_error=why)
+
+    def _advance(self, now: float) -> None:
+        if self._candidate and not self._stopping:
+            self._look_at_candidate(self._candidate, now)
+        if self._current and self._deaths and now - self._current.since > self.limits.steady:
+            self._deaths = 0
+        if self._restart_at is not None and now >= self._restart_at:
+            self._restart_at = None
+            self._start()
+        idle = self._current and not self._candidate and not self._stopping
+        if self._reload_wanted and idle and self.engine.may_replace():
+            self._reload_wanted = False
+            log.info("reload")
+            self._start()
+        for running in list(self._draining):
+            over = running.deadline is not None and now >= running.deadline
+            if over:
+                running.deadline = None
+                log.warning("generation %d: time is over, ending it", running.child.generation)
+            if over or self.engine.finished(running.child, now - running.retired):
+                running.child.signal(signal.SIGKILL)
+
+    def _look_at_candidate(self, candidate: _Running[Prepared], now: float) -> None:
+        if self.engine.ready(candidate.child, candidate.prepared):
+            old, self._current, self._candidate = self._current, candidate, None
+            candidate.since = now
+            self._good = candidate.prepared
+            if old:
+                self.counters.reloads += 1
+                self._retire(old, final=False)
+            log.info("%s generation %d is in force", self.engine.name, candidate.child.generation)
+            self._tell(generation=candidate.child.generation, ready=True, last_error="")
+        elif now - candidate.since > self.limits.start:
+            candidate.child.last_lines.append(f"(not ready after {self.limits.start:g} s)")
+            candidate.child.signal(signal.SIGKILL)
+
+    def _retire(self, running: _Running[Prepared], final: bool) -> None:
+        running.retired = time.monotonic()
+        allowed = self.limits.grace if final else self.limits.drain
+        running.deadline = None if allowed is None else running.retired + allowed
+        self._draining.append(running)
+        self.engine.retire(running.child, final)
+        for oldest in self._draining[: -self.limits.draining_children]:
+            log.warning("generation %d: too many old generations, ending it", oldest.child.generation)
+            oldest.child.signal(signal.SIGKILL)
+
+    # Deaths
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._reaped(pid, status)
+
+    def _reaped(self, pid: int, status: int) -> None:
+        known = [running for running in (self._current, self._candidate, *self._draining) if running]
+        running = next((running for running in known if running.child.pid == pid), None)
+        if running is None:
+            return
+        child = running.child
+        child.ended(status)
+        if child.output >= 0:
+            child.read_lines(lambda line: self.engine.said(child, line))
+            self._selector.unregister(child.output)
+            child.close()
+        self.engine.ended(child)
+        if running in self._draining:
+            self._draining.remove(running)
+            log.info("%s generation %d is drained", self.engine.name, child.generation)
+            self._tell()
+        elif running is self._candidate:
+            self._candidate = None
+            if self._current:
+                self._refused(f"{self.engine.name} {child.reason()}")
+            elif not self._stopping:
+                self._died(child)
+        else:
+            self._current = None
+            self._died(child)
+
+    def _died(self, child: Child) -> None:
+        self._deaths += 1
+        reason = f"{self.engine.name} {child.reason()}"
+        if self._deaths >= self.limits.deaths:
+            raise PlatformError(
+                f"{self.engine.name} died {self._deaths} times in a row; the last time it {child.reason()}"
+            )
+        delay = min(self.limits.backoff * 2 ** (self._deaths - 1), self.limits.backoff_max)
+        log.error("%s; starting it again in %g s", reason, delay)
+        self._restart_at = time.monotonic() + delay
+        self.counters.restarts += 1
+        self._tell(ready=False, last_error=reason)
+
+    def _done(self) -> bool:
+        return self._stopping and not (self._current or self._candidate or self._draining)
+
+    def _kill_all(self) -> None:
+        """End every child and wait for it; a killed child of ours cannot linger."""
+        for running in (self._current, self._candidate, *self._draining):
+            if running and running.child.status is None:
+                running.child.signal(signal.SIGKILL)
+                running.child.ended(os.waitpid(running.child.pid, 0)[1])
+                running.child.close()
+                self.engine.ended(running.child)
+        self._current = self._candidate = None
+        self._draining.clear()
+
+    def _tell(self, **changes: int | bool | str) -> None:
+        for name, value in changes.items():
+            setattr(self.counters, name, value)
+        self.counters.draining = len(self._draining)
+        self.report(self.counters)
