@@ -44,9 +44,10 @@ class Nothing:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No usable reply."""
+    """No usable reply. ``silent``: no reply at all."""
 
     why: str
+    silent: bool = False
 
 
 Reply = Found | Nothing | Failed
@@ -63,6 +64,11 @@ class Tried:
     def found(self) -> bool:
         """Whether any family has an address."""
         return any(isinstance(reply, Found) for reply in self.replies.values())
+
+    @property
+    def silent(self) -> bool:
+        """Whether some question got no reply at all."""
+        return any(isinstance(reply, Failed) and reply.silent for reply in self.replies.values())
 
     @property
     def failed(self) -> str | None:
@@ -131,7 +137,12 @@ def _without_answer(old: Belief, tried: Sequence[Tried], doubt: str, now: float)
     hold = HOLD_FAILED if doubt else HOLD_NO
     kept = {family: item for family, item in old.serving.items() if now - item.confirmed < hold}
     denied = "; ".join(
-        f"{one.candidate} {reply.why}" for one in tried for reply in one.replies.values() if isinstance(reply, Nothing)
+        dict.fromkeys(
+            f"{one.candidate} {reply.why}"
+            for one in tried
+            for reply in one.replies.values()
+            if isinstance(reply, Nothing)
+        )
     )
     failures = old.failures + 1
     refresh = min(REFRESH_MIN * 2.0 ** min(failures - 1, 8), REFRESH_MAX)

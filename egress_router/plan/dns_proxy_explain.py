@@ -20,7 +20,8 @@ def explain_dns(config: DnsProxyConfig, port: int, search: SearchPath | None = N
         f"{port}/tcp: line {destination.line} of EGRESS_DNS_PROXY_DESTINATION decides: {destination}",
         *_where(config, destination, search),
         f"  leaves with: {_sources(config, destination)}",
-        f"  idle connections end after {config.idle_timeout} s; health checks are {'on' if destination.check else 'off'}",
+        f"  idle connections end after {config.idle_timeout} s",
+        f"  health checks: {'a connection every 2 s' if destination.check else 'off'}",
     ]
     return "\n".join(lines)
 

@@ -75,59 +75,61 @@ def commands(
     another comes, its slot changes in one step.
     """
     result: list[str] = []
-    backend = backend_name(destination)
     for family in Family:
         mine = [server for server in actual if family_of_slot(server.name) is family]
-        result += _family_commands(
-            destination, [address for address in wanted if family_of(address) is family], mine, sources, backend, family
-        )
+        addresses = [address for address in wanted if family_of(address) is family]
+        result += _Slots(destination, family, mine).lead_to(addresses, sources)
     return sorted(result, key=lambda command: command.endswith("state maint"))
 
 
-def _family_commands(
-    destination: Destination,
-    wanted: Sequence[Address],
-    actual: Sequence[Server],
-    sources: Mapping[Family, Address],
-    backend: str,
-    family: Family,
-) -> list[str]:
-    kept: set[Address] = set()
-    gone: list[Server] = []
-    idle: list[Server] = []
-    for server in actual:
+class _Slots:
+    """The slots of one family in one backend."""
+
+    def __init__(self, destination: Destination, family: Family, servers: Sequence[Server]) -> None:
+        self._destination = destination
+        self._backend = backend_name(destination)
+        self._family = family
+        self._servers = servers
+        self._commands: list[str] = []
+
+    def lead_to(self, wanted: Sequence[Address], sources: Mapping[Family, Address]) -> list[str]:
+        """Return the commands; see ``commands``."""
+        serving = {server.address: server for server in reversed(self._servers) if server.ready}
+        idle = {server.address: server for server in reversed(self._servers) if not server.ready}
+        staying = {serving[address].name for address in wanted if address in serving}
+        missing = [address for address in wanted if address not in serving]
+        for address in missing:
+            if address in idle:
+                # It left the answer and is back.
+                self._set(idle[address], "state ready")
+                staying.add(idle[address].name)
+        others = [server for server in self._servers if server.name not in staying]
+        free = sorted(others, key=lambda server: not server.ready)
+        for address in missing:
+            if address in idle:
+                continue
+            if free:
+                self._move(free.pop(0), address)
+            else:
+                self._add(address, sources)
+        for server in free:
+            if server.ready:
+                self._set(server, "state maint")
+        return self._commands
+
+    def _set(self, server: Server, what: str) -> None:
+        self._commands.append(f"set server {self._backend}/{server.name} {what}")
+
+    def _move(self, server: Server, address: Address) -> None:
+        self._set(server, f"addr {address} port {self._destination.to_port}")
         if not server.ready:
-            idle.append(server)
-        elif server.address in wanted and server.address not in kept:
-            kept.add(server.address)
-        else:
-            gone.append(server)
-    missing = [address for address in wanted if address not in kept]
-    # An idle slot that still has the address needs no more than to be made ready.
-    ready_made = {server.address: server for server in idle}
-    result: list[str] = []
-    used: set[str] = set()
-    for address in list(missing):
-        server = ready_made.get(address)
-        if server is not None:
-            used.add(server.name)
-            missing.remove(address)
-            result.append(f"set server {backend}/{server.name} state ready")
-    free = [*gone, *(server for server in idle if server.name not in used)]
-    numbers = {int(server.name.partition("-")[2]) for server in actual}
-    for address in missing:
-        if free:
-            server = free.pop(0)
-            gone = [other for other in gone if other.name != server.name]
-            result.append(f"set server {backend}/{server.name} addr {address} port {destination.to_port}")
-            if not server.ready:
-                result.append(f"set server {backend}/{server.name} state ready")
-            continue
-        number = next(n for n in range(1, len(numbers) + 2) if n not in numbers)
-        numbers.add(number)
-        slot = f"{backend}/{slot_name(family, number)}"
-        result.append(f"add server {slot} {server_arguments(destination, address, sources)}")
-        if destination.check:
-            result.append(f"enable health {slot}")
-        result.append(f"set server {slot} state ready")
-    return result + [f"set server {backend}/{server.name} state maint" for server in gone]
+            self._set(server, "state ready")
+
+    def _add(self, address: Address, sources: Mapping[Family, Address]) -> None:
+        number = len(self._servers) + 1 + sum(command.startswith("add ") for command in self._commands)
+        server = Server(slot_name(self._family, number), address)
+        arguments = server_arguments(self._destination, address, sources)
+        self._commands.append(f"add server {self._backend}/{server.name} {arguments}")
+        if self._destination.check:
+            self._commands.append(f"enable health {self._backend}/{server.name}")
+        self._set(server, "state ready")

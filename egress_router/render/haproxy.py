@@ -30,7 +30,6 @@ _LOG_FIELDS: tuple[tuple[str, str, bool], ...] = (
     ("port", "%fp", False),
 )
 _LOG_FIELDS_BEHIND: tuple[tuple[str, str, bool], ...] = (
-    ("server", "%s", True),
     ("address", "%[bc_dst]", True),
     ("source", "%bi", True),
     ("connect_ms", "%Tc", False),
