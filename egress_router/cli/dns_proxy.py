@@ -6,16 +6,20 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from egress_router.config.dns_proxy import VARIABLE, parse_dns_proxy
-from egress_router.config.inputs import Inputs, Problems, load_inputs
+from egress_router.config.inputs import Problems, load_inputs
+from egress_router.config.known import warn_unknown
+from egress_router.config.log import parse_log
 from egress_router.errors import ConfigurationError, EgressRouterError
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.observe import observe
 from egress_router.model.dns_proxy import DnsProxyConfig
+from egress_router.model.log import LogLevel
 from egress_router.model.network import MAIN_TABLE, PROTOCOL
 from egress_router.proxy.engine import Limits
 from egress_router.proxy.haproxy import HaproxyEngine
@@ -23,6 +27,7 @@ from egress_router.proxy.name_keeper import NameKeeper
 from egress_router.proxy.name_lookup import Lookup
 from egress_router.proxy.pod import families_with_a_route, unusable
 from egress_router.proxy.supervisor import Supervisor
+from egress_router.runtime.log import set_up_log
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +52,7 @@ def command() -> int:
 def run_dns_proxy(env: Mapping[str, str]) -> int:
     """Run until SIGTERM; return 0. Raises EgressRouterError when it cannot run."""
     reader = _Reader(env)
-    config = reader.read()
+    config = reader.read(first=True)
     file = env.get(f"{VARIABLE}_FILE", "").strip()
     engine = HaproxyEngine(
         reader.read,
@@ -67,25 +72,41 @@ class _Reader:
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = dict(env)
-        if not self._env.get("EGRESS_SOURCE", "").strip():
-            # Upstream's manifests set it for the init container alone, which leaves it in the routes.
-            self._env["EGRESS_SOURCE"] = " ".join(egress_sources())
-            if not self._env["EGRESS_SOURCE"]:
-                log.warning(
-                    "EGRESS_SOURCE is not set and the init container left no route: connections leave with the address "
-                    "that the kernel picks"
-                )
 
-    def read(self) -> DnsProxyConfig:
-        """Return the configuration; warnings are logged. Raises ConfigurationError."""
-        inputs: Inputs = load_inputs(self._env)
+    def read(self, *, first: bool = False) -> DnsProxyConfig:
+        """Return the configuration; warnings are logged. Raises ConfigurationError.
+
+        The ``first`` time the log is set up, and the sources are found where EGRESS_SOURCE is not set.
+        """
         problems = Problems()
+        if first:
+            self._set_up(problems)
+        inputs = load_inputs(self._env)
         config = parse_dns_proxy(inputs, problems, required=True)
+        warn_unknown(inputs, problems)
+        if config is None or problems.errors:
+            raise ConfigurationError(problems.errors)
         for warning in problems.warnings:
             log.warning("%s", warning)
-        if config is None:
-            raise ConfigurationError(problems.errors)
         return config
+
+    def _set_up(self, problems: Problems) -> None:
+        settings = parse_log(load_inputs(self._env), problems, terminal=sys.stderr.isatty())
+        if self._env.get("EGRESS_DNS_PROXY_DEBUG"):
+            settings = replace(settings, level=LogLevel.DEBUG)
+        set_up_log(settings)
+        if self._env.get("EGRESS_SOURCE", "").strip():
+            return
+        # Upstream's manifests set it for the init container alone, which leaves it in the routes.
+        sources = egress_sources()
+        self._env["EGRESS_SOURCE"] = " ".join(sources)
+        if sources:
+            log.info("EGRESS_SOURCE is not set here; the routes say %s", self._env["EGRESS_SOURCE"])
+        else:
+            log.warning(
+                "EGRESS_SOURCE is not set and the init container left no route: connections leave with the "
+                "address that the kernel picks"
+            )
 
 
 def egress_sources() -> list[str]:

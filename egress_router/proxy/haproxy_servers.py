@@ -8,8 +8,9 @@ from pathlib import Path
 
 from egress_router.model.addresses import Address
 from egress_router.model.dns_proxy import DnsProxyConfig, HostName
-from egress_router.plan.dns_proxy_servers import backend_name, commands
+from egress_router.plan.dns_proxy_servers import steps
 from egress_router.proxy.haproxy_socket import RuntimeSocket
+from egress_router.render.haproxy_servers import backend_name, runtime_commands
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ class ServerSync:
             actual = self._socket.servers(backend_name(lines[0][0]) if len(lines) == 1 else "")
             todo: list[str] = []
             for item, addresses in lines:
-                todo += commands(item, addresses, actual.get(backend_name(item), []), self._config.sources)
+                there = actual.get(backend_name(item), [])
+                todo += runtime_commands(item, steps(addresses, there), self._config.sources)
             if todo:
                 answer = self._socket.send(todo)
                 log.debug("haproxy: %s: %s", "; ".join(todo), " ".join(answer.split()))

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from egress_router.plan.dns_proxy_servers import Server, family_of_slot
+from egress_router.model.haproxy import Server, family_of_slot
 
 #: HAProxy reads a line of commands into one buffer of 16 KiB.
 COMMANDS_PER_LINE = 40

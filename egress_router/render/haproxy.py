@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from egress_router.model.addresses import Address
 from egress_router.model.dns_proxy import Destination, DnsProxyConfig, HostName
-from egress_router.plan.dns_proxy_servers import backend_name, initial_servers, server_arguments
+from egress_router.model.haproxy import fresh_slots
+from egress_router.render.haproxy_servers import backend_name, server_arguments
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -86,7 +87,7 @@ def _listener(
     addresses = known.get(host, ()) if isinstance(host, HostName) else (host,)
     servers = tuple(
         _Server(server.name, server_arguments(destination, server.address, config.sources))
-        for server in initial_servers(addresses)
+        for server in fresh_slots(addresses)
     )
     # Every address of the pod: clients use the one that the cluster gave it.
     binds = [f"0.0.0.0:{destination.port}", *[f"[::]:{destination.port} v6only"] * ipv6]
