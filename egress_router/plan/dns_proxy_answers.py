@@ -23,6 +23,8 @@ HOLD_FAILED = 3600.0
 #: Seconds between two look-ups of a name: its time to live, within these bounds.
 REFRESH_MIN = 1.0
 REFRESH_MAX = 10.0
+#: Without an answer, the pause doubles from REFRESH_MIN to this.
+RETRY_MAX = 5.0
 #: More addresses than this are not used at once. (An answer of 64 KiB could hold 4,000.)
 MAX_ADDRESSES = 512
 
@@ -145,7 +147,7 @@ def _without_answer(old: Belief, tried: Sequence[Tried], doubt: str, now: float)
         )
     )
     failures = old.failures + 1
-    refresh = min(REFRESH_MIN * 2.0 ** min(failures - 1, 8), REFRESH_MAX)
+    refresh = min(REFRESH_MIN * 2.0 ** min(failures - 1, 8), RETRY_MAX)
     # A held answer ends on time, not at the next look-up after it.
     ends = [item.confirmed + hold - now for item in kept.values()]
     return Belief(

@@ -123,20 +123,22 @@ class NameKeeper:
 
     def _learnt(self, name: HostName, belief: Belief) -> None:
         before = self._beliefs.get(name)
-        if before is None or before.addresses != belief.addresses:
-            in_use = self._addresses.get(name, ())
+        in_use = self._addresses.get(name, ())
+        changed = before is None or before.addresses != belief.addresses
+        refused: dict[Address, str] = {}
+        addresses = in_use
+        if changed:
             refused = {address: why for address in belief.addresses if (why := self._usable(address))}
             addresses = chosen(belief.addresses - refused.keys(), in_use)
-            _report_change(name, in_use, addresses, len(belief.addresses) - len(refused), refused)
-        else:
-            addresses = self._addresses[name]
         with self._changed:
             self._beliefs[name] = belief
             self._addresses[name] = addresses
             self._changed.notify_all()
-        _report_problem(name, before, belief)
         if self._sync:
             self._sync.run({name: addresses}, compare=False)
+        if changed:
+            _report_change(name, in_use, addresses, len(belief.addresses) - len(refused), refused)
+        _report_problem(name, before, belief)
 
 
 def _report_change(

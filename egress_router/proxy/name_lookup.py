@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -68,9 +69,7 @@ class Lookup:
         if not self._resolver.nameservers:
             return Failed(f"{self._path} names no name server")
         try:
-            answer = await self._resolver.resolve(
-                candidate, RECORD[family], search=False, raise_on_no_answer=False, lifetime=LOOKUP_TIMEOUT
-            )
+            answer = await self._resolve(candidate, RECORD[family])
         except dns.resolver.NXDOMAIN:
             return Nothing("does not exist")
         except dns.resolver.LifetimeTimeout as error:
@@ -81,6 +80,20 @@ class Lookup:
             return Nothing(f"has no {family} address")
         addresses = frozenset(_address(record.to_text()) for record in answer.rrset)
         return Found(addresses, float(answer.chaining_result.minimum_ttl))
+
+    async def _resolve(self, candidate: str, record: dns.rdatatype.RdataType) -> dns.resolver.Answer:
+        """Ask with EDNS, and once more without where every server says that it does not know it (RFC 6891, 7)."""
+        resolver = self._resolver
+        ask = partial(resolver.resolve, candidate, record, search=False, raise_on_no_answer=False)
+        try:
+            return await ask(lifetime=LOOKUP_TIMEOUT)
+        except dns.resolver.NoNameservers as error:
+            reasons = {str(attempt[3]) for attempt in error.kwargs.get("errors") or []}
+            if resolver.edns < 0 or not reasons & {"FORMERR", "NOTIMP"}:
+                raise
+        # For as long as resolv.conf stays as it is.
+        resolver.use_edns(-1)
+        return await ask(lifetime=LOOKUP_TIMEOUT)
 
     def _read_if_changed(self) -> None:
         try:
@@ -115,9 +128,14 @@ def _reason(error: Exception) -> str:
     """Return a short reason: dnspython's messages repeat the question and list every attempt."""
     if isinstance(error, dns.resolver.NoNameservers | dns.resolver.LifetimeTimeout):
         attempts = error.kwargs.get("errors") or []
-        reasons = dict.fromkeys(f"{attempt[0]} {_attempt(attempt[3])}" for attempt in attempts)
+        reasons = dict.fromkeys(f"{_server(attempt[0])} {_attempt(attempt[3])}" for attempt in attempts)
         return printable("; ".join(reasons) or "no reply in time")
     return printable(str(error) or type(error).__name__)
+
+
+def _server(name: str) -> str:
+    """Shorten ``Do53:192.0.2.53@53``."""
+    return name.removeprefix("Do53:").removesuffix("@53")
 
 
 def _attempt(what: object) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +19,28 @@ ROOT = Path(__file__).parents[2]
 SOURCE = {4: "192.0.2.46", 6: "2001:db8:2::46"}
 #: Any user with group 0 and no capability at all, as OpenShift runs containers.
 ANY_USER = ["setpriv", "--reuid=1000680000", "--regid=0", "--clear-groups", "--bounding-set=-all", "--no-new-privs"]
+#: A container's view: Python, its packages and ours below $1 (they may stand in a directory that is closed to other
+#: users, such as /root), everything read-only except the files of the test and /run/egress-router.
+CONTAINER = """
+set -e
+for name in base packages code; do mkdir -p "$1/image/$name"; done
+mount --make-rprivate /
+mount --bind "$2" "$1/image/base"
+mount --bind "$3" "$1/image/packages"
+mount --bind "$4" "$1/image/code"
+mount --bind "$1/run" /run/egress-router
+mount -o remount,ro,bind /
+cd "$1/image/code"
+export PYTHONPATH="$1/image/packages:$1/image/code"
+python="$1/image/base/bin/python3"
+shift 4
+exec "$@" "$python" -m egress_router dns-proxy
+"""
 #: How it looks when the proxy accepts a connection and has no server for it; a matter of timing.
 CLOSED = ("closed", "reset", "unreachable")
 PYTHON = [sys.executable, "-m", "egress_router"]
+PACKAGES = sysconfig.get_paths()["purelib"]
+READY = "haproxy generation 1 is in force"
 
 
 class DnsProxyPod:
@@ -39,11 +58,9 @@ class DnsProxyPod:
         self.env = {
             "EGRESS_DNS_PROXY_DESTINATION_FILE": str(self.list),
             "EGRESS_SOURCE": self.source,
-            "EGRESS_RUN_DIR": str(directory / "run"),
             "EGRESS_SHUTDOWN_GRACE": "5",
             **{f"EGRESS_{name}": value for name, value in env.items()},
         }
-        self.prefix: list[str] = ANY_USER
         self.process: subprocess.Popen[Any] | None = None
 
     def __enter__(self) -> DnsProxyPod:
@@ -77,18 +94,24 @@ class DnsProxyPod:
         """Start the proxy container; ``wait`` until it is ready."""
         run = self.directory / "run"
         run.mkdir(exist_ok=True)
-        for path in (self.directory, run):
+        Path("/run/egress-router").mkdir(exist_ok=True)
+        self._open_to_others()
+        container = ["sh", "-c", CONTAINER, "container", str(self.directory), sys.base_prefix, PACKAGES, str(ROOT)]
+        with (self.directory / "stdout").open("ab") as out, (self.directory / "stderr").open("ab") as err:
+            self.process = self.router.popen([*container, *ANY_USER], env=self.env, stdout=out, stderr=err)
+        if wait:
+            started = self.messages().count(READY)
+            process = self.process
+            self.until(lambda: self.messages().count(READY) > started or process.poll() is not None)
+            assert process.poll() is None, self.messages()
+
+    def _open_to_others(self) -> None:
+        """pytest's directories are for their owner alone."""
+        for path in (self.directory, self.directory / "run"):
             path.chmod(0o777)
         for path in self.directory.parents:
-            # pytest's directories are for their owner alone.
-            if path.stat().st_uid == os.getuid() and path != Path("/tmp"):
+            if "pytest" in path.name:
                 path.chmod(path.stat().st_mode | 0o055)
-        with (self.directory / "stdout").open("ab") as out, (self.directory / "stderr").open("ab") as err:
-            command = [*self.prefix, *PYTHON, "dns-proxy"]
-            self.process = self.router.popen(command, env=self.env, stdout=out, stderr=err, cwd=ROOT)
-        if wait:
-            self.until(lambda: "is in force" in self.messages() or (self.process and self.process.poll() is not None))
-            assert self.process.poll() is None, self.messages()
 
     def messages(self) -> str:
         """What stands on standard error."""
