@@ -20,6 +20,7 @@ VERBS = {
     "plan": "egress_router.cli.plan",
     "explain": "egress_router.cli.explain",
     "status": "egress_router.cli.status",
+    "dns-proxy": "egress_router.cli.dns_proxy",
 }
 
 USAGE = 2

@@ -1,0 +1,121 @@
+"""``egress-router dns-proxy``: PID 1 of the DNS proxy container."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from egress_router.config.dns_proxy import VARIABLE, parse_dns_proxy
+from egress_router.config.inputs import Problems, load_inputs
+from egress_router.config.known import warn_unknown
+from egress_router.config.log import parse_log
+from egress_router.errors import ConfigurationError, EgressRouterError
+from egress_router.kernel.netlink import Netlink
+from egress_router.kernel.observe import observe
+from egress_router.model.dns_proxy import DnsProxyConfig
+from egress_router.model.log import LogLevel
+from egress_router.model.network import MAIN_TABLE, PROTOCOL
+from egress_router.proxy.engine import Limits
+from egress_router.proxy.haproxy import HaproxyEngine
+from egress_router.proxy.name_keeper import NameKeeper
+from egress_router.proxy.name_lookup import Lookup
+from egress_router.proxy.pod import families_with_a_route, unusable
+from egress_router.proxy.supervisor import Supervisor
+from egress_router.runtime.log import set_up_log
+
+log = logging.getLogger(__name__)
+
+#: The one directory that must be writable; override with EGRESS_RUN_DIR.
+RUN_DIR = "/run/egress-router"
+
+
+@click.command("dns-proxy", short_help="Run the DNS proxy router (HAProxy).")
+def command() -> int:
+    """Forward TCP connections to names, leaving with EGRESS_SOURCE: the entry point of the DNS proxy container.
+
+    Reads EGRESS_DNS_PROXY_DESTINATION, or the file that EGRESS_DNS_PROXY_DESTINATION_FILE names. SIGHUP or a change of
+    the file reloads; SIGTERM lets connections finish for EGRESS_SHUTDOWN_GRACE.
+
+    \b
+    Example:
+      EGRESS_DNS_PROXY_DESTINATION='8080 example.com 80' egress-router dns-proxy
+    """  # noqa: D301  # click wants the character
+    return run_dns_proxy(os.environ)
+
+
+def run_dns_proxy(env: Mapping[str, str]) -> int:
+    """Run until SIGTERM; return 0. Raises EgressRouterError when it cannot run."""
+    reader = _Reader(env)
+    config = reader.read(first=True)
+    file = env.get(f"{VARIABLE}_FILE", "").strip()
+    engine = HaproxyEngine(
+        reader.read,
+        NameKeeper(Lookup(config.nameservers), sorted(config.sources) or families_with_a_route(), unusable),
+        Path(env.get("EGRESS_RUN_DIR") or RUN_DIR) / "dns-proxy",
+        watch=[Path(file)] if file else [],
+        output=sys.stdout.fileno(),
+    )
+    try:
+        return Supervisor(engine, Limits(grace=float(config.grace))).run()
+    finally:
+        engine.close()
+
+
+class _Reader:
+    """Reads the configuration, again and again, from the environment and the file it names."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = dict(env)
+
+    def read(self, *, first: bool = False) -> DnsProxyConfig:
+        """Return the configuration; warnings are logged. Raises ConfigurationError.
+
+        The ``first`` time the log is set up, and the sources are found where EGRESS_SOURCE is not set.
+        """
+        problems = Problems()
+        if first:
+            self._set_up(problems)
+        inputs = load_inputs(self._env)
+        config = parse_dns_proxy(inputs, problems, required=True)
+        warn_unknown(inputs, problems)
+        if config is None or problems.errors:
+            raise ConfigurationError(problems.errors)
+        for warning in problems.warnings:
+            log.warning("%s", warning)
+        return config
+
+    def _set_up(self, problems: Problems) -> None:
+        settings = parse_log(load_inputs(self._env), problems, terminal=sys.stderr.isatty())
+        if self._env.get("EGRESS_DNS_PROXY_DEBUG"):
+            settings = replace(settings, level=LogLevel.DEBUG)
+        set_up_log(settings)
+        if self._env.get("EGRESS_SOURCE", "").strip():
+            return
+        # Upstream's manifests set it for the init container alone, which leaves it in the routes.
+        sources = egress_sources()
+        self._env["EGRESS_SOURCE"] = " ".join(sources)
+        if sources:
+            log.info("EGRESS_SOURCE is not set here; the routes say %s", self._env["EGRESS_SOURCE"])
+        else:
+            log.warning(
+                "EGRESS_SOURCE is not set and the init container left no route: connections leave with the "
+                "address that the kernel picks"
+            )
+
+
+def egress_sources() -> list[str]:
+    """Return the addresses that the init container's default routes of this namespace leave with, [] without any."""
+    try:
+        with Netlink() as netlink:
+            routes = observe(netlink).routes
+    except (EgressRouterError, OSError) as error:
+        log.warning("the routes cannot be read: %s", error)
+        return []
+    ours = [r for r in routes if r.is_default and r.table == MAIN_TABLE and r.protocol == PROTOCOL]
+    return [str(route.source) for route in ours if route.source is not None]

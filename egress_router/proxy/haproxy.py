@@ -1,0 +1,187 @@
+"""HAProxy as an engine of the supervisor: the DNS proxy router.
+
+A reload starts a new HAProxy beside the old one. It takes the listening sockets over from the old process
+(``haproxy -x``, ``expose-fd listeners``), so that no connection waiting in them is lost; once it answers, the old one
+gets SIGUSR1, stops listening and lives until its last connection ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGUSR1
+
+from egress_router.errors import PlatformError, ToolFailed
+from egress_router.model.dns_proxy import DnsProxyConfig
+from egress_router.proxy.child import Child, Launch
+from egress_router.proxy.haproxy_socket import RuntimeSocket
+from egress_router.proxy.log_pipe import LogPipe
+from egress_router.proxy.name_keeper import NameKeeper
+from egress_router.proxy.pod import has_ipv6, require_low_ports
+from egress_router.render.haproxy import render_haproxy
+
+log = logging.getLogger(__name__)
+
+HAPROXY = "haproxy"
+#: Seconds that a new configuration may wait for the first answers for its names.
+FIRST_ANSWERS = 5.0
+RELOAD_ANSWERS = 2.0
+CHECK_SECONDS = 30
+_REMARK = re.compile(r"\[(NOTICE|WARNING|ALERT)\]\s*\(\d+\) : (.*)")
+#: What HAProxy says whenever servers come and go; name_keeper tells it better.
+_ROUTINE = re.compile(
+    r"Server \S+ is (going DOWN for maintenance|UP/READY)|New server registered|changed its IP|stopped \(cumulated"
+    r"|has no server available|haproxy version is|path to executable"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checked configuration and when it was prepared (monotonic seconds)."""
+
+    config: DnsProxyConfig
+    generation: int
+    since: float
+
+
+class HaproxyEngine:
+    """Runs the configuration that ``read`` returns (it raises EgressRouterError when there is none), with the answers
+    that ``keeper`` has.
+
+    Files go to ``directory``, the access log to the descriptor ``output``; a change of ``watch`` means a reload.
+    """
+
+    name = "haproxy"
+
+    def __init__(
+        self,
+        read: Callable[[], DnsProxyConfig],
+        keeper: NameKeeper,
+        directory: Path,
+        *,
+        watch: Iterable[Path] = (),
+        output: int = 1,
+    ) -> None:
+        self._read = read
+        self._keeper = keeper
+        self._directory = directory
+        self._watch = tuple(watch)
+        self._log = LogPipe(output, _remark)
+        self._sockets: dict[int, Path] = {}
+        self._ipv6 = has_ipv6()
+
+    def close(self) -> None:
+        """Stop the threads. The children have ended."""
+        self._keeper.close()
+        self._log.close()
+
+    def watched(self) -> Iterable[Path]:
+        """Return the file of EGRESS_DNS_PROXY_DESTINATION_FILE, if any."""
+        return self._watch
+
+    def prepare(self, generation: int) -> Prepared:
+        """Read and check; names that are new with a reload get a moment for their first answers."""
+        config = self._read()
+        require_low_ports(config)
+        self._keeper.follow(config.names)
+        path = self._write("next", config)
+        try:
+            _check(path)
+        finally:
+            path.unlink(missing_ok=True)
+        if self._sockets and not self._keeper.wait(config.names, RELOAD_ANSWERS):
+            log.warning("some names have no answer yet; the new configuration starts without them")
+        return Prepared(config, generation, time.monotonic())
+
+    def launch(self, prepared: Prepared, previous: Child | None) -> Launch:
+        """Return HAProxy in the foreground, with the servers known by now and the sockets of ``previous``."""
+        path = self._write(str(prepared.generation), prepared.config)
+        command = [HAPROXY, "-db", "-f", str(path)]
+        handed_over = self._sockets.get(previous.pid) if previous else None
+        if handed_over:
+            command += ["-x", str(handed_over)]
+        return Launch(tuple(command), stdout=self._log.write_end)
+
+    def ready(self, child: Child, prepared: Prepared) -> bool:
+        """Whether this very process answers; the first one also waits a moment for answers to its names."""
+        if child.pid not in self._sockets:
+            path = self._socket(str(prepared.generation))
+            try:
+                if RuntimeSocket(path).pid() != child.pid:
+                    return False
+            except (OSError, ValueError):
+                return False
+            self._sockets[child.pid] = path
+            self._keeper.attach(prepared.config, path)
+        waited = time.monotonic() - prepared.since
+        return waited > FIRST_ANSWERS or self._keeper.looked_up(prepared.config.names)
+
+    def retire(self, child: Child, final: bool) -> None:
+        """Have it stop listening and end with its last connection (management.txt, 4)."""
+        child.signal(SIGUSR1)
+
+    def finished(self, child: Child, seconds: float) -> bool:
+        """Never: a retired HAProxy ends by itself."""
+        return False
+
+    def may_replace(self) -> bool:
+        """Always: generations do not get in each other's way."""
+        return True
+
+    def said(self, child: Child, line: str) -> None:
+        """Pass a remark on to the log."""
+        _remark(line)
+
+    def ended(self, child: Child) -> None:
+        """Remove its files."""
+        path = self._sockets.pop(child.pid, None)
+        if path:
+            for file in (path, path.with_suffix(".cfg")):
+                with contextlib.suppress(OSError):
+                    file.unlink()
+
+    def _socket(self, generation: str) -> Path:
+        return self._directory / f"haproxy-{generation}.sock"
+
+    def _write(self, generation: str, config: DnsProxyConfig) -> Path:
+        path = self._socket(generation)
+        text = render_haproxy(config, self._keeper.known(), socket=str(path), ipv6=self._ipv6)
+        log.debug("%s:\n%s", path.with_suffix(".cfg"), text)
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.with_suffix(".cfg").write_text(text)
+        except OSError as error:
+            raise PlatformError(
+                f"{self._directory} cannot be written: {error.strerror}; mount an emptyDir there"
+            ) from error
+        return path.with_suffix(".cfg")
+
+
+def _check(path: Path) -> None:
+    """Have HAProxy check a file. Raises ToolFailed with what it says."""
+    command = [HAPROXY, "-c", "-q", "-f", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
+    except FileNotFoundError as error:
+        raise PlatformError(f"{HAPROXY} is not installed (Debian's package haproxy, 2.6 or newer)") from error
+    except subprocess.TimeoutExpired as error:
+        raise ToolFailed(command, f"no end after {CHECK_SECONDS} s", "") from error
+    if done.returncode != 0:
+        raise ToolFailed(command, done.returncode, done.stderr)
+
+
+def _remark(line: str) -> None:
+    match = _REMARK.match(line)
+    level, text = (match[1], match[2]) if match else ("NOTICE", line)
+    if _ROUTINE.search(text):
+        log.debug("haproxy: %s", text)
+    elif level == "ALERT":
+        log.error("haproxy: %s", text)
+    else:
+        log.log(logging.WARNING if level == "WARNING" else logging.INFO, "haproxy: %s", text)

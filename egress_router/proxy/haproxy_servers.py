@@ -1,0 +1,49 @@
+"""Makes HAProxy's servers equal to the answers: read, compare, command."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from egress_router.model.addresses import Address
+from egress_router.model.dns_proxy import DnsProxyConfig, HostName
+from egress_router.plan.dns_proxy_servers import steps
+from egress_router.proxy.haproxy_socket import RuntimeSocket
+from egress_router.render.haproxy_servers import backend_name, runtime_commands
+
+log = logging.getLogger(__name__)
+
+
+class ServerSync:
+    """The servers of one HAProxy process."""
+
+    def __init__(self, config: DnsProxyConfig, socket: Path) -> None:
+        self._config = config
+        self._socket = RuntimeSocket(socket)
+        self._done: dict[int, frozenset[Address]] = {}
+
+    def run(self, known: Mapping[HostName, Sequence[Address]], *, compare: bool = True) -> None:
+        """Bring the servers of all lines with a name of ``known`` up to date.
+
+        Without ``compare`` lines whose answer is the one of the last run are skipped. A HAProxy that does not answer is
+        on its way out or in; the next run finds it, or its successor.
+        """
+        lines = [(item, known[item.name]) for item in self._config.destinations if item.name and item.name in known]
+        if not compare:
+            lines = [(item, now) for item, now in lines if self._done.get(item.port) != frozenset(now)]
+        if not lines:
+            return
+        try:
+            actual = self._socket.servers(backend_name(lines[0][0]) if len(lines) == 1 else "")
+            todo: list[str] = []
+            for item, addresses in lines:
+                there = actual.get(backend_name(item), [])
+                todo += runtime_commands(item, steps(addresses, there), self._config.sources)
+            if todo:
+                answer = self._socket.send(todo)
+                log.debug("haproxy: %s: %s", "; ".join(todo), " ".join(answer.split()))
+            self._done.update({item.port: frozenset(addresses) for item, addresses in lines})
+        except (OSError, ValueError) as error:
+            self._done.clear()
+            log.debug("haproxy does not answer: %s", error)

@@ -1,0 +1,62 @@
+"""HAProxy's runtime API, spoken over its stats socket (management.txt, chapter 9.3)."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from egress_router.model.haproxy import Server, family_of_slot
+
+#: HAProxy reads a line of commands into one buffer of 16 KiB.
+COMMANDS_PER_LINE = 40
+TIMEOUT_SECONDS = 3.0
+
+
+class RuntimeSocket:
+    """The stats socket of one HAProxy process. Every call is a connection; OSError when nobody answers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def send(self, commands: Sequence[str]) -> str:
+        """Run ``commands`` in order; return what HAProxy answered."""
+        answers = []
+        for first in range(0, len(commands), COMMANDS_PER_LINE):
+            some = commands[first : first + COMMANDS_PER_LINE]
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+                connection.settimeout(TIMEOUT_SECONDS)
+                connection.connect(str(self.path))
+                connection.sendall((";".join(some) + "\n").encode())
+                answers.append(b"".join(iter(lambda: connection.recv(65536), b"")))  # used at once
+        return b"".join(answers).decode("utf-8", "replace")
+
+    def pid(self) -> int | None:
+        """Return the process id of the HAProxy that answers."""
+        for line in self.send(["show info"]).splitlines():
+            key, _, value = line.partition(":")
+            if key == "Pid":
+                return int(value)
+        return None
+
+    def servers(self, backend: str = "") -> dict[str, list[Server]]:
+        """Return the servers of every backend that has any, or of one backend."""
+        found: dict[str, list[Server]] = {}
+        for name, server in _servers(self.send([f"show servers state {backend}".strip()])):
+            found.setdefault(name, []).append(server)
+        return found
+
+
+def _servers(text: str) -> Iterator[tuple[str, Server]]:
+    """Read ``show servers state``, format version 1."""
+    columns: dict[str, int] = {}
+    for line in text.splitlines():
+        words = line.split()
+        if line.startswith("# "):
+            columns = {name: index for index, name in enumerate(words[1:])}
+        elif columns and len(words) >= len(columns) and family_of_slot(words[columns["srv_name"]]) is not None:
+            address = ipaddress.ip_address(words[columns["srv_addr"]])
+            # Any bit of the administrative state is some kind of maintenance or drain.
+            ready = words[columns["srv_admin_state"]] == "0"
+            yield words[columns["be_name"]], Server(words[columns["srv_name"]], address, ready)

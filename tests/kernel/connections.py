@@ -1,0 +1,45 @@
+"""Opens TCP connections one after the other until a file appears; prints how many and every failure, as JSON.
+
+Run inside a client pod: ``python connections.py ADDRESS PORT STOP-FILE [THREADS] [AT-MOST]``.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+def main(address: str, port: int, stop: Path, threads: int, most: int) -> None:
+    """Connect, send a line, expect it back, close."""
+    failures: list[str] = []
+    counts = [0] * threads
+
+    def work(number: int) -> None:
+        while counts[number] < most // threads and not stop.exists():
+            counts[number] += 1
+            began = time.time()
+            try:
+                with socket.create_connection((address, port), timeout=10) as connection:
+                    connection.sendall(b"x\n")
+                    if b"x\n" not in connection.recv(4096):
+                        failures.append(f"{began:.3f} empty")
+            except OSError as error:
+                failures.append(f"{began:.3f} {error}")
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    began = time.monotonic()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    print(json.dumps({"connections": sum(counts), "failures": failures, "seconds": time.monotonic() - began}))
+
+
+if __name__ == "__main__":
+    _, ADDRESS, PORT, STOP, *REST = sys.argv
+    THREADS, MOST = (int(word) for word in (*REST, "4", "1000000")[:2])
+    main(ADDRESS, int(PORT), Path(STOP), THREADS, MOST)

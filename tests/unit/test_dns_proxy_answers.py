@@ -1,0 +1,134 @@
+"""What is believed about a name after look-ups that succeed, fail and deny."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egress_router.model.addresses import Address, Family
+from egress_router.plan.dns_proxy_answers import (
+    HOLD_FAILED,
+    HOLD_NO,
+    REFRESH_MAX,
+    REFRESH_MIN,
+    Belief,
+    Failed,
+    Found,
+    Nothing,
+    Reply,
+    Tried,
+    believe,
+    chosen,
+)
+
+ONE, TWO, SIX = (ip_address(text) for text in ("203.0.113.25", "203.0.113.26", "2001:db8:113::25"))
+NO, SERVFAIL, SILENT = Nothing("does not exist"), Failed("SERVFAIL"), Failed("no reply in time", silent=True)
+
+
+def found(*addresses: Address, ttl: float = 5) -> Found:
+    return Found(frozenset(addresses), ttl)
+
+
+def tried(reply: Reply, candidate: str = "a.", six: Reply | None = None) -> Tried:
+    return Tried(candidate, {Family.IPV4: reply} | ({Family.IPV6: six} if six else {}))
+
+
+def after(*outcomes: tuple[float, list[Tried]]) -> Belief:
+    """Return the belief after look-ups at the given times."""
+    belief = Belief()
+    for now, outcome in outcomes:
+        belief = believe(belief, outcome, now)
+    return belief
+
+
+def test_new_answer_replaces_the_old_one_at_once() -> None:
+    assert after((0, [tried(found(ONE))]), (1, [tried(found(TWO))])).addresses == {TWO}
+
+
+@pytest.mark.parametrize(
+    ("reply", "held"),
+    [(NO, HOLD_NO), (SERVFAIL, HOLD_FAILED), (SILENT, HOLD_FAILED)],
+    ids=["denied", "failed", "silent"],
+)
+def test_without_an_answer_the_last_one_serves_for_a_bounded_time(reply: Reply, held: float) -> None:
+    good = (0.0, [tried(found(ONE))])
+    assert after(good, (held - 1, [tried(reply)])).addresses == {ONE}
+    assert after(good, (held + 1, [tried(reply)])).addresses == set()
+
+
+def test_the_next_look_up_is_not_later_than_the_end_of_the_hold() -> None:
+    belief = after((0, [tried(found(ONE))]), (HOLD_NO - 0.25, [tried(NO)]))
+    assert belief.refresh == 0.25
+
+
+def test_never_resolved_is_empty_and_says_why() -> None:
+    belief = after((0, [tried(NO, "a.b."), tried(NO, "a.")]))
+    assert belief.addresses == set()
+    assert belief.problem == "a.b. does not exist; a. does not exist"
+
+
+@pytest.mark.parametrize(("ttl", "refresh"), [(0, REFRESH_MIN), (5, 5), (86400, REFRESH_MAX)])
+def test_refresh_follows_the_time_to_live_within_bounds(ttl: float, refresh: float) -> None:
+    assert after((0, [tried(found(ONE, ttl=ttl))])).refresh == refresh
+
+
+def test_one_family_may_fail_while_the_other_answers() -> None:
+    good = (0, [tried(found(ONE), six=found(SIX))])
+    assert after(good, (1, [tried(found(TWO), six=SERVFAIL)])).addresses == {TWO, SIX}
+    assert after(good, (1, [tried(found(TWO), six=NO)])).addresses == {TWO}, "the record is gone: the name still is"
+
+
+def test_later_candidate_counts_only_when_earlier_ones_are_denied() -> None:
+    first = (0, [tried(found(ONE), "a.first.")])
+    other = tried(found(TWO), "a.second.")
+    assert after((0, [tried(SERVFAIL, "a.first."), other])).addresses == {TWO}, "nothing was known: better than nothing"
+    assert after(first, (1, [tried(SERVFAIL, "a.first."), other])).addresses == {ONE}
+    assert after(first, (1, [tried(NO, "a.first."), other])).addresses == {TWO}
+
+
+def test_earlier_candidate_and_the_one_in_use_count_always() -> None:
+    second = (0, [tried(NO, "a.first."), tried(found(TWO), "a.second.")])
+    assert after(second, (1, [tried(found(ONE), "a.first.")])).addresses == {ONE}
+    doubtful = [tried(SERVFAIL, "a.first."), tried(found(ONE), "a.second.")]
+    assert after(second, (1, doubtful)).addresses == {ONE}
+
+
+def test_held_candidate_gives_way_once_its_time_is_over() -> None:
+    doubtful = [tried(SERVFAIL, "a.first."), tried(found(TWO), "a.second.")]
+    first = (0.0, [tried(found(ONE), "a.first.")])
+    held = after(first, (HOLD_FAILED + 1, doubtful))
+    assert held.addresses == set()
+    assert believe(held, doubtful, HOLD_FAILED + 2).addresses == {TWO}
+
+
+REPLIES: Any = st.one_of(
+    st.just(NO),
+    st.just(SERVFAIL),
+    st.just(SILENT),
+    st.builds(Found, st.frozensets(st.sampled_from([ONE, TWO]), min_size=1), st.floats(0, 1e6)),
+)
+
+
+@given(st.lists(st.tuples(st.floats(0, 2000), st.lists(REPLIES, min_size=1, max_size=3)), max_size=12))
+def test_nothing_serves_that_was_not_answered_within_the_hold(history: list[tuple[float, list[Reply]]]) -> None:
+    belief, now = Belief(), 0.0
+    answered: dict[Address, float] = {}
+    for pause, replies in history:
+        now += pause
+        outcome = [tried(reply, f"c{position}.") for position, reply in enumerate(replies)]
+        for reply in replies:
+            if isinstance(reply, Found):
+                answered |= dict.fromkeys(reply.addresses, now)
+        belief = believe(belief, outcome, now)
+        assert all(now - answered[address] <= HOLD_FAILED for address in belief.addresses)
+        assert 0 < belief.refresh <= REFRESH_MAX
+
+
+def test_too_many_addresses_keep_those_in_use() -> None:
+    many = [ip_address(f"203.0.113.{last}") for last in range(100)]
+    assert chosen(many, many[90:], limit=12) == (*many[:2], *many[90:])
+    assert chosen(reversed(many), []) == tuple(many)

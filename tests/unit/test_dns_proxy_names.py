@@ -1,0 +1,48 @@
+"""Search lists, and the explanation of a port."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from egress_router.model.addresses import Family
+from egress_router.model.dns_proxy import Destination, DnsProxyConfig, HostName
+from egress_router.plan.dns_proxy_explain import explain_dns
+from egress_router.plan.dns_proxy_names import SearchPath, candidates, search_domains
+
+CLUSTER = SearchPath(("ns.svc.cluster.local", "svc.cluster.local", "cluster.local"), 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "search", "expected"),
+    [
+        ("db", SearchPath(), ("db.",)),
+        ("db", CLUSTER, ("db.ns.svc.cluster.local.", "db.svc.cluster.local.", "db.cluster.local.", "db.")),
+        ("a.b.c.d.e.example", CLUSTER, ("a.b.c.d.e.example.", "a.b.c.d.e.example.ns.svc.cluster.local.")),
+        ("example.com.", CLUSTER, ("example.com.",)),
+        ("example.com", SearchPath(("corp.example",), 1), ("example.com.", "example.com.corp.example.")),
+        ("db", SearchPath(("x." * 125 + "x",), 1), ("db.",)),
+    ],
+)
+def test_candidates(name: str, search: SearchPath, expected: tuple[str, ...]) -> None:
+    assert candidates(HostName(name), search)[: len(expected)] == expected
+
+
+def test_search_domains() -> None:
+    assert search_domains(["Corp.Example.", ".", "corp.example", "b.example"]) == ("corp.example", "b.example")
+
+
+CONFIG = DnsProxyConfig(
+    (Destination(2, 8080, HostName("db"), 80, check=True), Destination(4, 81, ip_address("2001:db8::25"), 443)),
+    {Family.IPV4: ip_address("192.0.2.46"), Family.IPV6: ip_address("2001:db8:2::46")},
+)
+
+
+def test_explain() -> None:
+    text = explain_dns(CONFIG, 8080, SearchPath(("corp.example",), 1))
+    assert "line 2 of EGRESS_DNS_PROXY_DESTINATION decides: 8080 db 80 check" in text
+    assert "db.corp.example. then db. (the first that has an address)" in text
+    assert "leaves with: 192.0.2.46 or 2001:db8:2::46" in text
+    assert "leaves with: 2001:db8:2::46\n" in explain_dns(CONFIG, 81)
+    assert "nothing listens" in explain_dns(CONFIG, 82)
