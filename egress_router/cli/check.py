@@ -65,4 +65,10 @@ def summary(pod: PodConfig) -> str:
         count = len(router.rules.all)
         rules = f", {count} redirect rule{'s' * (count != 1)}" if router.mode.redirects else ""
         parts.append(f"mode {router.mode}, leaving with {leaving}{rules}")
+    if pod.http is not None:
+        count = len(pod.http.policy.lines)
+        parts.append(f"HTTP proxy on port {pod.http.settings.port}, {count} policy line{'s' * (count != 1)}")
+    if pod.dns is not None:
+        count = len(pod.dns.destinations)
+        parts.append(f"DNS proxy, {count} destination{'s' * (count != 1)}")
     return "; ".join(parts) + ": ok"

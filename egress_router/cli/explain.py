@@ -14,9 +14,15 @@ from egress_router.config.inputs import Problems
 from egress_router.config.pod import PodConfig, parse_pod
 from egress_router.errors import UsageError
 from egress_router.model.router import Protocol, RouterConfig
+from egress_router.plan.dns_proxy_explain import explain_dns
 from egress_router.plan.explain import Decision, explain_redirect
+from egress_router.plan.http_evaluate import evaluate, literal_address
 
 _PORT = re.compile(r"([0-9]+)(?:/([a-z]+))?", re.IGNORECASE)
+_URL = re.compile(
+    r"(?:(?P<scheme>https?)://)?(?:[^@/]*@)?(?P<host>\[[^\]]+\]|[^\s:/\[\]]+)(?::(?P<port>[0-9]+))?(?:/.*)?",
+    re.IGNORECASE,
+)
 
 
 @click.command(
@@ -26,13 +32,19 @@ _PORT = re.compile(r"([0-9]+)(?:/([a-z]+))?", re.IGNORECASE)
     Examples:
       egress-router explain 8080/tcp
       egress-router explain 53/udp -f router.yaml
+      egress-router explain http://free.fr/
+      egress-router explain free.fr:443
     """,
 )
-@click.argument("target", metavar="PORT/PROTOCOL")
+@click.argument("target", metavar="TARGET")
 @source_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def command(target: str, env_file: str | None, manifest: str | None, output: str) -> int:
-    """Tell which line decides about a connection, and where it goes."""
+    """Tell which line decides about a connection, and where it goes.
+
+    TARGET is PORT/PROTOCOL or PORT for the redirect and the DNS proxy router, a URL or HOST:PORT (a CONNECT) for the
+    HTTP proxy. No name is looked up.
+    """
     problems = Problems()
     for source in read_sources(env_file, manifest, problems):
         pod = parse_pod(source.inputs, problems)
@@ -44,24 +56,61 @@ def command(target: str, env_file: str | None, manifest: str | None, output: str
     return 0
 
 
-def explain(pod: PodConfig, target: str) -> list[tuple[dict[str, object], str]]:
+Row = tuple[dict[str, object], str]
+
+
+def explain(pod: PodConfig, target: str) -> list[Row]:
     """Return what decides about ``target``, as values and as text. Raises UsageError for a target that is none."""
     found = _PORT.fullmatch(target)
-    port = fields.port(found[1]) if found else Wrong("")
-    if found is None or isinstance(port, Wrong):
-        raise UsageError(f'"{target}" is not PORT/PROTOCOL, such as 8080/tcp')
-    if pod.router is None or not pod.router.mode.redirects:
+    if found is None:
+        return [_http(pod, target)]
+    port = fields.port(found[1])
+    if isinstance(port, Wrong):
+        raise UsageError(f'"{target}": {port} ({fields.EXPECTED_PORT})')
+    protocol = (found[2] or "").lower()
+    if pod.dns is not None and protocol in ("", "tcp"):
+        return [({"port": port, "text": (text := explain_dns(pod.dns, port))}, text)]
+    return _redirect(pod, port, protocol)
+
+
+def _http(pod: PodConfig, target: str) -> Row:
+    match = _URL.fullmatch(target)
+    if match is None:
         raise UsageError(
-            "these variables are not those of a redirect router: there is no EGRESS_DESTINATION to explain"
+            f'"{target}" is not PORT/PROTOCOL (8080/tcp), a URL (http://free.fr/) or HOST:PORT (free.fr:443)'
         )
-    names = [found[2].lower()] if found[2] else list(Protocol)
-    if any(name not in list(Protocol) for name in names):
-        raise UsageError(f'"{names[0]}" is not a protocol; one of {", ".join(Protocol)}')
+    if pod.http is None:
+        raise UsageError("these variables have no EGRESS_HTTP_PROXY_DESTINATION to explain a host with")
+    scheme, host, port_text = match["scheme"], match["host"], match["port"]
+    port = fields.port(port_text) if port_text else 443 if scheme == "https" else 80
+    if isinstance(port, Wrong):
+        raise UsageError(f'"{target}": {port} ({fields.EXPECTED_PORT})')
+    verdict = evaluate(pod.http.policy, host, port)
+    decision = "allowed" if verdict.allowed else "denied"
+    line = f' "{verdict.line.text}"' if verdict.line else ""
+    row: dict[str, object] = {
+        "host": host,
+        "port": port,
+        "decision": decision,
+        "line": verdict.line.number if verdict.line else None,
+        "why": verdict.why,
+    }
+    text = f"{host} port {port}: {decision}, {verdict.why}{line}"
+    if literal_address(host) is None:
+        text += " (lines that name addresses are judged by what the name resolves to when it is asked for)"
+    return row, text
+
+
+def _redirect(pod: PodConfig, port: int, protocol: str) -> list[Row]:
+    if pod.router is None or not pod.router.mode.redirects:
+        raise UsageError("these variables have no EGRESS_DESTINATION to explain a port with")
+    if protocol and protocol not in list(Protocol):
+        raise UsageError(f'"{protocol}" is not a protocol; one of {", ".join(Protocol)}')
     router = pod.router
     decisions = [
         explain_redirect(router.rules, family, Protocol(name), port)
         for family in sorted(router.sources)
-        for name in names
+        for name in ([protocol] if protocol else list(Protocol))
     ]
     return [(_values(router, decision), _sentence(router, decision)) for decision in decisions]
 

@@ -16,11 +16,11 @@ from egress_router.errors import EgressRouterError
 VERBS = {
     "init": "egress_router.cli.init",
     "http-proxy": "egress_router.cli.http_proxy",
+    "dns-proxy": "egress_router.cli.dns_proxy",
     "check": "egress_router.cli.check",
     "plan": "egress_router.cli.plan",
     "explain": "egress_router.cli.explain",
     "status": "egress_router.cli.status",
-    "dns-proxy": "egress_router.cli.dns_proxy",
 }
 
 USAGE = 2

@@ -14,11 +14,14 @@ from egress_router.errors import UsageError
 from egress_router.model.addresses import Family
 from egress_router.model.desired import Desired
 from egress_router.model.router import RouterConfig
+from egress_router.plan.http_compile import compile_policy
+from egress_router.render.haproxy import render_haproxy
 from egress_router.render.iptables_script import iptables_text
 from egress_router.render.iptables_tables import iptables_tables
 from egress_router.render.nft_script import replace_script
 from egress_router.render.nft_table import nft_table
 from egress_router.render.plan_text import plan_json, plan_text
+from egress_router.render.squid import render_squid
 from egress_router.runtime.desired import desired_here, desired_sample
 
 
@@ -34,7 +37,11 @@ from egress_router.runtime.desired import desired_here, desired_sample
 )
 @source_options
 @click.option(
-    "-o", "--output", type=click.Choice(["text", "json", "nft", "iptables"]), default="text", show_default=True
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "nft", "iptables", "squid", "haproxy"]),
+    default="text",
+    show_default=True,
 )
 @click.option(
     "--pod",
@@ -45,7 +52,8 @@ from egress_router.runtime.desired import desired_here, desired_sample
 def command(env_file: str | None, manifest: str | None, output: str, pod: str | None) -> int:
     """Print the desired state without touching anything; no privileges needed.
 
-    `-o nft` and `-o iptables` print what `init` puts in place, byte for byte.
+    `-o nft` and `-o iptables` print what `init` puts in place, byte for byte; `-o squid` and `-o haproxy` what the
+    proxies are started with.
     """
     problems = Problems()
     for source in read_sources(env_file, manifest, problems):
@@ -87,9 +95,25 @@ def _iptables(pod: PodConfig, source: Source, here: bool) -> None:
         click.echo(iptables_text(tables), nl=False)
 
 
+def _squid(pod: PodConfig, source: Source, _here: bool) -> None:
+    if pod.http is None:
+        raise UsageError(f"{source.name} has no EGRESS_HTTP_PROXY_DESTINATION: no Squid to plan")
+    files = render_squid(compile_policy(pod.http.policy), pod.http.settings)
+    for name, text in files.items():
+        click.echo(f"# {name}\n{text}", nl=False)
+
+
+def _haproxy(pod: PodConfig, source: Source, _here: bool) -> None:
+    if pod.dns is None:
+        raise UsageError(f"{source.name} has no EGRESS_DNS_PROXY_DESTINATION: no HAProxy to plan")
+    click.echo(render_haproxy(pod.dns), nl=False)
+
+
 PRINTERS: dict[str, Callable[[PodConfig, Source, bool], None]] = {
     "text": _text,
     "json": _json,
     "nft": _nft,
     "iptables": _iptables,
+    "squid": _squid,
+    "haproxy": _haproxy,
 }

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
+from egress_router.config.dns_proxy import parse_dns_proxy
+from egress_router.config.http_policy import parse_http_policy
+from egress_router.config.http_proxy import parse_http_settings
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.known import DNS_PROXY, HTTP_PROXY, warn_unknown
 from egress_router.config.log import parse_log
 from egress_router.config.router import parse_router
 from egress_router.errors import ConfigurationError
+from egress_router.model.dns_proxy import DnsProxyConfig
+from egress_router.model.http_policy import HttpPolicy, HttpSettings
 from egress_router.model.router import RouterConfig
 
+T = TypeVar("T")
+
 _ROUTER_ONLY = ("EGRESS_GATEWAY", "EGRESS_ROUTER_MODE", "EGRESS_DESTINATION", "EGRESS_DESTINATION_FILE")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """The HTTP proxy: its policy and its other settings."""
+
+    policy: HttpPolicy
+    settings: HttpSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +36,8 @@ class PodConfig:
     """What the variables of a pod's containers say together; None for a part that they do not mention."""
 
     router: RouterConfig | None
+    http: HttpConfig | None = None
+    dns: DnsProxyConfig | None = None
 
 
 def parse_pod(inputs: Inputs, problems: Problems) -> PodConfig:
@@ -26,12 +45,33 @@ def parse_pod(inputs: Inputs, problems: Problems) -> PodConfig:
 
     EGRESS_SOURCE beside nothing but a proxy's variables is a proxy container's, so no gateway is asked for.
     """
+    http_set = any(inputs.value(name) for name in HTTP_PROXY)
+    dns_set = any(inputs.value(name) for name in DNS_PROXY)
     parse_log(inputs, problems, terminal=True)
-    proxies = any(inputs.value(name) for name in HTTP_PROXY + DNS_PROXY)
-    router = None
-    if any(inputs.value(name) for name in _ROUTER_ONLY) or not proxies:
+    router = http = dns = None
+    if any(inputs.value(name) for name in _ROUTER_ONLY) or not (http_set or dns_set):
         router = parse_router(inputs, problems)
+    if http_set:
+        http = _apart(problems, lambda own: _http(inputs, own))
+    if dns_set:
+        dns = _apart(problems, lambda own: parse_dns_proxy(inputs, own, required=True))
     warn_unknown(inputs, problems)
     if problems.errors:
         raise ConfigurationError(problems.errors)
-    return PodConfig(router)
+    return PodConfig(router, http, dns)
+
+
+def _http(inputs: Inputs, problems: Problems) -> HttpConfig | None:
+    settings = parse_http_settings(inputs, problems)
+    policy = parse_http_policy(inputs, problems, required=True)
+    return None if policy is None else HttpConfig(policy, settings)
+
+
+def _apart(problems: Problems, parse: Callable[[Problems], T]) -> T:
+    """Parse one part; of a variable that several parts read (EGRESS_SOURCE) only the first complaint is kept."""
+    own = Problems()
+    result = parse(own)
+    known = {problem.variable for problem in problems.errors}
+    problems.errors += [problem for problem in own.errors if problem.variable not in known]
+    problems.warnings += own.warnings
+    return result
