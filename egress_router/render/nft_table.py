@@ -9,6 +9,7 @@ from __future__ import annotations
 from ipaddress import collapse_addresses
 
 from egress_router.model.addresses import Address, Family
+from egress_router.model.network import CLUSTER_MARK
 from egress_router.model.nftables import NftChain, NftSet, NftTable
 from egress_router.model.router import Protocol, Redirect
 from egress_router.model.translation import Translation
@@ -43,6 +44,7 @@ def nft_table(translation: Translation) -> NftTable:
             _forward(translation, bool(forwarding)),
             _input(translation),
             _output(translation),
+            *([_errors(translation)] if redirecting else []),
             _guard(translation),
         ),
     )
@@ -182,6 +184,12 @@ def _output(translation: Translation) -> NftChain:
         f"{name} counter reject with icmpx admin-prohibited",
     ]
     return NftChain("output", "type filter hook output priority filter; policy accept;", tuple(rules))
+
+
+def _errors(translation: Translation) -> NftChain:
+    """ICMP errors to a client about what it sent go back the way it came: a ``route`` chain looks again for the way."""
+    rule = f'oifname "{translation.egress}" ct direction reply ct state related meta mark set {CLUSTER_MARK:#010x}'
+    return NftChain("errors", "type route hook output priority mangle; policy accept;", (rule,))
 
 
 def _guard(translation: Translation) -> NftChain:
