@@ -174,7 +174,9 @@ def _input(translation: Translation) -> NftChain:
 
 
 def _output(translation: Translation) -> NftChain:
-    """What the pod itself opens through the cluster interface goes to the cluster's own prefixes only."""
+    """What the pod itself opens through the cluster interface goes to the cluster's own prefixes only; what it sends by
+    the egress interface has the right source before the translation already.
+    """
     name = f'oifname "{translation.cluster}"'
     rules = [f"{name} ct direction reply accept"]
     rules += [f"{name} {_IP[family]} daddr @cluster{family.value} accept" for family in Family]
@@ -183,6 +185,7 @@ def _output(translation: Translation) -> NftChain:
         f"{name} ip6 daddr {{ fe80::/10, ff00::/8 }} accept",
         f"{name} counter reject with icmpx admin-prohibited",
     ]
+    rules += _wrong_source(translation)
     return NftChain("output", "type filter hook output priority filter; policy accept;", tuple(rules))
 
 
@@ -194,6 +197,11 @@ def _errors(translation: Translation) -> NftChain:
 
 def _guard(translation: Translation) -> NftChain:
     """Behind the translation: nothing leaves by the egress interface with another source."""
+    rules = _wrong_source(translation)
+    return NftChain("guard", "type filter hook postrouting priority srcnat + 10; policy accept;", rules)
+
+
+def _wrong_source(translation: Translation) -> tuple[str, ...]:
     name = f'oifname "{translation.egress}"'
     rules: list[str] = []
     for family in Family:
@@ -205,4 +213,4 @@ def _guard(translation: Translation) -> NftChain:
             # Multicast listener reports carry no address while there is no link-local one (RFC 3810, 5.2.13).
             rules.append(f"{name} ip6 saddr :: icmpv6 type mld2-listener-report accept")
         rules.append(f"{name} {_IP[family]} saddr != {source} counter drop")
-    return NftChain("guard", "type filter hook postrouting priority srcnat + 10; policy accept;", tuple(rules))
+    return tuple(rules)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from egress_router.errors import PlatformError, StateMismatch
 from egress_router.kernel import capabilities, links, routes
 from egress_router.kernel.nat import NatBackend, choose_backend
@@ -11,7 +13,7 @@ from egress_router.kernel.observe import observe
 from egress_router.kernel.sysctl import read_sysctl, set_sysctl
 from egress_router.model.addresses import family_of
 from egress_router.model.desired import Desired
-from egress_router.model.network import MAIN_TABLE, Link, LinkAddress, NetworkState, Observed, Route
+from egress_router.model.network import MAIN_TABLE, PROTOCOL, Link, LinkAddress, NetworkState, Observed, Route
 from egress_router.model.router import RouterConfig
 from egress_router.plan.drift import Drift, network_drift
 from egress_router.plan.egress_link import choose_egress_link, seen
@@ -120,12 +122,19 @@ def _apply_network(
         _add_addresses(netlink, config, drift.missing_addresses, link, neighbours)
         add(tuple(r for r in drift.missing_routes if r.interface != network.cluster))
         add(tuple(r for r in by_cluster if r.table == MAIN_TABLE))
-        for route in drift.unexpected_routes:
+        # Adding replaces what has the same key; removing that would hit the new one.
+        replaced = {_key(route) for route in drift.missing_routes}
+        for route in (r for r in drift.unexpected_routes if _key(r) not in replaced):
             routes.remove_route(netlink, route, index.get(route.interface or ""))
         # A second announcement, a moment after the first: one may get lost (RFC 5227, 2.3 asks for two).
         neighbours.announce(item.address.ip for item in network.addresses)
     finally:
         neighbours.close()
+
+
+def _key(route: Route) -> Route:
+    """Return what the kernel tells routes apart by, when one is removed."""
+    return replace(route, source=None, mtu=None, protocol=PROTOCOL)
 
 
 def _add_addresses(
