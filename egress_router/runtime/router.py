@@ -21,6 +21,9 @@ from egress_router.plan.network import find_cluster_interface
 from egress_router.runtime.desired import desired_state
 from egress_router.runtime.log import LOGGER
 
+#: Changing links, addresses, routes and rules; asking and telling the neighbours, and reading iptables.
+CAPABILITIES = ("NET_ADMIN", "NET_RAW")
+
 
 def set_up(config: RouterConfig) -> None:
     """Make the pod an egress router. Safe to run again and after a kill at any point: what is in place stays.
@@ -29,7 +32,6 @@ def set_up(config: RouterConfig) -> None:
     the cluster's one goes, and what is forwarded never looks at the main table, so there is no instant at which a
     packet can leave with another source. Raises EgressRouterError.
     """
-    capabilities.require(("NET_ADMIN", "NET_RAW"), "setting up an egress router")
     with Netlink() as netlink:
         link = _egress_link(netlink, config)
         observed = observe(netlink)
@@ -49,12 +51,20 @@ def set_up(config: RouterConfig) -> None:
 
 
 def _egress_link(netlink: Netlink, config: RouterConfig) -> Link:
+    """Choose the egress interface, or create it; before anything is changed all capabilities are checked."""
     observed = observe(netlink)
     cluster = find_cluster_interface(observed, config.interface)
     choice = choose_egress_link(config.interface, observed.links, cluster)
-    if choice.create:
+    if not choice.create:
+        capabilities.require(CAPABILITIES, "setting up an egress router")
+        LOGGER.debug("egress interface %s: %s", choice.name, choice.reason)
+    else:
         try:
-            done = links.create_macvlan(choice.name, config.parent_interface, config.macvlan_mode, config.host_netns)
+            host_netns = links.host_namespace(config.host_netns)
+            more = capabilities.to_enter(host_netns)
+            purpose = f"setting up an egress router and creating its interface on a NIC of {host_netns}"
+            capabilities.require((*CAPABILITIES, *more), purpose)
+            done = links.create_macvlan(choice.name, config.parent_interface, config.macvlan_mode, host_netns)
         except PlatformError as error:
             raise PlatformError(
                 f"there is no egress interface. EGRESS_INTERFACE is not set, there is no macvlan0 and no macvlan link "
@@ -62,8 +72,6 @@ def _egress_link(netlink: Netlink, config: RouterConfig) -> Link:
             ) from error
         LOGGER.info("%s", done)
         observed = observe(netlink)
-    else:
-        LOGGER.debug("egress interface %s: %s", choice.name, choice.reason)
     link = observed.link(choice.name)
     if link is None:
         raise PlatformError(f"{choice.name} was there and is gone; {seen(observed.links)}")
