@@ -75,6 +75,10 @@ class HaproxyEngine:
         self._log = LogPipe(output, _remark)
         self._sockets: dict[int, Path] = {}
         self._ipv6 = has_ipv6()
+        # What an earlier run of the container left: nothing of it is alive.
+        for file in directory.glob("haproxy-*"):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
     def close(self) -> None:
         """Stop the threads. The children have ended."""

@@ -142,6 +142,7 @@ def test_keepalive_and_idle_timeout(servers: Lab, tmp_path: Path) -> None:
         assert timers.count("timer:(keepalive,") == 2, f"towards the client and towards the server:\n{timers}"
         held.settimeout(10)
         assert held.recv(1) == b"", "closed after two idle seconds"
+        pod.until(lambda: any(entry["state"] in ("cD", "sD") for entry in pod.access_log()))
 
 
 def test_low_port_that_may_not_be_used(servers: Lab, tmp_path: Path) -> None:
