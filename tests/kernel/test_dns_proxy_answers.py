@@ -134,3 +134,8 @@ def test_health_checks_are_opt_in(servers: Lab, open_directory: Path) -> None:
         assert pod.served(81, 6) == {ONE: 6}
         pod.until(lambda: len([entry for entry in pod.access_log() if entry["port"] == 81]) == 6)
         assert {entry["retries"] for entry in pod.access_log() if entry["port"] == 81} == {"0"}
+
+        # The slot of the dead address is known as down; what moves into it is not.
+        servers.dns.set("example.com", A=[ONE, TWO])
+        pod.until_served_by(80, {ONE, TWO})
+        assert set(pod.served(81, 4)) == {ONE, TWO}
