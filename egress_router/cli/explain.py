@@ -69,7 +69,8 @@ def explain(pod: PodConfig, target: str) -> list[Row]:
         raise UsageError(f'"{target}": {port} ({fields.EXPECTED_PORT})')
     protocol = (found[2] or "").lower()
     if pod.dns is not None and protocol in ("", "tcp"):
-        return [({"port": port, "text": (text := explain_dns(pod.dns, port))}, text)]
+        explanation = explain_dns(pod.dns, port)
+        return [(explanation.values(), str(explanation))]
     return _redirect(pod, port, protocol)
 
 
