@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from egress_router.model.http_cost import port_classes
 from egress_router.model.http_policy import Block, HttpPolicy, Name, PolicyLine, Ports, merge_ports
 from egress_router.model.http_regions import Claims, spans
-from egress_router.plan.http_compile import port_classes
 from egress_router.plan.http_names import NameLines
 
 
