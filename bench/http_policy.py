@@ -1,8 +1,8 @@
 """Requests a second through Squid by size of the policy: ours beside upstream's form, in one run.
 
-    python bench/http_policy.py [SECONDS]      (root; from the repository's root; needs wrk)
+    python bench/http_policy.py [SECONDS [names|addresses|mixed]]      (root; from the repository's root; needs wrk)
 
-All lines are names, the one asked for is the last. Upstream's form is what OpenShift's image writes: one ACL and one
+The line that allows the request is the last. Upstream's form is what OpenShift's image writes: one ACL and one
 rule a line. Each figure is the median of three turns; the forms take turns, so that what else the machine does
 meets all of them. The origin is a small epoll server, faster than Squid.
 """
@@ -30,6 +30,7 @@ from egress_router.render.squid import SquidPlace, render_squid
 TURNS = 3
 CONNECTIONS = 32
 ASKED = "asked.example"
+ORIGIN_ADDRESS = "203.0.113.25"
 ORIGIN = """
 import socket, select, sys
 listener = socket.create_server((sys.argv[1], 80), backlog=4096, reuse_port=True)
@@ -49,8 +50,17 @@ while True:
 """
 
 
-def names(count: int) -> list[str]:
-    return [f"host-{number}.example.com" for number in range(count - 1)] + [ASKED]
+def lines_of(kind: str, count: int) -> list[str]:
+    """Return so many lines, the one that allows the request last."""
+    names = [f"host-{number}.example.com" for number in range(count - 1)]
+    addresses = [f"10.{number // 250}.{number % 250}.0/24" for number in range(count - 1)]
+    if kind == "names":
+        return [*names, ASKED]
+    if kind == "addresses":
+        return [*addresses, ORIGIN_ADDRESS]
+    return [name if at % 2 else address for at, (name, address) in enumerate(zip(names, addresses, strict=True))] + [
+        ASKED
+    ]
 
 
 def ours(lines: list[str], port: int, directory: str) -> dict[str, str]:
@@ -69,7 +79,10 @@ def upstream(lines: list[str], port: int, directory: str) -> dict[str, str]:
     """The same process settings, with the policy in upstream's form and without our second look."""
     conf = ours([ASKED], port, directory)["squid.conf"]
     conf = re.sub(r"^(http_access|tcp_outgoing_address|acl) .*\n", "", conf, flags=re.MULTILINE)
-    rules = [f"acl dest{n} dstdomain {name}\nhttp_access allow dest{n}" for n, name in enumerate(lines, start=1)]
+    rules = [
+        f"acl dest{n} {'dst' if line[0].isdecimal() else 'dstdomain'} {line}\nhttp_access allow dest{n}"
+        for n, line in enumerate(lines, start=1)
+    ]
     return {"squid.conf": "\n".join([conf, *rules, "http_access deny all", ""])}
 
 
@@ -120,14 +133,14 @@ class Form:
             stale.unlink()
 
 
-def main(seconds: int = 3) -> None:
+def main(seconds: int = 3, kind: str = "mixed") -> None:
     with Lab(nodes=1, shape="bridge") as lab:
         router, client = lab.pod("router"), lab.pod("client")
-        lab.dns.set(ASKED, A=["203.0.113.25"], ttl=3600)
-        origin = lab.services.popen([sys.executable, "-c", ORIGIN, "203.0.113.25"])
+        lab.dns.set(ASKED, A=[ORIGIN_ADDRESS], ttl=3600)
+        origin = lab.services.popen([sys.executable, "-c", ORIGIN, ORIGIN_ADDRESS])
         forms = [
-            Form(router, f"{kind:8} {count:6} lines", write, names(count), 20000 + at)
-            for at, (kind, write, count) in enumerate(
+            Form(router, f"{who:8} {count:6} lines", write, lines_of(kind, count), 20000 + at)
+            for at, (who, write, count) in enumerate(
                 [
                     ("ours", ours, 1),
                     ("ours", ours, 5000),
@@ -162,4 +175,4 @@ def main(seconds: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:2]), *sys.argv[2:3])
