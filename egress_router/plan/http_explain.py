@@ -59,17 +59,16 @@ def parse_target(text: str) -> Target:
 
 def explain_http(
     policy: HttpPolicy,
-    target: str,
+    asked: Target,
     addresses: Sequence[Address] = (),
     settings: HttpSettings | None = None,
     own: Sequence[Address] = (),
 ) -> Explanation:
-    """Say what the proxy does with ``target``. ``addresses``: what the name resolves to, when that is known.
+    """Say what the proxy does with a request. ``addresses``: what the name resolves to, when that is known.
 
     Without them the answer for a name is that by name, and ``depends`` says whether address lines or closed
-    addresses may decide otherwise. ValueError when the target is none.
+    addresses may decide otherwise.
     """
-    asked = parse_target(target)
     settings = settings or HttpSettings()
     if asked.connect and asked.port not in settings.connect_ports:
         return Explanation(False, None, f"denied: {asked.port} is not one of EGRESS_HTTP_PROXY_CONNECT_PORTS")

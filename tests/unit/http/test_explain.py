@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from egress_router.config.http_ports import parse_ports
 from egress_router.model.http_policy import HttpSettings
 from egress_router.plan.http_evaluate import literal_address
-from egress_router.plan.http_explain import explain_http
+from egress_router.plan.http_explain import explain_http, parse_target
 from tests.unit.http.strategies import parse
 
 POLICY = "!perdu.com\n!*.perdu.com\n!10.0.0.0/8\nfree.fr:443,80\n192.0.2.0/24\n!secret.example\n*.example"
@@ -33,7 +33,7 @@ POLICY = "!perdu.com\n!*.perdu.com\n!10.0.0.0/8\nfree.fr:443,80\n192.0.2.0/24\n!
     ],
 )
 def test_explain(target: str, allowed: bool, line: int | None, words: str) -> None:
-    explanation = explain_http(parse(POLICY), target)
+    explanation = explain_http(parse(POLICY), parse_target(target))
     assert (explanation.allowed, explanation.line.number if explanation.line else None) == (allowed, line)
     assert words in explanation.text
 
@@ -41,13 +41,13 @@ def test_explain(target: str, allowed: bool, line: int | None, words: str) -> No
 def test_explain_with_addresses() -> None:
     policy = parse(POLICY)
     mixed = [ip_address("198.51.100.1"), ip_address("10.9.9.9")]
-    explanation = explain_http(policy, "http://free.fr/", mixed)
+    explanation = explain_http(policy, parse_target("http://free.fr/"), mixed)
     assert explanation.text == 'denied by line 3 "!10.0.0.0/8" (10.9.9.9)'
-    own = explain_http(policy, "http://free.fr/", mixed[:1], own=mixed[:1])
+    own = explain_http(policy, parse_target("http://free.fr/"), mixed[:1], own=mixed[:1])
     assert own.text == "denied: 198.51.100.1 is closed: the pod's own address"
     ports = HttpSettings(connect_ports=parse_ports("443"))
-    assert "CONNECT_PORTS" in explain_http(policy, "free.fr:80", settings=ports).text
-    assert explain_http(policy, "http://free.fr:80", settings=ports).allowed
+    assert "CONNECT_PORTS" in explain_http(policy, parse_target("free.fr:80"), settings=ports).text
+    assert explain_http(policy, parse_target("http://free.fr:80"), settings=ports).allowed
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_explain_with_addresses() -> None:
 )
 def test_no_target(target: str) -> None:
     with pytest.raises(ValueError, match=re.escape("http://free.fr/")):
-        explain_http(parse(POLICY), target)
+        explain_http(parse(POLICY), parse_target(target))
 
 
 @given(
