@@ -11,6 +11,7 @@ from egress_router.cli.sources import read_sources, source_options
 from egress_router.config.inputs import Problems
 from egress_router.config.pod import PodConfig, parse_pod
 from egress_router.errors import ConfigurationError, Problem
+from egress_router.plan.http_shadow import shadow_warnings
 
 
 @click.command(
@@ -34,8 +35,11 @@ def command(env_file: str | None, manifest: str | None, output: str) -> int:
     summaries = []
     for source in read_sources(env_file, manifest, problems):
         try:
-            summaries.append(f"{source.name}: {summary(parse_pod(source.inputs, found := Problems()))}")
+            pod = parse_pod(source.inputs, found := Problems())
+            summaries.append(f"{source.name}: {summary(pod)}")
             problems.warnings += found.warnings
+            if pod.http is not None:
+                problems.warnings += shadow_warnings(pod.http.policy)
         except ConfigurationError as error:
             errors += error.problems
     if output == "json":
