@@ -7,10 +7,10 @@ from dataclasses import asdict
 import click
 
 from egress_router.cli.output import print_json, print_warnings
-from egress_router.cli.sources import read_sources, source_options
+from egress_router.cli.sources import parse_sources, read_sources, source_options
 from egress_router.config.inputs import Problems
-from egress_router.config.pod import PodConfig, parse_pod
-from egress_router.errors import ConfigurationError, Problem
+from egress_router.config.pod import PodConfig
+from egress_router.errors import ConfigurationError
 from egress_router.plan.http_shadow import shadow_warnings
 
 
@@ -31,29 +31,25 @@ def command(env_file: str | None, manifest: str | None, output: str) -> int:
     All problems come out together, each with its variable, line and what would be right; exit code 78 then.
     """
     problems = Problems()
-    errors: list[Problem] = []
-    summaries = []
-    for source in read_sources(env_file, manifest, problems):
-        try:
-            pod = parse_pod(source.inputs, found := Problems())
-            summaries.append(f"{source.name}: {summary(pod)}")
-            problems.warnings += found.warnings
-            if pod.http is not None:
-                problems.warnings += shadow_warnings(pod.http.policy)
-        except ConfigurationError as error:
-            errors += error.problems
+    summaries: list[str] = []
+    try:
+        pods = parse_sources(read_sources(env_file, manifest, problems), problems)
+        summaries = [f"{source.name}: {summary(pod)}" for source, pod in pods]
+        for _, pod in pods:
+            problems.warnings += shadow_warnings(pod.http.policy) if pod.http is not None else []
+    except ConfigurationError as error:
+        problems.errors += error.problems
     if output == "json":
         print_json(
             {
-                "ok": not errors,
-                "problems": [asdict(problem) for problem in errors],
+                "ok": not problems.errors,
+                "problems": [asdict(problem) for problem in problems.errors],
                 "warnings": [asdict(problem) for problem in problems.warnings],
             }
         )
-        return ConfigurationError.exit_code if errors else 0
+        return ConfigurationError.exit_code if problems.errors else 0
     print_warnings(problems.warnings)
-    if errors:
-        raise ConfigurationError(errors)
+    problems.raise_if_any()
     click.echo("\n".join(summaries))
     return 0
 
@@ -75,4 +71,4 @@ def summary(pod: PodConfig) -> str:
     if pod.dns is not None:
         count = len(pod.dns.destinations)
         parts.append(f"DNS proxy, {count} destination{'s' * (count != 1)}")
-    return "; ".join(parts) + ": ok"
+    return "; ".join([*parts, "ok"])

@@ -6,12 +6,11 @@ import re
 
 import click
 
-from egress_router.cli.output import print_json
-from egress_router.cli.sources import read_sources, source_options
+from egress_router.cli.output import print_pods
+from egress_router.cli.sources import read_pods, source_options
 from egress_router.config import fields
 from egress_router.config.fields import Wrong
-from egress_router.config.inputs import Problems
-from egress_router.config.pod import PodConfig, parse_pod
+from egress_router.config.pod import PodConfig
 from egress_router.errors import UsageError
 from egress_router.model.router import Protocol, RouterConfig
 from egress_router.plan.dns_proxy_explain import explain_dns
@@ -41,14 +40,11 @@ def command(target: str, env_file: str | None, manifest: str | None, output: str
     TARGET is PORT/PROTOCOL or PORT for the redirect and the DNS proxy router, a URL or HOST:PORT (a CONNECT) for the
     HTTP proxy. No name is looked up.
     """
-    problems = Problems()
-    for source in read_sources(env_file, manifest, problems):
-        pod = parse_pod(source.inputs, problems)
-        rows = explain(pod, target)
-        if output == "json":
-            print_json([row for row, _ in rows])
-        else:
-            click.echo("\n".join(text for _, text in rows))
+    found = {source.name: explain(pod, target) for source, pod in read_pods(env_file, manifest)}
+    if output == "json":
+        print_pods({name: [row for row, _ in rows] for name, rows in found.items()})
+    else:
+        print_pods({name: "".join(f"{text}\n" for _, text in rows) for name, rows in found.items()})
     return 0
 
 

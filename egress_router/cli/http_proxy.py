@@ -23,9 +23,21 @@ from egress_router.runtime.log import LOGGER, set_up_log
 DEFAULT_DIRECTORY = "/run/egress-router"
 
 
-@click.command()
+@click.command(
+    "http-proxy",
+    short_help="Run the HTTP proxy router (Squid).",
+    epilog="""
+    \b
+    Example:
+      EGRESS_HTTP_PROXY_DESTINATION='*.example.com' egress-router http-proxy
+    """,
+)
 def command() -> int:
-    """Run the HTTP proxy until SIGTERM; SIGHUP or a changed file reloads the policy."""
+    """Let HTTP clients reach what the policy allows: the entry point of the proxy container.
+
+    Reads EGRESS_HTTP_PROXY_DESTINATION, or the file that EGRESS_HTTP_PROXY_DESTINATION_FILE names. SIGHUP or a change
+    of the file reloads; SIGTERM lets transfers finish for EGRESS_SHUTDOWN_GRACE.
+    """
     problems = Problems()
     inputs = load_inputs(os.environ)
     set_up_log(parse_log(inputs, problems, terminal=sys.stderr.isatty()))

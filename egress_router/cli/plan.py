@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import click
 
-from egress_router.cli.output import print_json, print_warnings
-from egress_router.cli.sources import Source, read_sources, source_options
-from egress_router.config.inputs import Problems
-from egress_router.config.pod import PodConfig, parse_pod
+from egress_router.cli.output import print_pods
+from egress_router.cli.sources import Source, read_pods, source_options
+from egress_router.config.pod import PodConfig
 from egress_router.errors import UsageError
 from egress_router.model.addresses import Family
 from egress_router.model.desired import Desired
@@ -55,11 +55,11 @@ def command(env_file: str | None, manifest: str | None, output: str, pod: str | 
     `-o nft` and `-o iptables` print what `init` puts in place, byte for byte; `-o squid` and `-o haproxy` what the
     proxies are started with.
     """
-    problems = Problems()
-    for source in read_sources(env_file, manifest, problems):
-        config = parse_pod(source.inputs, problems)
-        print_warnings(problems.warnings)
-        PRINTERS[output](config, source, (pod or ("here" if source.here else "sample")) == "here")
+    plans: dict[str, Any] = {}
+    for source, config in read_pods(env_file, manifest):
+        here = (pod or ("here" if source.here else "sample")) == "here"
+        plans[source.name] = RENDERERS[output](config, source, here)
+    print_pods(plans)
     return 0
 
 
@@ -69,47 +69,45 @@ def _desired(pod: PodConfig, source: Source, here: bool) -> tuple[RouterConfig, 
     return pod.router, desired_here(pod.router) if here else desired_sample(pod.router)
 
 
-def _text(pod: PodConfig, source: Source, here: bool) -> None:
-    click.echo(plan_text(*_parts(pod, source, here)), nl=False)
-
-
-def _json(pod: PodConfig, source: Source, here: bool) -> None:
-    print_json(plan_json(*_parts(pod, source, here)))
-
-
-def _parts(pod: PodConfig, source: Source, here: bool) -> tuple[Desired, RouterConfig]:
+def _text(pod: PodConfig, source: Source, here: bool) -> str:
     router, desired = _desired(pod, source, here)
-    return desired, router
+    return plan_text(desired, router)
 
 
-def _nft(pod: PodConfig, source: Source, here: bool) -> None:
+def _json(pod: PodConfig, source: Source, here: bool) -> dict[str, Any]:
+    router, desired = _desired(pod, source, here)
+    return plan_json(desired, router)
+
+
+def _nft(pod: PodConfig, source: Source, here: bool) -> str:
     _, desired = _desired(pod, source, here)
-    click.echo(replace_script(nft_table(desired.translation)), nl=False)
+    return replace_script(nft_table(desired.translation))
 
 
-def _iptables(pod: PodConfig, source: Source, here: bool) -> None:
+def _iptables(pod: PodConfig, source: Source, here: bool) -> str:
     _, desired = _desired(pod, source, here)
+    text = ""
     for family in Family:
-        tables = iptables_tables(desired.translation, family)
-        click.echo(f"# {family}: {'ip6tables' if family is Family.IPV6 else 'iptables'}-restore --noflush")
-        click.echo(iptables_text(tables), nl=False)
+        tool = "ip6tables" if family is Family.IPV6 else "iptables"
+        text += f"# {family}: {tool}-restore --noflush\n" + iptables_text(iptables_tables(desired.translation, family))
+    return text
 
 
-def _squid(pod: PodConfig, source: Source, _here: bool) -> None:
+def _squid(pod: PodConfig, source: Source, _here: bool) -> str:
     if pod.http is None:
         raise UsageError(f"{source.name} has no EGRESS_HTTP_PROXY_DESTINATION: no Squid to plan")
     files = render_squid(compile_policy(pod.http.policy), pod.http.settings)
-    for name, text in files.items():
-        click.echo(f"# {name}\n{text}", nl=False)
+    return "".join(f"# {name}\n{text}" for name, text in files.items())
 
 
-def _haproxy(pod: PodConfig, source: Source, _here: bool) -> None:
+def _haproxy(pod: PodConfig, source: Source, _here: bool) -> str:
     if pod.dns is None:
         raise UsageError(f"{source.name} has no EGRESS_DNS_PROXY_DESTINATION: no HAProxy to plan")
-    click.echo(render_haproxy(pod.dns), nl=False)
+    return render_haproxy(pod.dns)
 
 
-PRINTERS: dict[str, Callable[[PodConfig, Source, bool], None]] = {
+#: what ``-o`` names → text, or values for JSON
+RENDERERS: dict[str, Callable[[PodConfig, Source, bool], str | dict[str, Any]]] = {
     "text": _text,
     "json": _json,
     "nft": _nft,

@@ -6,10 +6,8 @@ from typing import Any
 
 import click
 
-from egress_router.cli.output import print_json, print_warnings, table
-from egress_router.cli.sources import read_sources, source_options
-from egress_router.config.inputs import Problems
-from egress_router.config.pod import parse_pod
+from egress_router.cli.output import print_json, table
+from egress_router.cli.sources import read_pods, source_options
 from egress_router.errors import UsageError
 from egress_router.runtime.status import Status, read_status
 
@@ -32,10 +30,10 @@ def command(env_file: str | None, manifest: str | None, output: str) -> int:
 
     Exit code 1 when they differ. Needs NET_ADMIN, to read the rules.
     """
-    problems = Problems()
-    (source, *_) = read_sources(env_file, manifest, problems)
-    pod = parse_pod(source.inputs, problems)
-    print_warnings(problems.warnings)
+    (source, pod), *others = read_pods(env_file, manifest)
+    if others:
+        names = ", ".join([source.name, *(other.name for other, _ in others)])
+        raise UsageError(f"status compares one pod with the network it runs in, and the manifest has several: {names}")
     if pod.router is None:
         raise UsageError(f"{source.name} has no variables of the router (EGRESS_GATEWAY …)")
     status = read_status(pod.router)

@@ -13,6 +13,7 @@ from egress_router.errors import ConfigurationError, Problem
 
 #: Larger files are refused: a ConfigMap holds at most 1 MiB.
 MAX_FILE_BYTES = 4 * 1024 * 1024
+EXPECTED_FILE = "a readable text file in UTF-8, such as a mounted ConfigMap key"
 
 
 class Problems:
@@ -106,20 +107,24 @@ class Inputs:
 
 def read_file_variable(variable: str, path: str) -> SourceText | Problem:
     """Read the UTF-8 file that ``variable`` names; a Problem says why it cannot be used."""
-    expected = "a readable text file in UTF-8, such as a mounted ConfigMap key"
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return Problem(variable, None, path, f"cannot be read: {reason}", expected)
+        return Problem(variable, None, path, f"cannot be read: {reason}", EXPECTED_FILE)
+    return decoded(variable, path, data)
+
+
+def decoded(variable: str, path: str, data: bytes) -> SourceText | Problem:
+    """Return the bytes of a file as text; a Problem of ``variable`` says why they cannot be used."""
     if len(data) > MAX_FILE_BYTES:
-        return Problem(variable, None, path, f"is larger than {MAX_FILE_BYTES} bytes", expected)
+        return Problem(variable, None, path, f"is larger than {MAX_FILE_BYTES} bytes", EXPECTED_FILE)
     try:
         return SourceText(variable, data.decode("utf-8"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        return Problem(variable, line, path, f"is not UTF-8 at byte {error.start}", expected)
+        return Problem(variable, line, path, f"is not UTF-8 at byte {error.start}", EXPECTED_FILE)
 
 
 def load_inputs(

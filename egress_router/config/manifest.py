@@ -11,14 +11,21 @@ import yaml
 from egress_router.config.inputs import Inputs, Problems, SourceText
 from egress_router.errors import ConfigurationError, Problem
 
+#: What web pages and word processors make of ``"``, ``'`` and ``-``.
+_TYPOGRAPHIC = "“”„‘’‚–—‑"
+
 
 @dataclass(slots=True)
 class ManifestPod:
-    """A pod template of a manifest: its name and what its containers' variables say, taken together."""
+    """A pod template of a manifest: its name and what its containers' variables say, taken together.
+
+    ``outside`` says of each variable whose value is not in the manifest where it comes from.
+    """
 
     name: str
     env: dict[str, str] = field(default_factory=dict)
     files: dict[str, SourceText | Problem] = field(default_factory=dict)
+    outside: dict[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> Inputs:
@@ -29,37 +36,52 @@ class ManifestPod:
 def manifest_pods(text: str, label: str, problems: Problems) -> list[ManifestPod]:
     """Return the pods of a YAML text that have EGRESS_* variables.
 
-    A variable that comes from a ConfigMap of the same text is resolved, also one that names a file of a mounted
-    ConfigMap. What comes from elsewhere cannot be checked and is noted as a warning. Raises ConfigurationError when
-    the text is no YAML or has no such pod.
+    A variable that comes from a ConfigMap of the same text is resolved (``valueFrom``, ``envFrom``), also one that
+    names a file of a mounted ConfigMap. What comes from elsewhere cannot be checked and is noted as a warning; a value
+    that is no string, which Kubernetes refuses, as an error. Raises ConfigurationError when the text is no YAML or has
+    no such pod.
     """
-    try:
-        documents = [item for item in yaml.safe_load_all(text) if isinstance(item, dict)]
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark is not None else None
-        reason = getattr(error, "problem", None) or "cannot be read"
-        hint = "straight quotes and hyphens; web pages turn them into typographic ones"
-        raise ConfigurationError([Problem(label, line, "", f"is not YAML: {reason}", hint)]) from error
-    objects = [item for document in documents for item in _flat(document)]
+    objects = [item for document in _documents(text, label) for item in _flat(document)]
     config_maps = {_name(item): _mapping(item.get("data")) for item in objects if item.get("kind") == "ConfigMap"}
     pods = []
     for item in objects:
         spec = _pod_spec(item)
         if spec is not None:
             pod = _Reader(label, config_maps, problems).pod(f"{item.get('kind')}/{_name(item)}", spec)
-            if pod.env:
+            if pod.env or pod.outside:
                 pods.append(pod)
-    if not pods:
-        raise ConfigurationError([Problem(label, None, "", "has no pod with EGRESS_* variables")])
+    if not pods and not problems.errors:
+        expected = "a Pod, or an object with a pod template, whose containers have them"
+        raise ConfigurationError([Problem(label, None, "", "has no pod with EGRESS_* variables", expected)])
     return pods
 
 
+def _documents(text: str, label: str) -> list[dict[str, Any]]:
+    """Load the YAML documents. Raises ConfigurationError."""
+    try:
+        return [item for item in yaml.safe_load_all(text.removeprefix("\ufeff")) if isinstance(item, dict)]
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark is not None else None
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
+    except (ValueError, RecursionError) as error:
+        # PyYAML's own: a date like 2001-99-99, thousands of nested brackets.
+        line, reason = None, str(error)
+    raise ConfigurationError([Problem(label, line, "", f"is not YAML: {reason}", _typographic_hint(text, label))])
+
+
+def _typographic_hint(text: str, label: str) -> str:
+    for number, raw in enumerate(text.split("\n"), start=1):
+        found = next((character for character in raw if character in _TYPOGRAPHIC), None)
+        if found is not None:
+            return f'line {number} of {label} has a typographic "{found}": write straight quotes and plain hyphens'
+    return ""
+
+
 def _flat(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if document.get("kind") == "List" and isinstance(document.get("items"), list):
-        for item in document["items"]:
-            if isinstance(item, dict):
-                yield from _flat(item)
+    """Yield the objects of a document: itself, or the items of a ``List``, which does not nest."""
+    if document.get("kind") == "List":
+        yield from _list(document.get("items"))
     else:
         yield document
 
@@ -85,6 +107,9 @@ def _pod_spec(item: dict[str, Any]) -> dict[str, Any] | None:
     return spec if item.get("kind") == "Pod" else template or None
 
 
+_KINDS = {bool: "truth value, not a string", int: "number, not a string", float: "number, not a string"}
+
+
 class _Reader:
     """Reads the containers of one pod."""
 
@@ -98,27 +123,64 @@ class _Reader:
         pod = ManifestPod(name)
         volumes = {str(item.get("name")): item for item in _list(spec.get("volumes"))}
         for container in (*_list(spec.get("initContainers")), *_list(spec.get("containers"))):
-            for variable in _list(container.get("env")):
-                key = str(variable.get("name", ""))
-                value = self._value(variable, key) if key.startswith("EGRESS_") else None
-                if value is None:
-                    continue
+            values = self._from_sources(container) | self._own(container, pod)
+            for key, value in values.items():
                 if pod.env.get(key, value) != value:
                     self._problems.warn(key, None, value, f"has another value in another container of {name}")
                 pod.env[key] = value
                 if key.endswith("_FILE") and value.strip():
                     pod.files[key] = self._file(key, value.strip(), container, volumes)
+        for key, where in pod.outside.items():
+            self._problems.warn(key, None, "", f"comes from {where} and was not checked")
         return pod
 
-    def _value(self, variable: dict[str, Any], key: str) -> str | None:
-        if "valueFrom" not in variable:
+    def _from_sources(self, container: dict[str, Any]) -> dict[str, str]:
+        """Return what ``envFrom`` takes from ConfigMaps; the last one wins."""
+        values: dict[str, str] = {}
+        for source in _list(container.get("envFrom")):
+            reference = source.get("configMapRef")
+            if not isinstance(reference, dict):
+                continue
+            prefix = str(source.get("prefix") or "")
+            name = str(reference.get("name"))
+            if name not in self._config_maps:
+                message = (
+                    f"envFrom takes variables from the ConfigMap {name}, which is not in it; they were not checked"
+                )
+                self._problems.warn(self._label, None, "", message)
+            for key, value in self._config_maps.get(name, {}).items():
+                text = self._string(f"{prefix}{key}", value)
+                if text is not None:
+                    values[f"{prefix}{key}"] = text
+        return values
+
+    def _own(self, container: dict[str, Any], pod: ManifestPod) -> dict[str, str]:
+        """Return what ``env`` says; what comes from outside is noted in ``pod``."""
+        values: dict[str, str] = {}
+        for variable in _list(container.get("env")):
+            key = str(variable.get("name", ""))
+            if not key.startswith("EGRESS_"):
+                continue
             value = variable.get("value")
-            return "" if value is None else str(value)
-        reference = _mapping(_mapping(variable["valueFrom"]).get("configMapKeyRef"))
-        data = self._config_maps.get(str(reference.get("name")), {})
-        if reference.get("key") in data:
-            return str(data[reference["key"]])
-        self._problems.warn(key, None, "", f"comes from outside of {self._label} and was not checked")
+            if "valueFrom" in variable:
+                reference = _mapping(_mapping(variable["valueFrom"]).get("configMapKeyRef"))
+                data = self._config_maps.get(str(reference.get("name")), {})
+                if str(reference.get("key")) not in data:
+                    pod.outside[key] = f"outside of {self._label}"
+                    continue
+                value = data[str(reference.get("key"))]
+            text = self._string(key, "" if value is None else value)
+            if text is not None:
+                values[key] = text
+        return values
+
+    def _string(self, key: str, value: Any) -> str | None:
+        """Return the value of a variable of ours, None for other people's and for what is no string."""
+        if not key.startswith("EGRESS_"):
+            return None
+        if isinstance(value, str):
+            return value
+        self._problems.error(key, None, str(value), f"is a {_KINDS.get(type(value), 'structure')}", "quotes around it")
         return None
 
     def _file(

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from egress_router.lab import Lab, cni, registry
 from egress_router.lab.addressing import MAX_NODES
 from egress_router.lab.host import Host
+from egress_router.model.router import Backend
+
+BACKENDS = [str(backend) for backend in Backend]
+NO_PERMISSION = 77
+INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -18,6 +25,7 @@ def cli() -> None:
       python -m egress_router.lab up --nodes 3 --pods 2
       python -m egress_router.lab list
       python -m egress_router.lab down
+      python -m egress_router.lab demo
     """
 
 
@@ -56,6 +64,47 @@ def up(nodes: int, shape: str, pods: int, macvlan: bool) -> None:
 def entry(host: Host) -> str:
     """Return one line about a host."""
     return f"{host.netns:<24} {' '.join(str(address) for address in host.addresses.values())}".rstrip()
+
+
+@cli.command(
+    epilog="""
+    \b
+    Examples:
+      python -m egress_router.lab demo
+      python -m egress_router.lab demo redirect --shape point-to-point --backend iptables
+    """
+)
+@click.argument("names", metavar="[SCENE]...", nargs=-1)
+@click.option("--shape", type=click.Choice(cni.SHAPES), default=cni.BRIDGE, show_default=True, help="How pods connect.")
+@click.option(
+    "--backend", type=click.Choice(BACKENDS), default=BACKENDS[0], show_default=True, help="EGRESS_NAT_BACKEND."
+)
+@click.option("--list", "listed", is_flag=True, help="List the scenes and exit.")
+@click.pass_context
+def demo(ctx: click.Context, names: tuple[str, ...], shape: str, backend: str, listed: bool) -> None:
+    """Play scenes (all, if none is named): each builds a lab, shows real commands and traffic, and checks itself.
+
+    Exit code 0 when everything was as claimed, 1 when not.
+    """
+    from egress_router.lab.demo import play
+    from egress_router.lab.scenes import scenes
+
+    found = scenes()
+    if listed:
+        for name, scene in found.items():
+            click.echo(f"{name:<12} {scene.TITLE}")
+        return
+    if unknown := [name for name in names if name not in found]:
+        raise click.UsageError(f"no such scene: {', '.join(unknown)} (there are: {', '.join(found)})")
+    if os.geteuid() != 0:
+        click.echo("the demo makes network namespaces, which needs root", err=True)
+        ctx.exit(NO_PERMISSION)
+    try:
+        status = play(found, names, shape, backend)
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; the lab is gone", err=True)
+        status = INTERRUPTED
+    ctx.exit(status)
 
 
 @cli.command(name="list")
