@@ -21,7 +21,8 @@ from tests.kernel.dns_proxy_pod import DnsProxyPod, echoes
 
 
 def main(count: int, reloads: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="pytest-bench-") as directory, Lab(nodes=1, shape="bridge") as lab:
+    with tempfile.TemporaryDirectory(prefix="egress-router-") as directory, Lab(nodes=1, shape="bridge") as lab:
+        Path(directory).chmod(0o777)
         servers = ["203.0.113.25", "203.0.113.26"]
         for server in servers:
             lab.echo(server, tcp=[80])

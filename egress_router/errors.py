@@ -41,19 +41,23 @@ class Problem:
 
     def __str__(self) -> str:
         where = self.variable if self.line is None else f"{self.variable} line {self.line}"
-        shown = f' "{printable(self.text)}"' if self.text else ""
-        if shown and self.message.startswith(shown[1:]):
-            shown = ""
-        elif shown and self.message.split(" ", 1)[0] not in _VERBS:
-            shown += ":"
         expected = f" ({self.expected})" if self.expected else ""
-        return f"{where}:{shown} {self.message}{expected}"
+        text = quoted(self.text)
+        if not self.text or self.message.startswith(text):
+            return f"{where}: {self.message}{expected}"
+        colon = "" if self.message.split(" ", 1)[0] in _VERBS else ":"
+        return f"{where}: {text}{colon} {self.message}{expected}"
 
 
 def printable(text: str, limit: int = 200) -> str:
     """Return ``text`` safe for one line of a log: control characters escaped, cut at ``limit`` characters."""
     cut = text if len(text) <= limit else text[:limit] + "…"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
+
+
+def quoted(text: str) -> str:
+    """Return ``text`` in double quotes, printable; for messages, which may end up on a terminal."""
+    return f'"{printable(text)}"'
 
 
 class EgressRouterError(Exception):

@@ -11,6 +11,7 @@ from egress_router.cli.sources import parse_sources, read_sources, source_option
 from egress_router.config.inputs import Problems
 from egress_router.config.pod import PodConfig
 from egress_router.errors import ConfigurationError
+from egress_router.plan.http_shadow import shadow_warnings
 
 
 @click.command(
@@ -34,6 +35,8 @@ def command(env_file: str | None, manifest: str | None, output: str) -> int:
     try:
         pods = parse_sources(read_sources(env_file, manifest, problems), problems)
         summaries = [f"{source.name}: {summary(pod)}" for source, pod in pods]
+        for _, pod in pods:
+            problems.warnings += shadow_warnings(pod.http.policy) if pod.http is not None else []
     except ConfigurationError as error:
         problems.errors += error.problems
     if output == "json":

@@ -15,13 +15,9 @@ from egress_router.errors import UsageError
 from egress_router.model.router import Protocol, RouterConfig
 from egress_router.plan.dns_proxy_explain import explain_dns
 from egress_router.plan.explain import Decision, explain_redirect
-from egress_router.plan.http_evaluate import evaluate, literal_address
+from egress_router.plan.http_explain import explain_http, parse_target
 
 _PORT = re.compile(r"([0-9]+)(?:/([a-z]+))?", re.IGNORECASE)
-_URL = re.compile(
-    r"(?:(?P<scheme>https?)://)?(?:[^@/]*@)?(?P<host>\[[^\]]+\]|[^\s:/\[\]]+)(?::(?P<port>[0-9]+))?(?:/.*)?",
-    re.IGNORECASE,
-)
 
 
 @click.command(
@@ -65,36 +61,28 @@ def explain(pod: PodConfig, target: str) -> list[Row]:
         raise UsageError(f'"{target}": {port} ({fields.EXPECTED_PORT})')
     protocol = (found[2] or "").lower()
     if pod.dns is not None and protocol in ("", "tcp"):
-        return [({"port": port, "text": (text := explain_dns(pod.dns, port))}, text)]
+        explanation = explain_dns(pod.dns, port)
+        return [(explanation.values(), str(explanation))]
     return _redirect(pod, port, protocol)
 
 
 def _http(pod: PodConfig, target: str) -> Row:
-    match = _URL.fullmatch(target)
-    if match is None:
-        raise UsageError(
-            f'"{target}" is not PORT/PROTOCOL (8080/tcp), a URL (http://free.fr/) or HOST:PORT (free.fr:443)'
-        )
     if pod.http is None:
         raise UsageError("these variables have no EGRESS_HTTP_PROXY_DESTINATION to explain a host with")
-    scheme, host, port_text = match["scheme"], match["host"], match["port"]
-    port = fields.port(port_text) if port_text else 443 if scheme == "https" else 80
-    if isinstance(port, Wrong):
-        raise UsageError(f'"{target}": {port} ({fields.EXPECTED_PORT})')
-    verdict = evaluate(pod.http.policy, host, port)
-    decision = "allowed" if verdict.allowed else "denied"
-    line = f' "{verdict.line.text}"' if verdict.line else ""
+    try:
+        asked = parse_target(target)
+    except ValueError as error:
+        raise UsageError(f"{error}, or PORT/PROTOCOL such as 8080/tcp") from None
+    explanation = explain_http(pod.http.policy, asked, settings=pod.http.settings)
     row: dict[str, object] = {
-        "host": host,
-        "port": port,
-        "decision": decision,
-        "line": verdict.line.number if verdict.line else None,
-        "why": verdict.why,
+        "host": asked.host,
+        "port": asked.port,
+        "decision": "allowed" if explanation.allowed else "denied",
+        "line": explanation.line.number if explanation.line else None,
+        "why": explanation.text,
+        "depends_on_dns": explanation.depends,
     }
-    text = f"{host} port {port}: {decision}, {verdict.why}{line}"
-    if literal_address(host) is None:
-        text += " (lines that name addresses are judged by what the name resolves to when it is asked for)"
-    return row, text
+    return row, f"{asked.host} port {asked.port}: {explanation.text}"
 
 
 def _redirect(pod: PodConfig, port: int, protocol: str) -> list[Row]:

@@ -14,16 +14,19 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
-    NetmaskValueError,
 )
 
+from egress_router.errors import quoted
 from egress_router.model.addresses import Address, Interface, Network
 from egress_router.model.router import PortRange
 
 _PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
 _DOTTED = re.compile(r"[0-9.]+", re.ASCII)
-_INTERFACE = re.compile(r"[^\s/:]{1,15}")
+#: Narrower than the kernel's rule (dev_valid_name): nft and iptables read ``*``, ``+``, ``!`` and quotes as their own.
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)
+#: What ``net/ipv4/conf`` has besides interfaces; the kernel lets no interface be called so.
+_NO_INTERFACE = (".", "..", "all", "default")
 
 EXPECTED_PORT = "a number from 1 to 65535 without leading zeros"
 
@@ -38,7 +41,7 @@ def port(text: str) -> int | Wrong:
     """Read a port number, 1 to 65535."""
     if _PORT.fullmatch(text) and int(text) <= 65535:
         return int(text)
-    return Wrong(f'"{text}" is not a port')
+    return Wrong(f"{quoted(text)} is not a port")
 
 
 def port_range(text: str) -> PortRange | Wrong:
@@ -46,14 +49,14 @@ def port_range(text: str) -> PortRange | Wrong:
     first_text, dash, last_text = text.partition("-")
     first = port(first_text)
     if isinstance(first, Wrong):
-        return Wrong(f'"{text}" is not a port or a range of ports') if dash else first
+        return Wrong(f"{quoted(text)} is not a port or a range of ports") if dash else first
     if not dash:
         return PortRange(first, first)
     last = port(last_text)
     if isinstance(last, Wrong):
-        return Wrong(f'"{text}" is not a port or a range of ports')
+        return Wrong(f"{quoted(text)} is not a port or a range of ports")
     if last < first:
-        return Wrong(f'the range "{text}" ends before it starts')
+        return Wrong(f"{quoted(text)} ends before it starts")
     return PortRange(first, last)
 
 
@@ -63,12 +66,12 @@ def address(text: str) -> Address | Wrong:
         if ":" not in text:
             return IPv4Address(text)
         if "%" in text:
-            return Wrong(f'"{text}" has a zone index')
+            return Wrong(f"{quoted(text)} has a zone index")
         value = IPv6Address(text)
     except AddressValueError:
-        return Wrong(f'"{text}" is not an IP address{_octal_hint(text)}')
+        return Wrong(f"{quoted(text)} is not an IP address{_octal_hint(text)}")
     if value.ipv4_mapped is not None:
-        return Wrong(f'"{text}" is an IPv4-mapped address; write {value.ipv4_mapped}')
+        return Wrong(f"{quoted(text)} is an IPv4-mapped address; write {value.ipv4_mapped}")
     return value
 
 
@@ -96,7 +99,7 @@ def interface_address(text: str) -> Interface | Wrong:
     if isinstance(host, Wrong):
         return host
     if slash and not (_LENGTH.fullmatch(length_text) and 1 <= int(length_text) <= host.max_prefixlen):
-        return Wrong(f'"/{length_text}" is not a prefix length from /1 to /{host.max_prefixlen}')
+        return Wrong(f"{quoted('/' + length_text)} is not a prefix length from /1 to /{host.max_prefixlen}")
     length = int(length_text) if slash else host.max_prefixlen
     return IPv4Interface((host, length)) if isinstance(host, IPv4Address) else IPv6Interface((host, length))
 
@@ -108,17 +111,17 @@ def network(text: str) -> Network | Wrong:
     if isinstance(host, Wrong):
         return host
     if slash and not (_LENGTH.fullmatch(length_text) and int(length_text) <= host.max_prefixlen):
-        return Wrong(f'"/{length_text}" is not a prefix length from /0 to /{host.max_prefixlen}')
+        return Wrong(f"{quoted('/' + length_text)} is not a prefix length from /0 to /{host.max_prefixlen}")
     length = int(length_text) if slash else host.max_prefixlen
     try:
         return IPv4Network((host, length)) if isinstance(host, IPv4Address) else IPv6Network((host, length))
-    except (ValueError, NetmaskValueError):
+    except ValueError:
         kind = IPv4Network if isinstance(host, IPv4Address) else IPv6Network
-        return Wrong(f'"{text}" has bits set behind its prefix; write {kind((host, length), strict=False)}')
+        return Wrong(f"{quoted(text)} has bits set behind its prefix; write {kind((host, length), strict=False)}")
 
 
 def interface_name(text: str) -> str | Wrong:
-    """Read an interface name as the kernel takes it (dev_valid_name: 1 to 15 bytes; no space, ``/`` or ``:``)."""
-    if _INTERFACE.fullmatch(text) and text not in (".", "..") and len(text.encode()) <= 15 and text.isprintable():
+    """Read an interface name: 1 to 15 letters, digits and ``_ . - @``."""
+    if _INTERFACE.fullmatch(text) and text not in _NO_INTERFACE and not text.startswith("-"):
         return text
-    return Wrong(f'"{text}" is not an interface name')
+    return Wrong(f"{quoted(text)} is not an interface name")

@@ -9,6 +9,7 @@ import idna
 
 from egress_router.config.http_ports import parse_ports
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
+from egress_router.model.http_cost import MAX_PORT_LISTS, MAX_RANGES, most_ranges, port_lists
 from egress_router.model.http_policy import (
     ANY_PORT,
     NOWHERE,
@@ -60,7 +61,16 @@ def parse_http_policy(inputs: Inputs, problems: Problems, *, required: bool = Fa
         problems.error(source.variable, None, "", "has no destination", f"one destination a line: {EXPECTED}")
     if len(lines) > MAX_LINES:
         problems.error(source.variable, lines[MAX_LINES].number, "", f"more than {MAX_LINES} lines", "fewer lines")
-    return HttpPolicy(lines, source.variable) if len(problems.errors) == before else None
+    if len(problems.errors) > before:
+        return None
+    policy = HttpPolicy(lines, source.variable)
+    if (lists := len(port_lists(policy))) > MAX_PORT_LISTS:
+        expected = f"at most {MAX_PORT_LISTS}"
+        problems.error(source.variable, None, "", f"has {lists} different port lists on address lines", expected)
+    elif most_ranges(policy) > MAX_RANGES:
+        message = "has too many address lines between denied names, or too many of them with different ports"
+        problems.error(source.variable, None, "", message, "address lines together, before or after the names")
+    return policy if len(problems.errors) == before else None
 
 
 def _parse_line(source: SourceText, raw: Line, problems: Problems) -> PolicyLine | None:

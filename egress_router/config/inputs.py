@@ -94,7 +94,7 @@ class Inputs:
         direct = self.env.get(variable)
         named = self.value(file_variable)
         if direct is not None and direct.strip() and named:
-            problems.error(file_variable, None, named, f"{variable} is set too", "set one of the two")
+            problems.error(file_variable, None, named, f"cannot be used: {variable} is set too", "set one of the two")
             return None
         if named:
             loaded = self.files.get(file_variable)

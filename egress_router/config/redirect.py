@@ -8,11 +8,13 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
+from collections.abc import Iterator
+from itertools import pairwise
 
 from egress_router.config import fields
 from egress_router.config.fields import Wrong
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
+from egress_router.errors import quoted
 from egress_router.model.addresses import Address, Family, Interface, family_of
 from egress_router.model.router import Fallback, Protocol, Redirect, Ruleset
 
@@ -26,7 +28,8 @@ def parse_rules(inputs: Inputs, sources: dict[Family, Interface], problems: Prob
     """Return the redirect rules of EGRESS_DESTINATION or EGRESS_DESTINATION_FILE.
 
     Every problem of every line is noted: form, numbers, addresses that cannot be a destination or whose family has no
-    EGRESS_SOURCE, overlapping claims, a fallback that is not last. With ``required``, no rule at all is a problem.
+    EGRESS_SOURCE (unless ``sources`` is empty: then they are not known), overlapping claims, a fallback that is not
+    last. With ``required``, no rule at all is a problem.
     """
     before = len(problems.errors)
     source = inputs.list_text(VARIABLE, problems)
@@ -41,16 +44,16 @@ def parse_rules(inputs: Inputs, sources: dict[Family, Interface], problems: Prob
     for line in source.lines():
         seen = True
         rule = reader.rule(line)
+        if fallbacks and len(line.words) > 1:
+            reader.error(line, f"stands after the fallback of line {fallbacks[-1].line}", "put fallbacks last")
         if isinstance(rule, Redirect):
-            if fallbacks:
-                reader.error(line, f"stands after the fallback of line {fallbacks[-1].line}", "put fallbacks last")
             redirects.append(rule)
         elif rule is not None:
             twin = next((other for other in fallbacks if other.family == rule.family), None)
             if twin is not None:
                 reader.error(line, f"is a second {rule.family} fallback, line {twin.line} is one", "one per family")
             fallbacks.append(rule)
-    if not seen:
+    if required and not seen:
         problems.error(source.variable, None, "", "has no rule", EXPECTED_LINE)
     _report_overlaps(redirects, source, problems)
     return Ruleset(tuple(redirects), tuple(fallbacks))
@@ -72,18 +75,18 @@ class _Reader:
     def rule(self, line: Line) -> Redirect | Fallback | None:
         """Return what the line says; None when it says nothing usable."""
         words = line.words
-        if len(words) == 1:
+        if len(words) == 1 and isinstance(fields.port_range(words[0]), Wrong):
             destination = self._destination(line, words[0])
             return None if destination is None else Fallback(line.number, destination)
         if len(words) not in (3, 4):
-            self.error(line, f"has {len(words)} words", EXPECTED_LINE)
+            self.error(line, f"has {len(words)} word{'s' * (len(words) > 1)}", EXPECTED_LINE)
             return None
         ports = fields.port_range(words[0])
         if isinstance(ports, Wrong):
             self.error(line, ports, f"{fields.EXPECTED_PORT}, or two of them as FIRST-LAST")
         protocol = PROTOCOLS.get(words[1].lower())
         if protocol is None:
-            self.error(line, f'"{words[1]}" is not a protocol', f"one of {', '.join(PROTOCOLS)}")
+            self.error(line, f"{quoted(words[1])} is not a protocol", f"one of {', '.join(PROTOCOLS)}")
         destination = self._destination(line, words[2])
         to_ports = fields.port_range(words[3]) if len(words) == 4 else ports
         if len(words) == 4 and isinstance(to_ports, Wrong):
@@ -111,29 +114,61 @@ class _Reader:
     def _unusable(self, value: Address) -> Wrong | None:
         kind = fields.not_a_host(value)
         if kind:
-            return Wrong(f"{value} cannot be a destination: it is {kind}")
+            return Wrong(f'"{value}" cannot be a destination: it is {kind}')
         if value.version == 6 and value.is_link_local:
-            return Wrong(f"{value} cannot be a destination: it is link-local")
+            return Wrong(f'"{value}" cannot be a destination: it is link-local')
         if any(value == source.ip for source in self._sources.values()):
-            return Wrong(f"{value} is EGRESS_SOURCE itself")
+            return Wrong(f'"{value}" is EGRESS_SOURCE itself')
         if self._sources and family_of(value) not in self._sources:
-            return Wrong(f"{value} is {family_of(value)}, but EGRESS_SOURCE has no {family_of(value)} address")
+            return Wrong(f'"{value}" is {family_of(value)}, but EGRESS_SOURCE has no {family_of(value)} address')
         return None
 
 
 def _report_overlaps(redirects: list[Redirect], source: SourceText, problems: Problems) -> None:
-    """Note every redirect that claims a port which an earlier line claims. A sweep: n log n."""
-    claims: dict[tuple[Family, Protocol], list[tuple[int, int, Redirect]]] = {}
+    """Note every redirect that claims a port which an earlier line claims."""
+    claims: dict[tuple[Family, Protocol], list[Redirect]] = {}
     for rule in redirects:
-        claims.setdefault((rule.family, rule.protocol), []).append((rule.ports.first, rule.line, rule))
+        claims.setdefault((rule.family, rule.protocol), []).append(rule)
     for same in claims.values():
-        same.sort(key=itemgetter(0, 1))
-        widest: Redirect | None = None
-        for _, _, rule in same:
-            if widest is not None and rule.ports.first <= widest.ports.last:
-                first, second = sorted((widest, rule), key=lambda item: item.line)
-                shared = max(widest.ports.first, rule.ports.first)
-                message = f"claims {rule.protocol} port {shared}, which line {first.line} claims"
-                problems.error(source.variable, second.line, str(second), message, "one line per protocol and port")
-            if widest is None or rule.ports.last > widest.ports.last:
-                widest = rule
+        if not _overlap(same):
+            continue
+        for rule, port, owner in _shared_ports(same):
+            message = f"claims {rule.protocol} port {port}, which line {owner} claims"
+            problems.error(source.variable, rule.line, str(rule), message, "one line per protocol and port")
+
+
+def _overlap(rules: list[Redirect]) -> bool:
+    ports = sorted(rule.ports for rule in rules)
+    return any(before.last >= after.first for before, after in pairwise(ports))
+
+
+def _shared_ports(rules: list[Redirect]) -> Iterator[tuple[Redirect, int, int]]:
+    """Yield each rule that shares ports with earlier ones, the lowest of these ports, and the line that has it.
+
+    ``skip`` leads past claimed ports, so that each port is claimed once, however many ranges hold it.
+    """
+    owners: dict[int, int] = {}
+    skip: dict[int, int] = {}
+    for rule in rules:
+        shared: int | None = None
+        port = rule.ports.first
+        while port <= rule.ports.last:
+            if port in owners:
+                shared = port if shared is None else shared
+                port = _free_from(port, skip)
+            else:
+                owners[port] = rule.line
+                skip[port] = port + 1
+                port += 1
+        if shared is not None:
+            yield rule, shared, owners[shared]
+
+
+def _free_from(port: int, skip: dict[int, int]) -> int:
+    """Return the first port from ``port`` on that nobody claims, and shorten the way there for the next time."""
+    free = port
+    while free in skip:
+        free = skip[free]
+    while port in skip:
+        skip[port], port = free, skip[port]
+    return free

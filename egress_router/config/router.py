@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Network
 from typing import TypeVar
 
 from egress_router.config import fields
 from egress_router.config.fields import Wrong
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.redirect import parse_rules
-from egress_router.model.addresses import Address, Family, Interface, Network, family_of
+from egress_router.model.addresses import Address, Family, Interface, Network, family_of, host_network
 from egress_router.model.router import Backend, MacvlanMode, Mode, RouterConfig
 
 T = TypeVar("T")
@@ -26,7 +26,9 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
     mode = _choice(inputs, problems, "EGRESS_ROUTER_MODE", Mode, Mode.LEGACY)
     sources = _sources(inputs, problems)
     gateways = _gateways(inputs, problems, sources)
-    rules = parse_rules(inputs, sources, problems, required=mode.redirects)
+    mode_known = not _has_errors(problems, "EGRESS_ROUTER_MODE")
+    sources_known = sources if not _has_errors(problems, "EGRESS_SOURCE") else {}
+    rules = parse_rules(inputs, sources_known, problems, required=mode.redirects and mode_known)
     config = RouterConfig(
         mode=mode,
         sources=sources,
@@ -37,12 +39,16 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
         parent_interface=_interface(inputs, problems, "EGRESS_PARENT_INTERFACE"),
         host_netns=_path(inputs, problems, "EGRESS_HOST_NETNS"),
         macvlan_mode=_choice(inputs, problems, "EGRESS_MACVLAN_MODE", MacvlanMode, MacvlanMode.PRIVATE),
-        cluster_cidrs=_cluster_cidrs(inputs, problems),
+        cluster_cidrs=_cluster_cidrs(inputs, problems, sources, gateways),
         dad=_on_off(inputs, problems, "EGRESS_DAD", default=True),
     )
     if not mode.redirects and rules.all:
         problems.warn("EGRESS_DESTINATION", None, "", f"is not used with EGRESS_ROUTER_MODE={mode}")
     return config if len(problems.errors) == before else None
+
+
+def _has_errors(problems: Problems, variable: str) -> bool:
+    return any(problem.variable == variable for problem in problems.errors)
 
 
 def _words(text: str) -> list[str]:
@@ -57,8 +63,8 @@ def _per_family(
     expected: str,
 ) -> dict[Family, T]:
     text = inputs.value(variable)
-    if text is None:
-        problems.error(variable, None, "", "is not set", expected)
+    if text is None or not _words(text):
+        problems.error(variable, None, text or "", "is not set" if text is None else "has no address", expected)
         return {}
     found: dict[Family, T] = {}
     for word in _words(text):
@@ -87,14 +93,18 @@ def _unusable_source(value: Interface) -> Wrong | None:
     ip, network = value.ip, value.network
     kind = fields.not_a_host(ip)
     if kind:
-        return Wrong(f"{ip} cannot be a source: it is {kind}")
+        return Wrong(f'"{ip}" cannot be a source: it is {kind}')
     if ip.version == 6 and ip.is_link_local:
-        return Wrong(f"{ip} cannot be a source: it is link-local")
-    if isinstance(value, IPv4Interface) and network.prefixlen < 31:
+        return Wrong(f'"{ip}" cannot be a source: it is link-local')
+    return _network_or_broadcast(ip, network)
+
+
+def _network_or_broadcast(ip: Address, network: Network) -> Wrong | None:
+    if isinstance(network, IPv4Network) and network.prefixlen < 31:
         if ip == network.network_address:
-            return Wrong(f"{ip} is the address of the network {network}, not of a host")
+            return Wrong(f'"{ip}" is the address of the network {network}, not of a host')
         if ip == network.broadcast_address:
-            return Wrong(f"{ip} is the broadcast address of {network}")
+            return Wrong(f'"{ip}" is the broadcast address of {network}')
     return None
 
 
@@ -105,25 +115,22 @@ def _gateways(inputs: Inputs, problems: Problems, sources: dict[Family, Interfac
             return value
         kind = fields.not_a_host(value)
         if kind:
-            return Wrong(f"{value} cannot be a gateway: it is {kind}")
+            return Wrong(f'"{value}" cannot be a gateway: it is {kind}')
         source = sources.get(family_of(value))
         if source is not None and source.ip == value:
-            return Wrong(f"{value} is EGRESS_SOURCE itself")
-        return family_of(value), value
+            return Wrong(f'"{value}" is EGRESS_SOURCE itself')
+        return (source and _network_or_broadcast(value, source.network)) or (family_of(value), value)
 
     name = "EGRESS_GATEWAY"
-    gateways = _per_family(
-        inputs, problems, name, read, "an address such as 192.0.2.1, one per family of EGRESS_SOURCE"
-    )
-    if not inputs.value(name) or not sources:
-        return gateways
-    for family in sources.keys() - gateways.keys():
-        if not any(problem.variable == name for problem in problems.errors):
-            problems.error(name, None, inputs.value(name) or "", f"has no {family} address, but EGRESS_SOURCE has one")
-    for family in gateways.keys() - sources.keys():
-        if not any(problem.variable == "EGRESS_SOURCE" for problem in problems.errors):
-            message = f"has an {family} address, but EGRESS_SOURCE has none"
-            problems.error(name, None, str(gateways[family]), message, "one per family of EGRESS_SOURCE")
+    expected = "an address such as 192.0.2.1, one per family of EGRESS_SOURCE"
+    gateways = _per_family(inputs, problems, name, read, expected)
+    text = inputs.value(name) or ""
+    if not _has_errors(problems, name):
+        for family in sources.keys() - gateways.keys():
+            problems.error(name, None, text, f"has no {family} address, but EGRESS_SOURCE has one", expected)
+    if not _has_errors(problems, "EGRESS_SOURCE"):
+        for family in gateways.keys() - sources.keys():
+            problems.error(name, None, text, f"has an {family} address, but EGRESS_SOURCE has none", expected)
     for family, source in sources.items():
         gateway = gateways.get(family)
         alone = source.network.prefixlen == family.bits
@@ -132,15 +139,22 @@ def _gateways(inputs: Inputs, problems: Problems, sources: dict[Family, Interfac
     return gateways
 
 
-def _cluster_cidrs(inputs: Inputs, problems: Problems) -> tuple[Network, ...]:
+def _cluster_cidrs(
+    inputs: Inputs, problems: Problems, sources: dict[Family, Interface], gateways: dict[Family, Address]
+) -> tuple[Network, ...]:
     text = inputs.value("EGRESS_CLUSTER_CIDRS")
+    egress_side = [source.network for source in sources.values()] + [host_network(item) for item in gateways.values()]
     found: list[Network] = []
     for word in _words(text or ""):
         value = fields.network(word)
         if isinstance(value, Wrong):
             problems.error("EGRESS_CLUSTER_CIDRS", None, text or "", value, "prefixes such as 10.128.0.0/14")
         elif value.prefixlen == 0:
-            problems.error("EGRESS_CLUSTER_CIDRS", None, text or "", f"{value} is everything", "the cluster's prefixes")
+            message = f'"{value}" is everything'
+            problems.error("EGRESS_CLUSTER_CIDRS", None, text or "", message, "the cluster's prefixes")
+        elif value in egress_side:
+            message = f'"{value}" is on the egress side, by EGRESS_SOURCE or EGRESS_GATEWAY'
+            problems.error("EGRESS_CLUSTER_CIDRS", None, text or "", message, "the cluster's prefixes")
         elif value not in found:
             found.append(value)
     return tuple(found)
@@ -172,7 +186,7 @@ def _interface(inputs: Inputs, problems: Problems, variable: str) -> str | None:
         return None
     name = fields.interface_name(text)
     if isinstance(name, Wrong):
-        problems.error(variable, None, text, "is not an interface name", "1 to 15 characters without / : or space")
+        problems.error(variable, None, text, name, "1 to 15 letters, digits and _ . - @")
         return None
     return name
 

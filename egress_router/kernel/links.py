@@ -12,7 +12,7 @@ from typing import Any
 from egress_router.errors import PlatformError, TryAgainError
 from egress_router.kernel.codecs import ifaddrmsg, ifinfmsg
 from egress_router.kernel.netlink import NLM_F_CREATE, NLM_F_EXCL, Netlink, NetlinkError, attribute
-from egress_router.kernel.netns import OWN, made_in, same_namespace
+from egress_router.kernel.netns import OWN, made_in, may_look_at, same_namespace
 from egress_router.kernel.observe import observe, read_links
 from egress_router.model.addresses import Family, family_of
 from egress_router.model.network import MAIN_TABLE, Link, LinkAddress
@@ -32,16 +32,25 @@ HOST_NETNS = "/proc/1/ns/net"
 _CARRIER_SECONDS = 3.0
 
 
-def create_macvlan(name: str, parent: str | None, mode: MacvlanMode, host_netns: str | None) -> str:
-    """Create macvlan ``name`` in our namespace on a NIC of the host's namespace; return a sentence for the log.
+def host_namespace(path: str | None) -> str:
+    """Return the path of the host's network namespace: ``path``, or that of process 1.
+
+    Raises PlatformError when it cannot be opened or is the pod's own. One that may not be looked at is taken to be
+    another one.
+    """
+    found = path or HOST_NETNS
+    if may_look_at(found) and same_namespace(found):
+        hint = f"{found} is the pod's own namespace" + ("" if path else " (the pod has no hostPID)")
+        raise PlatformError(f"the macvlan cannot be created: {hint}; set EGRESS_HOST_NETNS to the host's namespace")
+    return found
+
+
+def create_macvlan(name: str, parent: str | None, mode: MacvlanMode, path: str) -> str:
+    """Create macvlan ``name`` in our namespace on a NIC of the namespace at ``path``; return a sentence for the log.
 
     The link appears in our namespace in one step, with the parent's MTU: a process killed here leaves nothing behind.
     ``parent`` None takes the NIC of the host's default route. Raises PlatformError saying which way lacked what.
     """
-    path = host_netns or HOST_NETNS
-    if same_namespace(path):
-        hint = f"{path} is the pod's own namespace" + ("" if host_netns else " (the pod has no hostPID)")
-        raise PlatformError(f"the macvlan cannot be created: {hint}; set EGRESS_HOST_NETNS to the host's namespace")
     ours = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with made_in(path, Netlink) as host:

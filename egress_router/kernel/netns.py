@@ -16,6 +16,17 @@ OWN = "/proc/self/ns/net"
 _CLONE_NEWNET = 0x40000000
 
 
+def may_look_at(path: str) -> bool:
+    """Whether the permissions suffice to see which namespace ``path`` is (ptrace(2), PTRACE_MODE_READ_FSCREDS)."""
+    try:
+        Path(path).stat()
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def same_namespace(path: str) -> bool:
     """Whether ``path`` is the namespace that we are in. Raises PlatformError when it cannot be looked at."""
     try:

@@ -118,6 +118,7 @@ def _rules(netlink: Netlink) -> tuple[PolicyRule, ...]:
                     table=message.get_attr("FRA_TABLE") or message["table"],
                     source=_network(source, message["src_len"], family) if source else None,
                     in_interface=message.get_attr("FRA_IIFNAME"),
+                    mark=message.get_attr("FRA_FWMARK"),
                 )
             )
     return tuple(found)

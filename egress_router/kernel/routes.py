@@ -91,6 +91,8 @@ def _rule(rule: PolicyRule) -> fibmsg:
         attrs.append(("FRA_SRC", str(rule.source.network_address)))
     if rule.in_interface is not None:
         attrs.append(("FRA_IIFNAME", rule.in_interface))
+    if rule.mark is not None:
+        attrs.append(("FRA_FWMARK", rule.mark))
     request["attrs"] = attrs
     return request
 

@@ -13,6 +13,8 @@ CLUSTER_TABLE = 14600
 #: Forwarded connections: only ever out of the egress interface.
 EGRESS_TABLE = 14601
 MAIN_TABLE = 254
+#: Mark of the ICMP errors that the pod itself sends to a client; they go by CLUSTER_TABLE.
+CLUSTER_MARK = 0x14600
 #: Policy rules of ours have priorities in this range.
 RULE_PRIORITIES = range(14600, 14610)
 
@@ -81,18 +83,20 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """An ip-rule(8) entry: traffic ``source`` / ``in_interface`` looks up ``table``."""
+    """An ip-rule(8) entry: traffic from ``source`` / ``in_interface`` / with ``mark`` looks up ``table``."""
 
     family: Family
     priority: int
     table: int
     source: Network | None = None
     in_interface: str | None = None
+    mark: int | None = None
 
     def __str__(self) -> str:
         source = "all" if self.source is None else str(self.source)
         iif = "" if self.in_interface is None else f" iif {self.in_interface}"
-        return f"rule {self.priority}: from {source}{iif} lookup {self.table} ({self.family})"
+        mark = "" if self.mark is None else f" fwmark {self.mark:#x}"
+        return f"rule {self.priority}: from {source}{mark}{iif} lookup {self.table} ({self.family})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
+from egress_router.model.http_cost import port_classes
 from egress_router.model.http_policy import (
     ALWAYS_CLOSED,
-    ANY_PORT,
-    MAX_PORT,
     Address,
     Anything,
     Block,
@@ -38,9 +36,6 @@ from egress_router.model.http_policy import (
 from egress_router.model.http_regions import Claims, Span, complement, normal, spans
 from egress_router.model.http_rules import AddressLine, CompiledPolicy, Rule
 from egress_router.plan.http_names import suffixes
-
-#: Bounds the work that many different port lists on many address lines could make.
-MAX_CLAIMS = 500_000
 
 
 @dataclass(slots=True)
@@ -168,34 +163,3 @@ def _rules_of_class(ports: Ports, active: Sequence[tuple[int, PolicyLine, Block]
             )
         )
     return rules
-
-
-def port_classes(lists: Iterable[Ports]) -> list[Ports]:
-    """Return the partition of all ports into sets whose members appear in exactly the same lists."""
-    unique = list(dict.fromkeys(lists))
-    if all(ports == ANY_PORT for ports in unique):
-        return [ANY_PORT]
-    edges = {1, MAX_PORT + 1}
-    for ports in unique:
-        for first, last in ports.ranges:
-            edges |= {first, last + 1}
-    bounds = sorted(edges)
-    groups: dict[tuple[bool, ...], list[tuple[int, int]]] = defaultdict(list)
-    for first, after in pairwise(bounds):
-        key = tuple(first in ports for ports in unique)
-        ranges = groups[key]
-        if ranges and ranges[-1][1] + 1 == first:
-            ranges[-1] = (ranges[-1][0], after - 1)
-        else:
-            ranges.append((first, after - 1))
-    return [Ports(tuple(ranges)) for ranges in groups.values()]
-
-
-def claims_needed(policy: HttpPolicy) -> int:
-    """Return how many (address line, port class) pairs a policy has; `MAX_CLAIMS` is the limit of `check`."""
-    lists = [line.ports for line in policy.lines if isinstance(line.target, Block)]
-    if len(set(lists)) > 1000:
-        return len(set(lists)) * len(lists)
-    classes = port_classes(lists)
-    counts = {ports: sum(c.ranges[0][0] in ports for c in classes) for ports in set(lists)}
-    return sum(counts[ports] for ports in lists)

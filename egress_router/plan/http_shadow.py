@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from egress_router.errors import Problem
+from egress_router.model.http_cost import port_classes
 from egress_router.model.http_policy import Block, HttpPolicy, Name, PolicyLine, Ports, merge_ports
 from egress_router.model.http_regions import Claims, spans
-from egress_router.plan.http_compile import port_classes
 from egress_router.plan.http_names import NameLines
+
+
+def shadow_warnings(policy: HttpPolicy) -> list[Problem]:
+    """Return a warning for each line that can never match."""
+    return [
+        Problem(policy.variable, line.number, line.text, f"can never match, since {_listed(earlier)} first")
+        for line, earlier in shadowed_lines(policy)
+    ]
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    if len(numbers) == 1:
+        return f"line {numbers[0]} matches"
+    return f"lines {', '.join(map(str, numbers[:5]))}{' …' if len(numbers) > 5 else ''} match"
 
 
 def shadowed_lines(policy: HttpPolicy) -> list[tuple[PolicyLine, tuple[int, ...]]]:

@@ -5,7 +5,9 @@ Three lookups decide where a packet goes, and none of them depends on the CNI's 
 - ``from POD-ADDRESS lookup CLUSTER_TABLE``: what the pod answers goes back the way it came;
 - ``iif EGRESS lookup CLUSTER_TABLE``: replies from outside go back to the client, wherever in the cluster it is;
 - ``iif CLUSTER lookup EGRESS_TABLE``: what is forwarded for a client leaves by the egress interface or not at all,
-  whatever the main table says (the table ends in ``unreachable``).
+  whatever the main table says (the table ends in ``unreachable``);
+- ``fwmark CLUSTER_MARK lookup CLUSTER_TABLE``: ICMP errors that the pod sends to a client whose packet it cannot
+  forward. The kernel looks for their way before they have a source, so the first rule does not see them.
 
 The main table's default route goes to the egress gateway too, for processes in the pod (a proxy).
 """
@@ -19,6 +21,7 @@ from ipaddress import IPv6Network
 from egress_router.errors import PlatformError
 from egress_router.model.addresses import ANY, Address, Family, Network, family_of, host_network
 from egress_router.model.network import (
+    CLUSTER_MARK,
     CLUSTER_TABLE,
     EGRESS_TABLE,
     MAIN_TABLE,
@@ -182,10 +185,11 @@ def _egress_routes(config: RouterConfig, family: Family, egress: str, table: int
 
 
 def _policy_rules(family: Family, pod: tuple[Address, ...], egress: str, cluster: str) -> list[PolicyRule]:
-    first, second, third = RULE_PRIORITIES[:3]
+    first, second, third, fourth = RULE_PRIORITIES[:4]
     rules = [PolicyRule(family, first, CLUSTER_TABLE, source=host_network(item)) for item in pod]
     rules.append(PolicyRule(family, second, CLUSTER_TABLE, in_interface=egress))
     rules.append(PolicyRule(family, third, EGRESS_TABLE, in_interface=cluster))
+    rules.append(PolicyRule(family, fourth, CLUSTER_TABLE, mark=CLUSTER_MARK))
     return rules
 
 

@@ -75,9 +75,11 @@ class Translator:
     ) -> dict[str, str | int | None]:
         compiled = self._compiled.rules[int(rule) - 1] if rule.isdecimal() else None
         denied = compiled.decision.value == "deny" if compiled else True
-        number = self._line(host, port, compiled is not None and bool(compiled.addresses), line)
+        number = None
+        if compiled or rule == "default":
+            number = self._line(host, port, compiled is not None and bool(compiled.addresses), line)
         decision: dict[str, str | int | None] = {"decision": "deny" if denied else "allow"}
-        if compiled and number in self._texts:
+        if number in self._texts:
             decision |= {"line": number, "rule": self._texts[number]}
         elif compiled and compiled.addresses and line == "0":
             decision |= {"line": None, "reason": "a closed address"}

@@ -33,11 +33,12 @@ HAPROXY = "haproxy"
 FIRST_ANSWERS = 5.0
 RELOAD_ANSWERS = 2.0
 CHECK_SECONDS = 30
-_REMARK = re.compile(r"\[(NOTICE|WARNING|ALERT)\]\s*\(\d+\) : (.*)")
+_REMARK = re.compile(r"\[(NOTICE|WARNING|ALERT)\]\s*\(\d+\) : (?:CLI : )?(.*)")
 #: What HAProxy says whenever servers come and go; name_keeper tells it better.
 _ROUTINE = re.compile(
-    r"Server \S+ is (going DOWN for maintenance|UP/READY)|New server registered|changed its IP|stopped \(cumulated"
-    r"|has no server available|haproxy version is|path to executable"
+    r"Server \S+ is (going DOWN for maintenance|UP/READY|UP, changed from CLI)|now enters maintenance"
+    r"|New server registered|changed its IP|stopped \(cumulated|has no server available"
+    r"|haproxy version is|path to executable"
 )
 
 
@@ -75,6 +76,10 @@ class HaproxyEngine:
         self._log = LogPipe(output, _remark)
         self._sockets: dict[int, Path] = {}
         self._ipv6 = has_ipv6()
+        # What an earlier run of the container left: nothing of it is alive.
+        for file in directory.glob("haproxy-*"):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
     def close(self) -> None:
         """Stop the threads. The children have ended."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from egress_router.errors import printable
 from egress_router.model.addresses import Address
 from egress_router.model.dns_proxy import DnsProxyConfig, HostName
 from egress_router.plan.dns_proxy_servers import steps
@@ -13,6 +15,9 @@ from egress_router.proxy.haproxy_socket import RuntimeSocket
 from egress_router.render.haproxy_servers import backend_name, runtime_commands
 
 log = logging.getLogger(__name__)
+
+#: What HAProxy answers when all is well; most commands say nothing then.
+_FINE = re.compile(r"New server registered\.|IP changed from .*|no need to change .*")
 
 
 class ServerSync:
@@ -41,9 +46,16 @@ class ServerSync:
                 there = actual.get(backend_name(item), [])
                 todo += runtime_commands(item, steps(addresses, there), self._config.sources)
             if todo:
-                answer = self._socket.send(todo)
-                log.debug("haproxy: %s: %s", "; ".join(todo), " ".join(answer.split()))
+                _report(todo, self._socket.send(todo))
             self._done.update({item.port: frozenset(addresses) for item, addresses in lines})
         except (OSError, ValueError) as error:
             self._done.clear()
             log.debug("haproxy does not answer: %s", error)
+
+
+def _report(commands: Sequence[str], answer: str) -> None:
+    """Log what HAProxy refused. The next comparison of all servers, within half a minute, tries again."""
+    complaints = [line for line in answer.splitlines() if line.strip() and not _FINE.match(line.strip())]
+    if complaints:
+        log.warning("haproxy: %s", printable("; ".join(complaints), 500))
+    log.debug("haproxy was told: %s", "; ".join(commands))

@@ -23,7 +23,7 @@ from egress_router.errors import PlatformError, ToolFailed
 from egress_router.model.http_policy import Address, HttpPolicy, HttpSettings
 from egress_router.model.http_rules import CompiledPolicy
 from egress_router.plan.http_compile import compile_policy
-from egress_router.plan.http_shadow import shadowed_lines
+from egress_router.plan.http_shadow import shadow_warnings
 from egress_router.proxy.access_log import AccessLog, Translator
 from egress_router.proxy.child import Child, Launch
 from egress_router.proxy.reuseport import Guard, listen_address
@@ -94,12 +94,8 @@ class SquidEngine:
         problems.raise_if_any()
         if policy is None:
             raise PlatformError("no policy and no problem")
-        for warning in problems.warnings:
+        for warning in (*problems.warnings, *shadow_warnings(policy)):
             log.warning("%s", warning)
-        for line, earlier in shadowed_lines(policy):
-            log.warning(
-                '%s line %d: "%s" can never match (see line %d)', policy.variable, line.number, line.text, earlier[0]
-            )
         compiled = compile_policy(policy, own_addresses())
         directory = self.directory / f"generation-{generation}"
         listen = listen_address()

@@ -52,6 +52,7 @@ class _Server:
 class _Listener:
     line: int
     text: str
+    host: str
     port: int
     binds: tuple[str, ...]
     backend: str
@@ -94,6 +95,7 @@ def _listener(
     return _Listener(
         line=destination.line,
         text=str(destination),
+        host=str(host),
         port=destination.port,
         binds=tuple(binds),
         backend=backend_name(destination),

@@ -43,6 +43,9 @@ def runtime_commands(destination: Destination, steps: Iterable[Step], sources: M
                 commands.append(f"enable health {slot}")
         elif step.action is Action.MOVE:
             commands.append(f"set server {slot} addr {address} port {destination.to_port}")
+            if destination.check:
+                # What the checks found out was about the other address.
+                commands.append(f"set server {slot} health up")
         if step.action in (Action.ADD, Action.READY):
             commands.append(f"set server {slot} state ready")
         elif step.action is Action.REST:

@@ -6,6 +6,7 @@ from ipaddress import collapse_addresses
 
 from egress_router.model.addresses import Family, host_network
 from egress_router.model.iptables import PREFIX, IptMatch, IptRule, IptTable
+from egress_router.model.network import CLUSTER_MARK
 from egress_router.model.router import PortRange, Protocol, Redirect
 from egress_router.model.translation import Translation
 from egress_router.render.port_tree import PortRule, port_tree
@@ -16,6 +17,8 @@ _REJECT = {Family.IPV4: "icmp-admin-prohibited", Family.IPV6: "icmp6-adm-prohibi
 _LINK_SCOPE = {Family.IPV4: ("224.0.0.0/4", "255.255.255.255/32"), Family.IPV6: ("fe80::/10", "ff00::/8")}
 _ORIGINAL = IptMatch("conntrack", (("ctstate", "DNAT"), ("ctdir", "ORIGINAL")))
 _REPLY = IptMatch("conntrack", (("ctstate", "DNAT"), ("ctdir", "REPLY")))
+#: An ICMP error about a packet of the client: in OUTPUT a new mark makes the kernel look again for the way.
+_ERROR = IptMatch("conntrack", (("ctstate", "RELATED"), ("ctdir", "REPLY")))
 _KNOWN = IptMatch("conntrack", (("ctstate", "RELATED,ESTABLISHED"),))
 
 
@@ -104,9 +107,10 @@ def _dnat(rule: Redirect) -> IptRule:
 
 def _mangle(translation: Translation, family: Family) -> IptTable:
     """Clamp the MSS to the path, both ways, and count by line. Counting rules return to where the counting began."""
+    chains: dict[str, tuple[IptRule, ...]] = {f"{PREFIX}POSTROUTING": _translated(translation, family)}
+    guard = ("POSTROUTING", IptRule(f"{PREFIX}POSTROUTING", out_interface=translation.egress))
     if not _forwards(translation, family):
-        return IptTable("mangle", {}, ())
-    chains: dict[str, tuple[IptRule, ...]] = {}
+        return IptTable("mangle", chains, (guard,))
     top: list[IptRule] = []
     for protocol, rules in _redirects(translation, family).items():
         name = str(protocol)
@@ -135,7 +139,25 @@ def _mangle(translation: Translation, family: Family) -> IptTable:
         IptRule(f"{PREFIX}COUNT", in_interface=back, out_interface=out, matches=(_ORIGINAL,)),
         IptRule(f"{PREFIX}COUNT", in_interface=out, out_interface=back, matches=(_REPLY,)),
     )
-    return IptTable("mangle", chains, (("FORWARD", IptRule(f"{PREFIX}FORWARD")),))
+    chains[f"{PREFIX}OUTPUT"] = (IptRule("MARK", (("set-xmark", f"{CLUSTER_MARK:#x}/0xffffffff"),), matches=(_ERROR,)),)
+    hooks = (
+        ("FORWARD", IptRule(f"{PREFIX}FORWARD")),
+        ("OUTPUT", IptRule(f"{PREFIX}OUTPUT", out_interface=out)),
+        guard,
+    )
+    return IptTable("mangle", chains, hooks)
+
+
+def _translated(translation: Translation, family: Family) -> tuple[IptRule, ...]:
+    """Drop what the translation, which comes next, would give another source than ours: replies (of ours, ICMP errors
+    to clients), and connections that were translated before the source changed.
+    """
+    source = translation.sources.get(family)
+    rules = [IptRule("DROP", matches=(IptMatch("conntrack", (("ctdir", "REPLY"),)),))]
+    if source is not None:
+        stale = (("ctstatus", "CONFIRMED"), ("ctrepldst", f"!{source}"))
+        rules.append(IptRule("DROP", matches=(IptMatch("conntrack", stale),)))
+    return tuple(rules)
 
 
 def _filter(translation: Translation, family: Family) -> IptTable:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ipaddress import collapse_addresses
 
 from egress_router.model.addresses import Address, Family
+from egress_router.model.network import CLUSTER_MARK
 from egress_router.model.nftables import NftChain, NftSet, NftTable
 from egress_router.model.router import Protocol, Redirect
 from egress_router.model.translation import Translation
@@ -43,6 +44,7 @@ def nft_table(translation: Translation) -> NftTable:
             _forward(translation, bool(forwarding)),
             _input(translation),
             _output(translation),
+            *([_errors(translation)] if redirecting else []),
             _guard(translation),
         ),
     )
@@ -172,7 +174,9 @@ def _input(translation: Translation) -> NftChain:
 
 
 def _output(translation: Translation) -> NftChain:
-    """What the pod itself opens through the cluster interface goes to the cluster's own prefixes only."""
+    """What the pod itself opens through the cluster interface goes to the cluster's own prefixes only; what it sends by
+    the egress interface has the right source before the translation already.
+    """
     name = f'oifname "{translation.cluster}"'
     rules = [f"{name} ct direction reply accept"]
     rules += [f"{name} {_IP[family]} daddr @cluster{family.value} accept" for family in Family]
@@ -181,11 +185,23 @@ def _output(translation: Translation) -> NftChain:
         f"{name} ip6 daddr {{ fe80::/10, ff00::/8 }} accept",
         f"{name} counter reject with icmpx admin-prohibited",
     ]
+    rules += _wrong_source(translation)
     return NftChain("output", "type filter hook output priority filter; policy accept;", tuple(rules))
+
+
+def _errors(translation: Translation) -> NftChain:
+    """ICMP errors to a client about what it sent go back the way it came: a ``route`` chain looks again for the way."""
+    rule = f'oifname "{translation.egress}" ct direction reply ct state related meta mark set {CLUSTER_MARK:#010x}'
+    return NftChain("errors", "type route hook output priority mangle; policy accept;", (rule,))
 
 
 def _guard(translation: Translation) -> NftChain:
     """Behind the translation: nothing leaves by the egress interface with another source."""
+    rules = _wrong_source(translation)
+    return NftChain("guard", "type filter hook postrouting priority srcnat + 10; policy accept;", rules)
+
+
+def _wrong_source(translation: Translation) -> tuple[str, ...]:
     name = f'oifname "{translation.egress}"'
     rules: list[str] = []
     for family in Family:
@@ -197,4 +213,4 @@ def _guard(translation: Translation) -> NftChain:
             # Multicast listener reports carry no address while there is no link-local one (RFC 3810, 5.2.13).
             rules.append(f"{name} ip6 saddr :: icmpv6 type mld2-listener-report accept")
         rules.append(f"{name} {_IP[family]} saddr != {source} counter drop")
-    return NftChain("guard", "type filter hook postrouting priority srcnat + 10; policy accept;", tuple(rules))
+    return tuple(rules)

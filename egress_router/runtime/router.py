@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from egress_router.errors import PlatformError, StateMismatch
 from egress_router.kernel import capabilities, links, routes
 from egress_router.kernel.nat import NatBackend, choose_backend
@@ -11,13 +13,16 @@ from egress_router.kernel.observe import observe
 from egress_router.kernel.sysctl import read_sysctl, set_sysctl
 from egress_router.model.addresses import family_of
 from egress_router.model.desired import Desired
-from egress_router.model.network import MAIN_TABLE, Link, LinkAddress, NetworkState, Observed, Route
+from egress_router.model.network import MAIN_TABLE, PROTOCOL, Link, LinkAddress, NetworkState, Observed, Route
 from egress_router.model.router import RouterConfig
 from egress_router.plan.drift import Drift, network_drift
 from egress_router.plan.egress_link import choose_egress_link, seen
 from egress_router.plan.network import find_cluster_interface
 from egress_router.runtime.desired import desired_state
 from egress_router.runtime.log import LOGGER
+
+#: Changing links, addresses, routes and rules; asking and telling the neighbours, and reading iptables.
+CAPABILITIES = ("NET_ADMIN", "NET_RAW")
 
 
 def set_up(config: RouterConfig) -> None:
@@ -27,7 +32,6 @@ def set_up(config: RouterConfig) -> None:
     the cluster's one goes, and what is forwarded never looks at the main table, so there is no instant at which a
     packet can leave with another source. Raises EgressRouterError.
     """
-    capabilities.require(("NET_ADMIN", "NET_RAW"), "setting up an egress router")
     with Netlink() as netlink:
         link = _egress_link(netlink, config)
         observed = observe(netlink)
@@ -47,12 +51,20 @@ def set_up(config: RouterConfig) -> None:
 
 
 def _egress_link(netlink: Netlink, config: RouterConfig) -> Link:
+    """Choose the egress interface, or create it; before anything is changed all capabilities are checked."""
     observed = observe(netlink)
     cluster = find_cluster_interface(observed, config.interface)
     choice = choose_egress_link(config.interface, observed.links, cluster)
-    if choice.create:
+    if not choice.create:
+        capabilities.require(CAPABILITIES, "setting up an egress router")
+        LOGGER.debug("egress interface %s: %s", choice.name, choice.reason)
+    else:
         try:
-            done = links.create_macvlan(choice.name, config.parent_interface, config.macvlan_mode, config.host_netns)
+            host_netns = links.host_namespace(config.host_netns)
+            more = capabilities.to_enter(host_netns)
+            purpose = f"setting up an egress router and creating its interface on a NIC of {host_netns}"
+            capabilities.require((*CAPABILITIES, *more), purpose)
+            done = links.create_macvlan(choice.name, config.parent_interface, config.macvlan_mode, host_netns)
         except PlatformError as error:
             raise PlatformError(
                 f"there is no egress interface. EGRESS_INTERFACE is not set, there is no macvlan0 and no macvlan link "
@@ -60,8 +72,6 @@ def _egress_link(netlink: Netlink, config: RouterConfig) -> Link:
             ) from error
         LOGGER.info("%s", done)
         observed = observe(netlink)
-    else:
-        LOGGER.debug("egress interface %s: %s", choice.name, choice.reason)
     link = observed.link(choice.name)
     if link is None:
         raise PlatformError(f"{choice.name} was there and is gone; {seen(observed.links)}")
@@ -120,12 +130,19 @@ def _apply_network(
         _add_addresses(netlink, config, drift.missing_addresses, link, neighbours)
         add(tuple(r for r in drift.missing_routes if r.interface != network.cluster))
         add(tuple(r for r in by_cluster if r.table == MAIN_TABLE))
-        for route in drift.unexpected_routes:
+        # Adding replaces what has the same key; removing that would hit the new one.
+        replaced = {_key(route) for route in drift.missing_routes}
+        for route in (r for r in drift.unexpected_routes if _key(r) not in replaced):
             routes.remove_route(netlink, route, index.get(route.interface or ""))
         # A second announcement, a moment after the first: one may get lost (RFC 5227, 2.3 asks for two).
         neighbours.announce(item.address.ip for item in network.addresses)
     finally:
         neighbours.close()
+
+
+def _key(route: Route) -> Route:
+    """Return what the kernel tells routes apart by, when one is removed."""
+    return replace(route, source=None, mtu=None, protocol=PROTOCOL)
 
 
 def _add_addresses(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +49,17 @@ def make_lab(request: pytest.FixtureRequest) -> Iterator[Callable[..., Lab]]:
 def lab(make_lab: Callable[..., Lab], shape: str) -> Lab:
     """A lab with one node."""
     return make_lab(nodes=1, shape=shape)
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user may enter and write to. Those of tmp_path are for their owner alone, and every
+    pytest that starts makes them so again.
+    """
+    with tempfile.TemporaryDirectory(prefix="egress-router-") as name:
+        directory = Path(name)
+        directory.chmod(0o777)
+        yield directory
 
 
 @pytest.hookimpl(wrapper=True)

@@ -50,9 +50,9 @@ def reloads(pod: DnsProxyPod) -> int:
     return pod.messages().count("is in force")
 
 
-def test_reload_breaks_no_connection(servers: Lab, tmp_path: Path) -> None:
-    stop = tmp_path / "stop"
-    with DnsProxyPod(servers, tmp_path, "80 one.example.com\n", families="4") as pod, pod.hold(80) as held:
+def test_reload_breaks_no_connection(servers: Lab, open_directory: Path) -> None:
+    stop = open_directory / "stop"
+    with DnsProxyPod(servers, open_directory, "80 one.example.com\n", families="4") as pod, pod.hold(80) as held:
         command = [sys.executable, CONNECTIONS, pod.address, "80", str(stop)]
         load = pod.client.popen(command, stdout=subprocess.PIPE)
         for number in range(1, 5):
@@ -73,8 +73,8 @@ def test_reload_breaks_no_connection(servers: Lab, tmp_path: Path) -> None:
         assert len(pod.haproxy_pids()) == 2, "generations without connections have ended"
 
 
-def test_bad_list_is_reported_and_the_old_one_stays(servers: Lab, tmp_path: Path) -> None:
-    with DnsProxyPod(servers, tmp_path, "80 one.example.com\n", families="4") as pod, pod.hold(80) as held:
+def test_bad_list_is_reported_and_the_old_one_stays(servers: Lab, open_directory: Path) -> None:
+    with DnsProxyPod(servers, open_directory, "80 one.example.com\n", families="4") as pod, pod.hold(80) as held:
         swap(pod, "80 one.example.com\n80 two.example.com\n81 999.1.1.1\n")
         pod.until(lambda: "reload refused" in pod.messages())
         assert "line 2" in pod.messages()
@@ -86,8 +86,8 @@ def test_bad_list_is_reported_and_the_old_one_stays(servers: Lab, tmp_path: Path
         assert pod.served(80, 2) == {TWO: 2}
 
 
-def test_sigterm_drains(servers: Lab, tmp_path: Path) -> None:
-    with DnsProxyPod(servers, tmp_path, "80 one.example.com\n", families="4") as pod:
+def test_sigterm_drains(servers: Lab, open_directory: Path) -> None:
+    with DnsProxyPod(servers, open_directory, "80 one.example.com\n", families="4") as pod:
         assert pod.process is not None
         with pod.hold(80) as held:
             pod.signal(signal.SIGTERM)
@@ -107,8 +107,8 @@ def refused(pod: DnsProxyPod) -> bool:
     return False
 
 
-def test_kill_9_of_haproxy_and_of_the_supervisor(servers: Lab, tmp_path: Path) -> None:
-    with DnsProxyPod(servers, tmp_path, "80 one.example.com\n", families="4") as pod:
+def test_kill_9_of_haproxy_and_of_the_supervisor(servers: Lab, open_directory: Path) -> None:
+    with DnsProxyPod(servers, open_directory, "80 one.example.com\n", families="4") as pod:
         assert pod.process is not None
         (haproxy,) = pod.haproxy_pids()
         # The name server is gone too: what is known must be enough.
@@ -133,19 +133,20 @@ def state(pid: int) -> str:
         return "Z"
 
 
-def test_keepalive_and_idle_timeout(servers: Lab, tmp_path: Path) -> None:
+def test_keepalive_and_idle_timeout(servers: Lab, open_directory: Path) -> None:
     with (
-        DnsProxyPod(servers, tmp_path, "80 one.example.com\n", families="4", DNS_PROXY_IDLE_TIMEOUT="2s") as pod,
+        DnsProxyPod(servers, open_directory, "80 one.example.com\n", families="4", DNS_PROXY_IDLE_TIMEOUT="2s") as pod,
         pod.hold(80) as held,
     ):
         timers = pod.router.run(["ss", "-Htno", "state", "established"]).stdout
         assert timers.count("timer:(keepalive,") == 2, f"towards the client and towards the server:\n{timers}"
         held.settimeout(10)
         assert held.recv(1) == b"", "closed after two idle seconds"
+        pod.until(lambda: any(entry["state"] in ("cD", "sD") for entry in pod.access_log()))
 
 
-def test_low_port_that_may_not_be_used(servers: Lab, tmp_path: Path) -> None:
-    pod = DnsProxyPod(servers, tmp_path, "80 one.example.com\n", families="4")
+def test_low_port_that_may_not_be_used(servers: Lab, open_directory: Path) -> None:
+    pod = DnsProxyPod(servers, open_directory, "80 one.example.com\n", families="4")
     pod.init()
     pod.router.sysctl("net.ipv4.ip_unprivileged_port_start", 1024)
     pod.start(wait=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Lab
+from egress_router.lab import Lab, NoReply
 from tests.kernel.dns_proxy_pod import CLOSED, SOURCE, DnsProxyPod
 
 pytestmark = pytest.mark.root
@@ -22,14 +22,14 @@ LIST = """\
 """
 
 
-def test_every_form_leaves_with_egress_source(lab: Lab, tmp_path: Path) -> None:
+def test_every_form_leaves_with_egress_source(lab: Lab, open_directory: Path) -> None:
     servers = ["203.0.113.25", "203.0.113.26", "2001:db8:113::25", "2001:db8:113::26"]
     for server in servers:
         lab.echo(server, tcp=[80])
     lab.dns.set("example.com", A=servers[:2], AAAA=servers[2:])
     lab.dns.set("_db.example.com", A=servers[:1])
     lab.dns.set("db.example.com", AAAA=servers[3:])
-    with lab.capture() as capture, DnsProxyPod(lab, tmp_path, LIST) as pod:
+    with lab.capture() as capture, DnsProxyPod(lab, open_directory, LIST) as pod:
         source, _, server, port, text = pod.ask(80)
         assert (source, server, port, text) == (SOURCE[4], "203.0.113.25", "80", "hello")
         assert set(pod.served(8080, 8)) == set(servers)
@@ -51,13 +51,13 @@ def test_every_form_leaves_with_egress_source(lab: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variable", ["set", "unset"])
-def test_only_families_with_a_source_are_used(lab: Lab, tmp_path: Path, variable: str) -> None:
+def test_only_families_with_a_source_are_used(lab: Lab, open_directory: Path, variable: str) -> None:
     """Upstream's manifests set EGRESS_SOURCE for the init container alone: the routes tell what it is."""
     lab.echo("203.0.113.25", tcp=[80])
     lab.echo("2001:db8:113::25", tcp=[80])
     lab.dns.set("both.example.com", A=["203.0.113.25"], AAAA=["2001:db8:113::25"])
     lab.dns.set("six.example.com", AAAA=["2001:db8:113::25"])
-    pod = DnsProxyPod(lab, tmp_path, "80 both.example.com\n81 six.example.com 80\n", families="4")
+    pod = DnsProxyPod(lab, open_directory, "80 both.example.com\n81 six.example.com 80\n", families="4")
     if variable == "unset":
         del pod.env["EGRESS_SOURCE"]
     with lab.capture() as capture, pod:
@@ -65,3 +65,27 @@ def test_only_families_with_a_source_are_used(lab: Lab, tmp_path: Path, variable
         assert pod.fails(81) in CLOSED
     assert capture.leaks(allowed={SOURCE[4]}) == []
     assert "six.example.com. has no IPv4 address" in pod.messages()
+
+
+def test_ipv6_alone(lab: Lab, open_directory: Path) -> None:
+    lab.echo("2001:db8:113::25", tcp=[80])
+    lab.dns.set("both.example.com", A=["203.0.113.25"], AAAA=["2001:db8:113::25"])
+    pod = DnsProxyPod(lab, open_directory, "80 both.example.com\n", families="6")
+    pod.router.set_resolv_conf(f"nameserver {lab.dns.addresses[1]}\n")
+    with lab.capture() as capture, pod:
+        for address in pod.router.addresses.values():
+            assert pod.ask(80, str(address))[0::2] == [SOURCE[6], "2001:db8:113::25", "hello"]
+    assert capture.leaks(allowed={SOURCE[6]}) == []
+
+
+def test_the_outside_cannot_use_the_proxy(lab: Lab, open_directory: Path) -> None:
+    lab.echo("203.0.113.25", tcp=[80])
+    outsider = lab.machine("outsider", "192.0.2.99")
+    with DnsProxyPod(lab, open_directory, "80 203.0.113.25\n") as pod:
+        assert pod.ask(80)[2] == "203.0.113.25"
+        with lab.capture(pod.router, "macvlan0") as capture:
+            for address in SOURCE.values():
+                with pytest.raises(NoReply):
+                    pod.ask(80, address, outsider, timeout=0.5)
+        knocked = {str(packet.dst) for packet in capture.packets if packet.dport == 80 and packet.tcp_flags == "S"}
+        assert knocked == set(SOURCE.values()), "the packets did arrive"

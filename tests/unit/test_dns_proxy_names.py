@@ -40,9 +40,18 @@ CONFIG = DnsProxyConfig(
 
 
 def test_explain() -> None:
-    text = explain_dns(CONFIG, 8080, SearchPath(("corp.example",), 1))
-    assert "line 2 of EGRESS_DNS_PROXY_DESTINATION decides: 8080 db 80 check" in text
-    assert "db.corp.example. then db. (the first that has an address)" in text
-    assert "leaves with: 192.0.2.46 or 2001:db8:2::46" in text
-    assert "leaves with: 2001:db8:2::46\n" in explain_dns(CONFIG, 81)
-    assert "nothing listens" in explain_dns(CONFIG, 82)
+    named = explain_dns(CONFIG, 8080, SearchPath(("corp.example",), 1))
+    assert str(named) == (
+        'tcp port 8080: line 2 "8080 db 80 check" sends it to every IPv4 and IPv6 address of db in turn, port 80, '
+        "leaving with 192.0.2.46 or 2001:db8:2::46\n"
+        "  name servers: those of /etc/resolv.conf, asked for db.corp.example. then db.\n"
+        "  connections end after 3600 s without traffic; health checks: a connection every 2 s"
+    )
+    address = explain_dns(CONFIG, 81)
+    assert 'line 4 "81 2001:db8::25 443" sends it to 2001:db8::25 port 443, leaving with 2001:db8:2::46\n' in str(
+        address
+    )
+    assert address.values()["sources"] == ["2001:db8:2::46"]
+    nothing = explain_dns(CONFIG, 82)
+    assert str(nothing) == "tcp port 82: no line claims it: refused (ports that are claimed: 81, 8080)"
+    assert nothing.values()["line"] is None

@@ -80,6 +80,7 @@ def test_commands() -> None:
         "enable health to-8080/ipv6-1",
         "set server to-8080/ipv6-1 state ready",
         "set server to-8080/ipv4-1 addr 203.0.113.1 port 80",
+        "set server to-8080/ipv4-1 health up",
         "set server to-8080/ipv4-2 state ready",
         "set server to-8080/ipv4-3 state maint",
     ]
