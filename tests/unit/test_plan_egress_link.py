@@ -48,8 +48,10 @@ def test_chosen(wanted: str | None, seen: dict[str, str], name: str, create: boo
             None,
             {"eth0": "", "net1": "macvlan", "net2": "macvlan"},
             "eth0",
-            ("there are 2 macvlan links and none is macvlan0: set EGRESS_INTERFACE to one of net1, net2; "
-            "links seen: eth0 (device, down), net1 (macvlan, down), net2 (macvlan, down)"),
+            (
+                "there are 2 macvlan links and none is macvlan0: set EGRESS_INTERFACE to one of net1, net2; "
+                "links seen: eth0 (device, down), net1 (macvlan, down), net2 (macvlan, down)"
+            ),
         ),
         (None, {"macvlan0": "macvlan", "eth0": "veth"}, "macvlan0", "macvlan0 carries the pod's default route"),
     ],
