@@ -36,7 +36,7 @@ def interesting_ports(rules: Ruleset) -> list[int]:
     return sorted(ports & set(range(1, 65536)))
 
 
-@settings(max_examples=15)
+@settings(max_examples=12)
 @given(rulesets(max_size=10, widest_shift=50))
 def test_every_port_goes_where_the_rules_say(rules: Ruleset) -> None:
     desired = translation(rules)
@@ -61,7 +61,7 @@ def test_every_port_goes_where_the_rules_say(rules: Ruleset) -> None:
                 assert [leaf.line for leaf in count.leaves] == owner
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(rulesets(max_size=6, widest_shift=20))
 def test_nft_text_is_read_back_as_the_same_table(rules: Ruleset) -> None:
     table: NftTable = nft_table(translation(rules))
