@@ -40,6 +40,7 @@ def test_point_to_point() -> None:
         "rule 14600: from 10.128.0.5/32 lookup 14600 (IPv4)",
         "rule 14601: from all iif macvlan0 lookup 14600 (IPv4)",
         "rule 14602: from all iif eth0 lookup 14601 (IPv4)",
+        "rule 14603: from all fwmark 0x14600 lookup 14600 (IPv4)",
     ]
 
 
