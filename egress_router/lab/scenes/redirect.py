@@ -8,7 +8,7 @@ from egress_router.lab.host import Host
 from egress_router.lab.process import run
 from egress_router.lab.stage import Stage
 
-TITLE = "redirect router: ports of a router pod lead to external services, with a source address of their own"
+TITLE = "ports of a router pod lead to external services, with a source address of their own"
 ORDER = 10
 
 SOURCE4, SOURCE6 = "192.0.2.46", "2001:db8:2::46"
