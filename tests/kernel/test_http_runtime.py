@@ -202,24 +202,24 @@ def test_the_grace_ends(lab: Lab, proxy: Proxy, client: Client) -> None:
 
 def test_death_of_squid_and_of_the_supervisor(proxy: Proxy, client: Client, server: HttpServer) -> None:
     proxy.start("*")
-    before = set(Path("/dev/shm").glob("egressrouter*"))
+    before = set(proxy.shm.iterdir())
     assert before, "Squid keeps segments, so a killed one leaves some"
     (squid,) = proxy.squid_pids()
     os.kill(squid, signal.SIGKILL)
     seen = proxy.wait_for("generation 2 is in force")
     assert "squid was killed by SIGKILL" in seen
     assert client.status(f"http://{GOOD}/") == 200
-    assert not before & set(Path("/dev/shm").glob("egressrouter*"))
+    assert not before & set(proxy.shm.iterdir())
     assert proxy.process
     proxy.process.kill()
     proxy.process.wait()
-    left = set(Path("/dev/shm").glob("egressrouter*"))
+    left = set(proxy.shm.iterdir())
     assert left, "the control: the segments of the killed Squid are there"
     proxy.start("*")
     assert client.status(f"http://{GOOD}/") == 200
-    assert not left & set(Path("/dev/shm").glob("egressrouter*"))
+    assert not left & set(proxy.shm.iterdir())
     assert proxy.stop() == 0
-    assert not set(Path("/dev/shm").glob("egressrouter*"))
+    assert not set(proxy.shm.iterdir())
 
 
 def test_reasons_to_exit(lab: Lab, proxy: Proxy) -> None:
