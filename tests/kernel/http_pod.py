@@ -51,6 +51,7 @@ class Proxy:
         prefix: list[str] | None = None,
         *,
         wait: bool = True,
+        become: list[str] = RESTRICTED,
     ) -> None:
         self.starts += 1
         variables = {"EGRESS_RUN_DIR": str(self.run_directory)}
@@ -61,7 +62,7 @@ class Proxy:
         variables |= env or {}
         mount = f'mount --make-rprivate / && mount --bind {self.shm} /dev/shm && exec "$@"'
         pod = ["unshare", "--mount", "sh", "-c", mount, "sh"]
-        command = [*pod, *(prefix or []), *RESTRICTED, sys.executable, "-m", "egress_router", "http-proxy"]
+        command = [*pod, *(prefix or []), *become, sys.executable, "-m", "egress_router", "http-proxy"]
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = self.pod.popen(command, env=variables, stdout=out, stderr=err, cwd=str(Path.cwd()))
         if wait:
