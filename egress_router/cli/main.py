@@ -19,6 +19,7 @@ VERBS = {
     "plan": "egress_router.cli.plan",
     "status": "egress_router.cli.status",
     "explain": "egress_router.cli.explain",
+    "egressip": "egress_router.cli.egressip",
 }
 
 USAGE = 2
