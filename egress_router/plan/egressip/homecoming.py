@@ -80,12 +80,22 @@ class _Search:
                 if found:
                     return found
         while self._queue:
-            vertex = self._queue.popleft()
-            self._queued.discard(vertex)
-            for step in self._steps(vertex):
-                found = self._relax(vertex, step)
-                if found:
-                    return found
+            found = self._expand(self._queue.popleft(), deeper=True)
+            if found:
+                return found
+        return None
+
+    def _expand(self, vertex: Vertex, *, deeper: bool) -> list[Vertex] | None:
+        """Relax all steps from a vertex. An address that is taken up is put down at once, so that the next of its
+        segment finds out that there is nothing left to reach.
+        """
+        self._queued.discard(vertex)
+        for step in self._steps(vertex):
+            found = self._relax(vertex, step)
+            if not found and deeper and step[0][0] == "key" and self._queue and self._queue[-1] == step[0]:
+                found = self._expand(self._queue.pop(), deeper=False)
+            if found:
+                return found
         return None
 
     def _relax(self, vertex: Vertex, step: tuple[Vertex, int] | None) -> list[Vertex] | None:
@@ -116,7 +126,8 @@ class _Search:
                 yield ("node", node), cost
         else:
             for key in sorted(self._pool.unplaced):
-                yield ("key", key), cost
+                if self._pool.home(key) is not None or not self._exhausted(self._pool.segment(key), cost):
+                    yield ("key", key), cost
 
     def _pick_up(self, node: str, cost: int) -> Iterator[tuple[Vertex, int]]:
         """A node that takes one more either gives one away or swaps its load with a node that has one more."""
@@ -126,9 +137,20 @@ class _Search:
         for key in self._loose.get(node, ()):
             yield ("key", key), cost
         if cost + 1 < 0:
-            for key in sorted(pool.addresses_on(node)):
-                if pool.home(key) == node:
-                    yield ("key", key), cost + 1
+            buckets = pool.on.get(node, {})
+            for segment in sorted(buckets):
+                for key in sorted(buckets[segment]):
+                    if self._exhausted(segment, cost + 1):
+                        break
+                    if pool.home(key) == node:
+                        yield ("key", key), cost + 1
+
+    def _exhausted(self, segment: int, cost: int) -> bool:
+        """Tell whether an address of the segment, held for this cost, reaches only what is reached already (its
+        home apart).
+        """
+        best, left = self._left.get(segment, (0, []))
+        return best <= cost and not left
 
     def _put_down(self, key: int, cost: int) -> Iterator[tuple[Vertex, int]]:
         """An address in the hand goes home, to any other candidate, or off."""
@@ -146,6 +168,9 @@ class _Search:
         nodes = pool.candidates(key) if cost < best else left
         stay: list[str] = []
         for node in nodes:
+            # A node that takes one more for this cost can give away any of its addresses: no need to push one out.
+            if self._cost.get(("node", node), 0) <= cost:
+                continue
             step = None if node == sits_on else self._arrival(key, node, cost)
             if step is None or step[0][0] == "key":
                 stay.append(node)
