@@ -20,6 +20,7 @@ VERBS = {
     "status": "egress_router.cli.status",
     "explain": "egress_router.cli.explain",
     "egressip": "egress_router.cli.egressip",
+    "node": "egress_router.cli.node",
 }
 
 USAGE = 2

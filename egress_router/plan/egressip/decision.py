@@ -60,10 +60,12 @@ class Evaluator:
         """Take in changed objects (None: removed) and the whole set of offline nodes (None: as before)."""
         index = self._index
         for name, namespace in (namespaces or {}).items():
-            if index.namespaces.get(name) != namespace:
+            old_namespace = index.namespaces.get(name)
+            if old_namespace is not namespace and old_namespace != namespace:
                 index.set_namespace(name, namespace)
         for name, node in (nodes or {}).items():
-            if index.nodes.get(name) != node:
+            old_node = index.nodes.get(name)
+            if old_node is not node and old_node != node:
                 index.set_node(name, node)
         if offline is not None:
             index.set_offline(offline)
