@@ -57,7 +57,7 @@ SOCKET_OPTION = click.option(
     show_default=True,
     help="What happens to a pod that no object tells of.",
 )
-@click.option("--probe-interval", type=click.FloatRange(0.02, 10), default=0.1, show_default=True, help="Seconds.")
+@click.option("--probe-interval", type=click.FloatRange(0.02, 10), default=0.08, show_default=True, help="Seconds.")
 @click.option("--probe-misses", type=click.IntRange(1, 100), default=3, show_default=True, help="In a row: down.")
 @click.option("--probe-returns", type=click.IntRange(1, 100), default=5, show_default=True, help="In a row: up again.")
 @click.option(

@@ -27,9 +27,11 @@ from egress_router.plan.egressip.decision import Evaluator
 from egress_router.plan.egressip.node_plan import assign_slots, node_plan
 from egress_router.plan.egressip.recorded import with_recorded_assignment
 
-#: How often the kernel is looked at although nothing happened, and refused addresses are tried again; seconds.
+#: How often the kernel is looked at although nothing happened; seconds.
 CHECK_EVERY = 5.0
-RETRY_CLAIM = 10.0
+#: An address that another machine has is tried again after so long, then twice as long, at most the other; seconds.
+#: The machine before us may be giving it up this moment.
+RETRY_CLAIM, RETRY_CLAIM_MOST = 0.3, 10.0
 #: A node that asked within this many probe intervals is listened to in a hand-over.
 USERS_WITHIN = 5
 
@@ -65,7 +67,7 @@ class Agent:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._events: queue.SimpleQueue[Callable[[], bool]] = queue.SimpleQueue()
         self._stopping = False
-        self._retry_at: dict[str, float] = {}
+        self._retries: dict[str, tuple[float, float]] = {}
         self._read()
         host = self.view.state.nodes.get(settings.node)
         if host is None:
@@ -109,15 +111,21 @@ class Agent:
         """Take over what is there, then follow objects and probes."""
         self._take_over()
         self._prober.start()
+        if not present():
+            # A node that was just booted: until it is known who is up, pods with egress IPs send nothing.
+            self._apply()
         # A first round of probes before the first change: what is up must not look down, nor the other way round.
-        self._turn(until=time.monotonic() + self._settings.probe_interval * (self._settings.probe_misses + 1.5))
+        self._turn(
+            until=time.monotonic() + self._settings.probe_interval * (self._settings.probe_misses + 1.5), gather=True
+        )
         for health in self._health.values():
             if health.state is Health.UNKNOWN:
                 health.state = Health.DOWN
         self._apply()
         check = time.monotonic() + CHECK_EVERY
         while not self._stopping:
-            if self._turn(until=check):
+            retry = min((at for at, _ in self._retries.values()), default=check)
+            if self._turn(until=min(check, retry)) or time.monotonic() >= retry:
                 self._apply()
             if time.monotonic() >= check:
                 check = time.monotonic() + CHECK_EVERY
@@ -129,6 +137,7 @@ class Agent:
         observed = self._kernel.observed()
         on_link = {str(a.address.ip) for a in observed.addresses if a.interface == self._link.name}
         self._held = frozenset(held_before() & on_link)
+        self._kernel.adopt(self._held)
         self._slots = self._kernel.slots_before({n: h.host_ip for n, h in self.view.state.nodes.items()})
         used = ways_before()
         self._decide()
@@ -136,8 +145,10 @@ class Agent:
             if f"to_{slot}" in used and name in self._health:
                 self._health[name].state = Health.UP
 
-    def _turn(self, until: float) -> bool:
-        """Wait for the next thing to happen, not beyond ``until``, and take in all of it."""
+    def _turn(self, until: float, *, gather: bool = False) -> bool:
+        """Wait for the next thing to happen, not beyond ``until``, and take in all of it; with ``gather`` go on until
+        then.
+        """
         changed = False
         while not self._stopping:
             left = until - time.monotonic()
@@ -153,7 +164,7 @@ class Agent:
                 changed |= self._read()
             if self._control.fileno() in readable:
                 changed |= self._control.serve(self)
-            if changed and self._kernel.applied is not None:
+            if changed and not gather:
                 return True
         return changed
 
@@ -265,16 +276,22 @@ class Agent:
         wanted = set(self._claims())
         self._held = frozenset(self._held & wanted)
         now = time.monotonic()
-        missing = {ip for ip in wanted - self._held if self._retry_at.get(ip, 0) <= now}
-        self._claimer.check(missing)
+        for ip in self._retries.keys() - wanted:
+            del self._retries[ip]
+        due = {ip for ip in wanted - self._held if self._retries.get(ip, (0.0, 0.0))[0] <= now}
+        for ip in due & self._retries.keys():
+            self._retries[ip] = (now + RETRY_CLAIM_MOST, self._retries[ip][1])
+        self._claimer.check(due)
 
     def _claim_checked(self, ip: str, reason: str) -> bool:
         if reason:
             self.view.refused[ip] = reason
-            self._retry_at[ip] = time.monotonic() + RETRY_CLAIM
+            wait = min(2 * self._retries[ip][1], RETRY_CLAIM_MOST) if ip in self._retries else RETRY_CLAIM
+            self._retries[ip] = (time.monotonic() + wait, wait)
             self._log(f"{ip} is not claimed: {reason}")
             return True
         self.view.refused.pop(ip, None)
+        self._retries.pop(ip, None)
         if ip not in self._claims():
             return False
         self._kernel.add(ip)

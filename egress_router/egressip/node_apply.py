@@ -27,6 +27,7 @@ class NodeKernel:
         self._link = link
         self._log = log
         self._applied: NodeState | None = None
+        self._addresses: frozenset[str] = frozenset()
         self.netlink = Netlink()
 
     @property
@@ -37,6 +38,10 @@ class NodeKernel:
     def forget(self) -> None:
         """Trust nothing: replace everything at the next ``apply``."""
         self._applied = None
+
+    def adopt(self, held: frozenset[str]) -> None:
+        """Take over egress IPs that an earlier agent has put on the interface."""
+        self._addresses = held
 
     def slots_before(self, nodes: Mapping[str, str]) -> dict[str, int]:
         """Return the slots that an earlier agent gave to nodes (name → hostIP)."""
@@ -55,6 +60,7 @@ class NodeKernel:
     def add(self, ip: str) -> None:
         """Put an egress IP on the interface."""
         add_egress_ip(self.netlink, self._link, ip)
+        self._addresses |= {ip}
 
     def apply(self, state: NodeState) -> None:
         """Put ``state`` in place: the way to new holders before anyone is sent there, addresses that go away only after
@@ -74,9 +80,10 @@ class NodeKernel:
             self._change(before, state, mtu)
             if before.holders != state.holders:
                 self._ways_to(state.holders)
-        for ip in sorted((before.held if before else frozenset()) - state.held):
+        for ip in sorted(self._addresses - state.held):
             cut_egress_ip(ip)
             remove_egress_ip(self.netlink, self._link, ip)
+            self._addresses -= {ip}
         self._applied = state
 
     def _ways_to(self, holders: tuple[Holder, ...]) -> None:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 _ECHO = {4: (8, 0), 6: (128, 129)}
 _MAX_DATAGRAM = 2048
+#: Answers to probes of so many rounds ago still count as a sign of life.
+LATEST_ROUNDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +170,16 @@ class Prober(threading.Thread):
             return
         type_, _, _, ident, number = struct.unpack_from("!BBHHH", data)
         expected = 0 if self._version == 4 else _ECHO[6][1]
-        if type_ != expected or ident != self._echo_id or number != self._number:
+        if type_ != expected or ident != self._echo_id or self._age(number) > LATEST_ROUNDS:
             return
         with self._lock:
             for target in self._targets.values():
                 if target.host_ip == ip:
                     target.echoed = True
+
+    def _age(self, number: int) -> int:
+        """Return how many rounds ago a probe was sent. A distant node may answer after the next round has started."""
+        return (self._number - number) & 0xFFFF
 
     def _heard(self, data: bytes, ip: str, address: tuple[object, ...]) -> None:
         try:
@@ -189,7 +195,7 @@ class Prober(threading.Thread):
                 self._udp.sendto(json.dumps({"told": word["ask"], **self._tell()}).encode(), address)
             except OSError:
                 return
-        elif word.get("told") == self._number:
+        elif isinstance(told := word.get("told"), int) and self._age(told) <= LATEST_ROUNDS:
             with self._lock:
                 for target in self._targets.values():
                     if target.host_ip == ip:

@@ -39,7 +39,7 @@ class NodeSettings:
     interface: str
     cluster: tuple[Network, ...]
     pass_unknown: bool = False
-    probe_interval: float = 0.1
+    probe_interval: float = 0.08
     probe_misses: int = 3
     probe_returns: int = 5
     health_port: int = 4791

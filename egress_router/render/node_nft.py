@@ -148,6 +148,8 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
 
     The guard takes our mark off what enters the tunnel: the VXLAN device looks up the way of its own packets with the
     mark of what is inside, and would be led to itself.
+
+    Packets that belong to no connection (a late RST, say) are translated by nobody, so they are dropped at the door.
     """
     unknown = "accept" if settings.pass_unknown else "counter drop"
     # TCP headers without options take 20 bytes, IPv4 headers 20 and IPv6 headers 40.
@@ -177,6 +179,7 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     {unknown}
   }}
   chain tunnelled {{
+    ct state invalid,untracked counter drop
     ip daddr @cluster4 counter drop
     ip6 daddr @cluster6 counter drop
     fib daddr type != unicast counter drop
@@ -187,6 +190,8 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
   chain arrive {{
     type filter hook prerouting priority mangle - 5; policy accept;
     iifname "{TUNNEL}" goto tunnelled
+    ct state invalid,untracked ip saddr @egress4 ip daddr != @cluster4 goto dropped
+    ct state invalid,untracked ip6 saddr @egress6 ip6 daddr != @cluster6 goto dropped
     ct state new iifname != "lo" ip daddr @held4 goto refuse
     ct state new iifname != "lo" ip6 daddr @held6 goto refuse
     ct direction original ip saddr @pods4 ip daddr != @cluster4 goto leave4

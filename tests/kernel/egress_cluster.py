@@ -118,7 +118,7 @@ class EgressCluster:
             try:
                 if condition():
                     return time.monotonic() - start
-            except TryAgainError:
+            except (TryAgainError, NoReply):
                 pass
             if time.monotonic() - start > timeout:
                 raise AssertionError(f"not within {timeout} s\n{self.text()}")
