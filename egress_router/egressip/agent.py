@@ -32,6 +32,8 @@ CHECK_EVERY = 5.0
 #: An address that another machine has is tried again after so long, then twice as long, at most the other; seconds.
 #: The machine before us may be giving it up this moment.
 RETRY_CLAIM, RETRY_CLAIM_MOST = 0.3, 10.0
+#: So many addresses fit a datagram; a node that lacks more is about to get them, or has other problems.
+MOST_LACKED = 40
 #: A node that asked within this many probe intervals is listened to in a hand-over.
 USERS_WITHIN = 5
 
@@ -67,6 +69,9 @@ class Agent:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._events: queue.SimpleQueue[Callable[[], bool]] = queue.SimpleQueue()
         self._stopping = False
+        self._misfits: dict[str, str] = {}
+        self._lacked: tuple[str, ...] = ()
+        self._lacks: dict[str, frozenset[str]] = {}
         self._retries: dict[str, tuple[float, float]] = {}
         self._read()
         host = self.view.state.nodes.get(settings.node)
@@ -81,8 +86,12 @@ class Agent:
             settings.health_port,
             settings.probe_interval,
             self._answers,
-            lambda: {"ready": self.view.ready, "draining": self.view.draining},
+            self._word,
         )
+
+    def _word(self) -> dict[str, object]:
+        """Return what other agents are told."""
+        return {"ready": self.view.ready, "draining": self.view.draining, "lacks": list(self._lacked)}
 
     def _outside_link(self) -> Link:
         with Netlink() as netlink:
@@ -222,6 +231,9 @@ class Agent:
             if health and health.probed(echo=answer.echo, ready=answer.ready, draining=answer.draining):
                 self._log(f"node {name} is {health.state}")
                 changed = True
+            if answer.lacks is not None and answer.lacks != self._lacks.get(name, frozenset()):
+                self._lacks[name] = answer.lacks
+                changed = True
         return changed
 
     def _apply(self) -> None:
@@ -230,13 +242,13 @@ class Agent:
             self._decide()
             self._decide()  # holders that are new may be known to be down: their health counts from the second time
             self._settle_claims()
-            before = self._kernel.applied
             state = self._node_state()
-            self._kernel.apply(state)
-            self._kernel.cut(before, state, {n: h.state for n, h in self._health.items()})
+            self._kernel.apply(state, {n: h.state for n, h in self._health.items()})
             self._prober.set_targets({n: self.view.state.nodes[n].host_ip for n in self._health}, self._used())
             self.view.troubles = []
             wanted = set(self._claims())
+            lacked = sorted(wanted - self._held | self._misfits.keys())
+            self._lacked = tuple(lacked[:MOST_LACKED])
             self.view.ready = wanted <= (self._held | self.view.refused.keys())
         except EgressRouterError as error:
             self.view.troubles = [str(error)]
@@ -248,17 +260,32 @@ class Agent:
             name: slot for name, slot in self._slots.items() if self._health[name].state in (Health.UP, Health.DRAINING)
         }
         quiet = self._held if self.view.draining and self.handed_over() else frozenset()
-        return node_plan(self._settings.node, self.view.state, self.view.decision, alive, self._held, quiet)
+        return node_plan(
+            self._settings.node, self.view.state, self.view.decision, alive, self._held, quiet, self._lacking()
+        )
+
+    def _lacking(self) -> set[str]:
+        """Return the addresses that their holders do not have; of the node's own, those that it has not."""
+        nodes = self.view.decision.nodes
+        found = {
+            ip
+            for name in self._health
+            for ip in self._lacks.get(name, ())
+            if name in nodes and ip in nodes[name].claims
+        }
+        me = nodes.get(self._settings.node)
+        return found | (set(me.claims) - self._held if me else set())
 
     def _claims(self) -> list[str]:
         """Return the egress IPs that this node shall have and its interface can hold."""
         me = self.view.decision.nodes.get(self._settings.node)
         host = self.view.state.nodes.get(self._settings.node)
+        self._misfits = {}
         if me is None or host is None or not me.claims:
             return []
         observed = self._kernel.observed()
         if host.host_ip not in {str(a.address.ip) for a in observed.addresses}:
-            self.view.refused = dict.fromkeys(me.claims, f"hostIP {host.host_ip} is not an address of this machine")
+            self._misfits = dict.fromkeys(me.claims, f"hostIP {host.host_ip} is not an address of this machine")
             return []
         subnets = [
             a.address.network
@@ -268,14 +295,15 @@ class Agent:
             and a.address.network.prefixlen < a.address.max_prefixlen
         ]
         fitting = [ip for ip in me.claims if any(ip_address(ip) in subnet for subnet in subnets)]
-        for ip in set(me.claims) - set(fitting):
-            self.view.refused[ip] = f"outside the subnets of {self._link.name}"
+        misfit = set(me.claims) - set(fitting)
+        self._misfits = dict.fromkeys(misfit, f"outside the subnets of {self._link.name}")
         return fitting
 
     def _settle_claims(self) -> None:
         wanted = set(self._claims())
         self._held = frozenset(self._held & wanted)
         now = time.monotonic()
+        self.view.refused = {ip: why for ip, why in self.view.refused.items() if ip in wanted}
         for ip in self._retries.keys() - wanted:
             del self._retries[ip]
         due = {ip for ip in wanted - self._held if self._retries.get(ip, (0.0, 0.0))[0] <= now}
@@ -334,7 +362,7 @@ class Agent:
             "ready": view.ready,
             "draining": view.draining,
             "problems": [*view.troubles, *map(str, view.problems)]
-            + [f"{ip} is not claimed: {why}" for ip, why in sorted(view.refused.items())],
+            + [f"{ip} is not claimed: {why}" for ip, why in sorted({**view.refused, **self._misfits}.items())],
             "held": sorted(self._held),
             "users": self._prober.users(USERS_WITHIN * self._settings.probe_interval),
             "holders": {n: h.state.value for n, h in sorted(self._health.items())},

@@ -62,9 +62,10 @@ class NodeKernel:
         add_egress_ip(self.netlink, self._link, ip)
         self._addresses |= {ip}
 
-    def apply(self, state: NodeState) -> None:
+    def apply(self, state: NodeState, health: Mapping[str, Health]) -> None:
         """Put ``state`` in place: the way to new holders before anyone is sent there, addresses that go away only after
-        nothing is translated to them, the tunnel only after the rules that judge what comes out of it.
+        nothing is translated to them, the tunnel only after the rules that judge what comes out of it. Then cut the
+        connections that cannot go on, and last tidy up.
         """
         before = self._applied
         mtu = self._link.mtu - TUNNEL_OVERHEAD[6 if ":" in self._host_ip else 4]
@@ -74,10 +75,11 @@ class NodeKernel:
             set_peers(self.netlink, tunnel, state.holders)
             set_holders(self.netlink, tunnel, state.holders)
         elif before != state:
-            if before.holders != state.holders:
+            if set(state.holders) - set(before.holders):
                 both = {h.slot: h for h in (*before.holders, *state.holders)}
                 self._ways_to(tuple(both.values()))
             self._change(before, state, mtu)
+            self._cut(before, state, health)
             if before.holders != state.holders:
                 self._ways_to(state.holders)
         for ip in sorted(self._addresses - state.held):
@@ -98,13 +100,11 @@ class NodeKernel:
             self._log(f"the tables are not as they were left; they are replaced ({error})")
             load(replace_script(self._settings, state, mtu))
 
-    def cut(self, before: NodeState | None, state: NodeState, health: Mapping[str, Health]) -> None:
+    def _cut(self, before: NodeState, state: NodeState, health: Mapping[str, Health]) -> None:
         """Delete the connections that cannot go on: those of dead holders, those that started with another source.
 
         A holder that drains still works: its TCP connections stay, everything else moves at once.
         """
-        if before is None:
-            return
         names = {h.slot: h.node for h in before.holders}
         for slot in sorted(set(names) - {h.slot for h in state.holders}):
             count = cut_slot(slot)

@@ -23,11 +23,14 @@ LATEST_ROUNDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one node answered to one probe. ``uses`` is filled in on the other side: see Prober.users."""
+    """What one node answered to one probe. ``lacks`` are egress IPs that it shall hold and does not (yet); None when
+    its agent said nothing.
+    """
 
     echo: bool
     ready: bool
     draining: bool
+    lacks: frozenset[str] | None = None
 
 
 @dataclass(slots=True)
@@ -50,7 +53,7 @@ class Prober(threading.Thread):
         port: int,
         interval: float,
         report: Callable[[Mapping[str, Answer]], None],
-        tell: Callable[[], Mapping[str, bool]],
+        tell: Callable[[], Mapping[str, object]],
     ) -> None:
         super().__init__(name="prober", daemon=True)
         self._interval = interval
@@ -112,7 +115,13 @@ class Prober(threading.Thread):
             found = {}
             for name, target in self._targets.items():
                 word = target.word
-                found[name] = Answer(target.echoed, word.get("ready") is True, word.get("draining") is True)
+                lacks = word.get("lacks")
+                found[name] = Answer(
+                    target.echoed,
+                    word.get("ready") is True,
+                    word.get("draining") is True,
+                    frozenset(map(str, lacks)) if isinstance(lacks, list) else None,
+                )
                 target.echoed = False
                 target.word = {}
             return found

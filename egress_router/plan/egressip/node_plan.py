@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from hashlib import blake2b
 
 from egress_router.model.address_keys import address_key, address_text, family, network_range
@@ -17,11 +17,13 @@ def node_plan(
     slots: Mapping[str, int],
     held: frozenset[str],
     quiet: frozenset[str] = frozenset(),
+    lacking: Container[str] = (),
 ) -> NodeState:
     """Return the state of node ``me``.
 
     ``slots`` gives every holder its slot; ``held`` are the egress IPs that really stand on this node's interface: an
-    address that is decided but not there yet translates nothing, and its pods take another way or none.
+    address that is decided but not there yet translates nothing, and its pods take another way or none. ``lacking`` are
+    addresses that their holder says it does not have.
     """
     ways: dict[str, str] = {}
     translations: dict[str, str] = {}
@@ -47,7 +49,8 @@ def node_plan(
             if own is not None:
                 translations[ip] = own
             if pod.node == me:
-                ways[ip] = _way(me, ip, [via for via in verdict.via if (":" in via.ip) == (version == 6)], own, slots)
+                ways_out = [v for v in verdict.via if (":" in v.ip) == (version == 6) and v.ip not in lacking]
+                ways[ip] = _way(me, ip, ways_out, own, slots)
             if pod.node == me or own is not None:
                 egress.add(ip)
     holders = tuple(
