@@ -47,6 +47,7 @@ def test_drain_loses_nothing(cluster: EgressCluster) -> None:
     with client.socket(2, 1) as stream, lab.capture() as capture:
         stream.settimeout(2)
         stream.connect((SERVICE, 80))
+        stream.sendall(b"hello")
         assert stream.recv(200)
         with talking(partial(cluster.source_of, client, timeout=0.5)) as heard:
             time.sleep(0.2)
@@ -90,6 +91,7 @@ def test_the_return_of_a_node_cuts_no_connection(cluster: EgressCluster) -> None
     with client.socket(2, 1) as stream:
         stream.settimeout(2)
         stream.connect((SERVICE, 80))
+        stream.sendall(b"hello")
         assert second in stream.recv(200).decode()
         lab.plug(node)
         cluster.until(lambda: cluster.source_of(client, timeout=0.2) == first)
@@ -112,7 +114,8 @@ def test_large_transfers_go_through_the_tunnel(cluster: EgressCluster, service: 
     with lab.capture() as capture, client.socket(10 if ":" in service else 2, 1) as stream:
         stream.settimeout(5)
         stream.connect((service, 80))
-        stream.recv(200)
+        stream.sendall(b"hello")
+        assert stream.recv(200)
         got = b""
         for start in range(0, len(payload), 65536):
             stream.sendall(payload[start : start + 65536])
