@@ -90,7 +90,7 @@ class Case:
 @pytest.mark.parametrize("block", range(4))
 def test_no_assignment_is_better(block: int) -> None:
     """Number, then balance (least squares), then moves; about one case in seventy needs the last step alone."""
-    for seed in range(block * 700, block * 700 + 700):
+    for seed in range(block * 400, block * 400 + 400):
         case = Case(random.Random(seed))
         placed = {ip: node for node, ips in case.decision().assignment.items() for ip in ips}
         assert case.allowed(placed), f"seed {seed}"

@@ -21,6 +21,7 @@ def placed_by(decision: Decision) -> dict[object, str]:
 
 
 @given(make.clusters(), make.offline_sets, make.assignments, st.randoms(use_true_random=False))
+@settings(max_examples=50)
 def test_order_of_objects_does_not_matter(
     cluster: Cluster, offline: frozenset[str], present: dict[str, tuple[str, ...]], rng: random.Random
 ) -> None:
@@ -48,7 +49,7 @@ def test_order_of_objects_does_not_matter(
 
 
 @given(make.clusters(), make.clusters(), make.offline_sets, make.offline_sets, st.randoms(use_true_random=False))
-@settings(max_examples=80)
+@settings(max_examples=50)
 def test_order_of_events_does_not_matter(
     before: Cluster, after: Cluster, offline1: frozenset[str], offline2: frozenset[str], rng: random.Random
 ) -> None:
@@ -77,7 +78,7 @@ def test_order_of_events_does_not_matter(
 
 
 @given(make.clusters(), make.clusters(), make.offline_sets, make.assignments)
-@settings(max_examples=80)
+@settings(max_examples=50)
 def test_many_changes_at_once_are_one_decision(
     before: Cluster, after: Cluster, offline: frozenset[str], present: dict[str, tuple[str, ...]]
 ) -> None:
@@ -98,7 +99,7 @@ def test_many_changes_at_once_are_one_decision(
 
 
 @given(make.clusters(), make.offline_sets, make.assignments)
-@settings(max_examples=120)
+@settings(max_examples=80)
 def test_rules(cluster: Cluster, offline: frozenset[str], present: dict[str, tuple[str, ...]]) -> None:
     namespaces, nodes = cluster
     decision = decide(ClusterState(namespaces, nodes), offline, present)
@@ -133,6 +134,7 @@ def test_rules(cluster: Cluster, offline: frozenset[str], present: dict[str, tup
 
 
 @given(make.clusters(), make.offline_sets, make.assignments)
+@settings(max_examples=40)
 def test_nodes_that_go_and_come_keep_their_claims(
     cluster: Cluster, offline: frozenset[str], present: dict[str, tuple[str, ...]]
 ) -> None:
@@ -143,7 +145,7 @@ def test_nodes_that_go_and_come_keep_their_claims(
 
 
 @given(make.clusters(), make.offline_sets, make.assignments)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_assignment_is_as_good_as_the_best_of_all(
     cluster: Cluster, offline: frozenset[str], present: dict[str, tuple[str, ...]]
 ) -> None:
