@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from egress_router.egressip.assign import record_assignment
 from egress_router.egressip.patch import patch_object
 from egress_router.egressip.source import read_directory
 from egress_router.errors import UsageError
@@ -41,6 +42,20 @@ def plan(state: Path, offline: tuple[str, ...], output: str) -> int:
         raise UsageError(f"--offline: there is no HostSubnet {', '.join(unknown)} in {state}")
     decision = decide(cluster, offline)
     click.echo(decision_json(decision) if output == "json" else decision_text(decision))
+    return 0
+
+
+@command.command()
+@STATE_OPTION
+@click.option("--offline", multiple=True, metavar="NODE", help="Give this node nothing; may be repeated.")
+def assign(state: Path, offline: tuple[str, ...]) -> int:
+    """Assign egress IPs to nodes with egressCIDRs, and write it down (EgressIPAssignment) for the agents.
+
+    Only one process in the cluster may do this. Agents hold what is written down, whatever they think is offline.
+    """
+    decision = record_assignment(state, offline)
+    for node, ips in decision.assignment.items():
+        click.echo(f"{node}: {', '.join(ips)}")
     return 0
 
 

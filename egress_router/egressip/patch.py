@@ -26,7 +26,7 @@ def patch_object(directory: Path, kind: str, name: str, fields: Mapping[str, Seq
     each other. Raises UsageError when there is no such object, or more than one, and ConfigurationError when
     a file cannot be parsed.
     """
-    with _locked(directory):
+    with locked(directory):
         problems = Problems()
         found: list[tuple[Path, list[object], dict[str, Any]]] = []
         for path in sorted(directory.iterdir()):
@@ -84,7 +84,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory against other writers of ours. Raises UsageError when there is no such directory."""
     try:
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:

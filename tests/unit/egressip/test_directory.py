@@ -81,6 +81,23 @@ def test_patch_refuses_what_it_cannot_do(state: Path, capsys: pytest.CaptureFixt
     assert "192.0.2.450" in capsys.readouterr().err
 
 
+def test_the_assignment_is_written_down_and_kept(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ("--state", state)
+    for node in ("compute2", "compute3"):
+        assert call("egressip", "patch", "hostsubnet", node, *at, "--egress-cidrs", "192.0.2.0/24") == 0
+    assert call("egressip", "patch", "netnamespace", "toto", *at, "--egress-ips", "192.0.2.45,192.0.2.54") == 0
+    assert call("egressip", "assign", *at, "--offline", "compute2") == 0
+    capsys.readouterr()
+    assert call("egressip", "assign", *at) == 0
+    assert capsys.readouterr().out.splitlines() == ["compute2: 192.0.2.54", "compute3: 192.0.2.45"]
+    written = (state / "egressip-assignment.json").stat()
+    assert call("egressip", "assign", *at) == 0
+    assert (state / "egressip-assignment.json").stat().st_mtime_ns == written.st_mtime_ns
+    capsys.readouterr()
+    assert call("egressip", "plan", *at, "--offline", "compute3") == 0
+    assert "namespace toto: leaves with" in capsys.readouterr().out
+
+
 def test_patch_keeps_json_json(tmp_path: Path) -> None:
     path = tmp_path / "node.json"
     path.write_text('{"kind": "HostSubnet", "metadata": {"name": "n"}, "hostIP": "192.0.2.1", "x": 1}')
