@@ -88,8 +88,8 @@ def plan_network(
             if item.interface == cluster and item.global_scope and family_of(item.address) == family
         )
         own = _cluster_routes(observed, cluster, family)
-        # Also of a family without a source, whose default route stays: the pod may ask an IPv4 nameserver of the cluster
-        # while it leaves with IPv6 alone.
+        # Also of a family without a source, whose default route stays: the pod may ask an IPv4 nameserver of the
+        # cluster while it leaves with IPv6 alone.
         kept = _kept_on_cluster(config, servers, own, family)
         prefixes[family] = tuple(dict.fromkeys(r.destination for r in (*own, *kept) if not r.is_default))
         if family not in config.sources:
