@@ -25,7 +25,16 @@ STATE_OPTION = click.option(
 )
 
 
-@click.group(name="egressip")
+@click.group(
+    name="egressip",
+    epilog="""
+    \b
+    Examples:
+      egress-router egressip patch netnamespace toto --egress-ips 192.0.2.45,192.0.2.54
+      egress-router egressip patch hostsubnet compute3 --egress-ips 192.0.2.45
+      egress-router egressip plan --state /var/lib/egress-router/state --offline compute3
+    """,
+)
 def command() -> None:
     """Namespace egress IPs: decide and change them."""
 

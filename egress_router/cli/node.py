@@ -30,7 +30,17 @@ SOCKET_OPTION = click.option(
 )
 
 
-@click.group(name="node", invoke_without_command=True)
+@click.group(
+    name="node",
+    invoke_without_command=True,
+    epilog="""
+    \b
+    Examples:
+      egress-router node --node compute1 --state /var/lib/egress-router/state
+      egress-router node status
+      egress-router node drain
+    """,
+)
 @click.option("--node", envvar="EGRESS_NODE", default=socket.gethostname, help="Name of this node's HostSubnet.")
 @click.option(
     "--state",
