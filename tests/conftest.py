@@ -11,6 +11,11 @@ pytest_plugins = ["pytester"]
 LEFT_OUT = pytest.StashKey[int]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of the golden tests; here, since options of deeper folders come too late."""
+    parser.addoption("--golden-update", action="store_true", help="write the files of tests/golden anew")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what is marked ``root`` when we are not."""
     if os.geteuid() == 0:

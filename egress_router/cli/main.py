@@ -21,6 +21,8 @@ VERBS = {
     "plan": "egress_router.cli.plan",
     "explain": "egress_router.cli.explain",
     "status": "egress_router.cli.status",
+    "egressip": "egress_router.cli.egressip",
+    "node": "egress_router.cli.node",
 }
 
 USAGE = 2

@@ -20,6 +20,7 @@ from egress_router.model.router import Fallback, Protocol, Redirect, Ruleset
 
 VARIABLE = "EGRESS_DESTINATION"
 EXPECTED_LINE = 'PORT PROTOCOL ADDRESS [PORT], as in "8080 tcp 203.0.113.26 80", or an address alone as the last line'
+EXPECTED_HOST = "the address of a server outside"
 EXPECTED_ADDRESS = "an address such as 203.0.113.25 or 2001:db8::25, not a host name"
 PROTOCOLS = {str(protocol): protocol for protocol in Protocol}
 
@@ -66,7 +67,7 @@ class _Reader:
         self._source = source
         self._sources = sources
         self._problems = problems
-        self._addresses: dict[str, Address | Wrong] = {}
+        self._addresses: dict[str, Address | tuple[str, str]] = {}
 
     def error(self, line: Line, message: str, expected: str) -> None:
         """Note a problem of ``line``."""
@@ -100,28 +101,38 @@ class _Reader:
         return Redirect(line.number, protocol, ports, destination, to_ports)
 
     def _destination(self, line: Line, text: str) -> Address | None:
-        value = self._addresses.get(text)
-        if value is None:
-            value = fields.address(text)
-            if not isinstance(value, Wrong):
-                value = self._unusable(value) or value
-            self._addresses[text] = value
-        if isinstance(value, Wrong):
-            self.error(line, value, EXPECTED_ADDRESS)
+        # Many lines name the same few addresses.
+        found = self._addresses.get(text)
+        if found is None:
+            found = self._addresses[text] = self._read(text)
+        if isinstance(found, tuple):
+            self.error(line, *found)
             return None
-        return value
+        return found
 
-    def _unusable(self, value: Address) -> Wrong | None:
+    def _read(self, text: str) -> Address | tuple[str, str]:
+        value = fields.address(text)
+        if isinstance(value, Wrong):
+            return value, EXPECTED_ADDRESS
+        unusable = self._unusable(value)
+        return value if unusable is None else (f'"{value}" {unusable[0]}', unusable[1])
+
+    def _unusable(self, value: Address) -> tuple[str, str] | None:
+        """Return what is wrong with an address as a destination, and what would be right."""
         kind = fields.not_a_host(value)
-        if kind:
-            return Wrong(f'"{value}" cannot be a destination: it is {kind}')
         if value.version == 6 and value.is_link_local:
-            return Wrong(f'"{value}" cannot be a destination: it is link-local')
+            kind = "link-local"
+        if kind:
+            return f"cannot be a destination: it is {kind}", EXPECTED_HOST
         if any(value == source.ip for source in self._sources.values()):
-            return Wrong(f'"{value}" is EGRESS_SOURCE itself')
-        if self._sources and family_of(value) not in self._sources:
-            return Wrong(f'"{value}" is {family_of(value)}, but EGRESS_SOURCE has no {family_of(value)} address')
+            return "is EGRESS_SOURCE itself", EXPECTED_HOST
+        family = family_of(value)
+        if self._sources and family not in self._sources:
+            return f"is {family}, but EGRESS_SOURCE has no {family} address", f"set one, or use {self._families()} only"
         return None
+
+    def _families(self) -> str:
+        return " and ".join(map(str, self._sources))
 
 
 def _report_overlaps(redirects: list[Redirect], source: SourceText, problems: Problems) -> None:

@@ -34,9 +34,10 @@ try:
     from pyroute2.netlink.rtnl.fibmsg import fibmsg
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+    from pyroute2.netlink.rtnl.ndmsg import ndmsg
     from pyroute2.netlink.rtnl.rtmsg import rtmsg
 finally:
     if not _loaded:
         del sys.modules[_NAME]
 
-__all__ = ["fibmsg", "ifaddrmsg", "ifinfmsg", "nlmsg", "rtmsg"]
+__all__ = ["fibmsg", "ifaddrmsg", "ifinfmsg", "ndmsg", "nlmsg", "rtmsg"]

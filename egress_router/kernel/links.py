@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -81,12 +82,13 @@ def _create(host: Netlink, request: Any, name: str, nic: Link) -> None:
     try:
         host.change(request, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, f"create {name} on {nic.name}")
     except NetlinkError as error:
-        if error.code == 16:  # EBUSY
-            raise PlatformError(
-                f"{error}; {nic.name} is taken by another owner (a bridge, bond or Open vSwitch port, or a macvlan in "
-                "passthru mode): name a free NIC with EGRESS_PARENT_INTERFACE"
-            ) from error
-        raise
+        why = {
+            errno.EBUSY: "is taken by another owner (it is the port of a bridge, a bond or Open vSwitch)",
+            errno.EINVAL: "cannot carry it (it is no Ethernet NIC, or a macvlan in passthru mode has it)",
+        }.get(error.code)
+        if why is None:
+            raise
+        raise PlatformError(f"{error}; {nic.name} {why}: name another NIC with EGRESS_PARENT_INTERFACE") from error
 
 
 def _parent(host: Netlink, wanted: str | None, path: str) -> Link:

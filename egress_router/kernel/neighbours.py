@@ -40,7 +40,12 @@ class Neighbours:
         self._mac = bytes.fromhex(mac.replace(":", ""))
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.htons(_ETH_P_ALL))
         self._socket.bind((interface, _ETH_P_ALL))
-        membership = struct.pack("=iHH8s", index, _PACKET_MR_MULTICAST, 6, _ALL_NODES_MAC)
+        self._index = index
+        self._hear(_ALL_NODES_MAC)
+
+    def _hear(self, group: bytes) -> None:
+        """Let frames to a multicast MAC through the interface's filter."""
+        membership = struct.pack("=iHH8s", self._index, _PACKET_MR_MULTICAST, 6, group)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
 
     def close(self) -> None:
@@ -50,6 +55,10 @@ class Neighbours:
     def check_duplicates(self, addresses: Iterable[Address]) -> None:
         """Probe for ``addresses`` together; about 0.7 s. Raises AddressInUse naming the MAC that answers."""
         wanted = list(addresses)
+        for address in wanted:
+            if address.version == 6:
+                # Where other machines' probes for it go (RFC 4862, 5.4.2).
+                self._hear(b"\x33\x33\xff" + address.packed[13:])
         end = time.monotonic()
         for _ in range(PROBES):
             for address in wanted:

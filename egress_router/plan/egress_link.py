@@ -24,7 +24,8 @@ def choose_egress_link(wanted: str | None, links: tuple[Link, ...], cluster: str
     """Choose: EGRESS_INTERFACE, else ``macvlan0``, else the only macvlan link, else create ``macvlan0``.
 
     ``cluster`` is the interface towards the cluster, which is never chosen. Raises PlatformError, listing the links,
-    when EGRESS_INTERFACE does not exist or is the cluster interface, or when several macvlan links leave it open.
+    when EGRESS_INTERFACE does not exist or is the cluster interface, when several macvlan links leave it open, or when
+    ``macvlan0`` is the cluster interface.
     """
     names = {link.name for link in links}
     if wanted is not None:
@@ -45,6 +46,11 @@ def choose_egress_link(wanted: str | None, links: tuple[Link, ...], cluster: str
         raise PlatformError(
             f"there are {len(macvlans)} macvlan links and none is {DEFAULT_NAME}: set EGRESS_INTERFACE to one of "
             f"{', '.join(macvlans)}; {seen(links)}"
+        )
+    if DEFAULT_NAME in names:
+        raise PlatformError(
+            f"{DEFAULT_NAME} carries the pod's default route, so it is the cluster interface, and there is no other "
+            f"macvlan link; the pod network must keep its default route, or set EGRESS_INTERFACE; {seen(links)}"
         )
     return EgressLink(DEFAULT_NAME, create=True, reason="there is no macvlan link")
 

@@ -75,6 +75,7 @@ def plan_network(
             f"no interface except {egress} carries a default route, so the cluster interface cannot be told; "
             "the pod network must keep its default route (Multus: no `default-route` on the egress network)"
         )
+    servers = tuple(nameservers)
     addresses: list[LinkAddress] = []
     routes: list[Route] = []
     rules: list[PolicyRule] = []
@@ -87,7 +88,9 @@ def plan_network(
             if item.interface == cluster and item.global_scope and family_of(item.address) == family
         )
         own = _cluster_routes(observed, cluster, family)
-        kept = _kept_on_cluster(config, nameservers, own, family) if family in config.sources else ()
+        # Also of a family without a source, whose default route stays: the pod may ask an IPv4 nameserver of the
+        # cluster while it leaves with IPv6 alone.
+        kept = _kept_on_cluster(config, servers, own, family)
         prefixes[family] = tuple(dict.fromkeys(r.destination for r in (*own, *kept) if not r.is_default))
         if family not in config.sources:
             continue
@@ -117,7 +120,7 @@ def plan_network(
 def _cluster_routes(observed: Observed, cluster: str, family: Family) -> tuple[Route, ...]:
     """Copy the cluster interface's routes into CLUSTER_TABLE; routes without a gateway first, they carry the others.
 
-    The default route is taken from our own copy once we have moved it.
+    Default routes are taken from our own copy once we have moved them, or, after a kill, some of them.
     """
     foreign = [
         route
@@ -128,14 +131,27 @@ def _cluster_routes(observed: Observed, cluster: str, family: Family) -> tuple[R
         and route.protocol != PROTOCOL
         and not _is_link_local(route.destination)
     ]
-    if not any(route.is_default for route in foreign):
+    metrics = {route.metric for route in foreign if route.is_default}
+    if not metrics or _moved(observed, family):
+        # What we have taken away lives on in our copy; what stands there again is newer.
         foreign += [
             route
             for route in observed.routes
-            if route.family == family and route.table == CLUSTER_TABLE and route.is_default
+            if route.family == family
+            and route.table == CLUSTER_TABLE
+            and route.interface == cluster
+            and route.is_default
+            and route.metric not in metrics
         ]
     copies = [replace(route, table=CLUSTER_TABLE, protocol=PROTOCOL) for route in foreign]
     return tuple(sorted(dict.fromkeys(copies), key=lambda r: (r.gateway is not None, r.is_default)))
+
+
+def _moved(observed: Observed, family: Family) -> bool:
+    return any(
+        route.family == family and route.table == MAIN_TABLE and route.is_default and route.protocol == PROTOCOL
+        for route in observed.routes
+    )
 
 
 def _is_link_local(destination: Network) -> bool:
@@ -155,7 +171,9 @@ def _kept_on_cluster(
     wanted: list[Network] = [item for item in config.cluster_cidrs if family_of(item) == family]
     for server in nameservers:
         host = host_network(server)
-        if family_of(server) == family and not server.is_loopback and not any(_covers(net, host) for net in connected):
+        # A nameserver on the link, or at the egress gateway, is not behind the cluster's gateway.
+        elsewhere = server.is_loopback or _is_link_local(host) or server == config.gateways.get(family)
+        if family_of(server) == family and not elsewhere and not any(_covers(net, host) for net in connected):
             wanted.append(host)
     return tuple(
         replace(default, table=MAIN_TABLE, destination=item, metric=PLAIN_METRIC[family], protocol=PROTOCOL)
@@ -175,7 +193,7 @@ def _egress_routes(config: RouterConfig, family: Family, egress: str, table: int
     if table == EGRESS_TABLE and source.network.prefixlen < family.bits:
         # The main table gets this one from the kernel, with the address.
         routes.append(Route(family, table, source.network, egress, source=source.ip, metric=metric))
-    if not gateway.is_link_local:
+    if not _is_link_local(host_network(gateway)):
         routes.append(Route(family, table, host_network(gateway), egress, source=source.ip, metric=metric))
     default = Route(family, table, ANY[family], egress, gateway, source.ip, DEFAULT_METRIC[family])
     routes.append(default)

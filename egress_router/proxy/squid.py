@@ -99,7 +99,8 @@ class SquidEngine:
         compiled = compile_policy(policy, own_addresses())
         directory = self.directory / f"generation-{generation}"
         listen = listen_address()
-        place = SquidPlace(directory=str(directory), listen=f"[{listen}]" if ":" in listen else listen)
+        ipv6 = ":" in listen
+        place = SquidPlace(directory=str(directory), listen=f"[{listen}]" if ipv6 else listen, ipv6=ipv6)
         files = render_squid(compiled, self.settings, place)
         configuration = SquidConfiguration(policy, compiled, directory, files)
         write_files(directory, files)

@@ -32,8 +32,8 @@ def change_script(old: NftTable, new: NftTable) -> str | None:
         return None
     removals, additions = [], []
     for before, after in zip(old.sets, new.sets, strict=True):
-        gone = [key for key, value in before.elements.items() if after.elements.get(key, key) != value]
-        come = [key for key, value in after.elements.items() if before.elements.get(key, key) != value]
+        gone = [key for key, value in before.elements.items() if (key, value) not in after.elements.items()]
+        come = [key for key, value in after.elements.items() if (key, value) not in before.elements.items()]
         if gone:
             removals.append(f"delete element {new.name} {after.name} {{ {', '.join(gone)} }}")
         if come:

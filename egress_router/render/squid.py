@@ -26,13 +26,15 @@ UNUSABLE = {4: "0.0.0.1", 6: "100::1"}
 class SquidPlace:
     """What squid.conf says about the machine: ``directory`` for its files, ``listen`` the address part of
     http_port, ``log`` and ``error_log`` where Squid writes. Set by whoever starts it; the defaults suit a dry run.
+
+    ``ipv6``: where the pod has none, Squid refuses every IPv6 address in its configuration, and asks for none.
     """
 
     directory: str = "/run/egress-router/squid"
     listen: str = "[::]"
     log: str = "/proc/self/fd/1"
     error_log: str = "/proc/self/fd/2"
-    user: str | None = None
+    ipv6: bool = True
 
 
 @cache
@@ -51,7 +53,7 @@ def _template() -> Template:
 def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidPlace | None = None) -> dict[str, str]:
     """Return the files, by name relative to ``place.directory``; ``squid.conf`` is the one that includes the rest."""
     place = place or SquidPlace()
-    writer = _Writer(PurePosixPath(place.directory))
+    writer = _Writer(PurePosixPath(place.directory), place.ipv6)
     writer.policy(compiled, settings)
     conf = _template().render(
         place=place,
@@ -69,8 +71,9 @@ def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidP
 class _Writer:
     """Collects ACL definitions, access rules and the same rules for outgoing addresses."""
 
-    def __init__(self, directory: PurePosixPath) -> None:
+    def __init__(self, directory: PurePosixPath, ipv6: bool) -> None:
         self._directory = directory
+        self._families = (4, 6) if ipv6 else (4,)
         self._known: dict[tuple[str, str], str] = {}
         self.files: dict[str, str] = {}
         self.sets: list[str] = []
@@ -79,7 +82,7 @@ class _Writer:
 
     def policy(self, compiled: CompiledPolicy, settings: HttpSettings) -> None:
         sources = _sources(settings)
-        resolved = self._set("resolved", "dst", _ranges(complement([])))
+        resolved = self._set("resolved", "dst", self._ranges(complement([])))
         # The second look: without addresses in Squid's cache there is nothing to judge, so nothing to connect to.
         self._leave(UNUSABLE, f"!{resolved}")
         names = [
@@ -101,7 +104,7 @@ class _Writer:
         self._leave(UNUSABLE, "")
 
     def _nowhere(self) -> None:
-        nowhere = self._set("nowhere", "dst", [str(from_number(number)) for number in sorted(NOWHERE)])
+        nowhere = self._set("nowhere", "dst", self._written((number, number) for number in sorted(NOWHERE)))
         self._mark("http_access deny", nowhere, "nowhere")
         self._leave(UNUSABLE, nowhere)
 
@@ -110,11 +113,11 @@ class _Writer:
         if rule.names:
             conditions.append(self._set(f"names_{number}", "dstdomain -n", rule.names))
         if rule.addresses:
-            mine = _ranges(sorted(span for line in rule.addresses for span in line.ranges))
+            mine = self._ranges(sorted(span for line in rule.addresses for span in line.ranges))
             if not mine:
                 return
             conditions.append(self._set(f"addresses_{number}", "dst", mine))
-            if outside := _ranges(rule.outside):
+            if outside := self._ranges(rule.outside):
                 conditions.append("!" + self._set(f"outside_{number}", "dst", outside))
         if rule.everything:
             conditions.append("all")
@@ -130,7 +133,7 @@ class _Writer:
             return ""
         choices = []
         for line in rule.addresses:
-            if not (ranges := _ranges(line.ranges)):
+            if not (ranges := self._ranges(line.ranges)):
                 continue
             where = self._set(f"line_{number}_{line.number}", "dst", ranges)
             self.sets.append(f"acl note_{number}_{line.number} annotate_transaction line={line.number}")
@@ -146,11 +149,22 @@ class _Writer:
         self.access.append(" ".join(filter(None, (directive, condition, name))))
 
     def _leave(self, sources: Mapping[int, str], condition: str) -> None:
-        for family in (4, 6):
+        for family in self._families:
             self.outgoing.append(f"tcp_outgoing_address {sources[family]} {condition}".rstrip())
 
     def _ports(self, ports: Ports) -> str:
         return self._set("ports_" + str(ports).replace(",", "_"), "port", str(ports).split(","))
+
+    def _ranges(self, ranges: Iterable[Span]) -> list[str]:
+        """Return Squid's notation of ranges that hold one family each, without the addresses that lead nowhere."""
+        return self._written(_without(ranges, sorted(NOWHERE)))
+
+    def _written(self, ranges: Iterable[Span]) -> list[str]:
+        return [
+            str(from_number(first)) if first == last else f"{from_number(first)}-{from_number(last)}"
+            for first, last in ranges
+            if from_number(first).version in self._families
+        ]
 
     def _set(self, name: str, kind: str, entries: Sequence[str]) -> str:
         """Define a set once, in a file when it is long, and return the name it goes by."""
@@ -173,14 +187,6 @@ def _sources(settings: HttpSettings) -> dict[int, str]:
     if not settings.sources:
         return {4: "0.0.0.0", 6: "::"}  # noqa: S104  # whatever the routes say
     return UNUSABLE | {source.version: str(source) for source in settings.sources}
-
-
-def _ranges(ranges: Iterable[Span]) -> list[str]:
-    """Return Squid's notation of ranges that hold one family each, without the addresses that lead nowhere."""
-    return [
-        str(from_number(first)) if first == last else f"{from_number(first)}-{from_number(last)}"
-        for first, last in _without(ranges, sorted(NOWHERE))
-    ]
 
 
 def _without(ranges: Iterable[Span], holes: Sequence[int]) -> Iterator[Span]:

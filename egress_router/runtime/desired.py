@@ -32,7 +32,7 @@ def desired_here(config: RouterConfig) -> Desired:
     """Plan for the network namespace of this process, without changing it. Raises PlatformError."""
     with Netlink() as netlink:
         observed = observe(netlink)
-    cluster = find_cluster_interface(observed, config.interface)
+    cluster = find_cluster_interface(observed, config.interface) or find_cluster_interface(observed, None)
     return desired_state(config, observed, choose_egress_link(config.interface, observed.links, cluster).name)
 
 

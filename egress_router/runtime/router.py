@@ -53,7 +53,7 @@ def set_up(config: RouterConfig) -> None:
 def _egress_link(netlink: Netlink, config: RouterConfig) -> Link:
     """Choose the egress interface, or create it; before anything is changed all capabilities are checked."""
     observed = observe(netlink)
-    cluster = find_cluster_interface(observed, config.interface)
+    cluster = find_cluster_interface(observed, config.interface) or find_cluster_interface(observed, None)
     choice = choose_egress_link(config.interface, observed.links, cluster)
     if not choice.create:
         capabilities.require(CAPABILITIES, "setting up an egress router")

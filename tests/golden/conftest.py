@@ -1,4 +1,4 @@
-"""Pure tests: sockets and processes are refused."""
+"""Pure tests: sockets and processes are refused. The option that writes the expected files anew."""
 
 from __future__ import annotations
 
@@ -14,3 +14,9 @@ def guard() -> Iterator[Guard]:
     """Refuse sockets and processes during the test."""
     with GUARD.watching() as guard:
         yield guard
+
+
+@pytest.fixture
+def golden_update(request: pytest.FixtureRequest) -> bool:
+    """Whether to write the expected files anew."""
+    return bool(request.config.getoption("--golden-update"))

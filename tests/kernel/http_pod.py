@@ -36,6 +36,10 @@ class Proxy:
         self.run_directory = self.work / "run"
         self.run_directory.mkdir()
         self.run_directory.chmod(0o777)
+        # A pod has a /dev/shm of its own, which outlives its containers.
+        self.shm = self.work / "shm"
+        self.shm.mkdir()
+        self.shm.chmod(0o1777)
         self.file = self.work / "policy"
         self.process: subprocess.Popen[Any] | None = None
         self.starts = 0
@@ -47,6 +51,7 @@ class Proxy:
         prefix: list[str] | None = None,
         *,
         wait: bool = True,
+        become: list[str] = RESTRICTED,
     ) -> None:
         self.starts += 1
         variables = {"EGRESS_RUN_DIR": str(self.run_directory)}
@@ -55,7 +60,9 @@ class Proxy:
         else:
             variables["EGRESS_HTTP_PROXY_DESTINATION"] = policy
         variables |= env or {}
-        command = [*(prefix or []), *RESTRICTED, sys.executable, "-m", "egress_router", "http-proxy"]
+        mount = f'mount --make-rprivate / && mount --bind {self.shm} /dev/shm && exec "$@"'
+        pod = ["unshare", "--mount", "sh", "-c", mount, "sh"]
+        command = [*pod, *(prefix or []), *become, sys.executable, "-m", "egress_router", "http-proxy"]
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = self.pod.popen(command, env=variables, stdout=out, stderr=err, cwd=str(Path.cwd()))
         if wait:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -68,7 +69,7 @@ class Squid:
                 "squid",
                 "-N",
                 "-n",
-                "egressroutertest",
+                "ercompiled",
             ]
             self.process = self.pod.popen([*command, "-f", str(conf)], stderr=(self.directory / "stderr").open("w"))
         else:
@@ -104,13 +105,13 @@ class Squid:
 
 
 @pytest.fixture(scope="module")
-def squid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Squid]:
-    directory = tmp_path_factory.mktemp("squid")
-    for parent in (directory, *directory.parents[:3]):
-        parent.chmod(0o755)
-    for stale in Path("/dev/shm").glob("egressroutertest*"):
+def squid() -> Iterator[Squid]:
+    for stale in Path("/dev/shm").glob("ercompiled*"):
         stale.unlink()
-    with Lab(nodes=1, shape="bridge") as lab:
+    # Not pytest's own: it takes the permission for others away from it.
+    with tempfile.TemporaryDirectory() as name, Lab(nodes=1, shape="bridge") as lab:
+        directory = Path(name)
+        directory.chmod(0o755)
         squid = Squid(lab, directory)
         yield squid
         assert squid.process
@@ -120,7 +121,7 @@ def squid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Squid]:
         assert squid.rounds > 10
         assert min(squid.decisions.values()) > squid.requests // 20, squid.decisions
         print(f"{squid.rounds} policies, {squid.requests} requests, {squid.decisions}")
-    for stale in Path("/dev/shm").glob("egressroutertest*"):
+    for stale in Path("/dev/shm").glob("ercompiled*"):
         stale.unlink()
 
 

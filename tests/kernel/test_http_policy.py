@@ -120,7 +120,7 @@ def test_the_second_look_alone_holds(lab: Lab, proxy: Proxy, client: Client) -> 
     assert re.findall("^http_access .*", conf, re.MULTILINE) == ["http_access allow all rule_2"]
     for name, text in (files | {"squid.conf": conf}).items():
         (proxy.run_directory / name).write_text(text)
-    command = [*RESTRICTED, "squid", "-N", "-n", "egressroutersecond", "-f", str(proxy.run_directory / "squid.conf")]
+    command = [*RESTRICTED, "squid", "-N", "-n", "ersecond", "-f", str(proxy.run_directory / "squid.conf")]
     squid = proxy.pod.popen(command, stderr=subprocess.DEVNULL)
     try:
         wait_until_listening(client)
@@ -134,7 +134,7 @@ def test_the_second_look_alone_holds(lab: Lab, proxy: Proxy, client: Client) -> 
     finally:
         squid.kill()
         squid.wait()
-        for stale in Path("/dev/shm").glob("egressroutersecond*"):
+        for stale in Path("/dev/shm").glob("ersecond*"):
             stale.unlink()
     assert len(servers[BAD].requests) == before[BAD]
     assert len(servers[BAD6].requests) == before[BAD6]

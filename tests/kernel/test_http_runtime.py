@@ -67,6 +67,32 @@ def test_restricted_pod_with_a_read_only_root(lab: Lab, proxy: Proxy, client: Cl
     assert proxy.stop() == 0
 
 
+def test_gives_root_up(proxy: Proxy, client: Client, server: HttpServer) -> None:
+    proxy.start("*", become=[])
+    assert client.status(f"http://{GOOD}/") == 200
+    assert len(proxy.wait_for_log(1)) == 1
+    for pid in (proxy.supervisor_pid(), *proxy.squid_pids()):
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert "Uid:\t1001\t1001\t1001\t1001\n" in status
+        assert "CapEff:\t0000000000000000" in status
+    assert proxy.stop() == 0
+    proxy.start("*", become=["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--clear-groups"], wait=False)
+    assert proxy.process
+    assert proxy.process.wait(20) == 69
+    assert "runAsUser" in proxy.err.read_text()
+
+
+def test_a_pod_without_ipv6(lab: Lab, proxy: Proxy, client: Client, server: HttpServer) -> None:
+    for interface in ("all", "lo"):
+        proxy.pod.sysctl(f"net.ipv6.conf.{interface}.disable_ipv6", 1)
+    lab.dns.set("both.example", A=[GOOD], AAAA=["2001:db8:113::25"])
+    proxy.start("!10.0.0.0/8\n2001:db8::/32\n203.0.113.0/24\n!both.example:81\n*.example")
+    assert client.status("http://both.example/") == 200
+    assert client.status("http://127.0.0.1/") == 403
+    assert client.status(f"http://{GOOD}/") == 200
+    assert client.status("http://198.51.100.99/") == 403
+
+
 def test_headers_tell_nothing(proxy: Proxy, client: Client, server: HttpServer) -> None:
     proxy.start("*")
     status, reply = client.get(f"http://{GOOD}/headers", "X-Forwarded-For: 198.51.100.9\r\n")
@@ -202,24 +228,24 @@ def test_the_grace_ends(lab: Lab, proxy: Proxy, client: Client) -> None:
 
 def test_death_of_squid_and_of_the_supervisor(proxy: Proxy, client: Client, server: HttpServer) -> None:
     proxy.start("*")
-    before = set(Path("/dev/shm").glob("egressrouter*"))
+    before = set(proxy.shm.iterdir())
     assert before, "Squid keeps segments, so a killed one leaves some"
     (squid,) = proxy.squid_pids()
     os.kill(squid, signal.SIGKILL)
     seen = proxy.wait_for("generation 2 is in force")
     assert "squid was killed by SIGKILL" in seen
     assert client.status(f"http://{GOOD}/") == 200
-    assert not before & set(Path("/dev/shm").glob("egressrouter*"))
+    assert not before & set(proxy.shm.iterdir())
     assert proxy.process
     proxy.process.kill()
     proxy.process.wait()
-    left = set(Path("/dev/shm").glob("egressrouter*"))
+    left = set(proxy.shm.iterdir())
     assert left, "the control: the segments of the killed Squid are there"
     proxy.start("*")
     assert client.status(f"http://{GOOD}/") == 200
-    assert not left & set(Path("/dev/shm").glob("egressrouter*"))
+    assert not left & set(proxy.shm.iterdir())
     assert proxy.stop() == 0
-    assert not set(Path("/dev/shm").glob("egressrouter*"))
+    assert not set(proxy.shm.iterdir())
 
 
 def test_reasons_to_exit(lab: Lab, proxy: Proxy) -> None:

@@ -140,3 +140,18 @@ def test_clients_of_other_subnets_and_dns_keep_working(make_lab: object, shape: 
             assert_answered_by(router.udp(53, client=far), SOURCE4, "203.0.113.25", 53)
             assert router.host.run(query).stdout.split() == ["203.0.113.25"]
         assert_no_leak(capture)
+
+
+def test_one_family_leaves_and_the_other_one_still_asks_its_nameserver(lab: Lab, backend: str) -> None:
+    """IPv6 alone leaves; the nameserver of the cluster has an IPv4 address; nothing leaves by IPv4."""
+    serve(lab)
+    lab.dns.set("service.example", AAAA=["2001:db8:113::25"])
+    router = Router(lab, backend, rules="443 tcp 2001:db8:113::25\n")
+    with lab.capture() as capture:
+        router.init(EGRESS_SOURCE=SOURCE6, EGRESS_GATEWAY="2001:db8:2::1")
+        query = ["dig", "+short", "+time=1", "+tries=3", "service.example", "AAAA"]
+        assert router.host.run(query).stdout.split() == ["2001:db8:113::25"]
+        assert_answered_by(router.tcp(443, 6), SOURCE6, "2001:db8:113::25", 443)
+        with pytest.raises(NoReply):
+            lab.tcp(router.host, "203.0.113.25", 80, timeout=1)
+    assert_no_leak(capture)

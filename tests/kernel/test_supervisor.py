@@ -53,12 +53,12 @@ sys.exit(code)
 
 SERVE = """
 import signal, sys, time
-print("ready", flush=True)
 def stop(*_):
     print("draining", flush=True)
     {on_term}
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGUSR1, lambda *_: print("usr1", flush=True))
+print("ready", flush=True)
 while True:
     time.sleep(0.05)
 """

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_router.config.inputs import Inputs, Problems, SourceText
-from egress_router.config.redirect import EXPECTED_ADDRESS, EXPECTED_LINE, parse_rules
+from egress_router.config.redirect import EXPECTED_ADDRESS, EXPECTED_HOST, EXPECTED_LINE, parse_rules
 from egress_router.model.addresses import Family, Interface
 from egress_router.model.router import Fallback, PortRange, Protocol, Redirect, Ruleset
 from tests.unit.strategies import TEXTS, numberless, rulesets
@@ -118,15 +118,15 @@ def test_ends_of_the_port_space(text: str) -> None:
         ),
         (
             "80 tcp 224.0.0.1",
-            f'"80 tcp 224.0.0.1": "224.0.0.1" cannot be a destination: it is a multicast address ({EXPECTED_ADDRESS})',
+            f'"80 tcp 224.0.0.1": "224.0.0.1" cannot be a destination: it is a multicast address ({EXPECTED_HOST})',
         ),
         (
             "80 tcp ::1",
-            f'"80 tcp ::1": "::1" cannot be a destination: it is a loopback address ({EXPECTED_ADDRESS})',
+            f'"80 tcp ::1": "::1" cannot be a destination: it is a loopback address ({EXPECTED_HOST})',
         ),
-        ("0.0.0.0", f'"0.0.0.0" cannot be a destination: it is the unspecified address ({EXPECTED_ADDRESS})'),
-        ("fe80::1", f'"fe80::1" cannot be a destination: it is link-local ({EXPECTED_ADDRESS})'),
-        ("192.0.2.46", f'"192.0.2.46" is EGRESS_SOURCE itself ({EXPECTED_ADDRESS})'),
+        ("0.0.0.0", f'"0.0.0.0" cannot be a destination: it is the unspecified address ({EXPECTED_HOST})'),
+        ("fe80::1", f'"fe80::1" cannot be a destination: it is link-local ({EXPECTED_HOST})'),
+        ("192.0.2.46", f'"192.0.2.46" is EGRESS_SOURCE itself ({EXPECTED_HOST})'),
         ("80 tcp \x1b[2J", f'"80 tcp \\x1b[2J": "\\x1b[2J" is not an IP address ({EXPECTED_ADDRESS})'),
     ],
 )

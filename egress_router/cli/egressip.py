@@ -1,0 +1,123 @@
+"""``egress-router egressip``: see and change which namespace leaves with which address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from egress_router.egressip.assign import record_assignment
+from egress_router.egressip.patch import patch_object
+from egress_router.egressip.source import read_directory
+from egress_router.errors import UsageError
+from egress_router.model.address_keys import address_key, network_range
+from egress_router.plan.egressip.decision import decide
+from egress_router.render.egressip_plan import decision_json, decision_text
+
+STATE_OPTION = click.option(
+    "--state",
+    "state",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="EGRESS_STATE_DIR",
+    default=Path("/var/lib/egress-router/state"),
+    show_default=True,
+    help="Directory with the objects (YAML or JSON); EGRESS_STATE_DIR sets it too.",
+)
+
+
+@click.group(
+    name="egressip",
+    epilog="""
+    \b
+    Examples:
+      egress-router egressip patch netnamespace toto --egress-ips 192.0.2.45,192.0.2.54
+      egress-router egressip patch hostsubnet compute3 --egress-ips 192.0.2.45
+      egress-router egressip plan --state /var/lib/egress-router/state --offline compute3
+    """,
+)
+def command() -> None:
+    """Namespace egress IPs: decide and change them."""
+
+
+@command.command()
+@STATE_OPTION
+@click.option("--offline", multiple=True, metavar="NODE", help="Decide as if this node were down; may be repeated.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def plan(state: Path, offline: tuple[str, ...], output: str) -> int:
+    """Print what is decided for the objects in a directory. Changes nothing."""
+    cluster = read_directory(state)
+    unknown = sorted(set(offline) - cluster.nodes.keys())
+    if unknown:
+        raise UsageError(f"--offline: there is no HostSubnet {', '.join(unknown)} in {state}")
+    decision = decide(cluster, offline)
+    click.echo(decision_json(decision) if output == "json" else decision_text(decision))
+    return 0
+
+
+@command.command()
+@STATE_OPTION
+@click.option("--offline", multiple=True, metavar="NODE", help="Give this node nothing; may be repeated.")
+def assign(state: Path, offline: tuple[str, ...]) -> int:
+    """Assign egress IPs to nodes with egressCIDRs, and write it down (EgressIPAssignment) for the agents.
+
+    Only one process in the cluster may do this. Agents hold what is written down, whatever they think is offline.
+    """
+    decision = record_assignment(state, offline)
+    for node, ips in decision.assignment.items():
+        click.echo(f"{node}: {', '.join(ips)}")
+    return 0
+
+
+@command.group()
+def patch() -> None:
+    """Change the egress IPs of a namespace or a node. An empty list ("") takes all away."""
+
+
+@patch.command()
+@click.argument("name")
+@STATE_OPTION
+@click.option("--egress-ips", required=True, metavar="IP,IP…", help="The namespace's egress IPs, the preferred first.")
+def netnamespace(name: str, state: Path, egress_ips: str) -> int:
+    """Give a namespace its egress IPs."""
+    path = patch_object(state, "NetNamespace", name, {"egressIPs": _addresses(egress_ips)})
+    click.echo(f"netnamespace {name} patched ({path})")
+    return 0
+
+
+@patch.command()
+@click.argument("name")
+@STATE_OPTION
+@click.option("--egress-ips", metavar="IP,IP…", help="The egress IPs that the node holds by hand.")
+@click.option("--egress-cidrs", metavar="CIDR,CIDR…", help="The node may be given any listed egress IP in these.")
+def hostsubnet(name: str, state: Path, egress_ips: str | None, egress_cidrs: str | None) -> int:
+    """Give a node the right to hold egress IPs."""
+    fields = {}
+    if egress_ips is not None:
+        fields["egressIPs"] = _addresses(egress_ips)
+    if egress_cidrs is not None:
+        fields["egressCIDRs"] = _cidrs(egress_cidrs)
+    if not fields:
+        raise UsageError("give --egress-ips, --egress-cidrs or both")
+    path = patch_object(state, "HostSubnet", name, fields)
+    click.echo(f"hostsubnet {name} patched ({path})")
+    return 0
+
+
+def _addresses(text: str) -> list[str]:
+    words = _words(text)
+    bad = [word for word in words if address_key(word) is None]
+    if bad:
+        raise UsageError(f"--egress-ips: not an address that a node can hold: {', '.join(bad)}")
+    return words
+
+
+def _cidrs(text: str) -> list[str]:
+    words = _words(text)
+    bad = [word for word in words if network_range(word) is None]
+    if bad:
+        raise UsageError(f"--egress-cidrs: not a CIDR such as 192.0.2.0/24: {', '.join(bad)}")
+    return words
+
+
+def _words(text: str) -> list[str]:
+    return [word for part in text.split(",") if (word := part.strip())]

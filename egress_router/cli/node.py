@@ -1,0 +1,165 @@
+"""``egress-router node``: the agent of one node, and questions to it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import time
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+
+import click
+
+from egress_router.egressip.agent import Agent, wait_for_objects
+from egress_router.egressip.control import ControlSocket, ask
+from egress_router.egressip.source import DirectorySource
+from egress_router.errors import TryAgainError, UsageError
+from egress_router.model.node import NodeSettings
+from egress_router.render.node_status import status_text
+
+SOCKET_OPTION = click.option(
+    "--socket",
+    "path",
+    type=click.Path(path_type=Path),
+    envvar="EGRESS_NODE_SOCKET",
+    default=Path("/run/egress-router/node.sock"),
+    show_default=True,
+    help="The agent's control socket; EGRESS_NODE_SOCKET sets it too.",
+)
+
+
+@click.group(
+    name="node",
+    invoke_without_command=True,
+    epilog="""
+    \b
+    Examples:
+      egress-router node --node compute1 --state /var/lib/egress-router/state
+      egress-router node status
+      egress-router node drain
+    """,
+)
+@click.option("--node", envvar="EGRESS_NODE", default=socket.gethostname, help="Name of this node's HostSubnet.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="EGRESS_STATE_DIR",
+    default=Path("/var/lib/egress-router/state"),
+    show_default=True,
+    help="Directory with the cluster's objects.",
+)
+@click.option(
+    "--interface", envvar="EGRESS_NODE_INTERFACE", default="eth0", show_default=True, help="Outside interface."
+)
+@click.option(
+    "--cluster",
+    multiple=True,
+    metavar="CIDR",
+    help="A network of pods, services or nodes, which is never left; may be repeated. EGRESS_CLUSTER_NETWORKS: a list.",
+    envvar="EGRESS_CLUSTER_NETWORKS",
+)
+@click.option(
+    "--unknown-pods",
+    type=click.Choice(["drop", "pass"]),
+    default="drop",
+    show_default=True,
+    help="What happens to a pod that no object tells of.",
+)
+@click.option("--probe-interval", type=click.FloatRange(0.02, 10), default=0.08, show_default=True, help="Seconds.")
+@click.option("--probe-misses", type=click.IntRange(1, 100), default=3, show_default=True, help="In a row: down.")
+@click.option("--probe-returns", type=click.IntRange(1, 100), default=5, show_default=True, help="In a row: up again.")
+@click.option(
+    "--health-port", type=click.IntRange(1, 65535), default=4791, show_default=True, help="UDP, between agents."
+)
+@SOCKET_OPTION
+@click.pass_context
+def command(
+    ctx: click.Context,
+    node: str,
+    state: Path,
+    interface: str,
+    cluster: tuple[str, ...],
+    unknown_pods: str,
+    probe_interval: float,
+    probe_misses: int,
+    probe_returns: int,
+    health_port: int,
+    path: Path,
+) -> int:
+    """Run the agent that gives this node's pods their egress IPs (root, the host's network)."""
+    if ctx.invoked_subcommand is not None:
+        return 0
+    settings = NodeSettings(
+        node,
+        interface,
+        _networks(cluster),
+        unknown_pods == "pass",
+        probe_interval,
+        probe_misses,
+        probe_returns,
+        health_port,
+    )
+    source = DirectorySource(state)
+    wait_for_objects(source, _log)
+    control = ControlSocket(path)
+    try:
+        agent = Agent(settings, source, control, _log)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: agent.stop())
+        agent.run()
+    finally:
+        control.close()
+        source.close()
+    return 0
+
+
+def _log(text: str) -> None:
+    print(f"egress-router node: {text}", file=sys.stderr, flush=True)
+
+
+def _networks(texts: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    words = [word for text in texts for word in text.replace(",", " ").split()]
+    if not words:
+        raise UsageError("--cluster: name the networks of pods, services and nodes; traffic to them is left alone")
+    try:
+        return tuple(ip_network(word) for word in words)
+    except ValueError as error:
+        raise UsageError(f"--cluster: {error}") from error
+
+
+@command.command()
+@SOCKET_OPTION
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def status(path: Path, output: str) -> int:
+    """Show namespaces, addresses, holders and their health; problems first. Ends with 1 when there is one."""
+    answer = ask(path, "status")
+    click.echo(json.dumps(answer, indent=2, sort_keys=True) if output == "json" else status_text(answer))
+    dropped = any(space["disposition"] == "drop" for space in answer["namespaces"].values())
+    return 1 if answer["problems"] or dropped or not answer["ready"] else 0
+
+
+@command.command()
+@SOCKET_OPTION
+@click.option("--timeout", type=click.FloatRange(0, 3600), default=10.0, show_default=True, help="Seconds.")
+def drain(path: Path, timeout: float) -> int:
+    """Hand this node's egress IPs over; returns when no other node sends traffic here any more."""
+    end = time.monotonic() + timeout
+    answer = ask(path, "drain")
+    while not answer["handed_over"]:
+        if time.monotonic() > end:
+            raise TryAgainError(f"not handed over after {timeout:g} s; still used by {', '.join(answer['users'])}")
+        time.sleep(0.05)
+        answer = ask(path, "drain")
+    click.echo("handed over")
+    return 0
+
+
+@command.command()
+@SOCKET_OPTION
+def undrain(path: Path) -> int:
+    """Take traffic again."""
+    ask(path, "undrain")
+    click.echo("takes traffic again")
+    return 0

@@ -1,0 +1,124 @@
+"""Make one node's kernel hold a NodeState, in an order in which no packet ever leaves with a wrong source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from egress_router.egressip.health import Health
+from egress_router.errors import ToolFailed
+from egress_router.kernel.netlink import Netlink
+from egress_router.kernel.node_addresses import add_egress_ip, remove_egress_ip
+from egress_router.kernel.node_conntrack import cut_egress_ip, cut_pod, cut_slot
+from egress_router.kernel.node_routes import present_slots, set_holders
+from egress_router.kernel.node_tables import load
+from egress_router.kernel.node_tunnel import ensure_tunnel, set_peers, tunnel_gateway
+from egress_router.kernel.observe import observe
+from egress_router.model.network import Link, Observed
+from egress_router.model.node import TUNNEL_OVERHEAD, Holder, NodeSettings, NodeState
+from egress_router.render.node_nft import change_script, replace_script
+
+
+class NodeKernel:
+    """The kernel of one node. Remembers what it has put there; ``forget`` makes the next ``apply`` put all anew."""
+
+    def __init__(self, settings: NodeSettings, host_ip: str, link: Link, log: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._host_ip = host_ip
+        self._link = link
+        self._log = log
+        self._applied: NodeState | None = None
+        self._addresses: frozenset[str] = frozenset()
+        self.netlink = Netlink()
+
+    @property
+    def applied(self) -> NodeState | None:
+        """The state that the kernel holds, None before the first ``apply``."""
+        return self._applied
+
+    def forget(self) -> None:
+        """Trust nothing: replace everything at the next ``apply``."""
+        self._applied = None
+
+    def adopt(self, held: frozenset[str]) -> None:
+        """Take over egress IPs that an earlier agent has put on the interface."""
+        self._addresses = held
+
+    def slots_before(self, nodes: Mapping[str, str]) -> dict[str, int]:
+        """Return the slots that an earlier agent gave to nodes (name → hostIP)."""
+        by_gateway = present_slots(self.netlink)
+        found: dict[str, int] = {}
+        for name, host_ip in sorted(nodes.items()):
+            slot = next((by_gateway[g] for g in _gateways(host_ip) if g in by_gateway), None)
+            if slot is not None and slot not in found.values():
+                found[name] = slot
+        return found
+
+    def observed(self) -> Observed:
+        """Return the links, addresses, routes and rules of the node."""
+        return observe(self.netlink)
+
+    def add(self, ip: str) -> None:
+        """Put an egress IP on the interface."""
+        add_egress_ip(self.netlink, self._link, ip)
+        self._addresses |= {ip}
+
+    def apply(self, state: NodeState, health: Mapping[str, Health]) -> None:
+        """Put ``state`` in place: the way to new holders before anyone is sent there, addresses that go away only after
+        nothing is translated to them, the tunnel only after the rules that judge what comes out of it. Then cut the
+        connections that cannot go on, and last tidy up.
+        """
+        before = self._applied
+        mtu = self._link.mtu - TUNNEL_OVERHEAD[6 if ":" in self._host_ip else 4]
+        if before is None:
+            load(replace_script(self._settings, state, mtu))
+            tunnel = ensure_tunnel(self.netlink, self._host_ip, self._link)
+            set_peers(self.netlink, tunnel, state.holders)
+            set_holders(self.netlink, tunnel, state.holders)
+        elif before != state:
+            if set(state.holders) - set(before.holders):
+                both = {h.slot: h for h in (*before.holders, *state.holders)}
+                self._ways_to(tuple(both.values()))
+            self._change(before, state, mtu)
+            self._cut(before, state, health)
+            if before.holders != state.holders:
+                self._ways_to(state.holders)
+        for ip in sorted(self._addresses - state.held):
+            cut_egress_ip(ip)
+            remove_egress_ip(self.netlink, self._link, ip)
+            self._addresses -= {ip}
+        self._applied = state
+
+    def _ways_to(self, holders: tuple[Holder, ...]) -> None:
+        tunnel = ensure_tunnel(self.netlink, self._host_ip, self._link)
+        set_peers(self.netlink, tunnel, holders)
+        set_holders(self.netlink, tunnel, holders)
+
+    def _change(self, before: NodeState, state: NodeState, mtu: int) -> None:
+        try:
+            load(change_script(before, state))
+        except ToolFailed as error:
+            self._log(f"the tables are not as they were left; they are replaced ({error})")
+            load(replace_script(self._settings, state, mtu))
+
+    def _cut(self, before: NodeState, state: NodeState, health: Mapping[str, Health]) -> None:
+        """Delete the connections that cannot go on: those of dead holders, those that started with another source.
+
+        A holder that drains still works: its TCP connections stay, everything else moves at once.
+        """
+        names = {h.slot: h.node for h in before.holders}
+        for slot in sorted(set(names) - {h.slot for h in state.holders}):
+            count = cut_slot(slot)
+            self._log(f"cut {count} connections through {names[slot]}")
+        moved = {old for pod, old in before.ways.items() if state.ways.get(pod, old) != old}
+        for slot, name in names.items():
+            if f"to_{slot}" in moved and health.get(name) is Health.DRAINING:
+                cut_slot(slot, ("udp", "icmp", "icmpv6"))
+        for pod, old in before.ways.items():
+            new = state.ways.get(pod)
+            lost_own = old == "own" and new != "own" and before.translations.get(pod) != state.translations.get(pod)
+            if (old == "normal" and new not in ("normal", None)) or lost_own:
+                cut_pod(pod)
+
+
+def _gateways(host_ip: str) -> list[str]:
+    return [tunnel_gateway(host_ip, 6), tunnel_gateway(host_ip, 4)]

@@ -1,0 +1,44 @@
+"""Cut connections, so that clients start new ones at once. See conntrack(8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from egress_router.errors import ToolFailed
+from egress_router.kernel.tool import run_tool
+from egress_router.model.node import MARK_MASK, MARK_SHIFT
+
+
+def cut_slot(slot: int, protocols: Iterable[str] = ()) -> int:
+    """Delete the connections that leave by a slot, all or those of some protocols; return how many."""
+    mark = ["--mark", f"{slot << MARK_SHIFT:#x}/{MARK_MASK:#x}"]
+    return sum(
+        _delete([*mark, "-f", family, *(["-p", protocol] if protocol else [])])
+        for family in ("ipv4", "ipv6")
+        for protocol in (list(protocols) or [""])
+        if (family, protocol) not in (("ipv4", "icmpv6"), ("ipv6", "icmp"))
+    )
+
+
+def cut_pod(pod_ip: str) -> int:
+    """Delete the connections that a pod started; return how many."""
+    return _delete(["-f", _family(pod_ip), "--orig-src", pod_ip])
+
+
+def cut_egress_ip(ip: str) -> int:
+    """Delete the connections that are translated to an egress IP; return how many."""
+    return _delete(["-f", _family(ip), "--reply-dst", ip])
+
+
+def _family(ip: str) -> str:
+    return "ipv6" if ":" in ip else "ipv4"
+
+
+def _delete(arguments: list[str]) -> int:
+    try:
+        return len(run_tool(["conntrack", "-D", *arguments]).splitlines())
+    except ToolFailed as error:
+        # conntrack ends with 1 when nothing matched.
+        if "0 flow entries" in error.stderr:
+            return 0
+        raise

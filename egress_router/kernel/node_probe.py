@@ -1,0 +1,211 @@
+"""ICMP echoes to nodes, and questions to their agents, from one thread.
+
+ICMP: RFC 792, RFC 4443. The agents' word is one small JSON datagram each way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+_ECHO = {4: (8, 0), 6: (128, 129)}
+_MAX_DATAGRAM = 2048
+#: Answers to probes of so many rounds ago still count as a sign of life.
+LATEST_ROUNDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one node answered to one probe. ``lacks`` are egress IPs that it shall hold and does not (yet); None when
+    its agent said nothing.
+    """
+
+    echo: bool
+    ready: bool
+    draining: bool
+    lacks: frozenset[str] | None = None
+
+
+@dataclass(slots=True)
+class _Target:
+    host_ip: str
+    echoed: bool = False
+    word: dict[str, object] = field(default_factory=dict)
+
+
+class Prober(threading.Thread):
+    """Probes every target once per interval and reports each round as {name: Answer}.
+
+    The answers to a round are read when the next one starts, so a late thread never takes an answer that waits in the
+    socket for a missing one. It also answers other agents' questions, with what ``tell`` returns.
+    """
+
+    def __init__(
+        self,
+        host_ip: str,
+        port: int,
+        interval: float,
+        report: Callable[[Mapping[str, Answer]], None],
+        tell: Callable[[], Mapping[str, object]],
+    ) -> None:
+        super().__init__(name="prober", daemon=True)
+        self._interval = interval
+        self._port = port
+        self._report = report
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._targets: dict[str, _Target] = {}
+        self._uses: frozenset[str] = frozenset()
+        self._users: dict[str, tuple[float, bool]] = {}
+        self._stop_asked = threading.Event()
+        self._number = 0
+        self._echo_id = os.getpid() & 0xFFFF
+        self._version = 6 if ":" in host_ip else 4
+        family = socket.AF_INET6 if self._version == 6 else socket.AF_INET
+        protocol = socket.IPPROTO_ICMPV6 if self._version == 6 else socket.IPPROTO_ICMP
+        self._icmp = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+        self._icmp.bind((host_ip, 0))
+        self._udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._udp.bind((host_ip, port))
+
+    def set_targets(self, targets: Mapping[str, str], uses: frozenset[str]) -> None:
+        """Probe these nodes (name → address) from the next round on; ``uses`` are those that traffic is sent to."""
+        with self._lock:
+            self._targets = {
+                name: self._targets[name]
+                if name in self._targets and self._targets[name].host_ip == ip
+                else _Target(ip)
+                for name, ip in targets.items()
+            }
+            self._uses = uses
+
+    def users(self, within: float) -> list[str]:
+        """Return the nodes that said within so many seconds that they send traffic here."""
+        now = time.monotonic()
+        with self._lock:
+            return sorted(name for name, (at, uses) in self._users.items() if uses and now - at < within)
+
+    def stop(self) -> None:
+        """Ask the thread to end, and wait for it."""
+        self._stop_asked.set()
+        self.join(2)
+        self._icmp.close()
+        self._udp.close()
+
+    def run(self) -> None:
+        """Probe until asked to stop."""
+        due = time.monotonic()
+        self._send()
+        while not self._stop_asked.is_set():
+            due = max(due + self._interval, time.monotonic() - self._interval)
+            self._receive_until(due)
+            self._report(self._take())
+            self._send()
+
+    def _take(self) -> dict[str, Answer]:
+        with self._lock:
+            found = {}
+            for name, target in self._targets.items():
+                word = target.word
+                lacks = word.get("lacks")
+                found[name] = Answer(
+                    target.echoed,
+                    word.get("ready") is True,
+                    word.get("draining") is True,
+                    frozenset(map(str, lacks)) if isinstance(lacks, list) else None,
+                )
+                target.echoed = False
+                target.word = {}
+            return found
+
+    def _send(self) -> None:
+        self._number = (self._number + 1) & 0xFFFF
+        with self._lock:
+            targets = [(name, target.host_ip) for name, target in self._targets.items()]
+            uses = self._uses
+        for name, ip in targets:
+            question = {"ask": self._number, "uses": name in uses}
+            try:
+                self._icmp.sendto(self._echo(), (ip, 0))
+                self._udp.sendto(json.dumps(question).encode(), (ip, self._port))
+            except OSError:
+                # No route, no buffer: nothing will come back, which is what counts.
+                continue
+
+    def _echo(self) -> bytes:
+        head = struct.pack("!BBHHH", _ECHO[self._version][0], 0, 0, self._echo_id, self._number)
+        if self._version == 6:
+            return head
+        total = sum(struct.unpack("!4H", head))
+        total = (total & 0xFFFF) + (total >> 16)
+        return head[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + head[4:]
+
+    def _receive_until(self, due: float) -> None:
+        while True:
+            left = due - time.monotonic()
+            readable = select.select([self._icmp, self._udp], [], [], max(0.0, left))[0]
+            for from_socket in readable:
+                self._drain(from_socket)
+            if not readable and left <= 0:
+                return
+            if left < -self._interval:
+                return
+
+    def _drain(self, from_socket: socket.socket) -> None:
+        for _ in range(1000):
+            try:
+                data, address = from_socket.recvfrom(_MAX_DATAGRAM)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue
+            if from_socket is self._icmp:
+                self._echoed(data, str(address[0]))
+            else:
+                self._heard(data, str(address[0]), address)
+
+    def _echoed(self, data: bytes, ip: str) -> None:
+        if self._version == 4:
+            data = data[(data[0] & 0xF) * 4 :]
+        if len(data) < 8:
+            return
+        type_, _, _, ident, number = struct.unpack_from("!BBHHH", data)
+        expected = 0 if self._version == 4 else _ECHO[6][1]
+        if type_ != expected or ident != self._echo_id or self._age(number) > LATEST_ROUNDS:
+            return
+        with self._lock:
+            for target in self._targets.values():
+                if target.host_ip == ip:
+                    target.echoed = True
+
+    def _age(self, number: int) -> int:
+        """Return how many rounds ago a probe was sent. A distant node may answer after the next round has started."""
+        return (self._number - number) & 0xFFFF
+
+    def _heard(self, data: bytes, ip: str, address: tuple[object, ...]) -> None:
+        try:
+            word = json.loads(data)
+        except ValueError:
+            return
+        if not isinstance(word, dict):
+            return
+        if "ask" in word:
+            with self._lock:
+                self._users[ip] = (time.monotonic(), word.get("uses") is True)
+            try:
+                self._udp.sendto(json.dumps({"told": word["ask"], **self._tell()}).encode(), address)
+            except OSError:
+                return
+        elif isinstance(told := word.get("told"), int) and self._age(told) <= LATEST_ROUNDS:
+            with self._lock:
+                for target in self._targets.values():
+                    if target.host_ip == ip:
+                        target.word = word

@@ -1,0 +1,69 @@
+"""Load the agent's nft tables, and read back what a restarted agent must know. See nft(8)."""
+
+from __future__ import annotations
+
+import json
+
+from egress_router.errors import ToolFailed
+from egress_router.kernel.tool import run_tool
+from egress_router.render.node_nft import TABLE
+
+
+def load(script: str) -> None:
+    """Apply a script in one transaction. Raises ToolFailed; then nothing changed."""
+    if script:
+        run_tool(["nft", "-f", "-"], script)
+
+
+def held_before() -> frozenset[str]:
+    """Return the egress IPs that the tables say are ours on the interface; none without tables."""
+    found: set[str] = set()
+    for version in (4, 6):
+        found.update(_elements(f"held{version}"))
+    return frozenset(found)
+
+
+def ways_before() -> frozenset[str]:
+    """Return the chains that pods' ways led to: the holders that were in use."""
+    chains: set[str] = set()
+    for version in (4, 6):
+        for item in _raw(f"way{version}", "map"):
+            if isinstance(item, list) and isinstance(item[1], dict) and "goto" in item[1]:
+                chains.add(item[1]["goto"]["target"])
+    return frozenset(chains)
+
+
+def drops() -> dict[str, int]:
+    """Return how many packets each chain has dropped; empty without tables."""
+    try:
+        listing = json.loads(run_tool(["nft", "-j", "list", "table", "inet", TABLE]))
+    except ToolFailed:
+        return {}
+    found: dict[str, int] = {}
+    for item in listing["nftables"]:
+        for part in item.get("rule", {}).get("expr", []):
+            if part.get("counter"):
+                chain = item["rule"]["chain"]
+                found[chain] = found.get(chain, 0) + part["counter"]["packets"]
+    return found
+
+
+def _elements(name: str) -> list[str]:
+    return [item for item in _raw(name, "set") if isinstance(item, str)]
+
+
+def _raw(name: str, kind: str) -> list[object]:
+    try:
+        listing = json.loads(run_tool(["nft", "-j", "list", kind, "inet", TABLE, name]))
+    except ToolFailed:
+        return []
+    for item in listing["nftables"]:
+        if kind in item:
+            return list(item[kind].get("elem", []))
+    return []
+
+
+def present() -> bool:
+    """Tell whether our tables are in the kernel."""
+    tables = run_tool(["nft", "list", "tables"]).splitlines()
+    return {f"table inet {TABLE}", f"table arp {TABLE}"} <= set(tables)

@@ -1,0 +1,75 @@
+"""What a node's agent puts into its kernel for namespace egress IPs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+
+Network = IPv4Network | IPv6Network
+
+#: Bits of the packet and connection mark that say which way a connection leaves. Other bits are left alone.
+MARK_MASK = 0x0FFF0000
+MARK_SHIFT = 16
+#: The way of pods whose egress IP this node holds itself.
+OWN_SLOT = 0xFFF
+#: Slots of other holders: 1 to this.
+LAST_SLOT = 0xFFE
+
+TUNNEL = "egressvx0"
+TUNNEL_PORT = 4790
+TUNNEL_ID = 4790
+#: IPv4 or IPv6, UDP, VXLAN and Ethernet headers (RFC 7348).
+TUNNEL_OVERHEAD = {4: 50, 6: 70}
+
+#: Never a way out: link-local, multicast, broadcast.
+NOT_OUTSIDE = {
+    4: ("169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"),
+    6: ("fe80::/10", "ff00::/8"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """How an agent runs. ``cluster`` are the networks of pods, services and nodes, which traffic never leaves;
+    times are seconds. ``unknown`` tells whether a pod that no object tells of may leave with the node's address.
+    """
+
+    node: str
+    interface: str
+    cluster: tuple[Network, ...]
+    pass_unknown: bool = False
+    probe_interval: float = 0.08
+    probe_misses: int = 3
+    probe_returns: int = 5
+    health_port: int = 4791
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Another node that egress traffic is sent to: its slot and its address."""
+
+    slot: int
+    node: str
+    host_ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """Everything that one node's kernel shall hold; addresses as text, keyed by family where they come in both.
+
+    ``ways``: how each local pod leaves: "normal", "drop", "own" or "to_SLOT". ``translations``: the egress IP of each
+    pod (of any node) that this node translates. ``egress``: pods that must never leave with any other address.
+    ``held``: the egress IPs on the interface; ``quiet``: those of them that are not answered for. ``pods``: networks
+    and addresses of the pods of this node. ``peers``: the other nodes' addresses, the only ones that the tunnel
+    listens to. ``holders``: the other nodes that may be sent to, without those that are down.
+    """
+
+    ways: Mapping[str, str] = field(default_factory=dict)
+    translations: Mapping[str, str] = field(default_factory=dict)
+    egress: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()
+    quiet: frozenset[str] = frozenset()
+    pods: frozenset[str] = frozenset()
+    peers: frozenset[str] = frozenset()
+    holders: tuple[Holder, ...] = ()

@@ -1,0 +1,1 @@
+"""The decision about namespace egress IPs: who may leave with which address through which node. Pure."""

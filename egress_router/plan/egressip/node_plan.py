@@ -1,0 +1,114 @@
+"""The decision on the cluster → what one node's kernel shall hold. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+from hashlib import blake2b
+
+from egress_router.model.address_keys import address_key, address_text, family, network_range
+from egress_router.model.egressip import ClusterState, Decision, Disposition, NetNamespace, Via
+from egress_router.model.node import LAST_SLOT, Holder, NodeState
+
+
+def node_plan(
+    me: str,
+    state: ClusterState,
+    decision: Decision,
+    slots: Mapping[str, int],
+    held: frozenset[str],
+    quiet: frozenset[str] = frozenset(),
+    lacking: Container[str] = (),
+) -> NodeState:
+    """Return the state of node ``me``.
+
+    ``slots`` gives every holder its slot; ``held`` are the egress IPs that really stand on this node's interface: an
+    address that is decided but not there yet translates nothing, and its pods take another way or none. ``lacking`` are
+    addresses that their holder says it does not have.
+    """
+    ways: dict[str, str] = {}
+    translations: dict[str, str] = {}
+    egress: set[str] = set()
+    mine = {name: _own_ip(space, held) for name, space in state.namespaces.items() if space.egress_ips}
+    host = state.nodes.get(me)
+    subnets = [part.strip() for part in host.subnet.split(",")] if host else []
+    ranges = {part: span for part in subnets if (span := network_range(part)) is not None}
+    pods = set(ranges)
+    for pod in state.pods.values():
+        verdict = decision.namespaces.get(pod.namespace)
+        if verdict is None:
+            continue
+        for ip in pod.ips:
+            if pod.node == me and not _inside(ip, ranges.values()):
+                pods.add(ip)
+            if verdict.disposition is Disposition.NORMAL:
+                if pod.node == me:
+                    ways[ip] = "normal"
+                continue
+            version = 6 if ":" in ip else 4
+            own = mine[pod.namespace].get(version)
+            if own is not None:
+                translations[ip] = own
+            if pod.node == me:
+                ways_out = [v for v in verdict.via if (":" in v.ip) == (version == 6) and v.ip not in lacking]
+                ways[ip] = _way(me, ip, ways_out, own, slots)
+            if pod.node == me or own is not None:
+                egress.add(ip)
+    holders = tuple(
+        Holder(slot, name, state.nodes[name].host_ip)
+        for name, slot in sorted(slots.items(), key=lambda item: item[1])
+        if name in state.nodes and name != me
+    )
+    peers = frozenset(node.host_ip for name, node in state.nodes.items() if name != me and address_key(node.host_ip))
+    return NodeState(ways, translations, frozenset(egress), held, quiet & held, frozenset(pods), peers, holders)
+
+
+def _inside(ip: str, ranges: Iterable[tuple[int, int]]) -> bool:
+    key = address_key(ip)
+    return key is not None and any(first <= key <= last for first, last in ranges)
+
+
+def _own_ip(space: NetNamespace, held: frozenset[str]) -> dict[int, str]:
+    """Return the namespace's first address of each family that stands on this node."""
+    found: dict[int, str] = {}
+    for text in space.egress_ips:
+        key = address_key(text)
+        if key is not None and address_text(key) in held:
+            found.setdefault(family(key), address_text(key))
+    return found
+
+
+def _way(me: str, pod_ip: str, ways: list[Via], own: str | None, slots: Mapping[str, int]) -> str:
+    """Through this node where it holds a usable address, else through a holder by a stable hash."""
+    if own is not None and any(via.node == me for via in ways):
+        return "own"
+    others = [via for via in ways if via.node in slots and via.node != me]
+    if not others:
+        return "drop"
+    return f"to_{slots[chosen(pod_ip, others).node]}"
+
+
+def chosen(pod_ip: str, ways: Iterable[Via]) -> Via:
+    """Return the way with the highest hash of pod and address: when a way goes, only its own pods move, and when it
+    comes back the same ones return (rendezvous hashing, Thaler and Ravishankar 1998).
+    """
+    return max(ways, key=lambda via: (blake2b(f"{pod_ip} {via.ip}".encode(), digest_size=8).digest(), via.ip))
+
+
+def assign_slots(holders: Iterable[str], present: Mapping[str, int]) -> dict[str, int]:
+    """Give each holder a slot: the one it has, else the lowest free one, in the order of names. Holders beyond the
+    last slot get none; traffic for them is dropped.
+    """
+    wanted = sorted(set(holders))
+    result = {name: present[name] for name in wanted if name in present}
+    taken = set(result.values())
+    slot = 1
+    for name in wanted:
+        if name in result:
+            continue
+        while slot in taken:
+            slot += 1
+        if slot > LAST_SLOT:
+            break
+        result[name] = slot
+        taken.add(slot)
+    return result

@@ -1,0 +1,233 @@
+"""A node's state → nft scripts: the whole tables, or only what changed. See nft(8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from egress_router.model.node import (
+    MARK_MASK,
+    MARK_SHIFT,
+    NOT_OUTSIDE,
+    OWN_SLOT,
+    TUNNEL,
+    TUNNEL_PORT,
+    Holder,
+    NodeSettings,
+    NodeState,
+)
+
+TABLE = "egress_node"
+#: Ways whose names are words of nft.
+_CHAIN = {"drop": "dropped"}
+_KEEP = 0xFFFFFFFF ^ MARK_MASK
+#: Set or map → element → value ("" in a set).
+Elements = dict[str, dict[str, str]]
+
+_TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
+_WORD = {4: "ip", 6: "ip6"}
+
+
+def mark_of(slot: int) -> int:
+    """Return the mark of a slot."""
+    return slot << MARK_SHIFT
+
+
+def elements(state: NodeState) -> Elements:
+    """Return what the tables' sets and maps hold."""
+    found: Elements = {}
+    for version in (4, 6):
+
+        def ours(texts: Iterable[str], version: int = version) -> dict[str, str]:
+            return {text: "" for text in texts if (":" in text) == (version == 6)}
+
+        found[f"pods{version}"] = ours(state.pods)
+        found[f"held{version}"] = ours(state.held)
+        found[f"egress{version}"] = ours(state.egress)
+        found[f"served{version}"] = ours(state.translations)
+        found[f"peers{version}"] = ours(state.peers)
+        found[f"allowed{version}"] = {f"{pod} . {state.translations[pod]}": "" for pod in ours(state.translations)}
+        found[f"snat{version}"] = {pod: state.translations[pod] for pod in ours(state.translations)}
+        found[f"way{version}"] = {
+            pod: f"goto {_CHAIN.get(state.ways[pod], state.ways[pod])}" for pod in ours(state.ways)
+        }
+    found["stay"] = {_hex(mark_of(slot)): f"goto to_{slot}" for slot in sorted({h.slot for h in state.holders})}
+    found["stay"][_hex(mark_of(OWN_SLOT))] = "goto own"
+    found["quiet"] = {text: "" for text in state.quiet if ":" not in text}
+    return found
+
+
+def replace_script(settings: NodeSettings, state: NodeState, mtu: int) -> str:
+    """Return the script that makes our tables anew in one transaction, whatever was there."""
+    have = elements(state)
+    lines = [f"table inet {TABLE} {{}}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
+    for version in (4, 6):
+        lines += _sets(version, settings, have)
+    lines += _map("stay", "mark : verdict", have["stay"])
+    for holder in state.holders:
+        lines += _holder_chain(holder)
+    lines += _chains(settings, mtu)
+    lines += ["}", f"table arp {TABLE} {{}}", f"delete table arp {TABLE}", f"table arp {TABLE} {{"]
+    lines += _set("quiet", "ipv4_addr", have["quiet"])
+    lines += [
+        "  chain answer {",
+        "    type filter hook input priority filter; policy accept;",
+        "    arp daddr ip @quiet drop",
+        "  }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def change_script(before: NodeState, after: NodeState) -> str:
+    """Return the script that turns the tables of one state into those of another, empty when nothing differs."""
+    old, new = elements(before), elements(after)
+    first: list[str] = []
+    last: list[str] = []
+    gone = {h.slot for h in before.holders} - {h.slot for h in after.holders}
+    for holder in after.holders:
+        if holder.slot not in {h.slot for h in before.holders}:
+            first += [f"add chain inet {TABLE} to_{holder.slot}"]
+            first += [f"add rule inet {TABLE} to_{holder.slot} {rule.strip()}" for rule in _holder_chain(holder)[1:-1]]
+    for name in new:
+        where = f"{'arp' if name == 'quiet' else 'inet'} {TABLE} {name}"
+        removed = {key: value for key, value in old[name].items() if new[name].get(key) != value}
+        added = {key: value for key, value in new[name].items() if old[name].get(key) != value}
+        if removed:
+            first.append(f"delete element {where} {{ {', '.join(_items(removed))} }}")
+        if added:
+            last.append(f"add element {where} {{ {', '.join(_items(added))} }}")
+    last += [f"delete chain inet {TABLE} to_{slot}" for slot in sorted(gone)]
+    return "".join(f"{line}\n" for line in [*first, *last])
+
+
+def _items(values: Mapping[str, str]) -> list[str]:
+    return [f"{key} : {value}" if value else key for key, value in sorted(values.items())]
+
+
+def _set(name: str, type_: str, values: Mapping[str, str], flags: str = "") -> list[str]:
+    body = [f"    elements = {{ {', '.join(_items(values))} }}"] if values else []
+    return [f"  set {name} {{", f"    type {type_}", *([f"    {flags}"] if flags else []), *body, "  }"]
+
+
+def _map(name: str, type_: str, values: Mapping[str, str]) -> list[str]:
+    return ["  map" + line[5:] if line.startswith("  set") else line for line in _set(name, type_, values)]
+
+
+def _sets(version: int, settings: NodeSettings, have: Elements) -> list[str]:
+    address = _TYPES[version]
+    inside = dict.fromkeys([str(net) for net in settings.cluster if net.version == version], "")
+    inside.update(dict.fromkeys(NOT_OUTSIDE[version], ""))
+    lines = _set(f"cluster{version}", address, inside, "flags interval; auto-merge")
+    lines += _set(f"pods{version}", address, have[f"pods{version}"], "flags interval")
+    for name in ("held", "egress", "served", "peers"):
+        lines += _set(f"{name}{version}", address, have[f"{name}{version}"])
+    lines += _set(f"allowed{version}", f"{address} . {address}", have[f"allowed{version}"])
+    lines += _map(f"snat{version}", f"{address} : {address}", have[f"snat{version}"])
+    lines += _map(f"way{version}", f"{address} : verdict", have[f"way{version}"])
+    return lines
+
+
+def _holder_chain(holder: Holder) -> list[str]:
+    return [f"  chain to_{holder.slot} {{", *_marking(mark_of(holder.slot)), "  }"]
+
+
+def _marking(mark: int) -> list[str]:
+    return [
+        f"    ct mark set ct mark & {_hex(_KEEP)} | {_hex(mark)}",
+        f"    meta mark set meta mark & {_hex(_KEEP)} | {_hex(mark)}",
+        "    accept",
+    ]
+
+
+def _hex(value: int) -> str:
+    return f"0x{value:08x}"
+
+
+def _chains(settings: NodeSettings, mtu: int) -> list[str]:
+    """The rules. Each packet meets a fixed number of them, however many pods and namespaces there are.
+
+    The guard takes our mark off what enters the tunnel: the VXLAN device looks up the way of its own packets with the
+    mark of what is inside, and would be led to itself.
+
+    Packets that belong to no connection (a late RST, say) are translated by nobody, so they are dropped at the door.
+    """
+    unknown = "accept" if settings.pass_unknown else "counter drop"
+    # TCP headers without options take 20 bytes, IPv4 headers 20 and IPv6 headers 40.
+    clamp4, clamp6 = mtu - 40, mtu - 60
+    return f"""
+  chain own {{
+{chr(10).join(_marking(mark_of(OWN_SLOT)))}
+  }}
+  chain normal {{
+    accept
+  }}
+  chain dropped {{
+    counter drop
+  }}
+  chain refuse {{
+    meta l4proto tcp reject with tcp reset
+    reject
+  }}
+  chain leave4 {{
+    ct mark & {_hex(MARK_MASK)} vmap @stay
+    ip saddr vmap @way4
+    {unknown}
+  }}
+  chain leave6 {{
+    ct mark & {_hex(MARK_MASK)} vmap @stay
+    ip6 saddr vmap @way6
+    {unknown}
+  }}
+  chain tunnelled {{
+    ct state invalid,untracked counter drop
+    ip daddr @cluster4 counter drop
+    ip6 daddr @cluster6 counter drop
+    fib daddr type != unicast counter drop
+    ip saddr @served4 accept
+    ip6 saddr @served6 accept
+    counter drop
+  }}
+  chain arrive {{
+    type filter hook prerouting priority mangle - 5; policy accept;
+    iifname "{TUNNEL}" goto tunnelled
+    ct state invalid,untracked ip saddr @egress4 ip daddr != @cluster4 goto dropped
+    ct state invalid,untracked ip6 saddr @egress6 ip6 daddr != @cluster6 goto dropped
+    ct state new iifname != "lo" ip daddr @held4 goto refuse
+    ct state new iifname != "lo" ip6 daddr @held6 goto refuse
+    ct direction original ip saddr @pods4 ip daddr != @cluster4 goto leave4
+    ct direction original ip6 saddr @pods6 ip6 daddr != @cluster6 goto leave6
+  }}
+  chain listen {{
+    type filter hook input priority filter - 5; policy accept;
+    udp dport {TUNNEL_PORT} ip saddr != @peers4 counter drop
+    udp dport {TUNNEL_PORT} ip6 saddr != @peers6 counter drop
+  }}
+  chain clamp {{
+    type filter hook forward priority mangle; policy accept;
+    ct mark & {_hex(MARK_MASK)} == 0 iifname != "{TUNNEL}" return
+    ct mark & {_hex(MARK_MASK)} == {_hex(mark_of(OWN_SLOT))} return
+    tcp flags & (syn | rst) == syn meta nfproto ipv4 tcp option maxseg size set {clamp4}
+    tcp flags & (syn | rst) == syn meta nfproto ipv6 tcp option maxseg size set {clamp6}
+  }}
+  chain translate {{
+    type nat hook postrouting priority srcnat - 5; policy accept;
+    oifname "{TUNNEL}" meta nfproto ipv4 snat ip to ip saddr
+    oifname "{TUNNEL}" meta nfproto ipv6 snat ip6 to ip6 saddr
+    ip daddr != @cluster4 snat ip to ip saddr map @snat4
+    ip6 daddr != @cluster6 snat ip6 to ip6 saddr map @snat6
+  }}
+  chain guard {{
+    type filter hook postrouting priority srcnat + 20; policy accept;
+    oifname "{TUNNEL}" meta mark set meta mark & {_hex(_KEEP)} accept
+    ct direction original ct original ip saddr @egress4 ip daddr != @cluster4 goto guard4
+    ct direction original ct original ip6 saddr @egress6 ip6 daddr != @cluster6 goto guard6
+  }}
+  chain guard4 {{
+    ct original ip saddr . ip saddr @allowed4 accept
+    counter drop
+  }}
+  chain guard6 {{
+    ct original ip6 saddr . ip6 saddr @allowed6 accept
+    counter drop
+  }}
+""".strip("\n").splitlines()

@@ -1,0 +1,156 @@
+"""A lab whose nodes run the egress IP agent, and the objects that they read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from egress_router.lab import LAN, PODS, Host, Lab, NoReply
+from egress_router.lab.addressing import pod_subnet
+
+SERVICE = "203.0.113.25"
+SERVICE6 = "2001:db8:113::25"
+
+
+class EgressCluster:
+    """A lab, a state directory, and an agent per node. ``settle`` waits until all agents are ready."""
+
+    def __init__(self, lab: Lab, state: Path) -> None:
+        self.lab = lab
+        self.state = state
+        self.agents: dict[str, subprocess.Popen[Any]] = {}
+        self.logs: dict[str, Path] = {}
+        state.mkdir(exist_ok=True)
+        for number, node in enumerate(lab.nodes):
+            self.put(
+                "HostSubnet",
+                self.name(node),
+                hostIP=str(node.addresses[4]),
+                subnet=f"{pod_subnet(number, 4)},{pod_subnet(number, 6)}",
+            )
+
+    @staticmethod
+    def name(node: Host) -> str:
+        return node.name
+
+    def put(self, kind: str, name: str, **fields: Any) -> None:
+        """Write an object to a file of its own, atomically."""
+        metadata = {"name": name, **fields.pop("metadata", {})}
+        self._write(f"{kind}-{name}.json", {"kind": kind, "metadata": metadata, **fields})
+
+    def _write(self, file: str, value: dict[str, Any]) -> None:
+        hidden = self.state / f".{file}"
+        hidden.write_text(json.dumps(value))
+        hidden.rename(self.state / file)
+
+    def change(self, kind: str, name: str, **fields: Any) -> None:
+        """Replace fields of an object."""
+        path = self.state / f"{kind}-{name}.json"
+        self._write(path.name, {**json.loads(path.read_text()), **fields})
+
+    def namespace(self, name: str, *ips: str) -> None:
+        self.put("NetNamespace", name, netid=len(name), egressIPs=list(ips))
+
+    def holds(self, node: Host, *ips: str) -> None:
+        self.change("HostSubnet", self.name(node), egressIPs=list(ips))
+
+    def pod(self, name: str, namespace: str, node: int) -> Host:
+        """Make a pod, and its object."""
+        pod = self.lab.pod(name, node=node)
+        self.tell(pod, name, namespace, node)
+        return pod
+
+    def tell(self, pod: Host, name: str, namespace: str, node: int) -> None:
+        self.put(
+            "Pod",
+            name,
+            metadata={"namespace": namespace},
+            spec={"nodeName": self.name(self.lab.nodes[node])},
+            status={"podIPs": [{"ip": str(ip)} for ip in pod.addresses.values()]},
+        )
+
+    def socket_of(self, node: Host) -> Path:
+        return self.state / f".{node.name}.sock"
+
+    def start(self, *nodes: Host, **options: str) -> None:
+        """Start the agents of these nodes (default: all)."""
+        for node in nodes or self.lab.nodes:
+            log = self.state / f".{node.name}.log"
+            arguments = [
+                sys.executable, "-m", "egress_router", "node", "--node", self.name(node), "--state", str(self.state),
+                "--socket", str(self.socket_of(node)),
+            ]  # fmt: skip
+            for network in (LAN[4], LAN[6], PODS[4], PODS[6]):
+                arguments += ["--cluster", str(network)]
+            for option, value in options.items():
+                arguments += [f"--{option.replace('_', '-')}", value]
+            with log.open("ab") as file:
+                self.agents[node.name] = node.popen(arguments, stdout=file, stderr=file)
+            self.logs[node.name] = log
+
+    def ask(self, node: Host, word: str = "status") -> dict[str, Any]:
+        from egress_router.egressip.control import ask
+
+        return ask(self.socket_of(node), word)
+
+    def settle(self, *nodes: Host, timeout: float = 15.0) -> None:
+        """Wait until these nodes (default: all) are ready and see no other one down."""
+
+        def calm() -> bool:
+            answers = [self.ask(node) for node in nodes or self.lab.nodes]
+            return all(a["ready"] and set(a["holders"].values()) <= {"up"} for a in answers)
+
+        self.until(calm, timeout)
+
+    def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> float:
+        """Wait for a condition; return the seconds it took."""
+        from egress_router.errors import TryAgainError
+
+        start = time.monotonic()
+        while True:
+            try:
+                if condition():
+                    return time.monotonic() - start
+            except (TryAgainError, NoReply):
+                pass
+            if time.monotonic() - start > timeout:
+                raise AssertionError(f"not within {timeout} s\n{self.text()}")
+            time.sleep(0.02)
+
+    def text(self) -> str:
+        """Return the agents' logs."""
+        return "\n".join(f"--- {name}\n{log.read_text()}" for name, log in self.logs.items())
+
+    def source_of(self, pod: Host, target: str = SERVICE, timeout: float = 1.0) -> str:
+        """Return the source address that an outside service sees."""
+        return self.lab.udp(pod, target, 53, payload="x", timeout=timeout).split()[0]
+
+
+@contextmanager
+def talking(send: Callable[[], str], every: float = 0.01) -> Iterator[list[tuple[float, str]]]:
+    """Call ``send`` again and again in a thread; the list fills with (time, answer or "")."""
+    heard: list[tuple[float, str]] = []
+    stop = threading.Event()
+
+    def loop() -> None:
+        while not stop.is_set():
+            try:
+                heard.append((time.monotonic(), send()))
+            except (OSError, NoReply):
+                heard.append((time.monotonic(), ""))
+            stop.wait(every)
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield heard
+    finally:
+        stop.set()
+        thread.join(5)

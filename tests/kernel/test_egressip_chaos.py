@@ -1,0 +1,140 @@
+"""Reboots, and one thing after another under traffic: never a wrong source, and in the end everything works."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from egress_router.lab import Host, Lab, Packet
+from tests.kernel.egress_cluster import SERVICE, EgressCluster, talking
+
+pytestmark = pytest.mark.root
+
+FIRST, SECOND = "192.0.2.45", "192.0.2.54"
+
+
+@pytest.fixture
+def cluster(make_lab: Callable[..., Lab], tmp_path: Path) -> EgressCluster:
+    lab = make_lab(nodes=3)
+    lab.echo(SERVICE, tcp=[80], udp=53)
+    cluster = EgressCluster(lab, tmp_path / "state")
+    cluster.namespace("toto", FIRST, SECOND)
+    cluster.holds(lab.nodes[1], FIRST)
+    cluster.holds(lab.nodes[2], SECOND)
+    return cluster
+
+
+def wipe(node: Host) -> None:
+    """Leave of the agent's work what a reboot leaves: nothing."""
+    node.nft("delete table inet egress_node\ndelete table arp egress_node")
+    node.ip("link delete egressvx0")
+    for version in (4, 6):
+        for line in node.ip(f"-{version} rule show").splitlines():
+            if "proto 147" in line:
+                node.ip(f"-{version} rule delete lookup {line.split('lookup ')[1].split()[0]}")
+    for address in (FIRST, SECOND):
+        if address in node.ip("-4 addr show dev eth0"):
+            node.ip(f"addr delete {address}/32 dev eth0")
+    node.run(["conntrack", "-F"])
+
+
+def test_a_rebooted_holder_is_used_when_its_translations_stand(cluster: EgressCluster) -> None:
+    lab = cluster.lab
+    client = cluster.pod("client", "toto", 0)
+    cluster.start()
+    cluster.settle()
+    first = cluster.source_of(client)
+    second = SECOND if first == FIRST else FIRST
+    node = lab.nodes[1 if first == FIRST else 2]
+    with lab.capture() as capture, talking(partial(cluster.source_of, client, timeout=0.05)) as heard:
+        lab.unplug(node)
+        cluster.until(lambda: bool(heard) and heard[-1][1] == second)
+        cluster.agents[node.name].kill()
+        cluster.agents[node.name].wait()
+        wipe(node)
+        lab.plug(node)
+        time.sleep(1.5)
+        assert cluster.ask(lab.nodes[0])["holders"][node.name] == "down", "its kernel answers, its agent does not"
+        assert heard[-1][1] == second
+        cluster.start(node)
+        cluster.until(lambda: heard[-1][1] == first)
+        time.sleep(0.2)
+        assert capture.outgoing()
+        assert not capture.leaks(allowed={FIRST, SECOND})
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_one_thing_after_another(cluster: EgressCluster, seed: int) -> None:
+    lab = cluster.lab
+    rng = random.Random(seed)
+    clients = [cluster.pod(f"client{number}", "toto", number) for number in range(3)]
+    cluster.start()
+    cluster.settle()
+    unplugged: set[int] = set()
+
+    def cut() -> None:
+        number = rng.choice([1, 2])
+        (lab.plug if number in unplugged else lab.unplug)(lab.nodes[number])
+        unplugged.symmetric_difference_update({number})
+
+    def kill() -> None:
+        node = rng.choice(lab.nodes)
+        cluster.agents[node.name].kill()
+        cluster.agents[node.name].wait()
+        cluster.start(node)
+
+    def swap() -> None:
+        addresses = [FIRST, SECOND]
+        rng.shuffle(addresses)
+        for node, address in zip(rng.sample(lab.nodes, 2), addresses, strict=True):
+            for other in lab.nodes:
+                if other is not node:
+                    cluster.holds(other, *(set(holdings[other.name]) - {address}))
+                    holdings[other.name].discard(address)
+            holdings[node.name].add(address)
+            cluster.holds(node, *sorted(holdings[node.name]))
+
+    def conflict() -> None:
+        cluster.namespace("rival", *rng.sample([FIRST, SECOND], rng.randint(0, 2)))
+
+    def drain() -> None:
+        cluster.ask(rng.choice(lab.nodes), rng.choice(["drain", "undrain"]))
+
+    holdings: dict[str, set[str]] = {node.name: set() for node in lab.nodes}
+    holdings[lab.nodes[1].name].add(FIRST)
+    holdings[lab.nodes[2].name].add(SECOND)
+    with lab.capture() as capture, ExitStack() as stack:
+        for client in clients:
+            stack.enter_context(talking(partial(cluster.source_of, client, timeout=0.03)))
+        for _ in range(12):
+            action = rng.choice([cut, kill, swap, conflict, drain])
+            if action is drain:
+                cluster.until(lambda: all(cluster.ask(node) for node in lab.nodes))
+            action()
+            time.sleep(rng.random())
+        for number in sorted(unplugged):
+            lab.plug(lab.nodes[number])
+        cluster.namespace("rival")
+        for node in lab.nodes:
+            cluster.until(partial(asked, cluster, node, "undrain"))
+        cluster.settle(timeout=30)
+        for client in clients:
+            cluster.until(lambda client=client: cluster.source_of(client, timeout=0.2) in (FIRST, SECOND))  # type: ignore[misc]
+        assert capture.outgoing()
+        leaks = [packet for packet in capture.leaks(allowed={FIRST, SECOND}) if not from_a_node(lab, packet)]
+        assert not leaks
+
+
+def from_a_node(lab: Lab, packet: Packet) -> bool:
+    """A node that gave an address away may tell the sender of a late answer so: unreachable, redirect."""
+    return packet.icmp_type in (3, 5) and packet.src in {node.addresses[4] for node in lab.nodes}
+
+
+def asked(cluster: EgressCluster, node: Host, word: str) -> bool:
+    return bool(cluster.ask(node, word))

@@ -1,0 +1,126 @@
+"""Hand-overs: drain, return, and connections that go on; large packets through the tunnel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from egress_router.lab import Lab
+from tests.kernel.egress_cluster import SERVICE, SERVICE6, EgressCluster, talking
+
+pytestmark = pytest.mark.root
+
+FIRST, SECOND = "192.0.2.45", "192.0.2.54"
+
+
+@pytest.fixture
+def cluster(make_lab: Callable[..., Lab], tmp_path: Path) -> EgressCluster:
+    lab = make_lab(nodes=3)
+    for service in (SERVICE, SERVICE6):
+        lab.echo(service, tcp=[80], udp=53)
+    cluster = EgressCluster(lab, tmp_path / "state")
+    cluster.namespace("toto", FIRST, SECOND)
+    cluster.holds(lab.nodes[1], FIRST)
+    cluster.holds(lab.nodes[2], SECOND)
+    return cluster
+
+
+def holder_of(cluster: EgressCluster, source: str) -> int:
+    return 1 if source == FIRST else 2
+
+
+def test_drain_loses_nothing(cluster: EgressCluster) -> None:
+    """Neither a question nor an open TCP connection."""
+    from egress_router.cli.main import guarded, run
+
+    lab = cluster.lab
+    client = cluster.pod("client", "toto", 0)
+    cluster.start()
+    cluster.settle()
+    first = cluster.source_of(client)
+    second = SECOND if first == FIRST else FIRST
+    node = lab.nodes[holder_of(cluster, first)]
+    with client.socket(2, 1) as stream, lab.capture() as capture:
+        stream.settimeout(2)
+        stream.connect((SERVICE, 80))
+        stream.sendall(b"hello")
+        assert stream.recv(200)
+        with talking(partial(cluster.source_of, client, timeout=0.5)) as heard:
+            time.sleep(0.2)
+            assert guarded(lambda: run(["node", "drain", "--socket", str(cluster.socket_of(node))])) == 0
+            cluster.until(lambda: heard[-1][1] == second)
+            time.sleep(0.3)
+            stream.sendall(b"still here")
+            assert stream.recv(200) == b"still here"
+            assert guarded(lambda: run(["node", "undrain", "--socket", str(cluster.socket_of(node))])) == 0
+            cluster.until(lambda: heard[-1][1] == first)
+        stream.sendall(b"and again")
+        assert stream.recv(200) == b"and again"
+        assert not capture.leaks(allowed={FIRST, SECOND})
+    assert "" not in {text for _, text in heard}
+
+
+def test_a_drained_node_is_silent(cluster: EgressCluster) -> None:
+    lab = cluster.lab
+    cluster.pod("client", "toto", 0)
+    cluster.start()
+    cluster.settle()
+    asking = ["arping", "-c", "3", "-w", "1", "-f", "-I", "eth0", FIRST]
+    assert lab.gateway.run(asking, check=False).returncode == 0, "positive control"
+    cluster.ask(lab.nodes[1], "drain")
+    cluster.until(lambda: bool(cluster.ask(lab.nodes[1], "drain")["handed_over"]))
+    cluster.until(lambda: lab.gateway.run(asking, check=False).returncode != 0)
+    cluster.ask(lab.nodes[1], "undrain")
+    cluster.until(lambda: lab.gateway.run(asking, check=False).returncode == 0)
+
+
+def test_the_return_of_a_node_cuts_no_connection(cluster: EgressCluster) -> None:
+    lab = cluster.lab
+    client = cluster.pod("client", "toto", 0)
+    cluster.start()
+    cluster.settle()
+    first = cluster.source_of(client)
+    second = SECOND if first == FIRST else FIRST
+    node = lab.nodes[holder_of(cluster, first)]
+    lab.unplug(node)
+    cluster.until(lambda: cluster.source_of(client, timeout=0.2) == second)
+    with client.socket(2, 1) as stream:
+        stream.settimeout(2)
+        stream.connect((SERVICE, 80))
+        stream.sendall(b"hello")
+        assert second in stream.recv(200).decode()
+        lab.plug(node)
+        cluster.until(lambda: cluster.source_of(client, timeout=0.2) == first)
+        for number in range(5):
+            stream.sendall(b"%d" % number)
+            assert stream.recv(200) == b"%d" % number
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("service", [SERVICE, SERVICE6])
+def test_large_transfers_go_through_the_tunnel(cluster: EgressCluster, service: str) -> None:
+    lab = cluster.lab
+    cluster.namespace("toto", FIRST, "2001:db8:2::45")
+    cluster.holds(lab.nodes[1], FIRST, "2001:db8:2::45")
+    cluster.holds(lab.nodes[2])
+    client = cluster.pod("client", "toto", 0)
+    cluster.start()
+    cluster.settle()
+    payload = bytes(range(256)) * 4096
+    with lab.capture() as capture, client.socket(10 if ":" in service else 2, 1) as stream:
+        stream.settimeout(5)
+        stream.connect((service, 80))
+        stream.sendall(b"hello")
+        assert stream.recv(200)
+        got = b""
+        for start in range(0, len(payload), 65536):
+            stream.sendall(payload[start : start + 65536])
+        while len(got) < len(payload):
+            got += stream.recv(65536)
+        assert got == payload
+    offered = {packet.mss for packet in capture.packets if packet.mss and packet.dport == 80}
+    assert offered == {1390 if ":" in service else 1410}

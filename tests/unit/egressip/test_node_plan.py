@@ -1,0 +1,144 @@
+"""What one node's kernel shall hold, and which holders count as up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egress_router.egressip.health import Health, HolderHealth
+from egress_router.model.egressip import ClusterState, HostSubnet, NetNamespace, Pod, Via
+from egress_router.model.node import LAST_SLOT, NodeState
+from egress_router.plan.egressip.decision import decide
+from egress_router.plan.egressip.node_plan import assign_slots, chosen, node_plan
+from egress_router.plan.egressip.recorded import with_recorded_assignment
+
+IPS = ("192.0.2.45", "192.0.2.46", "2001:db8:2::45")
+STATE = ClusterState(
+    {"p": NetNamespace("p", 1, IPS), "q": NetNamespace("q", 2)},
+    {
+        "a": HostSubnet("a", "192.0.2.1", "198.51.100.0/27"),
+        "b": HostSubnet("b", "192.0.2.2", egress_ips=("192.0.2.45", "2001:db8:2::45")),
+        "c": HostSubnet("c", "192.0.2.3", egress_ips=("192.0.2.46",)),
+    },
+    {
+        ("p", "here"): Pod("p", "here", "a", ("198.51.100.2", "2001:db8:a::2")),
+        ("p", "there"): Pod("p", "there", "b", ("198.51.100.40",)),
+        ("q", "here"): Pod("q", "here", "a", ("198.51.100.3",)),
+        ("lost", "here"): Pod("lost", "here", "a", ("198.51.100.4",)),
+    },
+)
+SLOTS = {"b": 1, "c": 2}
+
+
+def plan(
+    me: str, held: tuple[str, ...] = (), offline: tuple[str, ...] = (), lacking: tuple[str, ...] = ()
+) -> NodeState:
+    return node_plan(me, STATE, decide(STATE, offline), SLOTS, frozenset(held), lacking=lacking)
+
+
+def test_a_node_that_holds_nothing() -> None:
+    state = plan("a")
+    assert state.ways.keys() == {"198.51.100.2", "2001:db8:a::2", "198.51.100.3"}
+    assert state.ways["198.51.100.3"] == "normal"
+    assert state.ways["198.51.100.2"] in ("to_1", "to_2")
+    assert state.ways["2001:db8:a::2"] == "to_1"
+    assert state.translations == {}
+    assert state.egress == {"198.51.100.2", "2001:db8:a::2"}
+    assert state.peers == {"192.0.2.2", "192.0.2.3"}
+    assert state.pods == {"198.51.100.0/27", "2001:db8:a::2"}
+
+
+def test_families_are_apart() -> None:
+    """No IPv6 address is left: IPv6 is dropped, IPv4 goes on."""
+    state = plan("a", offline=("b",))
+    assert state.ways["198.51.100.2"] == "to_2"
+    assert state.ways["2001:db8:a::2"] == "drop"
+
+
+def test_a_holder_translates_for_all_and_sends_its_own_pods_itself() -> None:
+    state = plan("b", held=("192.0.2.45", "2001:db8:2::45"))
+    assert state.ways == {"198.51.100.40": "own"}
+    assert state.translations == {
+        "198.51.100.2": "192.0.2.45",
+        "2001:db8:a::2": "2001:db8:2::45",
+        "198.51.100.40": "192.0.2.45",
+    }
+
+
+def test_an_address_that_is_not_there_yet_is_not_used() -> None:
+    assert plan("b").ways == {"198.51.100.40": "to_2"}
+    assert plan("a", lacking=("192.0.2.45",)).ways["198.51.100.2"] == "to_2"
+    assert plan("a", lacking=("192.0.2.45", "192.0.2.46")).ways["198.51.100.2"] == "drop"
+
+
+def test_a_draining_node_sends_its_pods_elsewhere_and_goes_on_translating() -> None:
+    state = plan("b", held=("192.0.2.45",), offline=("b",))
+    assert state.ways == {"198.51.100.40": "to_2"}
+    assert state.translations["198.51.100.2"] == "192.0.2.45"
+
+
+@given(st.lists(st.integers(1, 50), min_size=2, max_size=8, unique=True), st.integers(1, 250))
+def test_only_the_pods_of_a_lost_way_move(numbers: list[int], pod: int) -> None:
+    ways = [Via(f"192.0.2.{n}", f"n{n}") for n in numbers]
+    pod_ip = f"198.51.100.{pod}"
+    usual = chosen(pod_ip, ways)
+    for lost in ways:
+        left = [way for way in ways if way != lost]
+        assert chosen(pod_ip, reversed(left)) == (usual if usual != lost else chosen(pod_ip, left))
+
+
+def test_pods_are_spread() -> None:
+    ways = [Via("192.0.2.1", "a"), Via("192.0.2.2", "b")]
+    first = sum(chosen(f"10.1.{n // 250}.{n % 250}", ways).node == "a" for n in range(1000))
+    assert 420 < first < 580
+
+
+@given(st.sets(st.integers(0, 30)), st.dictionaries(st.integers(0, 30), st.integers(1, 40), max_size=10))
+def test_slots_stay(names: set[int], present: dict[int, int]) -> None:
+    present = {name: slot for name, slot in present.items() if list(present.values()).count(slot) == 1}
+    slots = assign_slots(map(str, names), {str(name): slot for name, slot in present.items()})
+    assert slots.keys() == set(map(str, names))
+    assert len(set(slots.values())) == len(slots)
+    assert all(slots[str(name)] == slot for name, slot in present.items() if name in names)
+
+
+def test_slots_end() -> None:
+    assert len(assign_slots(map(str, range(LAST_SLOT + 5)), {})) == LAST_SLOT
+
+
+def test_agents_follow_the_recorded_assignment() -> None:
+    state = replace(
+        STATE,
+        nodes={"a": HostSubnet("a", "192.0.2.1", egress_cidrs=("192.0.2.0/24",)), "c": STATE.nodes["c"]},
+        assignment={"a": ("192.0.2.45", "192.0.2.46")},
+    )
+    decision = decide(with_recorded_assignment(state))
+    assert decision.assignment == {}
+    assert {name: node.claims for name, node in decision.nodes.items()} == {"a": ("192.0.2.45",), "c": ("192.0.2.46",)}
+
+
+def probe(health: HolderHealth, word: str) -> Health:
+    """Take in probes: "e" echo, "r" echo and ready, "d" echo and draining, "." nothing."""
+    for letter in word:
+        health.probed(echo=letter != ".", ready=letter in "rd", draining=letter == "d")
+    return health.state
+
+
+def test_health() -> None:
+    def new(state: Health = Health.UNKNOWN) -> HolderHealth:
+        return HolderHealth(misses=3, returns=4, state=state)
+
+    assert probe(new(), "eee") is Health.UNKNOWN
+    assert probe(new(), "r") is Health.UP
+    assert probe(new(Health.UP), "eeeeee") is Health.UP, "an agent that restarts is no outage"
+    assert probe(new(Health.UP), "..r..r..") is Health.UP
+    assert probe(new(Health.UP), "...") is Health.DOWN
+    assert probe(new(Health.DOWN), "eeeeee") is Health.DOWN, "rebooted, translations not there yet"
+    assert probe(new(Health.DOWN), "rrr.rrr") is Health.DOWN
+    assert probe(new(Health.DOWN), "rrrr") is Health.UP
+    assert probe(new(Health.UP), "d") is Health.DRAINING
+    assert probe(new(Health.DRAINING), "eeedddd") is Health.DRAINING
+    assert probe(new(Health.DRAINING), "rrrr") is Health.UP
+    assert probe(new(Health.DRAINING), "...") is Health.DOWN

@@ -1,0 +1,66 @@
+"""Which interface is the egress interface."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from egress_router.errors import PlatformError
+from egress_router.model.network import Link
+from egress_router.plan.egress_link import EgressLink, choose_egress_link
+
+
+def links(**kinds: str) -> tuple[Link, ...]:
+    return tuple(
+        Link(index, name, kind, "", 1500, up=False, lower_up=False) for index, (name, kind) in enumerate(kinds.items())
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seen", "name", "create", "reason"),
+    [
+        ("net1", {"eth0": "veth", "net1": "veth", "macvlan0": "macvlan"}, "net1", False, "named by EGRESS_INTERFACE"),
+        (None, {"eth0": "veth", "macvlan0": "macvlan", "m2": "macvlan"}, "macvlan0", False, "macvlan0 exists"),
+        (None, {"eth0": "veth", "macvlan0": "veth"}, "macvlan0", False, "macvlan0 exists"),
+        (None, {"eth0": "veth", "net1": "macvlan"}, "net1", False, "the only macvlan link"),
+        (None, {"eth0": "macvlan", "net1": "macvlan"}, "net1", False, "the only macvlan link"),
+        (None, {"eth0": "veth", "net1": "veth"}, "macvlan0", True, "there is no macvlan link"),
+        (None, {"eth0": "macvlan"}, "macvlan0", True, "there is no macvlan link"),
+    ],
+)
+def test_chosen(wanted: str | None, seen: dict[str, str], name: str, create: bool, reason: str) -> None:
+    assert choose_egress_link(wanted, links(**seen), "eth0") == EgressLink(name, create, reason)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seen", "cluster", "message"),
+    [
+        (
+            "net9",
+            {"eth0": "veth"},
+            "eth0",
+            "EGRESS_INTERFACE=net9: there is no such interface here; links seen: eth0 (veth, down)",
+        ),
+        ("net9", {}, None, "there is no such interface here; links seen: none"),
+        ("eth0", {"eth0": "veth"}, "eth0", "EGRESS_INTERFACE=eth0 carries the pod's default route"),
+        (
+            None,
+            {"eth0": "", "net1": "macvlan", "net2": "macvlan"},
+            "eth0",
+            (
+                "there are 2 macvlan links and none is macvlan0: set EGRESS_INTERFACE to one of net1, net2; "
+                "links seen: eth0 (device, down), net1 (macvlan, down), net2 (macvlan, down)"
+            ),
+        ),
+        (None, {"macvlan0": "macvlan", "eth0": "veth"}, "macvlan0", "macvlan0 carries the pod's default route"),
+    ],
+)
+def test_refused(wanted: str | None, seen: dict[str, str], cluster: str | None, message: str) -> None:
+    with pytest.raises(PlatformError, match=re.escape(message)):
+        choose_egress_link(wanted, links(**seen), cluster)
+
+
+def test_another_macvlan_when_macvlan0_is_the_cluster_interface() -> None:
+    seen = links(macvlan0="macvlan", net1="macvlan")
+    assert choose_egress_link(None, seen, "macvlan0").name == "net1"
