@@ -41,7 +41,14 @@ DNS_PROXY = (
     "EGRESS_DNS_PROXY_DEBUG",
     "EGRESS_DNS_PROXY_MODE",
 )
-KNOWN = frozenset(ROUTER + HTTP_PROXY + DNS_PROXY)
+NODE = (
+    "EGRESS_NODE",
+    "EGRESS_NODE_INTERFACE",
+    "EGRESS_NODE_SOCKET",
+    "EGRESS_STATE_DIR",
+    "EGRESS_CLUSTER_NETWORKS",
+)
+KNOWN = frozenset(ROUTER + HTTP_PROXY + DNS_PROXY + NODE)
 
 
 def warn_unknown(inputs: Inputs, problems: Problems) -> None:
