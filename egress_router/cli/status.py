@@ -28,7 +28,7 @@ DRIFT = 1
 def command(env_file: str | None, manifest: str | None, output: str) -> int:
     """Compare the desired state with the kernel's, and show the traffic of each destination line.
 
-    Exit code 1 when they differ. Needs NET_ADMIN, to read the rules.
+    Exit code 1 when they differ. Needs NET_ADMIN to read the rules, and NET_RAW too for those of iptables.
     """
     (source, pod), *others = read_pods(env_file, manifest)
     if others:

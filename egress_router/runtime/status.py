@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from egress_router.kernel import capabilities
 from egress_router.kernel.nat import choose_backend
 from egress_router.kernel.netlink import Netlink
 from egress_router.model.addresses import Interface
@@ -35,8 +36,12 @@ class Status:
 
 def read_status(config: RouterConfig) -> Status:
     """Read the status of the pod that this process is in. Raises EgressRouterError."""
-    desired = desired_here(config)
     backend = choose_backend(config.backend)
+    # Legacy iptables is read through a raw socket.
+    capabilities.require(
+        ("NET_ADMIN", "NET_RAW") if backend.name == "iptables" else ("NET_ADMIN",), "reading the rules"
+    )
+    desired = desired_here(config)
     with Netlink() as netlink:
         drift = drift_lines(netlink, desired, backend)
     counters = backend.counters(desired.translation)
