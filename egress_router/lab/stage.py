@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from subprocess import CompletedProcess
 
 import click
@@ -75,6 +77,22 @@ class Stage:
         """Run ``egress-router WORDS`` in ``host`` with the variables ``env`` (see ``variables``)."""
         argv = [sys.executable, "-m", "egress_router", *words]
         return self.run(host, argv, env=env, shown=shlex.join(["egress-router", *words]), check=check)
+
+    def start(self, host: Host, *words: str, env: Mapping[str, str], until: str, log: Path) -> None:
+        """Start ``egress-router WORDS`` in ``host``, both outputs into the file ``log``, and wait for ``until`` there.
+
+        It ends with the lab. Raises RuntimeError with the log when it ends before, or after 30 s.
+        """
+        self.prompt(host, shlex.join(["egress-router", *words]) + " &")
+        argv = [sys.executable, "-m", "egress_router", *words]
+        with log.open("w") as output:
+            process = host.popen(argv, env=env, stdout=output, stderr=output)
+        deadline = time.monotonic() + 30
+        while until not in (text := log.read_text()):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"egress-router {words[0]} does not say {until!r}:\n{text}")
+            time.sleep(0.02)
+        self.output(text)
 
     def variables(self, host: Host, env: Mapping[str, str]) -> None:
         """Show the variables that a container of ``host`` is started with."""

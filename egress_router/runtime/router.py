@@ -90,8 +90,8 @@ def _refuse_other_addresses(config: RouterConfig, observed: Observed, link: Link
 
 def _set_sysctls(netlink: Netlink, network: NetworkState, link: Link) -> bool:
     before = [read_sysctl(item) for item in network.sysctls]
-    if before != [item.value for item in network.sysctls] or not link.up:
-        links.prepare(netlink, link)
+    # Whoever made the interface may have brought it up already, link-local address and all.
+    links.prepare(netlink, link)
     for item in network.sysctls:
         problem = set_sysctl(item)
         if problem is not None:

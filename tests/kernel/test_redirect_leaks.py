@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from egress_router.lab import Host, Lab
+from egress_router.lab import Host, Lab, NoReply
 from egress_router.lab.cni import BRIDGE
 from tests.kernel.router import ALLOWED, SOURCE4, SOURCE6, Router, assert_answered_by
 from tests.kernel.traffic import A_WHILE, Program, Watch, client_flows, own_flows
@@ -216,3 +217,54 @@ def test_killed_anywhere_and_run_again_it_is_the_same(lab: Lab, backend: str) ->
         assert run(last, None, rules=OTHER_RULES)["status"] == 0
         assert anonymous(router, last) == other
         watch.assert_none(f"a change killed at {number}")
+
+
+def test_a_connection_that_began_with_another_source_ends(lab: Lab, backend: str) -> None:
+    """The kernel goes on translating it to the source it began with, so its packets must be dropped."""
+    serve(lab)
+    router = Router(lab, backend, rules=RULES)
+    pod, source4, source6 = router.host, "192.0.2.47", "2001:db8:2::47"
+    router.init()
+    opened = []
+    for family, af in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+        for kind, port in ((socket.SOCK_STREAM, 80), (socket.SOCK_DGRAM, 53)):
+            opened.append(router.client.socket(af, kind))
+            opened[-1].settimeout(2)
+            opened[-1].connect((str(pod.addresses[family]), port))
+            opened[-1].send(b"x")
+            assert opened[-1].recv(100)
+    refused = router.init(check=False, EGRESS_SOURCE=f"{source4} {source6}")
+    assert refused.returncode == 69
+    assert f"ip address del {SOURCE4}/32 dev macvlan0" in refused.stderr
+    pod.ip(f"addr del {SOURCE4}/32 dev macvlan0")
+    pod.ip(f"addr del {SOURCE6}/128 dev macvlan0")
+    router.init(EGRESS_SOURCE=f"{source4} {source6}")
+    with lab.capture(pod) as arrived:
+        watch = Watch(lab, pod, (source4, source6))
+        for item in opened:
+            item.send(b"more")
+        assert_works(router, sources=(source4, source6))
+        watch.assert_none("old connections after a change of the source")
+    # Positive control: they did reach the pod.
+    ports = {item.getsockname()[1] for item in opened}
+    assert ports <= {packet.sport for packet in arrived.packets}
+    for item in opened:
+        item.close()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_nothing_of_the_other_family_leaves(lab: Lab, backend: str, family: int) -> None:
+    serve(lab)
+    source = {4: SOURCE4, 6: SOURCE6}[family]
+    gateway = {4: "192.0.2.1", 6: "2001:db8:2::1"}[family]
+    rules = "".join(line + "\n" for line in RULES.splitlines() if (":" in line) == (family == 6))
+    router = Router(lab, backend, rules=rules)
+    router.init(EGRESS_SOURCE=source, EGRESS_GATEWAY=gateway)
+    watch = Watch(lab, router.host, [source])
+    clients, own = Program(router.client, "sender"), Program(router.host, "sender")
+    clients.tell(client_flows(router.host, PORTS))
+    own.tell(own_flows(router.host, OWN))
+    assert router.tcp(80, family).startswith(source)
+    with pytest.raises(NoReply):
+        router.tcp(80, 10 - family, timeout=0.5)
+    watch.assert_none(f"IPv{family} alone")
