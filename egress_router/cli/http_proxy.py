@@ -21,6 +21,8 @@ from egress_router.proxy.supervisor import Supervisor
 from egress_router.runtime.log import LOGGER, set_up_log
 
 DEFAULT_DIRECTORY = "/run/egress-router"
+#: The largest policies take Squid some seconds to read.
+START_SECONDS = 120.0
 
 
 @click.command(
@@ -52,7 +54,9 @@ def command() -> int:
         LOGGER.warning("%s", warning)
     become_unprivileged(directory)
     engine = SquidEngine(settings, lambda: load_inputs(os.environ), directory, _write_line)
-    supervisor = Supervisor(engine, Limits(grace=settings.grace), lambda counters: _report(directory, counters))
+    supervisor = Supervisor(
+        engine, Limits(grace=settings.grace, start=START_SECONDS), lambda counters: _report(directory, counters)
+    )
     return supervisor.run()
 
 

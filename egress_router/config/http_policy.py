@@ -9,7 +9,14 @@ import idna
 
 from egress_router.config.http_ports import parse_ports
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
-from egress_router.model.http_cost import MAX_PORT_LISTS, MAX_RANGES, most_ranges, port_lists
+from egress_router.model.http_cost import (
+    MAX_ALTERNATIONS,
+    MAX_PORT_LISTS,
+    MAX_RANGES,
+    alternations,
+    most_ranges,
+    port_lists,
+)
 from egress_router.model.http_policy import (
     ANY_PORT,
     NOWHERE,
@@ -23,8 +30,8 @@ from egress_router.model.http_policy import (
 )
 
 VARIABLE = "EGRESS_HTTP_PROXY_DESTINATION"
-#: As many lines as fit a ConfigMap; more is a mistake.
-MAX_LINES = 100_000
+#: About as many lines as fit a ConfigMap.
+MAX_LINES = 50_000
 
 EXPECTED = "a name, *.name, an address, a network such as 192.0.2.0/24 or [2001:db8::/32], or * as the last line"
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -70,6 +77,9 @@ def parse_http_policy(inputs: Inputs, problems: Problems, *, required: bool = Fa
     elif most_ranges(policy) > MAX_RANGES:
         message = "has too many address lines between denied names, or too many of them with different ports"
         problems.error(source.variable, None, "", message, "address lines together, before or after the names")
+    elif (count := alternations(policy)) > MAX_ALTERNATIONS:
+        message = f"alternates {count} times between names and addresses of opposite decisions"
+        problems.error(source.variable, None, "", message, f"at most {MAX_ALTERNATIONS} times; group the lines")
     return policy if len(problems.errors) == before else None
 
 

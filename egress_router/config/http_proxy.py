@@ -11,6 +11,8 @@ from egress_router.model.http_policy import ANY_PORT, Address, HttpSettings, Por
 
 #: Squid of Debian is compiled with 65536 descriptors, and a client may need three.
 MAX_CLIENTS = 20_000
+#: They stand on one line of squid.conf, which has a limit.
+MAX_PORT_RANGES = 256
 
 
 def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
@@ -53,10 +55,13 @@ def _connect_ports(inputs: Inputs, problems: Problems) -> Ports:
     if text is None or text.lower() == "any":
         return ANY_PORT
     try:
-        return parse_ports(text)
+        ports = parse_ports(text)
+        if len(ports.ranges) > MAX_PORT_RANGES:
+            raise ValueError(f"has more than {MAX_PORT_RANGES} ports or ranges")
     except ValueError as error:
         problems.error(variable, None, text, str(error), "any, or ports such as 443,8443")
         return ANY_PORT
+    return ports
 
 
 def _sources(inputs: Inputs, problems: Problems) -> tuple[Address, ...]:

@@ -20,11 +20,27 @@ from egress_router.model.http_policy import (
 MAX_PORT_LISTS = 256
 #: Ranges of addresses in all sets together.
 MAX_RANGES = 2_000_000
+#: Each costs a rule, and Squid's start takes time with the square of them.
+MAX_ALTERNATIONS = 2_000
 
 
 def port_lists(policy: HttpPolicy) -> set[Ports]:
     """Return the different port lists of a policy's address lines."""
     return {line.ports for line in policy.lines if isinstance(line.target, Block)}
+
+
+def alternations(policy: HttpPolicy) -> int:
+    """Return how often a line has to come after one of the other kind (name, address) and the other decision."""
+    count = 0
+    seen: set[tuple[bool, Decision]] = set()
+    for line in policy.lines:
+        about_address = isinstance(line.target, Block)
+        other = Decision.DENY if line.decision is Decision.ALLOW else Decision.ALLOW
+        if (not about_address, other) in seen:
+            count += 1
+            seen.clear()
+        seen.add((about_address, line.decision))
+    return count
 
 
 def most_ranges(policy: HttpPolicy) -> int:

@@ -38,9 +38,9 @@ class Rule:
 class CompiledPolicy:
     """The rules in order; what no rule matches is denied.
 
-    ``names_decide``: no rule allows by address or everything, so a name that no rule allows can be denied at
-    once, without asking DNS about it.
+    ``allowed_names``: every name that some rule allows, at whatever port, when no rule allows by address or
+    everything; a host that is not among them can be denied at once, without asking DNS about it. None otherwise.
     """
 
     rules: tuple[Rule, ...]
-    names_decide: bool
+    allowed_names: tuple[str, ...] | None

@@ -89,8 +89,10 @@ def compile_policy(policy: HttpPolicy, own: Iterable[Address] = ()) -> CompiledP
     rules = [*_name_rules(placed), *_address_rules(placed, own)]
     # Within a level the order does not matter; names first saves a look into DNS.
     rules.sort(key=lambda rule: (rule.level, bool(rule.addresses)))
-    by_name = not any(rule.decision is Decision.ALLOW and (rule.addresses or rule.everything) for rule in rules)
-    return CompiledPolicy(tuple(rules), by_name)
+    allowing = [rule for rule in rules if rule.decision is Decision.ALLOW]
+    by_name = not any(rule.addresses or rule.everything for rule in allowing)
+    allowed = _uncovered({name for rule in allowing for name in rule.names}) if by_name else None
+    return CompiledPolicy(tuple(rules), allowed)
 
 
 def _name_rules(placed: Sequence[tuple[int, PolicyLine]]) -> list[Rule]:

@@ -40,7 +40,7 @@ SERVICE_PREFIX = "egressrouter"
 SETTLE = 2.0
 #: Seconds between two looks at a draining Squid's connections.
 LOOK = 0.2
-CHECK_TIMEOUT = 60.0
+CHECK_TIMEOUT = 120.0
 #: Squid shrugs off sets that it does not understand as we do; we do not.
 REFUSED = re.compile(r"FATAL|ERROR|is ignored to keep splay tree|is a subdomain of|Bungled|aclParse")
 _STAMP = re.compile(r"^[0-9/]+ [0-9:]+(?: kid[0-9]+)?\| ?")

@@ -75,6 +75,7 @@ class _Writer:
         self._directory = directory
         self._families = (4, 6) if ipv6 else (4,)
         self._known: dict[tuple[str, str], str] = {}
+        self._marks: set[str] = set()
         self.files: dict[str, str] = {}
         self.sets: list[str] = []
         self.access: list[str] = []
@@ -85,14 +86,11 @@ class _Writer:
         resolved = self._set("resolved", "dst", self._ranges(complement([])))
         # The second look: without addresses in Squid's cache there is nothing to judge, so nothing to connect to.
         self._leave(UNUSABLE, f"!{resolved}")
-        names = [
-            self._set(f"names_{number}", "dstdomain -n", rule.names)
-            for number, rule in enumerate(compiled.rules, start=1)
-            if rule.names and rule.decision is Decision.ALLOW
-        ]
-        if compiled.names_decide:
+        if compiled.allowed_names is not None:
             # Nobody may use our DNS to talk to the world through names that are denied anyway.
-            self._mark("http_access deny", " ".join(f"!{name}" for name in names), "default")
+            names = compiled.allowed_names
+            others = "!" + self._set("names_allowed", "dstdomain -n", names) if names else "all"
+            self._mark("http_access deny", others, "default")
         nowhere_said = False
         for number, rule in enumerate(compiled.rules, start=1):
             if not nowhere_said and (rule.addresses or rule.decision is Decision.ALLOW):
@@ -123,13 +121,18 @@ class _Writer:
             conditions.append("all")
         condition = " ".join(conditions)
         allow = rule.decision is Decision.ALLOW
-        which = self._which(number, rule)
-        self._mark(f"http_access {rule.decision.value}", f"{condition} {which}".rstrip(), str(number))
+        if len(rule.addresses) == 1:
+            self._mark(
+                f"http_access {rule.decision.value}", condition, str(number), f" line={rule.addresses[0].number}"
+            )
+        else:
+            which = self._which(number, rule)
+            self._mark(f"http_access {rule.decision.value}", f"{condition} {which}".rstrip(), str(number))
         self._leave(sources if allow else UNUSABLE, condition)
 
     def _which(self, number: int, rule: Rule) -> str:
         """Return an ACL that always matches where the rule's addresses do and notes the line; "" when too many."""
-        if not 1 <= len(rule.addresses) <= MAX_NAMED_ADDRESS_LINES:
+        if not rule.addresses or len(rule.addresses) > MAX_NAMED_ADDRESS_LINES:
             return ""
         choices = []
         for line in rule.addresses:
@@ -142,10 +145,11 @@ class _Writer:
         self.sets += [f"acl which_{number} any-of {choice}" for choice in choices]
         return f"which_{number}"
 
-    def _mark(self, directive: str, condition: str, mark: str) -> None:
+    def _mark(self, directive: str, condition: str, mark: str, line: str = "") -> None:
         name = f"rule_{mark}"
-        if f"acl {name} annotate_transaction rule={mark}" not in self.sets:
-            self.sets.append(f"acl {name} annotate_transaction rule={mark}")
+        if name not in self._marks:
+            self._marks.add(name)
+            self.sets.append(f"acl {name} annotate_transaction rule={mark}{line}")
         self.access.append(" ".join(filter(None, (directive, condition, name))))
 
     def _leave(self, sources: Mapping[int, str], condition: str) -> None:

@@ -69,6 +69,8 @@ def test_large_policies(tmp_path: Path) -> None:
         "\n".join(f"{'!' if n % 2 else ''}10.{n // 250}.{n % 250}.0/25" for n in range(10_000)),
         "\n".join(f"10.0.{n // 250}.{n % 250 + 1}:{n % 60 + 1}" for n in range(2_000)),
         "\n".join(f"10.0.0.{n + 1}\n!n{n}.com" for n in range(100)),
+        "\n".join(f"n{n}.com\n!10.0.{n // 250}.{n % 250 + 1}" for n in range(1_000)),
+        "a.com:" + ",".join(str(n) for n in range(1, 65535, 2)),
         "\n".join(
             "!" * (n % 2) + "a." * (120 - n) + "com\n" + "!" * (n % 2) + "*." + "a." * (119 - n) + "com"
             for n in range(100)

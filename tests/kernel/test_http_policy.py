@@ -291,3 +291,70 @@ def test_a_bad_new_policy_changes_nothing(lab: Lab, proxy: Proxy, client: Client
     proxy.process.send_signal(signal.SIGHUP)
     proxy.wait_for("generation 4 is in force")
     assert (client.status("http://a.example/"), client.status("http://b.example/")) == (200, 200)
+
+
+def test_no_spelling_gets_around_a_denied_name(lab: Lab, proxy: Proxy, client: Client) -> None:
+    lab.dns.set("perdu.com", A=[BAD])
+    lab.dns.set("www.perdu.com", A=[BAD])
+    lab.dns.set("free.fr", A=[GOOD])
+    bad = lab.http(BAD, port=80)
+    lab.http(GOOD, port=80)
+    assert reachable(proxy, "http://perdu.com/")
+    before = len(bad.requests)
+    proxy.start("!perdu.com\n!*.perdu.com\n*")
+    assert client.status("http://free.fr/") == 200
+    opened: list[str] = []
+    hosts = [
+        "perdu.com",
+        "PERDU.com",
+        "perdu.com.",
+        "perdu.com..",
+        ".perdu.com",
+        "..perdu.com",
+        "perdu..com",
+        "perdu.com:80",
+    ]
+    hosts += [
+        "free.fr@perdu.com",
+        "free.fr:80@perdu.com",
+        "free.fr%40perdu.com",
+        "perdu%2ecom",
+        "%70erdu.com",
+        "perdu.com:080",
+    ]
+    hosts += [
+        "www.perdu.com",
+        "WWW.Perdu.Com.",
+        "perdu.com%00",
+        "perdu.com%20",
+        "perdu.com\\",
+        "perdu.com#free.fr",
+        "[perdu.com]",
+    ]
+    hosts += [
+        "ｐerdu.com",
+        "perdu。com",
+        "perdu.com?",
+        "perdu.com;free.fr",
+        "perdu.com,free.fr",
+        "perdu.com\t",
+        "perdu.com:80:80",
+    ]
+    for host in hosts:
+        for request in (
+            f"GET http://{host}/ HTTP/1.1\r\nHost: free.fr\r\n",
+            f"GET HTTP://{host}/ HTTP/1.0\r\nHost: {host}\r\n",
+            f"CONNECT {host} HTTP/1.1\r\nHost: free.fr\r\n",
+            f"CONNECT {host}:80 HTTP/1.1\r\nHost: free.fr\r\n",
+            f"GET / HTTP/1.1\r\nHost: {host}\r\n",
+            f"GET //{host}/ HTTP/1.1\r\nHost: {host}\r\n",
+        ):
+            with client.connect() as connection:
+                connection.sendall(f"{request}Connection: close\r\n\r\n".encode())
+                connection.settimeout(3)
+                reply = connection.recv(65536)
+            if b"200" in reply[:20]:
+                opened.append(request.split("\r\n")[0])
+    # To CONNECT, what stands before the first port is the host; that is the allowed server.
+    assert all(request.startswith("CONNECT free.fr:80") for request in opened), opened
+    assert len(bad.requests) == before

@@ -167,6 +167,9 @@ def test_too_many_port_lists_are_refused() -> None:
 def test_too_much_alternation_is_refused() -> None:
     text = "\n".join(f"10.0.{number // 250}.{number % 250 + 1}\n!n{number}.com" for number in range(3000))
     assert "between denied names" in errors(text)[0][1]
+    text = "\n".join(f"n{number}.com\n!10.0.{number // 250}.{number % 250 + 1}" for number in range(1500))
+    assert "alternates 2999 times" in errors(text)[0][1]
+    assert len(parse("\n".join(f"{'!' * (number % 2)}n{number}.com" for number in range(9000))).lines) == 9000
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=60))
