@@ -153,3 +153,19 @@ def test_what_others_made_survives(lab: Lab, backend: str) -> None:
             pod.run([command, "-P", "FORWARD", "ACCEPT"])
     assert router.tcp(80).startswith(SOURCE4)
     assert router.tcp(443, 6).startswith(SOURCE6)
+
+
+def test_others_may_change_the_tables_at_the_same_time(lab: Lab) -> None:
+    """No rule of theirs is lost, none of their calls fails, and neither does ours."""
+    router = Router(lab, "iptables", rules=RULES)
+    pod, count = router.host, 150
+    append = "iptables-legacy -w 5 -A INPUT -p tcp -m tcp --dport $i -j RETURN"
+    script = f"i=1000; while [ $i -lt {1000 + count} ]; do {append} || exit 1; i=$((i + 1)); done"
+    other = pod.popen(["sh", "-c", script])
+    rules, runs = (RULES, OTHER_RULES), 0
+    while other.poll() is None or runs < 2:
+        router.init(EGRESS_DESTINATION=rules[runs % 2])
+        runs += 1
+    assert other.returncode == 0
+    saved = pod.run(["iptables-legacy-save", "-t", "filter"]).stdout
+    assert len(re.findall(r"^-A INPUT -p tcp -m tcp --dport 1\d{3} -j RETURN$", saved, flags=re.M)) == count
