@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -169,3 +173,14 @@ def test_others_may_change_the_tables_at_the_same_time(lab: Lab) -> None:
     assert other.returncode == 0
     saved = pod.run(["iptables-legacy-save", "-t", "filter"]).stdout
     assert len(re.findall(r"^-A INPUT -p tcp -m tcp --dport 1\d{3} -j RETURN$", saved, flags=re.M)) == count
+
+
+def test_the_lock_of_iptables_is_waited_for(lab: Lab, tmp_path: Path) -> None:
+    router = Router(lab, "iptables", rules=RULES)
+    command = [sys.executable, "-m", "egress_router", "init"]
+    with (tmp_path / "xtables.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = router.host.popen(command, env={**router.env, "XTABLES_LOCKFILE": lock.name})
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(2)
+    assert waiting.wait(10) == 0
