@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from egress_router.errors import PlatformError, StateMismatch
@@ -16,6 +19,24 @@ from egress_router.model.iptables import PREFIX, IptRule, IptTable
 ATTEMPTS = 10
 _BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _VERDICTS = ("ACCEPT", "DROP", "RETURN")
+
+
+@contextmanager
+def _xtables_lock() -> Iterator[None]:
+    """Hold what iptables(8) holds from its reading to its commit: ours in between would make it fail with EAGAIN.
+
+    Only those in the same mount namespace can share it; without a place to write it there is nobody to share it with.
+    """
+    try:
+        lock = os.open(os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock"), os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 class Tables:
@@ -159,7 +180,8 @@ class Tables:
         if not stale and not extra and hooks_right and not set(table.chains) - set(own):
             return False
         self._write(handle, table, stale, extra, kept, hooks_right)
-        handle.commit()
+        with _xtables_lock():
+            handle.commit()
         return True
 
     def _write(

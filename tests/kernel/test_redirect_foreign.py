@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -153,3 +157,30 @@ def test_what_others_made_survives(lab: Lab, backend: str) -> None:
             pod.run([command, "-P", "FORWARD", "ACCEPT"])
     assert router.tcp(80).startswith(SOURCE4)
     assert router.tcp(443, 6).startswith(SOURCE6)
+
+
+def test_others_may_change_the_tables_at_the_same_time(lab: Lab) -> None:
+    """No rule of theirs is lost, none of their calls fails, and neither does ours."""
+    router = Router(lab, "iptables", rules=RULES)
+    pod, count = router.host, 150
+    append = "iptables-legacy -w 5 -A INPUT -p tcp -m tcp --dport $i -j RETURN"
+    script = f"i=1000; while [ $i -lt {1000 + count} ]; do {append} || exit 1; i=$((i + 1)); done"
+    other = pod.popen(["sh", "-c", script])
+    rules, runs = (RULES, OTHER_RULES), 0
+    while other.poll() is None or runs < 2:
+        router.init(EGRESS_DESTINATION=rules[runs % 2])
+        runs += 1
+    assert other.returncode == 0
+    saved = pod.run(["iptables-legacy-save", "-t", "filter"]).stdout
+    assert len(re.findall(r"^-A INPUT -p tcp -m tcp --dport 1\d{3} -j RETURN$", saved, flags=re.M)) == count
+
+
+def test_the_lock_of_iptables_is_waited_for(lab: Lab, tmp_path: Path) -> None:
+    router = Router(lab, "iptables", rules=RULES)
+    command = [sys.executable, "-m", "egress_router", "init"]
+    with (tmp_path / "xtables.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = router.host.popen(command, env={**router.env, "XTABLES_LOCKFILE": lock.name})
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(2)
+    assert waiting.wait(10) == 0

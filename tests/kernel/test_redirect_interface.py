@@ -39,8 +39,7 @@ def refused(router: Router, code: int = 69, **env: str | None) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("parent", [None, "eth0"])
-@pytest.mark.parametrize("mode", ["private", "vepa", "bridge"])
+@pytest.mark.parametrize(("mode", "parent"), [("private", None), ("vepa", "eth0"), ("bridge", None)])
 def test_created_on_the_hosts_nic(router: Router, parent: str | None, mode: str) -> None:
     lab, pod, node = router.lab, router.host, router.lab.nodes[0]
     node.ip("link set eth0 mtu 1420")

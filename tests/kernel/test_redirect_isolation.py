@@ -261,7 +261,16 @@ def test_the_path_mtu_is_found_wherever_it_is_small(make_lab: Callable[..., Lab]
                 client.ip(f"-{family} route flush cache")
         pod.ip("route flush cache")
         host.ip(f"link set {interface} mtu 1500")
+    # No watch from here on: a capture shares memory with fragments, and the kernel rewrites those in place.
     watch.assert_none("path MTU")
+    # An answer that is too long for the cluster: the server is told, and sends the next one in pieces.
+    pod.ip("link set eth0 mtu 1300")
+    for client in clients:
+        for family in (4, 6):
+            with pytest.raises(NoReply):
+                lab.udp(client, pod.addresses[family], 53, "x" * 1240, timeout=0.5)
+            assert lab.udp(client, pod.addresses[family], 53, "x" * 1240).startswith(SOURCES[family])
+            lab.services.ip(f"-{family} route flush cache")
 
 
 def test_the_maximum_segment_size_fits_both_ways(lab: Lab, backend: str) -> None:

@@ -16,7 +16,7 @@ from egress_router.lab.addressing import Address, is_outside, parse
 ROOT = Path(__file__).parent.parent.parent
 MLD_REPORT, NEIGHBOUR_SOLICITATION = 143, 135
 #: Enough for every flow of a sender to send several times.
-A_WHILE = 0.12
+A_WHILE = 0.15
 
 Flow = dict[str, Any]
 

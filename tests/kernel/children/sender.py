@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-INTERVAL = 0.015
+INTERVAL = 0.03
 LIMIT = 120.0
 
 
