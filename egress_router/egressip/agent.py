@@ -17,9 +17,10 @@ from egress_router.egressip.node_apply import NodeKernel
 from egress_router.egressip.source import ClusterSource
 from egress_router.errors import ConfigurationError, EgressRouterError, PlatformError, Problem
 from egress_router.kernel.netlink import Netlink
-from egress_router.kernel.node_probe import Answer, Prober
+from egress_router.kernel.node_probe import CALM_ROUNDS, Answer, Prober
 from egress_router.kernel.node_tables import held_before, present, ways_before
 from egress_router.kernel.observe import observe
+from egress_router.model.address_keys import address_key, address_text
 from egress_router.model.egressip import ClusterState, Decision, Disposition
 from egress_router.model.network import Link
 from egress_router.model.node import NodeSettings, NodeState
@@ -35,7 +36,7 @@ RETRY_CLAIM, RETRY_CLAIM_MOST = 0.3, 10.0
 #: So many addresses fit a datagram; a node that lacks more is about to get them, or has other problems.
 MOST_LACKED = 40
 #: A node that asked within this many probe intervals is listened to in a hand-over.
-USERS_WITHIN = 5
+USERS_WITHIN = 3 * CALM_ROUNDS
 
 
 @dataclass(slots=True)
@@ -171,7 +172,8 @@ class Agent:
                 changed |= self._events.get()()
             if self._source.fileno() in readable and self._source.wait(0):
                 changed |= self._read()
-            if self._control.fileno() in readable:
+            # Questions wait until what is known is applied, so that a status never tells what is not yet so.
+            if self._control.fileno() in readable and (gather or not changed):
                 changed |= self._control.serve(self)
             if changed and not gather:
                 return True
@@ -199,14 +201,24 @@ class Agent:
         )
         view.decision = evaluator.decision()
         me = self._settings.node
-        holders = {n: state.nodes[n].host_ip for n, held in view.decision.nodes.items() if held.claims and n != me}
+        wanted = wanted_here(me, state)
+        holders = {
+            name: state.nodes[name].host_ip
+            for name, held in view.decision.nodes.items()
+            if name != me and not wanted.isdisjoint(held.claims)
+        }
         for name in self._health.keys() - holders.keys():
             del self._health[name]
         for name in holders:
             if name not in self._health:
                 self._health[name] = HolderHealth(self._settings.probe_misses, self._settings.probe_returns)
         self._slots = assign_slots(holders, self._slots)
-        self._prober.set_targets(holders, self._used())
+        self._tell_prober()
+
+    def _tell_prober(self) -> None:
+        nodes = self.view.state.nodes
+        up = frozenset(name for name, health in self._health.items() if health.state is Health.UP)
+        self._prober.set_targets({name: nodes[name].host_ip for name in self._health}, self._used(), up)
 
     def _offline(self) -> set[str]:
         down = {n for n, h in self._health.items() if h.state is not Health.UP}
@@ -244,7 +256,7 @@ class Agent:
             self._settle_claims()
             state = self._node_state()
             self._kernel.apply(state, {n: h.state for n, h in self._health.items()})
-            self._prober.set_targets({n: self.view.state.nodes[n].host_ip for n in self._health}, self._used())
+            self._tell_prober()
             self.view.troubles = []
             wanted = set(self._claims())
             lacked = sorted(wanted - self._held | self._misfits.keys())
@@ -366,6 +378,7 @@ class Agent:
             "held": sorted(self._held),
             "users": self._prober.users(USERS_WITHIN * self._settings.probe_interval),
             "holders": {n: h.state.value for n, h in sorted(self._health.items())},
+            "lacking": sorted(self._lacking()),
             "pods": len(applied.ways),
             "namespaces": {
                 name: {
@@ -377,6 +390,13 @@ class Agent:
                 if verdict.disposition is not Disposition.NORMAL
             },
         }
+
+
+def wanted_here(me: str, state: ClusterState) -> set[str]:
+    """Return the egress IPs of the namespaces that have pods on this node: what other nodes are needed for."""
+    spaces = {pod.namespace for pod in state.pods.values() if pod.node == me} & state.namespaces.keys()
+    keys = (address_key(text) for space in spaces for text in state.namespaces[space].egress_ips)
+    return {address_text(key) for key in keys if key is not None}
 
 
 def wait_for_objects(source: ClusterSource, log: Callable[[str], None], tries: int = 0) -> None:
