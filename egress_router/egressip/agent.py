@@ -261,7 +261,10 @@ class Agent:
             wanted = set(self._claims())
             lacked = sorted(wanted - self._held | self._misfits.keys())
             self._lacked = tuple(lacked[:MOST_LACKED])
-            self.view.ready = wanted <= (self._held | self.view.refused.keys())
+            ready = wanted <= (self._held | self.view.refused.keys())
+            if ready and not self.view.ready:
+                self._log("ready")
+            self.view.ready = ready
         except EgressRouterError as error:
             self.view.troubles = [str(error)]
             self._log(f"not applied: {error}")
