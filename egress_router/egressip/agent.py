@@ -19,6 +19,7 @@ from egress_router.errors import ConfigurationError, EgressRouterError, Platform
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.node_probe import CALM_ROUNDS, Answer, Prober
 from egress_router.kernel.node_tables import held_before, present, ways_before
+from egress_router.kernel.node_watch import TableWatch
 from egress_router.kernel.observe import observe
 from egress_router.model.address_keys import address_key, address_text
 from egress_router.model.egressip import ClusterState, Decision, Disposition
@@ -69,6 +70,7 @@ class Agent:
         self._held: frozenset[str] = frozenset()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._events: queue.SimpleQueue[Callable[[], bool]] = queue.SimpleQueue()
+        self._tables = TableWatch()
         self._stopping = False
         self._misfits: dict[str, str] = {}
         self._lacked: tuple[str, ...] = ()
@@ -164,12 +166,14 @@ class Agent:
             left = until - time.monotonic()
             if left <= 0:
                 return changed
-            fds = [self._source.fileno(), self._wake_read, self._control.fileno()]
+            fds = [self._source.fileno(), self._wake_read, self._control.fileno(), self._tables.fileno()]
             readable = select.select(fds, [], [], left)[0]
             if self._wake_read in readable:
                 os.read(self._wake_read, 65536)
             while not self._events.empty():
                 changed |= self._events.get()()
+            if self._tables.fileno() in readable and self._tables.table_deleted():
+                changed |= self._tables_gone()
             if self._source.fileno() in readable and self._source.wait(0):
                 changed |= self._read()
             # Questions wait until what is known is applied, so that a status never tells what is not yet so.
@@ -353,10 +357,16 @@ class Agent:
             if lost:
                 self._log(f"{', '.join(sorted(lost))} went away; claimed again")
                 self._held = self._held - lost
-            if not present():
-                self._log("the tables went away; made again")
-                self._kernel.forget()
+            self._tables_gone()
         self._apply()
+
+    def _tables_gone(self) -> bool:
+        """Tell whether our tables went away; then the next ``_apply`` makes them again."""
+        if self._kernel.applied is None or present():
+            return False
+        self._log("the tables went away; they are made again")
+        self._kernel.forget()
+        return True
 
     # What the control socket may ask for.
 
