@@ -17,9 +17,11 @@ from egress_router.egressip.node_apply import NodeKernel
 from egress_router.egressip.source import ClusterSource
 from egress_router.errors import ConfigurationError, EgressRouterError, PlatformError, Problem
 from egress_router.kernel.netlink import Netlink
-from egress_router.kernel.node_probe import Answer, Prober
+from egress_router.kernel.node_probe import CALM_ROUNDS, Answer, Prober
 from egress_router.kernel.node_tables import held_before, present, ways_before
+from egress_router.kernel.node_watch import TableWatch
 from egress_router.kernel.observe import observe
+from egress_router.model.address_keys import address_key, address_text
 from egress_router.model.egressip import ClusterState, Decision, Disposition
 from egress_router.model.network import Link
 from egress_router.model.node import NodeSettings, NodeState
@@ -35,7 +37,7 @@ RETRY_CLAIM, RETRY_CLAIM_MOST = 0.3, 10.0
 #: So many addresses fit a datagram; a node that lacks more is about to get them, or has other problems.
 MOST_LACKED = 40
 #: A node that asked within this many probe intervals is listened to in a hand-over.
-USERS_WITHIN = 5
+USERS_WITHIN = 3 * CALM_ROUNDS
 
 
 @dataclass(slots=True)
@@ -68,6 +70,7 @@ class Agent:
         self._held: frozenset[str] = frozenset()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._events: queue.SimpleQueue[Callable[[], bool]] = queue.SimpleQueue()
+        self._tables = TableWatch()
         self._stopping = False
         self._misfits: dict[str, str] = {}
         self._lacked: tuple[str, ...] = ()
@@ -163,15 +166,18 @@ class Agent:
             left = until - time.monotonic()
             if left <= 0:
                 return changed
-            fds = [self._source.fileno(), self._wake_read, self._control.fileno()]
+            fds = [self._source.fileno(), self._wake_read, self._control.fileno(), self._tables.fileno()]
             readable = select.select(fds, [], [], left)[0]
             if self._wake_read in readable:
                 os.read(self._wake_read, 65536)
             while not self._events.empty():
                 changed |= self._events.get()()
+            if self._tables.fileno() in readable and self._tables.table_deleted():
+                changed |= self._tables_gone()
             if self._source.fileno() in readable and self._source.wait(0):
                 changed |= self._read()
-            if self._control.fileno() in readable:
+            # Questions wait until what is known is applied, so that a status never tells what is not yet so.
+            if self._control.fileno() in readable and (gather or not changed):
                 changed |= self._control.serve(self)
             if changed and not gather:
                 return True
@@ -199,14 +205,24 @@ class Agent:
         )
         view.decision = evaluator.decision()
         me = self._settings.node
-        holders = {n: state.nodes[n].host_ip for n, held in view.decision.nodes.items() if held.claims and n != me}
+        wanted = wanted_here(me, state)
+        holders = {
+            name: state.nodes[name].host_ip
+            for name, held in view.decision.nodes.items()
+            if name != me and not wanted.isdisjoint(held.claims)
+        }
         for name in self._health.keys() - holders.keys():
             del self._health[name]
         for name in holders:
             if name not in self._health:
                 self._health[name] = HolderHealth(self._settings.probe_misses, self._settings.probe_returns)
         self._slots = assign_slots(holders, self._slots)
-        self._prober.set_targets(holders, self._used())
+        self._tell_prober()
+
+    def _tell_prober(self) -> None:
+        nodes = self.view.state.nodes
+        up = frozenset(name for name, health in self._health.items() if health.state is Health.UP)
+        self._prober.set_targets({name: nodes[name].host_ip for name in self._health}, self._used(), up)
 
     def _offline(self) -> set[str]:
         down = {n for n, h in self._health.items() if h.state is not Health.UP}
@@ -244,12 +260,15 @@ class Agent:
             self._settle_claims()
             state = self._node_state()
             self._kernel.apply(state, {n: h.state for n, h in self._health.items()})
-            self._prober.set_targets({n: self.view.state.nodes[n].host_ip for n in self._health}, self._used())
+            self._tell_prober()
             self.view.troubles = []
             wanted = set(self._claims())
             lacked = sorted(wanted - self._held | self._misfits.keys())
             self._lacked = tuple(lacked[:MOST_LACKED])
-            self.view.ready = wanted <= (self._held | self.view.refused.keys())
+            ready = wanted <= (self._held | self.view.refused.keys())
+            if ready and not self.view.ready:
+                self._log("ready")
+            self.view.ready = ready
         except EgressRouterError as error:
             self.view.troubles = [str(error)]
             self._log(f"not applied: {error}")
@@ -338,10 +357,16 @@ class Agent:
             if lost:
                 self._log(f"{', '.join(sorted(lost))} went away; claimed again")
                 self._held = self._held - lost
-            if not present():
-                self._log("the tables went away; made again")
-                self._kernel.forget()
+            self._tables_gone()
         self._apply()
+
+    def _tables_gone(self) -> bool:
+        """Tell whether our tables went away; then the next ``_apply`` makes them again."""
+        if self._kernel.applied is None or present():
+            return False
+        self._log("the tables went away; they are made again")
+        self._kernel.forget()
+        return True
 
     # What the control socket may ask for.
 
@@ -366,6 +391,7 @@ class Agent:
             "held": sorted(self._held),
             "users": self._prober.users(USERS_WITHIN * self._settings.probe_interval),
             "holders": {n: h.state.value for n, h in sorted(self._health.items())},
+            "lacking": sorted(self._lacking()),
             "pods": len(applied.ways),
             "namespaces": {
                 name: {
@@ -377,6 +403,13 @@ class Agent:
                 if verdict.disposition is not Disposition.NORMAL
             },
         }
+
+
+def wanted_here(me: str, state: ClusterState) -> set[str]:
+    """Return the egress IPs of the namespaces that have pods on this node: what other nodes are needed for."""
+    spaces = {pod.namespace for pod in state.pods.values() if pod.node == me} & state.namespaces.keys()
+    keys = (address_key(text) for space in spaces for text in state.namespaces[space].egress_ips)
+    return {address_text(key) for key in keys if key is not None}
 
 
 def wait_for_objects(source: ClusterSource, log: Callable[[str], None], tries: int = 0) -> None:

@@ -19,6 +19,8 @@ _ECHO = {4: (8, 0), 6: (128, 129)}
 _MAX_DATAGRAM = 2048
 #: Answers to probes of so many rounds ago still count as a sign of life.
 LATEST_ROUNDS = 10
+#: Agents of nodes that are up are asked in every so many rounds.
+CALM_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Prober(threading.Thread):
         self._lock = threading.Lock()
         self._targets: dict[str, _Target] = {}
         self._uses: frozenset[str] = frozenset()
+        self._calm: frozenset[str] = frozenset()
         self._users: dict[str, tuple[float, bool]] = {}
         self._stop_asked = threading.Event()
         self._number = 0
@@ -76,8 +79,10 @@ class Prober(threading.Thread):
         self._udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._udp.bind((host_ip, port))
 
-    def set_targets(self, targets: Mapping[str, str], uses: frozenset[str]) -> None:
-        """Probe these nodes (name → address) from the next round on; ``uses`` are those that traffic is sent to."""
+    def set_targets(self, targets: Mapping[str, str], uses: frozenset[str], calm: frozenset[str]) -> None:
+        """Probe these nodes (name → address) from the next round on; ``uses`` are those that traffic is sent to. The
+        agents of ``calm`` ones are asked in every third round only.
+        """
         with self._lock:
             self._targets = {
                 name: self._targets[name]
@@ -86,6 +91,7 @@ class Prober(threading.Thread):
                 for name, ip in targets.items()
             }
             self._uses = uses
+            self._calm = calm
 
     def users(self, within: float) -> list[str]:
         """Return the nodes that said within so many seconds that they send traffic here."""
@@ -130,12 +136,13 @@ class Prober(threading.Thread):
         self._number = (self._number + 1) & 0xFFFF
         with self._lock:
             targets = [(name, target.host_ip) for name, target in self._targets.items()]
-            uses = self._uses
+            uses, calm = self._uses, self._calm
         for name, ip in targets:
             question = {"ask": self._number, "uses": name in uses}
             try:
                 self._icmp.sendto(self._echo(), (ip, 0))
-                self._udp.sendto(json.dumps(question).encode(), (ip, self._port))
+                if name not in calm or self._number % CALM_ROUNDS == 0:
+                    self._udp.sendto(json.dumps(question).encode(), (ip, self._port))
             except OSError:
                 # No route, no buffer: nothing will come back, which is what counts.
                 continue

@@ -16,6 +16,7 @@ def status_text(status: Mapping[str, Any]) -> str:
         ways = ", ".join(f"{via['ip']} on {via['node']}" for via in space["via"])
         lines.append(f"namespace {name}: {'leaves with ' + ways if ways else 'DROP'}")
         lines += [f"    {reason}" for reason in space["reasons"]]
+    lines += [f"not used: {ip} is not on its holder's interface" for ip in status["lacking"]]
     lines.append(f"holds {', '.join(status['held']) or 'nothing'}")
     lines += [f"holder {name}: {health}" for name, health in status["holders"].items()]
     return "\n".join(lines)

@@ -105,7 +105,7 @@ class EgressCluster:
 
         def calm() -> bool:
             answers = [self.ask(node) for node in nodes or self.lab.nodes]
-            return all(a["ready"] and set(a["holders"].values()) <= {"up"} for a in answers)
+            return all(a["ready"] and not a["lacking"] and set(a["holders"].values()) <= {"up"} for a in answers)
 
         self.until(calm, timeout)
 

@@ -155,6 +155,24 @@ def test_an_address_that_another_machine_has_is_not_claimed(cluster: EgressClust
         cluster.until(lambda client=client: cluster.source_of(client, timeout=0.2) == SECOND)  # type: ignore[misc]
 
 
+def test_what_somebody_takes_away_comes_back(cluster: EgressCluster) -> None:
+    lab = cluster.lab
+    node = lab.nodes[0]
+    cluster.namespace("toto", FIRST)
+    cluster.holds(lab.nodes[1], FIRST)
+    client = cluster.pod("client", "toto", 0)
+    cluster.start()
+    cluster.settle()
+    assert cluster.source_of(client) == FIRST
+    node.nft("delete table inet egress_node")
+    took = cluster.until(lambda: "inet egress_node" in node.run(["nft", "list", "tables"]).stdout)
+    assert took < 2, "it is heard, not found out by the next look"
+    assert cluster.source_of(client) == FIRST
+    lab.nodes[1].ip(f"addr delete {FIRST}/32 dev eth0")
+    cluster.until(lambda: FIRST in lab.nodes[1].ip("-4 addr show dev eth0"))
+    cluster.until(lambda: cluster.source_of(client, timeout=0.2) == FIRST)
+
+
 def test_leftovers_go_and_foreign_things_stay(cluster: EgressCluster) -> None:
     """An agent that starts cleans what an earlier one has left, and nothing else."""
     lab = cluster.lab

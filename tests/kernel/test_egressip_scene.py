@@ -116,14 +116,23 @@ def test_restarts_cut_nothing(cluster: EgressCluster) -> None:
     cluster.start()
     cluster.settle()
     first = cluster.source_of(client)
-    with lab.capture() as capture, talking(lambda: cluster.source_of(client, timeout=0.3)) as heard:
-        time.sleep(0.2)
+    with (
+        lab.capture() as capture,
+        client.socket(2, 1) as stream,
+        talking(lambda: cluster.source_of(client, timeout=0.3)) as heard,
+    ):
+        stream.settimeout(2)
+        stream.connect((SERVICE, 80))
+        stream.sendall(b"hello")
+        assert first in stream.recv(200).decode()
         for node in lab.nodes:
             cluster.agents[node.name].kill()
             cluster.agents[node.name].wait()
             time.sleep(0.5)
             cluster.start(node)
             cluster.settle(node)
+            stream.sendall(b"still here")
+            assert stream.recv(200) == b"still here"
         time.sleep(0.3)
         assert not capture.leaks(allowed={FIRST, SECOND})
     assert {text for _, text in heard} == {first}
