@@ -52,7 +52,7 @@ def guarded(action: Callable[[], int]) -> int:
     try:
         return action()
     except EgressRouterError as error:
-        print(f"egress-router: {error}", file=sys.stderr)
+        report(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("egress-router: interrupted", file=sys.stderr)
@@ -67,6 +67,15 @@ def guarded(action: Callable[[], int]) -> int:
         traceback.print_exc()
         print("egress-router: this is a bug of egress-router; please report the lines above", file=sys.stderr)
         return INTERNAL
+
+
+def report(error: EgressRouterError) -> None:
+    """Say what went wrong on standard error: as an event where a verb logs JSON, else as text for a person."""
+    log = sys.modules.get("egress_router.runtime.log")
+    if log is not None and log.logs_json():
+        log.LOGGER.error("%s", error)
+    else:
+        print(f"egress-router: {error}", file=sys.stderr)
 
 
 def load(verb: str) -> object:

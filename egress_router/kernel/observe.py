@@ -119,6 +119,7 @@ def _rules(netlink: Netlink) -> tuple[PolicyRule, ...]:
                     source=_network(source, message["src_len"], family) if source else None,
                     in_interface=message.get_attr("FRA_IIFNAME"),
                     mark=message.get_attr("FRA_FWMARK"),
+                    protocol=message.get_attr("FRA_PROTOCOL") or 0,
                 )
             )
     return tuple(found)

@@ -91,6 +91,7 @@ class PolicyRule:
     source: Network | None = None
     in_interface: str | None = None
     mark: int | None = None
+    protocol: int = PROTOCOL
 
     def __str__(self) -> str:
         source = "all" if self.source is None else str(self.source)

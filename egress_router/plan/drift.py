@@ -49,7 +49,7 @@ def network_drift(desired: NetworkState, observed: Observed) -> Drift:
         if r.table in (CLUSTER_TABLE, EGRESS_TABLE) or (r.table == MAIN_TABLE and r.protocol == PROTOCOL)
     ]
     past_us = [r for r in observed.routes if r.table == MAIN_TABLE and r.is_default and r.family in families]
-    actual_rules = [r for r in observed.rules if r.priority in RULE_PRIORITIES]
+    actual_rules = [r for r in observed.rules if r.priority in RULE_PRIORITIES and r.protocol == PROTOCOL]
     link = observed.link(desired.egress)
     return Drift(
         missing_addresses=tuple(item for item in desired.addresses if item not in observed.addresses),

@@ -36,3 +36,8 @@ def set_up_log(settings: LogSettings) -> None:
     LOGGER.handlers[:] = [handler]
     LOGGER.propagate = False
     LOGGER.setLevel(settings.level.upper())
+
+
+def logs_json() -> bool:
+    """Whether the log has been set up to write JSON."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in LOGGER.handlers)

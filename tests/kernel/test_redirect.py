@@ -155,3 +155,12 @@ def test_one_family_leaves_and_the_other_one_still_asks_its_nameserver(lab: Lab,
         with pytest.raises(NoReply):
             lab.tcp(router.host, "203.0.113.25", 80, timeout=1)
     assert_no_leak(capture)
+
+
+def test_a_foreign_policy_rule_among_our_priorities_is_left_alone(lab: Lab) -> None:
+    router = Router(lab, "nftables", rules="80 tcp 203.0.113.25\n")
+    router.host.run(["ip", "rule", "add", "priority", "14605", "lookup", "main"])
+    router.init()
+    assert "nothing changed" in router.init().stderr
+    assert "14605:\tfrom all lookup main" in router.host.run(["ip", "rule"]).stdout
+    assert router.status()["state"] == "ok"
