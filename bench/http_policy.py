@@ -1,10 +1,11 @@
 """Requests a second through Squid by size of the policy: ours beside upstream's form, in one run.
 
-    python bench/http_policy.py [SECONDS [names|addresses|mixed]]      (root; from the repository's root; needs wrk)
+    python bench/http_policy.py [SECONDS [names|addresses|mixed|denied|literal]]   (root, from the repository's root)
 
-The line that allows the request is the last. Upstream's form is what OpenShift's image writes: one ACL and one
-rule a line. Each figure is the median of three turns; the forms take turns, so that what else the machine does
-meets all of them. The origin is a small epoll server, faster than Squid.
+The line that allows the request is the last; with `denied` the lines are mixed and none
+does, with `literal` they are mixed and an address is asked for. Upstream's form is what
+OpenShift's image writes: one ACL and one rule a line. Each figure is the median of three turns; the forms take turns,
+so that what else the machine does meets all of them. The origin is a small epoll server, faster than Squid.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ def lines_of(kind: str, count: int) -> list[str]:
         return [*names, ASKED]
     if kind == "addresses":
         return [*addresses, ORIGIN_ADDRESS]
-    return [name if at % 2 else address for at, (name, address) in enumerate(zip(names, addresses, strict=True))] + [
-        ASKED
-    ]
+    both = [name if at % 2 else address for at, (name, address) in enumerate(zip(names, addresses, strict=True))]
+    last = {"denied": "last.example.com", "literal": ORIGIN_ADDRESS}
+    return [*both, last.get(kind, ASKED)]
 
 
 def ours(lines: list[str], port: int, directory: str) -> dict[str, str]:
@@ -103,15 +104,16 @@ class Form:
         self.rates: list[float] = []
         self.capacities: list[float] = []
 
-    def measure(self, client: Host, proxy: str, seconds: int) -> None:
+    def measure(self, client: Host, proxy: str, seconds: int, kind: str) -> None:
         """Add one turn of wrk."""
         script = self.directory / "proxy.lua"
-        script.write_text(f'wrk.path = "http://{ASKED}/"\nwrk.headers["Host"] = "{ASKED}"\n')
+        host = ORIGIN_ADDRESS if kind == "literal" else ASKED
+        script.write_text(f"wrk.path = 'http://{host}/'\nwrk.headers['Host'] = '{host}'\n")
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), f"http://{proxy}:{self.port}/"]
         before = self.processor_seconds()
         out = client.run(command, timeout=seconds + 30).stdout
         used = self.processor_seconds() - before
-        assert "Non-2xx" not in out, out
+        assert (kind == "denied") == ("Non-2xx" in out), out
         found = re.search(r"Requests/sec:\s+([0-9.]+)", out)
         assert found, out
         self.rates.append(float(found[1]))
@@ -154,12 +156,12 @@ def main(seconds: int = 3, kind: str = "mixed") -> None:
         try:
             time.sleep(4)
             for form in forms:
-                form.measure(client, str(router.addresses[4]), 1)
+                form.measure(client, str(router.addresses[4]), 1, kind)
                 form.rates.clear()
                 form.capacities.clear()
             for _ in range(TURNS):
                 for form in forms:
-                    form.measure(client, str(router.addresses[4]), seconds)
+                    form.measure(client, str(router.addresses[4]), seconds, kind)
         finally:
             for form in forms:
                 form.end()

@@ -68,5 +68,9 @@ def _write_line(text: str) -> None:
 def _report(directory: Path, counters: Counters) -> None:
     """Leave the counters for readiness probes and metrics, in one piece."""
     fresh = directory / "status.json.new"
-    fresh.write_text(json.dumps(asdict(counters)) + "\n")
-    fresh.replace(directory / "status.json")
+    try:
+        fresh.write_text(json.dumps(asdict(counters)) + "\n")
+        fresh.replace(directory / "status.json")
+    except OSError as error:
+        # A full disk is no reason to stop serving.
+        LOGGER.warning("%s cannot be written: %s", directory / "status.json", error.strerror)

@@ -161,13 +161,22 @@ class Supervisor(Generic[Prepared]):
                 return
             # The engine died while the configuration is broken: the last good one is still what was agreed.
             prepared = self._good
-        launch = self.engine.launch(prepared, self._current.child if self._current else None)
         try:
-            child = Child(launch, self._number)
-        except OSError as error:
-            raise PlatformError(f"{launch.command[0]} cannot be started: {error.strerror}") from error
+            child = self._launch(prepared)
+        except EgressRouterError as error:
+            if self._current is None:
+                raise
+            self._refused(str(error))
+            return
         self._selector.register(child.output, selectors.EVENT_READ, child)
         self._candidate = _Running(child, prepared, time.monotonic())
+
+    def _launch(self, prepared: Prepared) -> Child:
+        launch = self.engine.launch(prepared, self._current.child if self._current else None)
+        try:
+            return Child(launch, self._number)
+        except OSError as error:
+            raise PlatformError(f"{launch.command[0]} cannot be started: {error.strerror}") from error
 
     def _refused(self, why: str) -> None:
         self.counters.reload_failures += 1

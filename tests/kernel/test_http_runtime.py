@@ -269,6 +269,21 @@ def test_reasons_to_exit(lab: Lab, proxy: Proxy) -> None:
     assert "EGRESS_RUN_DIR" in proxy.err.read_text()
 
 
+def test_a_directory_that_became_unwritable_stops_nothing(proxy: Proxy, client: Client, server: HttpServer) -> None:
+    proxy.write_policy(f"{GOOD}\n")
+    proxy.start()
+    proxy.run_directory.chmod(0o555)
+    proxy.write_policy(f"{OTHER}\n")
+    seen = proxy.wait_for("reload refused")
+    assert "EGRESS_RUN_DIR" in seen
+    assert client.status(f"http://{GOOD}/") == 200
+    proxy.run_directory.chmod(0o777)
+    assert proxy.process
+    proxy.process.send_signal(signal.SIGHUP)
+    proxy.wait_for("generation 3 is in force")
+    assert client.status(f"http://{GOOD}/") == 403
+
+
 def test_reload_under_load(lab: Lab, proxy: Proxy, client: Client, server: HttpServer) -> None:
     lab.echo(OTHER, tcp=[443])
     versions = proxy.work / "config"
