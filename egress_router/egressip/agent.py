@@ -259,7 +259,11 @@ class Agent:
             self._decide()  # holders that are new may be known to be down: their health counts from the second time
             self._settle_claims()
             state = self._node_state()
+            answered = state.held - state.quiet
+            fresh = answered - self._claimer.answered
+            self._claimer.answered = answered
             self._kernel.apply(state, {n: h.state for n, h in self._health.items()})
+            self._claimer.announce(fresh)
             self._tell_prober()
             self.view.troubles = []
             wanted = set(self._claims())
@@ -343,7 +347,6 @@ class Agent:
             return False
         self._kernel.add(ip)
         self._held = self._held | {ip}
-        self._claimer.announce([ip])
         self._log(f"{ip} is on {self._link.name}")
         return True
 

@@ -24,6 +24,8 @@ class Claimer:
         self._link = link
         self._done = done
         self._busy: set[str] = set()
+        #: What may be announced now: an address that was given away must not be called back.
+        self.answered: frozenset[str] = frozenset()
         self._lock = threading.Lock()
 
     def check(self, texts: Iterable[str]) -> None:
@@ -74,7 +76,7 @@ class Claimer:
                 if number:
                     time.sleep(ANNOUNCE_EVERY)
                 try:
-                    neighbours.announce(map(ip_address, texts))
+                    neighbours.announce(ip_address(text) for text in texts if text in self.answered)
                 except OSError:
                     # The link is down for a moment; the next announcement may find it up.
                     continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv6Address
 
 from egress_router.model.node import (
     MARK_MASK,
@@ -24,7 +25,8 @@ _KEEP = 0xFFFFFFFF ^ MARK_MASK
 Elements = dict[str, dict[str, str]]
 
 _TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
-_WORD = {4: "ip", 6: "ip6"}
+#: The target of a neighbour solicitation (RFC 4861, section 4.3).
+_ND_TARGET = "@th,64,128"
 
 
 def mark_of(slot: int) -> int:
@@ -53,6 +55,7 @@ def elements(state: NodeState) -> Elements:
     found["stay"] = {_hex(mark_of(slot)): f"goto to_{slot}" for slot in sorted({h.slot for h in state.holders})}
     found["stay"][_hex(mark_of(OWN_SLOT))] = "goto own"
     found["quiet"] = {text: "" for text in state.quiet if ":" not in text}
+    found["quiet6"] = {f"0x{int(IPv6Address(text)):032x}": "" for text in state.quiet if ":" in text}
     return found
 
 
@@ -62,6 +65,8 @@ def replace_script(settings: NodeSettings, state: NodeState, mtu: int) -> str:
     lines = [f"table inet {TABLE} {{}}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
     for version in (4, 6):
         lines += _sets(version, settings, have)
+    # To nft 1.0 the target of a solicitation is raw bytes, which cannot be compared with an ipv6_addr.
+    lines += [line.replace("type @", "typeof @") for line in _set("quiet6", _ND_TARGET, have["quiet6"])]
     lines += _map("stay", "mark : verdict", have["stay"])
     for holder in state.holders:
         lines += _holder_chain(holder)
@@ -199,6 +204,7 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
   }}
   chain listen {{
     type filter hook input priority filter - 5; policy accept;
+    icmpv6 type nd-neighbor-solicit {_ND_TARGET} @quiet6 drop
     udp dport {TUNNEL_PORT} ip saddr != @peers4 counter drop
     udp dport {TUNNEL_PORT} ip6 saddr != @peers6 counter drop
   }}

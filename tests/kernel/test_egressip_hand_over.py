@@ -14,7 +14,7 @@ from tests.kernel.egress_cluster import SERVICE, SERVICE6, EgressCluster, talkin
 
 pytestmark = pytest.mark.root
 
-FIRST, SECOND = "192.0.2.45", "192.0.2.54"
+FIRST, SECOND, FIRST6 = "192.0.2.45", "192.0.2.54", "2001:db8:2::45"
 
 
 @pytest.fixture
@@ -66,14 +66,24 @@ def test_drain_loses_nothing(cluster: EgressCluster) -> None:
 
 def test_a_drained_node_is_silent(cluster: EgressCluster) -> None:
     lab = cluster.lab
+    cluster.namespace("toto", FIRST, SECOND, FIRST6)
+    cluster.holds(lab.nodes[1], FIRST, FIRST6)
     cluster.pod("client", "toto", 0)
     cluster.start()
     cluster.settle()
+
+    def answers6() -> bool:
+        lab.gateway.ip("-6 neigh flush dev eth0")
+        lab.gateway.run(["ping", "-6", "-c", "1", "-W", "1", FIRST6], check=False)
+        return "lladdr" in lab.gateway.ip(f"-6 neigh show {FIRST6}")
+
+    assert answers6(), "positive control"
     asking = ["arping", "-c", "3", "-w", "1", "-f", "-I", "eth0", FIRST]
     assert lab.gateway.run(asking, check=False).returncode == 0, "positive control"
     cluster.ask(lab.nodes[1], "drain")
     cluster.until(lambda: bool(cluster.ask(lab.nodes[1], "drain")["handed_over"]))
     cluster.until(lambda: lab.gateway.run(asking, check=False).returncode != 0)
+    assert not answers6()
     cluster.ask(lab.nodes[1], "undrain")
     cluster.until(lambda: lab.gateway.run(asking, check=False).returncode == 0)
 

@@ -73,7 +73,7 @@ def some_state(rng: random.Random) -> NodeState:
         },
         frozenset(rng.sample(chosen, rng.randint(0, len(chosen)))),
         frozenset(rng.sample(["192.0.2.45", "192.0.2.46", "2001:db8:2::45"], rng.randint(0, 3))),
-        frozenset(rng.sample(["192.0.2.45"], rng.randint(0, 1))),
+        frozenset(rng.sample(["192.0.2.45", "2001:db8:2::45"], rng.randint(0, 2))),
         frozenset(rng.sample(["198.51.100.64/27", "198.51.100.7", "2001:db8:a:9::/64"], rng.randint(0, 3))),
         frozenset(holder.host_ip for holder in holders),
         holders,
