@@ -142,7 +142,7 @@ def test_no_leak_whatever_happens(lab: Lab, backend: str) -> None:
 
 
 #: Kill points, spread evenly over the steps of a run that is not killed; the two shapes take turns.
-POINTS = 24
+POINTS = 20
 
 
 def anonymous(router: Router, pod: Host) -> list[str]:
