@@ -172,12 +172,17 @@ def _filter(translation: Translation, family: Family) -> IptTable:
         f"{PREFIX}OUTPUT": _output(translation, family),
         f"{PREFIX}GUARD": _guard(translation, family),
     }
-    hooks = (
+    hooks: tuple[tuple[str, IptRule], ...] = (
         ("FORWARD", IptRule(f"{PREFIX}FORWARD")),
         ("INPUT", IptRule(f"{PREFIX}INPUT", in_interface=out)),
         ("OUTPUT", IptRule(f"{PREFIX}OUTPUT", out_interface=back)),
         ("OUTPUT", IptRule(f"{PREFIX}GUARD", out_interface=out)),
     )
+    if _forwards(translation, family):
+        # A client's packet that belongs to no connection (late, or outside of the window) is not translated and so
+        # reaches the pod itself, whose reset would end the connection that it came from.
+        chains[f"{PREFIX}LATE"] = (IptRule("DROP", matches=(IptMatch("conntrack", (("ctstate", "INVALID"),)),)),)
+        hooks = (*hooks, ("INPUT", IptRule(f"{PREFIX}LATE", in_interface=back)))
     return IptTable("filter", chains, hooks)
 
 

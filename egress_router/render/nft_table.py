@@ -42,7 +42,7 @@ def nft_table(translation: Translation) -> NftTable:
             _postrouting(translation),
             *reversed(forwarding),
             _forward(translation, bool(forwarding)),
-            _input(translation),
+            _input(translation, bool(redirecting)),
             _output(translation),
             *([_errors(translation)] if redirecting else []),
             _guard(translation),
@@ -161,10 +161,16 @@ def _forwarded(counting: list[NftChain]) -> NftChain:
     )
 
 
-def _input(translation: Translation) -> NftChain:
-    """Nothing new comes in from outside. Neighbour discovery is not tracked and has its own line."""
+def _input(translation: Translation, redirects: bool) -> NftChain:
+    """Nothing new comes in from outside. Neighbour discovery is not tracked and has its own line.
+
+    A client's packet that belongs to no connection (late, or outside of the window) is not translated and so reaches
+    the pod itself, whose reset would end the connection that it came from.
+    """
     name = f'iifname "{translation.egress}"'
+    late = (f'iifname "{translation.cluster}" ct state invalid counter drop',) if redirects else ()
     rules = (
+        *late,
         f"{name} icmp type redirect drop",
         f"{name} ct state established,related accept",
         f"{name} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept",

@@ -13,7 +13,7 @@ import pytest
 
 from egress_router.lab import Capture, Host, Lab, NoReply
 from egress_router.lab.addressing import Address, parse
-from egress_router.lab.cni import POINT_TO_POINT
+from egress_router.lab.cni import NODE_MAC, POINT_TO_POINT
 from tests.kernel.router import ALLOWED, SOURCE4, SOURCE6, Router
 from tests.kernel.traffic import Watch
 
@@ -320,3 +320,35 @@ def test_errors_of_a_connection_come_back(make_lab: Callable[..., Lab], shape: s
 
 def told_by(capture: Capture, icmp_type: int, host: object) -> bool:
     return any(packet.icmp_type == icmp_type and packet.src == host for packet in capture.received())
+
+
+def late(lab: Lab, client: Host, pod: Host, port: int) -> bytes:
+    """A TCP acknowledgement from ``port`` to port 80 of a pod, far outside of any window."""
+    tcp = struct.pack("!HHIIBBHHH", port, 80, 0x10, 0x20, 0x50, 0x10, 100, 0, 0)
+    addresses = client.addresses[4].packed + pod.addresses[4].packed
+    tcp = tcp[:16] + struct.pack("!H", checksum(addresses + struct.pack("!HH", 6, len(tcp)) + tcp)) + tcp[18:]
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + addresses
+    header = header[:10] + struct.pack("!H", checksum(header)) + header[12:]
+    return mac(NODE_MAC if lab.shape == POINT_TO_POINT else pod.mac()) + mac(client.mac()) + b"\x08\x00" + header + tcp
+
+
+def test_a_late_packet_does_not_end_its_connection(lab: Lab, backend: str) -> None:
+    """What is outside of the window is not translated; a pod that answered it itself would send a reset."""
+    serve(lab)
+    router = Router(lab, backend, rules=RULES)
+    pod, client, other = router.host, router.client, lab.pod("other", node=0)
+    router.init()
+    # Positive control: an ordinary pod does answer.
+    with lab.capture(client) as capture:
+        raw(client, late(lab, client, other, 40000))
+        wait_for(lambda: any("R" in packet.tcp_flags for packet in capture.received()))
+    with client.socket(socket.AF_INET) as opened, lab.capture(client) as capture:
+        opened.settimeout(2)
+        opened.connect((str(pod.addresses[4]), 80))
+        opened.send(b"hello")
+        assert opened.recv(100)
+        raw(client, late(lab, client, pod, opened.getsockname()[1]))
+        opened.send(b"more")
+        assert opened.recv(100) == b"more"
+        time.sleep(0.1)
+    assert [packet for packet in capture.received() if "R" in packet.tcp_flags] == []

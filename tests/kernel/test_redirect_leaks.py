@@ -47,8 +47,8 @@ def assert_works(router: Router, rules: str = RULES, sources: tuple[str, str] = 
 
 
 def unordered(state: str) -> list[str]:
-    """What was put back may stand in another order; a copy of the CNI's route has the metric of the CNI's choice."""
-    return sorted(re.sub(r"( table 14600 .*) metric 50", r"\1", line).strip() for line in state.splitlines())
+    """What was put back may stand in another order; a default route that the CNI added has a copy of its own."""
+    return sorted(line.strip() for line in state.splitlines() if not re.search(" table 14600 .* metric 50 ", line))
 
 
 def test_no_leak_whatever_happens(lab: Lab, backend: str) -> None:
@@ -142,7 +142,7 @@ def test_no_leak_whatever_happens(lab: Lab, backend: str) -> None:
 
 
 #: Kill points, spread evenly over the steps of a run that is not killed; the two shapes take turns.
-POINTS = 24
+POINTS = 20
 
 
 def anonymous(router: Router, pod: Host) -> list[str]:
