@@ -15,9 +15,12 @@ from egress_router.config.http_proxy import parse_http_settings
 from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.known import warn_unknown
 from egress_router.config.log import parse_log
+from egress_router.model.http_policy import HttpPolicy
+from egress_router.plan.http_compile import compile_policy
 from egress_router.proxy.engine import Counters, Limits
 from egress_router.proxy.squid import SquidEngine, become_unprivileged
 from egress_router.proxy.supervisor import Supervisor
+from egress_router.render.squid import render_squid
 from egress_router.runtime.log import LOGGER, set_up_log
 
 DEFAULT_DIRECTORY = "/run/egress-router"
@@ -45,9 +48,12 @@ def command() -> int:
     set_up_log(parse_log(inputs, problems, terminal=sys.stderr.isatty()))
     settings = parse_http_settings(inputs, problems)
     # Here too, so that all problems come out together; the engine reads the policy anew for each generation.
-    parse_http_policy(inputs, problems, required=True)
+    policy = parse_http_policy(inputs, problems, required=True)
     directory = Path(inputs.value("EGRESS_RUN_DIR") or DEFAULT_DIRECTORY)
     problems.raise_if_any()
+    if policy is not None:
+        # Loads the template and all that rendering needs while it can be read: what comes is another user.
+        render_squid(compile_policy(HttpPolicy(policy.lines[:1])), settings)
     problems.warnings.clear()
     warn_unknown(inputs, problems)
     for warning in problems.warnings:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping
@@ -20,6 +21,23 @@ from egress_router.lab.host import Host
 
 PORT = 8080
 #: Any user, group 0, no capability, nothing can give one back.
+#: What a container sees: Python, its packages and our code at $1/image (they may stand in a directory that is closed to
+#: other users, such as /root), and a /dev/shm of the pod's own.
+CONTAINER = """
+set -e
+mount --make-rprivate /
+mount --bind "$1/shm" /dev/shm
+for name in base packages code; do mkdir -p "$1/image/$name"; done
+mount --bind "$2" "$1/image/base"
+mount --bind "$3" "$1/image/packages"
+mount --bind "$4" "$1/image/code"
+export PYTHONPATH="$1/image/packages:$1/image/code"
+cd "$1/image/code"
+shift 4
+exec "$@"
+"""
+PACKAGES = sysconfig.get_paths()["purelib"]
+CODE = str(Path(__file__).parents[2])
 RESTRICTED = ["setpriv", "--reuid=1000730000", "--regid=0", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
 
 
@@ -36,6 +54,7 @@ class Proxy:
         self.run_directory = self.work / "run"
         self.run_directory.mkdir()
         self.run_directory.chmod(0o777)
+        self.image = self.work / "image"
         # A pod has a /dev/shm of its own, which outlives its containers.
         self.shm = self.work / "shm"
         self.shm.mkdir()
@@ -60,9 +79,9 @@ class Proxy:
         else:
             variables["EGRESS_HTTP_PROXY_DESTINATION"] = policy
         variables |= env or {}
-        mount = f'mount --make-rprivate / && mount --bind {self.shm} /dev/shm && exec "$@"'
-        pod = ["unshare", "--mount", "sh", "-c", mount, "sh"]
-        command = [*pod, *(prefix or []), *become, sys.executable, "-m", "egress_router", "http-proxy"]
+        pod = ["unshare", "--mount", "sh", "-c", CONTAINER, "sh", str(self.work), sys.base_prefix, PACKAGES, CODE]
+        python = str(self.work / "image/base/bin/python3")
+        command = [*pod, *(prefix or []), *become, python, "-m", "egress_router", "http-proxy"]
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = self.pod.popen(command, env=variables, stdout=out, stderr=err, cwd=str(Path.cwd()))
         if wait:

@@ -54,7 +54,7 @@ def test_restricted_pod_with_a_read_only_root(lab: Lab, proxy: Proxy, client: Cl
     command = (
         f"set -e; mount --make-rprivate /; mount --rbind / {root}; mount -o remount,bind,ro {root};"
         f"mount -t tmpfs -o mode=0777 none {root}{proxy.run_directory};"
-        f'exec chroot {root} env --chdir={Path.cwd()} "$@"'
+        f'exec chroot {root} env --chdir={proxy.image}/code "$@"'
     )
     proxy.start("*", prefix=["unshare", "--mount", "sh", "-c", command, "sh"])
     pid = proxy.supervisor_pid()
