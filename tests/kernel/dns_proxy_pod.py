@@ -32,6 +32,8 @@ mount --bind "$1/run" /run/egress-router
 mount -o remount,ro,bind /
 cd "$1/image/code"
 export PYTHONPATH="$1/image/packages:$1/image/code"
+# An interpreter that is linked with a libpython of its own would take the system's where its own is out of reach.
+export LD_LIBRARY_PATH="$1/image/base/lib"
 python="$1/image/base/bin/python3"
 shift 4
 exec "$@" "$python" -m egress_router dns-proxy

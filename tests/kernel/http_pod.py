@@ -32,6 +32,8 @@ mount --bind "$2" "$1/image/base"
 mount --bind "$3" "$1/image/packages"
 mount --bind "$4" "$1/image/code"
 export PYTHONPATH="$1/image/packages:$1/image/code"
+# An interpreter that is linked with a libpython of its own would take the system's where its own is out of reach.
+export LD_LIBRARY_PATH="$1/image/base/lib"
 cd "$1/image/code"
 shift 4
 exec "$@"
