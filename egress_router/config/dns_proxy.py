@@ -8,10 +8,10 @@
 from __future__ import annotations
 
 from egress_router.config import fields
-from egress_router.config.durations import EXPECTED_DURATION, duration
 from egress_router.config.fields import Wrong
 from egress_router.config.host_names import host_name
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
+from egress_router.config.variables import on_off, seconds, source_addresses
 from egress_router.model.addresses import Address, Family, family_of
 from egress_router.model.dns_proxy import Destination, DnsProxyConfig, HostName, NameServer
 
@@ -36,11 +36,11 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     asked = required or source is not None or any(inputs.value(name) for name in OTHER_VARIABLES)
     if not asked:
         return None
-    sources = _sources(inputs, problems)
+    sources = source_addresses(inputs, problems)
     nameservers = _nameservers(inputs, problems)
-    idle = _seconds(inputs, problems, "EGRESS_DNS_PROXY_IDLE_TIMEOUT", 3600, least=1)
-    grace = _seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", 30, least=0)
-    access_log = _on_off(inputs, problems, "EGRESS_DNS_PROXY_ACCESS_LOG")
+    idle = seconds(inputs, problems, "EGRESS_DNS_PROXY_IDLE_TIMEOUT", 3600, 1, LONGEST)
+    grace = seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", 30, 0, LONGEST)
+    access_log = on_off(inputs, problems, "EGRESS_DNS_PROXY_ACCESS_LOG")
     destinations: tuple[Destination, ...] = ()
     if source is not None:
         destinations = _Reader(source, sources, problems).destinations()
@@ -141,22 +141,6 @@ def read_host(text: str) -> HostName | Address | Wrong:
     return value if isinstance(name, Wrong) and set(text) <= set("0123456789.") else name
 
 
-def _sources(inputs: Inputs, problems: Problems) -> dict[Family, Address]:
-    """Return EGRESS_SOURCE's addresses; its own parser (config.router) judges them more closely."""
-    found: dict[Family, Address] = {}
-    text = inputs.value("EGRESS_SOURCE")
-    for word in (text or "").replace(",", " ").split():
-        value = fields.interface_address(word)
-        if isinstance(value, Wrong):
-            problems.error("EGRESS_SOURCE", None, text or "", value, EXPECTED_SOURCE)
-            continue
-        family = family_of(value)
-        if family in found:
-            problems.error("EGRESS_SOURCE", None, text or "", f"has two {family} addresses", "one of each family")
-        found[family] = value.ip
-    return found
-
-
 def _nameservers(inputs: Inputs, problems: Problems) -> tuple[NameServer, ...]:
     variable = "EGRESS_DNS_PROXY_NAMESERVERS"
     text = inputs.value(variable)
@@ -189,21 +173,3 @@ def _nameserver(word: str) -> NameServer | Wrong:
         return Wrong(f"{host} cannot be a name server: it is {fields.not_a_host(host)}")
     port = fields.port(port_text[1:]) if port_text else 53
     return port if isinstance(port, Wrong) else NameServer(host, port)
-
-
-def _seconds(inputs: Inputs, problems: Problems, variable: str, default: int, *, least: int) -> int:
-    text = inputs.value(variable)
-    if text is None:
-        return default
-    value = duration(text, least, LONGEST)
-    if isinstance(value, Wrong):
-        problems.error(variable, None, text, value, EXPECTED_DURATION)
-        return default
-    return value
-
-
-def _on_off(inputs: Inputs, problems: Problems, variable: str) -> bool:
-    text = inputs.value(variable)
-    if text is not None and text.lower() not in ("on", "off"):
-        problems.error(variable, None, text, "is not known", "on or off")
-    return text is None or text.lower() == "on"

@@ -11,13 +11,12 @@ from egress_router.config import fields
 from egress_router.config.fields import Wrong
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.redirect import parse_rules
+from egress_router.config.variables import EXPECTED_SOURCE, on_off
 from egress_router.model.addresses import Address, Family, Interface, Network, family_of, host_network
 from egress_router.model.router import Backend, MacvlanMode, Mode, RouterConfig
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
-
-EXPECTED_SOURCE = "ADDRESS[/LENGTH], such as 192.0.2.46 or 192.0.2.46/24; one of each family"
 
 
 def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
@@ -40,7 +39,7 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
         host_netns=_path(inputs, problems, "EGRESS_HOST_NETNS"),
         macvlan_mode=_choice(inputs, problems, "EGRESS_MACVLAN_MODE", MacvlanMode, MacvlanMode.PRIVATE),
         cluster_cidrs=_cluster_cidrs(inputs, problems, sources, gateways),
-        dad=_on_off(inputs, problems, "EGRESS_DAD", default=True),
+        dad=on_off(inputs, problems, "EGRESS_DAD", default=True),
     )
     if not mode.redirects and rules.all:
         problems.warn("EGRESS_DESTINATION", None, "", f"is not used with EGRESS_ROUTER_MODE={mode}")
@@ -169,15 +168,6 @@ def _choice(inputs: Inputs, problems: Problems, variable: str, kind: type[E], de
     except ValueError:
         problems.error(variable, None, text, "is not known", f"one of {', '.join(kind)}")
         return default
-
-
-def _on_off(inputs: Inputs, problems: Problems, variable: str, *, default: bool) -> bool:
-    text = inputs.value(variable)
-    if text is None:
-        return default
-    if text.lower() not in ("on", "off"):
-        problems.error(variable, None, text, "is not known", "on or off")
-    return text.lower() == "on"
 
 
 def _interface(inputs: Inputs, problems: Problems, variable: str) -> str | None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.known import ROUTER
-from egress_router.config.router import EXPECTED_SOURCE, parse_router
+from egress_router.config.router import parse_router
+from egress_router.config.variables import EXPECTED_SOURCE
 from egress_router.errors import Problem
 from egress_router.model.addresses import Family, family_of
 from egress_router.model.router import Backend, Fallback, MacvlanMode, Mode, RouterConfig, Ruleset
