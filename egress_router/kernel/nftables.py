@@ -10,7 +10,7 @@ from egress_router.kernel.nft_elements import Elements
 from egress_router.kernel.tool import run_tool, start_tool
 from egress_router.model.nftables import NftTable
 from egress_router.model.translation import Counters, Translation
-from egress_router.render.nft_script import change_script, parse_table, replace_script, table_text
+from egress_router.render.nft_script import change_script, parse_table, replace_script, rule_counters, table_text
 from egress_router.render.nft_table import TABLE, nft_table
 
 _Counted = dict[tuple[str, str], tuple[int, int]]
@@ -28,7 +28,9 @@ class Nftables:
         script = replace_script(table) if actual is None else change_script(actual, table)
         if script == "":
             return False
-        run_tool(["nft", "-f", "-"], replace_script(table) if script is None else script)
+        if script is None and actual is not None:
+            script = replace_script(table, _counted(actual))
+        run_tool(["nft", "-f", "-"], script or replace_script(table))
         difference = _difference(table, read_table(table))
         if difference:
             raise StateMismatch(
@@ -98,6 +100,14 @@ def _elements(table: NftTable) -> dict[str, dict[str, tuple[str | None, tuple[in
         }
     finally:
         reader.close()
+
+
+def _counted(table: NftTable) -> _Counted:
+    """Return what every element and rule of ``table`` has counted, for the table that takes its place."""
+    found = rule_counters(_listing("-t") or "")
+    for name, elements in _elements(table).items():
+        found |= {(name, key): counted for key, (_, counted) in elements.items() if counted is not None}
+    return found
 
 
 def _difference(table: NftTable, actual: NftTable | None) -> list[str]:
