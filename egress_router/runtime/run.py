@@ -1,0 +1,46 @@
+"""``egress-router run``: set up as ``init`` does, then stay."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from egress_router.config.inputs import Problems, load_inputs
+from egress_router.config.known import warn_unknown
+from egress_router.config.log import parse_log
+from egress_router.config.run import parse_run
+from egress_router.errors import ConfigurationError
+from egress_router.proxy.watch import Watch
+from egress_router.runtime.live import LiveRouter
+from egress_router.runtime.log import LOGGER, set_up_log
+from egress_router.runtime.loop import SIGNALS, Loop
+from egress_router.runtime.router import set_up
+from egress_router.runtime.state import State
+
+
+def run_router(env: Mapping[str, str]) -> int:
+    """Be the egress router that ``env`` says until SIGTERM or SIGINT; return 0. Raises EgressRouterError."""
+    path = env.get("EGRESS_DESTINATION_FILE", "").strip()
+    # Before the file is read: what changes in between is seen as a change.
+    watch = Watch([Path(path)] if path else [])
+    inputs = load_inputs(env)
+    problems = Problems()
+    set_up_log(parse_log(inputs, problems, terminal=sys.stderr.isatty()))
+    run = parse_run(inputs, problems)
+    warn_unknown(inputs, problems)
+    if run is None or problems.errors:
+        raise ConfigurationError(problems.errors)
+    for warning in problems.warnings:
+        LOGGER.warning("%s", warning)
+    # Blocked until the loop listens, so that a signal during the set-up is not lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    desired, backend = set_up(run.router)
+    state = State(interface=desired.network.egress, turned=time.monotonic())
+    live = LiveRouter(env, run.router, desired, backend, state)
+    ended = live.end_stale()
+    if ended:
+        LOGGER.info("%d connections of former rules ended", ended)
+    return Loop(run, live, watch).run()
