@@ -11,7 +11,7 @@ from egress_router.config.fields import Wrong
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.router import parse_router
 from egress_router.model.addresses import Family, Interface, family_of
-from egress_router.model.router import Protocol, RouterConfig
+from egress_router.model.router import Mode, Protocol, RouterConfig
 from egress_router.model.run import Check, RunConfig
 
 HEALTH_PORT = 9909
@@ -21,21 +21,26 @@ _DAY = 86400
 
 def parse_run(inputs: Inputs, problems: Problems) -> RunConfig | None:
     """Return the configuration of a router that stays, None when something is wrong (every problem is noted)."""
-    before = len(problems.errors)
     router = parse_router(inputs, problems)
+    if router is not None and router.mode is not Mode.LEGACY:
+        message = "is not for a router that stays"
+        expected = "unset, or legacy; `egress-router init` does init, http-proxy and dns-proxy"
+        problems.error("EGRESS_ROUTER_MODE", None, str(router.mode), message, expected)
+    run = parse_staying(inputs, problems, router)
+    return run if router is not None and router.mode is Mode.LEGACY else None
+
+
+def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | None) -> RunConfig | None:
+    """Add to ``router`` what a router that stays needs; None when something is wrong."""
+    before = len(problems.errors)
     health = parse_health_port(inputs, problems)
     grace = _seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", 30, least=0)
     announce = _seconds(inputs, problems, "EGRESS_ANNOUNCE_INTERVAL", 30, least=0)
     probe = _seconds(inputs, problems, "EGRESS_PROBE_INTERVAL", 3, least=1)
     checks = _checks(inputs, problems, {} if router is None else router.sources)
+    if router is not None and health is not None:
+        health = _unclaimed(inputs, problems, router, health)
     if router is None or len(problems.errors) > before:
-        return None
-    if not router.mode.redirects:
-        expected = "init, legacy or unset; a proxy container needs `egress-router init` before it"
-        problems.error("EGRESS_ROUTER_MODE", None, str(router.mode), "cannot be combined with `run`", expected)
-        return None
-    health = _unclaimed(inputs, problems, router, health)
-    if len(problems.errors) > before:
         return None
     return RunConfig(replace(router, health_port=health), grace, announce, probe, checks)
 
@@ -54,9 +59,9 @@ def parse_health_port(inputs: Inputs, problems: Problems) -> int | None:
     return port
 
 
-def _unclaimed(inputs: Inputs, problems: Problems, router: RouterConfig, port: int | None) -> int | None:
+def _unclaimed(inputs: Inputs, problems: Problems, router: RouterConfig, port: int) -> int | None:
     """Return ``port``, or None when a destination claims the default: manifests that never heard of it go on."""
-    claims = (r for r in router.rules.redirects if r.protocol is Protocol.TCP and port is not None and port in r.ports)
+    claims = (r for r in router.rules.redirects if r.protocol is Protocol.TCP and port in r.ports)
     rule = next(claims, None)
     if rule is None:
         return port

@@ -177,10 +177,10 @@ class Loop:
             LOGGER.warning("%s again: leaving now", number.name)
             self._leave_by = 0.0
         else:
-            LOGGER.info("%s: leaving; waiting at most %d s for connections", number.name, self._run.grace)
             self._state.leaving = True
             self._leave_by = time.monotonic() + self._run.grace
             self._try(self._live.stop_accepting)
+            LOGGER.info("%s: leaving; waiting at most %d s for connections", number.name, self._run.grace)
             self._every(DRAIN_SECONDS, self._drain)
 
     def _drain(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from egress_router.config.inputs import Problems, load_inputs
@@ -14,9 +14,11 @@ from egress_router.config.log import parse_log
 from egress_router.config.run import parse_run
 from egress_router.errors import ConfigurationError
 from egress_router.proxy.watch import Watch
+from egress_router.runtime.health import Answer, HealthServer, json_page
 from egress_router.runtime.live import LiveRouter
 from egress_router.runtime.log import LOGGER, set_up_log
 from egress_router.runtime.loop import SIGNALS, Loop
+from egress_router.runtime.metrics import MetricsPage
 from egress_router.runtime.router import set_up
 from egress_router.runtime.state import State
 
@@ -43,4 +45,10 @@ def run_router(env: Mapping[str, str]) -> int:
     ended = live.end_stale()
     if ended:
         LOGGER.info("%d connections of former rules ended", ended)
+    if run.router.health_port is not None:
+        pages: dict[str, Callable[[], Answer]] = {
+            "/metrics": MetricsPage(live),
+            "/status": json_page(lambda: state.as_json(time.monotonic())),
+        }
+        HealthServer(run.router.health_port, state, pages).start()
     return Loop(run, live, watch).run()

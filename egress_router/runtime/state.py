@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from egress_router.model.addresses import Address
 from egress_router.model.run import Check
@@ -50,3 +51,20 @@ class State:
             if not reached.up:
                 found.append(f"{check} does not accept connections")
         return found
+
+    def as_json(self, now: float) -> dict[str, Any]:
+        """Return the state as plain values; ``now`` is time.monotonic()."""
+        reasons = self.reasons(now)
+        return {
+            "ready": not reasons,
+            "reasons": reasons,
+            "link_up": self.carrier,
+            "gateways": {str(address): bool(gateway.up) for address, gateway in list(self.gateways.items())},
+            "checks": {str(check): bool(reached.up) for check, reached in list(self.checks.items())},
+            "last_reload": self.last_reload,
+            "reloads": self.reloads,
+            "reload_failures": self.reload_failures,
+            "reload_error": self.reload_error,
+            "repairs": self.repairs,
+            "conflicts": self.conflicts_seen,
+        }

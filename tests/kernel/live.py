@@ -65,7 +65,11 @@ class LiveRouter(Router):
 
     def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait until ``condition`` holds."""
-        end = time.monotonic() + PATIENCE
+        self.until_for(condition, what, PATIENCE)
+
+    def until_for(self, condition: Callable[[], object], what: str, seconds: float) -> None:
+        """Wait so long until ``condition`` holds."""
+        end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"waited for: {what}\n{self.log()}"
             time.sleep(0.01)
