@@ -33,6 +33,10 @@ class Iptables:
         """See NatBackend. IPv4 and IPv6 are committed side by side."""
         return any(_in_children(desired, "apply").values())
 
+    def mend(self, desired: Translation) -> list[str]:
+        """See NatBackend."""
+        return [line for lines in _in_children(desired, "mend").values() for line in lines]
+
     def drift(self, desired: Translation) -> list[str]:
         """See NatBackend."""
         return [line for lines in _in_children(desired, "drift").values() for line in lines]

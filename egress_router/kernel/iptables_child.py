@@ -65,6 +65,13 @@ class Tables:
             )
         return changed
 
+    def mend(self, tables: Sequence[IptTable]) -> list[str]:
+        """Do as ``apply``; return what was different before, as ``drift`` does."""
+        found = self.drift(tables)
+        if found:
+            self.apply(tables)
+        return found
+
     def drift(self, tables: Sequence[IptTable]) -> list[str]:
         """Return the differences, a line each: ``-`` desired and missing, ``+`` there and not desired."""
         found: list[str] = []

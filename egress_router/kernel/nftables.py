@@ -23,20 +23,15 @@ class Nftables:
 
     def apply(self, desired: Translation) -> bool:
         """See NatBackend. Where only elements differ only elements change; else the table is replaced as a whole."""
-        table = nft_table(desired)
-        actual = read_table()
-        script = replace_script(table) if actual is None else change_script(actual, table)
-        if script == "":
-            return False
-        if script is None and actual is not None:
-            script = replace_script(table, _counted(actual))
-        run_tool(["nft", "-f", "-"], script or replace_script(table))
-        difference = _difference(table, read_table(table))
-        if difference:
-            raise StateMismatch(
-                "the nftables table that was read back is not the one that was loaded:\n" + "\n".join(difference)
-            )
-        return True
+        return _put(nft_table(desired), read_table())
+
+    def mend(self, desired: Translation) -> list[str]:
+        """See NatBackend."""
+        table, actual = nft_table(desired), read_table()
+        if table == actual:
+            return []
+        _put(table, actual)
+        return _difference(table, actual)
 
     def drift(self, desired: Translation) -> list[str]:
         """See NatBackend."""
@@ -55,6 +50,22 @@ class Nftables:
     def remove(self) -> None:
         """See NatBackend."""
         run_tool(["nft", "-f", "-"], f"add table {TABLE}\ndelete table {TABLE}\n")
+
+
+def _put(table: NftTable, actual: NftTable | None) -> bool:
+    """Make ``actual`` be ``table``; return whether anything had to change. Raises ToolFailed, StateMismatch."""
+    script = replace_script(table) if actual is None else change_script(actual, table)
+    if script == "":
+        return False
+    if script is None and actual is not None:
+        script = replace_script(table, _counted(actual))
+    run_tool(["nft", "-f", "-"], script or replace_script(table))
+    difference = _difference(table, read_table(table))
+    if difference:
+        raise StateMismatch(
+            "the nftables table that was read back is not the one that was loaded:\n" + "\n".join(difference)
+        )
+    return True
 
 
 def _listing(*options: str) -> str | None:

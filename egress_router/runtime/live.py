@@ -14,6 +14,7 @@ from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.run import parse_run
 from egress_router.errors import ConfigurationError, EgressRouterError
 from egress_router.kernel.conntrack import Conntrack
+from egress_router.kernel.memory import give_back_memory
 from egress_router.kernel.nat import NatBackend
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.observe import observe
@@ -61,6 +62,7 @@ class LiveRouter:
         self.state.reloads += 1
         self.state.reload_error = ""
         self.state.last_reload = time.time()
+        give_back_memory()
         what = "changed" if changed else "as they were"
         LOGGER.info("reload: %d destinations, %s; %d connections ended", len(rules.all), what, ended)
 
@@ -87,8 +89,9 @@ class LiveRouter:
         """Look whether all is in place and put back what is not; return whether all is in place now."""
         try:
             with self.lock:
-                rules = self._adopt() or rules
                 lines = put_back(self.config, self.desired, self.backend, rules=rules)
+                if not lines and self._adopt():
+                    lines = put_back(self.config, self.desired, self.backend, rules=True)
                 if lines and rules:
                     self.end_stale()
         except EgressRouterError as error:
@@ -105,7 +108,7 @@ class LiveRouter:
         return True
 
     def _adopt(self) -> bool:
-        """Take over routes and addresses that the cluster side has got since; return whether the rules change by it.
+        """Take over routes and addresses that the cluster side has got since; return whether there are any.
 
         What is gone from the cluster side is not: that is a loss, to be put back.
         """
@@ -122,9 +125,8 @@ class LiveRouter:
         if planned == network or not _adds_to(network, planned):
             return False
         translation = replace(plan_translation(self.config, planned), accepting=self.desired.translation.accepting)
-        changed = translation != self.desired.translation
         self.desired = Desired(planned, translation)
-        return changed
+        return True
 
     def counters(self) -> dict[str, Counters]:
         """Return the traffic of each destination, by its text. Raises EgressRouterError."""

@@ -60,9 +60,7 @@ def put_back(config: RouterConfig, desired: Desired, backend: NatBackend, *, rul
     """
     network = desired.network
     # First, for what may not pass must be held back while the rest is looked at.
-    found = backend.drift(desired.translation) if rules else []
-    if found:
-        backend.apply(desired.translation)
+    found = backend.mend(desired.translation) if rules else []
     with Netlink() as netlink:
         observed = observe(netlink)
         link = observed.link(network.egress)

@@ -43,6 +43,7 @@ def test_health_is_open_to_the_cluster_and_closed_to_the_egress_side(lab: Lab, b
     router = LiveRouter(lab, backend, tmp_path, RULES)
     router.start()
     assert_answered_by(router.tcp(81), SOURCE4, "203.0.113.26", 81)
+    router.until(lambda: get(router, "/healthz")[0] == 200, "the health server listens")
     for family in (4, 6):
         assert get(router, "/healthz", family=family) == (200, "ok\n")
         assert get(router, "/healthz", lab.nodes[0], family) == (200, "ok\n")
@@ -55,6 +56,7 @@ def test_health_is_open_to_the_cluster_and_closed_to_the_egress_side(lab: Lab, b
         assert silent.value.reason == "timeout"
 
 
+@pytest.mark.parametrize("shape", ["bridge"])
 def test_a_silent_gateway_makes_it_unready_but_not_unhealthy(lab: Lab, backend: str, tmp_path: Path) -> None:
     lab.echo("203.0.113.25", tcp=[80])
     checks = {"EGRESS_CHECK": "203.0.113.25:80"}
@@ -109,6 +111,7 @@ def test_announcements_are_repeated(lab: Lab, backend: str, tmp_path: Path) -> N
         router.until(lambda: announced(capture.packets) == {4, 6}, "both addresses are announced again")
 
 
+@pytest.mark.parametrize("shape", ["bridge"])
 def test_a_conflict_is_named_and_makes_it_unready(lab: Lab, backend: str, tmp_path: Path) -> None:
     thief = lab.machine("thief", "192.0.2.99")
     router = LiveRouter(lab, backend, tmp_path, RULES, **PROBES)
@@ -130,6 +133,7 @@ def metric(router: LiveRouter, name: str) -> float:
     return next(float(line.split()[-1]) for line in text.splitlines() if line.rsplit(" ", 1)[0] == name)
 
 
+@pytest.mark.parametrize("shape", ["bridge"])
 def test_metrics_and_status(lab: Lab, backend: str, tmp_path: Path) -> None:
     lab.echo("203.0.113.25", tcp=[80])
     router = LiveRouter(lab, backend, tmp_path, RULES)
