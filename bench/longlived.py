@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
+from bench.redirect_rate import HAPROXY
 from egress_router.lab import Lab
 from tests.kernel.live import LiveRouter
 
@@ -76,6 +78,44 @@ def repair_time(router: LiveRouter, command: str) -> float:
     return time.monotonic() - started
 
 
+def under_traffic(lab: Lab, router: LiveRouter, directory: Path) -> str:
+    """Ten reloads while connections of a rule that stays come and go; return what wrk saw."""
+    lab.services.add_addresses(["203.0.113.25/32"])
+    config = directory / "haproxy.cfg"
+    config.write_text(HAPROXY)
+    server = lab.services.popen(["haproxy", "-db", "-f", str(config)])
+    time.sleep(1)
+    url = f"http://{router.host.addresses[4]}:80/"
+    wrk = router.client.popen(
+        ["wrk", "-t1", "-c32", "-d20s", "-H", "Connection: close", url], stdout=subprocess.PIPE, text=True
+    )
+    for number in range(10):
+        time.sleep(1)
+        reload_time(
+            router, f"80 tcp 203.0.113.25\n81 tcp 203.0.113.{26 + number % 2}\n{8000 + number} tcp 203.0.113.26\n"
+        )
+    output, _ = wrk.communicate(timeout=40)
+    server.terminate()
+    requests = output.split(" requests in")[0].split()[-1]
+    errors = next((line.strip() for line in output.splitlines() if "rror" in line or "Non-2xx" in line), "no error")
+    return f"{requests} connections over 10 reloads: {errors}"
+
+
+def many_reloads(router: LiveRouter, count: int) -> str:
+    def seen() -> str:
+        pid = pid_of(router)
+        return f"{status(pid, 'VmRSS'):.1f} MB, {len(list(Path(f'/proc/{pid}/fd').iterdir()))} descriptors"
+
+    texts = [f"80 tcp 203.0.113.25\n{8000 + number} tcp 203.0.113.26\n" for number in range(2)]
+    for number in range(20):
+        reload_time(router, texts[number % 2])
+    before, started = seen(), time.monotonic()
+    for number in range(count):
+        reload_time(router, texts[number % 2])
+    each = (time.monotonic() - started) / count
+    return f"{count} reloads, {each * 1000:.0f} ms each: {before} before, {seen()} after"
+
+
 def main(backend: str) -> None:
     table = "nft delete table inet egress_router" if backend == "nftables" else "iptables-legacy -t nat -F"
     with Lab() as lab, tempfile.TemporaryDirectory() as directory:
@@ -94,6 +134,8 @@ def main(backend: str) -> None:
                 times.append(repair_time(router, command))
                 time.sleep(0.7)
             print(f"{backend}: deleted {name} back after {median(times) * 1000:.0f} ms (max {max(times) * 1000:.0f})")
+        print(f"{backend}: {under_traffic(lab, router, Path(directory))}")
+        print(f"{backend}: {many_reloads(router, 1000 if backend == 'nftables' else 100)}")
         idle(router, f"{backend}, 1 destination")
         pairs = []
         for number in range(RELOADS):

@@ -13,6 +13,9 @@ from egress_router.config.known import warn_unknown
 from egress_router.config.log import parse_log
 from egress_router.config.run import parse_run
 from egress_router.errors import ConfigurationError
+from egress_router.kernel.memory import give_back_memory
+from egress_router.kernel.nftables import Nftables
+from egress_router.kernel.nftables_child import ForkedNftables
 from egress_router.proxy.watch import Watch
 from egress_router.runtime.health import Answer, HealthServer, json_page
 from egress_router.runtime.live import LiveRouter
@@ -40,6 +43,9 @@ def run_router(env: Mapping[str, str]) -> int:
     # Blocked until the loop listens, so that a signal during the set-up is not lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     desired, backend = set_up(run.router)
+    if isinstance(backend, Nftables):
+        backend = ForkedNftables()
+    give_back_memory()
     state = State(interface=desired.network.egress, turned=time.monotonic())
     live = LiveRouter(env, run.router, desired, backend, state)
     ended = live.end_stale()
