@@ -80,7 +80,6 @@ def repair_time(router: LiveRouter, command: str) -> float:
 
 def under_traffic(lab: Lab, router: LiveRouter, directory: Path) -> str:
     """Ten reloads while connections of a rule that stays come and go; return what wrk saw."""
-    lab.services.add_addresses(["203.0.113.25/32"])
     config = directory / "haproxy.cfg"
     config.write_text(HAPROXY)
     server = lab.services.popen(["haproxy", "-db", "-f", str(config)])
