@@ -15,6 +15,7 @@ from egress_router.errors import EgressRouterError
 #: verb → module with a click command named ``command``
 VERBS = {
     "init": "egress_router.cli.init",
+    "run": "egress_router.cli.run",
     "http-proxy": "egress_router.cli.http_proxy",
     "dns-proxy": "egress_router.cli.dns_proxy",
     "check": "egress_router.cli.check",
@@ -42,6 +43,10 @@ def run(args: list[str]) -> int:
         from egress_router.runtime.init import run_init
 
         return run_init(os.environ)
+    if args == ["run"]:
+        from egress_router.runtime.run import run_router
+
+        return run_router(os.environ)
     from egress_router.cli.group import invoke
 
     return invoke(args)

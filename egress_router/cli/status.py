@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -12,6 +14,7 @@ from egress_router.errors import UsageError
 from egress_router.runtime.status import Status, read_status
 
 DRIFT = 1
+WATCH_SECONDS = 2.0
 
 
 @click.command(
@@ -25,7 +28,8 @@ DRIFT = 1
 )
 @source_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def command(env_file: str | None, manifest: str | None, output: str) -> int:
+@click.option("--watch", is_flag=True, help="Show it again every two seconds, until interrupted.")
+def command(env_file: str | None, manifest: str | None, output: str, watch: bool) -> int:
     """Compare the desired state with the kernel's, and show the traffic of each destination line.
 
     Exit code 1 when they differ. Needs NET_ADMIN to read the rules, and NET_RAW too for those of iptables.
@@ -36,12 +40,17 @@ def command(env_file: str | None, manifest: str | None, output: str) -> int:
         raise UsageError(f"status compares one pod with the network it runs in, and the manifest has several: {names}")
     if pod.router is None:
         raise UsageError(f"{source.name} has no variables of the router (EGRESS_GATEWAY …)")
-    status = read_status(pod.router)
-    if output == "json":
-        print_json(as_json(status))
-    else:
-        click.echo(as_text(status))
-    return DRIFT if status.drift else 0
+    while True:
+        status = read_status(pod.router)
+        if watch:
+            click.clear()
+        if output == "json":
+            print_json(as_json(status))
+        else:
+            click.echo(as_text(status))
+        if not watch:
+            return DRIFT if status.drift else 0
+        time.sleep(WATCH_SECONDS)
 
 
 def as_json(status: Status) -> dict[str, Any]:
@@ -51,6 +60,7 @@ def as_json(status: Status) -> dict[str, Any]:
         "drift": list(status.drift),
         "egress_interface": status.egress,
         "backend": status.backend,
+        "live": status.live,
         "sources": [str(source) for source in status.sources],
         "destinations": [
             {
@@ -73,6 +83,8 @@ def as_text(status: Status) -> str:
         lines = ["drift: the kernel is not as desired (- desired, + actual)", *(f"  {i}" for i in status.drift), *lines]
     else:
         lines[0] = "ok: " + lines[0]
+    if status.live is not None:
+        lines = [*live_problems(status.live), *lines, *live_lines(status.live)]
     if status.rows:
         rows = [("LINE", "DESTINATION", "CONNECTIONS", "PACKETS", "BYTES")]
         for row in status.rows:
@@ -81,3 +93,22 @@ def as_text(status: Status) -> str:
             rows.append((str(row.line), row.rule, *numbers))
         lines += ["", table(rows)]
     return "\n".join(lines)
+
+
+def live_problems(live: dict[str, Any]) -> list[str]:
+    """Return what is wrong with a router that stays, a line each."""
+    found = [f"not ready: {reason}" for reason in live["reasons"]]
+    if live["reload_error"]:
+        found.append(f"the last reload failed, the destinations before it are in force: {live['reload_error']}")
+    return found
+
+
+def live_lines(live: dict[str, Any]) -> list[str]:
+    """Return what a router that stays says of itself."""
+    found = [f"gateway {address}: {'answers' if up else 'does not answer'}" for address, up in live["gateways"].items()]
+    found += [f"check {to}: {'accepts' if up else 'does not accept'} connections" for to, up in live["checks"].items()]
+    last = live["last_reload"]
+    when = "none yet" if last is None else datetime.fromtimestamp(last, UTC).isoformat(sep=" ", timespec="seconds")
+    found.append(f"last reload: {when} ({live['reloads']} ok, {live['reload_failures']} failed)")
+    found.append(f"repairs: {live['repairs']}, claims of our address by others: {live['conflicts']}")
+    return found

@@ -13,10 +13,11 @@ from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.known import DNS_PROXY, HTTP_PROXY, warn_unknown
 from egress_router.config.log import parse_log
 from egress_router.config.router import parse_router
+from egress_router.config.run import parse_staying
 from egress_router.errors import ConfigurationError
 from egress_router.model.dns_proxy import DnsProxyConfig
 from egress_router.model.http_policy import HttpPolicy, HttpSettings
-from egress_router.model.router import RouterConfig
+from egress_router.model.router import Mode, RouterConfig
 
 T = TypeVar("T")
 
@@ -51,6 +52,9 @@ def parse_pod(inputs: Inputs, problems: Problems) -> PodConfig:
     router = http = dns = None
     if any(inputs.value(name) for name in _ROUTER_ONLY) or not (http_set or dns_set):
         router = parse_router(inputs, problems)
+        if router is None or router.mode is Mode.LEGACY:
+            staying = parse_staying(inputs, problems, router)
+            router = None if staying is None else staying.router
     if http_set:
         http = _apart(problems, lambda own: _http(inputs, own))
     if dns_set:

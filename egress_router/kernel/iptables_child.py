@@ -65,6 +65,13 @@ class Tables:
             )
         return changed
 
+    def mend(self, tables: Sequence[IptTable]) -> list[str]:
+        """Do as ``apply``; return what was different before, as ``drift`` does."""
+        found = self.drift(tables)
+        if found:
+            self.apply(tables)
+        return found
+
     def drift(self, tables: Sequence[IptTable]) -> list[str]:
         """Return the differences, a line each: ``-`` desired and missing, ``+`` there and not desired."""
         found: list[str] = []
@@ -167,6 +174,7 @@ class Tables:
             if name not in own:
                 handle.create_chain(name)
         kept: dict[str, dict[bytes, tuple[int, int]]] = {}
+        moved: dict[bytes, tuple[int, int]] = {}
         stale = []
         for name, rules in table.chains.items():
             entries = self._entries(handle, name)
@@ -176,10 +184,15 @@ class Tables:
                 counters = [self._blobs.counters(entry) for entry, _ in entries]
                 kept[name] = dict(zip(have, counters, strict=True))
         extra = [name for name in own if name not in table.chains]
+        for name in extra:
+            for entry, label in self._entries(handle, name):
+                moved[self._blobs.canonical(entry, label)] = self._blobs.counters(entry)
+        for values in kept.values():
+            moved |= values
         hooks_right = self._hooks_right(handle, table)
         if not stale and not extra and hooks_right and not set(table.chains) - set(own):
             return False
-        self._write(handle, table, stale, extra, kept, hooks_right)
+        self._write(handle, table, (stale, extra), (kept, moved), hooks_right)
         with _xtables_lock():
             handle.commit()
         return True
@@ -188,12 +201,16 @@ class Tables:
         self,
         handle: Any,
         table: IptTable,
-        stale: list[str],
-        extra: list[str],
-        kept: dict[str, dict[bytes, tuple[int, int]]],
+        chains: tuple[list[str], list[str]],
+        counted: tuple[dict[str, dict[bytes, tuple[int, int]]], dict[bytes, tuple[int, int]]],
         hooks_right: bool,
     ) -> None:
-        """Change what differs in the table in memory; unchanged rules take their counters along."""
+        """Change what differs in the table in memory: chains that are stale, and those that are not wanted.
+
+        Unchanged rules take along what they have counted: in their own chain, and a line's rule (there is one of its
+        kind in a table) also from another one.
+        """
+        (stale, extra), (kept, moved) = chains, counted
         if not hooks_right:
             for chain in self._built_in(handle):
                 for _, entry, label in self._hooks(handle, chain):
@@ -206,7 +223,8 @@ class Tables:
         for name in stale:
             for rule in table.chains[name]:
                 data = self._blobs.entry(rule)
-                counters = kept[name].get(self._canonical(handle, rule))
+                canonical = self._canonical(handle, rule)
+                counters = kept[name].get(canonical) or (moved.get(canonical) if rule.line is not None else None)
                 if counters is not None:
                     self._blobs.set_counters(data, counters)
                 handle.append_entry(name, _buffer(data))

@@ -22,6 +22,10 @@ class NatBackend(Protocol):
         """
         ...
 
+    def mend(self, desired: Translation) -> list[str]:
+        """Do as ``apply``, and return as ``drift`` does what was different before."""
+        ...
+
     def drift(self, desired: Translation) -> list[str]:
         """Return a unified diff, desired against actual; empty when they are the same. Raises PlatformError."""
         ...

@@ -10,7 +10,7 @@ from egress_router.kernel.nft_elements import Elements
 from egress_router.kernel.tool import run_tool, start_tool
 from egress_router.model.nftables import NftTable
 from egress_router.model.translation import Counters, Translation
-from egress_router.render.nft_script import change_script, parse_table, replace_script, table_text
+from egress_router.render.nft_script import change_script, parse_table, replace_script, rule_counters, table_text
 from egress_router.render.nft_table import TABLE, nft_table
 
 _Counted = dict[tuple[str, str], tuple[int, int]]
@@ -23,18 +23,15 @@ class Nftables:
 
     def apply(self, desired: Translation) -> bool:
         """See NatBackend. Where only elements differ only elements change; else the table is replaced as a whole."""
-        table = nft_table(desired)
-        actual = read_table()
-        script = replace_script(table) if actual is None else change_script(actual, table)
-        if script == "":
-            return False
-        run_tool(["nft", "-f", "-"], replace_script(table) if script is None else script)
-        difference = _difference(table, read_table(table))
-        if difference:
-            raise StateMismatch(
-                "the nftables table that was read back is not the one that was loaded:\n" + "\n".join(difference)
-            )
-        return True
+        return _put(nft_table(desired), read_table())
+
+    def mend(self, desired: Translation) -> list[str]:
+        """See NatBackend."""
+        table, actual = nft_table(desired), read_table()
+        if table == actual:
+            return []
+        _put(table, actual)
+        return _difference(table, actual)
 
     def drift(self, desired: Translation) -> list[str]:
         """See NatBackend."""
@@ -53,6 +50,22 @@ class Nftables:
     def remove(self) -> None:
         """See NatBackend."""
         run_tool(["nft", "-f", "-"], f"add table {TABLE}\ndelete table {TABLE}\n")
+
+
+def _put(table: NftTable, actual: NftTable | None) -> bool:
+    """Make ``actual`` be ``table``; return whether anything had to change. Raises ToolFailed, StateMismatch."""
+    script = replace_script(table) if actual is None else change_script(actual, table)
+    if script == "":
+        return False
+    if script is None and actual is not None:
+        script = replace_script(table, _counted(actual))
+    run_tool(["nft", "-f", "-"], script or replace_script(table))
+    difference = _difference(table, read_table(table))
+    if difference:
+        raise StateMismatch(
+            "the nftables table that was read back is not the one that was loaded:\n" + "\n".join(difference)
+        )
+    return True
 
 
 def _listing(*options: str) -> str | None:
@@ -98,6 +111,14 @@ def _elements(table: NftTable) -> dict[str, dict[str, tuple[str | None, tuple[in
         }
     finally:
         reader.close()
+
+
+def _counted(table: NftTable) -> _Counted:
+    """Return what every element and rule of ``table`` has counted, for the table that takes its place."""
+    found = rule_counters(_listing("-t") or "")
+    for name, elements in _elements(table).items():
+        found |= {(name, key): counted for key, (_, counted) in elements.items() if counted is not None}
+    return found
 
 
 def _difference(table: NftTable, actual: NftTable | None) -> list[str]:

@@ -134,7 +134,10 @@ class Ruleset:
 
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
-    """Everything that the network half and the redirect rules need. ``sources`` and ``gateways`` have the same keys."""
+    """Everything that the network half and the redirect rules need. ``sources`` and ``gateways`` have the same keys.
+
+    ``health_port`` is the long-lived router's own; None for one that sets up and is gone.
+    """
 
     mode: Mode
     sources: dict[Family, Interface]
@@ -147,3 +150,4 @@ class RouterConfig:
     macvlan_mode: MacvlanMode = MacvlanMode.PRIVATE
     cluster_cidrs: tuple[Network, ...] = field(default=())
     dad: bool = True
+    health_port: int | None = None

@@ -15,6 +15,8 @@ class Translation:
     New connections that reach ``pod_addresses`` by ``cluster`` are sent to the destinations of ``rules``; what leaves
     by ``egress`` gets its family's address of ``sources``; nothing else is forwarded, nothing new comes in by
     ``egress``, and the pod itself opens connections through ``cluster`` only to ``cluster_prefixes``.
+    ``health_port`` is a TCP port that no fallback claims. Without ``accepting`` established connections go on, and new
+    ones are not redirected.
     """
 
     egress: str
@@ -23,6 +25,8 @@ class Translation:
     sources: dict[Family, Address]
     rules: Ruleset
     cluster_prefixes: dict[Family, tuple[Network, ...]]
+    health_port: int | None = None
+    accepting: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,4 +16,5 @@ def plan_translation(config: RouterConfig, network: NetworkState) -> Translation
         sources={family: source.ip for family, source in config.sources.items()},
         rules=config.rules if config.mode.redirects else Ruleset(),
         cluster_prefixes=network.cluster_prefixes,
+        health_port=config.health_port,
     )

@@ -70,12 +70,16 @@ def _nat(translation: Translation, family: Family) -> IptTable:
         top += first
     fallback = _fallback(translation, family)
     if fallback is not None:
+        if translation.health_port is not None:
+            port = PortRange(translation.health_port, translation.health_port)
+            top.append(IptRule("RETURN", protocol="tcp", matches=(_ports(Protocol.TCP, port),)))
         options = (("to-destination", fallback[1]),)
         top += [IptRule("DNAT", options, protocol=str(protocol), line=fallback[0]) for protocol in Protocol]
     source = str(translation.sources[family])
     hooks = []
     if top:
         chains[f"{PREFIX}PREROUTING"] = tuple(top)
+    if top and translation.accepting:
         hooks = [
             (
                 "PREROUTING",

@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from egress_router.model.nftables import NftChain, NftSet, NftTable
 
+#: (set name, key) or ("chain NAME", rule) → (packets, bytes)
+Counted = Mapping[tuple[str, str], tuple[int, int]]
+
 _COUNTER = " counter"
+_BARE = re.compile(r"\bcounter\b")
+_VALUES = re.compile(r"(?:^|\s)counter packets (\d+) bytes (\d+)")
 
 
-def table_text(table: NftTable) -> str:
-    """Return the table as ``nft -s list table`` prints it, with elements in our order, one line for each set."""
-    blocks = ["\n".join(_set_lines(item)) for item in table.sets]
-    blocks += ["\n".join(_chain_lines(chain)) for chain in table.chains]
+def table_text(table: NftTable, counted: Counted = MappingProxyType({})) -> str:
+    """Return the table as ``nft -s list table`` prints it, with elements in our order, one line for each set; with the
+    values of ``counted``, as ``nft list table`` does.
+    """
+    blocks = ["\n".join(_set_lines(item, counted)) for item in table.sets]
+    blocks += ["\n".join(_chain_lines(chain, counted)) for chain in table.chains]
     return f"table {table.name} {{\n" + "\n\n".join(blocks) + "\n}\n"
 
 
-def replace_script(table: NftTable) -> str:
+def replace_script(table: NftTable, counted: Counted = MappingProxyType({})) -> str:
     """Return the script that puts ``table`` in the place of whatever has its name, in one transaction.
 
-    ``add`` before ``delete`` makes it work whether or not the table exists.
+    ``add`` before ``delete`` makes it work whether or not the table exists. Counters start at ``counted``.
     """
-    return f"add table {table.name}\ndelete table {table.name}\n{table_text(table)}"
+    return f"add table {table.name}\ndelete table {table.name}\n{table_text(table, counted)}"
+
+
+def rule_counters(listing: str) -> dict[tuple[str, str], tuple[int, int]]:
+    """Return what the rules in the output of ``nft list table`` have counted, as replace_script takes it."""
+    found: dict[tuple[str, str], tuple[int, int]] = {}
+    place = ""
+    for raw in listing.splitlines():
+        words = raw.split()
+        if len(words) == 3 and words[0] == "chain":
+            place = f"chain {words[1]}"
+        values = _VALUES.search(raw)
+        if place and values is not None:
+            found[(place, _VALUES.sub(_COUNTER, raw).strip())] = (int(values[1]), int(values[2]))
+    return found
 
 
 def change_script(old: NftTable, new: NftTable) -> str | None:
@@ -50,21 +73,32 @@ def _element(key: str, value: str | None) -> str:
     return key if value is None else f"{key} : {value}"
 
 
-def _set_lines(item: NftSet) -> Iterator[str]:
+def _counter(counted: Counted, place: str, what: str) -> str:
+    values = counted.get((place, what))
+    return _COUNTER if values is None else f" counter packets {values[0]} bytes {values[1]}"
+
+
+def _set_lines(item: NftSet, counted: Counted) -> Iterator[str]:
     yield f"\t{item.kind} {item.name} {{"
     for line in item.header:
         yield f"\t\t{line}"
     if item.elements:
-        yield f"\t\telements = {{ {', '.join(_element(k, v) for k, v in item.elements.items())} }}"
+        keys = {key: key for key in item.elements}
+        if counted and "counter" in item.header:
+            keys = {key: key + _counter(counted, item.name, key) for key in item.elements}
+        yield f"\t\telements = {{ {', '.join(_element(keys[k], v) for k, v in item.elements.items())} }}"
     yield "\t}"
 
 
-def _chain_lines(chain: NftChain) -> Iterator[str]:
+def _chain_lines(chain: NftChain, counted: Counted) -> Iterator[str]:
     yield f"\tchain {chain.name} {{"
     if chain.hook is not None:
         yield f"\t\t{chain.hook}"
     for rule in chain.rules:
-        yield f"\t\t{rule}"
+        kept = f"\t\t{rule}"
+        if (f"chain {chain.name}", rule) in counted:
+            kept = _BARE.sub(_counter(counted, f"chain {chain.name}", rule).strip(), kept)
+        yield kept
     yield "\t}"
 
 

@@ -38,7 +38,7 @@ def nft_table(translation: Translation) -> NftTable:
         tuple(sets),
         (
             *redirecting,
-            _prerouting(translation, redirecting),
+            _prerouting(translation, redirecting if translation.accepting else []),
             _postrouting(translation),
             *reversed(forwarding),
             _forward(translation, bool(forwarding)),
@@ -99,6 +99,8 @@ def _redirect(translation: Translation, family: Family) -> tuple[list[NftSet], l
         sets.append(NftSet("set", name, header, elements))
         count_rules.append(f"meta l4proto {protocol} ct original proto-dst @{name} return")
     if fallback is not None:
+        if translation.health_port is not None:
+            chain_rules.append(f"tcp dport {translation.health_port} return")
         chain_rules.append(f"{WITH_PORTS} counter dnat {ip} to {fallback.address}")
         count_rules.append("counter")
     return sets, [

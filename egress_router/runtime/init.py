@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Mapping
 
@@ -17,22 +16,20 @@ from egress_router.runtime.router import set_up
 
 
 def run_init(env: Mapping[str, str]) -> int:
-    """Set up what ``env`` says and return 0; in legacy mode only after SIGTERM or SIGINT. Raises EgressRouterError."""
+    """Set up what ``env`` says and return 0; in legacy mode do as ``egress-router run``. Raises EgressRouterError."""
     inputs = load_inputs(env)
     problems = Problems()
     set_up_log(parse_log(inputs, problems, terminal=sys.stderr.isatty()))
     config = parse_router(inputs, problems)
+    if config is not None and config.mode is Mode.LEGACY:
+        # Imported here: an init container needs none of it, and its pod waits.
+        from egress_router.runtime.run import run_router
+
+        return run_router(env)
     warn_unknown(inputs, problems)
     if config is None or problems.errors:
         raise ConfigurationError(problems.errors)
     for warning in problems.warnings:
         LOGGER.warning("%s", warning)
-    if config.mode is Mode.LEGACY:
-        # Blocked from here on, so that a signal during the set-up is not lost; sigwait takes it afterwards.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     set_up(config)
-    if config.mode is Mode.LEGACY:
-        LOGGER.info("staying until SIGTERM (EGRESS_ROUTER_MODE=legacy)")
-        received = signal.sigwait((signal.SIGTERM, signal.SIGINT))
-        LOGGER.info("%s: leaving; the rules stay as long as the pod", signal.Signals(received).name)
     return 0

@@ -25,8 +25,10 @@ from egress_router.runtime.log import LOGGER
 CAPABILITIES = ("NET_ADMIN", "NET_RAW")
 
 
-def set_up(config: RouterConfig) -> None:
-    """Make the pod an egress router. Safe to run again and after a kill at any point: what is in place stays.
+def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
+    """Make the pod an egress router; return what is in place now, and by which backend.
+
+    Safe to run again and after a kill at any point: what is in place stays.
 
     The filter and the translation stand before the interface comes up, the egress default route is in place before
     the cluster's one goes, and what is forwarded never looks at the main table, so there is no instant at which a
@@ -48,6 +50,34 @@ def set_up(config: RouterConfig) -> None:
     sources = ", ".join(str(source) for source in config.sources.values())
     state = "set up" if changed else "already in place, nothing changed"
     LOGGER.info("%s: leaving by %s with %s (%s)", state, link.name, sources, backend.name)
+    return desired, backend
+
+
+def put_back(config: RouterConfig, desired: Desired, backend: NatBackend, *, rules: bool) -> list[str]:
+    """Put back what is missing from a router that was set up; return it as diff lines, nothing when all is there.
+
+    Without ``rules`` the backend is not asked. Raises EgressRouterError when it cannot be put back.
+    """
+    network = desired.network
+    # First, for what may not pass must be held back while the rest is looked at.
+    found = backend.mend(desired.translation) if rules else []
+    with Netlink() as netlink:
+        observed = observe(netlink)
+        link = observed.link(network.egress)
+        if link is None:
+            link = _egress_link(netlink, config)
+            found.append(f"- the interface {network.egress}")
+            if link.name != network.egress:
+                raise PlatformError(f"{network.egress} is gone; {seen(observed.links)}")
+            observed = observe(netlink)
+        lines = _network_drift_lines(network, observed)
+        if lines:
+            drift = network_drift(network, observed)
+            _set_sysctls(netlink, network, link)
+            # No duplicate detection: the address was ours a moment ago, and every moment without it costs.
+            _apply_network(netlink, replace(config, dad=False), network, drift, link, observed)
+            _verify_network(netlink, network)
+    return found + lines
 
 
 def _egress_link(netlink: Netlink, config: RouterConfig) -> Link:
@@ -161,11 +191,11 @@ def _add_addresses(
 
 def drift_lines(netlink: Netlink, desired: Desired, backend: NatBackend) -> list[str]:
     """Return every difference between the desired state and the kernel's, as diff lines; empty when there is none."""
-    return _network_drift_lines(netlink, desired.network) + backend.drift(desired.translation)
+    return _network_drift_lines(desired.network, observe(netlink)) + backend.drift(desired.translation)
 
 
-def _network_drift_lines(netlink: Netlink, network: NetworkState) -> list[str]:
-    found = network_drift(network, observe(netlink)).lines()
+def _network_drift_lines(network: NetworkState, observed: Observed) -> list[str]:
+    found = network_drift(network, observed).lines()
     for item in network.sysctls:
         actual = read_sysctl(item)
         if item.required and actual != item.value:
@@ -175,7 +205,7 @@ def _network_drift_lines(netlink: Netlink, network: NetworkState) -> list[str]:
 
 def _verify_network(netlink: Netlink, network: NetworkState) -> None:
     """Read the network back; the backend has done so with its rules. Raises StateMismatch with the difference."""
-    found = _network_drift_lines(netlink, network)
+    found = _network_drift_lines(network, observe(netlink))
     if found:
         raise StateMismatch(
             "what was read back is not what was put in place (- desired, + actual); something else changes this pod's "

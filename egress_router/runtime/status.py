@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from typing import Any
 
 from egress_router.kernel import capabilities
 from egress_router.kernel.nat import choose_backend
@@ -25,13 +28,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What ``egress-router status`` shows; an empty ``drift`` is what should be."""
+    """What ``egress-router status`` shows; an empty ``drift`` is what should be.
+
+    ``live`` is what the router that stays says of itself (State.as_json); None where none runs or it does not answer.
+    """
 
     egress: str
     backend: str
     sources: tuple[Interface, ...]
     drift: tuple[str, ...]
     rows: tuple[Row, ...]
+    live: dict[str, Any] | None = None
 
 
 def read_status(config: RouterConfig) -> Status:
@@ -49,4 +56,18 @@ def read_status(config: RouterConfig) -> Status:
         Row(rule.line, str(rule), counters.get(rule.line, Counters())) for rule in desired.translation.rules.all
     )
     sources = tuple(config.sources[family] for family in sorted(config.sources))
-    return Status(desired.network.egress, backend.name, sources, tuple(drift), rows)
+    return Status(desired.network.egress, backend.name, sources, tuple(drift), rows, _ask(config))
+
+
+def _ask(config: RouterConfig) -> dict[str, Any] | None:
+    if config.health_port is None:
+        return None
+    connection = HTTPConnection("127.0.0.1", config.health_port, timeout=2)
+    try:
+        connection.request("GET", "/status")
+        value = json.loads(connection.getresponse().read())
+    except (OSError, HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+    return value if isinstance(value, dict) and "reasons" in value else None

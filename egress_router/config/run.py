@@ -1,0 +1,102 @@
+"""The variables of ``egress-router run``: the router's, and those of a router that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from egress_router.config import fields
+from egress_router.config.durations import EXPECTED_DURATION, duration
+from egress_router.config.fields import Wrong
+from egress_router.config.inputs import Inputs, Problems
+from egress_router.config.router import parse_router
+from egress_router.model.addresses import Family, Interface, family_of
+from egress_router.model.router import Mode, Protocol, RouterConfig
+from egress_router.model.run import Check, RunConfig
+
+HEALTH_PORT = 9909
+EXPECTED_CHECK = "ADDRESS:PORT, such as 203.0.113.25:443 or [2001:db8::25]:443"
+_DAY = 86400
+
+
+def parse_run(inputs: Inputs, problems: Problems) -> RunConfig | None:
+    """Return the configuration of a router that stays, None when something is wrong (every problem is noted)."""
+    router = parse_router(inputs, problems)
+    if router is not None and router.mode is not Mode.LEGACY:
+        message = "is not for a router that stays"
+        expected = "unset, or legacy; `egress-router init` does init, http-proxy and dns-proxy"
+        problems.error("EGRESS_ROUTER_MODE", None, str(router.mode), message, expected)
+    run = parse_staying(inputs, problems, router)
+    return run if router is not None and router.mode is Mode.LEGACY else None
+
+
+def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | None) -> RunConfig | None:
+    """Add to ``router`` what a router that stays needs; None when something is wrong."""
+    before = len(problems.errors)
+    health = parse_health_port(inputs, problems)
+    grace = _seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", 30, least=0)
+    announce = _seconds(inputs, problems, "EGRESS_ANNOUNCE_INTERVAL", 30, least=0)
+    probe = _seconds(inputs, problems, "EGRESS_PROBE_INTERVAL", 3, least=1)
+    checks = _checks(inputs, problems, {} if router is None else router.sources)
+    if router is not None and health is not None:
+        health = _unclaimed(inputs, problems, router, health)
+    if router is None or len(problems.errors) > before:
+        return None
+    return RunConfig(replace(router, health_port=health), grace, announce, probe, checks)
+
+
+def parse_health_port(inputs: Inputs, problems: Problems) -> int | None:
+    """Return EGRESS_HEALTH_PORT, None for ``off``."""
+    text = inputs.value("EGRESS_HEALTH_PORT")
+    if text is None:
+        return HEALTH_PORT
+    if text.lower() == "off":
+        return None
+    port = fields.port(text)
+    if isinstance(port, Wrong):
+        problems.error("EGRESS_HEALTH_PORT", None, text, port, f"{fields.EXPECTED_PORT}, or off")
+        return None
+    return port
+
+
+def _unclaimed(inputs: Inputs, problems: Problems, router: RouterConfig, port: int) -> int | None:
+    """Return ``port``, or None when a destination claims the default: manifests that never heard of it go on."""
+    claims = (r for r in router.rules.redirects if r.protocol is Protocol.TCP and port in r.ports)
+    rule = next(claims, None)
+    if rule is None:
+        return port
+    message = f"is claimed by line {rule.line} of EGRESS_DESTINATION ({rule})"
+    if inputs.value("EGRESS_HEALTH_PORT"):
+        problems.error("EGRESS_HEALTH_PORT", None, str(port), message, "a port that no line claims, or off")
+    else:
+        problems.warn("EGRESS_HEALTH_PORT", None, str(port), f"{message}: there is no /healthz, /readyz or /metrics")
+    return None
+
+
+def _checks(inputs: Inputs, problems: Problems, sources: Mapping[Family, Interface]) -> tuple[Check, ...]:
+    variable = "EGRESS_CHECK"
+    text = inputs.value(variable) or ""
+    found: list[Check] = []
+    for word in text.replace(",", " ").split():
+        host, _, port_text = word.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        address, port = fields.address(bare), fields.port(port_text)
+        if isinstance(address, Wrong) or isinstance(port, Wrong) or (":" in bare and bare == host):
+            problems.error(variable, None, word, "is not a destination", EXPECTED_CHECK)
+        elif sources and family_of(address) not in sources:
+            message = f"is {family_of(address)}, but EGRESS_SOURCE has no {family_of(address)} address"
+            problems.error(variable, None, word, message, EXPECTED_CHECK)
+        else:
+            found.append(Check(address, port))
+    return tuple(dict.fromkeys(found))
+
+
+def _seconds(inputs: Inputs, problems: Problems, variable: str, default: int, *, least: int) -> int:
+    text = inputs.value(variable)
+    if text is None:
+        return default
+    value = duration(text, least, _DAY)
+    if isinstance(value, Wrong):
+        problems.error(variable, None, text, value, EXPECTED_DURATION)
+        return default
+    return value

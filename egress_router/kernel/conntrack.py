@@ -1,0 +1,193 @@
+"""List and end tracked connections of the pod by netlink.
+
+See linux/netfilter/nfnetlink_conntrack.h (CTA_*), nf_conntrack_common.h (IPS_*), nf_conntrack_tcp.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from types import TracebackType
+
+from egress_router.errors import PlatformError
+from egress_router.model.addresses import Address
+from egress_router.model.connection import Connection
+from egress_router.model.router import Protocol
+
+_NETLINK_NETFILTER = 12
+_GET, _DELETE = 0x0101, 0x0102
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _ID, _ZONE = 1, 2, 3, 4, 12, 18
+_TUPLE_IP, _TUPLE_PROTO = 1, 2
+_SEEN_REPLY, _DESTINATION_CHANGED = 0x2, 0x20
+#: nf_conntrack_tcp.h: SYN_SENT to LAST_ACK; what is over (TIME_WAIT, CLOSE) lingers for minutes.
+_LIVE_STATES = range(1, 7)
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_PORTS = struct.Struct("!H")
+_TYPE_MASK = 0x3FFF
+_RECEIVE_BYTES = 1 << 20
+_BATCH = 64
+_PROTOCOLS = {protocol.number: protocol for protocol in Protocol}
+_COUNT, _LIMIT = "nf_conntrack_count", "nf_conntrack_max"
+_SYSCTL = Path("/proc/sys/net/netfilter")
+
+
+class Conntrack:
+    """A netlink socket to the connection tracking of the namespace it is made in."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        self._socket.settimeout(10)
+        self._socket.bind((0, 0))
+        self._sequence = 0
+
+    def __enter__(self) -> Conntrack:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def connections(self, addresses: Iterable[Address]) -> Iterator[Connection]:
+        """Yield the connections that clients made to ``addresses``. Raises PlatformError.
+
+        The kernel's list may change underneath: what was there all the time is in it.
+        """
+        wanted = {address.packed: address for address in addresses}
+        known: dict[bytes, Address] = dict(wanted)
+        self._sequence += 1
+        body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
+        head = _HEADER.pack(_HEADER.size + len(body), _GET, _NLM_F_REQUEST | _NLM_F_DUMP, self._sequence, 0)
+        self._socket.send(head + body)
+        while True:
+            data = self._socket.recv(_RECEIVE_BYTES)
+            at = 0
+            while at < len(data):
+                length, type_, _, _, _ = _HEADER.unpack_from(data, at)
+                if type_ == _NLMSG_DONE:
+                    return
+                if type_ == _NLMSG_ERROR:
+                    _raise("list the tracked connections", data, at)
+                found = _connection(data, at + _HEADER.size, at + length, wanted, known)
+                if found is not None:
+                    yield found
+                at += (length + 3) & ~3
+
+    def end(self, connections: Iterable[Connection]) -> int:
+        """Forget ``connections``, so that their next packets are looked at anew; return how many. Those that are gone
+        already are fine. Raises PlatformError.
+        """
+        keys = [connection.key for connection in connections]
+        for start in range(0, len(keys), _BATCH):
+            self._end(keys[start : start + _BATCH])
+        return len(keys)
+
+    def _end(self, keys: list[bytes]) -> None:
+        data = b""
+        for key in keys:
+            self._sequence += 1
+            data += _HEADER.pack(_HEADER.size + len(key), _DELETE, _NLM_F_REQUEST | _NLM_F_ACK, self._sequence, 0) + key
+        self._socket.send(data)
+        for _ in keys:
+            answer = self._socket.recv(_RECEIVE_BYTES)
+            code = -struct.unpack_from("=i", answer, _HEADER.size)[0]
+            if code not in (0, errno.ENOENT):
+                _raise("end a tracked connection", answer, 0)
+
+
+def fill() -> tuple[int, int]:
+    """Return (tracked connections, the most there can be); zeros where the kernel does not tell."""
+    try:
+        return int((_SYSCTL / _COUNT).read_text()), int((_SYSCTL / _LIMIT).read_text())
+    except (OSError, ValueError):
+        return 0, 0
+
+
+def _connection(
+    data: bytes, at: int, end: int, wanted: dict[bytes, Address], known: dict[bytes, Address]
+) -> Connection | None:
+    """Read a message; None when it is no connection to one of ``wanted``. ``known`` keeps one object per address."""
+    attributes = {type_: (start, stop) for type_, start, stop in _attributes(data, at + 4, end)}
+    original, reply = attributes.get(_TUPLE_ORIGINAL), attributes.get(_TUPLE_REPLY)
+    if original is None or reply is None:
+        return None
+    _, address, number, port, _ = _tuple(data, *original)
+    protocol = _PROTOCOLS.get(number)
+    if protocol is None or address not in wanted:
+        return None
+    reply_address, reply_to, _, _, reply_port = _tuple(data, *reply)
+    (status,) = struct.unpack_from("!I", data, attributes[_STATUS][0])
+    key = data[at : at + 4]
+    for type_ in (_TUPLE_ORIGINAL, _ZONE, _ID):
+        if type_ in attributes:
+            start, stop = attributes[type_]
+            # With its head (which holds the flag of a nested one) and its padding.
+            key += data[start - 4 : start + ((stop - start + 3) & ~3)]
+    for packed in (reply_address, reply_to):
+        if packed not in known:
+            known[packed] = ip_address(packed)
+    return Connection(
+        protocol=protocol,
+        address=wanted[address],
+        port=port,
+        reply_address=known[reply_address],
+        reply_port=reply_port,
+        reply_to=known[reply_to],
+        translated=bool(status & _DESTINATION_CHANGED),
+        answered=bool(status & _SEEN_REPLY),
+        live=protocol is not Protocol.UDP and _state(data, attributes.get(_PROTOINFO)) in _LIVE_STATES,
+        key=key,
+    )
+
+
+def _tuple(data: bytes, at: int, end: int) -> tuple[bytes, bytes, int, int, int]:
+    """Return (source, destination, protocol number, destination port, source port)."""
+    source = destination = b""
+    number = to_port = from_port = 0
+    for type_, start, stop in _attributes(data, at, end):
+        if type_ == _TUPLE_IP:
+            # CTA_IP_V4_SRC, _DST, CTA_IP_V6_SRC, _DST
+            for kind, first, last in _attributes(data, start, stop):
+                if kind in (1, 3):
+                    source = data[first:last]
+                elif kind in (2, 4):
+                    destination = data[first:last]
+        elif type_ == _TUPLE_PROTO:
+            # CTA_PROTO_NUM, _SRC_PORT, _DST_PORT
+            for kind, first, _ in _attributes(data, start, stop):
+                if kind == 1:
+                    number = data[first]
+                elif kind == 2:
+                    (from_port,) = _PORTS.unpack_from(data, first)
+                elif kind == 3:
+                    (to_port,) = _PORTS.unpack_from(data, first)
+    return source, destination, number, to_port, from_port
+
+
+def _state(data: bytes, place: tuple[int, int] | None) -> int:
+    """Return the state from CTA_PROTOINFO_TCP or _SCTP: the first attribute of either; 0 when there is none."""
+    if place is None:
+        return 0
+    for _, start, stop in _attributes(data, *place):
+        for _, first, _ in _attributes(data, start, stop):
+            return data[first]
+    return 0
+
+
+def _attributes(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    while at + 4 <= end:
+        length, type_ = _ATTRIBUTE.unpack_from(data, at)
+        yield type_ & _TYPE_MASK, at + 4, at + length
+        at += (length + 3) & ~3
+
+
+def _raise(doing: str, data: bytes, at: int) -> None:
+    code = -struct.unpack_from("=i", data, at + _HEADER.size)[0]
+    raise PlatformError(f"{doing}: the kernel says {errno.errorcode.get(code, code)}")

@@ -1,0 +1,56 @@
+"""The nftables backend for a process that stays: what large tables need of memory goes with a child."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from egress_router.kernel import forked
+from egress_router.kernel.nftables import Nftables
+from egress_router.model.translation import Counters, Translation
+
+#: Smaller ones are faster without a fork.
+LARGE = 500
+
+
+class ForkedNftables:
+    """Implements ``NatBackend`` with nftables; what it does to more than LARGE rules is done in a child."""
+
+    name = Nftables.name
+
+    def __init__(self) -> None:
+        self._backend = Nftables()
+
+    def apply(self, desired: Translation) -> bool:
+        """See NatBackend."""
+        return bool(self._do("apply", desired))
+
+    def mend(self, desired: Translation) -> list[str]:
+        """See NatBackend."""
+        return list(self._do("mend", desired))
+
+    def drift(self, desired: Translation) -> list[str]:
+        """See NatBackend."""
+        return list(self._do("drift", desired))
+
+    def counters(self, desired: Translation) -> dict[int, Counters]:
+        """See NatBackend."""
+        if not _is_large(desired):
+            return self._backend.counters(desired)
+        rows = forked.start(["nftables", "counters"], lambda: self._rows(desired)).result()
+        return {line: Counters(*values) for line, *values in rows}
+
+    def remove(self) -> None:
+        """See NatBackend."""
+        self._backend.remove()
+
+    def _do(self, verb: str, desired: Translation) -> Any:
+        work = getattr(self._backend, verb)
+        return forked.start(["nftables", verb], lambda: work(desired)).result() if _is_large(desired) else work(desired)
+
+    def _rows(self, desired: Translation) -> list[tuple[int, int, int, int]]:
+        found = self._backend.counters(desired).items()
+        return [(line, item.connections, item.packets, item.bytes) for line, item in found]
+
+
+def _is_large(desired: Translation) -> bool:
+    return len(desired.rules.redirects) > LARGE

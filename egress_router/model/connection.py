@@ -1,0 +1,30 @@
+"""A tracked connection, as far as translation goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from egress_router.model.addresses import Address
+from egress_router.model.router import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection (or UDP flow) of a client to ``port`` of the pod's ``address``.
+
+    ``reply_address`` and ``reply_port`` are where it was sent, ``reply_to`` is the address that answers go to.
+    ``translated``: its destination was changed. ``answered``: a packet has come back. ``live``: it can still carry data
+    (a TCP connection between its first SYN and its last FIN; never a UDP flow, which has no end).
+    ``key`` is the kernel's name for it, as bytes.
+    """
+
+    protocol: Protocol
+    address: Address
+    port: int
+    reply_address: Address
+    reply_port: int
+    reply_to: Address
+    translated: bool
+    answered: bool
+    live: bool
+    key: bytes

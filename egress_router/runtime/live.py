@@ -1,0 +1,172 @@
+"""The router that stays: reload its destinations, put back what got lost, cut what must not go on, leave.
+
+Everything here waits for the kernel to be done, milliseconds as a rule; the loop decides when.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from egress_router.config.inputs import Problems, load_inputs
+from egress_router.config.run import parse_run
+from egress_router.errors import ConfigurationError, EgressRouterError
+from egress_router.kernel.conntrack import Conntrack
+from egress_router.kernel.memory import give_back_memory
+from egress_router.kernel.nat import NatBackend
+from egress_router.kernel.netlink import Netlink
+from egress_router.kernel.observe import observe
+from egress_router.model.connection import Connection
+from egress_router.model.desired import Desired
+from egress_router.model.network import NetworkState
+from egress_router.model.router import RouterConfig, Ruleset
+from egress_router.model.translation import Counters, Translation
+from egress_router.plan.connections import Sieve
+from egress_router.plan.translation import plan_translation
+from egress_router.runtime.desired import desired_state
+from egress_router.runtime.log import LOGGER
+from egress_router.runtime.router import put_back
+from egress_router.runtime.state import State
+
+
+class LiveRouter:
+    """A router that is set up. Its lock is held while the kernel is changed or its rules are read."""
+
+    def __init__(
+        self, env: Mapping[str, str], config: RouterConfig, desired: Desired, backend: NatBackend, state: State
+    ) -> None:
+        self._env = env
+        self.config = config
+        self.desired = desired
+        self.backend = backend
+        self.state = state
+        self.lock = threading.Lock()
+
+    def reload(self) -> None:
+        """Read the destinations anew and put them in place; when they cannot be used the old ones stay."""
+        try:
+            rules = self._read_rules()
+            with self.lock:
+                config = replace(self.config, rules=rules)
+                desired = replace(self.desired, translation=plan_translation(config, self.desired.network))
+                changed = self.backend.apply(desired.translation)
+                self.config, self.desired = config, desired
+                ended = self.end_stale() if changed else 0
+        except EgressRouterError as error:
+            self.state.reload_failures += 1
+            self.state.reload_error = str(error)
+            LOGGER.error("reload refused, the destinations in force stay: %s", error)
+            return
+        self.state.reloads += 1
+        self.state.reload_error = ""
+        self.state.last_reload = time.time()
+        give_back_memory()
+        what = "changed" if changed else "as they were"
+        LOGGER.info("reload: %d destinations, %s; %d connections ended", len(rules.all), what, ended)
+
+    def _read_rules(self) -> Ruleset:
+        inputs = load_inputs(self._env)
+        problems = Problems()
+        run = parse_run(inputs, problems)
+        if run is not None and run.router.health_port != self.config.health_port:
+            # The default gave way to a destination, which only a router that starts can do.
+            problems.errors += [p for p in problems.warnings if p.variable == "EGRESS_HEALTH_PORT"]
+        if run is None or problems.errors:
+            raise ConfigurationError(problems.errors)
+        for warning in problems.warnings:
+            LOGGER.warning("%s", warning)
+        return run.router.rules
+
+    def end_stale(self) -> int:
+        """End the connections that the rules in force would not make; return how many. Raises PlatformError."""
+        sieve = Sieve(self.desired.translation)
+        with Conntrack() as conntrack:
+            return conntrack.end([item for item in self._connections(conntrack) if sieve.stale(item)])
+
+    def check(self, *, rules: bool) -> bool:
+        """Look whether all is in place and put back what is not; return whether all is in place now."""
+        try:
+            with self.lock:
+                lines = put_back(self.config, self.desired, self.backend, rules=rules)
+                if not lines and self._adopt():
+                    lines = put_back(self.config, self.desired, self.backend, rules=True)
+                if lines and rules:
+                    self.end_stale()
+        except EgressRouterError as error:
+            if str(error) != self.state.problem:
+                LOGGER.error("what is missing cannot be put back: %s", error)
+            self.state.problem = str(error)
+            return False
+        if self.state.problem:
+            LOGGER.info("all is in place again")
+            self.state.problem = ""
+        if lines:
+            self.state.repairs += 1
+            LOGGER.warning("put back what was missing (- desired, + actual):\n  %s", "\n  ".join(lines))
+        return True
+
+    def _adopt(self) -> bool:
+        """Take over routes and addresses that the cluster side has got since; return whether there are any.
+
+        What is gone from the cluster side is not: that is a loss, to be put back.
+        """
+        network = self.desired.network
+        with Netlink() as netlink:
+            observed = observe(netlink)
+        if observed.link(network.egress) is None:
+            return False
+        try:
+            planned = desired_state(self.config, observed, network.egress).network
+            planned = replace(planned, displaced=network.displaced)
+        except EgressRouterError:
+            return False
+        if planned == network or not _adds_to(network, planned):
+            return False
+        translation = replace(plan_translation(self.config, planned), accepting=self.desired.translation.accepting)
+        self.desired = Desired(planned, translation)
+        return True
+
+    def counters(self) -> dict[str, Counters]:
+        """Return the traffic of each destination, by its text. Raises EgressRouterError."""
+        with self.lock:
+            translation = self.desired.translation
+            found = self.backend.counters(translation)
+        return {str(rule): found.get(rule.line, Counters()) for rule in translation.rules.all}
+
+    def drift(self) -> list[str]:
+        """Return how the rules differ from the desired ones. Raises EgressRouterError."""
+        with self.lock:
+            return self.backend.drift(self.desired.translation)
+
+    def connections(self) -> list[Connection]:
+        """Return the translated connections. Raises PlatformError."""
+        with Conntrack() as conntrack:
+            return [item for item in self._connections(conntrack) if item.translated]
+
+    def _connections(self, conntrack: Conntrack) -> list[Connection]:
+        addresses = [address for found in self.desired.network.pod_addresses.values() for address in found]
+        return list(conntrack.connections(addresses))
+
+    def stop_accepting(self) -> None:
+        """Let established connections go on and refuse new ones. Raises EgressRouterError."""
+        self._apply(replace(self.desired.translation, accepting=False))
+
+    def close(self) -> None:
+        """Forward nothing any more, and end what was forwarded. Raises EgressRouterError."""
+        self._apply(replace(self.desired.translation, rules=Ruleset()))
+        with self.lock:
+            self.end_stale()
+
+    def _apply(self, translation: Translation) -> None:
+        with self.lock:
+            self.desired = replace(self.desired, translation=translation)
+            self.backend.apply(self.desired.translation)
+
+
+def _adds_to(old: NetworkState, new: NetworkState) -> bool:
+    """Whether ``new`` has all that ``old`` has."""
+    pairs = [(old.routes, new.routes), (old.rules, new.rules), (old.addresses, new.addresses)]
+    pairs += [(old.pod_addresses[family], new.pod_addresses[family]) for family in old.pod_addresses]
+    return all(item in ours for theirs, ours in pairs for item in theirs)

@@ -1,0 +1,206 @@
+"""When the long-lived router does what: signals, events of the kernel, a changed file, timers. One thread."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from egress_router.errors import EgressRouterError
+from egress_router.kernel.events import Events, nftables_events, route_events
+from egress_router.kernel.iptables_info import TableInfo
+from egress_router.model.run import RunConfig
+from egress_router.proxy.watch import Watch
+from egress_router.runtime.egress import EgressSide
+from egress_router.runtime.live import LiveRouter
+from egress_router.runtime.log import LOGGER
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: Events come in bunches; this much later the bunch is there.
+DEBOUNCE_SECONDS = 0.01
+#: Legacy iptables has no events; a look at its sizes costs microseconds.
+TABLES_SECONDS = 0.04
+FILE_SECONDS = 0.25
+TURN_SECONDS = 1.0
+RETRY_SECONDS = 2.0
+#: What no event tells (a rule in the place of another one) is found by looking at everything now and then.
+FULL_SECONDS = {"nftables": 30.0, "iptables": 10.0}
+#: Looking takes at most one part in so many of the time: in general, and while events keep coming for nothing.
+FULL_SHARE, EVENT_SHARE = 200, 5
+DRAIN_SECONDS = 0.25
+
+
+class Loop:
+    """Runs ``live`` until SIGTERM or SIGINT, and then until its connections are gone or the grace is over.
+
+    ``watch`` knows the files as they were before they were read the first time.
+    """
+
+    def __init__(self, run: RunConfig, live: LiveRouter, watch: Watch) -> None:
+        self._run = run
+        self._live = live
+        self._state = live.state
+        self._loop = asyncio.new_event_loop()
+        self._error: BaseException | None = None
+        self._egress = EgressSide(run, live.state, self._loop)
+        self._check_at: asyncio.TimerHandle | None = None
+        self._full_at: asyncio.TimerHandle | None = None
+        self._rules_touched = False
+        self._idle_until = 0.0
+        self._tables: TableInfo | None = None
+        self._tables_before: tuple[bytes, ...] = ()
+        self._watch = watch
+        self._file_changed = False
+        self._leave_by = 0.0
+
+    def run(self) -> int:
+        """Return 0 after a signal. Raises what nobody foresaw."""
+        loop = self._loop
+        loop.set_exception_handler(self._failed)
+        listening = self._listen()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._signal, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        try:
+            self._every(TURN_SECONDS, self._turn)
+            self._every(FILE_SECONDS, self._look_at_file)
+            self._egress.look_at_link()
+            self._every(self._run.probe_interval, self._egress.probe)
+            if self._run.announce_interval:
+                self._every(self._run.announce_interval, self._egress.announce)
+            self._rules_touched = True
+            self._check()
+            loop.run_forever()
+        finally:
+            self._egress.close()
+            for events in listening:
+                events.close()
+            if self._tables is not None:
+                self._tables.close()
+            loop.close()
+        if self._error is not None:
+            raise self._error
+        return 0
+
+    def _listen(self) -> list[Events]:
+        route = route_events()
+        found = [route]
+        self._loop.add_reader(route.fileno(), lambda: self._heard(route, rules=False))
+        if self._live.backend.name == "nftables":
+            nftables = nftables_events()
+            found.append(nftables)
+            self._loop.add_reader(nftables.fileno(), lambda: self._heard(nftables, rules=True))
+        else:
+            tables = self._tables = TableInfo(tuple(self._live.config.sources))
+            self._tables_before = tables.read()
+            self._every(TABLES_SECONDS, lambda: self._look_at_tables(tables))
+        return found
+
+    def _every(self, seconds: float, action: Callable[[], None]) -> None:
+        def turn() -> None:
+            self._loop.call_later(seconds, turn)
+            action()
+
+        self._loop.call_soon(turn)
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # A router that stumbles on must not look well: the container starts again, and the kernel forwards meanwhile.
+        self._error = context.get("exception") or RuntimeError(str(context.get("message")))
+        loop.stop()
+
+    def _turn(self) -> None:
+        self._state.turned = time.monotonic()
+
+    # Repair
+
+    def _heard(self, events: Events, *, rules: bool) -> None:
+        if events.drain():
+            self._check_soon(rules=rules)
+
+    def _look_at_tables(self, tables: TableInfo) -> None:
+        now = tables.read()
+        if now != self._tables_before:
+            self._tables_before = now
+            self._check_soon(rules=True)
+
+    def _check_soon(self, *, rules: bool) -> None:
+        self._rules_touched |= rules
+        if self._check_at is None:
+            wait = max(DEBOUNCE_SECONDS, self._idle_until - time.monotonic())
+            self._check_at = self._loop.call_later(wait, self._check)
+
+    def _check(self) -> None:
+        """Look and put back; look again later, at the latest when everything is due."""
+        for handle in (self._check_at, self._full_at):
+            if handle is not None:
+                handle.cancel()
+        self._check_at, rules, self._rules_touched = None, self._rules_touched, False
+        started = time.monotonic()
+        before = self._state.repairs
+        good = self._live.check(rules=rules)
+        self._egress.look_at_link()
+        taken = time.monotonic() - started
+        if self._state.repairs == before:
+            self._idle_until = started + taken * EVENT_SHARE
+        if self._tables is not None and rules:
+            self._tables_before = self._tables.read()
+        later = max(FULL_SECONDS[self._live.backend.name], taken * FULL_SHARE) if good else RETRY_SECONDS
+        self._full_at = self._loop.call_later(later, self._full)
+
+    def _full(self) -> None:
+        self._rules_touched = True
+        self._check()
+
+    # Reload
+
+    def _look_at_file(self) -> None:
+        """Reload when a changed file has stayed the same for one look: a half-written one changes again."""
+        if self._watch.changed():
+            self._file_changed = True
+        elif self._file_changed:
+            self._file_changed = False
+            self._reload("EGRESS_DESTINATION_FILE has changed")
+
+    def _reload(self, why: str) -> None:
+        if not self._state.leaving:
+            LOGGER.info("%s: reading the destinations anew", why)
+            self._live.reload()
+
+    # Leaving
+
+    def _signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGHUP:
+            self._reload("SIGHUP")
+        elif self._state.leaving:
+            LOGGER.warning("%s again: leaving now", number.name)
+            self._leave_by = 0.0
+        else:
+            self._state.leaving = True
+            self._leave_by = time.monotonic() + self._run.grace
+            self._try(self._live.stop_accepting)
+            LOGGER.info("%s: leaving; waiting at most %d s for connections", number.name, self._run.grace)
+            self._every(DRAIN_SECONDS, self._drain)
+
+    def _drain(self) -> None:
+        left = self._live_connections()
+        over = time.monotonic() >= self._leave_by
+        if left and not over:
+            return
+        self._try(self._live.close)
+        LOGGER.info("left; %s", f"{left} connections were cut" if left else "no connection was cut")
+        self._loop.stop()
+
+    def _live_connections(self) -> int:
+        try:
+            return sum(connection.live for connection in self._live.connections())
+        except EgressRouterError as error:
+            LOGGER.error("%s", error)
+            return 0
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except EgressRouterError as error:
+            LOGGER.error("%s", error)

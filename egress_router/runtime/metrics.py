@@ -1,0 +1,109 @@
+"""The figures of the long-lived router for Prometheus. See https://prometheus.io/docs/practices/naming/"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from egress_router import __version__
+from egress_router.kernel.conntrack import fill
+from egress_router.runtime.health import Answer
+from egress_router.runtime.live import LiveRouter
+from egress_router.runtime.state import State
+
+
+class RouterCollector(Collector):
+    """Reads the kernel when it is asked; nothing is counted twice."""
+
+    def __init__(self, live: LiveRouter) -> None:
+        self._live = live
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every figure. Raises EgressRouterError."""
+        yield from self._traffic()
+        yield from self._tracked()
+        yield from _own(self._live.state)
+        build = GaugeMetricFamily(
+            "egress_router_build_info", "Constant 1; the labels say what runs.", labels=("version", "backend")
+        )
+        build.add_metric((__version__, self._live.backend.name), 1)
+        yield build
+
+    def _traffic(self) -> Iterator[Metric]:
+        label = ("destination",)
+        prefix = "egress_router_destination_"
+        packets = CounterMetricFamily(f"{prefix}packets", "Packets of a destination line, both ways.", labels=label)
+        size = CounterMetricFamily(f"{prefix}bytes", "Bytes of a destination line, both ways.", labels=label)
+        connections = CounterMetricFamily(
+            f"{prefix}connections", "Connections that a destination line has redirected.", labels=label
+        )
+        for text, counters in self._live.counters().items():
+            packets.add_metric((text,), counters.packets)
+            size.add_metric((text,), counters.bytes)
+            connections.add_metric((text,), counters.connections)
+        yield from (packets, size, connections)
+
+    def _tracked(self) -> Iterator[Metric]:
+        entries, limit = fill()
+        yield GaugeMetricFamily("egress_router_conntrack_entries", "Connections that the pod tracks.", value=entries)
+        yield GaugeMetricFamily("egress_router_conntrack_entries_limit", "The most it can track.", value=limit)
+        ports = GaugeMetricFamily(
+            "egress_router_source_ports_used",
+            "Ports of EGRESS_SOURCE in use towards one remote address and port; about 64000 can be.",
+            labels=("protocol", "remote", "port"),
+        )
+        used = Counter(
+            (str(item.protocol), str(item.reply_address), str(item.reply_port)) for item in self._live.connections()
+        )
+        for labels, count in used.items():
+            ports.add_metric(labels, count)
+        yield ports
+
+
+def _own(state: State) -> Iterable[Metric]:
+    reloads = CounterMetricFamily("egress_router_reloads", "Reloads, by what became of them.", labels=("result",))
+    reloads.add_metric(("ok",), state.reloads)
+    reloads.add_metric(("failed",), state.reload_failures)
+    yield reloads
+    yield GaugeMetricFamily(
+        "egress_router_last_reload_successful",
+        "Whether the destinations in force are those of the file.",
+        value=0 if state.reload_error else 1,
+    )
+    yield CounterMetricFamily(
+        "egress_router_repairs", "Times that something was missing and was put back.", value=state.repairs
+    )
+    yield CounterMetricFamily(
+        "egress_router_address_conflicts", "Claims of EGRESS_SOURCE by another machine.", value=state.conflicts_seen
+    )
+    gateways = GaugeMetricFamily("egress_router_gateway_up", "Whether a gateway answers.", labels=("gateway",))
+    for address, gateway in list(state.gateways.items()):
+        gateways.add_metric((str(address),), 1 if gateway.up else 0)
+    yield gateways
+    checks = GaugeMetricFamily("egress_router_check_up", "Whether an EGRESS_CHECK accepts connections.", labels=("to",))
+    for check, reached in list(state.checks.items()):
+        checks.add_metric((str(check),), 1 if reached.up else 0)
+    yield checks
+    yield GaugeMetricFamily(
+        "egress_router_link_up", "Whether the egress interface has a carrier.", value=int(state.carrier)
+    )
+    ready = not state.reasons(time.monotonic())
+    yield GaugeMetricFamily("egress_router_ready", "Whether /readyz says so.", value=int(ready))
+
+
+class MetricsPage:
+    """The page ``/metrics``."""
+
+    def __init__(self, live: LiveRouter) -> None:
+        # Without auto_describe: it would ask the kernel for every figure now.
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(RouterCollector(live))
+
+    def __call__(self) -> Answer:
+        """Return the figures as they are now. Raises EgressRouterError."""
+        return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)

@@ -1,0 +1,70 @@
+"""What the long-lived router knows about itself; read by the health server's threads, written by the loop alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from egress_router.model.addresses import Address
+from egress_router.model.run import Check
+from egress_router.plan.reachability import Reachability
+
+
+@dataclass(slots=True)
+class State:
+    """Times are of time.time() where they are shown to people, else of time.monotonic().
+
+    ``problem`` says why the kernel is not as desired; empty when the last look found that it is.
+    """
+
+    interface: str
+    turned: float
+    problem: str = ""
+    carrier: bool = True
+    leaving: bool = False
+    gateways: dict[Address, Reachability] = field(default_factory=dict)
+    checks: dict[Check, Reachability] = field(default_factory=dict)
+    conflicts: dict[Address, tuple[str, float]] = field(default_factory=dict)
+    conflicts_seen: int = 0
+    repairs: int = 0
+    reloads: int = 0
+    reload_failures: int = 0
+    last_reload: float | None = None
+    reload_error: str = ""
+
+    def reasons(self, now: float) -> list[str]:
+        """Return why the router is not ready, a sentence each; nothing when it is. ``now`` is time.monotonic()."""
+        found = []
+        if self.leaving:
+            found.append("leaving")
+        if self.problem:
+            found.append(f"the kernel is not as desired: {self.problem}")
+        if not self.carrier:
+            found.append(f"{self.interface} has no carrier")
+        for address, gateway in list(self.gateways.items()):
+            if not gateway.up:
+                found.append(f"gateway {address} does not answer on {self.interface}")
+        for source, (mac, until) in list(self.conflicts.items()):
+            if now < until:
+                found.append(f"{mac} claims {source} too")
+        for check, reached in list(self.checks.items()):
+            if not reached.up:
+                found.append(f"{check} does not accept connections")
+        return found
+
+    def as_json(self, now: float) -> dict[str, Any]:
+        """Return the state as plain values; ``now`` is time.monotonic()."""
+        reasons = self.reasons(now)
+        return {
+            "ready": not reasons,
+            "reasons": reasons,
+            "link_up": self.carrier,
+            "gateways": {str(address): bool(gateway.up) for address, gateway in list(self.gateways.items())},
+            "checks": {str(check): bool(reached.up) for check, reached in list(self.checks.items())},
+            "last_reload": self.last_reload,
+            "reloads": self.reloads,
+            "reload_failures": self.reload_failures,
+            "reload_error": self.reload_error,
+            "repairs": self.repairs,
+            "conflicts": self.conflicts_seen,
+        }
