@@ -21,6 +21,7 @@ VERBS = {
     "plan": "egress_router.cli.plan",
     "explain": "egress_router.cli.explain",
     "status": "egress_router.cli.status",
+    "manifests": "egress_router.cli.manifests",
     "egressip": "egress_router.cli.egressip",
     "node": "egress_router.cli.node",
 }
