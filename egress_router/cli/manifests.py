@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import click
 
 from egress_router import __version__
 from egress_router.cli.output import print_warnings
 from egress_router.cli.sources import read_text
-from egress_router.config.inputs import Inputs, Problems, SourceText
-from egress_router.config.pod import PodConfig, parse_pod
-from egress_router.errors import ConfigurationError, Problem
-from egress_router.model.addresses import Family, Interface
+from egress_router.config.inputs import Problems, SourceText
+from egress_router.config.manifest_request import complete_request
 from egress_router.model.manifests import Component, Forwarding, Kind, ManifestRequest, Platform
 from egress_router.plan.manifests import plan_manifests
 from egress_router.render.manifests import render_manifests
@@ -41,6 +37,7 @@ from egress_router.render.manifests import render_manifests
 )
 @click.option("--gateway", required=True, metavar="ADDRESS", help="EGRESS_GATEWAY, one for each family of --source.")
 @click.option("--destinations", required=True, metavar="FILE", help="The list of destinations ('-': standard input).")
+@click.option("--http-port", metavar="PORT", help="Port of the HTTP proxy.  [default: 8080]")
 @click.option("--platform", required=True, type=click.Choice([str(item) for item in Platform]))
 @click.option("--namespace", default="egress-routers", show_default=True)
 @click.option("--kind", type=click.Choice([str(item) for item in Kind]), default="Deployment", show_default=True)
@@ -68,6 +65,7 @@ def command(
     sources: tuple[str, ...],
     gateway: str,
     destinations: str,
+    http_port: str | None,
     platform: str,
     namespace: str,
     kind: str,
@@ -85,77 +83,36 @@ def command(
 
     What cannot work or is not safe is refused with the reason; exit code 78 then.
     """
-    text = tidy(read_text(destinations))
     problems = Problems()
-    wanted = Component(component)
-    pods = [_parse(wanted, source, gateway, SourceText(destinations, text), problems) for source in sources]
-    problems.errors = list(dict.fromkeys(problems.errors))
-    node_selector = tuple(_selector(item, problems) for item in selectors)
-    problems.raise_if_any()
-    first = next(pod for pod in pods if pod is not None)
-    assert first.router is not None
-    request = ManifestRequest(
-        component=wanted,
-        name=name,
-        sources=tuple(_sources(pod) for pod in pods if pod is not None),
-        gateways=first.router.gateways,
-        destinations=text,
-        platform=Platform(platform),
-        namespace=namespace,
-        kind=Kind(kind),
-        rules=first.router.rules if wanted is Component.REDIRECT else None,
-        http_port=first.http.settings.port if first.http else None,
-        dns=first.dns,
-        parent_interface=parent_interface,
-        network=network,
-        forwarding=Forwarding(forwarding) if forwarding else None,
-        headless=headless,
-        allow_from=allow_from,
-        node_selector=node_selector,
-        registry=registry,
-        tag=tag,
-        service_monitor=service_monitor,
+    request = complete_request(
+        ManifestRequest(
+            component=Component(component),
+            name=name,
+            platform=Platform(platform),
+            namespace=namespace,
+            kind=Kind(kind),
+            parent_interface=parent_interface,
+            network=network,
+            forwarding=Forwarding(forwarding) if forwarding else None,
+            headless=headless,
+            allow_from=allow_from,
+            node_selector=tuple(_selector(item, problems) for item in selectors),
+            registry=registry,
+            tag=tag,
+            service_monitor=service_monitor,
+        ),
+        sources,
+        gateway,
+        SourceText(destinations, read_text(destinations)),
+        problems,
+        http_port,
     )
+    problems.raise_if_any()
+    assert request is not None
     plan = plan_manifests(request, __version__)
-    print_warnings([*dict.fromkeys(problems.warnings), *plan.warnings])
+    print_warnings([*problems.warnings, *plan.warnings])
     click.echo(render_manifests(plan), nl=False)
     return 0
-
-
-def tidy(text: str) -> str:
-    """Return a list with plain line ends and no white space behind the lines; line numbers stay."""
-    lines = text.removeprefix("\ufeff").split("\n")
-    return "\n".join(line.rstrip() for line in lines).rstrip("\n") + "\n"
-
-
-def _parse(component: Component, source: str, gateway: str, text: SourceText, problems: Problems) -> PodConfig | None:
-    """Parse what one router would get; options are named in the problems, not the variables they stand for."""
-    variable = component.destination_variable
-    env = {
-        "EGRESS_ROUTER_MODE": str(component.mode),
-        "EGRESS_SOURCE": source,
-        "EGRESS_GATEWAY": gateway,
-        f"{variable}_FILE": text.variable,
-    }
-    found = Problems()
-    try:
-        pod = parse_pod(Inputs(env, {f"{variable}_FILE": text}), found)
-    except ConfigurationError as error:
-        problems.errors += map(_as_option, error.problems)
-        return None
-    problems.warnings += map(_as_option, found.warnings)
-    return pod
-
-
-def _as_option(problem: Problem) -> Problem:
-    options = {"EGRESS_SOURCE": "--source", "EGRESS_GATEWAY": "--gateway"}
-    name = options.get(problem.variable, problem.variable)
-    return Problem(name, problem.line, problem.text, problem.message, problem.expected)
-
-
-def _sources(pod: PodConfig) -> Mapping[Family, Interface]:
-    assert pod.router is not None
-    return pod.router.sources
 
 
 def _selector(text: str, problems: Problems) -> tuple[str, str]:

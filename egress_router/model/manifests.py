@@ -72,10 +72,10 @@ class ManifestRequest:
 
     component: Component
     name: str
-    sources: tuple[Mapping[Family, Interface], ...]
-    gateways: Mapping[Family, Address]
-    destinations: str
     platform: Platform
+    sources: tuple[Mapping[Family, Interface], ...] = ()
+    gateways: Mapping[Family, Address] = field(default_factory=dict)
+    destinations: str = ""
     namespace: str = "egress-routers"
     kind: Kind = Kind.DEPLOYMENT
     rules: Ruleset | None = None

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.cli.manifests import tidy
+from egress_router.config.manifest_request import tidy
 from egress_router.config import fields
 from egress_router.config.inputs import Inputs, Problems, SourceText
 from egress_router.config.redirect import parse_rules
@@ -57,7 +57,7 @@ def test_service_monitor_is_written_where_there_is_something_to_scrape() -> None
     text = "80 tcp 203.0.113.25\n"
     rules = parse_rules(Inputs({"EGRESS_DESTINATION": text}), sources, Problems(), required=True)
     request = ManifestRequest(
-        Component.REDIRECT, "shop", (sources,), {Family.IPV4: gateway}, text, Platform.OPENSHIFT, rules=rules
+        Component.REDIRECT, "shop", Platform.OPENSHIFT, (sources,), {Family.IPV4: gateway}, text, rules=rules
     )
     plan = replace(plan_manifests(request, "1"), metrics_port=9909)
     items = {item["kind"]: item for item in yaml.safe_load_all(render_manifests(plan))}
