@@ -8,9 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.config.manifest_request import tidy
 from egress_router.config import fields
 from egress_router.config.inputs import Inputs, Problems, SourceText
+from egress_router.config.manifest_request import tidy
 from egress_router.config.redirect import parse_rules
 from egress_router.model.addresses import Family
 from egress_router.model.manifests import Component, ManifestRequest, Platform
