@@ -37,7 +37,7 @@ def read_old(
     ``defaults`` has what the command line asks for; what it leaves open (name, kind, namespace) comes from the
     text. Raises ConfigurationError when the text is no YAML or has no router.
     """
-    mended, notes = _mend(text, label)
+    mended, notes = mend(text, label)
     objects = manifest_objects(mended, label)
     routers: list[OldRouter] = []
     for item in objects:
@@ -53,7 +53,7 @@ def read_old(
     return routers, notes
 
 
-def _mend(text: str, label: str) -> tuple[str, list[Note]]:
+def mend(text: str, label: str) -> tuple[str, list[Note]]:
     """Undo what web pages do to quotes, hyphens and indentation."""
     spaced = text.translate(_SPACES)
     mended = _DASH.sub(r"\1-", spaced).translate(_MENDED)
