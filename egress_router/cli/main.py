@@ -22,6 +22,8 @@ VERBS = {
     "plan": "egress_router.cli.plan",
     "explain": "egress_router.cli.explain",
     "status": "egress_router.cli.status",
+    "manifests": "egress_router.cli.manifests",
+    "migrate": "egress_router.cli.migrate",
     "egressip": "egress_router.cli.egressip",
     "node": "egress_router.cli.node",
 }

@@ -54,10 +54,10 @@ def read_sources(env_file: str | None, manifest: str | None, problems: Problems)
     if env_file is not None and manifest is not None:
         raise UsageError("--env-file and -f exclude each other")
     if manifest is not None:
-        pods = manifest_pods(_read(manifest), manifest, problems)
+        pods = manifest_pods(read_text(manifest), manifest, problems)
         return [Source(pod.name, pod.inputs, here=False, outside=pod.outside) for pod in pods]
     if env_file is not None:
-        return [Source(env_file, load_inputs(parse_env_file(_read(env_file), env_file)), here=False)]
+        return [Source(env_file, load_inputs(parse_env_file(read_text(env_file), env_file)), here=False)]
     return [Source("environment", load_inputs(os.environ), here=True)]
 
 
@@ -95,7 +95,8 @@ def _explained(problem: Problem, source: Source) -> Problem:
     return problem
 
 
-def _read(name: str) -> str:
+def read_text(name: str) -> str:
+    """Return the text of a file, or of standard input for ``-``. Raises ConfigurationError."""
     found = decoded("standard input", name, sys.stdin.buffer.read()) if name == "-" else read_file_variable(name, name)
     if isinstance(found, SourceText):
         return found.text

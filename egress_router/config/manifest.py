@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,19 +41,24 @@ def manifest_pods(text: str, label: str, problems: Problems) -> list[ManifestPod
     that is no string, which Kubernetes refuses, as an error. Raises ConfigurationError when the text is no YAML or has
     no such pod.
     """
-    objects = [item for document in _documents(text, label) for item in _flat(document)]
-    config_maps = {_name(item): _mapping(item.get("data")) for item in objects if item.get("kind") == "ConfigMap"}
+    objects = manifest_objects(text, label)
+    config_maps = {name_of(item): as_mapping(item.get("data")) for item in objects if item.get("kind") == "ConfigMap"}
     pods = []
     for item in objects:
-        spec = _pod_spec(item)
+        spec = pod_spec_of(item)
         if spec is not None:
-            pod = _Reader(label, config_maps, problems).pod(f"{item.get('kind')}/{_name(item)}", spec)
+            pod = _Reader(label, config_maps, problems).pod(f"{item.get('kind')}/{name_of(item)}", spec)
             if pod.env or pod.outside:
                 pods.append(pod)
     if not pods and not problems.errors:
         expected = "a Pod, or an object with a pod template, whose containers have them"
         raise ConfigurationError([Problem(label, None, "", "has no pod with EGRESS_* variables", expected)])
     return pods
+
+
+def manifest_objects(text: str, label: str) -> list[dict[str, Any]]:
+    """Return the objects of a YAML text, those in a ``List`` as well. Raises ConfigurationError when it is no YAML."""
+    return [item for document in _documents(text, label) for item in _flat(document)]
 
 
 def _documents(text: str, label: str) -> list[dict[str, Any]]:
@@ -81,29 +86,32 @@ def _typographic_hint(text: str, label: str) -> str:
 def _flat(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the objects of a document: itself, or the items of a ``List``, which does not nest."""
     if document.get("kind") == "List":
-        yield from _list(document.get("items"))
+        yield from as_list(document.get("items"))
     else:
         yield document
 
 
-def _name(item: dict[str, Any]) -> str:
-    return str(_mapping(item.get("metadata")).get("name", "?"))
+def name_of(item: Mapping[str, Any]) -> str:
+    """Return the name of an object, "?" without one."""
+    return str(as_mapping(item.get("metadata")).get("name", "?"))
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def as_mapping(value: Any) -> dict[str, Any]:
+    """Return a value that is a mapping, an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
-def _list(value: Any) -> list[dict[str, Any]]:
+def as_list(value: Any) -> list[dict[str, Any]]:
+    """Return the mappings of a list, none for anything else."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _pod_spec(item: dict[str, Any]) -> dict[str, Any] | None:
+def pod_spec_of(item: dict[str, Any]) -> dict[str, Any] | None:
     """Return the pod spec of a Pod or of anything with a pod template."""
-    spec = _mapping(item.get("spec"))
+    spec = as_mapping(item.get("spec"))
     if item.get("kind") == "CronJob":
-        spec = _mapping(_mapping(spec.get("jobTemplate")).get("spec"))
-    template = _mapping(_mapping(spec.get("template")).get("spec"))
+        spec = as_mapping(as_mapping(spec.get("jobTemplate")).get("spec"))
+    template = as_mapping(as_mapping(spec.get("template")).get("spec"))
     return spec if item.get("kind") == "Pod" else template or None
 
 
@@ -121,8 +129,8 @@ class _Reader:
     def pod(self, name: str, spec: dict[str, Any]) -> ManifestPod:
         """Return what the containers of ``spec`` say together."""
         pod = ManifestPod(name)
-        volumes = {str(item.get("name")): item for item in _list(spec.get("volumes"))}
-        for container in (*_list(spec.get("initContainers")), *_list(spec.get("containers"))):
+        volumes = {str(item.get("name")): item for item in as_list(spec.get("volumes"))}
+        for container in (*as_list(spec.get("initContainers")), *as_list(spec.get("containers"))):
             values = self._from_sources(container) | self._own(container, pod)
             for key, value in values.items():
                 if pod.env.get(key, value) != value:
@@ -137,7 +145,7 @@ class _Reader:
     def _from_sources(self, container: dict[str, Any]) -> dict[str, str]:
         """Return what ``envFrom`` takes from ConfigMaps; the last one wins."""
         values: dict[str, str] = {}
-        for source in _list(container.get("envFrom")):
+        for source in as_list(container.get("envFrom")):
             reference = source.get("configMapRef")
             if not isinstance(reference, dict):
                 continue
@@ -157,13 +165,13 @@ class _Reader:
     def _own(self, container: dict[str, Any], pod: ManifestPod) -> dict[str, str]:
         """Return what ``env`` says; what comes from outside is noted in ``pod``."""
         values: dict[str, str] = {}
-        for variable in _list(container.get("env")):
+        for variable in as_list(container.get("env")):
             key = str(variable.get("name", ""))
             if not key.startswith("EGRESS_"):
                 continue
             value = variable.get("value")
             if "valueFrom" in variable:
-                reference = _mapping(_mapping(variable["valueFrom"]).get("configMapKeyRef"))
+                reference = as_mapping(as_mapping(variable["valueFrom"]).get("configMapKeyRef"))
                 data = self._config_maps.get(str(reference.get("name")), {})
                 if str(reference.get("key")) not in data:
                     pod.outside[key] = f"outside of {self._label}"
@@ -186,7 +194,7 @@ class _Reader:
     def _file(
         self, key: str, path: str, container: dict[str, Any], volumes: dict[str, dict[str, Any]]
     ) -> SourceText | Problem:
-        for mount in _list(container.get("volumeMounts")):
+        for mount in as_list(container.get("volumeMounts")):
             inside, at = "", str(mount.get("mountPath", "")).rstrip("/")
             if path.startswith(at + "/"):
                 inside = path[len(at) + 1 :]
@@ -194,8 +202,8 @@ class _Reader:
                 inside = str(mount["subPath"])
             if not inside:
                 continue
-            source = _mapping(_mapping(volumes.get(str(mount.get("name")))).get("configMap"))
-            renamed = {str(item.get("path")): str(item.get("key")) for item in _list(source.get("items"))}
+            source = as_mapping(as_mapping(volumes.get(str(mount.get("name")))).get("configMap"))
+            renamed = {str(item.get("path")): str(item.get("key")) for item in as_list(source.get("items"))}
             data = self._config_maps.get(str(source.get("name")), {})
             if renamed.get(inside, inside) in data:
                 return SourceText(key, str(data[renamed.get(inside, inside)]))

@@ -1,0 +1,122 @@
+"""``egress-router manifests``."""
+
+from __future__ import annotations
+
+import click
+
+from egress_router import __version__
+from egress_router.cli.output import print_warnings
+from egress_router.cli.sources import read_text
+from egress_router.config.inputs import Problems, SourceText
+from egress_router.config.manifest_request import complete_request
+from egress_router.model.manifests import Component, Forwarding, Kind, ManifestRequest, Platform
+from egress_router.plan.manifests import plan_manifests
+from egress_router.render.manifests import render_manifests
+
+
+@click.command(
+    "manifests",
+    epilog="""
+    \b
+    Examples:
+      egress-router manifests redirect --name shop --source 192.0.2.46 --source 192.0.2.47 \\
+        --gateway 192.0.2.1 --destinations shop.txt --platform openshift
+      egress-router manifests http-proxy --name web --source 192.0.2.43 --gateway 192.0.2.1 \\
+        --destinations web.txt --platform kubernetes --parent-interface eth1 | kubectl apply -f -
+    """,
+)
+@click.argument("component", type=click.Choice([str(item) for item in Component]))
+@click.option("--name", required=True, help="Name of the Service and of everything else.")
+@click.option(
+    "--source",
+    "sources",
+    required=True,
+    multiple=True,
+    metavar="ADDRESS[/LENGTH]",
+    help="EGRESS_SOURCE; several times for several routers behind one Service. Both families: with a comma between.",
+)
+@click.option("--gateway", required=True, metavar="ADDRESS", help="EGRESS_GATEWAY, one for each family of --source.")
+@click.option("--destinations", required=True, metavar="FILE", help="The list of destinations ('-': standard input).")
+@click.option("--http-port", metavar="PORT", help="Port of the HTTP proxy.  [default: 8080]")
+@click.option("--platform", required=True, type=click.Choice([str(item) for item in Platform]))
+@click.option("--namespace", default="egress-routers", show_default=True)
+@click.option("--kind", type=click.Choice([str(item) for item in Kind]), default="Deployment", show_default=True)
+@click.option(
+    "--parent-interface",
+    metavar="NIC",
+    help="Write a network attachment for Multus: a macvlan on this NIC of the nodes.",
+)
+@click.option("--network", metavar="[NAMESPACE/]NAME", help="Use this network attachment of Multus.")
+@click.option(
+    "--forwarding",
+    type=click.Choice([str(item) for item in Forwarding]),
+    help="Who switches forwarding on for a redirect router: a privileged init container, sysctls of the pod, or the "
+    "tuning plugin of the network attachment. Default: network where it is written here (Kubernetes), else init.",
+)
+@click.option("--headless", is_flag=True, help="A Service without an address of its own: clients reach any port.")
+@click.option("--allow-from", multiple=True, metavar="NAMESPACE", help="Only pods of these namespaces are clients.")
+@click.option("--node-selector", "selectors", multiple=True, metavar="KEY=VALUE")
+@click.option("--registry", default="", metavar="PREFIX", help="Of the images, such as registry.example.com/egress.")
+@click.option("--tag", default="", help=f"Tag of the images.  [default: {__version__}]")
+@click.option("--service-monitor", is_flag=True, help="Write a ServiceMonitor for the Prometheus operator.")
+def command(
+    component: str,
+    name: str,
+    sources: tuple[str, ...],
+    gateway: str,
+    destinations: str,
+    http_port: str | None,
+    platform: str,
+    namespace: str,
+    kind: str,
+    parent_interface: str | None,
+    network: str | None,
+    forwarding: str | None,
+    headless: bool,
+    allow_from: tuple[str, ...],
+    selectors: tuple[str, ...],
+    registry: str,
+    tag: str,
+    service_monitor: bool,
+) -> int:
+    """Write everything that a router needs in a cluster, as YAML. Touches nothing.
+
+    What cannot work or is not safe is refused with the reason; exit code 78 then.
+    """
+    problems = Problems()
+    request = complete_request(
+        ManifestRequest(
+            component=Component(component),
+            name=name,
+            platform=Platform(platform),
+            namespace=namespace,
+            kind=Kind(kind),
+            parent_interface=parent_interface,
+            network=network,
+            forwarding=Forwarding(forwarding) if forwarding else None,
+            headless=headless,
+            allow_from=allow_from,
+            node_selector=tuple(_selector(item, problems) for item in selectors),
+            registry=registry,
+            tag=tag,
+            service_monitor=service_monitor,
+        ),
+        sources,
+        gateway,
+        SourceText(destinations, read_text(destinations)),
+        problems,
+        http_port,
+    )
+    problems.raise_if_any()
+    assert request is not None
+    plan = plan_manifests(request, __version__)
+    print_warnings([*problems.warnings, *plan.warnings])
+    click.echo(render_manifests(plan), nl=False)
+    return 0
+
+
+def _selector(text: str, problems: Problems) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        problems.error("--node-selector", None, text, "is not KEY=VALUE", "such as node-role.kubernetes.io/infra=true")
+    return key, value

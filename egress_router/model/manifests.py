@@ -1,0 +1,162 @@
+"""What ``egress-router manifests`` is asked for, and the objects that it writes, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from egress_router.errors import Problem
+from egress_router.model.addresses import Address, Family, Interface
+from egress_router.model.dns_proxy import DnsProxyConfig
+from egress_router.model.router import Mode, PortRange, Protocol, Ruleset
+
+
+class Component(StrEnum):
+    """The three routers."""
+
+    REDIRECT = "redirect"
+    HTTP_PROXY = "http-proxy"
+    DNS_PROXY = "dns-proxy"
+
+    @property
+    def mode(self) -> Mode:
+        """EGRESS_ROUTER_MODE of the init container."""
+        return Mode.INIT if self is Component.REDIRECT else Mode(self.value)
+
+    @property
+    def destination_variable(self) -> str:
+        """The variable that lists its destinations."""
+        names = {"redirect": "EGRESS_DESTINATION", "http-proxy": "EGRESS_HTTP_PROXY_DESTINATION"}
+        return names.get(self.value, "EGRESS_DNS_PROXY_DESTINATION")
+
+
+class Platform(StrEnum):
+    """Whose admission the pods must pass: SecurityContextConstraints, or Pod Security."""
+
+    OPENSHIFT = "openshift"
+    KUBERNETES = "kubernetes"
+
+
+class Kind(StrEnum):
+    """What keeps a router running."""
+
+    DEPLOYMENT = "Deployment"
+    REPLICATION_CONTROLLER = "ReplicationController"
+
+
+class Forwarding(StrEnum):
+    """Who switches forwarding on for a redirect router: its privileged init container, the pod's securityContext
+    (the kubelet must allow these sysctls), or the tuning plugin of the network attachment.
+    """
+
+    INIT = "init"
+    POD = "pod"
+    NETWORK = "network"
+
+
+class Attach(StrEnum):
+    """Where the egress interface comes from: OpenShift SDN's annotation, or a network attachment of Multus."""
+
+    SDN = "sdn"
+    MULTUS = "multus"
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRequest:
+    """The options. ``sources`` has one entry for each router, with one address of each family.
+
+    ``destinations`` is the text of the list; what it says is in ``rules`` (redirect), ``http_port`` (HTTP proxy) or
+    ``dns`` (DNS proxy), None for the other components. ``forwarding`` None leaves the choice to the plan.
+    """
+
+    component: Component
+    name: str
+    platform: Platform
+    sources: tuple[Mapping[Family, Interface], ...] = ()
+    gateways: Mapping[Family, Address] = field(default_factory=dict)
+    destinations: str = ""
+    namespace: str = "egress-routers"
+    kind: Kind = Kind.DEPLOYMENT
+    rules: Ruleset | None = None
+    http_port: int | None = None
+    dns: DnsProxyConfig | None = None
+    parent_interface: str | None = None
+    network: str | None = None
+    forwarding: Forwarding | None = None
+    headless: bool = False
+    allow_from: tuple[str, ...] = ()
+    node_selector: tuple[tuple[str, str], ...] = ()
+    registry: str = ""
+    tag: str = ""
+    service_monitor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OneRouter:
+    """One workload with its own EGRESS_SOURCE, as the variable's text. ``addresses`` are its bare addresses."""
+
+    name: str
+    source: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """One port of the Service."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPort:
+    """Ports of one protocol that clients may reach."""
+
+    protocol: Protocol
+    ports: PortRange
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestSet:
+    """Everything that the templates print. An object that is not wanted has None or is empty.
+
+    ``policy_ports`` empty means any port. ``sysctls`` belong to the pod, ``unsafe_sysctls`` are those among them that
+    the kubelet and the SCC must allow by name. ``checksum`` is put on the pod where a new list needs new pods.
+    """
+
+    component: Component
+    name: str
+    namespace: str
+    platform: Platform
+    kind: Kind
+    attach: Attach
+    routers: tuple[OneRouter, ...]
+    gateway: str
+    mode: str
+    destination_variable: str
+    destinations: str
+    init_image: str
+    main_image: str
+    privileged_init: bool
+    sysctls: tuple[tuple[str, str], ...]
+    unsafe_sysctls: tuple[str, ...]
+    annotation: tuple[str, str]
+    network_config: str | None
+    main_env: tuple[tuple[str, str], ...]
+    ready_command: tuple[tuple[str, ...], ...]
+    service_ports: tuple[ServicePort, ...]
+    headless: bool
+    families: tuple[str, ...]
+    policy_ports: tuple[PolicyPort, ...]
+    allow_from: tuple[str, ...]
+    node_selector: tuple[tuple[str, str], ...]
+    checksum: str | None
+    metrics_port: int | None = None
+    warnings: tuple[Problem, ...] = field(default=())
+
+    @property
+    def redundant(self) -> bool:
+        """Whether several routers stand behind the Service."""
+        return len(self.routers) > 1

@@ -1,0 +1,47 @@
+"""Labs and images for tests of real containers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from egress_router.lab import Lab
+from tests.images.container import has_image
+
+CHECKOUT = Path(__file__).parents[2]
+#: What the images are made of.
+SOURCES = ("Containerfile.*", "LICENSE", "pyproject.toml", "images/*", "requirements/*", "scripts/build-images")
+
+
+@pytest.fixture(scope="session")
+def tag() -> str:
+    """Build the images and return their tag. What is unchanged since an earlier run is taken from podman's storage."""
+    version = "test-" + digest()
+    images = [f"localhost/egress-router-{name}:{version}" for name in ("init", "proxy", "dns")]
+    if not all(map(has_image, images)):
+        subprocess.run(
+            [CHECKOUT / "scripts/build-images", "--bootstrap"], env={**os.environ, "VERSION": version}, check=True
+        )
+    return version
+
+
+def digest() -> str:
+    """Return a name for the present state of everything that ends up in an image."""
+    files = [path for pattern in SOURCES for path in CHECKOUT.glob(pattern)]
+    files += [path for path in (CHECKOUT / "egress_router").rglob("*") if path.suffix in (".py", ".j2")]
+    known = hashlib.sha256()
+    for path in sorted(path for path in files if path.is_file() and "lab" not in path.relative_to(CHECKOUT).parts):
+        known.update(f"{path.relative_to(CHECKOUT)}\0".encode() + path.read_bytes() + b"\0")
+    return known.hexdigest()[:16]
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """A lab with one node whose pods have a bridge, as those of OpenShift SDN do."""
+    with Lab(nodes=1, shape="bridge") as lab:
+        yield lab

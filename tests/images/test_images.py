@@ -1,0 +1,63 @@
+"""What is in the images, and what is not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.images.container import RUN, podman
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+#: Megabytes with the base, uncompressed.
+LIMITS = {"init": 120, "proxy": 140, "dns": 140}
+VERBS = {"init": "init", "proxy": "http-proxy", "dns": "dns-proxy"}
+
+every = pytest.mark.parametrize("name", list(LIMITS))
+
+
+def inspect(name: str, tag: str) -> dict[str, object]:
+    found = json.loads(podman("image", "inspect", f"localhost/egress-router-{name}:{tag}").stdout)
+    return dict(found[0])
+
+
+@every
+def test_size(tag: str, name: str) -> None:
+    size = inspect(name, tag)["Size"]
+    assert isinstance(size, int)
+    assert size <= LIMITS[name] * 1000**2, f"{size / 1000**2:.1f} MB"
+
+
+@every
+def test_configuration(tag: str, name: str) -> None:
+    config = inspect(name, tag)["Config"]
+    assert isinstance(config, dict)
+    assert config["Entrypoint"] == ["/opt/egress-router/bin/egress-router", VERBS[name]]
+    assert config["User"] == ("0" if name == "init" else "1001")
+    assert config["Labels"]["org.opencontainers.image.version"] == tag
+    assert config["Labels"]["io.k8s.display-name"]
+    words = " ".join(config["Env"])
+    assert "PIP" not in words
+    assert "proxy" not in words.lower()
+
+
+@every
+def test_contents(tag: str, name: str) -> None:
+    script = """
+    set -e
+    for program in gcc cc ld make pip pip3 perl5.36 apt-key debootstrap; do
+        ! command -v $program || { echo "there is $program"; exit 1; }
+    done
+    test -z "$(ls /var/lib/apt/lists /var/cache/apt /tmp)"
+    test ! -e /mnt/authorities.crt || test ! -s /mnt/authorities.crt
+    test -z "$(find / -xdev -name '*.pip' -o -name pip.conf 2>/dev/null)"
+    cd /opt/egress-router/lib/python3*/site-packages
+    test -e egress_router/cli/__pycache__/main.*.pyc
+    test -e egress_router/render/templates/squid.conf.j2
+    test ! -e egress_router/lab
+    test ! -e pip
+    egress-router --version
+    """
+    image = f"localhost/egress-router-{name}:{tag}"
+    result = podman(*RUN, "--rm", "--network", "none", "--entrypoint", '["sh","-c"]', image, script)
+    assert "egress-router, version" in result.stdout
