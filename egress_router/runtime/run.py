@@ -57,4 +57,6 @@ def run_router(env: Mapping[str, str]) -> int:
             "/status": json_page(lambda: state.as_json(time.monotonic())),
         }
         HealthServer(run.router.health_port, state, pages).start()
+    port = run.router.health_port
+    LOGGER.info("staying until SIGTERM; health on port %s", "none" if port is None else port)
     return Loop(run, live, watch).run()

@@ -88,15 +88,18 @@ def test_no_leak_whatever_happens(lab: Lab, backend: str) -> None:
     assert router.state() == before
 
     command = [sys.executable, "-m", "egress_router", "init"]
-    staying = pod.popen(command, env={**router.env, "EGRESS_ROUTER_MODE": "legacy"}, stderr=subprocess.PIPE, text=True)
+    legacy = {**router.env, "EGRESS_ROUTER_MODE": "legacy", "EGRESS_SHUTDOWN_GRACE": "0"}
+    staying = pod.popen(command, env=legacy, stderr=subprocess.PIPE, text=True)
     assert staying.stderr is not None
     while "staying" not in staying.stderr.readline():
         assert staying.poll() is None
     staying.send_signal(signal.SIGTERM)
-    assert staying.wait(5) == 0
+    assert staying.wait(10) == 0
+    watch.assert_none("legacy mode and its end")
+    router.init()
     assert_works(router)
     assert router.state() == before
-    watch.assert_none("legacy mode and its end")
+    watch.assert_none("a start after legacy mode")
 
     faults = {
         "the egress interface goes down and up": ["link set macvlan0 down", "link set macvlan0 up"],
