@@ -12,7 +12,6 @@ from egress_router.model.network import Observed
 from egress_router.model.router import RouterConfig
 from egress_router.plan.egress_link import DEFAULT_NAME, choose_egress_link
 from egress_router.plan.network import find_cluster_interface, plan_network
-from egress_router.plan.sample import SAMPLE_NAMESERVERS, SAMPLE_POD
 from egress_router.plan.translation import plan_translation
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -38,5 +37,8 @@ def desired_here(config: RouterConfig) -> Desired:
 
 def desired_sample(config: RouterConfig) -> Desired:
     """Plan for SAMPLE_POD."""
+    # Imported here: an init container, for which its pod waits, has a pod of its own.
+    from egress_router.plan.sample import SAMPLE_NAMESERVERS, SAMPLE_POD
+
     network = plan_network(config, SAMPLE_POD, config.interface or DEFAULT_NAME, SAMPLE_NAMESERVERS)
     return Desired(network, plan_translation(config, network))

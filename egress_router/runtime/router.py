@@ -35,8 +35,7 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
     packet can leave with another source. Raises EgressRouterError.
     """
     with Netlink() as netlink:
-        link = _egress_link(netlink, config)
-        observed = observe(netlink)
+        link, observed = _egress_link(netlink, config)
         desired = desired_state(config, observed, link.name)
         _refuse_other_addresses(config, observed, link)
         backend = choose_backend(config.backend)
@@ -65,11 +64,10 @@ def put_back(config: RouterConfig, desired: Desired, backend: NatBackend, *, rul
         observed = observe(netlink)
         link = observed.link(network.egress)
         if link is None:
-            link = _egress_link(netlink, config)
+            link, observed = _egress_link(netlink, config)
             found.append(f"- the interface {network.egress}")
             if link.name != network.egress:
                 raise PlatformError(f"{network.egress} is gone; {seen(observed.links)}")
-            observed = observe(netlink)
         lines = _network_drift_lines(network, observed)
         if lines:
             drift = network_drift(network, observed)
@@ -80,8 +78,11 @@ def put_back(config: RouterConfig, desired: Desired, backend: NatBackend, *, rul
     return found + lines
 
 
-def _egress_link(netlink: Netlink, config: RouterConfig) -> Link:
-    """Choose the egress interface, or create it; before anything is changed all capabilities are checked."""
+def _egress_link(netlink: Netlink, config: RouterConfig) -> tuple[Link, Observed]:
+    """Choose the egress interface, or create it; before anything is changed all capabilities are checked.
+
+    Returns the interface, and what the namespace holds with it.
+    """
     observed = observe(netlink)
     cluster = find_cluster_interface(observed, config.interface) or find_cluster_interface(observed, None)
     choice = choose_egress_link(config.interface, observed.links, cluster)
@@ -105,7 +106,7 @@ def _egress_link(netlink: Netlink, config: RouterConfig) -> Link:
     link = observed.link(choice.name)
     if link is None:
         raise PlatformError(f"{choice.name} was there and is gone; {seen(observed.links)}")
-    return link
+    return link, observed
 
 
 def _refuse_other_addresses(config: RouterConfig, observed: Observed, link: Link) -> None:
