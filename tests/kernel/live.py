@@ -47,8 +47,8 @@ class LiveRouter(Router):
         with self.log_file.open("a") as log:
             command = [sys.executable, "-m", "egress_router", verb]
             self.process = self.host.popen(command, env=self.env, stderr=log, stdout=log)
-        before = self.log().count("leaving by")
-        self.until(lambda: self.log().count("leaving by") > before or self._ended(), "the router is set up")
+        before = self.log().count("staying until")
+        self.until(lambda: self.log().count("staying until") > before or self._ended(), "the router is set up")
         assert not self._ended(), self.log()
 
     def _ended(self) -> bool:

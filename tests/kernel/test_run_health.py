@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -111,7 +114,7 @@ def test_announcements_are_repeated(lab: Lab, backend: str, tmp_path: Path) -> N
         router.until(lambda: announced(capture.packets) == {4, 6}, "both addresses are announced again")
 
 
-@pytest.mark.parametrize("shape", ["bridge"])
+@pytest.mark.parametrize(("shape", "backend"), [("bridge", "nftables")])
 def test_a_conflict_is_named_and_makes_it_unready(lab: Lab, backend: str, tmp_path: Path) -> None:
     thief = lab.machine("thief", "192.0.2.99")
     router = LiveRouter(lab, backend, tmp_path, RULES, **PROBES)
@@ -162,3 +165,17 @@ def test_metrics_and_status(lab: Lab, backend: str, tmp_path: Path) -> None:
     assert "gateway 192.0.2.1: answers" in text
     assert "(1 ok, 1 failed)" in text
     assert json.loads(get(router, "/status")[1])["ready"] is True
+    watching = router.host.popen(
+        [sys.executable, "-m", "egress_router", "status", "--watch"],
+        env=router.env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    shown = 0
+    while shown < 2:
+        line = watching.stdout.readline()
+        assert line
+        shown += "leaving by macvlan0" in line
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(10) == 130

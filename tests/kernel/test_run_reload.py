@@ -201,3 +201,23 @@ def test_the_grace_ends(lab: Lab, backend: str, tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"reset|timed out"):
             talk.say("again")
         assert not [packet for packet in capture.outgoing() if packet.dport == 80]
+
+
+@pytest.mark.parametrize("shape", ["bridge"])
+def test_reloads_leave_nothing_behind(lab: Lab, backend: str, tmp_path: Path) -> None:
+    """Descriptors and children; bench/longlived.py has a thousand reloads, and memory."""
+    router = LiveRouter(lab, backend, tmp_path, FIRST)
+    router.start()
+
+    def left() -> tuple[int, str]:
+        pid = int(router.host.run(["ss", "-Hltnp", "sport = :9909"]).stdout.split("pid=")[1].split(",")[0])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return len(list(Path(f"/proc/{pid}/fd").iterdir())), children
+
+    for rules in (FIRST, SECOND):
+        router.reload(rules)
+    router.until(lambda: left()[1] == "", "no child is at work")
+    before = left()[0]
+    for number in range(20):
+        router.reload((FIRST, SECOND, "80 tpc x\n")[number % 3])
+    router.until(lambda: left() == (before, ""), "all is closed, and no child is left")
