@@ -18,8 +18,11 @@ import yaml
 
 from egress_router.lab import Host, Lab
 
-#: This machine may have no cgroup to delegate, and limits that crun would raise are refused in a container.
-PODMAN = ["podman", "--runtime", "crun"]
+#: Where cgroups of both versions are mounted, crun refuses to start as soon as the second has a controller ("cgroups in
+#: hybrid mode not supported"), even when it is to leave cgroups alone: so it does not see the second.
+_WITHOUT_HYBRID = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec podman --runtime crun "$@"'
+PODMAN = ["unshare", "--mount", "sh", "-c", _WITHOUT_HYBRID, "podman"]
+#: There may be no cgroup to delegate, and limits that crun would raise are refused where this runs in a container.
 RUN = ["run", "--cgroups=disabled", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--pull=never"]
 SDN_ANNOTATION = "pod.network.openshift.io/assign-macvlan"
 MULTUS_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
