@@ -159,7 +159,13 @@ class ManifestPod:
     def probe(self, name: str = "readinessProbe") -> bool:
         """Run the probe of the main container, as the kubelet does."""
         (container,) = self.spec["containers"]
-        return podman("exec", self.main, *container[name]["exec"]["command"], check=False).returncode == 0
+        probe = container[name]
+        if "exec" in probe:
+            return podman("exec", self.main, *probe["exec"]["command"], check=False).returncode == 0
+        port = next(port["containerPort"] for port in container["ports"] if port["name"] == probe["httpGet"]["port"])
+        url = f"http://{self.host.addresses[4]}:{port}{probe['httpGet']['path']}"
+        assert self.host.node is not None
+        return self.host.node.run(["curl", "-sf", "-o", "/dev/null", url], check=False).returncode == 0
 
     def wait_ready(self, seconds: float = 30) -> None:
         """Wait until the probe succeeds."""
