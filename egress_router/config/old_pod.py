@@ -128,7 +128,7 @@ def _workload(item: Mapping[str, Any], defaults: ManifestRequest, note: _Notes) 
     if kind == "ReplicationController":
         if defaults.kind is Kind.DEPLOYMENT:
             note.changed(
-                "is a Deployment: a changed list makes a new pod, which a ReplicationController does not do "
+                "is a Deployment: a changed manifest makes a new pod, which a ReplicationController does not do "
                 "(--kind ReplicationController keeps it)"
             )
     elif kind != defaults.kind:
@@ -141,7 +141,7 @@ def _containers(spec: Mapping[str, Any], component: Component, note: _Notes) -> 
     images = sorted({str(one.get("image")) for one in (*init, *main)})
     note.changed(f"images {', '.join(images)} are replaced")
     if not init:
-        note.changed("the network is set up by an init container; the main container has no privileges")
+        note.changed("the network is set up by an init container; the main container is not privileged")
     for one in (*init, *main):
         name = one.get("name")
         for key in ("serviceAccountName", "nodeSelector", "hostNetwork"):

@@ -94,11 +94,10 @@ class ManifestRequest:
 
 @dataclass(frozen=True, slots=True)
 class OneRouter:
-    """One workload with its own EGRESS_SOURCE, as the variable's text. ``addresses`` are its bare addresses."""
+    """One workload with its own EGRESS_SOURCE, as the variable's text."""
 
     name: str
     source: str
-    addresses: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ class ManifestSet:
     """Everything that the templates print. An object that is not wanted has None or is empty.
 
     ``policy_ports`` empty means any port. ``sysctls`` belong to the pod, ``unsafe_sysctls`` are those among them that
-    the kubelet and the SCC must allow by name. ``checksum`` is put on the pod where a new list needs new pods.
+    the kubelet and the SCC must allow by name. Probes ask ``health_port`` or run ``ready_command``.
     """
 
     component: Component
@@ -145,14 +144,14 @@ class ManifestSet:
     annotation: tuple[str, str]
     network_config: str | None
     main_env: tuple[tuple[str, str], ...]
-    ready_command: tuple[tuple[str, ...], ...]
+    ready_command: tuple[str, ...]
+    health_port: int | None
     service_ports: tuple[ServicePort, ...]
     headless: bool
     families: tuple[str, ...]
     policy_ports: tuple[PolicyPort, ...]
     allow_from: tuple[str, ...]
     node_selector: tuple[tuple[str, str], ...]
-    checksum: str | None
     metrics_port: int | None = None
     warnings: tuple[Problem, ...] = field(default=())
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
-
-from egress_router.model.addresses import Family, Interface
 from egress_router.model.manifests import Attach, ManifestRequest, PolicyPort, ServicePort
 from egress_router.model.router import PortRange, Protocol
+
+#: EGRESS_HEALTH_PORT's default: /healthz, /readyz and /metrics of `egress-router run`.
+HEALTH_PORT = 9909
 
 
 def claimed(request: ManifestRequest) -> list[tuple[Protocol, PortRange]]:
@@ -41,23 +40,14 @@ def policy_ports(request: ManifestRequest, attach: Attach) -> tuple[PolicyPort, 
     return tuple(PolicyPort(protocol, ports) for protocol, ports in claimed(request))
 
 
-def ready_command(request: ManifestRequest, source: Mapping[Family, Interface]) -> tuple[str, ...]:
-    """Return a command that succeeds when the router works as far as its pod can tell without a connection.
+def ready_command(request: ManifestRequest) -> tuple[str, ...]:
+    """Return a command that succeeds when a proxy listens; empty for the redirect router, which answers probes itself.
 
     A connection to a port of the DNS proxy would be one to its destination, and each one to the HTTP proxy a line of
-    its log. So the proxies are asked for their listening sockets (proc(5), /proc/net/tcp: state 0A), the redirect
-    router for its addresses (fib_trie and if_inet6).
+    its log. So they are asked for their listening sockets (proc(5), /proc/net/tcp: state 0A).
     """
     if request.rules is not None:
-        commands = [_has_address(source[family]) for family in sorted(source)]
-        return commands[0] if len(commands) == 1 else ("sh", "-c", " && ".join(map(shlex.join, commands)))
+        return ()
     # The list of the DNS proxy may change while it runs; any port does.
     port = "[0-9A-F]+" if request.dns is not None else f"{request.http_port or 8080:04X}"
     return ("grep", "-qE", f"^ *[0-9]+: [0-9A-F]+:{port} [0-9A-F]+:0000 0A ", "/proc/net/tcp", "/proc/net/tcp6")
-
-
-def _has_address(value: Interface) -> tuple[str, ...]:
-    if value.version == 4:
-        pattern = r"\|-- " + str(value.ip).replace(".", r"\.") + "$"
-        return ("grep", "-qE", pattern, "/proc/net/fib_trie")
-    return ("grep", "-q", f"^{value.ip.packed.hex()} ", "/proc/net/if_inet6")

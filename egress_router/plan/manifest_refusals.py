@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from egress_router.errors import Problem
 from egress_router.model.addresses import Family
 from egress_router.model.manifests import Attach, Component, Forwarding, ManifestRequest, Platform
-from egress_router.plan.manifest_ports import service_port_count
+from egress_router.model.router import Protocol
+from egress_router.plan.manifest_ports import HEALTH_PORT, claimed, service_port_count
 
 #: RFC 1035 label, as names of Services must be; "-NN" of a router must still fit 63 characters.
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,57}[a-z0-9])?", re.ASCII)
@@ -135,6 +136,10 @@ def _service(request: ManifestRequest, metrics_port: int | None) -> Iterator[Pro
     if not count and not request.headless:
         message = "has a fallback alone, so there is no port for the Service"
         yield Problem("--destinations", None, "", message, _HEADLESS)
+    taken = [ports for protocol, ports in claimed(request) if protocol is Protocol.TCP and HEALTH_PORT in ports]
+    if request.rules is not None and taken:
+        message = "is where the router answers probes and Prometheus"
+        yield Problem("--destinations", None, f"{taken[0]} tcp", message, "another port")
     if request.service_monitor and metrics_port is None:
         message = f"the {request.component} router has no /metrics in this version: there would be nothing to scrape"
         yield Problem("--service-monitor", None, "", message, "leave it out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 from egress_router.errors import ConfigurationError
@@ -16,7 +15,7 @@ from egress_router.model.manifests import (
     OneRouter,
     Platform,
 )
-from egress_router.plan.manifest_ports import policy_ports, ready_command, service_ports
+from egress_router.plan.manifest_ports import HEALTH_PORT, policy_ports, ready_command, service_ports
 from egress_router.plan.manifest_refusals import attach_of, forwarding_of, refusals, warnings_about
 
 #: The interface that ``init`` looks for first.
@@ -29,8 +28,8 @@ IMAGES = {
     Component.HTTP_PROXY: "egress-router-proxy",
     Component.DNS_PROXY: "egress-router-dns",
 }
-#: The port of /metrics by component; empty until a main container serves it.
-METRICS_PORTS: dict[Component, int] = {}
+#: The port of /metrics, where the main container serves it.
+METRICS_PORTS = {Component.REDIRECT: HEALTH_PORT}
 
 
 def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
@@ -44,7 +43,6 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
     forwarding = forwarding_of(request)
     families = sorted(request.sources[0])
     sysctls, unsafe = _sysctls(request, forwarding, families)
-    redirect = request.component is Component.REDIRECT
     return ManifestSet(
         component=request.component,
         name=request.name,
@@ -65,15 +63,14 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
         annotation=_annotation(request),
         network_config=_network_config(request, forwarding, families),
         main_env=_main_env(request),
-        ready_command=tuple(ready_command(request, source) for source in request.sources),
+        ready_command=ready_command(request),
+        health_port=None if request.rules is None else HEALTH_PORT,
         service_ports=service_ports(request),
         headless=request.headless,
         families=_service_families(request),
         policy_ports=policy_ports(request, attach_of(request)),
         allow_from=request.allow_from,
         node_selector=request.node_selector,
-        # The proxies read a changed list themselves; the init container of a redirect router has to run again.
-        checksum=hashlib.sha256(request.destinations.encode()).hexdigest() if redirect else None,
         metrics_port=METRICS_PORTS.get(request.component) if request.service_monitor else None,
         warnings=warnings_about(request),
     )
@@ -86,7 +83,7 @@ def _routers(request: ManifestRequest) -> tuple[OneRouter, ...]:
         values = [source[family] for family in sorted(source)]
         text = " ".join(str(value.ip) if value.network.num_addresses == 1 else str(value) for value in values)
         name = f"{request.name}-{number}" if several else request.name
-        routers.append(OneRouter(name, text, tuple(str(value.ip) for value in values)))
+        routers.append(OneRouter(name, text))
     return tuple(routers)
 
 

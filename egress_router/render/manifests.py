@@ -16,7 +16,7 @@ _WIDTH = 1 << 30
 #: Line breaks to YAML 1.1, and text to YAML 1.2.
 _BREAKS = frozenset("\x85\u2028\u2029")
 _MEMORY = {
-    Component.REDIRECT: {"request": "8Mi", "limit": "32Mi"},
+    Component.REDIRECT: {"request": "64Mi", "limit": "256Mi"},
     # 4096 clients of Squid, and two of them side by side during a reload.
     Component.HTTP_PROXY: {"request": "128Mi", "limit": "1Gi"},
     Component.DNS_PROXY: {"request": "64Mi", "limit": "512Mi"},
@@ -38,8 +38,8 @@ def _documents(plan: ManifestSet, values: Mapping[str, object]) -> Iterator[str]
     templates = _environment()
     for name in _objects(plan):
         yield templates.get_template(f"{name}.yaml.j2").render(values)
-    for router, ready_command in zip(plan.routers, plan.ready_command, strict=True):
-        yield templates.get_template("router.yaml.j2").render(values, router=router, ready_command=ready_command)
+    for router in plan.routers:
+        yield templates.get_template("router.yaml.j2").render(values, router=router)
 
 
 def _objects(plan: ManifestSet) -> Iterator[str]:

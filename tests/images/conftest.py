@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from egress_router.lab import Lab
 from tests.images.container import has_image
 
+LOCK = Path("/run/lock/egress-router-images")
 CHECKOUT = Path(__file__).parents[2]
 #: What the images are made of.
 SOURCES = ("Containerfile.*", "LICENSE", "pyproject.toml", "images/*", "requirements/*", "scripts/build-images")
@@ -23,10 +25,12 @@ def tag() -> str:
     """Build the images and return their tag. What is unchanged since an earlier run is taken from podman's storage."""
     version = "test-" + digest()
     images = [f"localhost/egress-router-{name}:{version}" for name in ("init", "proxy", "dns")]
-    if not all(map(has_image, images)):
-        subprocess.run(
-            [CHECKOUT / "scripts/build-images", "--bootstrap"], env={**os.environ, "VERSION": version}, check=True
-        )
+    # Tests may run in several processes, of which one builds.
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not all(map(has_image, images)):
+            command = [str(CHECKOUT / "scripts/build-images"), "--bootstrap"]
+            subprocess.run(command, env={**os.environ, "VERSION": version, "PREFIX": "localhost/"}, check=True)
     return version
 
 

@@ -18,8 +18,11 @@ import yaml
 
 from egress_router.lab import Host, Lab
 
-#: This machine may have no cgroup to delegate, and limits that crun would raise are refused in a container.
-PODMAN = ["podman", "--runtime", "crun"]
+#: Where cgroups of both versions are mounted, crun refuses to start as soon as the second has a controller ("cgroups in
+#: hybrid mode not supported"), even when it is to leave cgroups alone: so it does not see the second.
+_WITHOUT_HYBRID = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec podman --runtime crun "$@"'
+PODMAN = ["unshare", "--mount", "sh", "-c", _WITHOUT_HYBRID, "podman"]
+#: There may be no cgroup to delegate, and limits that crun would raise are refused where this runs in a container.
 RUN = ["run", "--cgroups=disabled", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--pull=never"]
 SDN_ANNOTATION = "pod.network.openshift.io/assign-macvlan"
 MULTUS_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
@@ -156,7 +159,13 @@ class ManifestPod:
     def probe(self, name: str = "readinessProbe") -> bool:
         """Run the probe of the main container, as the kubelet does."""
         (container,) = self.spec["containers"]
-        return podman("exec", self.main, *container[name]["exec"]["command"], check=False).returncode == 0
+        probe = container[name]
+        if "exec" in probe:
+            return podman("exec", self.main, *probe["exec"]["command"], check=False).returncode == 0
+        port = next(port["containerPort"] for port in container["ports"] if port["name"] == probe["httpGet"]["port"])
+        url = f"http://{self.host.addresses[4]}:{port}{probe['httpGet']['path']}"
+        assert self.host.node is not None
+        return self.host.node.run(["curl", "-sf", "-o", "/dev/null", url], check=False).returncode == 0
 
     def wait_ready(self, seconds: float = 30) -> None:
         """Wait until the probe succeeds."""

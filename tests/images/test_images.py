@@ -45,12 +45,11 @@ def test_configuration(tag: str, name: str) -> None:
 def test_contents(tag: str, name: str) -> None:
     script = """
     set -e
-    for program in gcc cc ld make pip pip3 perl5.36 apt-key debootstrap; do
+    for program in gcc cc ld make pip pip3 debootstrap; do
         ! command -v $program || { echo "there is $program"; exit 1; }
     done
-    test -z "$(ls /var/lib/apt/lists /var/cache/apt /tmp)"
-    test ! -e /mnt/authorities.crt || test ! -s /mnt/authorities.crt
-    test -z "$(find / -xdev -name '*.pip' -o -name pip.conf 2>/dev/null)"
+    left=$(find /var/lib/apt/lists /var/cache/apt /tmp /mnt -mindepth 1 ! -type d; find / -xdev -name pip.conf)
+    test -z "$left" || { echo "there is $left"; exit 1; }
     cd /opt/egress-router/lib/python3*/site-packages
     test -e egress_router/cli/__pycache__/main.*.pyc
     test -e egress_router/render/templates/squid.conf.j2
@@ -59,5 +58,5 @@ def test_contents(tag: str, name: str) -> None:
     egress-router --version
     """
     image = f"localhost/egress-router-{name}:{tag}"
-    result = podman(*RUN, "--rm", "--network", "none", "--entrypoint", '["sh","-c"]', image, script)
+    result = podman(*RUN, "--rm", "--network", "none", "--user", "0", "--entrypoint", '["sh","-c"]', image, script)
     assert "egress-router, version" in result.stdout

@@ -44,8 +44,11 @@ def test_redirect(lab: Lab, tag: str, tmp_path: Path, platform: list[str]) -> No
         with pytest.raises(NoReply):
             lab.tcp(client, router.host.addresses[4], 8081)
         assert_left_with(capture, SOURCE, router.host.mac("macvlan0"))
+        assert router.probe("livenessProbe")
         router.host.ip(f"address del {SOURCE}/32 dev macvlan0")
-        assert not router.probe()
+        router.wait_for(lambda: SOURCE in router.host.ip("address show dev macvlan0"))
+        router.wait_ready()
+        assert lab.tcp(client, router.host.addresses[4], 8080).split()[0] == SOURCE
         assert router.stop() == 0
 
 
