@@ -127,10 +127,29 @@ def decoded(variable: str, path: str, data: bytes) -> SourceText | Problem:
         return Problem(variable, line, path, f"is not UTF-8 at byte {error.start}", EXPECTED_FILE)
 
 
+def service_links(env: Mapping[str, str]) -> frozenset[str]:
+    """Return the variables that Kubernetes adds for Services, as it did for Docker links: of a Service ``egress-http-proxy``
+    EGRESS_HTTP_PROXY_SERVICE_HOST, …_SERVICE_PORT, …_PORT=tcp://… and …_PORT_8080_TCP. They are nobody's settings.
+    """
+    found: set[str] = set()
+    for host in env:
+        if not host.endswith("_SERVICE_HOST"):
+            continue
+        service = host.removesuffix("_SERVICE_HOST")
+        for name, value in env.items():
+            rest = name.removeprefix(service)
+            if rest == name or not rest.startswith(("_SERVICE_", "_PORT")):
+                continue
+            if rest != "_PORT" or "://" in value:
+                found.add(name)
+    return frozenset(found)
+
+
 def load_inputs(
     env: Mapping[str, str], read: Callable[[str, str], SourceText | Problem] = read_file_variable
 ) -> Inputs:
     """Return the Inputs of an environment, reading each file that a non-empty ``EGRESS_*_FILE`` variable names."""
-    ours = {name: value for name, value in env.items() if name.startswith("EGRESS_")}
+    links = service_links(env)
+    ours = {name: value for name, value in env.items() if name.startswith("EGRESS_") and name not in links}
     files = {name: read(name, path.strip()) for name, path in ours.items() if name.endswith("_FILE") and path.strip()}
     return Inputs(ours, files)

@@ -151,3 +151,21 @@ def test_problems_are_raised_together() -> None:
     with pytest.raises(ConfigurationError) as caught:
         problems.raise_if_any()
     assert [problem.variable for problem in caught.value.problems] == ["V", "W"]
+
+
+def test_what_kubernetes_adds_for_services_is_not_configuration() -> None:
+    links = {
+        "EGRESS_HTTP_PROXY_SERVICE_HOST": "198.51.100.9",
+        "EGRESS_HTTP_PROXY_SERVICE_PORT": "8080",
+        "EGRESS_HTTP_PROXY_SERVICE_PORT_WEB": "8080",
+        "EGRESS_HTTP_PROXY_PORT": "tcp://198.51.100.9:8080",
+        "EGRESS_HTTP_PROXY_PORT_8080_TCP": "tcp://198.51.100.9:8080",
+        "EGRESS_HTTP_PROXY_PORT_8080_TCP_ADDR": "198.51.100.9",
+    }
+    own = {"EGRESS_HTTP_PROXY_DESTINATION": "*", "EGRESS_SOURCE": "192.0.2.46"}
+    assert load_inputs(own | links).env == own
+    # What the container itself says about the port stands.
+    assert load_inputs(own | links | {"EGRESS_HTTP_PROXY_PORT": "3128"}).env == own | {"EGRESS_HTTP_PROXY_PORT": "3128"}
+    # Without the Service it is a mistake, to be reported.
+    alone = own | {"EGRESS_HTTP_PROXY_PORT": "tcp://198.51.100.9:8080"}
+    assert load_inputs(alone).env == alone
