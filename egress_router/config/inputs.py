@@ -128,7 +128,7 @@ def decoded(variable: str, path: str, data: bytes) -> SourceText | Problem:
 
 
 def service_links(env: Mapping[str, str]) -> frozenset[str]:
-    """Return the variables that Kubernetes adds for Services, as it did for Docker links: of a Service ``egress-http-proxy``
+    """Return the variables that Kubernetes adds for Services: of a Service ``egress-http-proxy`` these are
     EGRESS_HTTP_PROXY_SERVICE_HOST, …_SERVICE_PORT, …_PORT=tcp://… and …_PORT_8080_TCP. They are nobody's settings.
     """
     found: set[str] = set()

@@ -84,7 +84,7 @@ def block(text: str, indent: int) -> str:
     scalar = str(yaml.safe_dump(text, default_style="|", width=_WIDTH, allow_unicode=True))
     head, *lines = scalar.removesuffix("...\n").removesuffix("\n").split("\n")
     # The dumper indents by two.
-    return "\n".join([head, *((" " * (indent - 2) + line).rstrip(" ") if line.strip() else "" for line in lines)])
+    return "\n".join([head, *((" " * (indent - 2) + line).rstrip(" ") if line.strip(" ") else "" for line in lines)])
 
 
 def flow(words: Iterable[str]) -> str:

@@ -64,3 +64,8 @@ def test_service_monitor_is_written_where_there_is_something_to_scrape() -> None
     assert items["ServiceMonitor"]["spec"]["endpoints"][0]["port"] == "metrics"
     assert {"name": "metrics", "protocol": "TCP", "port": 9909, "targetPort": 9909} in items["Service"]["spec"]["ports"]
     assert {"protocol": "TCP", "port": 9909} in items["NetworkPolicy"]["spec"]["ingress"][0]["ports"]
+
+
+def test_a_line_of_no_break_spaces_is_no_empty_line() -> None:
+    text = "a\u00a0\n\u00a0\n"
+    assert yaml.safe_load(f"key: {block(text, 4)}\n") == {"key": text}
