@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
+
+# The same examples on every run of CI, so that a change is judged by what it changes; new ones on every other run.
+settings.register_profile("ci", derandomize=True, deadline=None, database=None)
+settings.register_profile("local", deadline=None, database=None)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 pytest_plugins = ["pytester"]
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 
 from tests.guard import GUARD, Guard
 
 # No deadline: the time of one example says nothing on a shared machine. No database: nothing is left behind.
-settings.register_profile("unit", deadline=None, database=None)
-settings.load_profile("unit")
 
 
 @pytest.fixture(autouse=True)
