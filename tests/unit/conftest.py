@@ -8,8 +8,6 @@ import pytest
 
 from tests.guard import GUARD, Guard
 
-# No deadline: the time of one example says nothing on a shared machine. No database: nothing is left behind.
-
 
 @pytest.fixture(autouse=True)
 def guard() -> Iterator[Guard]:
