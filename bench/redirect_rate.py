@@ -1,7 +1,7 @@
 """New connections per second through the redirect router: 10,000 rules against one, on both backends.
 
-Needs Debian's wrk beside what scripts/lib.sh installs. Every connection hits the last rule. The runs of both sizes alternate; what counts is the median of the ratios of
-neighbouring runs. Real HAProxy answers, wrk asks, each request on a connection of its own.
+Every connection hits the last rule. The runs of both sizes alternate; what counts is the median of the ratios of
+neighbouring runs. Real HAProxy answers, wrk asks (Debian's package wrk), each request on a connection of its own.
 
     python -m bench.redirect_rate [--pairs 5] [--seconds 2] [--rules 10000]
 """
