@@ -16,6 +16,9 @@ from egress_router.config.dns_proxy import parse_dns_proxy
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.render.haproxy import render_haproxy
 
+# The proxies' programs stand in /usr/sbin and come with what root installs.
+pytestmark = pytest.mark.root
+
 LABEL = st.text(alphabet=string.ascii_letters + string.digits + "_-", min_size=1, max_size=63)
 HOST = st.one_of(
     st.lists(LABEL, min_size=1, max_size=5).map(".".join),

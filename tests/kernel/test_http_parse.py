@@ -20,6 +20,9 @@ from egress_router.proxy.squid import check
 from egress_router.render.squid import SquidPlace, render_squid
 from tests.unit.http.strategies import OWN, policy_texts
 
+# The proxies' programs stand in /usr/sbin and come with what root installs.
+pytestmark = pytest.mark.root
+
 labels = st.text(alphabet="abz019-_", min_size=1, max_size=8)
 names = st.lists(labels, min_size=1, max_size=4).map(".".join)
 international = st.text(alphabet="aé中ßя☃", min_size=1, max_size=6).map("{}.example".format)
