@@ -94,6 +94,18 @@ class Stage:
             time.sleep(0.02)
         self.output(text)
 
+    def init(self, router: Host, source: str, mode: str) -> None:
+        """Run the init container of a proxy's pod: the network half, leaving with ``source``."""
+        env = {
+            "EGRESS_SOURCE": source,
+            "EGRESS_GATEWAY": "192.0.2.1",
+            "EGRESS_ROUTER_MODE": mode,
+            "EGRESS_NAT_BACKEND": self.backend,
+            "EGRESS_LOG_FORMAT": "text",
+        }
+        self.variables(router, env)
+        self.egress_router(router, "init", env=env)
+
     def variables(self, host: Host, env: Mapping[str, str]) -> None:
         """Show the variables that a container of ``host`` is started with."""
         for name, value in env.items():

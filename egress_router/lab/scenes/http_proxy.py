@@ -47,15 +47,7 @@ def play(stage: Stage) -> None:
 
 def _start(stage: Stage, router: Host, folder: Path) -> None:
     stage.part("The router pod: an init container for the network, then the proxy container")
-    network = {
-        "EGRESS_SOURCE": SOURCE,
-        "EGRESS_GATEWAY": "192.0.2.1",
-        "EGRESS_ROUTER_MODE": "http-proxy",
-        "EGRESS_NAT_BACKEND": stage.backend,
-        "EGRESS_LOG_FORMAT": "text",
-    }
-    stage.variables(router, network)
-    stage.egress_router(router, "init", env=network)
+    stage.init(router, SOURCE, "http-proxy")
     policy = {"EGRESS_HTTP_PROXY_DESTINATION": POLICY}
     stage.variables(router, policy)
     place = folder / "run"
