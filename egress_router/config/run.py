@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from egress_router.config import fields
-from egress_router.config.durations import EXPECTED_DURATION, duration
 from egress_router.config.fields import Wrong
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.router import parse_router
+from egress_router.config.variables import seconds
 from egress_router.model.addresses import Family, Interface, family_of
 from egress_router.model.router import Mode, Protocol, RouterConfig
 from egress_router.model.run import Check, RunConfig
@@ -34,9 +34,9 @@ def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | Non
     """Add to ``router`` what a router that stays needs; None when something is wrong."""
     before = len(problems.errors)
     health = parse_health_port(inputs, problems)
-    grace = _seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", 30, least=0)
-    announce = _seconds(inputs, problems, "EGRESS_ANNOUNCE_INTERVAL", 30, least=0)
-    probe = _seconds(inputs, problems, "EGRESS_PROBE_INTERVAL", 3, least=1)
+    grace = seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", 30, 0, _DAY)
+    announce = seconds(inputs, problems, "EGRESS_ANNOUNCE_INTERVAL", 30, 0, _DAY)
+    probe = seconds(inputs, problems, "EGRESS_PROBE_INTERVAL", 3, 1, _DAY)
     checks = _checks(inputs, problems, {} if router is None else router.sources)
     if router is not None and health is not None:
         health = _unclaimed(inputs, problems, router, health)
@@ -89,14 +89,3 @@ def _checks(inputs: Inputs, problems: Problems, sources: Mapping[Family, Interfa
         else:
             found.append(Check(address, port))
     return tuple(dict.fromkeys(found))
-
-
-def _seconds(inputs: Inputs, problems: Problems, variable: str, default: int, *, least: int) -> int:
-    text = inputs.value(variable)
-    if text is None:
-        return default
-    value = duration(text, least, _DAY)
-    if isinstance(value, Wrong):
-        problems.error(variable, None, text, value, EXPECTED_DURATION)
-        return default
-    return value

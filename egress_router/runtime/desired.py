@@ -10,7 +10,7 @@ from egress_router.kernel.observe import observe
 from egress_router.model.desired import Desired
 from egress_router.model.network import Observed
 from egress_router.model.router import RouterConfig
-from egress_router.plan.egress_link import DEFAULT_NAME, choose_egress_link
+from egress_router.plan.egress_link import DEFAULT_NAME, EgressLink, choose_egress_link
 from egress_router.plan.network import find_cluster_interface, plan_network
 from egress_router.plan.translation import plan_translation
 
@@ -31,8 +31,16 @@ def desired_here(config: RouterConfig) -> Desired:
     """Plan for the network namespace of this process, without changing it. Raises PlatformError."""
     with Netlink() as netlink:
         observed = observe(netlink)
+    return desired_state(config, observed, wanted_link(config, observed).name)
+
+
+def wanted_link(config: RouterConfig, observed: Observed) -> EgressLink:
+    """Choose the egress interface for what was observed. Raises PlatformError.
+
+    When nothing but EGRESS_INTERFACE has a default route, that interface is the cluster's, and the choice says so.
+    """
     cluster = find_cluster_interface(observed, config.interface) or find_cluster_interface(observed, None)
-    return desired_state(config, observed, choose_egress_link(config.interface, observed.links, cluster).name)
+    return choose_egress_link(config.interface, observed.links, cluster)
 
 
 def desired_sample(config: RouterConfig) -> Desired:

@@ -16,9 +16,8 @@ from egress_router.model.desired import Desired
 from egress_router.model.network import MAIN_TABLE, PROTOCOL, Link, LinkAddress, NetworkState, Observed, Route
 from egress_router.model.router import RouterConfig
 from egress_router.plan.drift import Drift, network_drift
-from egress_router.plan.egress_link import choose_egress_link, seen
-from egress_router.plan.network import find_cluster_interface
-from egress_router.runtime.desired import desired_state
+from egress_router.plan.egress_link import seen
+from egress_router.runtime.desired import desired_state, wanted_link
 from egress_router.runtime.log import LOGGER
 
 #: Changing links, addresses, routes and rules; asking and telling the neighbours, and reading iptables.
@@ -84,8 +83,7 @@ def _egress_link(netlink: Netlink, config: RouterConfig) -> tuple[Link, Observed
     Returns the interface, and what the namespace holds with it.
     """
     observed = observe(netlink)
-    cluster = find_cluster_interface(observed, config.interface) or find_cluster_interface(observed, None)
-    choice = choose_egress_link(config.interface, observed.links, cluster)
+    choice = wanted_link(config, observed)
     if not choice.create:
         capabilities.require(CAPABILITIES, "setting up an egress router")
         LOGGER.debug("egress interface %s: %s", choice.name, choice.reason)
