@@ -50,8 +50,9 @@ from egress_router.render.manifests import render_manifests
 @click.option(
     "--forwarding",
     type=click.Choice([str(item) for item in Forwarding]),
-    help="Who switches forwarding on for a redirect router: a privileged init container, sysctls of the pod, or the "
-    "tuning plugin of the network attachment. Default: network where it is written here (Kubernetes), else init.",
+    help="Who switches IPv6 forwarding on for a redirect router: a privileged init container, sysctls of the pod, or "
+    "the tuning plugin of the network attachment. IPv4 needs none. Default with an IPv6 source: network where the "
+    "attachment is written here (Kubernetes), else init.",
 )
 @click.option("--headless", is_flag=True, help="A Service without an address of its own: clients reach any port.")
 @click.option("--allow-from", multiple=True, metavar="NAMESPACE", help="Only pods of these namespaces are clients.")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
-from egress_router.errors import AddressInUse, EgressRouterError
+from egress_router.errors import AddressInUse, EgressRouterError, TryAgainError
 from egress_router.kernel.neighbours import Neighbours
 from egress_router.model.network import Link
 
@@ -77,7 +77,7 @@ class Claimer:
                     time.sleep(ANNOUNCE_EVERY)
                 try:
                     neighbours.announce(ip_address(text) for text in texts if text in self.answered)
-                except OSError:
+                except TryAgainError:
                     # The link is down for a moment; the next announcement may find it up.
                     continue
         finally:

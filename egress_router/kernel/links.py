@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import time
 from pathlib import Path
 from typing import Any
 
 from egress_router.errors import PlatformError, TryAgainError
 from egress_router.kernel.codecs import ifaddrmsg, ifinfmsg
-from egress_router.kernel.netlink import NLM_F_CREATE, NLM_F_EXCL, Netlink, NetlinkError, attribute
+from egress_router.kernel.netlink import NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL, Netlink, NetlinkError, attribute
 from egress_router.kernel.netns import OWN, made_in, may_look_at, same_namespace
 from egress_router.kernel.observe import observe, read_links
 from egress_router.model.addresses import Family, family_of
@@ -22,10 +21,6 @@ from egress_router.model.router import MacvlanMode
 RTM_NEWLINK, RTM_NEWADDR, RTM_DELADDR = 16, 20, 21
 _IFF_UP = 0x1
 _IFLA_AF_SPEC = 26
-_NLA_F_NESTED = 0x8000
-_IFLA_INET_CONF = 1
-#: linux/ip.h: IPV4_DEVCONF_ARP_ANNOUNCE, IPV4_DEVCONF_ARP_IGNORE
-_ARP_ANNOUNCE, _ARP_IGNORE = 18, 19
 _IFLA_INET6_ADDR_GEN_MODE = 8
 _ADDR_GEN_MODE_NONE = 1
 _IFA_F_NODAD = 0x02
@@ -108,20 +103,17 @@ def _parent(host: Netlink, wanted: str | None, path: str) -> Link:
 
 
 def prepare(netlink: Netlink, link: Link) -> None:
-    """Make ``link`` quiet before it comes up: no link-local address of its own, no ARP for other interfaces' addresses.
+    """Make ``link`` quiet before it comes up: no link-local address of its own. Raises NetlinkError.
 
-    Done by netlink, which works where /proc/sys is read-only. Raises NetlinkError.
+    Done by netlink, which works where /proc/sys is read-only.
     """
-    conf = attribute(_ARP_IGNORE, struct.pack("=I", 1)) + attribute(_ARP_ANNOUNCE, struct.pack("=I", 2))
-    spec = attribute(socket.AF_INET | _NLA_F_NESTED, attribute(_IFLA_INET_CONF | _NLA_F_NESTED, conf))
-    if Path("/proc/net/if_inet6").exists():
-        mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_MODE_NONE]))
-        spec += attribute(socket.AF_INET6 | _NLA_F_NESTED, mode)
+    if not Path("/proc/net/if_inet6").exists():
+        return
+    mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_MODE_NONE]))
+    spec = attribute(_IFLA_AF_SPEC | NLA_F_NESTED, attribute(socket.AF_INET6 | NLA_F_NESTED, mode))
     request = ifinfmsg()
     request["index"] = link.index
-    netlink.change(
-        request, RTM_NEWLINK, 0, f"prepare {link.name}", extra=attribute(_IFLA_AF_SPEC | _NLA_F_NESTED, spec)
-    )
+    netlink.change(request, RTM_NEWLINK, 0, f"prepare {link.name}", extra=spec)
 
 
 def set_up(netlink: Netlink, link: Link) -> None:

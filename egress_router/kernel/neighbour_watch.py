@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from egress_router.errors import TryAgainError
 from egress_router.kernel.neighbours import Neighbours, claimed
 from egress_router.model.addresses import Address
 
@@ -55,22 +56,22 @@ class NeighbourWatch(Neighbours):
     def ask(self, address: Address, source: Address) -> None:
         """Ask who has ``address``, as ``source``. An interface that is down asks nobody."""
         try:
-            self._socket.send(self._question(address, source))
-        except OSError:
+            self._send(self._question(address, source))
+        except TryAgainError:
             return
 
     def probe_own(self, address: Address) -> None:
         """Ask who else has our ``address`` (RFC 5227, 2.1.1): another machine that has it answers."""
         try:
-            self._socket.send(self._probe(address))
-        except OSError:
+            self._send(self._probe(address))
+        except TryAgainError:
             return
 
     def tell(self, addresses: tuple[Address, ...]) -> None:
         """Announce that we have ``addresses``. An interface that is down tells nobody."""
         try:
             self.announce(addresses)
-        except OSError:
+        except TryAgainError:
             return
 
     def heard(self) -> list[Heard]:

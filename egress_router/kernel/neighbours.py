@@ -10,7 +10,7 @@ import struct
 import time
 from collections.abc import Iterable
 
-from egress_router.errors import AddressInUse
+from egress_router.errors import AddressInUse, TryAgainError
 from egress_router.model.addresses import Address
 
 _ETH_P_ALL = 0x0003
@@ -33,20 +33,36 @@ LISTEN_AFTER = 0.3
 
 
 class Neighbours:
-    """Speaks ARP and neighbour discovery on one interface, which must be up. ``mac`` is the interface's own."""
+    """Speaks ARP and neighbour discovery on one interface, which must be up. ``mac`` is the interface's own.
+
+    Everything here raises TryAgainError when the interface goes down or away meanwhile.
+    """
 
     def __init__(self, interface: str, index: int, mac: str) -> None:
         self._interface = interface
         self._mac = bytes.fromhex(mac.replace(":", ""))
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.htons(_ETH_P_ALL))
-        self._socket.bind((interface, _ETH_P_ALL))
         self._index = index
+        try:
+            self._socket.bind((interface, _ETH_P_ALL))
+        except OSError as error:
+            self._socket.close()
+            raise self._lost(error) from error
         self._hear(_ALL_NODES_MAC)
 
     def _hear(self, group: bytes) -> None:
         """Let frames to a multicast MAC through the interface's filter."""
         membership = struct.pack("=iHH8s", self._index, _PACKET_MR_MULTICAST, 6, group)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
+
+    def _send(self, frame: bytes) -> None:
+        try:
+            self._socket.send(frame)
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: OSError) -> TryAgainError:
+        return TryAgainError(f"no ARP or neighbour discovery on {self._interface}: {error.strerror}")
 
     def close(self) -> None:
         """Close the raw socket."""
@@ -62,7 +78,7 @@ class Neighbours:
         end = time.monotonic()
         for _ in range(PROBES):
             for address in wanted:
-                self._socket.send(self._probe(address))
+                self._send(self._probe(address))
             end += PROBE_INTERVAL
             self._listen(wanted, end)
         self._listen(wanted, end - PROBE_INTERVAL + LISTEN_AFTER)
@@ -70,7 +86,7 @@ class Neighbours:
     def announce(self, addresses: Iterable[Address]) -> None:
         """Send a gratuitous ARP request (RFC 5227, 2.3) or an unsolicited advertisement (RFC 4861, 7.2.6) for each."""
         for address in addresses:
-            self._socket.send(self._announcement(address))
+            self._send(self._announcement(address))
 
     def _listen(self, wanted: list[Address], end: float) -> None:
         by_bytes = {address.packed: address for address in wanted}
@@ -80,6 +96,8 @@ class Neighbours:
                 frame = self._socket.recv(2048)
             except TimeoutError:
                 return
+            except OSError as error:
+                raise self._lost(error) from error
             claim = claimed(frame)
             if claim is None or claim[1] not in by_bytes or claim[0] == self._mac:
                 continue

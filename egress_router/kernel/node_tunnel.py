@@ -73,7 +73,7 @@ def ensure_tunnel(netlink: Netlink, host_ip: str, underlay: Link) -> Link:
     _address(netlink, link)
     # Loose: what comes out of the tunnel starts at pods that are routed elsewhere (ip-sysctl, rp_filter). That needs an
     # address on the device: without one, the kernel takes loose for strict (fib_validate_source).
-    set_sysctl(Sysctl(f"net/ipv4/conf/{TUNNEL}/rp_filter", 2, required=False))
+    set_sysctl(Sysctl(f"net/ipv4/conf/{TUNNEL}/rp_filter", 2, required=False), netlink, link)
     return link
 
 

@@ -109,6 +109,12 @@ class Sysctl:
     required: bool = True
     fix: str = ""
 
+    @property
+    def interface(self) -> str | None:
+        """The interface that an IPv4 parameter is of, None for any other parameter."""
+        folder, _, interface = self.key.rpartition("/")[0].rpartition("/")
+        return interface if folder == "net/ipv4/conf" else None
+
     def __str__(self) -> str:
         return f"sysctl {self.key} = {self.value}"
 

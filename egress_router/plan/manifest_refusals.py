@@ -36,11 +36,15 @@ def attach_of(request: ManifestRequest) -> Attach:
 
 
 def forwarding_of(request: ManifestRequest) -> Forwarding | None:
-    """Return who switches forwarding on; None for the proxies, which do not forward."""
+    """Return who switches forwarding on; None where nobody need be asked: the proxies do not forward, and IPv4 is
+    switched on by ``init`` itself, interface by interface, for which NET_ADMIN is enough.
+    """
     if request.component is not Component.REDIRECT:
         return None
     if request.forwarding is not None:
         return request.forwarding
+    if Family.IPV6 not in request.sources[0]:
+        return None
     own = request.platform is Platform.KUBERNETES and request.parent_interface is not None
     return Forwarding.NETWORK if own else Forwarding.INIT
 

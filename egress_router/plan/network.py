@@ -46,8 +46,8 @@ _LINK_LOCAL = IPv6Network("fe80::/10")
 _MULTICAST = IPv6Network("ff00::/8")
 
 FORWARDING_FIX = (
-    "/proc/sys is read-only here: run the container privileged, or have the pod set it "
-    "(spec.securityContext.sysctls: {key}=1, an unsafe sysctl that the kubelet must allow)"
+    "/proc/sys is read-only here: run the container privileged, or have the pod set "
+    "net.ipv6.conf.all.forwarding=1 (spec.securityContext.sysctls, an unsafe sysctl that the kubelet must allow)"
 )
 
 
@@ -112,7 +112,7 @@ def plan_network(
         addresses=tuple(addresses),
         routes=tuple(routes),
         rules=tuple(rules),
-        sysctls=tuple(_sysctls(config, egress)),
+        sysctls=tuple(_sysctls(config, egress, cluster)),
         displaced=displaced,
     )
 
@@ -211,12 +211,15 @@ def _policy_rules(family: Family, pod: tuple[Address, ...], egress: str, cluster
     return rules
 
 
-def _sysctls(config: RouterConfig, egress: str) -> Iterable[Sysctl]:
+def _sysctls(config: RouterConfig, egress: str, cluster: str) -> Iterable[Sysctl]:
     """What must be switched on. See Documentation/networking/ip-sysctl.rst of the kernel."""
-    if config.mode.redirects:
-        for family, key in ((Family.IPV4, "net/ipv4/ip_forward"), (Family.IPV6, "net/ipv6/conf/all/forwarding")):
-            if family in config.sources:
-                yield Sysctl(key, 1, fix=FORWARDING_FIX.format(key=key.replace("/", ".")))
+    if config.mode.redirects and Family.IPV4 in config.sources:
+        # Of these two interfaces alone: a third one forwards nothing, and NET_ADMIN is enough (by netlink).
+        for interface in (cluster, egress):
+            yield Sysctl(f"net/ipv4/conf/{interface}/forwarding", 1)
+    if config.mode.redirects and Family.IPV6 in config.sources:
+        # IPv6 forwards as a whole or not at all.
+        yield Sysctl("net/ipv6/conf/all/forwarding", 1, fix=FORWARDING_FIX)
     if config.mode in (Mode.HTTP_PROXY, Mode.DNS_PROXY):
         # The proxies run as any user without capabilities and hand their listening sockets over at a reload.
         yield Sysctl("net/ipv4/ip_unprivileged_port_start", 0, required=False)

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 
+from egress_router.errors import TryAgainError
 from egress_router.kernel.neighbour_watch import NeighbourWatch
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.observe import read_links
@@ -94,8 +95,13 @@ class EgressSide:
 
     def _open(self, index: int, mac: str) -> None:
         self.close()
+        self._link = (0, "")
+        try:
+            self._watch = NeighbourWatch(self._state.interface, index, mac)
+        except TryAgainError:
+            # It went away since it was seen, which its own event tells.
+            return
         self._link = (index, mac)
-        self._watch = NeighbourWatch(self._state.interface, index, mac)
         self._loop.add_reader(self._watch.fileno(), self._listen)
 
     def _listen(self) -> None:

@@ -41,7 +41,7 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
         drift = network_drift(desired.network, observed)
         changed = backend.apply(desired.translation)
         LOGGER.debug("%s rules are in place (%s)", backend.name, "changed" if changed else "as they were")
-        changed |= _set_sysctls(netlink, desired.network, link)
+        changed |= _set_sysctls(netlink, desired.network, link, observed)
         changed |= bool(drift.lines())
         _apply_network(netlink, config, desired.network, drift, link, observed)
         _verify_network(netlink, desired.network)
@@ -70,7 +70,7 @@ def put_back(config: RouterConfig, desired: Desired, backend: NatBackend, *, rul
         lines = _network_drift_lines(network, observed)
         if lines:
             drift = network_drift(network, observed)
-            _set_sysctls(netlink, network, link)
+            _set_sysctls(netlink, network, link, observed)
             # No duplicate detection: the address was ours a moment ago, and every moment without it costs.
             _apply_network(netlink, replace(config, dad=False), network, drift, link, observed)
             _verify_network(netlink, network)
@@ -117,12 +117,12 @@ def _refuse_other_addresses(config: RouterConfig, observed: Observed, link: Link
             )
 
 
-def _set_sysctls(netlink: Netlink, network: NetworkState, link: Link) -> bool:
+def _set_sysctls(netlink: Netlink, network: NetworkState, link: Link, observed: Observed) -> bool:
     before = [read_sysctl(item) for item in network.sysctls]
     # Whoever made the interface may have brought it up already, link-local address and all.
     links.prepare(netlink, link)
     for item in network.sysctls:
-        problem = set_sysctl(item)
+        problem = set_sysctl(item, netlink, observed.link(item.interface or ""))
         if problem is not None:
             LOGGER.warning("%s", problem)
     return before != [read_sysctl(item) for item in network.sysctls]

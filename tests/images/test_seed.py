@@ -26,9 +26,6 @@ def test_redirect(lab: Lab, tag: str, tmp_path: Path, least: bool) -> None:
     lab.echo("8.8.8.8", tcp=[53, 80])
     assert lab.tcp(client, "8.8.8.8", 53).split()[2] == "8.8.8.8"
     with lab.capture() as capture, pod(lab, "redirect", tag, tmp_path, least=least) as router:
-        if least:
-            # What is left to the platform: an unprivileged container cannot write to /proc/sys.
-            router.host.sysctl("net.ipv4.ip_forward", 1)
         capture.clear()
         router.init()
         router.start("sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait")

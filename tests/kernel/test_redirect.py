@@ -119,7 +119,8 @@ def test_proxy_modes_set_up_the_network_half_only(lab: Lab, backend: str) -> Non
         assert router.tcp(8080).startswith(str(router.client.addresses[4]))
         server.close()
     assert_no_leak(capture)
-    assert router.host.sysctl("net.ipv4.ip_forward") == "0"
+    assert router.host.sysctl("net.ipv4.conf.eth0.forwarding") == "0"
+    assert router.host.sysctl("net.ipv4.conf.macvlan0.forwarding") == "0"
     assert router.host.sysctl("net.ipv4.ip_unprivileged_port_start") == "0"
 
 

@@ -29,8 +29,7 @@ def init(
 
 
 def forward(pod: Host) -> None:
-    """What the pod's spec.securityContext.sysctls do."""
-    pod.sysctl("net.ipv4.ip_forward", 1)
+    """What the pod's spec.securityContext.sysctls do: IPv6 forwards with /proc/sys alone."""
     pod.sysctl("net.ipv6.conf.all.forwarding", 1)
 
 

@@ -26,7 +26,7 @@ NETWORK = {
     "cluster table": "ip route flush table 14600",
     "rule": "ip rule del priority 14602",
     "rules of IPv6": "for i in 14600 14601 14602; do ip -6 rule del priority $i; done",
-    "forwarding": "echo 0 > /proc/sys/net/ipv4/ip_forward",
+    "forwarding": "echo 0 > /proc/sys/net/ipv4/conf/eth0/forwarding",
 }
 RULESETS = {
     "nftables": {
@@ -69,7 +69,7 @@ def test_everything_that_is_deleted_comes_back(lab: Lab, backend: str, tmp_path:
         "- the egress interface up",
         "- route default via 192.0.2.1 dev macvlan0 src 192.0.2.46 table 14601",
         "- rule 14602: from all iif eth0 lookup 14601 (IPv4)",
-        "+ sysctl net/ipv4/ip_forward = 0",
+        "+ sysctl net/ipv4/conf/eth0/forwarding = 0",
     ):
         assert text in log
 

@@ -24,7 +24,7 @@ FAULTS = [
     ),
     (["ip", "address", "del", f"{SOURCE4}/32", "dev", "macvlan0"], f"- address {SOURCE4}/32 dev macvlan0"),
     (["ip", "link", "set", "macvlan0", "down"], "- the egress interface up"),
-    (["sysctl", "-q", "-w", "net.ipv4.ip_forward=0"], "- sysctl net/ipv4/ip_forward = 1"),
+    (["sysctl", "-q", "-w", "net.ipv4.conf.eth0.forwarding=0"], "- sysctl net/ipv4/conf/eth0/forwarding = 1"),
 ]
 FLUSH = {
     "nftables": (["nft", "delete", "table", "inet", "egress_router"], "table inet egress_router"),

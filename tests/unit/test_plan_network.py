@@ -115,6 +115,7 @@ def test_cluster_interface() -> None:
 def test_sysctls(mode: Mode) -> None:
     state = plan_network(config(IPV4, mode=mode), BRIDGED, EGRESS)
     keys = {item.key for item in state.sysctls if item.required}
-    assert keys == ({"net/ipv4/ip_forward"} if mode.redirects else set())
+    forwarding = {f"net/ipv4/conf/{interface}/forwarding" for interface in (CLUSTER, EGRESS)}
+    assert keys == (forwarding if mode.redirects else set())
     both = plan_network(config(mode=mode), BRIDGED, EGRESS)
     assert ("net/ipv6/conf/all/forwarding" in {item.key for item in both.sysctls}) is mode.redirects
