@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from egress_router.config import fields
 from egress_router.config.fields import Wrong
+from egress_router.config.health import parse_health_port, yield_to
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.router import parse_router
 from egress_router.config.variables import seconds
@@ -14,7 +15,6 @@ from egress_router.model.addresses import Family, Interface, family_of
 from egress_router.model.router import Mode, Protocol, RouterConfig
 from egress_router.model.run import Check, RunConfig
 
-HEALTH_PORT = 9909
 EXPECTED_CHECK = "ADDRESS:PORT, such as 203.0.113.25:443 or [2001:db8::25]:443"
 _DAY = 86400
 
@@ -45,32 +45,11 @@ def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | Non
     return RunConfig(replace(router, health_port=health), grace, announce, probe, checks)
 
 
-def parse_health_port(inputs: Inputs, problems: Problems) -> int | None:
-    """Return EGRESS_HEALTH_PORT, None for ``off``."""
-    text = inputs.value("EGRESS_HEALTH_PORT")
-    if text is None:
-        return HEALTH_PORT
-    if text.lower() == "off":
-        return None
-    port = fields.port(text)
-    if isinstance(port, Wrong):
-        problems.error("EGRESS_HEALTH_PORT", None, text, port, f"{fields.EXPECTED_PORT}, or off")
-        return None
-    return port
-
-
 def _unclaimed(inputs: Inputs, problems: Problems, router: RouterConfig, port: int) -> int | None:
-    """Return ``port``, or None when a destination claims the default: manifests that never heard of it go on."""
+    """Return ``port``, or None when a destination claims it."""
     claims = (r for r in router.rules.redirects if r.protocol is Protocol.TCP and port in r.ports)
     rule = next(claims, None)
-    if rule is None:
-        return port
-    message = f"is claimed by line {rule.line} of EGRESS_DESTINATION ({rule})"
-    if inputs.value("EGRESS_HEALTH_PORT"):
-        problems.error("EGRESS_HEALTH_PORT", None, str(port), message, "a port that no line claims, or off")
-    else:
-        problems.warn("EGRESS_HEALTH_PORT", None, str(port), f"{message}: there is no /healthz, /readyz or /metrics")
-    return None
+    return yield_to(inputs, problems, port, f"line {rule.line} of EGRESS_DESTINATION ({rule})" if rule else "")
 
 
 def _checks(inputs: Inputs, problems: Problems, sources: Mapping[Family, Interface]) -> tuple[Check, ...]:

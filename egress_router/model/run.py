@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from egress_router.model.addresses import Address
 from egress_router.model.router import RouterConfig
 
+#: EGRESS_HEALTH_PORT's default: /healthz, /readyz and /metrics of every process that stays.
+HEALTH_PORT = 9909
+
 
 @dataclass(frozen=True, slots=True)
 class Check:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from egress_router.model.manifests import Attach, ManifestRequest, PolicyPort, ServicePort
 from egress_router.model.router import PortRange, Protocol
 
-#: EGRESS_HEALTH_PORT's default: /healthz, /readyz and /metrics of `egress-router run`.
-HEALTH_PORT = 9909
-
 
 def claimed(request: ManifestRequest) -> list[tuple[Protocol, PortRange]]:
     """Return the ports that the router listens on or redirects, sorted, each once; ranges as they were written."""

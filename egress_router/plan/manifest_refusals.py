@@ -9,7 +9,8 @@ from egress_router.errors import Problem
 from egress_router.model.addresses import Family
 from egress_router.model.manifests import Attach, Component, Forwarding, ManifestRequest, Platform
 from egress_router.model.router import Protocol
-from egress_router.plan.manifest_ports import HEALTH_PORT, claimed, service_port_count
+from egress_router.model.run import HEALTH_PORT
+from egress_router.plan.manifest_ports import claimed, service_port_count
 
 #: RFC 1035 label, as names of Services must be; "-NN" of a router must still fit 63 characters.
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,57}[a-z0-9])?", re.ASCII)

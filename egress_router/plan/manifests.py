@@ -15,7 +15,8 @@ from egress_router.model.manifests import (
     OneRouter,
     Platform,
 )
-from egress_router.plan.manifest_ports import HEALTH_PORT, policy_ports, ready_command, service_ports
+from egress_router.model.run import HEALTH_PORT
+from egress_router.plan.manifest_ports import policy_ports, ready_command, service_ports
 from egress_router.plan.manifest_refusals import attach_of, forwarding_of, refusals, warnings_about
 
 #: The interface that ``init`` looks for first.

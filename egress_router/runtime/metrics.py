@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import Collector
 
-from egress_router import __version__
+from egress_router.endpoint.metrics import common, reloads
 from egress_router.kernel.conntrack import fill
-from egress_router.runtime.health import Answer
 from egress_router.runtime.live import LiveRouter
 from egress_router.runtime.state import State
 
@@ -27,12 +24,10 @@ class RouterCollector(Collector):
         """Yield every figure. Raises EgressRouterError."""
         yield from self._traffic()
         yield from self._tracked()
-        yield from _own(self._live.state)
-        build = GaugeMetricFamily(
-            "egress_router_build_info", "Constant 1; the labels say what runs.", labels=("version", "backend")
-        )
-        build.add_metric((__version__, self._live.backend.name), 1)
-        yield build
+        state = self._live.state
+        yield from _own(state)
+        yield from reloads(state.reloads, state.reload_failures, in_force=not state.reload_error)
+        yield from common(state, mode="redirect", backend=self._live.backend.name)
 
     def _traffic(self) -> Iterator[Metric]:
         label = ("destination",)
@@ -66,15 +61,6 @@ class RouterCollector(Collector):
 
 
 def _own(state: State) -> Iterable[Metric]:
-    reloads = CounterMetricFamily("egress_router_reloads", "Reloads, by what became of them.", labels=("result",))
-    reloads.add_metric(("ok",), state.reloads)
-    reloads.add_metric(("failed",), state.reload_failures)
-    yield reloads
-    yield GaugeMetricFamily(
-        "egress_router_last_reload_successful",
-        "Whether the destinations in force are those of the file.",
-        value=0 if state.reload_error else 1,
-    )
     yield CounterMetricFamily(
         "egress_router_repairs", "Times that something was missing and was put back.", value=state.repairs
     )
@@ -92,18 +78,3 @@ def _own(state: State) -> Iterable[Metric]:
     yield GaugeMetricFamily(
         "egress_router_link_up", "Whether the egress interface has a carrier.", value=int(state.carrier)
     )
-    ready = not state.reasons(time.monotonic())
-    yield GaugeMetricFamily("egress_router_ready", "Whether /readyz says so.", value=int(ready))
-
-
-class MetricsPage:
-    """The page ``/metrics``."""
-
-    def __init__(self, live: LiveRouter) -> None:
-        # Without auto_describe: it would ask the kernel for every figure now.
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(RouterCollector(live))
-
-    def __call__(self) -> Answer:
-        """Return the figures as they are now. Raises EgressRouterError."""
-        return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)

@@ -12,16 +12,17 @@ from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.known import warn_unknown
 from egress_router.config.log import parse_log
 from egress_router.config.run import parse_run
+from egress_router.endpoint.metrics import MetricsPage
+from egress_router.endpoint.server import Answer, EndpointServer, json_page
 from egress_router.errors import ConfigurationError
 from egress_router.kernel.memory import give_back_memory
 from egress_router.kernel.nftables import Nftables
 from egress_router.kernel.nftables_child import ForkedNftables
 from egress_router.proxy.watch import Watch
-from egress_router.runtime.health import Answer, HealthServer, json_page
 from egress_router.runtime.live import LiveRouter
 from egress_router.runtime.log import LOGGER, set_up_log
 from egress_router.runtime.loop import SIGNALS, Loop
-from egress_router.runtime.metrics import MetricsPage
+from egress_router.runtime.metrics import RouterCollector
 from egress_router.runtime.router import set_up
 from egress_router.runtime.state import State
 
@@ -53,10 +54,10 @@ def run_router(env: Mapping[str, str]) -> int:
         LOGGER.info("%d connections of former rules ended", ended)
     if run.router.health_port is not None:
         pages: dict[str, Callable[[], Answer]] = {
-            "/metrics": MetricsPage(live),
+            "/metrics": MetricsPage(RouterCollector(live)),
             "/status": json_page(lambda: state.as_json(time.monotonic())),
         }
-        HealthServer(run.router.health_port, state, pages).start()
+        EndpointServer(run.router.health_port, state, pages).start()
     port = run.router.health_port
     LOGGER.info("staying until SIGTERM; health on port %s", "none" if port is None else port)
     return Loop(run, live, watch).run()

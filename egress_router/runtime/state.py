@@ -1,4 +1,4 @@
-"""What the long-lived router knows about itself; read by the health server's threads, written by the loop alone."""
+"""What the long-lived router knows about itself; read by the endpoint's threads, written by the loop alone."""
 
 from __future__ import annotations
 

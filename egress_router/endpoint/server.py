@@ -1,26 +1,28 @@
-"""`/healthz`, `/readyz`, `/metrics` and `/status` over HTTP, each request in a thread of its own.
+"""`/healthz`, `/readyz` and further pages over HTTP, each request in a thread of its own.
 
-Answers come from what the loop has noted and, for the figures, from the kernel; the loop waits for none of them.
+Answers come from what the process's loop has noted and, for figures, from where they are kept; the loop waits for none
+of them.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
-from typing import Any
+from typing import Any, Protocol
 
 from egress_router import __version__
 from egress_router.errors import EgressRouterError, PlatformError
-from egress_router.runtime.log import LOGGER
-from egress_router.runtime.state import State
 
-#: The loop turns every second; a reload of tens of thousands of rules by iptables takes seconds.
+log = logging.getLogger(__name__)
+
+#: Loops turn every second or faster; a reload of tens of thousands of rules by iptables takes seconds.
 STUCK_SECONDS = 30.0
 REQUESTS_AT_ONCE = 16
 _TIMEOUT_SECONDS = 5.0
@@ -28,19 +30,43 @@ Answer = tuple[int, str, bytes]
 _TEXT = "text/plain; charset=utf-8"
 
 
-class HealthServer(ThreadingTCPServer):
-    """Listens on ``port`` of all addresses; the rules keep the egress side away. Raises PlatformError."""
+class Subject(Protocol):
+    """The process that is asked about. Read by several threads at once."""
+
+    @property
+    def turned(self) -> float:
+        """When its loop last turned, in seconds of time.monotonic()."""
+
+    def reasons(self, now: float) -> list[str]:
+        """Return why it is not ready, a sentence each; nothing when it is. ``now`` is time.monotonic()."""
+
+
+class EndpointServer(ThreadingTCPServer):
+    """Listens on ``port`` of all addresses; the rules keep the egress side away. Raises PlatformError, which names
+    ``variable`` as the place to choose another port.
+
+    `/healthz` and `/readyz` come from ``subject``; ``pages`` are further ones, by path.
+    """
 
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, port: int, state: State, pages: dict[str, Callable[[], Answer]]) -> None:
+    def __init__(
+        self,
+        port: int,
+        subject: Subject,
+        pages: Mapping[str, Callable[[], Answer]],
+        variable: str = "EGRESS_HEALTH_PORT",
+    ) -> None:
         both = Path("/proc/net/if_inet6").exists()
         self.address_family = socket.AF_INET6 if both else socket.AF_INET
         self._slots = threading.BoundedSemaphore(REQUESTS_AT_ONCE)
-        own: dict[str, Callable[[], Answer]] = {"/healthz": lambda: _healthz(state), "/readyz": lambda: _readyz(state)}
-        self.pages = own | pages
+        self.pages: dict[str, Callable[[], Answer]] = {
+            "/healthz": lambda: _healthz(subject),
+            "/readyz": lambda: _readyz(subject),
+            **pages,
+        }
         try:
             super().__init__(("::" if both else "0.0.0.0", port), _Handler, bind_and_activate=False)  # noqa: S104
             if both:
@@ -50,12 +76,12 @@ class HealthServer(ThreadingTCPServer):
         except OSError as error:
             self.server_close()
             raise PlatformError(
-                f"EGRESS_HEALTH_PORT={port} cannot be listened on: {error.strerror}; choose another port, or off"
+                f"{variable}={port} cannot be listened on: {error.strerror}; choose another port, or off"
             ) from error
 
     def start(self) -> None:
         """Serve from a thread that ends with the process."""
-        threading.Thread(target=self.serve_forever, name="health", daemon=True).start()
+        threading.Thread(target=self.serve_forever, name="endpoint", daemon=True).start()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Refuse a request when too many are under way: probes are few, and memory is little."""
@@ -71,9 +97,13 @@ class HealthServer(ThreadingTCPServer):
         finally:
             self._slots.release()
 
+    def nothing_here(self) -> Answer:
+        """Return the answer to a path without a page."""
+        return 404, _TEXT, f"there are {' '.join(self.pages)}\n".encode()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is no news."""
-        LOGGER.debug("a health request failed", exc_info=True)
+        log.debug("a request for health or figures failed", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -83,10 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server = self.server
-        assert isinstance(server, HealthServer)  # noqa: S101
+        assert isinstance(server, EndpointServer)  # noqa: S101
         page = server.pages.get(self.path.partition("?")[0])
         try:
-            status, kind, body = page() if page else (404, _TEXT, b"there are /healthz /readyz /metrics /status\n")
+            status, kind, body = page() if page else server.nothing_here()
         except EgressRouterError as error:
             status, kind, body = 500, _TEXT, f"{error}\n".encode()
         self.send_response(status)
@@ -102,15 +132,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Probes come every few seconds; they are not logged."""
 
 
-def _healthz(state: State) -> Answer:
-    silent = time.monotonic() - state.turned
+def _healthz(subject: Subject) -> Answer:
+    silent = time.monotonic() - subject.turned
     if silent > STUCK_SECONDS:
         return 503, _TEXT, f"the loop has not turned for {silent:.0f} s\n".encode()
     return 200, _TEXT, b"ok\n"
 
 
-def _readyz(state: State) -> Answer:
-    reasons = state.reasons(time.monotonic())
+def _readyz(subject: Subject) -> Answer:
+    reasons = subject.reasons(time.monotonic())
     return (503, _TEXT, ("\n".join(reasons) + "\n").encode()) if reasons else (200, _TEXT, b"ready\n")
 
 

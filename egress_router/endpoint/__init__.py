@@ -1,0 +1,1 @@
+"""What every process that stays shows over HTTP: `/healthz`, `/readyz`, `/metrics`, `/status`."""

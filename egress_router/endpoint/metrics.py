@@ -1,0 +1,50 @@
+"""The page `/metrics`, and the figures that every process has. See https://prometheus.io/docs/practices/naming/"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from egress_router import __version__
+from egress_router.endpoint.server import Answer, Subject
+
+
+class MetricsPage:
+    """The page of ``collector``, which is asked anew each time."""
+
+    def __init__(self, collector: Collector) -> None:
+        # Without auto_describe: it would ask for every figure now.
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(collector)
+
+    def __call__(self) -> Answer:
+        """Return the figures as they are now. Raises EgressRouterError."""
+        return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+
+
+def common(subject: Subject, **runs: str) -> Iterator[Metric]:
+    """Yield what every process shows: whether it is ready, and what ``runs``, as labels of its build information."""
+    ready = not subject.reasons(time.monotonic())
+    yield GaugeMetricFamily("egress_router_ready", "Whether /readyz says so.", value=int(ready))
+    build = GaugeMetricFamily(
+        "egress_router_build_info", "Constant 1; the labels say what runs.", labels=("version", *runs)
+    )
+    build.add_metric((__version__, *runs.values()), 1)
+    yield build
+
+
+def reloads(ok: int, failed: int, *, in_force: bool) -> Iterator[Metric]:
+    """Yield the figures of a configuration that can change: reloads so far, and whether the last one was accepted."""
+    counts = CounterMetricFamily("egress_router_reloads", "Reloads, by what became of them.", labels=("result",))
+    counts.add_metric(("ok",), ok)
+    counts.add_metric(("failed",), failed)
+    yield counts
+    yield GaugeMetricFamily(
+        "egress_router_last_reload_successful",
+        "Whether the destinations in force are those of the file.",
+        value=int(in_force),
+    )
