@@ -12,9 +12,10 @@ from pathlib import Path
 
 import click
 
-from egress_router.egressip.agent import Agent, wait_for_objects
+from egress_router.cli.egressip_options import HEALTH_PORT_OPTION, STATE_OPTION
+from egress_router.egressip.agent import Agent
 from egress_router.egressip.control import ControlSocket, ask
-from egress_router.egressip.source import DirectorySource
+from egress_router.egressip.source import DirectorySource, wait_for_objects
 from egress_router.errors import TryAgainError, UsageError
 from egress_router.model.node import NodeSettings
 from egress_router.render.node_status import status_text
@@ -42,14 +43,7 @@ SOCKET_OPTION = click.option(
     """,
 )
 @click.option("--node", envvar="EGRESS_NODE", default=socket.gethostname, help="Name of this node's HostSubnet.")
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="EGRESS_STATE_DIR",
-    default=Path("/var/lib/egress-router/state"),
-    show_default=True,
-    help="Directory with the cluster's objects.",
-)
+@STATE_OPTION
 @click.option(
     "--interface", envvar="EGRESS_NODE_INTERFACE", default="eth0", show_default=True, help="Outside interface."
 )
@@ -70,9 +64,7 @@ SOCKET_OPTION = click.option(
 @click.option("--probe-interval", type=click.FloatRange(0.02, 10), default=0.08, show_default=True, help="Seconds.")
 @click.option("--probe-misses", type=click.IntRange(1, 100), default=3, show_default=True, help="In a row: down.")
 @click.option("--probe-returns", type=click.IntRange(1, 100), default=5, show_default=True, help="In a row: up again.")
-@click.option(
-    "--health-port", type=click.IntRange(1, 65535), default=4791, show_default=True, help="UDP, between agents."
-)
+@HEALTH_PORT_OPTION
 @SOCKET_OPTION
 @click.pass_context
 def command(
@@ -107,7 +99,7 @@ def command(
     try:
         agent = Agent(settings, source, control, _log)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: agent.stop())
+            signal.signal(number, lambda *_: agent.inbox.stop())
         agent.run()
     finally:
         control.close()

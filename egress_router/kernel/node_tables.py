@@ -33,19 +33,16 @@ def ways_before() -> frozenset[str]:
     return frozenset(chains)
 
 
-def drops() -> dict[str, int]:
-    """Return how many packets each chain has dropped; empty without tables."""
+def dropped_packets() -> dict[str, int]:
+    """Return the packets that each counter has seen, see DROPS; empty without tables. Costs the same however many pods
+    there are.
+    """
     try:
-        listing = json.loads(run_tool(["nft", "-j", "list", "table", "inet", TABLE]))
+        listing = json.loads(run_tool(["nft", "-j", "list", "counters", "table", "inet", TABLE]))
     except ToolFailed:
         return {}
-    found: dict[str, int] = {}
-    for item in listing["nftables"]:
-        for part in item.get("rule", {}).get("expr", []):
-            if part.get("counter"):
-                chain = item["rule"]["chain"]
-                found[chain] = found.get(chain, 0) + part["counter"]["packets"]
-    return found
+    counters = [item["counter"] for item in listing["nftables"] if "counter" in item]
+    return {counter["name"]: int(counter["packets"]) for counter in counters}
 
 
 def _elements(name: str) -> list[str]:

@@ -82,18 +82,21 @@ class EgressCluster:
     def start(self, *nodes: Host, **options: str) -> None:
         """Start the agents of these nodes (default: all)."""
         for node in nodes or self.lab.nodes:
-            log = self.state / f".{node.name}.log"
-            arguments = [
-                sys.executable, "-m", "egress_router", "node", "--node", self.name(node), "--state", str(self.state),
-                "--socket", str(self.socket_of(node)),
-            ]  # fmt: skip
+            arguments = ["node", "--node", self.name(node), "--socket", str(self.socket_of(node))]
             for network in (LAN[4], LAN[6], PODS[4], PODS[6]):
                 arguments += ["--cluster", str(network)]
-            for option, value in options.items():
-                arguments += [f"--{option.replace('_', '-')}", value]
-            with log.open("ab") as file:
-                self.agents[node.name] = node.popen(arguments, stdout=file, stderr=file)
-            self.logs[node.name] = log
+            self.agents[node.name] = self._run(node, node.name, arguments, options)
+
+    def start_controller(self, name: str, node: Host, **options: str) -> subprocess.Popen[Any]:
+        """Start a controller on a node; ``logs`` has what it says under ``name``."""
+        return self._run(node, name, ["egressip", "controller"], options)
+
+    def _run(self, node: Host, name: str, arguments: list[str], options: dict[str, str]) -> subprocess.Popen[Any]:
+        self.logs[name] = log = self.state / f".{name}.log"
+        words = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", value)]
+        command = [sys.executable, "-m", "egress_router", *arguments, "--state", str(self.state), *words]
+        with log.open("ab") as file:
+            return node.popen(command, stdout=file, stderr=file)
 
     def ask(self, node: Host, word: str = "status") -> dict[str, Any]:
         from egress_router.egressip.control import ask
