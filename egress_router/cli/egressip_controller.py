@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from egress_router.cli.egressip_options import HEALTH_PORT_OPTION, STATE_OPTION
+from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, health_options, serve
 from egress_router.egressip.assign import DirectoryRecord
 from egress_router.egressip.controller import Controller
+from egress_router.egressip.controller_metrics import ControllerCollector
 from egress_router.egressip.lease import DirectoryLease
 from egress_router.egressip.source import DirectorySource, wait_for_objects
 from egress_router.errors import UsageError
@@ -38,7 +39,8 @@ from egress_router.model.controller import ControllerSettings
     show_default=True,
     help="Seconds for which a node that came back is given nothing; twice as long each time it flaps.",
 )
-@HEALTH_PORT_OPTION
+@PROBE_PORT_OPTION
+@health_options(9911, "all addresses")
 def controller(
     state: Path,
     witness: tuple[str, ...],
@@ -46,14 +48,16 @@ def controller(
     probe_misses: int,
     probe_returns: int,
     hold_down: float,
+    probe_port: int,
     health_port: int,
+    health_address: str,
 ) -> int:
     """Assign egress IPs to nodes with egressCIDRs for as long as it runs, and away from nodes that die.
 
     Any number may be started; one assigns, the others stand by. Needs NET_RAW and the nodes' network.
     """
     settings = ControllerSettings(
-        _witnesses(witness), probe_interval, probe_misses, probe_returns, hold_down, health_port
+        _witnesses(witness), probe_interval, probe_misses, probe_returns, hold_down, probe_port
     )
     source = DirectorySource(state)
     try:
@@ -61,6 +65,7 @@ def controller(
         process = Controller(settings, source, DirectoryRecord(state), DirectoryLease(state), _log)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: process.inbox.stop())
+        serve(health_port, health_address, process, ControllerCollector(process), process.status)
         process.run()
     finally:
         source.close()

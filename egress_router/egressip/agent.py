@@ -17,7 +17,7 @@ from egress_router.egressip.node_apply import NodeKernel
 from egress_router.egressip.node_status import node_status
 from egress_router.egressip.source import ClusterSource
 from egress_router.egressip.view import View
-from egress_router.errors import EgressRouterError, PlatformError, Problem
+from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.node_probe import CALM_ROUNDS, Answer, Prober
 from egress_router.kernel.node_tables import dropped_packets, held_before, present, ways_before
@@ -56,11 +56,11 @@ class Agent:
         host = self.view.state.nodes.get(settings.node)
         if host is None:
             raise PlatformError(f"there is no HostSubnet {settings.node}; --node must name this node's object")
-        host_ip = str(ip_address(host.host_ip))
+        self.host_ip = host_ip = str(ip_address(host.host_ip))
         self._link = self._outside_link()
         self.kernel = NodeKernel(settings, host_ip, self._link, log)
         self._claimer = Claimer(self._link, lambda ip, reason: self.inbox.post(lambda: self._claim_checked(ip, reason)))
-        self._prober = Prober(host_ip, settings.health_port, settings.probe_interval, self._answers, self._word)
+        self._prober = Prober(host_ip, settings.probe_port, settings.probe_interval, self._answers, self._word)
 
     def _word(self) -> dict[str, object]:
         """Return what other agents are told."""
@@ -91,10 +91,22 @@ class Agent:
             retry = self.holdings.next_try() or check
             if self._turn(until=min(check, retry)) or time.monotonic() >= retry:
                 self._apply()
+                self._require_host_ip()
             if time.monotonic() >= check:
                 check = time.monotonic() + CHECK_EVERY
                 self._verify()
+                self._require_host_ip()
         self._prober.stop()
+
+    def _require_host_ip(self) -> None:
+        """Raise TryAgainError when the machine has another hostIP by now: the tunnel and the probes stand on it, and an
+        agent that starts again takes everything over.
+        """
+        host = self.view.state.nodes.get(self.settings.node)
+        if host is None or host.host_ip == self.host_ip:
+            return
+        if host.host_ip in {str(address.address.ip) for address in self.kernel.observed().addresses}:
+            raise TryAgainError(f"hostIP is {host.host_ip} now, no longer {self.host_ip}; start again")
 
     def _take_over(self) -> None:
         """Keep the slots, the addresses and the holders in use that an agent before this one has left."""
@@ -265,10 +277,22 @@ class Agent:
         """Tell whether our tables went away; then the next ``_apply`` makes them again."""
         if self.kernel.applied is None or present():
             return False
-        self._log("the tables went away; they are made again")
+        self._log("the tables went away, or the guard of the boot came back; they are made again")
         self.kernel.forget()
         self.view.repairs += 1
         return True
+
+    @property
+    def turned(self) -> float:
+        """When the loop turned last; time.monotonic()."""
+        return self.view.turned
+
+    def reasons(self, now: float) -> list[str]:
+        """Return why the node is not ready."""
+        reasons = list(self.view.troubles)
+        if not self.view.ready and not reasons:
+            reasons.append(f"not claimed yet: {', '.join(self._lacked) or 'the first round of probes runs'}")
+        return reasons
 
     def drain(self, draining: bool) -> None:
         """Start or end a hand-over."""

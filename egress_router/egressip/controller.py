@@ -112,7 +112,7 @@ class Controller:
         for version, any_address in _ANY.items():
             hear = partial(self._hear, version)
             try:
-                prober = Prober(any_address, self._settings.health_port, self._settings.probe_interval, hear)
+                prober = Prober(any_address, self._settings.probe_port, self._settings.probe_interval, hear)
             except OSError as error:
                 self._log(f"nodes with IPv{version} addresses cannot be probed: {error.strerror}")
                 continue
@@ -236,6 +236,17 @@ class Controller:
             self._log(f"{ip}: {before.get(ip, 'no node')} -> {after.get(ip, 'no node')}")
         if len(moved) > NAMED_MOVES:
             self._log(f"and {len(moved) - NAMED_MOVES} more addresses")
+
+    @property
+    def turned(self) -> float:
+        """When the loop turned last; time.monotonic()."""
+        return self.figures.turned
+
+    def reasons(self, now: float) -> list[str]:
+        """Return why the controller does not do its work; one that stands by does."""
+        if self.figures.trouble:
+            return [self.figures.trouble]
+        return ["the first rounds of probes run"] if self.figures.leads and not self.figures.ready else []
 
     def status(self) -> dict[str, object]:
         """Return all that the status shows, as plain data."""

@@ -76,7 +76,10 @@ class Holders:
         """Return the addresses that their holders say they do not have."""
         nodes = decision.nodes
         return {
-            ip for name in self.health for ip in self._lacks.get(name, ()) if name in nodes and ip in nodes[name].claims
+            ip
+            for name in list(self.health)
+            for ip in self._lacks.get(name, ())
+            if name in nodes and ip in nodes[name].claims
         }
 
     def adopt(self, slots: Mapping[str, int], used: Collection[str]) -> None:

@@ -6,6 +6,7 @@ import json
 
 from egress_router.errors import ToolFailed
 from egress_router.kernel.tool import run_tool
+from egress_router.render.node_guard import GUARD
 from egress_router.render.node_nft import TABLE
 
 
@@ -61,6 +62,6 @@ def _raw(name: str, kind: str) -> list[object]:
 
 
 def present() -> bool:
-    """Tell whether our tables are in the kernel."""
-    tables = run_tool(["nft", "list", "tables"]).splitlines()
-    return {f"table inet {TABLE}", f"table arp {TABLE}"} <= set(tables)
+    """Tell whether our tables are in the kernel, and the guard of the boot is not."""
+    tables = set(run_tool(["nft", "list", "tables"]).splitlines())
+    return {f"table inet {TABLE}", f"table arp {TABLE}"} <= tables and f"table inet {GUARD}" not in tables

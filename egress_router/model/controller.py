@@ -16,4 +16,4 @@ class ControllerSettings:
     probe_misses: int = 3
     probe_returns: int = 3
     hold_down: float = 10.0
-    health_port: int = 4791
+    probe_port: int = 4791

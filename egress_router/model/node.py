@@ -55,7 +55,7 @@ class NodeSettings:
     probe_interval: float = 0.08
     probe_misses: int = 3
     probe_returns: int = 5
-    health_port: int = 4791
+    probe_port: int = 4791
 
 
 @dataclass(frozen=True, slots=True)

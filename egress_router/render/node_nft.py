@@ -17,6 +17,7 @@ from egress_router.model.node import (
     NodeSettings,
     NodeState,
 )
+from egress_router.render.node_guard import GUARD
 
 TABLE = "egress_node"
 #: Ways whose names are words of nft.
@@ -82,6 +83,8 @@ def replace_script(settings: NodeSettings, state: NodeState, mtu: int) -> str:
         "  }",
         "}",
     ]
+    # What kept everything in since the boot goes in the same transaction.
+    lines += [f"table inet {GUARD} {{}}", f"delete table inet {GUARD}"]
     return "\n".join(lines) + "\n"
 
 

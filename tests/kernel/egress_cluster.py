@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,40 @@ from egress_router.lab.addressing import pod_subnet
 SERVICE = "203.0.113.25"
 SERVICE6 = "2001:db8:113::25"
 
+#: The egress IPs of ``two_holders``, on the second and third node.
+FIRST, SECOND = "192.0.2.45", "192.0.2.54"
+
+
+@dataclass(frozen=True)
+class World:
+    """How pods are connected, the IP version of the hostIPs (and so of the tunnel), and the nodes' rp_filter."""
+
+    shape: str
+    underlay: int
+    rp_filter: int
+
+    def __str__(self) -> str:
+        return f"{self.shape}-IPv{self.underlay}-{'strict' if self.rp_filter else 'plain'}"
+
+
+WORLDS = (World("bridge", 4, 0), World("point-to-point", 6, 1))
+
 
 class EgressCluster:
     """A lab, a state directory, and an agent per node. ``settle`` waits until all agents are ready."""
 
-    def __init__(self, lab: Lab, state: Path) -> None:
+    def __init__(self, lab: Lab, state: Path, world: World = WORLDS[0]) -> None:
         self.lab = lab
         self.state = state
         self.agents: dict[str, subprocess.Popen[Any]] = {}
         self.logs: dict[str, Path] = {}
         state.mkdir(exist_ok=True)
         for number, node in enumerate(lab.nodes):
+            node.sysctl("net.ipv4.conf.all.rp_filter", world.rp_filter)
             self.put(
                 "HostSubnet",
                 self.name(node),
-                hostIP=str(node.addresses[4]),
+                hostIP=str(node.addresses[world.underlay]),
                 subnet=f"{pod_subnet(number, 4)},{pod_subnet(number, 6)}",
             )
 
@@ -134,6 +154,17 @@ class EgressCluster:
     def source_of(self, pod: Host, target: str = SERVICE, timeout: float = 1.0) -> str:
         """Return the source address that an outside service sees."""
         return self.lab.udp(pod, target, 53, payload="x", timeout=timeout).split()[0]
+
+
+def two_holders(lab: Lab, state: Path, world: World) -> EgressCluster:
+    """Return a cluster whose namespace toto has FIRST on the second node and SECOND on the third; nothing runs yet."""
+    for service in (SERVICE, SERVICE6):
+        lab.echo(service, tcp=[80], udp=53)
+    cluster = EgressCluster(lab, state, world)
+    cluster.namespace("toto", FIRST, SECOND)
+    cluster.holds(lab.nodes[1], FIRST)
+    cluster.holds(lab.nodes[2], SECOND)
+    return cluster
 
 
 @contextmanager

@@ -98,6 +98,11 @@ def test_a_node_dies_and_comes_back(cluster: EgressCluster) -> None:
         cluster.until(lambda: "assigns" in cluster.logs["another"].read_text())
         time.sleep(1)
         assert (cluster.state / FILE).read_text() == text, "a new controller moves nothing"
+        figures = lab.nodes[0].run(["curl", "-s", "http://127.0.0.1:9911/metrics"]).stdout
+        assert "egress_router_controller_leads 1.0" in figures
+        assert "egress_router_controller_moves_total 0.0" in figures
+        assert 'egress_router_controller_nodes{health="up"} 3.0' in figures
+        assert lab.nodes[0].run(["curl", "-s", "http://127.0.0.1:9911/readyz"]).stdout == "ready\n"
         assert {answer for _, answer in heard[back:]} == {FIRST}
         assert not capture.leaks(allowed={FIRST})
 
