@@ -21,11 +21,12 @@ from egress_router.kernel.observe import observe
 from egress_router.model.dns_proxy import DnsProxyConfig
 from egress_router.model.log import LogLevel
 from egress_router.model.network import MAIN_TABLE, PROTOCOL
+from egress_router.names.lookup import Lookup
+from egress_router.names.usable import unusable
 from egress_router.proxy.engine import Limits
 from egress_router.proxy.haproxy import HaproxyEngine
 from egress_router.proxy.name_keeper import NameKeeper
-from egress_router.proxy.name_lookup import Lookup
-from egress_router.proxy.pod import families_with_a_route, unusable
+from egress_router.proxy.pod import families_with_a_route
 from egress_router.proxy.supervisor import Supervisor
 from egress_router.runtime.log import set_up_log
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from egress_router.cli.egressip_controller import controller
+from egress_router.cli.egressip_options import STATE_OPTION
 from egress_router.egressip.assign import record_assignment
 from egress_router.egressip.patch import patch_object
 from egress_router.egressip.source import read_directory
@@ -13,16 +15,6 @@ from egress_router.errors import UsageError
 from egress_router.model.address_keys import address_key, network_range
 from egress_router.plan.egressip.decision import decide
 from egress_router.render.egressip_plan import decision_json, decision_text
-
-STATE_OPTION = click.option(
-    "--state",
-    "state",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="EGRESS_STATE_DIR",
-    default=Path("/var/lib/egress-router/state"),
-    show_default=True,
-    help="Directory with the objects (YAML or JSON); EGRESS_STATE_DIR sets it too.",
-)
 
 
 @click.group(
@@ -33,10 +25,14 @@ STATE_OPTION = click.option(
       egress-router egressip patch netnamespace toto --egress-ips 192.0.2.45,192.0.2.54
       egress-router egressip patch hostsubnet compute3 --egress-ips 192.0.2.45
       egress-router egressip plan --state /var/lib/egress-router/state --offline compute3
+      egress-router egressip controller --witness 192.0.2.1
     """,
 )
 def command() -> None:
     """Namespace egress IPs: decide and change them."""
+
+
+command.add_command(controller)
 
 
 @command.command()
@@ -60,7 +56,7 @@ def plan(state: Path, offline: tuple[str, ...], output: str) -> int:
 def assign(state: Path, offline: tuple[str, ...]) -> int:
     """Assign egress IPs to nodes with egressCIDRs, and write it down (EgressIPAssignment) for the agents.
 
-    Only one process in the cluster may do this. Agents hold what is written down, whatever they think is offline.
+    Once; `controller` goes on doing it. Agents hold what is written down, whatever they think is offline.
     """
     decision = record_assignment(state, offline)
     for node, ips in decision.assignment.items():

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import click
 
-from egress_router.egressip.agent import Agent, wait_for_objects
+from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, health_options, serve
+from egress_router.egressip.agent import Agent
 from egress_router.egressip.control import ControlSocket, ask
-from egress_router.egressip.source import DirectorySource
+from egress_router.egressip.node_metrics import NodeCollector
+from egress_router.egressip.source import DirectorySource, wait_for_objects
 from egress_router.errors import TryAgainError, UsageError
 from egress_router.model.node import NodeSettings
+from egress_router.render.node_guard import guard_script, guard_unit
 from egress_router.render.node_status import status_text
 
 SOCKET_OPTION = click.option(
@@ -28,6 +31,13 @@ SOCKET_OPTION = click.option(
     show_default=True,
     help="The agent's control socket; EGRESS_NODE_SOCKET sets it too.",
 )
+CLUSTER_OPTION = click.option(
+    "--cluster",
+    multiple=True,
+    metavar="CIDR",
+    help="A network of pods, services or nodes, which is never left; may be repeated. EGRESS_CLUSTER_NETWORKS: a list.",
+    envvar="EGRESS_CLUSTER_NETWORKS",
+)
 
 
 @click.group(
@@ -37,29 +47,17 @@ SOCKET_OPTION = click.option(
     \b
     Examples:
       egress-router node --node compute1 --state /var/lib/egress-router/state
+      egress-router node guard --cluster 10.128.0.0/14 > /etc/egress-router/guard.nft
       egress-router node status
       egress-router node drain
     """,
 )
 @click.option("--node", envvar="EGRESS_NODE", default=socket.gethostname, help="Name of this node's HostSubnet.")
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="EGRESS_STATE_DIR",
-    default=Path("/var/lib/egress-router/state"),
-    show_default=True,
-    help="Directory with the cluster's objects.",
-)
+@STATE_OPTION
 @click.option(
     "--interface", envvar="EGRESS_NODE_INTERFACE", default="eth0", show_default=True, help="Outside interface."
 )
-@click.option(
-    "--cluster",
-    multiple=True,
-    metavar="CIDR",
-    help="A network of pods, services or nodes, which is never left; may be repeated. EGRESS_CLUSTER_NETWORKS: a list.",
-    envvar="EGRESS_CLUSTER_NETWORKS",
-)
+@CLUSTER_OPTION
 @click.option(
     "--unknown-pods",
     type=click.Choice(["drop", "pass"]),
@@ -70,9 +68,8 @@ SOCKET_OPTION = click.option(
 @click.option("--probe-interval", type=click.FloatRange(0.02, 10), default=0.08, show_default=True, help="Seconds.")
 @click.option("--probe-misses", type=click.IntRange(1, 100), default=3, show_default=True, help="In a row: down.")
 @click.option("--probe-returns", type=click.IntRange(1, 100), default=5, show_default=True, help="In a row: up again.")
-@click.option(
-    "--health-port", type=click.IntRange(1, 65535), default=4791, show_default=True, help="UDP, between agents."
-)
+@PROBE_PORT_OPTION
+@health_options(9910, "the node's hostIP")
 @SOCKET_OPTION
 @click.pass_context
 def command(
@@ -85,7 +82,9 @@ def command(
     probe_interval: float,
     probe_misses: int,
     probe_returns: int,
+    probe_port: int,
     health_port: int,
+    health_address: str,
     path: Path,
 ) -> int:
     """Run the agent that gives this node's pods their egress IPs (root, the host's network)."""
@@ -99,7 +98,7 @@ def command(
         probe_interval,
         probe_misses,
         probe_returns,
-        health_port,
+        probe_port,
     )
     source = DirectorySource(state)
     wait_for_objects(source, _log)
@@ -107,7 +106,8 @@ def command(
     try:
         agent = Agent(settings, source, control, _log)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: agent.stop())
+            signal.signal(number, lambda *_: agent.inbox.stop())
+        serve(health_port, health_address or agent.host_ip, agent, NodeCollector(agent), agent.status)
         agent.run()
     finally:
         control.close()
@@ -162,4 +162,16 @@ def undrain(path: Path) -> int:
     """Take traffic again."""
     ask(path, "undrain")
     click.echo("takes traffic again")
+    return 0
+
+
+@command.command()
+@CLUSTER_OPTION
+@click.option("--unit", is_flag=True, help="Print the systemd unit that loads it instead.")
+def guard(cluster: tuple[str, ...], unit: bool) -> int:
+    """Print a script for nft that keeps pods' traffic in from the boot until the agent's tables stand.
+
+    Install it on the node as /etc/egress-router/guard.nft, with the unit beside the others of systemd.
+    """
+    click.echo(guard_unit() if unit else guard_script(_networks(cluster)), nl=False)
     return 0

@@ -89,7 +89,9 @@ def assemble(files: Mapping[str, list[ClusterObject]], problems: Problems) -> Cl
             else:
                 assignments[item.name] = item
     recorded = next(iter(assignments.values()), None)
-    return ClusterState(namespaces, nodes, pods, {} if recorded is None else dict(recorded.assignment))
+    if recorded is None:
+        return ClusterState(namespaces, nodes, pods)
+    return ClusterState(namespaces, nodes, pods, dict(recorded.assignment), recorded.offline)
 
 
 def parse_cluster_state(files: Mapping[str, str], problems: Problems) -> ClusterState:

@@ -18,10 +18,11 @@ ENDED = ("Succeeded", "Failed")
 
 @dataclass(frozen=True, slots=True)
 class RecordedAssignment:
-    """The automatic assignment as it was written down last: egress IPs by node."""
+    """The automatic assignment as it was written down last: egress IPs by node, and the nodes that were offline."""
 
     name: str
     assignment: Mapping[str, tuple[str, ...]]
+    offline: tuple[str, ...] = ()
 
 
 ClusterObject = NetNamespace | HostSubnet | Pod | RecordedAssignment
@@ -149,7 +150,7 @@ def _assignment(fields: _Fields) -> RecordedAssignment:
     ):
         fields.wrong("assignment", None, "is not a mapping of nodes to lists", "such as {node-1: [192.0.2.45]}")
         return RecordedAssignment(fields.name, {})
-    return RecordedAssignment(fields.name, {node: tuple(ips) for node, ips in value.items()})
+    return RecordedAssignment(fields.name, {node: tuple(ips) for node, ips in value.items()}, fields.texts("offline"))
 
 
 _KINDS: dict[str, Callable[[_Fields], ClusterObject | None]] = {

@@ -13,7 +13,8 @@ from egress_router.config.host_names import host_name
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
 from egress_router.config.variables import on_off, seconds, source_addresses
 from egress_router.model.addresses import Address, Family, family_of
-from egress_router.model.dns_proxy import Destination, DnsProxyConfig, HostName, NameServer
+from egress_router.model.dns_proxy import Destination, DnsProxyConfig
+from egress_router.model.names import HostName, NameServer
 
 VARIABLE = "EGRESS_DNS_PROXY_DESTINATION"
 EXPECTED_LINE = 'PORT NAME-OR-ADDRESS [PORT] [check], as in "8080 example.com 80"'

@@ -39,8 +39,10 @@ class Wrong(str):
 
 def port(text: str) -> int | Wrong:
     """Read a port number, 1 to 65535."""
-    if _PORT.fullmatch(text) and int(text) <= 65535:
-        return int(text)
+    if _PORT.fullmatch(text):
+        value = int(text)
+        if value <= 65535:
+            return value
     return Wrong(f"{quoted(text)} is not a port")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from egress_router.config.fields import Wrong
-from egress_router.model.dns_proxy import HostName
+from egress_router.model.names import HostName
 
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 #: What inet_aton(3) and browsers take for a number: a "name" that ends so is a mistyped address.

@@ -29,6 +29,8 @@ class NodeKernel:
         self._applied: NodeState | None = None
         self._addresses: frozenset[str] = frozenset()
         self.netlink = Netlink()
+        #: Connections deleted since the start.
+        self.cut = 0
 
     @property
     def applied(self) -> NodeState | None:
@@ -83,7 +85,7 @@ class NodeKernel:
             if before.holders != state.holders:
                 self._ways_to(state.holders)
         for ip in sorted(self._addresses - state.held):
-            cut_egress_ip(ip)
+            self.cut += cut_egress_ip(ip)
             remove_egress_ip(self.netlink, self._link, ip)
             self._addresses -= {ip}
         self._applied = state
@@ -108,16 +110,17 @@ class NodeKernel:
         names = {h.slot: h.node for h in before.holders}
         for slot in sorted(set(names) - {h.slot for h in state.holders}):
             count = cut_slot(slot)
+            self.cut += count
             self._log(f"cut {count} connections through {names[slot]}")
         moved = {old for pod, old in before.ways.items() if state.ways.get(pod, old) != old}
         for slot, name in names.items():
             if f"to_{slot}" in moved and health.get(name) is Health.DRAINING:
-                cut_slot(slot, ("udp", "icmp", "icmpv6"))
+                self.cut += cut_slot(slot, ("udp", "icmp", "icmpv6"))
         for pod, old in before.ways.items():
             new = state.ways.get(pod)
             lost_own = old == "own" and new != "own" and before.translations.get(pod) != state.translations.get(pod)
             if (old == "normal" and new not in ("normal", None)) or lost_own:
-                cut_pod(pod)
+                self.cut += cut_pod(pod)
 
 
 def _gateways(host_ip: str) -> list[str]:

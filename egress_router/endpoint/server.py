@@ -42,8 +42,8 @@ class Subject(Protocol):
 
 
 class EndpointServer(ThreadingTCPServer):
-    """Listens on ``port`` of all addresses; the rules keep the egress side away. Raises PlatformError, which names
-    ``variable`` as the place to choose another port.
+    """Listens on ``port`` of ``address``, or of all addresses; then the rules keep the egress side away. Raises
+    PlatformError, which names ``variable`` as the place to choose another port.
 
     `/healthz` and `/readyz` come from ``subject``; ``pages`` are further ones, by path.
     """
@@ -58,9 +58,10 @@ class EndpointServer(ThreadingTCPServer):
         subject: Subject,
         pages: Mapping[str, Callable[[], Answer]],
         variable: str = "EGRESS_HEALTH_PORT",
+        address: str = "",
     ) -> None:
-        both = Path("/proc/net/if_inet6").exists()
-        self.address_family = socket.AF_INET6 if both else socket.AF_INET
+        both = not address and Path("/proc/net/if_inet6").exists()
+        self.address_family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
         self._slots = threading.BoundedSemaphore(REQUESTS_AT_ONCE)
         self.pages: dict[str, Callable[[], Answer]] = {
             "/healthz": lambda: _healthz(subject),
@@ -68,7 +69,8 @@ class EndpointServer(ThreadingTCPServer):
             **pages,
         }
         try:
-            super().__init__(("::" if both else "0.0.0.0", port), _Handler, bind_and_activate=False)  # noqa: S104
+            every = "::" if both else "0.0.0.0"  # noqa: S104
+            super().__init__((address or every, port), _Handler, bind_and_activate=False)
             if both:
                 self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             self.server_bind()

@@ -13,25 +13,20 @@ from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 
-from egress_router.errors import PlatformError
+from egress_router.kernel.netlink import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_DUMP, Netlink, attributes
 from egress_router.model.addresses import Address
 from egress_router.model.connection import Connection
 from egress_router.model.router import Protocol
 
-_NETLINK_NETFILTER = 12
 _GET, _DELETE = 0x0101, 0x0102
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _ID, _ZONE = 1, 2, 3, 4, 12, 18
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _SEEN_REPLY, _DESTINATION_CHANGED = 0x2, 0x20
 #: nf_conntrack_tcp.h: SYN_SENT to LAST_ACK; what is over (TIME_WAIT, CLOSE) lingers for minutes.
 _LIVE_STATES = range(1, 7)
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 _PORTS = struct.Struct("!H")
-_TYPE_MASK = 0x3FFF
-_RECEIVE_BYTES = 1 << 20
+#: Bytes of the two heads, netlink's and netfilter's, that stand before the attributes.
+_HEADS = 20
 _BATCH = 64
 _PROTOCOLS = {protocol.number: protocol for protocol in Protocol}
 _COUNT, _LIMIT = "nf_conntrack_count", "nf_conntrack_max"
@@ -42,10 +37,7 @@ class Conntrack:
     """A netlink socket to the connection tracking of the namespace it is made in."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        self._socket.settimeout(10)
-        self._socket.bind((0, 0))
-        self._sequence = 0
+        self._netlink = Netlink(NETLINK_NETFILTER)
 
     def __enter__(self) -> Conntrack:
         return self
@@ -53,7 +45,7 @@ class Conntrack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._socket.close()
+        self._netlink.close()
 
     def connections(self, addresses: Iterable[Address]) -> Iterator[Connection]:
         """Yield the connections that clients made to ``addresses``. Raises PlatformError.
@@ -62,23 +54,11 @@ class Conntrack:
         """
         wanted = {address.packed: address for address in addresses}
         known: dict[bytes, Address] = dict(wanted)
-        self._sequence += 1
-        body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
-        head = _HEADER.pack(_HEADER.size + len(body), _GET, _NLM_F_REQUEST | _NLM_F_DUMP, self._sequence, 0)
-        self._socket.send(head + body)
-        while True:
-            data = self._socket.recv(_RECEIVE_BYTES)
-            at = 0
-            while at < len(data):
-                length, type_, _, _, _ = _HEADER.unpack_from(data, at)
-                if type_ == _NLMSG_DONE:
-                    return
-                if type_ == _NLMSG_ERROR:
-                    _raise("list the tracked connections", data, at)
-                found = _connection(data, at + _HEADER.size, at + length, wanted, known)
-                if found is not None:
-                    yield found
-                at += (length + 3) & ~3
+        head = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
+        for _, _, message in self._netlink.stream(_GET, NLM_F_DUMP, head, "list the tracked connections"):
+            found = _connection(message, wanted, known)
+            if found is not None:
+                yield found
 
     def end(self, connections: Iterable[Connection]) -> int:
         """Forget ``connections``, so that their next packets are looked at anew; return how many. Those that are gone
@@ -86,20 +66,9 @@ class Conntrack:
         """
         keys = [connection.key for connection in connections]
         for start in range(0, len(keys), _BATCH):
-            self._end(keys[start : start + _BATCH])
+            requests = [(_DELETE, NLM_F_ACK, key) for key in keys[start : start + _BATCH]]
+            self._netlink.change_all(requests, "end tracked connections", fine={errno.ENOENT})
         return len(keys)
-
-    def _end(self, keys: list[bytes]) -> None:
-        data = b""
-        for key in keys:
-            self._sequence += 1
-            data += _HEADER.pack(_HEADER.size + len(key), _DELETE, _NLM_F_REQUEST | _NLM_F_ACK, self._sequence, 0) + key
-        self._socket.send(data)
-        for _ in keys:
-            answer = self._socket.recv(_RECEIVE_BYTES)
-            code = -struct.unpack_from("=i", answer, _HEADER.size)[0]
-            if code not in (0, errno.ENOENT):
-                _raise("end a tracked connection", answer, 0)
 
 
 def fill() -> tuple[int, int]:
@@ -110,12 +79,10 @@ def fill() -> tuple[int, int]:
         return 0, 0
 
 
-def _connection(
-    data: bytes, at: int, end: int, wanted: dict[bytes, Address], known: dict[bytes, Address]
-) -> Connection | None:
+def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Address]) -> Connection | None:
     """Read a message; None when it is no connection to one of ``wanted``. ``known`` keeps one object per address."""
-    attributes = {type_: (start, stop) for type_, start, stop in _attributes(data, at + 4, end)}
-    original, reply = attributes.get(_TUPLE_ORIGINAL), attributes.get(_TUPLE_REPLY)
+    found = {type_: (start, stop) for type_, start, stop in attributes(data, _HEADS, len(data))}
+    original, reply = found.get(_TUPLE_ORIGINAL), found.get(_TUPLE_REPLY)
     if original is None or reply is None:
         return None
     _, address, number, port, _ = _tuple(data, *original)
@@ -123,11 +90,11 @@ def _connection(
     if protocol is None or address not in wanted:
         return None
     reply_address, reply_to, _, _, reply_port = _tuple(data, *reply)
-    (status,) = struct.unpack_from("!I", data, attributes[_STATUS][0])
-    key = data[at : at + 4]
+    (status,) = struct.unpack_from("!I", data, found[_STATUS][0])
+    key = data[_HEADS - 4 : _HEADS]
     for type_ in (_TUPLE_ORIGINAL, _ZONE, _ID):
-        if type_ in attributes:
-            start, stop = attributes[type_]
+        if type_ in found:
+            start, stop = found[type_]
             # With its head (which holds the flag of a nested one) and its padding.
             key += data[start - 4 : start + ((stop - start + 3) & ~3)]
     for packed in (reply_address, reply_to):
@@ -142,7 +109,7 @@ def _connection(
         reply_to=known[reply_to],
         translated=bool(status & _DESTINATION_CHANGED),
         answered=bool(status & _SEEN_REPLY),
-        live=protocol is not Protocol.UDP and _state(data, attributes.get(_PROTOINFO)) in _LIVE_STATES,
+        live=protocol is not Protocol.UDP and _state(data, found.get(_PROTOINFO)) in _LIVE_STATES,
         key=key,
     )
 
@@ -151,17 +118,17 @@ def _tuple(data: bytes, at: int, end: int) -> tuple[bytes, bytes, int, int, int]
     """Return (source, destination, protocol number, destination port, source port)."""
     source = destination = b""
     number = to_port = from_port = 0
-    for type_, start, stop in _attributes(data, at, end):
+    for type_, start, stop in attributes(data, at, end):
         if type_ == _TUPLE_IP:
             # CTA_IP_V4_SRC, _DST, CTA_IP_V6_SRC, _DST
-            for kind, first, last in _attributes(data, start, stop):
+            for kind, first, last in attributes(data, start, stop):
                 if kind in (1, 3):
                     source = data[first:last]
                 elif kind in (2, 4):
                     destination = data[first:last]
         elif type_ == _TUPLE_PROTO:
             # CTA_PROTO_NUM, _SRC_PORT, _DST_PORT
-            for kind, first, _ in _attributes(data, start, stop):
+            for kind, first, _ in attributes(data, start, stop):
                 if kind == 1:
                     number = data[first]
                 elif kind == 2:
@@ -175,19 +142,7 @@ def _state(data: bytes, place: tuple[int, int] | None) -> int:
     """Return the state from CTA_PROTOINFO_TCP or _SCTP: the first attribute of either; 0 when there is none."""
     if place is None:
         return 0
-    for _, start, stop in _attributes(data, *place):
-        for _, first, _ in _attributes(data, start, stop):
+    for _, start, stop in attributes(data, *place):
+        for _, first, _ in attributes(data, start, stop):
             return data[first]
     return 0
-
-
-def _attributes(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    while at + 4 <= end:
-        length, type_ = _ATTRIBUTE.unpack_from(data, at)
-        yield type_ & _TYPE_MASK, at + 4, at + length
-        at += (length + 3) & ~3
-
-
-def _raise(doing: str, data: bytes, at: int) -> None:
-    code = -struct.unpack_from("=i", data, at + _HEADER.size)[0]
-    raise PlatformError(f"{doing}: the kernel says {errno.errorcode.get(code, code)}")

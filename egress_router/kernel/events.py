@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import socket
 
+from egress_router.kernel.netlink import NETLINK_NETFILTER
+
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
-_NETLINK_NETFILTER = 12
 #: link; IPv4 address, route, rule; IPv6 address, route, rule; IPv4 and IPv6 netconf (forwarding switched on or off)
 _ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19, 24, 25)
 _NFTABLES_GROUPS = (7,)
@@ -55,4 +56,4 @@ def route_events() -> Events:
 
 def nftables_events() -> Events:
     """Return a socket that hears changes of nftables."""
-    return Events(_NETLINK_NETFILTER, _NFTABLES_GROUPS)
+    return Events(NETLINK_NETFILTER, _NFTABLES_GROUPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -67,6 +68,8 @@ def start(name: Sequence[str], work: Callable[[], Any]) -> Job:
         os.close(write_end)
         os.close(write_errors)
         return Job(name, pid, read_end, read_errors)
+    # It lives for one job, and the collector would copy every page that it shares with its parent.
+    gc.disable()
     status = 1
     try:
         os.dup2(write_errors, 2)

@@ -1,4 +1,4 @@
-"""A blocking netlink socket that speaks pyroute2's messages. See netlink(7) and
+"""A blocking netlink socket that speaks pyroute2's messages, or bytes where there are thousands. See netlink(7) and
 Documentation/userspace-api/netlink/intro.rst of the kernel.
 """
 
@@ -8,11 +8,14 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from egress_router.errors import CapabilityError, PlatformError
+
+#: socket.NETLINK_NETFILTER, which Python 3.11 does not have.
+NETLINK_NETFILTER = 12
 
 NLM_F_REQUEST = 0x01
 NLM_F_ACK = 0x04
@@ -22,9 +25,10 @@ NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 NLA_F_NESTED = 0x8000
 
+NLM_F_DUMP_INTR = 0x10
+
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
-_NLM_F_DUMP_INTR = 0x10
 _NLM_F_CAPPED = 0x100
 _NLM_F_ACK_TLVS = 0x200
 _NLMSGERR_ATTR_MSG = 1
@@ -32,7 +36,11 @@ _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
+#: Length, type, flags, sequence number, port: the head of every message.
 _HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_TYPE_MASK = 0x3FFF
+_SO_SNDBUFFORCE = 32
 _RECEIVE_BYTES = 256 * 1024
 #: The kernel answers a request at once; silence means that the socket is broken.
 _TIMEOUT_SECONDS = 10.0
@@ -65,6 +73,10 @@ class Netlink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def change(self, message: Any, type_: int, flags: int, doing: str, extra: bytes = b"") -> None:
@@ -83,9 +95,41 @@ class Netlink:
         for _ in range(10):
             sequence = self._send(message, type_, NLM_F_DUMP, b"")
             parts = list(self._receive(sequence, doing))
-            if not any(flags & _NLM_F_DUMP_INTR for _, flags, _ in parts):
+            if not any(flags & NLM_F_DUMP_INTR for _, flags, _ in parts):
                 return [_decoded(type(message), data) for _, _, data in parts]
         raise NetlinkError(errno.EINTR, "the list kept changing while it was read", doing)
+
+    def stream(self, type_: int, flags: int, body: bytes, doing: str) -> Iterator[tuple[int, int, bytes]]:
+        """Send a request; yield (type, flags, whole message) of every answer as it comes. Raises NetlinkError."""
+        self._sequence += 1
+        self._socket.send(_message(type_, flags, self._sequence, body))
+        return self._receive(self._sequence, doing)
+
+    def change_all(self, messages: Sequence[tuple[int, int, bytes]], doing: str, fine: Collection[int] = ()) -> None:
+        """Send requests (type, flags, body) in one go and wait until the last of those with NLM_F_ACK is acknowledged.
+
+        Errors in ``fine`` are none. Raises NetlinkError.
+        """
+        first = self._sequence + 1
+        self._sequence += len(messages)
+        data = b"".join([_message(*message[:2], first + at, message[2]) for at, message in enumerate(messages)])
+        last = max(first + at for at, (_, flags, _) in enumerate(messages) if flags & NLM_F_ACK)
+        self._make_room(len(data))
+        self._socket.send(data)
+        for type_, flags, number, message in self._read():
+            if type_ == _NLMSG_ERROR and number >= first:
+                _raise_if_error(message, flags, doing, fine)
+                if number == last:
+                    return
+
+    def _make_room(self, size: int) -> None:
+        """Let one message be so large; the kernel counts what it needs beside it, too."""
+        if size < self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2:
+            return
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * size)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * size)
 
     def _send(self, message: Any, type_: int, flags: int, extra: bytes) -> int:
         self._sequence += 1
@@ -100,29 +144,46 @@ class Netlink:
 
     def _receive(self, sequence: int, doing: str) -> Iterator[tuple[int, int, bytes]]:
         """Yield (type, flags, whole message) of every answer until the last; raise on an error."""
+        for type_, flags, number, message in self._read():
+            if number != sequence:
+                continue
+            if type_ == _NLMSG_ERROR:
+                _raise_if_error(message, flags, doing)
+                return
+            if type_ == _NLMSG_DONE:
+                code = struct.unpack_from("=i", message, _HEADER.size)[0] if len(message) >= _HEADER.size + 4 else 0
+                if code < 0:
+                    raise NetlinkError(-code, "", doing)
+                return
+            yield type_, flags, message
+
+    def _read(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield (type, flags, sequence number, whole message) of everything that comes, without end."""
         while True:
             data = self._socket.recv(_RECEIVE_BYTES)
             offset = 0
             while offset + _HEADER.size <= len(data):
                 length, type_, flags, number, _ = _HEADER.unpack_from(data, offset)
-                message = data[offset : offset + length]
+                yield type_, flags, number, data[offset : offset + length]
                 offset += (length + 3) & ~3
-                if number != sequence:
-                    continue
-                if type_ == _NLMSG_ERROR:
-                    _raise_if_error(message, flags, doing)
-                    return
-                if type_ == _NLMSG_DONE:
-                    code = struct.unpack_from("=i", message, _HEADER.size)[0] if length >= _HEADER.size + 4 else 0
-                    if code < 0:
-                        raise NetlinkError(-code, "", doing)
-                    return
-                yield type_, flags, message
+
+
+def _message(type_: int, flags: int, sequence: int, body: bytes) -> bytes:
+    body += bytes(-len(body) % 4)
+    return _HEADER.pack(_HEADER.size + len(body), type_, flags | NLM_F_REQUEST, sequence, 0) + body
 
 
 def attribute(type_: int, payload: bytes) -> bytes:
     """Return one netlink attribute, padded."""
-    return struct.pack("=HH", len(payload) + 4, type_) + payload + bytes(-len(payload) % 4)
+    return _ATTRIBUTE.pack(len(payload) + 4, type_) + payload + bytes(-len(payload) % 4)
+
+
+def attributes(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (type, start, end) of the attributes that stand between ``at`` and ``end``."""
+    while at + 4 <= end:
+        length, type_ = _ATTRIBUTE.unpack_from(data, at)
+        yield type_ & _TYPE_MASK, at + 4, at + length
+        at += (length + 3) & ~3
 
 
 def _decoded(kind: type[Any], data: bytes) -> Any:
@@ -131,9 +192,9 @@ def _decoded(kind: type[Any], data: bytes) -> Any:
     return message
 
 
-def _raise_if_error(message: bytes, flags: int, doing: str) -> None:
+def _raise_if_error(message: bytes, flags: int, doing: str, fine: Collection[int] = ()) -> None:
     code = -struct.unpack_from("=i", message, _HEADER.size)[0]
-    if code == 0:
+    if code == 0 or code in fine:
         return
     reason = _extended_text(message, flags)
     if code == errno.EPERM:

@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 
 from egress_router.errors import StateMismatch, ToolFailed
-from egress_router.kernel.nft_elements import Elements
+from egress_router.kernel.netlink import NetlinkError
+from egress_router.kernel.nft_elements import NftSocket, known_types
 from egress_router.kernel.tool import run_tool, start_tool
-from egress_router.model.nftables import NftTable
+from egress_router.model.nftables import NftTable, SetChange
 from egress_router.model.translation import Counters, Translation
-from egress_router.render.nft_script import change_script, parse_table, replace_script, rule_counters, table_text
+from egress_router.render.nft_script import (
+    change_script,
+    element_changes,
+    parse_table,
+    replace_script,
+    rule_counters,
+    table_text,
+    without_elements,
+)
 from egress_router.render.nft_table import TABLE, nft_table
 
 _Counted = dict[tuple[str, str], tuple[int, int]]
+#: Something else in the namespace may change nftables at the same time.
+ATTEMPTS = 10
+#: So many elements and more take nft longer than a transaction of their own does.
+_MANY = 500
 
 
 class Nftables:
-    """Implements ``NatBackend`` with the table ``inet egress_router``."""
+    """Implements ``NatBackend`` with the table ``inet egress_router``.
+
+    ``found`` remembers at which generation of the kernel's rules the table was found to be that of which translation:
+    while that is the generation, nobody has changed anything, and there is nothing to read.
+    """
 
     name = "nftables"
 
+    def __init__(self) -> None:
+        self.found: tuple[int, Translation] | None = None
+
     def apply(self, desired: Translation) -> bool:
         """See NatBackend. Where only elements differ only elements change; else the table is replaced as a whole."""
-        return _put(nft_table(desired), read_table())
+        return self._put(desired)[0]
 
     def mend(self, desired: Translation) -> list[str]:
         """See NatBackend."""
-        table, actual = nft_table(desired), read_table()
-        if table == actual:
-            return []
-        _put(table, actual)
-        return _difference(table, actual)
+        changed, before = self._put(desired)
+        return _difference(nft_table(desired), before) if changed else []
 
     def drift(self, desired: Translation) -> list[str]:
         """See NatBackend."""
-        return _difference(nft_table(desired), read_table())
+        return [] if self.holds(desired) else _difference(nft_table(desired), read_table())
 
     def counters(self, desired: Translation) -> dict[int, Counters]:
         """See NatBackend."""
@@ -51,21 +69,92 @@ class Nftables:
         """See NatBackend."""
         run_tool(["nft", "-f", "-"], f"add table {TABLE}\ndelete table {TABLE}\n")
 
+    def holds(self, desired: Translation) -> bool:
+        """Whether it is known, without reading the table, that the kernel does ``desired``. Raises PlatformError."""
+        if self.found is None or self.found[1] != desired:
+            return False
+        with NftSocket(_NAME) as nft:
+            return nft.generation() == self.found[0]
 
-def _put(table: NftTable, actual: NftTable | None) -> bool:
-    """Make ``actual`` be ``table``; return whether anything had to change. Raises ToolFailed, StateMismatch."""
-    script = replace_script(table) if actual is None else change_script(actual, table)
-    if script == "":
-        return False
-    if script is None and actual is not None:
-        script = replace_script(table, _counted(actual))
-    run_tool(["nft", "-f", "-"], script or replace_script(table))
-    difference = _difference(table, read_table(table))
+    def _put(self, desired: Translation) -> tuple[bool, NftTable | None]:
+        """Make the kernel do ``desired``; return whether anything had to change, and what was there before.
+
+        Raises ToolFailed, NetlinkError, StateMismatch.
+        """
+        if self.holds(desired):
+            return False, None
+        table = nft_table(desired)
+        with NftSocket(_NAME) as nft:
+            for _ in range(ATTEMPTS):
+                generation, actual = self._present(nft)
+                try:
+                    if table != actual:
+                        generation = _write(nft, table, actual, generation)
+                except NetlinkError as error:
+                    if error.code == errno.ERESTART:
+                        continue
+                    raise
+                self.found = (generation, desired)
+                return table != actual, actual
+        raise StateMismatch(_BUSY)
+
+    def _present(self, nft: NftSocket) -> tuple[int, NftTable | None]:
+        """Return the generation and what the table is at it; read where it is not known."""
+        if self.found is not None and self.found[0] == nft.generation():
+            return self.found[0], nft_table(self.found[1])
+        return _read(nft)
+
+
+_NAME = TABLE.split()[1]
+_BUSY = "the nftables rules of this pod keep changing; something else writes them all the time"
+
+
+def _write(nft: NftSocket, table: NftTable, actual: NftTable | None, generation: int) -> int:
+    """Turn ``actual``, which is there at ``generation``, into ``table``; return the generation at which it was read
+    back. Raises ToolFailed, StateMismatch, NetlinkError (ERESTART: somebody else was faster).
+    """
+    if actual is None and sum(len(item.elements) for item in table.sets) > _MANY:
+        # Until its sets have elements the table lets nothing through.
+        actual = without_elements(table)
+        run_tool(["nft", "-f", "-"], replace_script(actual))
+        generation = _read_back(nft, actual)
+    changes = None if actual is None else element_changes(actual, table)
+    if changes is None:
+        counted = {} if actual is None else _counted(actual)
+        run_tool(["nft", "-f", "-"], replace_script(table, counted))
+    elif all(known_types(change.item) for change in changes):
+        nft.change(changes, generation)
+        # Chains, sets and the elements of other sets are as they were while nobody else makes a generation.
+        if nft.generation() == generation + 1 and _hold(nft, changes) and nft.generation() == generation + 1:
+            return generation + 1
+    else:
+        run_tool(["nft", "-f", "-"], change_script(changes, TABLE))
+    return _read_back(nft, table)
+
+
+def _hold(nft: NftSocket, changes: tuple[SetChange, ...]) -> bool:
+    return all(nft.holds(change.item) for change in changes)
+
+
+def _read_back(nft: NftSocket, table: NftTable) -> int:
+    """Check that the kernel has ``table``; return the generation. Raises StateMismatch."""
+    generation, actual = _read(nft, table)
+    difference = _difference(table, actual)
     if difference:
         raise StateMismatch(
             "the nftables table that was read back is not the one that was loaded:\n" + "\n".join(difference)
         )
-    return True
+    return generation
+
+
+def _read(nft: NftSocket, like: NftTable | None = None) -> tuple[int, NftTable | None]:
+    """Return our table, and the generation at which it was like that. Raises PlatformError, StateMismatch."""
+    for _ in range(ATTEMPTS):
+        generation = nft.generation()
+        table = read_table(like)
+        if nft.generation() == generation:
+            return generation, table
+    raise StateMismatch(_BUSY)
 
 
 def _listing(*options: str) -> str | None:
@@ -103,14 +192,8 @@ def read_table(like: NftTable | None = None) -> NftTable | None:
 
 
 def _elements(table: NftTable) -> dict[str, dict[str, tuple[str | None, tuple[int, int] | None]]]:
-    reader = Elements(table.name.split()[1])
-    try:
-        return {
-            item.name: reader.read(item.name, item.header[0], interval="flags interval" in item.header)
-            for item in table.sets
-        }
-    finally:
-        reader.close()
+    with NftSocket(_NAME) as nft:
+        return {item.name: nft.read(item) for item in table.sets}
 
 
 def _counted(table: NftTable) -> _Counted:

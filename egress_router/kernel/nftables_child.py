@@ -45,7 +45,18 @@ class ForkedNftables:
 
     def _do(self, verb: str, desired: Translation) -> Any:
         work = getattr(self._backend, verb)
-        return forked.start(["nftables", verb], lambda: work(desired)).result() if _is_large(desired) else work(desired)
+        if not _is_large(desired) or self._backend.holds(desired):
+            return work(desired)
+        before = self._backend.found
+
+        def work_and_tell() -> tuple[Any, int | None]:
+            result, found = work(desired), self._backend.found
+            return result, None if found is None or found is before else found[0]
+
+        result, generation = forked.start(["nftables", verb], work_and_tell).result()
+        if generation is not None:
+            self._backend.found = (generation, desired)
+        return result
 
     def _rows(self, desired: Translation) -> list[tuple[int, int, int, int]]:
         found = self._backend.counters(desired).items()

@@ -46,7 +46,8 @@ class Prober(threading.Thread):
     """Probes every target once per interval and reports each round as {name: Answer}.
 
     The answers to a round are read when the next one starts, so a late thread never takes an answer that waits in the
-    socket for a missing one. It also answers other agents' questions, with what ``tell`` returns.
+    socket for a missing one. It also answers other agents' questions, with what ``tell`` returns; without ``tell`` it
+    asks from any port, says nothing of a use, and answers nobody.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Prober(threading.Thread):
         port: int,
         interval: float,
         report: Callable[[Mapping[str, Answer]], None],
-        tell: Callable[[], Mapping[str, object]],
+        tell: Callable[[], Mapping[str, object]] | None = None,
     ) -> None:
         super().__init__(name="prober", daemon=True)
         self._interval = interval
@@ -64,12 +65,14 @@ class Prober(threading.Thread):
         self._tell = tell
         self._lock = threading.Lock()
         self._targets: dict[str, _Target] = {}
+        self._by_ip: dict[str, list[_Target]] = {}
         self._uses: frozenset[str] = frozenset()
         self._calm: frozenset[str] = frozenset()
         self._users: dict[str, tuple[float, bool]] = {}
         self._stop_asked = threading.Event()
         self._number = 0
-        self._echo_id = os.getpid() & 0xFFFF
+        # Not the process number: in containers of one host network, several are process 1.
+        self._echo_id = int.from_bytes(os.urandom(2))
         self._version = 6 if ":" in host_ip else 4
         family = socket.AF_INET6 if self._version == 6 else socket.AF_INET
         protocol = socket.IPPROTO_ICMPV6 if self._version == 6 else socket.IPPROTO_ICMP
@@ -77,7 +80,7 @@ class Prober(threading.Thread):
         self._icmp.bind((host_ip, 0))
         self._udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._udp.bind((host_ip, port))
+        self._udp.bind((host_ip, port if tell else 0))
 
     def set_targets(self, targets: Mapping[str, str], uses: frozenset[str], calm: frozenset[str]) -> None:
         """Probe these nodes (name → address) from the next round on; ``uses`` are those that traffic is sent to. The
@@ -90,6 +93,9 @@ class Prober(threading.Thread):
                 else _Target(ip)
                 for name, ip in targets.items()
             }
+            self._by_ip = {}
+            for target in self._targets.values():
+                self._by_ip.setdefault(target.host_ip, []).append(target)
             self._uses = uses
             self._calm = calm
 
@@ -138,7 +144,7 @@ class Prober(threading.Thread):
             targets = [(name, target.host_ip) for name, target in self._targets.items()]
             uses, calm = self._uses, self._calm
         for name, ip in targets:
-            question = {"ask": self._number, "uses": name in uses}
+            question = {"ask": self._number} | ({"uses": name in uses} if self._tell else {})
             try:
                 self._icmp.sendto(self._echo(), (ip, 0))
                 if name not in calm or self._number % CALM_ROUNDS == 0:
@@ -189,9 +195,8 @@ class Prober(threading.Thread):
         if type_ != expected or ident != self._echo_id or self._age(number) > LATEST_ROUNDS:
             return
         with self._lock:
-            for target in self._targets.values():
-                if target.host_ip == ip:
-                    target.echoed = True
+            for target in self._by_ip.get(ip, ()):
+                target.echoed = True
 
     def _age(self, number: int) -> int:
         """Return how many rounds ago a probe was sent. A distant node may answer after the next round has started."""
@@ -205,14 +210,20 @@ class Prober(threading.Thread):
         if not isinstance(word, dict):
             return
         if "ask" in word:
-            with self._lock:
-                self._users[ip] = (time.monotonic(), word.get("uses") is True)
-            try:
-                self._udp.sendto(json.dumps({"told": word["ask"], **self._tell()}).encode(), address)
-            except OSError:
-                return
+            self._answer(word, ip, address)
         elif isinstance(told := word.get("told"), int) and self._age(told) <= LATEST_ROUNDS:
             with self._lock:
-                for target in self._targets.values():
-                    if target.host_ip == ip:
-                        target.word = word
+                for target in self._by_ip.get(ip, ()):
+                    target.word = word
+
+    def _answer(self, word: Mapping[str, object], ip: str, address: tuple[object, ...]) -> None:
+        if self._tell is None:
+            return
+        if "uses" in word:
+            # A controller asks too, perhaps from the same address as an agent, and uses nothing.
+            with self._lock:
+                self._users[ip] = (time.monotonic(), word["uses"] is True)
+        try:
+            self._udp.sendto(json.dumps({"told": word["ask"], **self._tell()}).encode(), address)
+        except OSError:
+            return

@@ -6,26 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from egress_router.model.addresses import Address, Family, family_of
-
-
-@dataclass(frozen=True, slots=True)
-class HostName:
-    """A DNS name in lower case ASCII (IDNA applied). A trailing dot makes it absolute: no search domain is tried."""
-
-    text: str
-
-    @property
-    def absolute(self) -> bool:
-        """Whether it ends in a dot."""
-        return self.text.endswith(".")
-
-    @property
-    def dots(self) -> int:
-        """How many dots it has, the number that ``ndots`` of resolv.conf(5) is compared with."""
-        return self.text.count(".")
-
-    def __str__(self) -> str:
-        return self.text
+from egress_router.model.names import HostName, NameServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +29,6 @@ class Destination:
 
     def __str__(self) -> str:
         return f"{self.port} {self.host} {self.to_port}{' check' * self.check}"
-
-
-@dataclass(frozen=True, slots=True)
-class NameServer:
-    """A DNS server."""
-
-    address: Address
-    port: int = 53
-
-    def __str__(self) -> str:
-        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
-        return host if self.port == 53 else f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,13 +50,14 @@ class Pod:
 @dataclass(frozen=True, slots=True)
 class ClusterState:
     """All objects, keyed by name; pods by (namespace, name). ``assignment`` is the recorded automatic
-    assignment, egress IPs by node.
+    assignment, egress IPs by node; ``assigned_without`` are the nodes that were offline for it.
     """
 
     namespaces: Mapping[str, NetNamespace] = field(default_factory=dict)
     nodes: Mapping[str, HostSubnet] = field(default_factory=dict)
     pods: Mapping[tuple[str, str], Pod] = field(default_factory=dict)
     assignment: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    assigned_without: tuple[str, ...] = ()
 
 
 def cluster_state(namespaces: Iterable[NetNamespace] = (), nodes: Iterable[HostSubnet] = ()) -> ClusterState:

@@ -16,6 +16,20 @@ class NftSet:
     header: tuple[str, ...]
     elements: dict[str, str | None] = field(default_factory=dict)
 
+    @property
+    def interval(self) -> bool:
+        """Whether its keys are ranges."""
+        return "flags interval" in self.header
+
+
+@dataclass(frozen=True, slots=True)
+class SetChange:
+    """Elements that leave and enter a set; one that gets another value does both. ``item`` is the set as it becomes."""
+
+    item: NftSet
+    removed: dict[str, str | None]
+    added: dict[str, str | None]
+
 
 @dataclass(frozen=True, slots=True)
 class NftChain:

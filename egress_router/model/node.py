@@ -28,6 +28,19 @@ NOT_OUTSIDE = {
     6: ("fe80::/10", "ff00::/8"),
 }
 
+#: Why packets are dropped or refused: the counters of the table, and their meaning.
+DROPS = {
+    "no_way": "their namespace has no usable egress IP in that family",
+    "no_connection": "a pod with egress IPs sent a packet of no connection, which nothing translates",
+    "unknown_pod": "no object tells of the pod, or of its namespace",
+    "wrong_source": "a connection that began with another source than its egress IP",
+    "tunnel_stranger": "tunnel packets from a machine that is no node",
+    "tunnel_no_connection": "a packet of no connection came through the tunnel",
+    "tunnel_inside": "what came through the tunnel was for the cluster or for this node",
+    "tunnel_untranslated": "what came through the tunnel has no translation here",
+    "refused": "new connections from outside to an egress IP",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
@@ -42,7 +55,7 @@ class NodeSettings:
     probe_interval: float = 0.08
     probe_misses: int = 3
     probe_returns: int = 5
-    health_port: int = 4791
+    probe_port: int = 4791
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from egress_router.model.addresses import Family
-from egress_router.model.dns_proxy import Destination, DnsProxyConfig, HostName
-from egress_router.plan.dns_proxy_names import SearchPath, candidates
+from egress_router.model.dns_proxy import Destination, DnsProxyConfig
+from egress_router.model.names import HostName
+from egress_router.plan.name_candidates import SearchPath, candidates
 
 
 @dataclass(frozen=True, slots=True)

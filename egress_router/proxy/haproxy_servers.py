@@ -9,7 +9,8 @@ from pathlib import Path
 
 from egress_router.errors import printable
 from egress_router.model.addresses import Address
-from egress_router.model.dns_proxy import DnsProxyConfig, HostName
+from egress_router.model.dns_proxy import DnsProxyConfig
+from egress_router.model.names import HostName
 from egress_router.plan.dns_proxy_servers import steps
 from egress_router.proxy.haproxy_socket import RuntimeSocket
 from egress_router.render.haproxy_servers import backend_name, runtime_commands

@@ -6,36 +6,12 @@ import os
 import socket
 from pathlib import Path
 
-from egress_router.config.fields import not_a_host
 from egress_router.errors import PlatformError
-from egress_router.model.addresses import Address, Family
+from egress_router.model.addresses import Family
 from egress_router.model.dns_proxy import DnsProxyConfig
 
 #: Addresses of documentation prefixes: whether there is a route tells whether the family leads outside.
 _OUTSIDE = {Family.IPV4: (socket.AF_INET, "203.0.113.1"), Family.IPV6: (socket.AF_INET6, "2001:db8::1")}
-
-
-def unusable(address: Address) -> str | None:
-    """Say why an address in an answer must not be connected to; None when it may be.
-
-    Whoever controls a name must not reach the pod's own services or the cloud's metadata service through it, or make
-    the proxy connect to itself.
-    """
-    kind = not_a_host(address)
-    if kind:
-        return kind
-    if address.is_link_local:
-        return "a link-local address"
-    if address.version == 6 and address.ipv4_mapped is not None:
-        return "an IPv4-mapped address"
-    # The kernel lets a socket be bound to the pod's own addresses alone.
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((str(address), 0))
-    except OSError:
-        return None
-    return "an address of this pod"
 
 
 def require_low_ports(config: DnsProxyConfig) -> None:

@@ -9,8 +9,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from egress_router.model.addresses import Address
-from egress_router.model.dns_proxy import Destination, DnsProxyConfig, HostName
+from egress_router.model.dns_proxy import Destination, DnsProxyConfig
 from egress_router.model.haproxy import fresh_slots
+from egress_router.model.names import HostName
 from egress_router.render.haproxy_servers import backend_name, server_arguments
 
 if TYPE_CHECKING:

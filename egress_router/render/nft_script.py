@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
-from egress_router.model.nftables import NftChain, NftSet, NftTable
+from egress_router.model.nftables import NftChain, NftSet, NftTable, SetChange
 
 #: (set name, key) or ("chain NAME", rule) → (packets, bytes)
 Counted = Mapping[tuple[str, str], tuple[int, int]]
@@ -47,22 +48,37 @@ def rule_counters(listing: str) -> dict[tuple[str, str], tuple[int, int]]:
     return found
 
 
-def change_script(old: NftTable, new: NftTable) -> str | None:
-    """Return the script that turns ``old`` into ``new`` by elements alone, so that all else keeps its counters and
-    connections; None when more than elements differ, the empty string when nothing does.
+def element_changes(old: NftTable, new: NftTable) -> tuple[SetChange, ...] | None:
+    """Return what turns ``old`` into ``new`` by elements alone, so that all else keeps its counters and connections;
+    None when more than elements differ, nothing when nothing does.
     """
     if old.chains != new.chains or [_frame(s) for s in old.sets] != [_frame(s) for s in new.sets]:
         return None
-    removals, additions = [], []
+    changes = []
     for before, after in zip(old.sets, new.sets, strict=True):
-        gone = [key for key, value in before.elements.items() if (key, value) not in after.elements.items()]
-        come = [key for key, value in after.elements.items() if (key, value) not in before.elements.items()]
-        if gone:
-            removals.append(f"delete element {new.name} {after.name} {{ {', '.join(gone)} }}")
-        if come:
-            elements = ", ".join(_element(key, after.elements[key]) for key in come)
-            additions.append(f"add element {new.name} {after.name} {{ {elements} }}")
+        if before.elements != after.elements:
+            gone = dict(before.elements.items() - after.elements.items())
+            come = dict(after.elements.items() - before.elements.items())
+            changes.append(SetChange(after, gone, come))
+    return tuple(changes)
+
+
+def change_script(changes: Iterable[SetChange], table: str) -> str:
+    """Return the script that makes ``changes`` in ``table``, one transaction."""
+    removals, additions = [], []
+    for change in changes:
+        name = f"{table} {change.item.name}"
+        if change.removed:
+            removals.append(f"delete element {name} {{ {', '.join(change.removed)} }}")
+        if change.added:
+            elements = ", ".join(_element(key, value) for key, value in change.added.items())
+            additions.append(f"add element {name} {{ {elements} }}")
     return "".join(f"{line}\n" for line in removals + additions)
+
+
+def without_elements(table: NftTable) -> NftTable:
+    """Return the table with empty sets."""
+    return replace(table, sets=tuple(replace(item, elements={}) for item in table.sets))
 
 
 def _frame(item: NftSet) -> tuple[str, str, tuple[str, ...]]:

@@ -68,6 +68,8 @@ def _redirect(translation: Translation, family: Family) -> tuple[list[NftSet], l
         return [], []
     digit, ip, type_ = family.value, _IP[family], _TYPE[family]
     exact: dict[str, str | None] = {}
+    # Many lines name the same few addresses.
+    texts: dict[Address, str] = {}
     ranges: dict[Protocol, dict[str, str | None]] = {}
     counted: dict[Protocol, dict[str, str | None]] = {}
     for rule in rules:
@@ -75,7 +77,10 @@ def _redirect(translation: Translation, family: Family) -> tuple[list[NftSet], l
         if rule.same_ports and len(rule.ports) > 1:
             ranges.setdefault(rule.protocol, {})[str(rule.ports)] = str(rule.address)
         else:
-            exact.update(_exact(rule))
+            address = texts.get(rule.address)
+            if address is None:
+                address = texts[rule.address] = str(rule.address)
+            _add_exact(exact, rule, address)
     pod: dict[str, str | None] = {str(address): None for address in translation.pod_addresses[family]}
     sets = [
         NftSet("set", f"pod{digit}", (f"type {type_}",), pod),
@@ -109,13 +114,11 @@ def _redirect(translation: Translation, family: Family) -> tuple[list[NftSet], l
     ]
 
 
-def _exact(rule: Redirect) -> dict[str, str | None]:
-    """One element per port: nft cannot shift a range of ports."""
+def _add_exact(elements: dict[str, str | None], rule: Redirect, address: str) -> None:
+    """Add one element per port: nft cannot shift a range of ports."""
     shift = rule.to_ports.first - rule.ports.first
-    return {
-        f"{rule.protocol} . {port}": f"{rule.address} . {port + shift}"
-        for port in range(rule.ports.first, rule.ports.last + 1)
-    }
+    for port in range(rule.ports.first, rule.ports.last + 1):
+        elements[f"{rule.protocol.value} . {port}"] = f"{address} . {port + shift}"
 
 
 def _prerouting(translation: Translation, redirecting: list[NftChain]) -> NftChain:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address
 
 from egress_router.model.node import (
+    DROPS,
     MARK_MASK,
     MARK_SHIFT,
     NOT_OUTSIDE,
@@ -16,6 +17,7 @@ from egress_router.model.node import (
     NodeSettings,
     NodeState,
 )
+from egress_router.render.node_guard import GUARD
 
 TABLE = "egress_node"
 #: Ways whose names are words of nft.
@@ -63,6 +65,7 @@ def replace_script(settings: NodeSettings, state: NodeState, mtu: int) -> str:
     """Return the script that makes our tables anew in one transaction, whatever was there."""
     have = elements(state)
     lines = [f"table inet {TABLE} {{}}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
+    lines += [f"  counter {name} {{}}" for name in DROPS]
     for version in (4, 6):
         lines += _sets(version, settings, have)
     # To nft 1.0 the target of a solicitation is raw bytes, which cannot be compared with an ipv6_addr.
@@ -80,6 +83,8 @@ def replace_script(settings: NodeSettings, state: NodeState, mtu: int) -> str:
         "  }",
         "}",
     ]
+    # What kept everything in since the boot goes in the same transaction.
+    lines += [f"table inet {GUARD} {{}}", f"delete table inet {GUARD}"]
     return "\n".join(lines) + "\n"
 
 
@@ -156,7 +161,7 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
 
     Packets that belong to no connection (a late RST, say) are translated by nobody, so they are dropped at the door.
     """
-    unknown = "accept" if settings.pass_unknown else "counter drop"
+    unknown = "accept" if settings.pass_unknown else "counter name unknown_pod drop"
     # TCP headers without options take 20 bytes, IPv4 headers 20 and IPv6 headers 40.
     clamp4, clamp6 = mtu - 40, mtu - 60
     return f"""
@@ -167,9 +172,10 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     accept
   }}
   chain dropped {{
-    counter drop
+    counter name no_way drop
   }}
   chain refuse {{
+    counter name refused
     meta l4proto tcp reject with tcp reset
     reject
   }}
@@ -184,19 +190,19 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     {unknown}
   }}
   chain tunnelled {{
-    ct state invalid,untracked counter drop
-    ip daddr @cluster4 counter drop
-    ip6 daddr @cluster6 counter drop
-    fib daddr type != unicast counter drop
+    ct state invalid,untracked counter name tunnel_no_connection drop
+    ip daddr @cluster4 counter name tunnel_inside drop
+    ip6 daddr @cluster6 counter name tunnel_inside drop
+    fib daddr type != unicast counter name tunnel_inside drop
     ip saddr @served4 accept
     ip6 saddr @served6 accept
-    counter drop
+    counter name tunnel_untranslated drop
   }}
   chain arrive {{
     type filter hook prerouting priority mangle - 5; policy accept;
     iifname "{TUNNEL}" goto tunnelled
-    ct state invalid,untracked ip saddr @egress4 ip daddr != @cluster4 goto dropped
-    ct state invalid,untracked ip6 saddr @egress6 ip6 daddr != @cluster6 goto dropped
+    ct state invalid,untracked ip saddr @egress4 ip daddr != @cluster4 counter name no_connection drop
+    ct state invalid,untracked ip6 saddr @egress6 ip6 daddr != @cluster6 counter name no_connection drop
     ct state new iifname != "lo" ip daddr @held4 goto refuse
     ct state new iifname != "lo" ip6 daddr @held6 goto refuse
     ct direction original ip saddr @pods4 ip daddr != @cluster4 goto leave4
@@ -205,8 +211,8 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
   chain listen {{
     type filter hook input priority filter - 5; policy accept;
     icmpv6 type nd-neighbor-solicit {_ND_TARGET} @quiet6 drop
-    udp dport {TUNNEL_PORT} ip saddr != @peers4 counter drop
-    udp dport {TUNNEL_PORT} ip6 saddr != @peers6 counter drop
+    udp dport {TUNNEL_PORT} ip saddr != @peers4 counter name tunnel_stranger drop
+    udp dport {TUNNEL_PORT} ip6 saddr != @peers6 counter name tunnel_stranger drop
   }}
   chain clamp {{
     type filter hook forward priority mangle; policy accept;
@@ -230,10 +236,10 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
   }}
   chain guard4 {{
     ct original ip saddr . ip saddr @allowed4 accept
-    counter drop
+    counter name wrong_source drop
   }}
   chain guard6 {{
     ct original ip6 saddr . ip6 saddr @allowed6 accept
-    counter drop
+    counter name wrong_source drop
   }}
 """.strip("\n").splitlines()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from egress_router.model.node import DROPS
+
 
 def status_text(status: Mapping[str, Any]) -> str:
     """Return the status as lines: what is wrong, dropped namespaces with their reasons, then what works."""
@@ -17,6 +19,9 @@ def status_text(status: Mapping[str, Any]) -> str:
         lines.append(f"namespace {name}: {'leaves with ' + ways if ways else 'DROP'}")
         lines += [f"    {reason}" for reason in space["reasons"]]
     lines += [f"not used: {ip} is not on its holder's interface" for ip in status["lacking"]]
+    lines += [
+        f"dropped {count} packets: {DROPS[why]}" for why, count in sorted(status["dropped_packets"].items()) if count
+    ]
     lines.append(f"holds {', '.join(status['held']) or 'nothing'}")
     lines += [f"holder {name}: {health}" for name, health in status["holders"].items()]
     return "\n".join(lines)

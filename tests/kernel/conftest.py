@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from egress_router.lab import SHAPES, CaptureIncomplete, Lab
+from tests.kernel import egress_cluster
+from tests.kernel.egress_cluster import WORLDS, EgressCluster, World
 
 LABS = pytest.StashKey[list[Lab]]()
 #: Lines of a capture that a report shows.
@@ -43,6 +45,19 @@ def make_lab(request: pytest.FixtureRequest) -> Iterator[Callable[..., Lab]]:
             return labs[-1]
 
         yield make
+
+
+@pytest.fixture(params=WORLDS, ids=str)
+def world(request: pytest.FixtureRequest) -> World:
+    """What the nodes of a cluster with egress IPs are like."""
+    assert isinstance(request.param, World)
+    return request.param
+
+
+@pytest.fixture
+def two_holders(make_lab: Callable[..., Lab], world: World, tmp_path: Path) -> EgressCluster:
+    """Three nodes; the namespace toto has an egress IP on each of the last two. No agent runs yet."""
+    return egress_cluster.two_holders(make_lab(nodes=3, shape=world.shape), tmp_path / "state", world)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,40 @@ from egress_router.lab.addressing import pod_subnet
 SERVICE = "203.0.113.25"
 SERVICE6 = "2001:db8:113::25"
 
+#: The egress IPs of ``two_holders``, on the second and third node.
+FIRST, SECOND = "192.0.2.45", "192.0.2.54"
+
+
+@dataclass(frozen=True)
+class World:
+    """How pods are connected, the IP version of the hostIPs (and so of the tunnel), and the nodes' rp_filter."""
+
+    shape: str
+    underlay: int
+    rp_filter: int
+
+    def __str__(self) -> str:
+        return f"{self.shape}-IPv{self.underlay}-{'strict' if self.rp_filter else 'plain'}"
+
+
+WORLDS = (World("bridge", 4, 0), World("point-to-point", 6, 1))
+
 
 class EgressCluster:
     """A lab, a state directory, and an agent per node. ``settle`` waits until all agents are ready."""
 
-    def __init__(self, lab: Lab, state: Path) -> None:
+    def __init__(self, lab: Lab, state: Path, world: World = WORLDS[0]) -> None:
         self.lab = lab
         self.state = state
         self.agents: dict[str, subprocess.Popen[Any]] = {}
         self.logs: dict[str, Path] = {}
         state.mkdir(exist_ok=True)
         for number, node in enumerate(lab.nodes):
+            node.sysctl("net.ipv4.conf.all.rp_filter", world.rp_filter)
             self.put(
                 "HostSubnet",
                 self.name(node),
-                hostIP=str(node.addresses[4]),
+                hostIP=str(node.addresses[world.underlay]),
                 subnet=f"{pod_subnet(number, 4)},{pod_subnet(number, 6)}",
             )
 
@@ -82,18 +102,21 @@ class EgressCluster:
     def start(self, *nodes: Host, **options: str) -> None:
         """Start the agents of these nodes (default: all)."""
         for node in nodes or self.lab.nodes:
-            log = self.state / f".{node.name}.log"
-            arguments = [
-                sys.executable, "-m", "egress_router", "node", "--node", self.name(node), "--state", str(self.state),
-                "--socket", str(self.socket_of(node)),
-            ]  # fmt: skip
+            arguments = ["node", "--node", self.name(node), "--socket", str(self.socket_of(node))]
             for network in (LAN[4], LAN[6], PODS[4], PODS[6]):
                 arguments += ["--cluster", str(network)]
-            for option, value in options.items():
-                arguments += [f"--{option.replace('_', '-')}", value]
-            with log.open("ab") as file:
-                self.agents[node.name] = node.popen(arguments, stdout=file, stderr=file)
-            self.logs[node.name] = log
+            self.agents[node.name] = self._run(node, node.name, arguments, options)
+
+    def start_controller(self, name: str, node: Host, **options: str) -> subprocess.Popen[Any]:
+        """Start a controller on a node; ``logs`` has what it says under ``name``."""
+        return self._run(node, name, ["egressip", "controller"], options)
+
+    def _run(self, node: Host, name: str, arguments: list[str], options: dict[str, str]) -> subprocess.Popen[Any]:
+        self.logs[name] = log = self.state / f".{name}.log"
+        words = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", value)]
+        command = [sys.executable, "-m", "egress_router", *arguments, "--state", str(self.state), *words]
+        with log.open("ab") as file:
+            return node.popen(command, stdout=file, stderr=file)
 
     def ask(self, node: Host, word: str = "status") -> dict[str, Any]:
         from egress_router.egressip.control import ask
@@ -131,6 +154,17 @@ class EgressCluster:
     def source_of(self, pod: Host, target: str = SERVICE, timeout: float = 1.0) -> str:
         """Return the source address that an outside service sees."""
         return self.lab.udp(pod, target, 53, payload="x", timeout=timeout).split()[0]
+
+
+def two_holders(lab: Lab, state: Path, world: World) -> EgressCluster:
+    """Return a cluster whose namespace toto has FIRST on the second node and SECOND on the third; nothing runs yet."""
+    for service in (SERVICE, SERVICE6):
+        lab.echo(service, tcp=[80], udp=53)
+    cluster = EgressCluster(lab, state, world)
+    cluster.namespace("toto", FIRST, SECOND)
+    cluster.holds(lab.nodes[1], FIRST)
+    cluster.holds(lab.nodes[2], SECOND)
+    return cluster
 
 
 @contextmanager

@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Host, Lab, Packet
-from tests.kernel.egress_cluster import SERVICE, EgressCluster, talking
+from egress_router.lab import LAN, PODS, Host, Lab, NoReply, Packet
+from egress_router.render.node_guard import guard_script
+from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE6, WORLDS, EgressCluster, talking
 
 pytestmark = pytest.mark.root
-
-FIRST, SECOND = "192.0.2.45", "192.0.2.54"
-
-
-@pytest.fixture
-def cluster(make_lab: Callable[..., Lab], tmp_path: Path) -> EgressCluster:
-    lab = make_lab(nodes=3)
-    lab.echo(SERVICE, tcp=[80], udp=53)
-    cluster = EgressCluster(lab, tmp_path / "state")
-    cluster.namespace("toto", FIRST, SECOND)
-    cluster.holds(lab.nodes[1], FIRST)
-    cluster.holds(lab.nodes[2], SECOND)
-    return cluster
 
 
 def wipe(node: Host) -> None:
@@ -44,7 +30,8 @@ def wipe(node: Host) -> None:
     node.run(["conntrack", "-F"])
 
 
-def test_a_rebooted_holder_is_used_when_its_translations_stand(cluster: EgressCluster) -> None:
+def test_a_rebooted_holder_is_used_when_its_translations_stand(two_holders: EgressCluster) -> None:
+    cluster = two_holders
     lab = cluster.lab
     client = cluster.pod("client", "toto", 0)
     cluster.start()
@@ -69,8 +56,36 @@ def test_a_rebooted_holder_is_used_when_its_translations_stand(cluster: EgressCl
         assert not capture.leaks(allowed={FIRST, SECOND})
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_one_thing_after_another(cluster: EgressCluster, seed: int) -> None:
+def test_a_node_that_boots_lets_no_pod_out_before_its_agent_stands(two_holders: EgressCluster) -> None:
+    cluster = two_holders
+    lab = cluster.lab
+    node = lab.nodes[0]
+    cluster.namespace("other")
+    client, stranger = cluster.pod("client", "toto", 0), cluster.pod("stranger", "other", 0)
+    neighbour = cluster.pod("neighbour", "other", 1)
+    lab.echo(str(neighbour.addresses[4]), tcp=80, host=neighbour)
+    own = {str(address) for address in node.addresses.values()}
+    assert cluster.source_of(client) in own, "positive control: without a guard it leaves with the node's address"
+    script = guard_script((*LAN.values(), *PODS.values()))
+    node.nft(script)
+    with lab.capture() as capture, talking(partial(cluster.source_of, client, timeout=0.05)) as heard:
+        with pytest.raises(NoReply):
+            lab.tcp(client, SERVICE6, 80, timeout=0.3)
+        assert lab.tcp(client, neighbour.addresses[4], 80), "inside the cluster all works"
+        assert not capture.outgoing()
+        cluster.start()
+        cluster.until(lambda: heard[-1][1] in (FIRST, SECOND))
+        assert "egress_guard" not in node.run(["nft", "list", "tables"]).stdout
+        assert not capture.leaks(allowed={FIRST, SECOND})
+    assert cluster.source_of(stranger) in own
+    node.nft(script)
+    cluster.until(lambda: "egress_guard" not in node.run(["nft", "list", "tables"]).stdout)
+    cluster.until(lambda: cluster.source_of(stranger, timeout=0.2) in own)
+
+
+@pytest.mark.parametrize(("world", "seed"), zip(WORLDS, (1, 2), strict=True), ids=str, indirect=["world"])
+def test_one_thing_after_another(two_holders: EgressCluster, seed: int) -> None:
+    cluster = two_holders
     lab = cluster.lab
     rng = random.Random(seed)
     clients = [cluster.pod(f"client{number}", "toto", number) for number in range(3)]

@@ -12,19 +12,18 @@ from pathlib import Path
 import pytest
 
 from egress_router.lab import Host, Lab
-from tests.kernel.egress_cluster import SERVICE, EgressCluster, talking
+from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, EgressCluster, World, talking
 
 pytestmark = pytest.mark.root
 
-FIRST, SECOND = "192.0.2.45", "192.0.2.54"
 Heard = list[tuple[float, str]]
 
 
 @pytest.fixture
-def cluster(make_lab: Callable[..., Lab], tmp_path: Path) -> EgressCluster:
-    lab = make_lab(nodes=3)
+def cluster(make_lab: Callable[..., Lab], world: World, tmp_path: Path) -> EgressCluster:
+    lab = make_lab(nodes=3, shape=world.shape)
     lab.echo(SERVICE, tcp=[80], udp=53)
-    return EgressCluster(lab, tmp_path / "state")
+    return EgressCluster(lab, tmp_path / "state", world)
 
 
 def last_is(heard: Heard, text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -67,6 +68,17 @@ def test_power_cut(cluster: EgressCluster, capsys: pytest.CaptureFixture[str]) -
         assert cluster.source_of(client, SERVICE6) in (FIRST6, SECOND6)
         assert capture.sources() >= {parsed(first), parsed(second)}
         assert not capture.leaks(allowed={FIRST, SECOND, FIRST6, SECOND6, "192.0.2.12"})
+    url = f"http://{lab.nodes[0].addresses[4]}:9910"
+    assert [lab.nodes[0].run(["curl", "-s", f"{url}/{page}"]).stdout for page in ("healthz", "readyz")] == [
+        "ok\n",
+        "ready\n",
+    ]
+    figures = lab.nodes[0].run(["curl", "-s", f"{url}/metrics"]).stdout
+    assert f'egress_router_node_holder_up{{node="{holder.name}"}} 1.0' in figures
+    assert "egress_router_node_failovers_total 1.0" in figures
+    assert 'egress_router_node_namespaces{disposition="egress"} 1.0' in figures
+    assert 'egress_router_node_pods{way="through"} 2.0' in figures
+    assert "egress_router_ready 1.0" in figures
     losses_back = sum(1 for at, text in heard if at >= back and not text)
     with capsys.disabled():
         print(
@@ -105,6 +117,11 @@ def test_no_holder_no_packet(cluster: EgressCluster) -> None:
             with pytest.raises(NoReply):
                 lab.tcp(client, target, 80, timeout=0.3)
         assert not capture.outgoing()
+    figures = lab.nodes[0].run(["curl", "-s", f"http://{lab.nodes[0].addresses[4]}:9910/metrics"]).stdout
+    dropped = [line for line in figures.splitlines() if line.startswith("egress_router_node_dropped_packets_total")]
+    assert [float(line.split()[-1]) > 0 for line in dropped if 'reason="no_way"' in line] == [True], dropped
+    status = lab.nodes[0].run(["curl", "-s", f"http://{lab.nodes[0].addresses[4]}:9910/status"]).stdout
+    assert json.loads(status)["namespaces"]["toto"]["disposition"] == "drop"
     reasons = cluster.ask(lab.nodes[0])["namespaces"]["toto"]["reasons"]
     assert f"{FIRST}: node {name(lab.nodes[1])} is offline" in reasons
 

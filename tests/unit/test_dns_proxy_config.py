@@ -12,7 +12,8 @@ from egress_router.config.dns_proxy import parse_dns_proxy
 from egress_router.config.inputs import Inputs, Problems, SourceText
 from egress_router.errors import ConfigurationError
 from egress_router.model.addresses import Family
-from egress_router.model.dns_proxy import Destination, DnsProxyConfig, HostName, NameServer
+from egress_router.model.dns_proxy import Destination, DnsProxyConfig
+from egress_router.model.names import HostName, NameServer
 
 
 def parse(text: str | None, source: str = "", **env: str) -> DnsProxyConfig:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.model.addresses import Address, Family, family_of
-from egress_router.model.dns_proxy import Destination, HostName
+from egress_router.model.dns_proxy import Destination
 from egress_router.model.haproxy import Action, Server, Step, family_of_slot, fresh_slots
+from egress_router.model.names import HostName
 from egress_router.plan.dns_proxy_servers import steps
 from egress_router.render.haproxy_servers import runtime_commands
 

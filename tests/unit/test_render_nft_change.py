@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.model.nftables import NftChain, NftSet, NftTable
-from egress_router.render.nft_script import change_script, replace_script, table_text
+from egress_router.render.nft_script import change_script, element_changes, replace_script, table_text
 
 WORDS = st.sampled_from(["80", "81-90", "tcp . 443", "203.0.113.1", "203.0.113.1 . 443"])
 
@@ -47,18 +47,18 @@ TABLES = st.builds(table, element_maps(values=True), element_maps(values=False))
 
 @given(TABLES, TABLES)
 def test_elements_alone(old: NftTable, new: NftTable) -> None:
-    script = change_script(old, new)
-    assert script is not None
-    assert run(script, old) == {item.name: item.elements for item in new.sets}
-    assert (script == "") == (old == new)
+    changes = element_changes(old, new)
+    assert changes is not None
+    assert run(change_script(changes, old.name), old) == {item.name: item.elements for item in new.sets}
+    assert (changes == ()) == (old == new)
 
 
 def test_other_changes_need_a_new_table() -> None:
     old = table({}, {})
     chain = NftChain("c", "type nat hook x;", ("another rule",))
-    assert change_script(old, replace(old, chains=(chain,))) is None
-    assert change_script(old, replace(old, sets=old.sets[:1])) is None
-    assert change_script(old, replace(old, sets=(replace(old.sets[0], header=("type z : y",)), old.sets[1]))) is None
+    assert element_changes(old, replace(old, chains=(chain,))) is None
+    assert element_changes(old, replace(old, sets=old.sets[:1])) is None
+    assert element_changes(old, replace(old, sets=(replace(old.sets[0], header=("type z : y",)), old.sets[1]))) is None
 
 
 def test_replacing_is_one_transaction_that_begins_with_nothing() -> None:

@@ -10,22 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.model.addresses import Address, Family
-from egress_router.plan.dns_proxy_answers import (
-    HOLD_FAILED,
+from egress_router.plan.name_answers import (
     HOLD_NO,
-    REFRESH_MAX,
     REFRESH_MIN,
+    RETRY_MAX,
     Belief,
     Failed,
     Found,
     Nothing,
     Reply,
+    Terms,
     Tried,
     believe,
     chosen,
 )
 
 ONE, TWO, SIX = (ip_address(text) for text in ("203.0.113.25", "203.0.113.26", "2001:db8:113::25"))
+TERMS = Terms(refresh_max=300, hold=3600)
+HOLD_FAILED, REFRESH_MAX = TERMS.hold, TERMS.refresh_max
 NO, SERVFAIL, SILENT = Nothing("does not exist"), Failed("SERVFAIL"), Failed("no reply in time", silent=True)
 
 
@@ -41,7 +43,7 @@ def after(*outcomes: tuple[float, list[Tried]]) -> Belief:
     """Return the belief after look-ups at the given times."""
     belief = Belief()
     for now, outcome in outcomes:
-        belief = believe(belief, outcome, now)
+        belief = believe(belief, outcome, now, TERMS)
     return belief
 
 
@@ -82,6 +84,19 @@ def test_one_family_may_fail_while_the_other_answers() -> None:
     assert after(good, (1, [tried(found(TWO), six=NO)])).addresses == {TWO}, "the record is gone: the name still is"
 
 
+def test_a_family_that_fails_is_asked_for_again_soon_and_not_after_the_end_of_its_hold() -> None:
+    good = (0.0, [tried(found(ONE, ttl=300), six=found(SIX, ttl=300))])
+    half = [tried(found(ONE, ttl=300), six=SERVFAIL)]
+    assert after(good, (10, half)).refresh == RETRY_MAX
+    assert after(good, (HOLD_FAILED - 0.5, half)).refresh == 0.5
+    assert after(good, (HOLD_FAILED + 0.5, half)).addresses == {ONE}
+
+
+def test_a_short_hold_bounds_the_patience_with_a_denied_name_too() -> None:
+    belief = believe(Belief(), [tried(found(ONE))], 0, Terms(hold=2))
+    assert believe(belief, [tried(NO)], 3, Terms(hold=2)).addresses == set()
+
+
 def test_later_candidate_counts_only_when_earlier_ones_are_denied() -> None:
     first = (0, [tried(found(ONE), "a.first.")])
     other = tried(found(TWO), "a.second.")
@@ -102,7 +117,7 @@ def test_held_candidate_gives_way_once_its_time_is_over() -> None:
     first = (0.0, [tried(found(ONE), "a.first.")])
     held = after(first, (HOLD_FAILED + 1, doubtful))
     assert held.addresses == set()
-    assert believe(held, doubtful, HOLD_FAILED + 2).addresses == {TWO}
+    assert believe(held, doubtful, HOLD_FAILED + 2, TERMS).addresses == {TWO}
 
 
 REPLIES: Any = st.one_of(
@@ -123,7 +138,7 @@ def test_nothing_serves_that_was_not_answered_within_the_hold(history: list[tupl
         for reply in replies:
             if isinstance(reply, Found):
                 answered |= dict.fromkeys(reply.addresses, now)
-        belief = believe(belief, outcome, now)
+        belief = believe(belief, outcome, now, TERMS)
         assert all(now - answered[address] <= HOLD_FAILED for address in belief.addresses)
         assert 0 < belief.refresh <= REFRESH_MAX
 
@@ -131,4 +146,4 @@ def test_nothing_serves_that_was_not_answered_within_the_hold(history: list[tupl
 def test_too_many_addresses_keep_those_in_use() -> None:
     many = [ip_address(f"203.0.113.{last}") for last in range(100)]
     assert chosen(many, many[90:], limit=12) == (*many[:2], *many[90:])
-    assert chosen(reversed(many), []) == tuple(many)
+    assert chosen(reversed(many), [], limit=100) == tuple(many)

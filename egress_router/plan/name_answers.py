@@ -6,7 +6,7 @@ Pure: the outcome of a look-up and the clock go in, the new belief comes out.
 - "There is no such name" (or record) is believed after ``HOLD_NO`` seconds without a good answer: name servers that
   are being reloaded say so for a moment. (30 s is also HAProxy's ``hold nx``.)
 - A failure (SERVFAIL, REFUSED, no reply) says nothing about the name, so the last good answer serves on for at most
-  ``HOLD_FAILED`` seconds (RFC 8767 calls this serving stale data).
+  ``Terms.hold`` seconds (RFC 8767 calls this serving stale data).
 - With a search list, an answer for a later candidate than the one in use counts only when every earlier one was denied
   for certain: a name server in trouble must not move connections to another host.
 """
@@ -19,14 +19,22 @@ from dataclasses import dataclass, field
 from egress_router.model.addresses import Address, Family
 
 HOLD_NO = 30.0
-HOLD_FAILED = 3600.0
-#: Seconds between two look-ups of a name: its time to live, within these bounds.
+#: Seconds between two look-ups of a name, at least.
 REFRESH_MIN = 1.0
-REFRESH_MAX = 10.0
 #: Without an answer, the pause doubles from REFRESH_MIN to this.
 RETRY_MAX = 5.0
-#: More addresses than this are not used at once. (An answer of 64 KiB could hold 4,000.)
-MAX_ADDRESSES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How answers are used. Names are looked up again after their time to live, within REFRESH_MIN and ``refresh_max``
+    seconds; ``hold`` is for how long (seconds) the last good answer serves while look-ups fail; more than ``most``
+    addresses are not used at once. (An answer of 64 KiB could hold 4,000.)
+    """
+
+    refresh_max: float = 10.0
+    hold: float = 3600.0
+    most: int = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +113,26 @@ class Belief:
         return frozenset[Address]().union(*(item.addresses for item in self.serving.values()))
 
 
-def believe(old: Belief, tried: Sequence[Tried], now: float) -> Belief:
+def believe(old: Belief, tried: Sequence[Tried], now: float, terms: Terms) -> Belief:
     """Return the belief after a look-up that tried the candidates ``tried``, in order, up to the first answer."""
     answer, doubt = _answer(old, tried)
     if answer is None:
-        return _without_answer(old, tried, doubt, now)
+        return _without_answer(old, tried, doubt, now, terms)
     same = answer.candidate == old.candidate
     serving: dict[Family, Serving] = {}
     for family, reply in answer.replies.items():
         before = old.serving.get(family) if same else None
         if isinstance(reply, Found):
             serving[family] = Serving(reply.addresses, now)
-        elif isinstance(reply, Failed) and before and now - before.confirmed < HOLD_FAILED:
+        elif isinstance(reply, Failed) and before and now - before.confirmed < terms.hold:
             serving[family] = before
     ttl = min(reply.ttl for reply in answer.replies.values() if isinstance(reply, Found))
-    return Belief(answer.candidate, serving, answer.failed or "", 0, min(max(ttl, REFRESH_MIN), REFRESH_MAX))
+    refresh = min(max(ttl, REFRESH_MIN), terms.refresh_max)
+    if answer.failed:
+        # The family that failed is asked for again before what it had ends, and soon.
+        ends = [item.confirmed + terms.hold - now for item in serving.values() if item.confirmed < now]
+        refresh = min([refresh, RETRY_MAX, *ends])
+    return Belief(answer.candidate, serving, answer.failed or "", 0, refresh)
 
 
 def _answer(old: Belief, tried: Sequence[Tried]) -> tuple[Tried | None, str]:
@@ -135,8 +148,8 @@ def _answer(old: Belief, tried: Sequence[Tried]) -> tuple[Tried | None, str]:
     return None, doubt
 
 
-def _without_answer(old: Belief, tried: Sequence[Tried], doubt: str, now: float) -> Belief:
-    hold = HOLD_FAILED if doubt else HOLD_NO
+def _without_answer(old: Belief, tried: Sequence[Tried], doubt: str, now: float, terms: Terms) -> Belief:
+    hold = terms.hold if doubt else min(HOLD_NO, terms.hold)
     kept = {family: item for family, item in old.serving.items() if now - item.confirmed < hold}
     denied = "; ".join(
         dict.fromkeys(
@@ -155,7 +168,7 @@ def _without_answer(old: Belief, tried: Sequence[Tried], doubt: str, now: float)
     )
 
 
-def chosen(addresses: Iterable[Address], in_use: Iterable[Address], limit: int = MAX_ADDRESSES) -> tuple[Address, ...]:
+def chosen(addresses: Iterable[Address], in_use: Iterable[Address], limit: int) -> tuple[Address, ...]:
     """Return at most ``limit`` of ``addresses`` in a stable order; with too many, those already in use stay."""
     preferred = set(in_use)
     ordered = sorted(addresses, key=lambda item: (item not in preferred, item.version, int(item)))

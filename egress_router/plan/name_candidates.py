@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from egress_router.model.dns_proxy import HostName
+from egress_router.model.names import HostName
 
 #: RFC 1035: 253 characters without the root's dot.
 MAX_NAME = 253

@@ -1,0 +1,70 @@
+"""Options that verbs about egress IPs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from prometheus_client.registry import Collector
+
+from egress_router.config import fields
+from egress_router.endpoint.metrics import MetricsPage
+from egress_router.endpoint.server import Answer, EndpointServer, Subject, json_page
+
+STATE_OPTION = click.option(
+    "--state",
+    "state",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="EGRESS_STATE_DIR",
+    default=Path("/var/lib/egress-router/state"),
+    show_default=True,
+    help="Directory with the cluster's objects (YAML or JSON); EGRESS_STATE_DIR sets it too.",
+)
+PROBE_PORT_OPTION = click.option(
+    "--probe-port", type=click.IntRange(1, 65535), default=4791, show_default=True, help="UDP, between agents."
+)
+
+
+class _PortOrOff(click.ParamType[int]):
+    name = "port"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the port, 0 for ``off``."""
+        text = str(value).strip().lower()
+        if text == "off":
+            return 0
+        port = fields.port(text)
+        if isinstance(port, fields.Wrong):
+            self.fail(f"{value!r} {port}; {fields.EXPECTED_PORT}, or off", param, ctx)
+        return port
+
+
+def serve(port: int, address: str, subject: Subject, collector: Collector, status: Callable[[], object]) -> None:
+    """Answer HTTP on this port, unless it is 0. Raises PlatformError."""
+    if port:
+        pages: dict[str, Callable[[], Answer]] = {"/metrics": MetricsPage(collector), "/status": json_page(status)}
+        EndpointServer(port, subject, pages, "--health-port", address).start()
+
+
+def health_options(port: int, where: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Return the options of the endpoint; ``where`` it listens by default, in words."""
+
+    def decorate(function: Callable[..., int]) -> Callable[..., int]:
+        function = click.option(
+            "--health-address",
+            envvar="EGRESS_HEALTH_ADDRESS",
+            default="",
+            metavar="IP",
+            help=f"Where that port listens (default: {where}); EGRESS_HEALTH_ADDRESS sets it too.",
+        )(function)
+        return click.option(
+            "--health-port",
+            type=_PortOrOff(),
+            envvar="EGRESS_HEALTH_PORT",
+            default=str(port),
+            show_default=True,
+            help="TCP: /healthz, /readyz, /metrics and /status; off for none. EGRESS_HEALTH_PORT sets it too.",
+        )(function)
+
+    return decorate

@@ -1,0 +1,1 @@
+"""Host names of destinations: looked up, and kept looked up."""

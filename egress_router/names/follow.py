@@ -1,0 +1,121 @@
+"""Keeps names looked up: asks again when an answer's time is over, and says what has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from egress_router.errors import printable
+from egress_router.model.addresses import Address, Family
+from egress_router.model.names import HostName
+from egress_router.names.lookup import Lookup
+from egress_router.plan.name_answers import Belief, Terms, believe, chosen
+
+log = logging.getLogger(__name__)
+
+#: Names that are looked up at the same time.
+PARALLEL = 32
+#: Look-ups a second when there are many names: 1,000 names are asked for every 20 s, whatever their time to live.
+MOST_PER_SECOND = 50
+
+
+class Follower:
+    """Looks up every name it was told to follow, for as long as it is followed, in the event loop ``loop``.
+
+    ``usable`` says why an address of an answer must not be connected to, or None. After every look-up ``learnt`` is
+    called with the name and the addresses to use, and then finds ``beliefs`` up to date.
+    """
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        families: Sequence[Family],
+        usable: Callable[[Address], str | None],
+        learnt: Callable[[HostName, tuple[Address, ...]], None],
+        loop: asyncio.AbstractEventLoop,
+        terms: Terms,
+    ) -> None:
+        self._lookup = lookup
+        self._families = tuple(families)
+        self._usable = usable
+        self._tell = learnt
+        self._loop = loop
+        self._terms = terms
+        self._slots = asyncio.Semaphore(PARALLEL)
+        self._tasks: dict[HostName, asyncio.Task[None]] = {}
+        self.beliefs: dict[HostName, Belief] = {}
+        self.addresses: dict[HostName, tuple[Address, ...]] = {}
+
+    def follow(self, names: Iterable[HostName]) -> None:
+        """Look these names up too from now on."""
+        for name in names:
+            if name not in self._tasks:
+                self._tasks[name] = self._loop.create_task(self._keep(name))
+
+    def forget_others(self, names: Iterable[HostName]) -> list[HostName]:
+        """Look nothing up but ``names``; return what is forgotten."""
+        forgotten = list(self._tasks.keys() - set(names))
+        for name in forgotten:
+            self._tasks.pop(name).cancel()
+            self.beliefs.pop(name, None)
+            self.addresses.pop(name, None)
+        return forgotten
+
+    async def _keep(self, name: HostName) -> None:
+        belief = Belief()
+        while True:
+            async with self._slots:
+                try:
+                    tried = await self._lookup.look_up(name, self._families)
+                    belief = believe(belief, tried, time.monotonic(), self._terms)
+                except Exception:
+                    # One strange reply must not end the look-ups of this name for good.
+                    log.exception("%s: looking it up failed unexpectedly", name)
+                    await asyncio.sleep(1)
+            self._learnt(name, belief)
+            await asyncio.sleep(max(belief.refresh, len(self._tasks) / MOST_PER_SECOND))
+
+    def _learnt(self, name: HostName, belief: Belief) -> None:
+        before = self.beliefs.get(name)
+        in_use = self.addresses.get(name, ())
+        changed = before is None or before.addresses != belief.addresses
+        refused: dict[Address, str] = {}
+        addresses = in_use
+        if changed:
+            refused = {address: why for address in belief.addresses if (why := self._usable(address))}
+            addresses = chosen(belief.addresses - refused.keys(), in_use, self._terms.most)
+        self.beliefs[name] = belief
+        self.addresses[name] = addresses
+        self._tell(name, addresses)
+        if changed:
+            _report_refused(name, refused)
+            _report_change(name, in_use, addresses, len(belief.addresses) - len(refused))
+        _report_problem(name, before, belief)
+
+
+def _report_refused(name: HostName, refused: dict[Address, str]) -> None:
+    for address, why in refused.items():
+        log.warning("%s: %s is not used: it is %s", name, address, why)
+
+
+def _report_change(name: HostName, before: Sequence[Address], now: Sequence[Address], available: int) -> None:
+    if available > len(now):
+        log.warning("%s: has %d addresses, %d of them are used", name, available, len(now))
+    if set(before) != set(now):
+        gone, new = sorted(set(before) - set(now), key=str), sorted(set(now) - set(before), key=str)
+        changes = [f"+{address}" for address in new] + [f"-{address}" for address in gone]
+        shown = " ".join(changes[:20]) + (" …" if len(changes) > 20 else "")
+        log.info("%s: %d address%s (%s)", name, len(now), "" if len(now) == 1 else "es", shown)
+
+
+def _report_problem(name: HostName, before: Belief | None, belief: Belief) -> None:
+    """Log a problem when it starts, when it changes and when it is over; not every time it is seen."""
+    if before is not None and before.problem == belief.problem and bool(before.addresses) == bool(belief.addresses):
+        return
+    if belief.problem:
+        serving = f"{len(belief.addresses)} known addresses stay in use" if belief.addresses else "no address serves"
+        log.warning("%s: %s; %s", name, printable(belief.problem, 500), serving)
+    elif before is not None and before.problem:
+        log.info("%s: is answered again", name)

@@ -1,0 +1,111 @@
+"""What the controller takes for offline, how long it waits for a node that flaps, and that only one has the lease."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from egress_router.egressip.assign import DirectoryRecord, record_assignment
+from egress_router.egressip.health import Health
+from egress_router.egressip.hold_down import MOST, HoldDown
+from egress_router.egressip.lease import FILE, DirectoryLease
+from egress_router.egressip.source import read_directory
+from egress_router.egressip.watched_nodes import WatchedNodes
+from egress_router.errors import TryAgainError
+from egress_router.kernel.node_probe import Answer
+from egress_router.model.controller import ControllerSettings
+
+GONE = Answer(echo=False, ready=False, draining=False)
+KERNEL_ONLY = Answer(echo=True, ready=False, draining=False)
+WELL = Answer(echo=True, ready=True, draining=False, lacks=frozenset())
+
+
+def watched(down: tuple[str, ...] = (), keepers: tuple[str, ...] = ()) -> WatchedNodes:
+    nodes = WatchedNodes(ControllerSettings(hold_down=10), keepers=keepers)
+    nodes.set_names(["a", "b"], down)
+    return nodes
+
+
+def rounds(nodes: WatchedNodes, count: int, now: float = 0.0, **answers: Answer) -> list[str]:
+    return [text for _ in range(count) for text in nodes.probed(4, answers, ["me"], now)]
+
+
+def test_a_node_that_misses_is_offline_and_waited_for_when_it_is_back() -> None:
+    nodes = watched()
+    rounds(nodes, 3, a=WELL, b=WELL)
+    assert nodes.offline(0) == set()
+    rounds(nodes, 3, a=GONE, b=WELL)
+    assert nodes.offline(0) == {"a"}
+    rounds(nodes, 3, 100, a=WELL, b=WELL)
+    assert nodes.offline(105) == {"a"}
+    assert nodes.next_release(105) == 110
+    assert nodes.offline(111) == set()
+
+
+def test_when_nobody_answers_nothing_is_concluded_of_others() -> None:
+    nodes = watched()
+    nodes.set_names(["a", "b", "me"], ())
+    rounds(nodes, 1, a=WELL, b=WELL, me=WELL)
+    assert rounds(nodes, 9, a=GONE, b=GONE, me=WELL) == ["no other machine answers; what others hold stays"]
+    assert nodes.offline(0) == set()
+    said = rounds(nodes, 9, a=GONE, b=WELL, me=WELL)
+    assert said == ["other machines answer again", "node a is down"]
+
+
+def test_a_single_node_that_is_this_machine_is_up() -> None:
+    nodes = watched()
+    nodes.set_names(["me"], ())
+    rounds(nodes, 1, me=WELL)
+    assert nodes.offline(0) == set()
+
+
+def test_what_an_earlier_controller_took_for_down_is_given_nothing_before_it_shows_itself() -> None:
+    nodes = watched(down=("a",), keepers=("b",))
+    rounds(nodes, 2, a=KERNEL_ONLY, b=KERNEL_ONLY)
+    assert nodes.offline(0) == {"a"}, "b keeps what it has: its kernel answers"
+    assert nodes.down(0) == ["a"]
+    rounds(nodes, 60, a=WELL, b=KERNEL_ONLY)
+    assert nodes.silent() == ["b"]
+
+
+def test_a_node_whose_agent_never_spoke_is_given_nothing() -> None:
+    nodes = watched()
+    rounds(nodes, 50, a=KERNEL_ONLY, b=WELL)
+    assert nodes.offline(0) == {"a"}
+    assert nodes.nodes["a"].health.state is Health.UNKNOWN
+
+
+def test_each_repetition_is_waited_for_twice_as_long() -> None:
+    hold = HoldDown(10)
+    waits = []
+    now = 0.0
+    for _ in range(9):
+        hold.came_back(now)
+        waits.append(hold.wait)
+        now = hold.until + 1
+        assert not hold.held(now)
+    assert waits == [10, 20, 40, 80, 160, 320, MOST, MOST, MOST]
+    hold.came_back(now + 10 * MOST)
+    assert hold.wait == 10
+
+
+def test_one_lease(tmp_path: Path) -> None:
+    one, two = DirectoryLease(tmp_path), DirectoryLease(tmp_path)
+    assert one.acquire()
+    assert not two.acquire()
+    assert "process" in two.holder()
+    with pytest.raises(TryAgainError):
+        record_assignment(tmp_path, ())
+    one.release()
+    assert two.acquire()
+    (tmp_path / FILE).unlink()
+    assert not two.held(), "another process could lock a new file now"
+    assert one.acquire()
+
+
+def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
+    DirectoryRecord(tmp_path).write({"a": ("192.0.2.45",)}, {"c", "b"})
+    state = read_directory(tmp_path)
+    assert state.assignment == {"a": ("192.0.2.45",)}
+    assert state.assigned_without == ("b", "c")
