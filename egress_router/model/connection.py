@@ -15,7 +15,8 @@ class Connection:
     ``reply_address`` and ``reply_port`` are where it was sent, ``reply_to`` is the address that answers go to.
     ``translated``: its destination was changed. ``answered``: a packet has come back. ``live``: it can still carry data
     (a TCP connection between its first SYN and its last FIN; never a UDP flow, which has no end).
-    ``key`` is the kernel's name for it, as bytes.
+    ``mark`` is its connection mark: HostName.mark where a rule with a name has sent it. ``key`` is the kernel's name
+    for it, as bytes.
     """
 
     protocol: Protocol
@@ -28,3 +29,4 @@ class Connection:
     answered: bool
     live: bool
     key: bytes
+    mark: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from egress_router.errors import ConfigurationError
 from egress_router.model.addresses import Family
@@ -15,6 +16,7 @@ from egress_router.model.manifests import (
     OneRouter,
     Platform,
 )
+from egress_router.model.router import Ruleset
 from egress_router.model.run import HEALTH_PORT
 from egress_router.plan.manifest_ports import policy_ports, ready_command, service_ports
 from egress_router.plan.manifest_refusals import attach_of, forwarding_of, refusals, warnings_about
@@ -141,4 +143,10 @@ def _service_families(request: ManifestRequest) -> tuple[str, ...]:
     """
     if request.rules is None or (request.platform is Platform.OPENSHIFT and attach_of(request) is Attach.SDN):
         return ()
-    return tuple(f"{family}" for family in sorted({rule.family for rule in request.rules.all}))
+    return tuple(f"{family}" for family in sorted(_rule_families(request.rules, request.sources[0])))
+
+
+def _rule_families(rules: Ruleset, sources: Iterable[Family]) -> set[Family]:
+    if rules.names:
+        return set(sources)
+    return {rule.family for rule in rules.redirects} | {rule.family for rule in rules.fallbacks}

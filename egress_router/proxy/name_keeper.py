@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 from egress_router.model.addresses import Address, Family
 from egress_router.model.dns_proxy import DnsProxyConfig
 from egress_router.model.names import HostName
-from egress_router.names.follow import Follower
 from egress_router.names.lookup import Lookup
-from egress_router.plan.name_answers import Terms
+from egress_router.names.thread import FollowerThread
+from egress_router.plan.name_answers import Belief, Terms
 from egress_router.proxy.haproxy_servers import ServerSync
 
 #: Seconds between two comparisons of all servers with all answers: heals what a lost command left.
@@ -30,18 +29,16 @@ class NameKeeper:
         self._changed = threading.Condition()
         self._addresses: dict[HostName, tuple[Address, ...]] = {}
         self._sync: ServerSync | None = None
-        self._loop = asyncio.new_event_loop()
-        self._follower = Follower(lookup, families, usable, self._learnt, self._loop, Terms())
-        self._thread = threading.Thread(target=self._run, name="name-keeper", daemon=True)
-        self._thread.start()
+        self._thread = FollowerThread(lookup, families, usable, self._learnt, Terms())
+        self._thread.every(FULL_SYNC, self._full_sync)
 
     def follow(self, names: Iterable[HostName]) -> None:
         """Look these names up too from now on."""
-        self._loop.call_soon_threadsafe(self._follower.follow, tuple(names))
+        self._thread.call(self._thread.follower.follow, tuple(names))
 
     def attach(self, config: DnsProxyConfig, socket: Path) -> None:
         """Serve the HAProxy behind ``socket`` from now on, which runs ``config``; forget names it does not have."""
-        self._loop.call_soon_threadsafe(self._attach, config, socket)
+        self._thread.call(self._attach, config, socket)
 
     def looked_up(self, names: Iterable[HostName]) -> bool:
         """Whether each of ``names`` was looked up once, with whatever outcome."""
@@ -60,26 +57,14 @@ class NameKeeper:
 
     def close(self) -> None:
         """Stop looking anything up."""
-        self._loop.call_soon_threadsafe(self._end)
-        self._thread.join(timeout=5)
+        self._thread.close()
 
     # In the thread
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.call_soon(self._full_sync)
-        self._loop.run_forever()
-        self._loop.close()
-
-    def _end(self) -> None:
-        self._follower.forget_others(())
-        # One turn of the loop for the tasks to end.
-        self._loop.call_soon(self._loop.stop)
-
     def _attach(self, config: DnsProxyConfig, socket: Path) -> None:
         self._sync = ServerSync(config, socket)
-        self._follower.follow(config.names)
-        for name in self._follower.forget_others(config.names):
+        self._thread.follower.follow(config.names)
+        for name in self._thread.follower.forget_others(config.names):
             with self._changed:
                 self._addresses.pop(name, None)
         self._sync.run(self.known())
@@ -87,9 +72,8 @@ class NameKeeper:
     def _full_sync(self) -> None:
         if self._sync:
             self._sync.run(self.known())
-        self._loop.call_later(FULL_SYNC, self._full_sync)
 
-    def _learnt(self, name: HostName, addresses: tuple[Address, ...]) -> None:
+    def _learnt(self, name: HostName, addresses: tuple[Address, ...], _belief: Belief) -> None:
         with self._changed:
             self._addresses[name] = addresses
             self._changed.notify_all()

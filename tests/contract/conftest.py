@@ -13,7 +13,6 @@ import pytest
 
 from egress_router.errors import EgressRouterError
 from egress_router.lab import Host, Lab
-from egress_router.model.translation import Translation
 
 
 class Backend:
@@ -23,10 +22,10 @@ class Backend:
         self.name = name
         self.host = host
 
-    def call(self, method: str, translation: Translation | None = None) -> Any:
+    def call(self, method: str, *arguments: object) -> Any:
         """Call a method of the backend; what it raises is raised here."""
         command = ["ip", "netns", "exec", self.host.netns, sys.executable, "-m", "tests.contract.driver"]
-        data = pickle.dumps((self.name, method, translation))
+        data = pickle.dumps((self.name, method, arguments))
         done = subprocess.run(command, input=data, capture_output=True, timeout=60)
         assert done.returncode == 0, done.stderr.decode()
         result = pickle.loads(done.stdout)  # noqa: S301 - our own child
