@@ -12,7 +12,7 @@ from egress_router.model.dns_proxy import DnsProxyConfig
 from egress_router.model.names import HostName
 from egress_router.names.follow import Follower
 from egress_router.names.lookup import Lookup
-from egress_router.plan.name_answers import Terms
+from egress_router.plan.name_answers import Belief, Terms
 from egress_router.proxy.haproxy_servers import ServerSync
 
 #: Seconds between two comparisons of all servers with all answers: heals what a lost command left.
@@ -29,6 +29,7 @@ class NameKeeper:
     def __init__(self, lookup: Lookup, families: Sequence[Family], usable: Callable[[Address], str | None]) -> None:
         self._changed = threading.Condition()
         self._addresses: dict[HostName, tuple[Address, ...]] = {}
+        self._beliefs: dict[HostName, Belief] = {}
         self._sync: ServerSync | None = None
         self._loop = asyncio.new_event_loop()
         self._follower = Follower(lookup, families, usable, self._learnt, self._loop, Terms())
@@ -58,6 +59,11 @@ class NameKeeper:
         with self._changed:
             return dict(self._addresses)
 
+    def beliefs(self) -> dict[HostName, Belief]:
+        """Return what is believed of each name that was looked up."""
+        with self._changed:
+            return dict(self._beliefs)
+
     def close(self) -> None:
         """Stop looking anything up."""
         self._loop.call_soon_threadsafe(self._end)
@@ -82,6 +88,7 @@ class NameKeeper:
         for name in self._follower.forget_others(config.names):
             with self._changed:
                 self._addresses.pop(name, None)
+                self._beliefs.pop(name, None)
         self._sync.run(self.known())
 
     def _full_sync(self) -> None:
@@ -92,6 +99,7 @@ class NameKeeper:
     def _learnt(self, name: HostName, addresses: tuple[Address, ...]) -> None:
         with self._changed:
             self._addresses[name] = addresses
+            self._beliefs[name] = self._follower.beliefs[name]
             self._changed.notify_all()
         if self._sync:
             self._sync.run({name: addresses}, compare=False)
