@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from egress_router.model.addresses import Address
-from egress_router.model.names import HostName
-from egress_router.plan.name_answers import Belief
+_LABEL = ("name",)
 
 
-def name_figures(
-    names: Iterable[HostName],
-    beliefs: Mapping[HostName, Belief],
-    addresses: Mapping[HostName, Sequence[Address]],
-    now: float,
-) -> Iterator[Metric]:
-    """Yield what is known of ``names``; ``now`` is time.monotonic()."""
-    found = GaugeMetricFamily("egress_router_name_addresses", "Addresses of a name that serve now.", labels=("name",))
-    failures = GaugeMetricFamily(
-        "egress_router_name_failures", "Look-ups of a name in a row without an answer that counts.", labels=("name",)
+@dataclass(frozen=True, slots=True)
+class NameFigures:
+    """One name: how many addresses serve, when the last good answer came (time.monotonic(), None: never), and how many
+    look-ups brought none.
+    """
+
+    name: str
+    addresses: int
+    answered: float | None
+    failures: int
+
+
+def name_figures(names: Iterable[NameFigures], now: float) -> Iterator[Metric]:
+    """Yield the figures of ``names``; ``now`` is time.monotonic()."""
+    addresses = GaugeMetricFamily("egress_router_name_addresses", "Addresses in use for a name.", labels=_LABEL)
+    age = GaugeMetricFamily(
+        "egress_router_name_answer_age_seconds", "Seconds since the last good answer.", labels=_LABEL
     )
-    ages = GaugeMetricFamily(
-        "egress_router_name_answer_age_seconds", "Age of the answer that serves.", labels=("name",)
-    )
-    for name in names:
-        label = (str(name),)
-        found.add_metric(label, len(addresses.get(name, ())))
-        belief = beliefs.get(name)
-        if belief is None:
-            continue
-        failures.add_metric(label, belief.failures)
-        if belief.serving:
-            ages.add_metric(label, now - max(item.confirmed for item in belief.serving.values()))
-    yield from (found, failures, ages)
+    failures = CounterMetricFamily("egress_router_name_failures", "Look-ups that brought no answer.", labels=_LABEL)
+    for item in names:
+        label = (item.name,)
+        addresses.add_metric(label, item.addresses)
+        failures.add_metric(label, item.failures)
+        if item.answered is not None:
+            age.add_metric(label, now - item.answered)
+    yield from (addresses, age, failures)

@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from egress_router.endpoint.name_figures import name_figures
+from egress_router.endpoint.name_figures import NameFigures, name_figures
 from egress_router.model.dns_proxy import DnsProxyConfig
 from egress_router.model.names import HostName
 from egress_router.proxy.dns_state import DnsProxyState
@@ -37,7 +37,7 @@ class DnsProxyCollector(Collector):
         if state := self._engine.state():
             yield from self._ended(state.config)
             yield from _open(state.config)
-            yield from name_figures(state.config.names, state.beliefs, state.addresses, time.monotonic())
+            yield from name_figures((_figures(state, name) for name in state.config.names), time.monotonic())
         try:
             info = self._engine.info()
             limit = int(info["Maxconn"])
@@ -69,6 +69,14 @@ def _open(config: DnsProxyConfig) -> Iterator[Metric]:
     values = {item.way: by_port[item.port] for item in config.destinations}
     text = "Open connections of clients to a destination line."
     yield by_label(GaugeMetricFamily, "egress_router_destination_open_connections", text, "destination", values)
+
+
+def _figures(state: DnsProxyState, name: HostName) -> NameFigures:
+    belief = state.beliefs.get(name)
+    confirmed = [item.confirmed for item in belief.serving.values()] if belief else []
+    return NameFigures(
+        str(name), len(state.addresses.get(name, ())), max(confirmed, default=None), state.failures(name)
+    )
 
 
 def names_as_json(engine: HaproxyEngine) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from egress_router.errors import printable
@@ -14,11 +14,14 @@ from egress_router.plan.name_answers import Belief
 
 @dataclass(frozen=True, slots=True)
 class DnsProxyState:
-    """The configuration in force, what is believed of its names, and the addresses that serve."""
+    """The configuration in force, what is believed of its names, the addresses that serve, and how many look-ups of a
+    name brought no answer.
+    """
 
     config: DnsProxyConfig
     beliefs: Mapping[HostName, Belief]
     addresses: Mapping[HostName, Sequence[Address]]
+    failures: Callable[[HostName], int]
 
     def dead(self) -> bool:
         """Whether no connection at all would be served. One dead name does not stop the others."""

@@ -145,7 +145,9 @@ class HaproxyEngine:
     def state(self) -> DnsProxyState | None:
         """Return how the names in force fare; None before there are any. Called from any thread."""
         config = self.in_force
-        return None if config is None else DnsProxyState(config, self._keeper.beliefs(), self._keeper.known())
+        if config is None:
+            return None
+        return DnsProxyState(config, self._keeper.beliefs(), self._keeper.known(), self._keeper.failures)
 
     def info(self) -> dict[str, str]:
         """Return what ``show info`` says. Called from any thread; OSError when HAProxy does not answer."""

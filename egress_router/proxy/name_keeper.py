@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class NameKeeper:
         self._changed = threading.Condition()
         self._addresses: dict[HostName, tuple[Address, ...]] = {}
         self._beliefs: dict[HostName, Belief] = {}
+        self._failures: Counter[HostName] = Counter()
         self._sync: ServerSync | None = None
         self._loop = asyncio.new_event_loop()
         self._follower = Follower(lookup, families, usable, self._learnt, self._loop, Terms())
@@ -63,6 +65,11 @@ class NameKeeper:
         """Return what is believed of each name that was looked up."""
         with self._changed:
             return dict(self._beliefs)
+
+    def failures(self, name: HostName) -> int:
+        """Return how many look-ups of a name brought no answer."""
+        with self._changed:
+            return self._failures[name]
 
     def close(self) -> None:
         """Stop looking anything up."""
@@ -99,7 +106,8 @@ class NameKeeper:
     def _learnt(self, name: HostName, addresses: tuple[Address, ...]) -> None:
         with self._changed:
             self._addresses[name] = addresses
-            self._beliefs[name] = self._follower.beliefs[name]
+            self._beliefs[name] = belief = self._follower.beliefs[name]
+            self._failures[name] += bool(belief.problem)
             self._changed.notify_all()
         if self._sync:
             self._sync.run({name: addresses}, compare=False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable
 
 from egress_router.lab import Host
+from tests import figures
 
 PORT = 9909
 
@@ -45,12 +45,9 @@ class Endpoint:
         """Return one of them; it must be there."""
         return self.figures()[name]
 
-    def check_figures(self) -> None:
-        """Have promtool judge the names and the texts."""
-        done = subprocess.run(
-            ["promtool", "check", "metrics"], input=self.get("/metrics")[1], capture_output=True, text=True
-        )
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    def check_figures(self, mode: str) -> None:
+        """Compare all of them with the list of ``mode``."""
+        figures.check(mode, self.get("/metrics")[1])
 
     def until(self, true: Callable[[], object], what: str, seconds: float = 15.0) -> None:
         """Wait until ``true()``."""

@@ -67,11 +67,11 @@ def test_figures(lab: Lab, open_directory: Path) -> None:
         assert figures[of("destination_unreached_total", label, example)] == 0
         assert figures[of("name_addresses", "name", "example.com")] == 1
         assert figures[of("name_addresses", "name", "nowhere.example.com")] == 0
-        assert figures[of("name_failures", "name", "nowhere.example.com")] >= 1
+        assert figures[of("name_failures_total", "name", "nowhere.example.com")] >= 1
         assert 0 <= figures[of("name_answer_age_seconds", "name", "example.com")] < 30
         assert figures["egress_router_connections_limit"] > 100
         assert figures[of("log_lines_lost_total", "by", "engine")] == 0
-        endpoint.check_figures()
+        endpoint.check_figures("dns-proxy")
         names = json.loads(endpoint.get("/status")[1])["names"]
         assert names["example.com"] == {"addresses": [GOOD], "problem": ""}
         assert len(pod.access_log()) == 7

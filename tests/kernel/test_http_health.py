@@ -87,7 +87,7 @@ def test_requests_are_counted(
     assert figures['egress_router_dns_replies_total{code="noerror"}'] >= 2
     assert figures['egress_router_dns_replies_total{code="nxdomain"}'] >= 2
     assert figures['egress_router_log_lines_lost_total{by="supervisor"}'] == 0
-    endpoint.check_figures()
+    endpoint.check_figures("http-proxy")
     # Our own questions to Squid are neither in the log nor in the figures.
     if access_log == "on":
         assert len(proxy.wait_for_log(8)) == 8
