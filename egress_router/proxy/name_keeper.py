@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ class NameKeeper:
     def __init__(self, lookup: Lookup, families: Sequence[Family], usable: Callable[[Address], str | None]) -> None:
         self._changed = threading.Condition()
         self._addresses: dict[HostName, tuple[Address, ...]] = {}
+        self._beliefs: dict[HostName, Belief] = {}
+        self._failures: Counter[HostName] = Counter()
         self._sync: ServerSync | None = None
         self._thread = FollowerThread(lookup, families, usable, self._learnt, Terms())
         self._thread.every(FULL_SYNC, self._full_sync)
@@ -55,6 +58,16 @@ class NameKeeper:
         with self._changed:
             return dict(self._addresses)
 
+    def beliefs(self) -> dict[HostName, Belief]:
+        """Return what is believed of each name that was looked up."""
+        with self._changed:
+            return dict(self._beliefs)
+
+    def failures(self, name: HostName) -> int:
+        """Return how many look-ups of a name brought no answer."""
+        with self._changed:
+            return self._failures[name]
+
     def close(self) -> None:
         """Stop looking anything up."""
         self._thread.close()
@@ -67,15 +80,18 @@ class NameKeeper:
         for name in self._thread.follower.forget_others(config.names):
             with self._changed:
                 self._addresses.pop(name, None)
+                self._beliefs.pop(name, None)
         self._sync.run(self.known())
 
     def _full_sync(self) -> None:
         if self._sync:
             self._sync.run(self.known())
 
-    def _learnt(self, name: HostName, addresses: tuple[Address, ...], _belief: Belief) -> None:
+    def _learnt(self, name: HostName, addresses: tuple[Address, ...], belief: Belief) -> None:
         with self._changed:
             self._addresses[name] = addresses
+            self._beliefs[name] = belief
+            self._failures[name] += bool(belief.problem)
             self._changed.notify_all()
         if self._sync:
             self._sync.run({name: addresses}, compare=False)
