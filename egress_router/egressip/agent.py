@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import time
 from collections.abc import Callable, Mapping
@@ -76,6 +77,8 @@ class Agent:
     def run(self) -> None:
         """Take over what is there, then follow objects and probes."""
         self._take_over()
+        # The objects stay for long; a full collection of garbage in a large cluster takes as long as a round of probes.
+        gc.freeze()
         self._prober.start()
         if not present():
             # A node that was just booted: until it is known who is up, pods with egress IPs send nothing.
@@ -154,19 +157,24 @@ class Agent:
         before, self.view.state = self.view.state, state
         return before != state
 
-    def _decide(self) -> None:
-        """Bring the decision, the probed nodes and their slots up to date."""
+    def _offline(self) -> set[str]:
+        return self.holders.offline() | ({self.settings.node} if self.view.draining else set())
+
+    def _decide(self) -> set[str]:
+        """Bring the decision, the probed nodes and their slots up to date; return the nodes that counted as offline."""
         evaluator, view = self._evaluator, self.view
         old = view.decision
         state = view.state
+        offline = self._offline()
         evaluator.update(
             {**dict.fromkeys(old.namespaces.keys() - state.namespaces.keys()), **state.namespaces},
             {**dict.fromkeys(old.nodes.keys() - state.nodes.keys()), **state.nodes},
-            self.holders.offline() | ({self.settings.node} if view.draining else set()),
+            offline,
         )
         view.decision = evaluator.decision()
         self.holders.follow(self.settings.node, state, view.decision)
         self._tell_prober()
+        return offline
 
     def _tell_prober(self) -> None:
         nodes = self.view.state.nodes
@@ -196,8 +204,10 @@ class Agent:
         started = time.monotonic()
         view, holdings = self.view, self.holdings
         try:
-            self._decide()
-            self._decide()  # holders that are new may be known to be down: their health counts from the second time
+            offline = self._decide()
+            if self._offline() != offline:
+                # Holders that are new were counted as online; their health counts from now on.
+                self._decide()
             wanted = set(self._claims())
             self._claimer.check(holdings.settle(wanted, time.monotonic()))
             state = self._node_state()

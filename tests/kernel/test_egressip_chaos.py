@@ -83,7 +83,7 @@ def test_a_node_that_boots_lets_no_pod_out_before_its_agent_stands(two_holders: 
     cluster.until(lambda: cluster.source_of(stranger, timeout=0.2) in own)
 
 
-@pytest.mark.parametrize(("world", "seed"), zip(WORLDS, (1, 2), strict=True), ids=str, indirect=["world"])
+@pytest.mark.parametrize(("world", "seed"), list(zip(WORLDS, (1, 2), strict=True)), ids=str, indirect=["world"])
 def test_one_thing_after_another(two_holders: EgressCluster, seed: int) -> None:
     cluster = two_holders
     lab = cluster.lab
