@@ -1,8 +1,9 @@
 """What egress IPs cost packets and connections. Needs root, iperf3, haproxy and wrk.
 
 Two comparisons, each interleaved and several times: tables with one pod against tables with 10,000 pods, for a pod
-whose node holds its egress IP; then a pod whose node holds its egress IP against one whose traffic takes the tunnel. Beside rates it prints the work done per second of CPU time of client and server, which a busy machine disturbs
-less: packets of veth pairs are carried on the sender's time. Run: ``python bench/egressip_packets.py [ROUNDS]``
+whose node holds its egress IP; then a pod whose node holds its egress IP against one whose traffic takes the tunnel.
+Beside rates it prints the work done per second of CPU time of client and server, which a busy machine disturbs less:
+packets of veth pairs are carried on the sender's time. Run: ``python bench/egressip_packets.py [ROUNDS]``
 """
 
 from __future__ import annotations
