@@ -21,7 +21,7 @@ from egress_router.egressip.view import View
 from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.node_probe import CALM_ROUNDS, Answer, Prober
-from egress_router.kernel.node_tables import dropped_packets, held_before, present, ways_before
+from egress_router.kernel.node_tables import dropped_packets, present, ways_before
 from egress_router.kernel.node_watch import TableWatch
 from egress_router.kernel.observe import observe
 from egress_router.model.network import Link, Observed
@@ -113,10 +113,7 @@ class Agent:
 
     def _take_over(self) -> None:
         """Keep the slots, the addresses and the holders in use that an agent before this one has left."""
-        observed = self.kernel.observed()
-        on_link = {str(a.address.ip) for a in observed.addresses if a.interface == self._link.name}
-        self.holdings.held = frozenset(held_before() & on_link)
-        self.kernel.adopt(self.holdings.held)
+        self.holdings.held = self.kernel.adopt()
         slots = self.kernel.slots_before({n: h.host_ip for n, h in self.view.state.nodes.items()})
         self.holders.slots = slots
         used = ways_before()

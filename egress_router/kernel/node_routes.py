@@ -13,10 +13,8 @@ from egress_router.kernel.node_tunnel import tunnel_gateway
 from egress_router.kernel.routes import RTM_DELRULE, RTM_NEWRULE, add_route, remove_route
 from egress_router.model.addresses import Family
 from egress_router.model.network import Link, Route
-from egress_router.model.node import LAST_SLOT, MARK_MASK, MARK_SHIFT, TUNNEL, Holder
+from egress_router.model.node import LAST_SLOT, MARK_MASK, MARK_SHIFT, NODE_PROTOCOL, TUNNEL, Holder
 
-#: rtm_protocol of the agent's routes and rules.
-NODE_PROTOCOL = 147
 #: Before the rules of container networks, which start at 100 at the earliest that is known (Cilium).
 RULE_PRIORITY = 90
 TABLE_BASE = 147_000
