@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from functools import cache
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from egress_router.kernel.netlink import attribute, attributes
@@ -92,7 +93,9 @@ def _ipv4(data: bytes) -> str:
 
 
 def _ipv6(data: bytes) -> str:
-    return socket.inet_ntop(socket.AF_INET6, data[:16])
+    text = socket.inet_ntop(socket.AF_INET6, data[:16])
+    # The C library writes some of them with an IPv4 address at the end, nobody else here does.
+    return str(IPv6Address(data[:16])) if "." in text else text
 
 
 def _verdict(data: bytes) -> str:

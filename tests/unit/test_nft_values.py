@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from egress_router.kernel.nft_values import codec
@@ -26,6 +26,8 @@ def typed_words(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(typed_words())
+@example(("ipv6_addr", "::ffff:cb00:7119"))
+@example(("ipv6_addr", "::cb00:7119"))
 def test_words_come_back(typed: tuple[str, str]) -> None:
     types, words = typed
     known = codec(types)
