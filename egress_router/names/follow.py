@@ -11,7 +11,7 @@ from egress_router.errors import printable
 from egress_router.model.addresses import Address, Family
 from egress_router.model.names import HostName
 from egress_router.names.lookup import Lookup
-from egress_router.plan.name_answers import Belief, Terms, believe, chosen
+from egress_router.plan.name_answers import Belief, Terms, believe, chosen, lapses, without_lapsed
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +71,28 @@ class Follower:
         while True:
             async with self._slots:
                 try:
-                    tried = await self._lookup.look_up(name, self._families)
-                    belief = believe(belief, tried, time.monotonic(), self._terms)
+                    belief = await self._ask(name, belief)
                 except Exception:
                     # One strange reply must not end the look-ups of this name for good.
                     log.exception("%s: looking it up failed unexpectedly", name)
                     await asyncio.sleep(1)
             self._learnt(name, belief)
             await asyncio.sleep(max(belief.refresh, len(self._tasks) / MOST_PER_SECOND))
+
+    async def _ask(self, name: HostName, belief: Belief) -> Belief:
+        """Look ``name`` up; what lapses while name servers are silent goes out of use on time."""
+        asked = self._loop.create_task(self._lookup.look_up(name, self._families))
+        try:
+            while True:
+                end = lapses(belief, self._terms)
+                wait = None if end is None else max(0.0, end - time.monotonic())
+                done, _ = await asyncio.wait({asked}, timeout=wait)
+                if done:
+                    return believe(belief, asked.result(), time.monotonic(), self._terms)
+                belief = without_lapsed(belief, time.monotonic(), self._terms)
+                self._learnt(name, belief)
+        finally:
+            asked.cancel()
 
     def _learnt(self, name: HostName, belief: Belief) -> None:
         before = self._beliefs.get(name)

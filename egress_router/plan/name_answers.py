@@ -14,7 +14,7 @@ Pure: the outcome of a look-up and the clock go in, the new belief comes out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from egress_router.model.addresses import Address, Family
 
@@ -133,6 +133,18 @@ def believe(old: Belief, tried: Sequence[Tried], now: float, terms: Terms) -> Be
         ends = [item.confirmed + terms.hold - now for item in serving.values() if item.confirmed < now]
         refresh = min([refresh, RETRY_MAX, *ends])
     return Belief(answer.candidate, serving, answer.failed or "", 0, refresh)
+
+
+def lapses(belief: Belief, terms: Terms) -> float | None:
+    """Return when (monotonic seconds) something in use lapses if no answer comes; None when nothing is in use."""
+    return min((item.confirmed + terms.hold for item in belief.serving.values()), default=None)
+
+
+def without_lapsed(old: Belief, now: float, terms: Terms) -> Belief:
+    """Return the belief while name servers let a look-up wait: what has lapsed serves no more."""
+    kept = {family: item for family, item in old.serving.items() if now - item.confirmed < terms.hold}
+    problem = old.problem or "no reply in time"
+    return replace(old, candidate=old.candidate if kept else None, serving=kept, problem=problem)
 
 
 def _answer(old: Belief, tried: Sequence[Tried]) -> tuple[Tried | None, str]:

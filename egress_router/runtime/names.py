@@ -46,7 +46,7 @@ class Names:
         self._tell = changed
         self._thread: FollowerThread | None = None
         self._answers: Answers = {}
-        self._pending: set[HostName] = set()
+        self._pending: dict[HostName, NameState] = {}
 
     def follow(self, names: Collection[HostName]) -> None:
         """Keep ``names`` looked up from now on, and no others."""
@@ -77,20 +77,23 @@ class Names:
         self._loop.call_soon_threadsafe(self._learnt, name, addresses, belief)
 
     def _learnt(self, name: HostName, addresses: tuple[Address, ...], belief: Belief) -> None:
-        state = self._state.names.get(name)
-        if state is None:
+        if name not in self._state.names:
             # It went out of the rules while it was looked up.
             return
-        self._state.names[name] = after(state, addresses, belief)
-        if self._answers.get(name, ()) != addresses:
-            if not self._pending:
-                self._loop.call_later(BUNCH_SECONDS, self._put)
-            self._answers[name] = addresses
-            self._pending.add(name)
+        state = after(self._pending.get(name, self._state.names[name]), addresses, belief)
+        if name not in self._pending and self._answers.get(name, ()) == addresses:
+            self._state.names[name] = state
+            return
+        if not self._pending:
+            self._loop.call_later(BUNCH_SECONDS, self._put)
+        self._answers[name] = addresses
+        self._pending[name] = state
 
     def _put(self) -> None:
-        names, self._pending = self._pending, set()
-        self._tell(dict(self._answers), names)
+        pending, self._pending = self._pending, {}
+        self._tell(dict(self._answers), pending)
+        # Only now, so that nobody is told of addresses that are not in place.
+        self._state.names.update((name, state) for name, state in pending.items() if name in self._state.names)
 
 
 def after(state: NameState, addresses: tuple[Address, ...], belief: Belief) -> NameState:

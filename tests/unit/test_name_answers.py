@@ -23,6 +23,8 @@ from egress_router.plan.name_answers import (
     Tried,
     believe,
     chosen,
+    lapses,
+    without_lapsed,
 )
 
 ONE, TWO, SIX = (ip_address(text) for text in ("203.0.113.25", "203.0.113.26", "2001:db8:113::25"))
@@ -95,6 +97,18 @@ def test_a_family_that_fails_is_asked_for_again_soon_and_not_after_the_end_of_it
 def test_a_short_hold_bounds_the_patience_with_a_denied_name_too() -> None:
     belief = believe(Belief(), [tried(found(ONE))], 0, Terms(hold=2))
     assert believe(belief, [tried(NO)], 3, Terms(hold=2)).addresses == set()
+
+
+def test_what_is_in_use_lapses_on_time_while_name_servers_are_silent() -> None:
+    assert lapses(Belief(), TERMS) is None
+    first = after((0, [tried(found(ONE), six=found(SIX))]), (10, [tried(found(ONE), six=SERVFAIL)]))
+    end = lapses(first, TERMS)
+    assert end == HOLD_FAILED, "the family that was confirmed first"
+    assert without_lapsed(first, end - 0.1, TERMS).addresses == {ONE, SIX}
+    assert without_lapsed(first, end, TERMS).addresses == {ONE}
+    silent = without_lapsed(first, end + 10, TERMS)
+    assert silent.addresses == set()
+    assert silent.problem
 
 
 def test_later_candidate_counts_only_when_earlier_ones_are_denied() -> None:
