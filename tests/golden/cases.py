@@ -17,7 +17,8 @@ from egress_router.config.known import warn_unknown
 from egress_router.config.resolv_conf import nameservers
 from egress_router.config.router import parse_router
 from egress_router.errors import ConfigurationError
-from egress_router.model.addresses import Family
+from egress_router.model.addresses import Address, Family
+from egress_router.model.names import HostName
 from egress_router.model.network import MAIN_TABLE, Link, LinkAddress, NetworkState, Observed, Route
 from egress_router.model.router import Backend, Mode, RouterConfig
 from egress_router.plan.egress_link import choose_egress_link
@@ -107,7 +108,13 @@ class Case:
     def used_files(self) -> set[str]:
         """Every file that the case reads or that shows its outcome."""
         named = {value for name, value in self.env().items() if name.endswith("_FILE")}
-        return {"env", *named, *outcome(self)}
+        return {"env", *named, *(["answers"] if self.answers() else []), *outcome(self)}
+
+    def answers(self) -> dict[HostName, tuple[Address, ...]]:
+        """What was looked up, a line each in the file ``answers``: a name and its addresses."""
+        path = self.path / "answers"
+        lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return {HostName(name): tuple(map(ip_address, found)) for name, *found in lines}
 
 
 def cases() -> list[Case]:
@@ -133,7 +140,7 @@ def outcome(case: Case) -> Mapping[str, str]:
     cluster = find_cluster_interface(POD, config.interface)
     egress = choose_egress_link(config.interface, POD.links, cluster).name
     network = plan_network(config, POD, egress, nameservers(RESOLV_CONF))
-    translation = plan_translation(config, network, {})
+    translation = plan_translation(config, network, case.answers())
     tables = {family: iptables_text(iptables_tables(translation, family)) for family in Family}
     return {
         "network": _network_text(network) + warnings,

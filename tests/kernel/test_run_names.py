@@ -15,7 +15,7 @@ import pytest
 from egress_router.lab import Lab, NoReply
 from tests.kernel.live import LiveRouter
 from tests.kernel.router import SOURCE4, SOURCE6, assert_answered_by, assert_no_leak
-from tests.kernel.test_run_health import get, ready, unready
+from tests.kernel.test_run_health import at, ready, unready
 from tests.kernel.test_run_reload import Talk
 
 pytestmark = pytest.mark.root
@@ -40,7 +40,7 @@ def serve(lab: Lab) -> None:
 
 def names(router: LiveRouter) -> Any:
     """What the router says about its names."""
-    return json.loads(get(router, "/status")[1])["names"]
+    return json.loads(at(router).get("/status")[1])["names"]
 
 
 def in_use(router: LiveRouter, name: str, *addresses: str) -> None:
@@ -98,7 +98,7 @@ def test_new_connections_are_spread_and_follow_the_answer_and_established_ones_s
     # The one that was dropped is none.
     assert counted["everything.example.com"] == 1
     assert counted["443 tcp api.example.com"] == 60 + 20 + 2 + 8 + 8
-    assert 'egress_router_name_addresses{name="api.example.com"} 2.0' in get(router, "/metrics")[1]
+    assert 'egress_router_name_addresses{name="api.example.com"} 2.0' in at(router).get("/metrics")[1]
 
 
 @pytest.mark.parametrize(("shape", "backend"), PAIRS)

@@ -13,6 +13,7 @@ from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.redirect import parse_rules
 from egress_router.model.addresses import Family
 from egress_router.model.connection import Connection
+from egress_router.model.names import HostName
 from egress_router.model.router import Protocol, Ruleset
 from egress_router.model.translation import Translation
 from egress_router.plan.connections import Sieve
@@ -24,7 +25,7 @@ SOURCE = ip_address("192.0.2.46")
 
 def rules(text: str) -> Ruleset:
     problems = Problems()
-    found = parse_rules(load_inputs({"EGRESS_DESTINATION": text}), {}, problems, required=False)
+    found = parse_rules(load_inputs({"EGRESS_DESTINATION": text}), {}, problems, required=False, names=True)
     assert not problems.errors
     return found
 
@@ -84,6 +85,39 @@ def test_the_health_port_is_not_the_fallbacks() -> None:
     probe = replace(CONNECTION, port=9909, translated=False, answered=False, reply_address=POD, reply_port=9909)
     assert Sieve(translation("203.0.113.26")).stale(probe)
     assert not Sieve(translation("203.0.113.26", health_port=9909)).stale(probe)
+
+
+NAME = HostName("api.example.com")
+
+
+@pytest.mark.parametrize(
+    ("text", "mark", "stale"),
+    [
+        ("8080 tcp api.example.com 80", NAME.mark, False),
+        ("8000-8100 tcp api.example.com 1-101", NAME.mark, True),
+        ("8080 tcp api.example.com", NAME.mark, True),
+        ("8080 udp api.example.com 80", NAME.mark, True),
+        ("8080 tcp other.example.com 80", NAME.mark, True),
+        ("8080 tcp other.example.com 80", 0, True),
+        ("8080 tcp 203.0.113.26 80", NAME.mark, False),
+        ("8080 tcp 203.0.113.25 80", NAME.mark, True),
+        ("8080 tcp answered.example.com 80", NAME.mark, False),
+        ("80 tcp 203.0.113.25", NAME.mark, True),
+    ],
+)
+def test_a_connection_of_a_name_stays_with_its_name_wherever_the_name_is_now(text: str, mark: int, stale: bool) -> None:
+    answers = {NAME: (ip_address("203.0.113.99"),), HostName("answered.example.com"): (ip_address("203.0.113.26"),)}
+    sieve = Sieve(replace(translation(text), answers=answers))
+    assert sieve.stale(replace(CONNECTION, mark=mark)) is stale
+
+
+def test_a_fallback_to_a_name() -> None:
+    sieve = Sieve(translation("80 tcp 203.0.113.25\napi.example.com"))
+    ours = replace(CONNECTION, reply_port=8080, mark=NAME.mark)
+    assert not sieve.stale(ours)
+    assert sieve.stale(replace(ours, mark=NAME.mark + 1))
+    assert sieve.stale(replace(ours, reply_to=ip_address("192.0.2.45")))
+    assert sieve.stale(replace(ours, port=80, reply_port=80))
 
 
 @given(

@@ -1,0 +1,91 @@
+"""What the long-lived router knows of its names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from egress_router.model.addresses import Address, Family
+from egress_router.model.names import HostName
+from egress_router.model.router import Mode, RouterConfig
+from egress_router.model.run import RunConfig
+from egress_router.plan.name_answers import Belief, Serving
+from egress_router.runtime.names import Answers, Names, after
+from egress_router.runtime.state import NameState, State
+
+API, WEB = HostName("api.example.com"), HostName("web.example.com")
+ONE, TWO = ip_address("203.0.113.25"), ip_address("203.0.113.26")
+
+
+def belief(*addresses: Address, confirmed: float = 10, problem: str = "") -> Belief:
+    serving = {Family.IPV4: Serving(frozenset(addresses), confirmed)} if addresses else {}
+    return Belief("api.example.com.", serving, problem)
+
+
+def test_the_state_after_look_ups() -> None:
+    state = NameState()
+    state = after(state, (), belief(problem="SERVFAIL"))
+    assert state == NameState((), None, "SERVFAIL", 1)
+    state = after(state, (ONE,), belief(ONE))
+    assert state == NameState((ONE,), 10, "", 1)
+    state = after(state, (ONE,), belief(ONE, problem="no reply in time"))
+    assert state == NameState((ONE,), 10, "no reply in time", 2)
+    state = after(state, (), belief(problem="no reply in time"))
+    assert state == NameState((), 10, "no reply in time", 3)
+    assert after(state, (), belief(ip_address("127.0.0.1"))).problem == "no address of the answer may be used"
+
+
+def test_a_name_without_an_address_makes_the_router_unready_and_says_why() -> None:
+    state = State("macvlan0", 0.0)
+    state.follow([API, WEB])
+    state.names[API] = NameState((ONE,), 10, "SERVFAIL", 1)
+    (reason,) = state.reasons(20)
+    assert reason.startswith("web.example.com has no address: not looked up yet")
+    assert state.as_json(20)["names"]["api.example.com"] == {
+        "addresses": ["203.0.113.25"],
+        "answer_age": 10,
+        "problem": "SERVFAIL",
+        "failures": 1,
+    }
+    state.follow([API])
+    assert state.reasons(20) == []
+    assert state.names[API].addresses == (ONE,), "what is known of a name that stays is kept"
+
+
+class Later:
+    """Keeps what should be called later."""
+
+    def __init__(self) -> None:
+        self.actions: list[Callable[[], object]] = []
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> None:
+        self.actions.append(callback)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_answers_are_put_in_place_in_bunches_and_told_afterwards(gone: bool) -> None:
+    state = State("macvlan0", 0.0)
+    state.follow([API, WEB])
+    told: list[tuple[Answers, set[HostName]]] = []
+
+    def changed(answers: Answers, names: Collection[HostName]) -> None:
+        assert not state.names[API].addresses, "told before it is in place"
+        told.append((answers, set(names)))
+
+    loop: Any = Later()
+    run = RunConfig(RouterConfig(Mode.LEGACY, {}, {}))
+    names = Names(run, state, loop, changed)
+    names._learnt(API, (ONE,), belief(ONE))
+    names._learnt(WEB, (TWO,), belief(TWO))
+    names._learnt(API, (ONE, TWO), belief(ONE, TWO))
+    names._learnt(HostName("gone.example.com"), (TWO,), belief(TWO))
+    if gone:
+        state.follow([API])
+    (put,) = loop.actions
+    put()
+    assert told == [({API: (ONE, TWO), WEB: (TWO,)}, {API, WEB})]
+    assert state.names[API].addresses == (ONE, TWO)
+    assert (WEB in state.names) != gone
