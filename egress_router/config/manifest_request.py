@@ -9,6 +9,7 @@ from egress_router.config.inputs import Inputs, Problems, SourceText
 from egress_router.config.pod import PodConfig, parse_pod
 from egress_router.errors import ConfigurationError, Problem
 from egress_router.model.manifests import Component, ManifestRequest
+from egress_router.model.router import Mode
 
 _OPTIONS = {"EGRESS_SOURCE": "--source", "EGRESS_GATEWAY": "--gateway", "EGRESS_HTTP_PROXY_PORT": "--http-port"}
 
@@ -59,7 +60,8 @@ def _parse(
 ) -> PodConfig | None:
     variable = component.destination_variable + "_FILE"
     env = {
-        "EGRESS_ROUTER_MODE": str(component.mode),
+        # The list of a redirect router is what the container that stays reads.
+        "EGRESS_ROUTER_MODE": str(Mode.LEGACY if component is Component.REDIRECT else component.mode),
         "EGRESS_SOURCE": source,
         "EGRESS_GATEWAY": gateway,
         variable: text.variable,

@@ -121,6 +121,8 @@ class PolicyPort:
 class ManifestSet:
     """Everything that the templates print. An object that is not wanted has None or is empty.
 
+    Without ``init_container`` the main one sets the pod up.
+
     ``policy_ports`` empty means any port. ``sysctls`` belong to the pod, ``unsafe_sysctls`` are those among them that
     the kubelet and the SCC must allow by name. Probes ask ``health_port``.
     """
@@ -138,6 +140,7 @@ class ManifestSet:
     destinations: str
     init_image: str
     main_image: str
+    init_container: bool
     privileged_init: bool
     sysctls: tuple[tuple[str, str], ...]
     unsafe_sysctls: tuple[str, ...]

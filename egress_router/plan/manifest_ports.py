@@ -9,7 +9,7 @@ from egress_router.model.router import PortRange, Protocol
 def claimed(request: ManifestRequest) -> list[tuple[Protocol, PortRange]]:
     """Return the ports that the router listens on or redirects, sorted, each once; ranges as they were written."""
     if request.rules is not None:
-        return sorted({(rule.protocol, rule.ports) for rule in request.rules.redirects})
+        return sorted({(rule.protocol, rule.ports) for rule in request.rules.claims})
     if request.dns is not None:
         return sorted((Protocol.TCP, PortRange(item.port, item.port)) for item in request.dns.destinations)
     port = request.http_port or 8080
@@ -27,9 +27,17 @@ def service_port_count(request: ManifestRequest) -> int:
     return sum(len(ports) for _, ports in claimed(request))
 
 
+def fallback_lines(request: ManifestRequest) -> list[int]:
+    """Return the lines that take every port which no other one claims."""
+    if request.rules is None:
+        return []
+    named = request.rules.named_fallback
+    return [*(rule.line for rule in request.rules.fallbacks), *([named.line] if named else [])]
+
+
 def policy_ports(request: ManifestRequest, attach: Attach) -> tuple[PolicyPort, ...]:
     """Return the ports that the NetworkPolicy opens; none where a fallback takes every port."""
-    if request.rules is not None and request.rules.fallbacks:
+    if fallback_lines(request):
         return ()
     if attach is Attach.SDN:
         # OpenShift SDN's network policy has no endPort.

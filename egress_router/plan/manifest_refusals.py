@@ -10,7 +10,7 @@ from egress_router.model.addresses import Family
 from egress_router.model.manifests import Attach, Component, Forwarding, ManifestRequest, Platform
 from egress_router.model.router import Protocol
 from egress_router.model.run import HEALTH_PORT
-from egress_router.plan.manifest_ports import claimed, service_port_count
+from egress_router.plan.manifest_ports import claimed, fallback_lines, service_port_count
 
 #: RFC 1035 label, as names of Services must be; "-NN" of a router must still fit 63 characters.
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,57}[a-z0-9])?", re.ASCII)
@@ -58,8 +58,8 @@ def refusals(request: ManifestRequest) -> list[Problem]:
 def warnings_about(request: ManifestRequest) -> tuple[Problem, ...]:
     """Return what works but may not be what was meant."""
     found = []
-    if request.rules is not None and request.rules.fallbacks and not request.headless:
-        lines = ", ".join(str(rule.line) for rule in request.rules.fallbacks)
+    lines = ", ".join(map(str, fallback_lines(request)))
+    if lines and not request.headless:
         message = f"the fallback of line {lines} takes every port, the Service has only those of the other lines"
         found.append(Problem("--destinations", None, "", message, "--headless makes the Service name the pods"))
     if forwarding_of(request) is Forwarding.POD:
@@ -125,6 +125,10 @@ def _network(request: ManifestRequest) -> Iterator[Problem]:
     if request.forwarding is not None and request.component is not Component.REDIRECT:
         message = f"the {request.component} router does not forward, its init container needs no more privileges"
         yield Problem("--forwarding", None, str(request.forwarding), message, "leave it out")
+    if request.rules is not None and request.rules.names and forwarding_of(request) is Forwarding.INIT:
+        name = request.rules.names[0]
+        message = f"{name} is a name: there is no init container then, and IPv6 forwarding needs one"
+        yield Problem("--destinations", None, "", message, "--forwarding pod or network, an IPv4 source, or addresses")
     if request.forwarding is Forwarding.NETWORK and request.parent_interface is None:
         message = "needs a network attachment that is written here"
         yield Problem("--forwarding", None, "network", message, "--parent-interface NIC, or another --forwarding")
@@ -149,4 +153,4 @@ def _service(request: ManifestRequest) -> Iterator[Problem]:
 
 
 def _falls_back(request: ManifestRequest) -> bool:
-    return request.rules is not None and bool(request.rules.fallbacks)
+    return bool(fallback_lines(request))

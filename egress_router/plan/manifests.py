@@ -58,6 +58,8 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
         destinations=request.destinations,
         init_image=_image(request, Component.REDIRECT, version),
         main_image=_image(request, request.component, version),
+        # ``init`` refuses names, and ``run`` does all that it does.
+        init_container=request.rules is None or not request.rules.names,
         privileged_init=forwarding is Forwarding.INIT,
         sysctls=sysctls,
         unsafe_sysctls=unsafe,
