@@ -77,8 +77,8 @@ class Translator:
         # Squid's own tag tells a request that it refused from one that the server answered with 403.
         return self._decide(_text(raw.host) or "", raw.port, raw.rule, raw.line, raw.server, raw.tag)
 
-    def json(self, raw: RawLine) -> str | None:
-        """Return the JSON text of a raw line; None when it is not one of ours."""
+    def json(self, raw: RawLine, decision: Mapping[str, str | int | None]) -> str | None:
+        """Return the JSON text of a raw line and what was decided; None when it is not one of ours."""
         try:
             stamp = datetime.fromtimestamp(float(raw.time), UTC).isoformat(timespec="milliseconds")
             head = {
@@ -93,7 +93,7 @@ class Translator:
             }
         except ValueError:
             return None
-        return json.dumps(head | dict(self.decision(raw)), ensure_ascii=True)
+        return json.dumps({**head, **decision}, ensure_ascii=True)
 
     def _decision(
         self, host: str, port: str, rule: str, line: str, server: str, tag: str
@@ -151,21 +151,22 @@ class AccessLog(LinePipe):
         written = []
         for text in (line.decode("utf-8", "replace") for line in lines):
             raw = parse(text)
-            entry = self._translator.json(raw) if raw and self._output else ""
+            decision = self._translator.decision(raw) if raw else {}
+            entry = self._translator.json(raw, decision) if raw and self._output else ""
             if raw is None or entry is None:
                 log.warning("access log: a line that is not ours was dropped (%d characters)", len(text))
                 continue
             written.append(entry.encode())
-            self._count(raw, counts)
+            _count(raw, decision, counts)
         self._tally.add(counts)
         if self._output:
             self._output.put(written)
 
-    def _count(self, raw: RawLine, counts: HttpCounts) -> None:
-        decision = self._translator.decision(raw)
-        counts.decisions["invalid" if raw.rule == "-" else str(decision["decision"])] += 1
-        counts.sent += int(raw.size)
-        if "rule" in decision:
-            counts.destinations[str(decision["rule"])] += 1
-        if (error := error_word(raw.error, raw.server)) and decision["decision"] == "allow":
-            counts.errors[error] += 1
+
+def _count(raw: RawLine, decision: Mapping[str, str | int | None], counts: HttpCounts) -> None:
+    counts.decisions["invalid" if raw.rule == "-" else str(decision["decision"])] += 1
+    counts.sent += int(raw.size)
+    if "rule" in decision:
+        counts.destinations[str(decision["rule"])] += 1
+    if raw.error != "-" and decision["decision"] == "allow" and (error := error_word(raw.error, raw.server)):
+        counts.errors[error] += 1

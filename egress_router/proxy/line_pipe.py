@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
@@ -15,6 +16,8 @@ CHUNK = 1 << 16
 #: Bytes that a child may be ahead of us; the most that an unprivileged process may ask for. Squid waits when it is
 #: full, HAProxy drops lines.
 PIPE_BYTES = 1 << 20
+#: Lines that come in this time are read together.
+GATHER_SECONDS = 0.01
 
 
 class LinePipe:
@@ -50,4 +53,6 @@ class LinePipe:
             except Exception:
                 # A child that nobody reads any more would stop serving.
                 log.exception("%d lines of the access log could not be read", len(lines))
+            # A busy proxy would wake us for every line.
+            time.sleep(GATHER_SECONDS)
         os.close(self._read_end)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import threading
 from collections.abc import Sequence
 
@@ -18,7 +19,9 @@ WAITING = 4 << 20
 
 
 class LogOutput:
-    """Writes lines to ``descriptor`` from a thread of its own. All methods may be called from any thread."""
+    """Writes lines to ``descriptor``: at once what it takes without waiting, the rest from a thread of its own. All
+    methods may be called from any thread.
+    """
 
     def __init__(self, descriptor: int, waiting: int = WAITING) -> None:
         self._descriptor = descriptor
@@ -27,7 +30,9 @@ class LogOutput:
         self._waiting: list[bytes] = []
         self._lines = 0
         self._size = 0
-        self._closing = False
+        self._closing = self._writing = False
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
         self.lost = 0
         self._thread = threading.Thread(target=self._run, name="log-output", daemon=True)
         self._thread.start()
@@ -38,6 +43,10 @@ class LogOutput:
             return
         data = b"\n".join(lines) + b"\n"
         with self._changed:
+            if not self._waiting and not self._writing:
+                data = self._write_now(data)
+                if not data:
+                    return
             if self._size + len(data) > self._limit:
                 self.lost += len(lines)
                 return
@@ -53,6 +62,18 @@ class LogOutput:
             self._changed.notify()
         self._thread.join(seconds)
 
+    def _write_now(self, data: bytes) -> bytes:
+        """Write what the descriptor takes without waiting; return the rest. A pipe that is ready takes PIPE_BUF bytes
+        at once (pipe(7)).
+        """
+        try:
+            while data and self._poll.poll(0) == [(self._descriptor, select.POLLOUT)]:
+                data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
+        except OSError:
+            # The thread finds it too, and counts.
+            pass
+        return data
+
     def _run(self) -> None:
         told = 0
         while True:
@@ -61,13 +82,15 @@ class LogOutput:
                 data, lines = b"".join(self._waiting), self._lines
                 self._waiting.clear()
                 self._size = self._lines = 0
+                self._writing = bool(data)
             if not data:
                 return
-            if not self._write(data):
-                with self._changed:
-                    self.lost += lines
+            written = self._write(data)
+            with self._changed:
+                self._writing = False
+                self.lost += 0 if written else lines
             # Told only when the reader is back: our messages may have the same one.
-            elif self.lost > told:
+            if written and self.lost > told:
                 log.warning("%d lines of the access log were lost: nobody read them", self.lost - told)
                 told = self.lost
 

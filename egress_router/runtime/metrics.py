@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from egress_router.endpoint.metrics import common, reloads
+from egress_router.endpoint.name_figures import NameFigures, name_figures
 from egress_router.kernel.conntrack import fill
 from egress_router.runtime.live import LiveRouter
 from egress_router.runtime.state import State
@@ -83,16 +84,8 @@ def _own(state: State) -> Iterable[Metric]:
 
 
 def _names(state: State) -> Iterable[Metric]:
-    label = ("name",)
-    prefix = "egress_router_name_"
-    addresses = GaugeMetricFamily(f"{prefix}addresses", "Addresses in use for a name.", labels=label)
-    age = GaugeMetricFamily(f"{prefix}answer_age_seconds", "Seconds since the last good answer.", labels=label)
-    failures = CounterMetricFamily(f"{prefix}failures", "Look-ups that brought no answer.", labels=label)
-    now = time.monotonic()
-    for name, item in list(state.names.items()):
-        addresses.add_metric((str(name),), len(item.addresses))
-        if item.answered is not None:
-            age.add_metric((str(name),), now - item.answered)
-        failures.add_metric((str(name),), item.failures)
-    if state.names:
-        yield from (addresses, age, failures)
+    names = (
+        NameFigures(str(name), len(item.addresses), item.answered, item.failures)
+        for name, item in list(state.names.items())
+    )
+    return name_figures(names, time.monotonic())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,3 +183,16 @@ def test_the_rules_for_the_operator_are_the_same() -> None:
     resource = yaml.safe_load((FOLDER / "alerts-prometheus-rule.yaml").read_text())
     assert (resource["kind"], resource["apiVersion"]) == ("PrometheusRule", "monitoring.coreos.com/v1")
     assert resource["spec"] == yaml.safe_load(RULES.read_text())
+
+
+def test_the_queries_of_the_dashboard_are_valid(tmp_path: Path) -> None:
+    """As rules, which promtool parses; Grafana's variables stand in quotes and need no value."""
+    panels = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
+    queries = [item["expr"] for panel in panels for item in panel.get("targets", ())]
+    assert len(queries) > 40
+    file = tmp_path / "queries.yaml"
+    written = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": written}]}))
+    done = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"SUCCESS: {len(queries)} rules found" in done.stdout

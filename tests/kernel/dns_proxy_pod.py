@@ -63,6 +63,7 @@ class DnsProxyPod:
             "EGRESS_SHUTDOWN_GRACE": "5",
             **{f"EGRESS_{name}": value for name, value in env.items()},
         }
+        self.backend = "auto"
         self.process: subprocess.Popen[Any] | None = None
 
     def __enter__(self) -> DnsProxyPod:
@@ -89,6 +90,7 @@ class DnsProxyPod:
             "EGRESS_SOURCE": self.source,
             "EGRESS_GATEWAY": ",".join(gateways[family] for family in self.families),
             "EGRESS_DAD": "off",
+            "EGRESS_NAT_BACKEND": self.backend,
         }
         self.router.run([*PYTHON, "init"], env=env, cwd=ROOT)
 

@@ -112,11 +112,14 @@ def test_trouble(lab: Lab, open_directory: Path) -> None:
         assert pod.process.wait(15) == 0
 
 
-def test_the_egress_side_does_not_reach_it(lab: Lab, open_directory: Path) -> None:
-    """In either CNI shape, at either address of the pod, while the cluster does."""
+@pytest.mark.parametrize(("shape", "backend"), [("bridge", "nftables"), ("point-to-point", "iptables")])
+def test_the_egress_side_does_not_reach_it(lab: Lab, backend: str, open_directory: Path) -> None:
+    """At any address of the pod, while the cluster does."""
     lab.echo(GOOD, tcp=[80])
     outsider = lab.machine("outsider", "192.0.2.99")
-    with DnsProxyPod(lab, open_directory, f"80 {GOOD}\n") as pod:
+    pod = DnsProxyPod(lab, open_directory, f"80 {GOOD}\n")
+    pod.backend = backend
+    with pod:
         for address in pod.router.addresses.values():
             endpoint = Endpoint(pod.client, str(address))
             assert endpoint.ready()

@@ -6,13 +6,12 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from egress_router import __version__
 from egress_router.lab import Lab
-from egress_router.lab.servers import HttpServer
 from tests.kernel.endpoint import Endpoint
 from tests.kernel.http_pod import Client, Proxy
 
@@ -25,40 +24,29 @@ ERRORS = "egress_router_http_request_errors_total"
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab(nodes=1, shape="bridge") as lab:
-        yield lab
-
-
-@pytest.fixture
-def server(lab: Lab) -> HttpServer:
-    return lab.http(GOOD, port=80)
-
-
-@pytest.fixture
-def proxy(lab: Lab) -> Iterator[Proxy]:
+def proxy(make_lab: Callable[..., Lab]) -> Iterator[Proxy]:
+    lab = make_lab(nodes=1, shape="bridge")
+    lab.http(GOOD, port=80)
     with Proxy(lab) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def client(lab: Lab, proxy: Proxy) -> Client:
-    return Client(lab, proxy)
+def client(proxy: Proxy) -> Client:
+    return Client(proxy.lab, proxy)
 
 
 @pytest.fixture
-def endpoint(proxy: Proxy, client: Client) -> Endpoint:
-    return Endpoint(client.pod, proxy.address)
+def endpoint(client: Client) -> Endpoint:
+    return Endpoint(client.pod, client.proxy.address)
 
 
 @pytest.mark.parametrize("access_log", ["on", "off"])
-def test_requests_are_counted(
-    lab: Lab, proxy: Proxy, client: Client, server: HttpServer, endpoint: Endpoint, access_log: str
-) -> None:
+def test_requests_are_counted(proxy: Proxy, client: Client, endpoint: Endpoint, access_log: str) -> None:
     """Also where the access log is off."""
-    lab.echo(GOOD, tcp=[443])
-    lab.dns.set("free.example", A=[GOOD])
-    lab.dns.set("perdu.example", A=[GOOD])
+    proxy.lab.echo(GOOD, tcp=[443])
+    proxy.lab.dns.set("free.example", A=[GOOD])
+    proxy.lab.dns.set("perdu.example", A=[GOOD])
     proxy.write_policy(f"!perdu.example\nfree.example\n*.example\n{GOOD}:443\n{DEAD}\n")
     proxy.start(env={"EGRESS_HTTP_PROXY_ACCESS_LOG": access_log})
     endpoint.until(endpoint.ready, "the proxy is ready")
@@ -95,7 +83,7 @@ def test_requests_are_counted(
         assert proxy.out.read_text() == ""
 
 
-def test_reloads_and_deaths_are_counted(proxy: Proxy, client: Client, server: HttpServer, endpoint: Endpoint) -> None:
+def test_reloads_and_deaths_are_counted(proxy: Proxy, client: Client, endpoint: Endpoint) -> None:
     ok, failed = (f'egress_router_reloads_total{{result="{word}"}}' for word in ("ok", "failed"))
     good = "egress_router_last_reload_successful"
     proxy.write_policy("*\n")
@@ -119,7 +107,7 @@ def test_reloads_and_deaths_are_counted(proxy: Proxy, client: Client, server: Ht
 
 
 def test_a_squid_that_hangs_is_unready_but_its_supervisor_is_healthy(
-    proxy: Proxy, client: Client, server: HttpServer, endpoint: Endpoint
+    proxy: Proxy, client: Client, endpoint: Endpoint
 ) -> None:
     proxy.start("*")
     endpoint.until(endpoint.ready, "the proxy is ready")
@@ -141,7 +129,7 @@ def test_a_squid_that_hangs_is_unready_but_its_supervisor_is_healthy(
     assert proxy.process.wait(20) == 0
 
 
-def test_the_cache_manager_stays_closed(proxy: Proxy, client: Client, server: HttpServer, endpoint: Endpoint) -> None:
+def test_the_cache_manager_stays_closed(proxy: Proxy, client: Client, endpoint: Endpoint) -> None:
     proxy.start("*")
     endpoint.until(endpoint.ready, "the proxy is ready")
     conf = next(proxy.run_directory.glob("generation-*/squid.conf"))
@@ -160,9 +148,7 @@ def test_the_cache_manager_stays_closed(proxy: Proxy, client: Client, server: Ht
     assert answers == [b"403", b"200"]
 
 
-def test_a_reader_of_the_log_that_stalls_stops_nothing(
-    proxy: Proxy, client: Client, server: HttpServer, endpoint: Endpoint
-) -> None:
+def test_a_reader_of_the_log_that_stalls_stops_nothing(proxy: Proxy, client: Client, endpoint: Endpoint) -> None:
     """The log fills the pipe, then our memory for it; the rest is lost and counted, and the log goes on afterwards."""
     name = ".".join(["x" * 60] * 4)
     read_end, write_end = os.pipe()
