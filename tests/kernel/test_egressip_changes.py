@@ -47,8 +47,11 @@ def test_connections_through_a_dead_holder_end_at_once(two_holders: EgressCluste
         stream.connect((SERVICE, 80))
         stream.sendall(b"hello")
         assert stream.recv(200).decode().split()[0] == first
+        tracked = ["conntrack", "-L", "-p", "tcp", "--orig-src", str(client.addresses[4])]
+        assert "dport=80" in lab.nodes[0].run(tracked).stdout, "positive control"
         lab.unplug(holder)
         cluster.until(partial(uses, cluster, client, second))
+        cluster.until(lambda: "dport=80" not in lab.nodes[0].run(tracked).stdout)
         stream.sendall(b"still here?")
         with pytest.raises(ConnectionResetError):
             stream.recv(200)
