@@ -20,6 +20,8 @@ from egress_router.model.node import (
 from egress_router.render.node_guard import GUARD
 
 TABLE = "egress_node"
+#: Sets of the ARP table.
+_ARP_SETS = ("here", "quiet")
 #: Ways whose names are words of nft.
 _CHAIN = {"drop": "dropped"}
 _KEEP = 0xFFFFFFFF ^ MARK_MASK
@@ -56,6 +58,7 @@ def elements(state: NodeState) -> Elements:
         }
     found["stay"] = {_hex(mark_of(slot)): f"goto to_{slot}" for slot in sorted({h.slot for h in state.holders})}
     found["stay"][_hex(mark_of(OWN_SLOT))] = "goto own"
+    found["here"] = {text: "" for text in state.held if ":" not in text}
     found["quiet"] = {text: "" for text in state.quiet if ":" not in text}
     found["quiet6"] = {f"0x{int(IPv6Address(text)):032x}": "" for text in state.quiet if ":" in text}
     return found
@@ -75,10 +78,13 @@ def replace_script(settings: NodeSettings, state: NodeState, mtu: int) -> str:
         lines += _holder_chain(holder)
     lines += _chains(settings, mtu)
     lines += ["}", f"table arp {TABLE} {{}}", f"delete table arp {TABLE}", f"table arp {TABLE} {{"]
-    lines += _set("quiet", "ipv4_addr", have["quiet"])
+    for name in _ARP_SETS:
+        lines += _set(name, "ipv4_addr", have[name])
     lines += [
         "  chain answer {",
         "    type filter hook input priority filter; policy accept;",
+        # The kernel answers for all its addresses on all interfaces (ip-sysctl, arp_ignore); IPv6 does not.
+        f'    iifname != "{settings.interface}" arp daddr ip @here drop',
         "    arp daddr ip @quiet drop",
         "  }",
         "}",
@@ -99,7 +105,7 @@ def change_script(before: NodeState, after: NodeState) -> str:
             first += [f"add chain inet {TABLE} to_{holder.slot}"]
             first += [f"add rule inet {TABLE} to_{holder.slot} {rule.strip()}" for rule in _holder_chain(holder)[1:-1]]
     for name in new:
-        where = f"{'arp' if name == 'quiet' else 'inet'} {TABLE} {name}"
+        where = f"{'arp' if name in _ARP_SETS else 'inet'} {TABLE} {name}"
         removed = {key: value for key, value in old[name].items() if new[name].get(key) != value}
         added = {key: value for key, value in new[name].items() if old[name].get(key) != value}
         if removed:

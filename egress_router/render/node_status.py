@@ -13,20 +13,15 @@ def status_text(status: Mapping[str, Any]) -> str:
     first, what was dropped and why, then what works.
     """
     state = "ready" if status["ready"] else "NOT READY"
-    lines = [
-        f"node {status['node']}: {state}{', draining' if status['draining'] else ''}, {status['pods']} pod addresses"
-    ]
+    draining = ", draining" if status["draining"] else ""
+    lines = [f"node {status['node']}: {state}{draining}, {status['pods']} pod addresses"]
     lines += [f"  PROBLEM {problem}" for problem in status["problems"]]
-    spaces = sorted(
-        status["namespaces"].items(), key=lambda item: (item[1]["via"] != [], not item[1]["reasons"], item[0])
-    )
-    for name, space in spaces:
+    for name, space in sorted(status["namespaces"].items(), key=_worst_first):
         ways = ", ".join(_way(status, via) for via in space["via"])
         lines.append(f"namespace {name}: {'leaves with ' + ways if ways else 'DROP'}")
         lines += [f"    {reason}" for reason in space["reasons"]]
-    lines.append(
-        f"{status['other_namespaces']} namespaces without egress IPs leave with the address of their pods' node"
-    )
+    others = status["other_namespaces"]
+    lines.append(f"{others} namespaces without egress IPs leave with the address of their pods' node")
     dropped = sorted(status["dropped_packets"].items())
     lines += [f"dropped {count} packets: {DROPS.get(why, why)}" for why, count in dropped if count]
     lines.append(f"holds {', '.join(status['held']) or 'nothing'}")

@@ -167,6 +167,18 @@ def two_holders(lab: Lab, state: Path, world: World) -> EgressCluster:
     return cluster
 
 
+def one_client(cluster: EgressCluster) -> tuple[Host, str, str, Host]:
+    """Start the agents of ``two_holders``; return a pod of toto on the first node, the address that it leaves with, the
+    other one, and the node that holds the first.
+    """
+    client = cluster.pod("client", "toto", 0)
+    cluster.start()
+    cluster.settle()
+    first = cluster.source_of(client)
+    assert first in (FIRST, SECOND)
+    return client, first, SECOND if first == FIRST else FIRST, cluster.lab.nodes[1 if first == FIRST else 2]
+
+
 @contextmanager
 def talking(send: Callable[[], str], every: float = 0.01) -> Iterator[list[tuple[float, str]]]:
     """Call ``send`` again and again in a thread; the list fills with (time, answer or "")."""

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from egress_router.lab import Host
-from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, WORLDS, EgressCluster
+from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, WORLDS, EgressCluster, one_client
 
 pytestmark = pytest.mark.root
 
@@ -41,17 +41,17 @@ def test_connections_through_a_dead_holder_end_at_once(two_holders: EgressCluste
     """They cannot go on with another source; the client hears it and connects anew."""
     cluster = two_holders
     lab = cluster.lab
-    client = cluster.pod("client", "toto", 0)
-    cluster.start()
-    cluster.settle()
+    client, first, second, holder = one_client(cluster)
     with client.socket(2, 1) as stream, lab.capture() as capture:
         stream.settimeout(5)
         stream.connect((SERVICE, 80))
         stream.sendall(b"hello")
-        first = stream.recv(200).decode().split()[0]
-        second = SECOND if first == FIRST else FIRST
-        lab.unplug(lab.nodes[1 if first == FIRST else 2])
+        assert stream.recv(200).decode().split()[0] == first
+        tracked = ["conntrack", "-L", "-p", "tcp", "--orig-src", str(client.addresses[4])]
+        assert "dport=80" in lab.nodes[0].run(tracked).stdout, "positive control"
+        lab.unplug(holder)
         cluster.until(partial(uses, cluster, client, second))
+        cluster.until(lambda: "dport=80" not in lab.nodes[0].run(tracked).stdout)
         stream.sendall(b"still here?")
         with pytest.raises(ConnectionResetError):
             stream.recv(200)

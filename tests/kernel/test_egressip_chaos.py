@@ -19,6 +19,7 @@ from tests.kernel.egress_cluster import (
     WORLDS,
     EgressCluster,
     World,
+    one_client,
     talking,
 )
 
@@ -44,12 +45,7 @@ def wipe(node: Host) -> None:
 def test_a_rebooted_holder_is_used_when_its_translations_stand(two_holders: EgressCluster) -> None:
     cluster = two_holders
     lab = cluster.lab
-    client = cluster.pod("client", "toto", 0)
-    cluster.start()
-    cluster.settle()
-    first = cluster.source_of(client)
-    second = SECOND if first == FIRST else FIRST
-    node = lab.nodes[1 if first == FIRST else 2]
+    client, first, second, node = one_client(cluster)
     with lab.capture() as capture, talking(partial(cluster.source_of, client, timeout=0.05)) as heard:
         lab.unplug(node)
         cluster.until(lambda: bool(heard) and heard[-1][1] == second)

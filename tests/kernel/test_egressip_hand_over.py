@@ -7,15 +7,11 @@ from functools import partial
 
 import pytest
 
-from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, SERVICE6, EgressCluster, World, talking
+from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, SERVICE6, EgressCluster, World, one_client, talking
 
 pytestmark = pytest.mark.root
 
 FIRST6 = "2001:db8:2::45"
-
-
-def holder_of(cluster: EgressCluster, source: str) -> int:
-    return 1 if source == FIRST else 2
 
 
 def test_drain_loses_nothing(two_holders: EgressCluster) -> None:
@@ -24,12 +20,7 @@ def test_drain_loses_nothing(two_holders: EgressCluster) -> None:
 
     cluster = two_holders
     lab = cluster.lab
-    client = cluster.pod("client", "toto", 0)
-    cluster.start()
-    cluster.settle()
-    first = cluster.source_of(client)
-    second = SECOND if first == FIRST else FIRST
-    node = lab.nodes[holder_of(cluster, first)]
+    client, first, second, node = one_client(cluster)
     with client.socket(2, 1) as stream, lab.capture() as capture:
         stream.settimeout(2)
         stream.connect((SERVICE, 80))
@@ -78,12 +69,7 @@ def test_a_drained_node_is_silent(two_holders: EgressCluster) -> None:
 def test_the_return_of_a_node_cuts_no_connection(two_holders: EgressCluster) -> None:
     cluster = two_holders
     lab = cluster.lab
-    client = cluster.pod("client", "toto", 0)
-    cluster.start()
-    cluster.settle()
-    first = cluster.source_of(client)
-    second = SECOND if first == FIRST else FIRST
-    node = lab.nodes[holder_of(cluster, first)]
+    client, first, second, node = one_client(cluster)
     lab.unplug(node)
     cluster.until(lambda: cluster.source_of(client, timeout=0.2) == second)
     with client.socket(2, 1) as stream:

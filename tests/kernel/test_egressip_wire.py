@@ -39,6 +39,10 @@ def test_an_address_is_probed_then_announced_and_answered_in_one_place(two_holde
         capture.clear()
         assert lab.gateway.run(["arping", "-c", "3", "-w", "3", "-I", "eth0", FIRST]).returncode == 0
         assert {str(mac) for mac in capture.owners(FIRST)} == {holder.mac("eth0")}
+    pod = cluster.pod("pod", "toto", 1)
+    asking = ["arping", "-c", "2", "-w", "2", "-f", "-I", "eth0"]
+    assert pod.run([*asking, str(holder.addresses[4])], check=False).returncode == 0, "positive control"
+    assert pod.run([*asking, FIRST], check=False).returncode != 0, "it is answered on the outside interface only"
     shown = holder.ip("-4 addr show dev eth0")
     assert f"inet {FIRST}/32" in shown
     assert "eth0:egress" in shown
