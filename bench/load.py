@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from bench.cost import Spent
 from egress_router.lab import Host
 from egress_router.lab.addressing import Address
 
@@ -30,18 +31,22 @@ frontend answer
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
-def answer_http(host: Host, directory: Path, port: int = 80) -> None:
-    """Start the HAProxy that answers on SERVICE; it listens when this returns."""
+def answer_http(host: Host, directory: Path, port: int = 80) -> int:
+    """Start the HAProxy that answers on SERVICE and return its pid; it listens by then."""
     config = directory / f"answer-{port}.cfg"
     config.write_text(HAPROXY.replace(f"{SERVICE}:80", f"{SERVICE}:{port}"))
-    host.popen(["haproxy", "-db", "-f", str(config)])
+    server = host.popen(["haproxy", "-db", "-f", str(config)])
     wait_for_port(host, SERVICE, port)
+    return server.pid
 
 
-def answer_iperf(host: Host, port: int = 5201) -> None:
-    """Start an iperf3 server on SERVICE; it listens when this returns."""
-    host.popen(["iperf3", "-s", "-p", str(port), "-B", SERVICE], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def answer_iperf(host: Host, port: int = 5201) -> int:
+    """Start an iperf3 server on SERVICE and return its pid; it listens by then."""
+    server = host.popen(
+        ["iperf3", "-s", "-p", str(port), "-B", SERVICE], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     wait_for_port(host, SERVICE, port)
+    return server.pid
 
 
 def answer_datagrams(host: Host, port: int = 7000) -> None:
@@ -65,15 +70,21 @@ def wait_for_port(host: Host, address: Address | str, port: int, seconds: float 
                 return time.monotonic() - began
 
 
-def wrk(client: Host, url: str, seconds: float, *, keep: bool = False, script: Path | None = None) -> dict[str, float]:
-    """Ask with 32 connections; return ``rate`` in requests per second, ``p50``, ``p99`` of latency in seconds and how
-    many ``failed``. Each request has a connection of its own unless ``keep``. Raises RuntimeError for other answers
-    than 2xx.
+def wrk(
+    client: Host, url: str, *servers: int, keep: bool = False, script: Path | None = None, seconds: int = 1
+) -> dict[str, float]:
+    """Ask with 32 connections; return ``rate`` in requests per second, ``work`` in requests per second of processor
+    time (wrk's and that of ``servers``, pids), ``p50``, ``p99`` of latency in seconds and how many ``failed``.
+
+    Each request has a connection of its own unless ``keep``. Raises RuntimeError for other answers than 2xx.
     """
-    command = ["wrk", "-t1", "-c32", f"-d{max(1, round(seconds))}s", "--latency"]
+    command = ["wrk", "-t1", "-c32", f"-d{seconds}s", "--latency"]
     command += [] if keep else ["-H", "Connection: close"]
     command += [] if script is None else ["-s", str(script)]
-    return wrk_figures(client.run([*command, url], timeout=seconds + 30).stdout)
+    with Spent(*servers) as spent:
+        output = client.run([*command, url], timeout=seconds + 30).stdout
+    found = wrk_figures(output)
+    return {**found, "work": found["requests"] / spent.seconds}
 
 
 def wrk_figures(output: str) -> dict[str, float]:
@@ -90,9 +101,13 @@ def wrk_figures(output: str) -> dict[str, float]:
     return found
 
 
-def iperf_tcp(client: Host, address: Address | str, port: int, seconds: float) -> float:
-    """Return Gbit/s of one TCP connection, as the receiver saw it."""
-    return iperf(client, address, port, seconds)["end"]["sum_received"]["bits_per_second"] / 1e9  # type: ignore[no-any-return]
+def iperf_tcp(client: Host, address: Address | str, port: int, seconds: float, server: int) -> dict[str, float]:
+    """Return ``throughput`` of one TCP connection in Gbit/s, as the receiver saw it, and ``carried``: Gbit per second
+    of processor time (the client's and that of ``server``, a pid).
+    """
+    with Spent(server) as spent:
+        end = iperf(client, address, port, seconds)["end"]["sum_received"]
+    return {"throughput": end["bits_per_second"] / 1e9, "carried": end["bytes"] * 8 / 1e9 / spent.seconds}
 
 
 def iperf_small(client: Host, address: Address | str, port: int, seconds: float) -> dict[str, float]:

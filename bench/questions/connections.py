@@ -22,12 +22,12 @@ MADE_BY = {LINEAR: SCRIPT_QUIET, "nftables": "nftables", "iptables": "iptables"}
 def measure(run: Run) -> None:
     """Ask through routers of every size, and without one."""
     with tempfile.TemporaryDirectory() as directory, Lab(nodes=1) as lab:
-        answer_http(lab.services, Path(directory))
+        server = answer_http(lab.services, Path(directory))
         client = lab.pod("client")
 
         def turn(router: Host | None, address: Address | str, port: int) -> dict[str, float]:
             forget_connections(client, lab.nodes[0], lab.gateway, *([router] if router else []))
-            return wrk(client, f"http://{address}:{port}/", 1)
+            return wrk(client, f"http://{address}:{port}/", server)
 
         routers = RouterPods(lab, Path(directory), run)
         arms = [Arm(DIRECT, partial(turn, None, SERVICE, 80))]
@@ -45,6 +45,7 @@ QUESTION = Question(
     size_means="destinations",
     metrics=(
         Metric("rate", "Connections per second", "/s"),
+        Metric("work", "Connections per second of processor time, client's and server's", "/s"),
         Metric("p50", "Latency of a request with its connection, median", "ms", 1e3),
         Metric("p99", "Latency of a request with its connection, 99th percentile", "ms", 1e3),
         Metric("failed", "Failed connections", ""),
@@ -52,6 +53,7 @@ QUESTION = Question(
     tables=(
         SizeTable("rate", (*BACKENDS, LINEAR), DIRECT, sizeless=(DIRECT,)),
         GrowthTable("rate", (*BACKENDS, LINEAR)),
+        SizeTable("work", (*BACKENDS, LINEAR), DIRECT, sizeless=(DIRECT,), plot=False),
         SizeTable("p50", (*BACKENDS, LINEAR), DIRECT, sizeless=(DIRECT,), plot=False),
         SizeTable("p99", (*BACKENDS, LINEAR), DIRECT, sizeless=(DIRECT,), plot=False),
     ),

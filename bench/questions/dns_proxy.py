@@ -31,8 +31,7 @@ def measure(run: Run) -> None:
     with tempfile.TemporaryDirectory() as folder, Lab(nodes=1) as lab:
         directory = Path(folder)
         directory.chmod(0o777)
-        answer_http(lab.services, directory)
-        answer_iperf(lab.services, IPERF)
+        web, bulk = answer_http(lab.services, directory), answer_iperf(lab.services, IPERF)
         lab.echo(ECHO, tcp=[ECHO_PORT])
         lab.dns.set(NAME, A=[SERVICE], ttl=3600)
         lab.dns.set(ECHO_NAME, A=[ECHO], ttl=3600)
@@ -43,8 +42,8 @@ def measure(run: Run) -> None:
 
             def turn(address: Address | str) -> dict[str, float]:
                 forget_connections(*hosts)
-                found = wrk(proxy.client, f"http://{address}:{WEB}/", 1)
-                return {**found, "throughput": iperf_tcp(proxy.client, address, IPERF, 2)}
+                found = wrk(proxy.client, f"http://{address}:{WEB}/", web)
+                return {**found, **iperf_tcp(proxy.client, address, IPERF, 2, bulk)}
 
             arms = [
                 Arm(DIRECT, partial(turn, SERVICE)),

@@ -36,13 +36,12 @@ def measure(run: Run) -> None:
 
 
 def _packets(run: Run, lab: Lab, directory: Path) -> None:
-    answer_http(lab.services, directory)
-    answer_iperf(lab.services, IPERF)
+    web, bulk = answer_http(lab.services, directory), answer_iperf(lab.services, IPERF)
 
     def turn(node: Host, client: Host) -> dict[str, float]:
         forget_connections(node, lab.gateway, client)
-        rate = wrk(client, f"http://{SERVICE}/", 1)
-        return {**rate, "throughput": iperf_tcp(client, SERVICE, IPERF, run.pick(2, 1))}
+        rate = wrk(client, f"http://{SERVICE}/", web)
+        return {**rate, **iperf_tcp(client, SERVICE, IPERF, run.pick(2, 1), bulk)}
 
     arms = []
     for number, size in enumerate((0, *run.sizes)):
@@ -77,6 +76,8 @@ QUESTION = Question(
         Metric("silent", "Longest time without an answer", "ms", 1e3),
         Metric("lost", "Packets lost, of one every 2 ms", ""),
         Metric("rate", "New connections per second", "/s"),
+        Metric("work", "Connections per second of processor time, client's and server's", "/s"),
+        Metric("carried", "TCP, of a second of processor time", "Gbit"),
         Metric("p99", "Latency of a request with its connection, 99th percentile", "ms", 1e3),
         Metric("throughput", "TCP throughput", "Gbit/s"),
     ),
@@ -86,6 +87,8 @@ QUESTION = Question(
         Distribution("lost", (CUT, DRAIN)),
         SizeTable("rate", (OURS,), PLAIN, sizeless=(PLAIN,)),
         SizeTable("throughput", (OURS,), PLAIN, sizeless=(PLAIN,)),
+        SizeTable("work", (OURS,), PLAIN, sizeless=(PLAIN,), plot=False),
+        SizeTable("carried", (OURS,), PLAIN, sizeless=(PLAIN,), plot=False),
         SizeTable("p99", (OURS,), PLAIN, sizeless=(PLAIN,), plot=False),
         GrowthTable("rate", (OURS,)),
         GrowthTable("throughput", (OURS,)),

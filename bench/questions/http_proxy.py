@@ -32,10 +32,10 @@ def measure(run: Run) -> None:
         def through(form: Form) -> dict[str, float]:
             before = form.processor_seconds()
             url = f"http://{router.addresses[4]}:{form.port}/"
-            found = wrk(client, url, 1, keep=True, script=script)
+            found = wrk(client, url, keep=True, script=script)
             return {**found, "capacity": found["requests"] / (form.processor_seconds() - before)}
 
-        arms = [Arm(DIRECT, lambda: wrk(client, f"http://{ORIGIN_ADDRESS}/", 1, keep=True))]
+        arms = [Arm(DIRECT, lambda: wrk(client, f"http://{ORIGIN_ADDRESS}/", keep=True))]
         # One ACL a line is meant to be seen at the size that its goal names.
         sizes = (1, 10_000) if run.quick else (1, 10, 100, 1_000, 5_000, 10_000)
         try:

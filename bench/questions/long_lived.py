@@ -114,7 +114,7 @@ def _routers(run: Run, stack: ExitStack, directory: Path) -> list[tuple[Process,
 
 
 def _asking(client: Host, url: str) -> Callable[[], dict[str, float]]:
-    return lambda: wrk(client, url, 1)
+    return lambda: wrk(client, url)
 
 
 def _proxies(run: Run, stack: ExitStack, directory: Path) -> list[Process]:
@@ -145,7 +145,7 @@ def _proxies(run: Run, stack: ExitStack, directory: Path) -> list[Process]:
         wait_for_answer(client, address, port, f"http://{ASKED}/", time.monotonic())
 
     def through(port: int) -> Callable[[], dict[str, float]]:
-        return lambda: wrk(client, f"http://{ways[port]}:{port}/", 1, keep=True, script=script)
+        return lambda: wrk(client, f"http://{ways[port]}:{port}/", keep=True, script=script)
 
     return [
         Process(PAUSE, 0, pause.pid),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Mapping
 
@@ -22,6 +23,8 @@ def run_init(env: Mapping[str, str]) -> int:
     set_up_log(parse_log(inputs, problems, terminal=sys.stderr.isatty()))
     config = parse_router(inputs, problems)
     if config is not None and config.mode is Mode.LEGACY:
+        # It stays, and may make cycles; the command line has switched this off for what is soon over.
+        gc.enable()
         # Imported here: an init container needs none of it, and its pod waits.
         from egress_router.runtime.run import run_router
 

@@ -16,7 +16,11 @@ WRONG = {"EGRESS_SOURCE": "x", "EGRESS_ROUTER_MODE": "init"}
 
 def process(*words: str, env: Mapping[str, str | bytes], code: str = "") -> subprocess.CompletedProcess[bytes]:
     """Run ``egress-router WORDS`` with nothing but ``env``; ``code`` is Python that runs at its exit."""
-    program = f"import atexit, sys\natexit.register(lambda: exec({code!r}))\n"
+    program = f"import atexit, os, sys\natexit.register(lambda: exec({code!r}))\n"
+    # init leaves without what Python does at its end.
+    program += (
+        f"def leave(status, end=os._exit):\n exec({code!r})\n sys.stdout.flush()\n end(status)\nos._exit = leave\n"
+    )
     program += "from egress_router.cli.main import main\nmain()"
     return subprocess.run([sys.executable, "-c", program, *words], env=env, cwd=CHECKOUT, capture_output=True)
 

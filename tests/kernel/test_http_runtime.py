@@ -22,7 +22,7 @@ pytestmark = pytest.mark.root
 
 GOOD, OTHER = "203.0.113.25", "203.0.113.26"
 SOURCE, SOURCE6 = "192.0.2.46", "2001:db8:2::46"
-LOAD = str(Path("bench/http_load.py").resolve())
+LOAD = str(Path("bench/children/http_load.py").resolve())
 
 
 @pytest.fixture
