@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pyroute2 import IPRoute
-
 from egress_router.config.http_policy import VARIABLE, parse_http_policy
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.errors import PlatformError, ToolFailed, TryAgainError
@@ -32,6 +30,7 @@ from egress_router.proxy.reuseport import Guard, listen_address
 from egress_router.proxy.sockets import clients, listeners, listens
 from egress_router.proxy.squid_manager import SquidManager
 from egress_router.render.squid import SquidPlace, render_squid
+from egress_router.render.squid_errors import error_pages
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ class _State:
 
 @dataclass(slots=True)
 class SquidEngine:
-    """Runs Squid for the policy that ``load`` reads.
+    """Runs Squid for the policy that ``load`` reads, in the pod that has the addresses ``own`` tells.
 
     ``directory`` is writable; ``output`` takes the access log (None: it is off), ``tally`` counts it in any case.
     ``secret`` opens the cache manager to us.
@@ -81,6 +80,7 @@ class SquidEngine:
 
     settings: HttpSettings
     load: Callable[[], Inputs]
+    own: Callable[[], Iterable[Address]]
     directory: Path
     output: LogOutput | None
     tally: HttpTally = field(default_factory=HttpTally)
@@ -117,13 +117,13 @@ class SquidEngine:
             raise PlatformError("no policy and no problem")
         for warning in (*problems.warnings, *shadow_warnings(policy)):
             log.warning("%s", warning)
-        compiled = compile_policy(policy, own_addresses())
+        compiled = compile_policy(policy, self.own())
         directory = self.directory / f"generation-{generation}"
         listen = listen_address()
         ipv6 = ":" in listen
         address = f"[{listen}]" if ipv6 else listen
         place = SquidPlace(directory=str(directory), listen=address, ipv6=ipv6, secret=self.secret)
-        files = render_squid(compiled, self.settings, place)
+        files = render_squid(compiled, self.settings, place) | error_pages()
         configuration = SquidConfiguration(policy, compiled, directory, files)
         write_files(directory, files)
         try:
@@ -228,6 +228,7 @@ def write_files(directory: Path, files: dict[str, str]) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_text(text)
     except OSError as error:
         raise PlatformError(
@@ -249,15 +250,6 @@ def check(program: str, conf: Path) -> None:
     wrong = [line for line in said if not line.startswith("Processing") and REFUSED.search(line)]
     if result.returncode or wrong:
         raise ToolFailed(command, result.returncode, "\n".join(wrong or said[-5:]))
-
-
-def own_addresses() -> tuple[Address, ...]:
-    """Return every address of this network namespace."""
-    from ipaddress import ip_address
-
-    with IPRoute() as route:
-        found = {message.get("IFA_LOCAL") or message.get("IFA_ADDRESS") for message in route.get_addr()}
-    return tuple(sorted((ip_address(text) for text in found if text), key=lambda address: (address.version, address)))
 
 
 def remove_segments(living: Iterable[str], directory: Path = Path("/dev/shm")) -> None:  # noqa: S108  # Linux fixes it

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from egress_router.model.http_policy import ANY_PORT, NOWHERE, Decision, HttpSettings, Ports, from_number
 from egress_router.model.http_regions import Span, complement
 from egress_router.model.http_rules import CompiledPolicy, Rule
+from egress_router.render.squid_errors import DIRECTORY as ERROR_DIRECTORY
 
 #: Squid writes one descriptor for the client, up to two for the server (happy eyeballs), and has some of its own.
 DESCRIPTORS_PER_CLIENT = 3
@@ -64,6 +65,7 @@ def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidP
     conf = _template().render(
         place=place,
         settings=settings,
+        error_directory=ERROR_DIRECTORY,
         any_connect_port=settings.connect_ports == ANY_PORT,
         connect_ports=str(settings.connect_ports).replace(",", " "),
         descriptors=settings.max_clients * DESCRIPTORS_PER_CLIENT + OWN_DESCRIPTORS,
