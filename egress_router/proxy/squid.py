@@ -121,9 +121,14 @@ class SquidEngine:
         directory = self.directory / f"generation-{generation}"
         listen = listen_address()
         ipv6 = ":" in listen
-        address = f"[{listen}]" if ipv6 else listen
-        place = SquidPlace(directory=str(directory), listen=address, ipv6=ipv6, secret=self.secret)
-        files = render_squid(compiled, self.settings, place) | error_pages()
+        place = SquidPlace(
+            directory=str(directory),
+            listen=f"[{listen}]" if ipv6 else listen,
+            ipv6=ipv6,
+            secret=self.secret,
+            error_directory=str(directory / "errors"),
+        )
+        files = render_squid(compiled, self.settings, place) | error_pages("errors")
         configuration = SquidConfiguration(policy, compiled, directory, files)
         write_files(directory, files)
         try:

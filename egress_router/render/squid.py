@@ -12,7 +12,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from egress_router.model.http_policy import ANY_PORT, NOWHERE, Decision, HttpSettings, Ports, from_number
 from egress_router.model.http_regions import Span, complement
 from egress_router.model.http_rules import CompiledPolicy, Rule
-from egress_router.render.squid_errors import DIRECTORY as ERROR_DIRECTORY
 
 #: Squid writes one descriptor for the client, up to two for the server (happy eyeballs), and has some of its own.
 DESCRIPTORS_PER_CLIENT = 3
@@ -30,6 +29,7 @@ class SquidPlace:
 
     ``secret``: what the supervisor's own questions carry; without one there is no supervisor. ``ipv6``: where the pod
     has none, Squid refuses every IPv6 address in its configuration, and asks for none.
+    ``error_directory`` holds the pages of ``squid_errors``, which Squid wants to exist (None: Squid's own pages).
     """
 
     directory: str = "/run/egress-router/squid"
@@ -38,6 +38,7 @@ class SquidPlace:
     error_log: str = "/proc/self/fd/2"
     secret: str = ""
     ipv6: bool = True
+    error_directory: str | None = None
 
 
 #: Where a configuration is shown and not run.
@@ -65,7 +66,6 @@ def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidP
     conf = _template().render(
         place=place,
         settings=settings,
-        error_directory=ERROR_DIRECTORY,
         any_connect_port=settings.connect_ports == ANY_PORT,
         connect_ports=str(settings.connect_ports).replace(",", " "),
         descriptors=settings.max_clients * DESCRIPTORS_PER_CLIENT + OWN_DESCRIPTORS,

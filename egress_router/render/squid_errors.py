@@ -7,12 +7,12 @@ is read once at the start. ``%c`` is the name of the error, ``%z`` what DNS said
 
 from __future__ import annotations
 
-#: Where the pages stand, relative to squid.conf.
-DIRECTORY = "errors"
 _PAGE = "<!DOCTYPE html>\n<title>egress-router</title>\n<p>{}\n"
 _SPECIAL = {
     "ERR_ACCESS_DENIED": "The policy of this proxy does not allow this request.",
     "ERR_DNS_FAIL": "The name of the server cannot be resolved: %z",
+    # Squid's word for a name without an address, too, when the policy had it looked up before.
+    "ERR_READ_ERROR": "No answer came: the name of the server does not resolve, or it cut the connection. %E",
 }
 _OTHERS = "The request failed: %c %E"
 #: Squid 5.7 complains at its start about each of these that it does not find, and takes its own instead.
@@ -27,6 +27,6 @@ ERR_UNSUP_HTTPVERSION ERR_UNSUP_REQ ERR_URN_RESOLVE ERR_WRITE_ERROR ERR_ZERO_SIZ
 """
 
 
-def error_pages() -> dict[str, str]:
-    """Return the pages by name relative to the directory of squid.conf."""
-    return {f"{DIRECTORY}/{name}": _PAGE.format(_SPECIAL.get(name, _OTHERS)) for name in (*_SPECIAL, *_NAMES.split())}
+def error_pages(directory: str) -> dict[str, str]:
+    """Return the pages by name, in a directory."""
+    return {f"{directory}/{name}": _PAGE.format(_SPECIAL.get(name, _OTHERS)) for name in (*_SPECIAL, *_NAMES.split())}
