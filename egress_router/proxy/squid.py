@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -37,8 +38,7 @@ log = logging.getLogger(__name__)
 PROGRAM = "squid"
 #: Service names, and so the names of segments in /dev/shm, begin like this.
 SERVICE_PREFIX = "egressrouter"
-#: Seconds between the start of a successor and the end of listening: connections that were accepted but have not
-#: sent their request yet would be closed by Squid's shutdown.
+#: Seconds between the start of a successor and the end of listening, for connections that were on their way.
 SETTLE = 2.0
 #: Seconds between two looks at a draining Squid's connections.
 LOOK = 0.2
@@ -190,6 +190,22 @@ class SquidEngine:
         self._state(child).told = True
         child.signal(signal.SIGTERM)
 
+    def _release(self, child: Child) -> None:
+        """Have Squid give up the port, and end each kept connection with the answer to its next request.
+
+        Its shutdown would answer requests on such connections with 503, or close them under a request on its way.
+        """
+        state = self._state(child)
+        conf = state.directory / "squid.conf"
+        try:
+            conf.write_text(released(conf.read_text()))
+        except OSError as error:
+            log.warning("%s cannot be written (%s): kept connections are closed", conf, error.strerror)
+            self._tell(child)
+            return
+        state.told = True
+        child.signal(signal.SIGHUP)
+
     def finished(self, child: Child, seconds: float) -> bool:
         """Return whether a retired Squid has no client any more (seen twice)."""
         state = self._state(child)
@@ -199,7 +215,7 @@ class SquidEngine:
         state.next_look = now + LOOK
         if not state.told:
             if seconds >= SETTLE:
-                self._tell(child)
+                self._release(child)
             return False
         state.quiet = state.quiet + 1 if clients(child.pid, self.settings.port) == 0 else 0
         return state.quiet >= 2
@@ -226,6 +242,16 @@ class SquidEngine:
         remove_segments(other.service for other in self._states.values())
         if all(other.directory != state.directory for other in self._states.values()):
             shutil.rmtree(state.directory, ignore_errors=True)
+
+
+def released(conf: str) -> str:
+    """Return a configuration that listens where nobody asks, and ends connections with the next answer on them."""
+    # Squid does not run without a port; any address of 127.0.0.0/8 is the pod's own.
+    address = f"127.{secrets.randbelow(255)}.{secrets.randbelow(255)}.{secrets.randbelow(254) + 1}"
+    with socket.create_server((address, 0)) as probe:
+        port = probe.getsockname()[1]
+    elsewhere = f"http_port {address}:{port}\nclient_persistent_connections off"
+    return re.sub("^http_port .*$", elsewhere, conf, count=1, flags=re.MULTILINE)
 
 
 def write_files(directory: Path, files: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -335,3 +336,41 @@ def test_reload_under_load(lab: Lab, proxy: Proxy, client: Client, server: HttpS
     for number in range(1, 4):
         proxy.wait_for(f"generation {number} is drained")
     assert len(proxy.squid_pids()) == 1
+
+
+def ask(connection: socket.socket) -> bytes:
+    """Send a request on a connection that is kept, and return the head of the answer."""
+    connection.sendall(f"GET http://{GOOD}/kept HTTP/1.1\r\nHost: {GOOD}\r\n\r\n".encode())
+    reply = b""
+    while b"/kept" not in reply:
+        part = connection.recv(65536)
+        assert part, "the connection was closed under a request"
+        reply += part
+    return reply.split(b"\r\n\r\n")[0].lower()
+
+
+def test_kept_connections_lose_no_request(proxy: Proxy, client: Client, server: HttpServer) -> None:
+    """After a reload, a connection of the old Squid ends with the answer to its next request, and not before."""
+    proxy.write_policy("203.0.113.0/24\n")
+    proxy.start()
+    idle, busy = client.connect(), client.connect()
+    for connection in (idle, busy):
+        head = ask(connection)
+        assert b" 200 " in head
+        assert b"connection: close" not in head
+    proxy.write_policy("203.0.113.0/24\nanother.example\n")
+    proxy.wait_for("generation 2 is in force")
+    asked = 2
+    deadline = time.monotonic() + 20
+    while b"connection: close" not in (head := ask(busy)):
+        assert b" 200 " in head
+        assert time.monotonic() < deadline
+        asked += 1
+        time.sleep(0.02)
+    assert b" 200 " in head
+    head = ask(idle)
+    assert b" 200 " in head
+    assert b"connection: close" in head
+    assert (idle.recv(100), busy.recv(100)) == (b"", b"")
+    proxy.wait_for("generation 1 is drained")
+    assert len(proxy.wait_for_log(asked + 2)) == asked + 2
