@@ -18,6 +18,7 @@ from egress_router.config.known import warn_unknown
 from egress_router.config.log import parse_log
 from egress_router.endpoint.metrics import MetricsPage
 from egress_router.endpoint.server import Answer, EndpointServer, json_page
+from egress_router.kernel.observe import own_addresses
 from egress_router.model.http_policy import HttpPolicy
 from egress_router.plan.http_compile import compile_policy
 from egress_router.proxy.engine import Counters, Limits
@@ -69,7 +70,7 @@ def command() -> int:
         LOGGER.warning("%s", warning)
     become_unprivileged(directory)
     output = LogOutput(sys.stdout.fileno()) if settings.access_log else None
-    engine = SquidEngine(settings, lambda: load_inputs(os.environ), directory, output)
+    engine = SquidEngine(settings, lambda: load_inputs(os.environ), own_addresses, directory, output)
     supervisor = Supervisor(
         engine, Limits(grace=settings.grace, start=START_SECONDS), lambda counters: _report(directory, counters)
     )

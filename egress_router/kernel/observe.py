@@ -26,7 +26,7 @@ def observe(netlink: Netlink) -> Observed:
     names = {link.index: link.name for link in links}
     return Observed(
         links=links,
-        addresses=_addresses(netlink, names),
+        addresses=read_addresses(netlink, names),
         routes=_routes(netlink, names),
         rules=_rules(netlink),
     )
@@ -51,7 +51,8 @@ def read_links(netlink: Netlink) -> tuple[Link, ...]:
     return tuple(found)
 
 
-def _addresses(netlink: Netlink, names: dict[int, str]) -> tuple[LinkAddress, ...]:
+def read_addresses(netlink: Netlink, names: dict[int, str]) -> tuple[LinkAddress, ...]:
+    """Return the addresses of the namespace; ``names`` are those of its links by index. Raises NetlinkError."""
     found = []
     for message in netlink.dump(ifaddrmsg(), RTM_GETADDR, "list the addresses"):
         text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
@@ -61,6 +62,13 @@ def _addresses(netlink: Netlink, names: dict[int, str]) -> tuple[LinkAddress, ..
         name = names.get(message["index"], "")
         found.append(LinkAddress(name, address, global_scope=message["scope"] == _SCOPE_UNIVERSE))
     return tuple(found)
+
+
+def own_addresses() -> tuple[Address, ...]:
+    """Return every address of this process's namespace, sorted. Raises NetlinkError."""
+    with Netlink() as netlink:
+        found = {entry.address.ip for entry in read_addresses(netlink, {})}
+    return tuple(sorted(found, key=lambda address: (address.version, address)))
 
 
 def _routes(netlink: Netlink, names: dict[int, str]) -> tuple[Route, ...]:

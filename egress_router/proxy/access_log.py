@@ -10,13 +10,14 @@ import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from egress_router.model.http_policy import Block, HttpPolicy
 from egress_router.model.http_rules import CompiledPolicy
-from egress_router.plan.http_evaluate import evaluate, literal_address
+from egress_router.plan.http_evaluate import literal_address
+from egress_router.plan.http_lines import AddressLines
 from egress_router.plan.http_names import NameLines
 from egress_router.proxy.http_tally import HttpCounts, HttpTally, error_word
 from egress_router.proxy.line_pipe import LinePipe
@@ -48,6 +49,7 @@ class RawLine(NamedTuple):
     duration: str
     rule: str
     line: str
+    bits: str
     server: str
     tag: str
     error: str
@@ -63,19 +65,18 @@ class Translator:
     """Knows what decided about the raw lines of one generation. ``policy`` and ``compiled`` are what its Squid runs."""
 
     def __init__(self, policy: HttpPolicy, compiled: CompiledPolicy) -> None:
-        self._policy = policy
         self._compiled = compiled
         self._names = NameLines()
         for line in policy.lines:
             if not isinstance(line.target, Block):
                 self._names.add(line)
         self._texts = {line.number: line.text for line in policy.lines}
+        self._lines = cache(lambda number: AddressLines(compiled.rules[number - 1]))
         self._decide = lru_cache(maxsize=8192)(self._decision)
 
     def decision(self, raw: RawLine) -> Mapping[str, str | int | None]:
         """Return what was decided, as the JSON has it."""
-        # Squid's own tag tells a request that it refused from one that the server answered with 403.
-        return self._decide(_text(raw.host) or "", raw.port, raw.rule, raw.line, raw.server, raw.tag)
+        return self._decide(_text(raw.host) or "", raw.port, raw.rule, (raw.line, raw.bits), raw.server)
 
     def json(self, raw: RawLine, decision: Mapping[str, str | int | None]) -> str | None:
         """Return the JSON text of a raw line and what was decided; None when it is not one of ours."""
@@ -96,35 +97,38 @@ class Translator:
         return json.dumps({**head, **decision}, ensure_ascii=True)
 
     def _decision(
-        self, host: str, port: str, rule: str, line: str, server: str, tag: str
+        self, host: str, port: str, rule: str, notes: tuple[str, str], server: str
     ) -> dict[str, str | int | None]:
         compiled = self._compiled.rules[int(rule) - 1] if rule.isdecimal() else None
         denied = compiled.decision.value == "deny" if compiled else True
         number = None
         if compiled or rule == "default":
-            number = self._line(host, port, compiled is not None and bool(compiled.addresses), line)
+            by_address = compiled is not None and bool(compiled.addresses)
+            number = self._address_line(int(rule), host, notes, server) if by_address else self._name_line(host, port)
         decision: dict[str, str | int | None] = {"decision": "deny" if denied else "allow"}
         if number in self._texts:
             decision |= {"line": number, "rule": self._texts[number]}
-        elif compiled and compiled.addresses and line == "0":
+        elif compiled and compiled.addresses and number == 0:
             decision |= {"line": None, "reason": "a closed address"}
         elif compiled:
-            decision |= {"line": None, "reason": "an address of the name"}
+            decision |= {"line": None, "reason": "addresses of the name, in several lines"}
         else:
             decision |= {"line": None, "reason": REASONS.get(rule, REASONS["-"])}
         if not denied and server != "-":
             decision["server"] = server
         return decision
 
-    def _line(self, host: str, port: str, by_address: bool, noted: str) -> int | None:
-        if by_address:
-            if noted.isdecimal():
-                return int(noted)
-            literal = literal_address(host)
-            if literal is not None and port.isdecimal():
-                verdict = evaluate(self._policy, host, int(port))
-                return verdict.line.number if verdict.line else None
-            return None
+    def _address_line(self, rule: int, host: str, notes: tuple[str, str], server: str) -> int | None:
+        line, bits = notes
+        if line.isdecimal():
+            return int(line)
+        lines = self._lines(rule)
+        address = literal_address(host) or literal_address(server)
+        if address is not None:
+            return lines.at(address)
+        return lines.spelled(int(bit) for bit in unquote(bits).split(",") if bit.isdecimal())
+
+    def _name_line(self, host: str, port: str) -> int | None:
         if not port.isdecimal():
             return None
         found = self._names.first(host.removesuffix(".").lower(), int(port))

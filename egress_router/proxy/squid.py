@@ -9,13 +9,12 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from pyroute2 import IPRoute
 
 from egress_router.config.http_policy import VARIABLE, parse_http_policy
 from egress_router.config.inputs import Inputs, Problems
@@ -32,14 +31,14 @@ from egress_router.proxy.reuseport import Guard, listen_address
 from egress_router.proxy.sockets import clients, listeners, listens
 from egress_router.proxy.squid_manager import SquidManager
 from egress_router.render.squid import SquidPlace, render_squid
+from egress_router.render.squid_errors import error_pages
 
 log = logging.getLogger(__name__)
 
 PROGRAM = "squid"
 #: Service names, and so the names of segments in /dev/shm, begin like this.
 SERVICE_PREFIX = "egressrouter"
-#: Seconds between the start of a successor and the end of listening: connections that were accepted but have not
-#: sent their request yet would be closed by Squid's shutdown.
+#: Seconds between the start of a successor and the end of listening, for connections that were on their way.
 SETTLE = 2.0
 #: Seconds between two looks at a draining Squid's connections.
 LOOK = 0.2
@@ -73,7 +72,7 @@ class _State:
 
 @dataclass(slots=True)
 class SquidEngine:
-    """Runs Squid for the policy that ``load`` reads.
+    """Runs Squid for the policy that ``load`` reads, in the pod that has the addresses ``own`` tells.
 
     ``directory`` is writable; ``output`` takes the access log (None: it is off), ``tally`` counts it in any case.
     ``secret`` opens the cache manager to us.
@@ -81,6 +80,7 @@ class SquidEngine:
 
     settings: HttpSettings
     load: Callable[[], Inputs]
+    own: Callable[[], Iterable[Address]]
     directory: Path
     output: LogOutput | None
     tally: HttpTally = field(default_factory=HttpTally)
@@ -117,13 +117,18 @@ class SquidEngine:
             raise PlatformError("no policy and no problem")
         for warning in (*problems.warnings, *shadow_warnings(policy)):
             log.warning("%s", warning)
-        compiled = compile_policy(policy, own_addresses())
+        compiled = compile_policy(policy, self.own())
         directory = self.directory / f"generation-{generation}"
         listen = listen_address()
         ipv6 = ":" in listen
-        address = f"[{listen}]" if ipv6 else listen
-        place = SquidPlace(directory=str(directory), listen=address, ipv6=ipv6, secret=self.secret)
-        files = render_squid(compiled, self.settings, place)
+        place = SquidPlace(
+            directory=str(directory),
+            listen=f"[{listen}]" if ipv6 else listen,
+            ipv6=ipv6,
+            secret=self.secret,
+            error_directory=str(directory / "errors"),
+        )
+        files = render_squid(compiled, self.settings, place) | error_pages("errors")
         configuration = SquidConfiguration(policy, compiled, directory, files)
         write_files(directory, files)
         try:
@@ -185,6 +190,22 @@ class SquidEngine:
         self._state(child).told = True
         child.signal(signal.SIGTERM)
 
+    def _release(self, child: Child) -> None:
+        """Have Squid give up the port, and end each kept connection with the answer to its next request.
+
+        Its shutdown would answer requests on such connections with 503, or close them under a request on its way.
+        """
+        state = self._state(child)
+        conf = state.directory / "squid.conf"
+        try:
+            conf.write_text(released(conf.read_text()))
+        except OSError as error:
+            log.warning("%s cannot be written (%s): kept connections are closed", conf, error.strerror)
+            self._tell(child)
+            return
+        state.told = True
+        child.signal(signal.SIGHUP)
+
     def finished(self, child: Child, seconds: float) -> bool:
         """Return whether a retired Squid has no client any more (seen twice)."""
         state = self._state(child)
@@ -194,7 +215,7 @@ class SquidEngine:
         state.next_look = now + LOOK
         if not state.told:
             if seconds >= SETTLE:
-                self._tell(child)
+                self._release(child)
             return False
         state.quiet = state.quiet + 1 if clients(child.pid, self.settings.port) == 0 else 0
         return state.quiet >= 2
@@ -223,11 +244,22 @@ class SquidEngine:
             shutil.rmtree(state.directory, ignore_errors=True)
 
 
+def released(conf: str) -> str:
+    """Return a configuration that listens where nobody asks, and ends connections with the next answer on them."""
+    # Squid does not run without a port; any address of 127.0.0.0/8 is the pod's own.
+    address = f"127.{secrets.randbelow(255)}.{secrets.randbelow(255)}.{secrets.randbelow(254) + 1}"
+    with socket.create_server((address, 0)) as probe:
+        port = probe.getsockname()[1]
+    elsewhere = f"http_port {address}:{port}\nclient_persistent_connections off"
+    return re.sub("^http_port .*$", elsewhere, conf, count=1, flags=re.MULTILINE)
+
+
 def write_files(directory: Path, files: dict[str, str]) -> None:
     """Write the files of a generation. PlatformError when the directory is not writable."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_text(text)
     except OSError as error:
         raise PlatformError(
@@ -249,15 +281,6 @@ def check(program: str, conf: Path) -> None:
     wrong = [line for line in said if not line.startswith("Processing") and REFUSED.search(line)]
     if result.returncode or wrong:
         raise ToolFailed(command, result.returncode, "\n".join(wrong or said[-5:]))
-
-
-def own_addresses() -> tuple[Address, ...]:
-    """Return every address of this network namespace."""
-    from ipaddress import ip_address
-
-    with IPRoute() as route:
-        found = {message.get("IFA_LOCAL") or message.get("IFA_ADDRESS") for message in route.get_addr()}
-    return tuple(sorted((ip_address(text) for text in found if text), key=lambda address: (address.version, address)))
 
 
 def remove_segments(living: Iterable[str], directory: Path = Path("/dev/shm")) -> None:  # noqa: S108  # Linux fixes it

@@ -9,15 +9,16 @@ from pathlib import PurePosixPath
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from egress_router.model.http_codes import width, words
 from egress_router.model.http_policy import ANY_PORT, NOWHERE, Decision, HttpSettings, Ports, from_number
-from egress_router.model.http_regions import Span, complement
-from egress_router.model.http_rules import CompiledPolicy, Rule
+from egress_router.model.http_regions import Span, complement, normal
+from egress_router.model.http_rules import AddressLine, CompiledPolicy, Rule
 
 #: Squid writes one descriptor for the client, up to two for the server (happy eyeballs), and has some of its own.
 DESCRIPTORS_PER_CLIENT = 3
 OWN_DESCRIPTORS = 128
-#: Up to this many address lines in one rule, the access log names the one that decided about a resolved name.
-MAX_NAMED_ADDRESS_LINES = 512
+#: Up to this many address lines, a denying rule asks about one after the other which one it is.
+MAX_LINES_IN_TURN = 64
 #: Nothing can be sent from these (RFC 1122 3.2.1.3 (b) and RFC 6666), so a connection bound to one never starts.
 UNUSABLE = {4: "0.0.0.1", 6: "100::1"}
 
@@ -29,6 +30,7 @@ class SquidPlace:
 
     ``secret``: what the supervisor's own questions carry; without one there is no supervisor. ``ipv6``: where the pod
     has none, Squid refuses every IPv6 address in its configuration, and asks for none.
+    ``error_directory`` holds the pages of ``squid_errors``, which Squid wants to exist (None: Squid's own pages).
     """
 
     directory: str = "/run/egress-router/squid"
@@ -37,6 +39,7 @@ class SquidPlace:
     error_log: str = "/proc/self/fd/2"
     secret: str = ""
     ipv6: bool = True
+    error_directory: str | None = None
 
 
 #: Where a configuration is shown and not run.
@@ -127,28 +130,25 @@ class _Writer:
             conditions.append("all")
         condition = " ".join(conditions)
         allow = rule.decision is Decision.ALLOW
-        if len(rule.addresses) == 1:
-            self._mark(
-                f"http_access {rule.decision.value}", condition, str(number), f" line={rule.addresses[0].number}"
-            )
-        else:
-            which = self._which(number, rule)
-            self._mark(f"http_access {rule.decision.value}", f"{condition} {which}".rstrip(), str(number))
+        line = f" line={rule.addresses[0].number}" if len(rule.addresses) == 1 else ""
+        which = "" if allow or len(rule.addresses) < 2 else self._which(number, rule)
+        self._mark(f"http_access {rule.decision.value}", f"{condition} {which}".rstrip(), str(number), line)
         self._leave(sources if allow else UNUSABLE, condition)
 
     def _which(self, number: int, rule: Rule) -> str:
-        """Return an ACL that always matches where the rule's addresses do and notes the line; "" when too many."""
-        if not rule.addresses or len(rule.addresses) > MAX_NAMED_ADDRESS_LINES:
-            return ""
+        """Return an ACL that always matches where the rule's addresses do and notes the line, or the bits of its word.
+
+        An allowed request needs none: its address is known.
+        """
         choices = []
-        for line in rule.addresses:
-            if not (ranges := self._ranges(line.ranges)):
+        for name, note, spans, then in _questions(rule.addresses):
+            if not (ranges := self._ranges(spans)):
                 continue
-            where = self._set(f"line_{number}_{line.number}", "dst", ranges)
-            self.sets.append(f"acl note_{number}_{line.number} annotate_transaction line={line.number}")
-            self.sets.append(f"acl which_{number}_{line.number} all-of {where} note_{number}_{line.number}")
-            choices.append(f"which_{number}_{line.number}")
-        self.sets += [f"acl which_{number} any-of {choice}" for choice in choices]
+            where = self._set(f"line_{number}_{name}", "dst", ranges)
+            self.sets.append(f"acl note_{number}_{name} annotate_transaction {note}")
+            self.sets.append(f"acl which_{number}_{name} all-of {where} note_{number}_{name} {then}".rstrip())
+            choices.append(f"which_{number}_{name}")
+        self.sets += [f"acl which_{number} any-of {choice}" for choice in [*choices, "all"]]
         return f"which_{number}"
 
     def _mark(self, directive: str, condition: str, mark: str, line: str = "") -> None:
@@ -190,6 +190,19 @@ class _Writer:
             self.files[name] = body
             self.sets.append(f'acl {name} {kind} "{self._directory / name}"')
         return name
+
+
+def _questions(lines: Sequence[AddressLine]) -> Iterator[tuple[str, str, Iterable[Span], str]]:
+    """Yield name, note, ranges and end of each ACL that finds out which line matches."""
+    if len(lines) <= MAX_LINES_IN_TURN:
+        for line in lines:
+            yield str(line.number), f"line={line.number}", line.ranges, ""
+        return
+    spelled = list(zip(lines, words(len(lines)), strict=True))
+    for bit in range(width(len(lines))):
+        ranges = normal(span for line, word in spelled if bit in word for span in line.ranges)
+        # It never matches, so that the next bit is asked about as well.
+        yield f"bit{bit}", f"bits+={bit}", ranges, "!all"
 
 
 def _sources(settings: HttpSettings) -> dict[int, str]:

@@ -13,6 +13,7 @@ import pytest
 from egress_router.lab import SHAPES, CaptureIncomplete, Lab
 from tests.kernel import egress_cluster
 from tests.kernel.egress_cluster import WORLDS, EgressCluster, World
+from tests.kernel.http_pod import Client, Proxy
 
 LABS = pytest.StashKey[list[Lab]]()
 #: Lines of a capture that a report shows.
@@ -64,6 +65,19 @@ def two_holders(make_lab: Callable[..., Lab], world: World, tmp_path: Path) -> E
 def lab(make_lab: Callable[..., Lab], shape: str) -> Lab:
     """A lab with one node."""
     return make_lab(nodes=1, shape=shape)
+
+
+@pytest.fixture
+def proxy(lab: Lab) -> Iterator[Proxy]:
+    """The HTTP proxy's container in a pod, not started yet."""
+    with Proxy(lab) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def client(lab: Lab, proxy: Proxy) -> Client:
+    """A client pod of the HTTP proxy."""
+    return Client(lab, proxy)
 
 
 @pytest.fixture

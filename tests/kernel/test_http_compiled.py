@@ -13,16 +13,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from egress_router.lab import Lab
 from egress_router.lab.host import Host
 from egress_router.model.http_policy import HttpSettings
 from egress_router.plan.http_compile import compile_policy
-from egress_router.plan.http_evaluate import evaluate, literal_address
 from egress_router.proxy.squid import check
 from egress_router.render.squid import SquidPlace, render_squid
-from tests.unit.http.strategies import ADDRESSES, NAMES, NOWHERE, REQUEST_PORTS, Request, parse, policy_texts
+from tests.unit.http.requests import Proportions, policies, resolutions, world
+from tests.unit.http.strategies import NAMES, parse
 
 pytestmark = pytest.mark.root
 
@@ -40,7 +39,7 @@ class Squid:
         self.directory = directory
         self.rounds = 0
         self.requests = 0
-        self.decisions = {True: 0, False: 0}
+        self.proportions = Proportions()
         self.process: subprocess.Popen[str] | None = None
         # Nothing but the DNS server is reachable, so an allowed connection fails at once.
         self.pod.ip("route replace unreachable default")
@@ -100,7 +99,6 @@ class Squid:
             client.sendall(f"CONNECT {literal}:{port} HTTP/1.1\r\nHost: {literal}\r\n\r\n".encode())
             status = client.recv(65536).split()[1]
         assert status in (b"403", b"500", b"502", b"503", b"200"), status
-        self.decisions[status != b"403"] += 1
         return status != b"403"
 
 
@@ -119,41 +117,36 @@ def squid() -> Iterator[Squid]:
         squid.process.kill()
         squid.process.wait()
         assert squid.rounds > 10
-        assert min(squid.decisions.values()) > squid.requests // 20, squid.decisions
-        print(f"{squid.rounds} policies, {squid.requests} requests, {squid.decisions}")
+        assert squid.requests > 2000
+        squid.proportions.check()
+        print(f"{squid.rounds} policies, {squid.requests} requests, {squid.proportions.counted}")
     for stale in Path("/dev/shm").glob("ercompiled*"):
         stale.unlink()
 
 
-resolved = st.lists(st.lists(st.sampled_from(ADDRESSES + NOWHERE), max_size=3, unique=True), min_size=10, max_size=10)
-
-
 @pytest.mark.timeout(240)
 @settings(
-    max_examples=30,
+    max_examples=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],
     derandomize=True,
 )
-@given(policy_texts(), resolved)
-def test_squid_is_the_reference(squid: Squid, text: str, addresses: list[list[str]]) -> None:
+@given(policies, resolutions)
+def test_squid_is_the_reference(squid: Squid, text: str, resolved: list[list[str]]) -> None:
     suffix = f".r{squid.rounds}"
     for name in NAMES:
         # Longest names first is not needed: every name in the text is delimited by what may follow it.
         text = "\n".join(_rename(line, name, suffix) for line in text.split("\n"))
     policy = parse(text)
     proxy = squid.load(text)
-    asked: list[Request] = []
-    for name, texts in zip(NAMES, addresses, strict=True):
-        found = [address for text in texts if (address := literal_address(text))]
-        v4 = [address for address in found if isinstance(address, IPv4Address)]
-        squid.lab.dns.set(name + suffix, A=v4, AAAA=[a for a in found if a not in v4], ttl=60)
-        asked += [(name + suffix, tuple(found), port) for port in REQUEST_PORTS]
-    asked += [(text, (), port) for text in [*ADDRESSES, *NOWHERE, *SPELLINGS] for port in (80, 443)]
-    for host, found_, port in asked:
-        expected = evaluate(policy, host, port, found_, OWN)
-        assert squid.allows(proxy, host, port) == expected.allowed, (text, host, found_, port, expected)
+    asked = world({name + suffix: texts for name, texts in zip(NAMES, resolved, strict=True)}, SPELLINGS)
+    for host, addresses, _ in asked:
+        if addresses:
+            v4 = [address for address in addresses if isinstance(address, IPv4Address)]
+            squid.lab.dns.set(host, A=v4, AAAA=[a for a in addresses if a not in v4], ttl=60)
+    for (host, addresses, port), allowed in squid.proportions.choose(policy, asked, OWN):
+        assert squid.allows(proxy, host, port) == allowed, (text, host, addresses, port, allowed)
 
 
 def _rename(line: str, name: str, suffix: str) -> str:

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,27 +18,11 @@ from egress_router.render.squid import SquidPlace, render_squid
 from tests.kernel.http_pod import PORT, RESTRICTED, Client, Proxy
 from tests.unit.http.strategies import parse
 
-pytestmark = pytest.mark.root
+# What Squid decides and does not depend on how pods are connected.
+pytestmark = [pytest.mark.root, pytest.mark.parametrize("shape", ["bridge"])]
 
 GOOD, BAD = "203.0.113.25", "203.0.113.26"
 GOOD6, BAD6 = "2001:db8:113::25", "2001:db8:113::26"
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab(nodes=1, shape="bridge") as lab:
-        yield lab
-
-
-@pytest.fixture
-def proxy(lab: Lab) -> Iterator[Proxy]:
-    with Proxy(lab) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def client(lab: Lab, proxy: Proxy) -> Client:
-    return Client(lab, proxy)
 
 
 def reachable(proxy: Proxy, url: str) -> bool:

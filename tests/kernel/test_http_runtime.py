@@ -6,10 +6,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,33 +18,16 @@ from egress_router.lab import Lab
 from egress_router.lab.servers import HttpServer
 from tests.kernel.http_pod import PORT, Client, Proxy
 
-pytestmark = pytest.mark.root
+# What Squid decides and does not depend on how pods are connected.
+pytestmark = [pytest.mark.root, pytest.mark.parametrize("shape", ["bridge"])]
 
 GOOD, OTHER = "203.0.113.25", "203.0.113.26"
-SOURCE, SOURCE6 = "192.0.2.46", "2001:db8:2::46"
 LOAD = str(Path("bench/children/http_load.py").resolve())
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab(nodes=1, shape="bridge") as lab:
-        yield lab
 
 
 @pytest.fixture
 def server(lab: Lab) -> HttpServer:
     return lab.http(GOOD, port=80)
-
-
-@pytest.fixture
-def proxy(lab: Lab) -> Iterator[Proxy]:
-    with Proxy(lab) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def client(lab: Lab, proxy: Proxy) -> Client:
-    return Client(lab, proxy)
 
 
 def test_restricted_pod_with_a_read_only_root(lab: Lab, proxy: Proxy, client: Client, server: HttpServer) -> None:
@@ -100,7 +83,12 @@ def test_headers_tell_nothing(proxy: Proxy, client: Client, server: HttpServer) 
     seen = {name.lower() for name in json.loads(reply.split(b"\r\n\r\n", 1)[1])}
     assert "host" in seen
     assert not seen & {"via", "x-forwarded-for", "forwarded"}
-    for answer in (reply, client.get("http://127.0.0.1/")[1]):
+    refused = client.get("http://127.0.0.1/", "Accept-Language: de\r\n")[1]
+    assert b"The policy of this proxy does not allow" in refused
+    unresolved = client.get("http://no.such.example/")[1]
+    assert b"the name of the server does not resolve" in unresolved
+    assert "ERROR" not in proxy.err.read_text(), "Squid found all pages"
+    for answer in (reply, refused, unresolved):
         text = answer.lower()
         assert b"via:" not in text
         assert b"5.7" not in text
@@ -140,6 +128,39 @@ def test_access_log(lab: Lab, proxy: Proxy, client: Client, server: HttpServer) 
     assert first["duration_ms"] >= 0
     assert abs(time.time() - time.mktime(time.strptime(first["time"][:19], "%Y-%m-%dT%H:%M:%S"))) < 86400
     assert entries[4]["reason"] == "a closed address"
+
+
+def test_access_log_of_thousands_of_address_lines(lab: Lab, proxy: Proxy, client: Client, server: HttpServer) -> None:
+    denied = [f"!10.{number // 256}.{number % 256}.0/24" for number in range(3000)]
+    allowed = [f"11.{number // 256}.{number % 256}.0/24" for number in range(3000)]
+    lab.dns.set("forbidden.example", A=["10.7.9.1"])
+    lab.dns.set("twice.example", A=["10.7.9.1", "10.7.9.2"])
+    lab.dns.set("closed.example", A=["127.0.0.1"])
+    lab.dns.set("several.example", A=["10.7.9.1", "10.0.1.1"])
+    lab.dns.set("fine.example", A=[GOOD])
+    proxy.write_policy("\n".join([*denied, *allowed, f"{GOOD}/32", "203.0.112.0/22"]))
+    proxy.start()
+    hosts = [
+        "forbidden.example",
+        "twice.example",
+        "closed.example",
+        "several.example",
+        "fine.example",
+        "10.7.9.3",
+        GOOD,
+    ]
+    for host in hosts:
+        client.status(f"http://{host}/")
+    line = 7 * 256 + 9 + 1
+    assert [(e["host"], e["decision"], e["line"], e.get("reason")) for e in proxy.wait_for_log(len(hosts))] == [
+        ("forbidden.example", "deny", line, None),
+        ("twice.example", "deny", line, None),
+        ("closed.example", "deny", None, "a closed address"),
+        ("several.example", "deny", None, "addresses of the name, in several lines"),
+        ("fine.example", "allow", 6001, None),
+        ("10.7.9.3", "deny", line, None),
+        (GOOD, "allow", 6001, None),
+    ]
 
 
 def test_the_log_cannot_be_injected(proxy: Proxy, client: Client, server: HttpServer) -> None:
@@ -317,30 +338,39 @@ def test_reload_under_load(lab: Lab, proxy: Proxy, client: Client, server: HttpS
     assert len(proxy.squid_pids()) == 1
 
 
-def test_leaves_with_the_source(proxy: Proxy, client: Client, lab: Lab) -> None:
-    """The network half is made by hand here: an egress interface with both families beside the cluster's."""
-    pod = proxy.pod
-    lab.macvlan(pod)
-    pod.ip("addr add 192.0.2.46/24 dev macvlan0")
-    pod.ip("addr add 2001:db8:2::46/64 dev macvlan0 nodad")
-    pod.ip("link set macvlan0 up")
-    pod.ip("route replace default via 192.0.2.1 dev macvlan0")
-    pod.ip("-6 route replace default via 2001:db8:2::1 dev macvlan0 metric 1")
-    server = lab.http(GOOD, port=80)
-    server6 = lab.http("2001:db8:113::25", port=80)
-    lab.dns.set("only4.example", A=[GOOD])
-    lab.dns.set("only6.example", AAAA=["2001:db8:113::25"])
-    proxy.start("*", {"EGRESS_SOURCE": f"{SOURCE}/24, {SOURCE6}"})
-    with lab.capture() as capture:
-        assert client.status("http://only4.example/") == 200
-        assert client.status("http://only6.example/") == 200
-        assert client.tunnel("only4.example:80")[0] == 200
-    assert {request.peer for request in (*server.requests, *server6.requests)} == {SOURCE, SOURCE6}
-    assert {str(source) for source in capture.sources()} == {SOURCE, SOURCE6}
-    assert not capture.leaks(allowed={SOURCE, SOURCE6})
-    assert proxy.stop() == 0
-    proxy.start("*", {"EGRESS_SOURCE": SOURCE})
-    with lab.capture() as capture:
-        assert client.status("http://only4.example/") == 200
-        assert client.status("http://only6.example/") == 503, "a family without a source cannot leave"
-    assert {str(source) for source in capture.sources()} == {SOURCE}
+def ask(connection: socket.socket) -> bytes:
+    """Send a request on a connection that is kept, and return the head of the answer."""
+    connection.sendall(f"GET http://{GOOD}/kept HTTP/1.1\r\nHost: {GOOD}\r\n\r\n".encode())
+    reply = b""
+    while b"/kept" not in reply:
+        part = connection.recv(65536)
+        assert part, "the connection was closed under a request"
+        reply += part
+    return reply.split(b"\r\n\r\n")[0].lower()
+
+
+def test_kept_connections_lose_no_request(proxy: Proxy, client: Client, server: HttpServer) -> None:
+    """After a reload, a connection of the old Squid ends with the answer to its next request, and not before."""
+    proxy.write_policy("203.0.113.0/24\n")
+    proxy.start()
+    idle, busy = client.connect(), client.connect()
+    for connection in (idle, busy):
+        head = ask(connection)
+        assert b" 200 " in head
+        assert b"connection: close" not in head
+    proxy.write_policy("203.0.113.0/24\nanother.example\n")
+    proxy.wait_for("generation 2 is in force")
+    asked = 2
+    deadline = time.monotonic() + 20
+    while b"connection: close" not in (head := ask(busy)):
+        assert b" 200 " in head
+        assert time.monotonic() < deadline
+        asked += 1
+        time.sleep(0.02)
+    assert b" 200 " in head
+    head = ask(idle)
+    assert b" 200 " in head
+    assert b"connection: close" in head
+    assert (idle.recv(100), busy.recv(100)) == (b"", b"")
+    proxy.wait_for("generation 1 is drained")
+    assert len(proxy.wait_for_log(asked + 2)) == asked + 2
