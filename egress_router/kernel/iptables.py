@@ -23,31 +23,31 @@ class Iptables:
 
     def apply(self, desired: Translation) -> bool:
         """See NatBackend. IPv4 and IPv6 are committed side by side."""
-        return any(_in_children(desired, "apply").values())
+        return any(in_children(desired, "apply").values())
 
     def mend(self, desired: Translation) -> list[str]:
         """See NatBackend."""
-        return [line for lines in _in_children(desired, "mend").values() for line in lines]
+        return [line for lines in in_children(desired, "mend").values() for line in lines]
 
     def drift(self, desired: Translation) -> list[str]:
         """See NatBackend."""
-        return [line for lines in _in_children(desired, "drift").values() for line in lines]
+        return [line for lines in in_children(desired, "drift").values() for line in lines]
 
     def counters(self, desired: Translation) -> dict[int, Counters]:
         """See NatBackend."""
         found: dict[int, Counters] = {}
-        for family, tables in _in_children(desired, "counters").items():
-            found |= _by_line(desired, family, tables)
+        for family, tables in in_children(desired, "counters").items():
+            found |= by_line(desired, family, tables)
         return found
 
     def remove(self) -> None:
         """See NatBackend."""
-        jobs = {family: _start(family, "remove", _TABLES) for family in _families(None)}
+        jobs = {family: _start(family, "remove", _TABLES) for family in families_of(None)}
         for job in jobs.values():
             job.result()
 
 
-def _families(desired: Translation | None) -> list[Family]:
+def families_of(desired: Translation | None) -> list[Family]:
     """Return the families that the kernel has iptables for; those that are needed must be among them."""
     found = [family for family in Family if Path(_NAMES[family]).exists()]
     for family in desired.sources if desired else ():
@@ -59,14 +59,13 @@ def _families(desired: Translation | None) -> list[Family]:
     return found
 
 
-def _in_children(desired: Translation, verb: str) -> dict[Family, Any]:
-    jobs = {family: _start(family, verb, iptables_tables(desired, family)) for family in _families(desired)}
+def in_children(desired: Translation, verb: str) -> dict[Family, Any]:
+    """Return what ``verb`` of iptables_child.Tables returns in each family, done side by side."""
+    jobs = {family: _start(family, verb, iptables_tables(desired, family)) for family in families_of(desired)}
     return {family: job.result() for family, job in jobs.items()}
 
 
-def _by_line(
-    desired: Translation, family: Family, tables: dict[str, list[tuple[int, int, int]]]
-) -> dict[int, Counters]:
+def by_line(desired: Translation, family: Family, tables: dict[str, list[tuple[int, int, int]]]) -> dict[int, Counters]:
     """Connections are what the nat rules counted, packets and bytes what mangle counted; the fallback gets the rest."""
     found = {rule.line: Counters() for rule in desired.rules.redirects if rule.family == family}
     found |= {rule.line: Counters() for rule in desired.rules.fallbacks if rule.family == family}

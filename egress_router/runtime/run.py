@@ -15,6 +15,7 @@ from egress_router.config.run import parse_run
 from egress_router.endpoint.metrics import MetricsPage
 from egress_router.endpoint.server import Answer, EndpointServer, json_page
 from egress_router.errors import ConfigurationError
+from egress_router.kernel.iptables_kept import KeptIptables
 from egress_router.kernel.memory import give_back_memory
 from egress_router.kernel.nftables import Nftables
 from egress_router.kernel.nftables_child import ForkedNftables
@@ -44,8 +45,7 @@ def run_router(env: Mapping[str, str]) -> int:
     # Blocked until the loop listens, so that a signal during the set-up is not lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     desired, backend = set_up(run.router)
-    if isinstance(backend, Nftables):
-        backend = ForkedNftables()
+    backend = ForkedNftables() if isinstance(backend, Nftables) else KeptIptables()
     give_back_memory()
     state = State(interface=desired.network.egress, turned=time.monotonic())
     live = LiveRouter(env, run.router, desired, backend, state)
