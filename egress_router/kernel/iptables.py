@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from egress_router.errors import PlatformError
 from egress_router.kernel.forked import Job, start
 from egress_router.model.addresses import Family
-from egress_router.model.iptables import IptTable
 from egress_router.model.translation import Counters, Translation
 from egress_router.render.iptables_tables import iptables_tables
 
@@ -42,7 +43,7 @@ class Iptables:
 
     def remove(self) -> None:
         """See NatBackend."""
-        jobs = {family: _start(family, "remove", _TABLES) for family in families_of(None)}
+        jobs = {family: _start(family, "remove", lambda: _TABLES) for family in families_of(None)}
         for job in jobs.values():
             job.result()
 
@@ -61,7 +62,7 @@ def families_of(desired: Translation | None) -> list[Family]:
 
 def in_children(desired: Translation, verb: str) -> dict[Family, Any]:
     """Return what ``verb`` of iptables_child.Tables returns in each family, done side by side."""
-    jobs = {family: _start(family, verb, iptables_tables(desired, family)) for family in families_of(desired)}
+    jobs = {family: _start(family, verb, partial(iptables_tables, desired, family)) for family in families_of(desired)}
     return {family: job.result() for family, job in jobs.items()}
 
 
@@ -88,12 +89,12 @@ def by_line(desired: Translation, family: Family, tables: dict[str, list[tuple[i
     return found
 
 
-def _start(family: Family, verb: str, argument: tuple[IptTable, ...] | tuple[str, ...]) -> Job:
-    """Fork a child that does ``verb`` of iptables_child.Tables."""
-    return start(["iptables", verb, str(family)], lambda: _work(family, verb, argument))
+def _start(family: Family, verb: str, argument: Callable[[], Any]) -> Job:
+    """Fork a child that does ``verb`` of iptables_child.Tables with what ``argument`` returns there."""
+    return start(["iptables", verb, str(family)], lambda: _work(family, verb, argument()))
 
 
-def _work(family: Family, verb: str, argument: tuple[IptTable, ...] | tuple[str, ...]) -> Any:
+def _work(family: Family, verb: str, argument: Any) -> Any:
     from egress_router.kernel.iptables_child import Tables
 
     return getattr(Tables(family), verb)(argument)

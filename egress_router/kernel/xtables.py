@@ -55,7 +55,8 @@ class XtSocket:
         are together. Empty when it says nothing. It takes microseconds; an entry in the place of another one of its
         size is not seen.
         """
-        return self._get(_GET_INFO, _INFO.pack(table.encode(), *bytes(13)))
+        request = bytearray(_INFO.pack(table.encode(), *bytes(13)))
+        return bytes(request) if self._get(_GET_INFO, request) else b""
 
     def read(self, table: str) -> Block | None:
         """Return a table; None when the kernel does not have it, or when it changed while it was read."""
@@ -63,11 +64,12 @@ class XtSocket:
         if not info:
             return None
         _, hooks, *places, count, size = _INFO.unpack(info)
-        head = _ENTRIES.pack(table.encode(), size)
-        answer = self._get(_GET_ENTRIES, head + bytes(size))
-        if not answer:
+        request = bytearray(_ENTRIES.size + size)
+        _ENTRIES.pack_into(request, 0, table.encode(), size)
+        if not self._get(_GET_ENTRIES, request):
             return None
-        return Block(hooks, tuple(places[:5]), tuple(places[5:]), count, answer[len(head) :])
+        data = bytes(memoryview(request)[_ENTRIES.size :])
+        return Block(hooks, tuple(places[:5]), tuple(places[5:]), count, data)
 
     def replace(self, table: str, old: Block, new: Block) -> bytes:
         """Put ``new`` in the place of ``old``; return the last counters of the old entries.
@@ -93,9 +95,8 @@ class XtSocket:
         head = _COUNTERS.pack(table.encode(), len(counters) // COUNTER_BYTES)
         self._socket.setsockopt(self._level, _SET_ADD_COUNTERS, head + counters)
 
-    def _get(self, option: int, request: bytes) -> bytes:
-        """Ask with what Python's getsockopt cannot pass: a buffer that says what is asked for."""
-        buffer = ctypes.create_string_buffer(request, len(request))
+    def _get(self, option: int, request: bytearray) -> bool:
+        """Ask with what Python's getsockopt cannot pass: a buffer that says what is asked for, and takes the answer."""
+        buffer = (ctypes.c_char * len(request)).from_buffer(request)
         size = ctypes.c_uint32(len(request))
-        code = self._libc.getsockopt(self._socket.fileno(), self._level, option, buffer, ctypes.byref(size))
-        return buffer.raw if code == 0 else b""
+        return bool(self._libc.getsockopt(self._socket.fileno(), self._level, option, buffer, ctypes.byref(size)) == 0)

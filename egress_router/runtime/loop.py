@@ -49,6 +49,7 @@ class Loop:
         self._full_at: asyncio.TimerHandle | None = None
         self._rules_touched = self._network_touched = False
         self._idle_until = 0.0
+        self._nftables: Events | None = None
         self._tables: TableInfo | None = None
         self._tables_before: tuple[bytes, ...] = ()
         self._watch = watch
@@ -88,7 +89,7 @@ class Loop:
         found = [route]
         self._loop.add_reader(route.fileno(), lambda: self._heard(route, network=True))
         if self._live.backend.name == "nftables":
-            nftables = nftables_events()
+            nftables = self._nftables = nftables_events()
             found.append(nftables)
             self._loop.add_reader(nftables.fileno(), lambda: self._heard(nftables, network=False))
         else:
@@ -175,7 +176,13 @@ class Loop:
     def _reload(self, why: str) -> None:
         if not self._state.leaving:
             LOGGER.info("%s: reading the destinations anew", why)
+            if self._nftables is not None:
+                self._nftables.pause()
             self._live.reload()
+            if self._nftables is not None:
+                self._nftables.listen()
+                # What somebody else has changed meanwhile is another generation.
+                self._check_soon(rules=True, network=False)
 
     # Leaving
 
