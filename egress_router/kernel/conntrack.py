@@ -19,7 +19,7 @@ from egress_router.model.connection import Connection
 from egress_router.model.router import Protocol
 
 _GET, _DELETE = 0x0101, 0x0102
-_TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _ID, _ZONE = 1, 2, 3, 4, 12, 18
+_TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _ID, _ZONE = 1, 2, 3, 4, 7, 12, 18
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _SEEN_REPLY, _DESTINATION_CHANGED = 0x2, 0x20
 #: nf_conntrack_tcp.h: SYN_SENT to LAST_ACK; what is over (TIME_WAIT, CLOSE) lingers for minutes.
@@ -110,6 +110,7 @@ def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Ad
         translated=bool(status & _DESTINATION_CHANGED),
         answered=bool(status & _SEEN_REPLY),
         live=protocol is not Protocol.UDP and _state(data, found.get(_PROTOINFO)) in _LIVE_STATES,
+        timeout=struct.unpack_from("!I", data, found[_TIMEOUT][0])[0] if _TIMEOUT in found else 0,
         key=key,
     )
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.run import parse_run
 from egress_router.errors import ConfigurationError, EgressRouterError
-from egress_router.kernel.conntrack import Conntrack
 from egress_router.kernel.memory import give_back_memory
 from egress_router.kernel.nat import NatBackend
 from egress_router.model.connection import Connection
@@ -21,8 +20,8 @@ from egress_router.model.desired import Desired
 from egress_router.model.network import NetworkState, Observed
 from egress_router.model.router import RouterConfig, Ruleset
 from egress_router.model.translation import Counters, Translation
-from egress_router.plan.connections import Sieve
 from egress_router.plan.translation import plan_translation
+from egress_router.runtime.connections import end_stale, translated
 from egress_router.runtime.desired import desired_state
 from egress_router.runtime.log import LOGGER
 from egress_router.runtime.router import put_back
@@ -82,9 +81,7 @@ class LiveRouter:
 
     def end_stale(self) -> int:
         """End the connections that the rules in force would not make; return how many. Raises PlatformError."""
-        sieve = Sieve(self.desired.translation)
-        with Conntrack() as conntrack:
-            return conntrack.end([item for item in self._connections(conntrack) if sieve.stale(item)])
+        return end_stale(self.desired)
 
     def check(self, *, rules: bool, network: bool) -> bool:
         """Look whether the rules, or the network, or both are in place and put back what is not; return whether all of
@@ -147,12 +144,7 @@ class LiveRouter:
 
     def connections(self) -> list[Connection]:
         """Return the translated connections. Raises PlatformError."""
-        with Conntrack() as conntrack:
-            return [item for item in self._connections(conntrack) if item.translated]
-
-    def _connections(self, conntrack: Conntrack) -> list[Connection]:
-        addresses = [address for found in self.desired.network.pod_addresses.values() for address in found]
-        return list(conntrack.connections(addresses))
+        return translated(self.desired)
 
     def stop_accepting(self) -> None:
         """Let established connections go on and refuse new ones. Raises EgressRouterError."""

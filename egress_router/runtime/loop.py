@@ -12,6 +12,7 @@ from egress_router.errors import EgressRouterError
 from egress_router.kernel.events import Events, nftables_events, route_events
 from egress_router.kernel.iptables_info import TableInfo
 from egress_router.model.run import RunConfig
+from egress_router.plan.drain import Drain
 from egress_router.proxy.watch import Watch
 from egress_router.runtime.egress import EgressSide
 from egress_router.runtime.live import LiveRouter
@@ -55,6 +56,7 @@ class Loop:
         self._watch = watch
         self._file_changed = False
         self._leave_by = 0.0
+        self._draining = Drain()
 
     def run(self) -> int:
         """Return 0 after a signal. Raises what nobody foresaw."""
@@ -210,7 +212,7 @@ class Loop:
 
     def _live_connections(self) -> int:
         try:
-            return sum(connection.live for connection in self._live.connections())
+            return self._draining.left(self._live.connections(), time.monotonic())
         except EgressRouterError as error:
             LOGGER.error("%s", error)
             return 0
