@@ -76,7 +76,7 @@ def test_everything_that_is_deleted_comes_back_and_nothing_leaks_meanwhile(
         "- the egress interface up",
         "- route default via 192.0.2.1 dev macvlan0 src 192.0.2.46 table 14601",
         "- rule 14602: from all iif eth0 lookup 14601 (IPv4)",
-        "+ sysctl net/ipv4/ip_forward = 0",
+        "+ sysctl net/ipv4/conf/eth0/forwarding = 0",
     ):
         assert text in log
 
