@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from bench.redirect_rate import HAPROXY
+from bench.load import HAPROXY
 from egress_router.lab import Lab
 from tests.kernel.live import LiveRouter
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from egress_router.config.dns_proxy import VARIABLE, parse_dns_proxy
 from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.known import warn_unknown
 from egress_router.config.log import parse_log
+from egress_router.endpoint.metrics import MetricsPage
+from egress_router.endpoint.server import Answer, EndpointServer, json_page
 from egress_router.errors import ConfigurationError, EgressRouterError
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.observe import observe
@@ -23,8 +25,11 @@ from egress_router.model.log import LogLevel
 from egress_router.model.network import MAIN_TABLE, PROTOCOL
 from egress_router.names.lookup import Lookup
 from egress_router.names.usable import unusable
+from egress_router.proxy.dns_metrics import DnsProxyCollector, names_as_json
 from egress_router.proxy.engine import Limits
-from egress_router.proxy.haproxy import HaproxyEngine
+from egress_router.proxy.haproxy import LAST_LINES_SECONDS, HaproxyEngine
+from egress_router.proxy.health import ProxyHealth
+from egress_router.proxy.log_output import LogOutput
 from egress_router.proxy.name_keeper import NameKeeper
 from egress_router.proxy.pod import families_with_a_route
 from egress_router.proxy.supervisor import Supervisor
@@ -55,17 +60,29 @@ def run_dns_proxy(env: Mapping[str, str]) -> int:
     reader = _Reader(env)
     config = reader.read(first=True)
     file = env.get(f"{VARIABLE}_FILE", "").strip()
+    output = LogOutput(sys.stdout.fileno()) if config.access_log else None
     engine = HaproxyEngine(
         reader.read,
         NameKeeper(Lookup(config.nameservers), sorted(config.sources) or families_with_a_route(), unusable),
         Path(env.get("EGRESS_RUN_DIR") or RUN_DIR) / "dns-proxy",
         watch=[Path(file)] if file else [],
-        output=sys.stdout.fileno(),
+        output=output,
     )
+    supervisor = Supervisor(engine, Limits(grace=float(config.grace)))
     try:
-        return Supervisor(engine, Limits(grace=float(config.grace))).run()
+        if config.health_port is not None:
+            health = ProxyHealth(supervisor, engine.probe)
+            page = MetricsPage(DnsProxyCollector(engine, supervisor.counters, health))
+            pages: dict[str, Callable[[], Answer]] = {
+                "/metrics": page,
+                "/status": json_page(lambda: health.as_json() | names_as_json(engine)),
+            }
+            EndpointServer(config.health_port, health, pages, remarks=engine.remarks).start()
+        return supervisor.run()
     finally:
         engine.close()
+        if output:
+            output.close(LAST_LINES_SECONDS)
 
 
 class _Reader:
@@ -73,6 +90,7 @@ class _Reader:
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = dict(env)
+        self._health_port: int | None = None
 
     def read(self, *, first: bool = False) -> DnsProxyConfig:
         """Return the configuration; warnings are logged. Raises ConfigurationError.
@@ -85,6 +103,11 @@ class _Reader:
         inputs = load_inputs(self._env)
         config = parse_dns_proxy(inputs, problems, required=True)
         warn_unknown(inputs, problems)
+        if first and config is not None:
+            self._health_port = config.health_port
+        if config is not None and config.health_port != self._health_port:
+            # The default gave way to a destination, which only a proxy that starts can do.
+            problems.errors += [p for p in problems.warnings if p.variable == "EGRESS_HEALTH_PORT"]
         if config is None or problems.errors:
             raise ConfigurationError(problems.errors)
         for warning in problems.warnings:

@@ -12,6 +12,7 @@ from egress_router.config import fields
 from egress_router.config.fields import Wrong
 from egress_router.config.pod import PodConfig
 from egress_router.errors import UsageError
+from egress_router.model.addresses import Family
 from egress_router.model.router import Protocol, RouterConfig
 from egress_router.plan.dns_proxy_explain import explain_dns
 from egress_router.plan.explain import Decision, explain_redirect
@@ -107,6 +108,7 @@ def _values(router: RouterConfig, decision: Decision) -> dict[str, object]:
         "line": decision.rule.line if decision.rule else None,
         "rule": str(decision.rule) if decision.rule else None,
         "address": str(decision.address) if decision.address else None,
+        "name": str(decision.name) if decision.name else None,
         "to_port": decision.to_port if decision.rule else None,
         "source": str(router.sources[decision.family].ip) if decision.rule else None,
     }
@@ -114,12 +116,21 @@ def _values(router: RouterConfig, decision: Decision) -> dict[str, object]:
 
 def _sentence(router: RouterConfig, decision: Decision) -> str:
     what = f"{decision.family} {decision.protocol} port {decision.port}"
-    if decision.rule is None or decision.address is None:
+    if decision.rule is None:
         return f"{what}: no line claims it and there is no fallback: refused"
-    to = f"[{decision.address}]" if decision.address.version == 6 else str(decision.address)
     source = router.sources[decision.family].ip
     gateway = router.gateways[decision.family]
     return (
-        f'{what}: line {decision.rule.line} "{decision.rule}" sends it to {to}:{decision.to_port}, '
+        f'{what}: line {decision.rule.line} "{decision.rule}" sends it to {_where(decision)}, '
         f"leaving with {source} by {gateway}"
+    )
+
+
+def _where(decision: Decision) -> str:
+    if decision.name is None:
+        address = decision.address
+        return f"[{address}]:{decision.to_port}" if decision.family is Family.IPV6 else f"{address}:{decision.to_port}"
+    return (
+        f"one of the {decision.family} addresses of {decision.name}, port {decision.to_port} (`egress-router run` asks "
+        "the name servers of /etc/resolv.conf for them, again and again; dropped while there is none)"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,9 +16,14 @@ from egress_router.config.http_proxy import parse_http_settings
 from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.known import warn_unknown
 from egress_router.config.log import parse_log
+from egress_router.endpoint.metrics import MetricsPage
+from egress_router.endpoint.server import Answer, EndpointServer, json_page
 from egress_router.model.http_policy import HttpPolicy
 from egress_router.plan.http_compile import compile_policy
 from egress_router.proxy.engine import Counters, Limits
+from egress_router.proxy.health import ProxyHealth
+from egress_router.proxy.http_metrics import HttpProxyCollector
+from egress_router.proxy.log_output import LogOutput
 from egress_router.proxy.squid import SquidEngine, become_unprivileged
 from egress_router.proxy.supervisor import Supervisor
 from egress_router.render.squid import render_squid
@@ -26,6 +32,8 @@ from egress_router.runtime.log import LOGGER, set_up_log
 DEFAULT_DIRECTORY = "/run/egress-router"
 #: The largest policies take Squid some seconds to read.
 START_SECONDS = 120.0
+#: How long the reader of standard output may take for the last lines.
+LAST_LINES_SECONDS = 2.0
 
 
 @click.command(
@@ -47,6 +55,7 @@ def command() -> int:
     inputs = load_inputs(os.environ)
     set_up_log(parse_log(inputs, problems, terminal=sys.stderr.isatty()))
     settings = parse_http_settings(inputs, problems)
+    told = len(problems.warnings)
     # Here too, so that all problems come out together; the engine reads the policy anew for each generation.
     policy = parse_http_policy(inputs, problems, required=True)
     directory = Path(inputs.value("EGRESS_RUN_DIR") or DEFAULT_DIRECTORY)
@@ -54,21 +63,26 @@ def command() -> int:
     if policy is not None:
         # Loads the template and all that rendering needs while it can be read: what comes is another user.
         render_squid(compile_policy(HttpPolicy(policy.lines[:1])), settings)
-    problems.warnings.clear()
+    del problems.warnings[told:]
     warn_unknown(inputs, problems)
     for warning in problems.warnings:
         LOGGER.warning("%s", warning)
     become_unprivileged(directory)
-    engine = SquidEngine(settings, lambda: load_inputs(os.environ), directory, _write_line)
+    output = LogOutput(sys.stdout.fileno()) if settings.access_log else None
+    engine = SquidEngine(settings, lambda: load_inputs(os.environ), directory, output)
     supervisor = Supervisor(
         engine, Limits(grace=settings.grace, start=START_SECONDS), lambda counters: _report(directory, counters)
     )
-    return supervisor.run()
-
-
-def _write_line(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    if settings.health_port is not None:
+        health = ProxyHealth(supervisor, engine.probe)
+        page = MetricsPage(HttpProxyCollector(engine, supervisor.counters, health))
+        pages: dict[str, Callable[[], Answer]] = {"/metrics": page, "/status": json_page(health.as_json)}
+        EndpointServer(settings.health_port, health, pages).start()
+    try:
+        return supervisor.run()
+    finally:
+        if output:
+            output.close(LAST_LINES_SECONDS)
 
 
 def _report(directory: Path, counters: Counters) -> None:

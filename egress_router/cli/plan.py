@@ -21,7 +21,7 @@ from egress_router.render.iptables_tables import iptables_tables
 from egress_router.render.nft_script import replace_script
 from egress_router.render.nft_table import nft_table
 from egress_router.render.plan_text import plan_json, plan_text
-from egress_router.render.squid import render_squid
+from egress_router.render.squid import SHOWN, render_squid
 from egress_router.runtime.desired import desired_here, desired_sample
 
 
@@ -96,7 +96,7 @@ def _iptables(pod: PodConfig, source: Source, here: bool) -> str:
 def _squid(pod: PodConfig, source: Source, _here: bool) -> str:
     if pod.http is None:
         raise UsageError(f"{source.name} has no EGRESS_HTTP_PROXY_DESTINATION: no Squid to plan")
-    files = render_squid(compile_policy(pod.http.policy), pod.http.settings)
+    files = render_squid(compile_policy(pod.http.policy), pod.http.settings, SHOWN)
     return "".join(f"# {name}\n{text}" for name, text in files.items())
 
 

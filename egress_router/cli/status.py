@@ -107,8 +107,15 @@ def live_lines(live: dict[str, Any]) -> list[str]:
     """Return what a router that stays says of itself."""
     found = [f"gateway {address}: {'answers' if up else 'does not answer'}" for address, up in live["gateways"].items()]
     found += [f"check {to}: {'accepts' if up else 'does not accept'} connections" for to, up in live["checks"].items()]
+    found += [_name_line(name, item) for name, item in live.get("names", {}).items()]
     last = live["last_reload"]
     when = "none yet" if last is None else datetime.fromtimestamp(last, UTC).isoformat(sep=" ", timespec="seconds")
     found.append(f"last reload: {when} ({live['reloads']} ok, {live['reload_failures']} failed)")
     found.append(f"repairs: {live['repairs']}, claims of our address by others: {live['conflicts']}")
     return found
+
+
+def _name_line(name: str, item: dict[str, Any]) -> str:
+    addresses = ", ".join(item["addresses"]) or "no address"
+    age = "never answered" if item["answer_age"] is None else f"answered {item['answer_age']:.0f} s ago"
+    return f"name {name}: {addresses} ({age}{'; ' + item['problem'] if item['problem'] else ''})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from egress_router.config import fields
 from egress_router.config.fields import Wrong
+from egress_router.config.health import parse_health_port, yield_to
 from egress_router.config.host_names import host_name
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
 from egress_router.config.variables import on_off, seconds, source_addresses
@@ -42,14 +43,17 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     idle = seconds(inputs, problems, "EGRESS_DNS_PROXY_IDLE_TIMEOUT", 3600, 1, LONGEST)
     grace = seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", 30, 0, LONGEST)
     access_log = on_off(inputs, problems, "EGRESS_DNS_PROXY_ACCESS_LOG")
+    health = parse_health_port(inputs, problems)
     destinations: tuple[Destination, ...] = ()
     if source is not None:
         destinations = _Reader(source, sources, problems).destinations()
     elif len(problems.errors) == before:
         problems.error(VARIABLE, None, "", "is not set", EXPECTED_LINE)
+    owner = next((item for item in destinations if item.port == health), None)
+    health = yield_to(inputs, problems, health, f"line {owner.line} of {VARIABLE} ({owner})" if owner else "")
     if len(problems.errors) > before:
         return None
-    return DnsProxyConfig(destinations, sources, nameservers, idle, grace, access_log)
+    return DnsProxyConfig(destinations, sources, nameservers, idle, grace, access_log, health)
 
 
 class _Reader:

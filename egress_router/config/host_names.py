@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from egress_router.config.fields import Wrong
+from egress_router.errors import printable, quoted
 from egress_router.model.names import HostName
 
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
@@ -22,16 +23,16 @@ def host_name(text: str) -> HostName | Wrong:
         try:
             name = idna.encode(name, uts46=True).decode("ascii")
         except idna.IDNAError as error:
-            return Wrong(f'"{text}" is not a name: {error}')
+            return Wrong(f"{quoted(text)} is not a name: {printable(str(error))}")
     bare = name.removesuffix(".")
     labels = bare.split(".")
     if len(bare) > MAX_NAME:
         return Wrong(f"the name has {len(bare)} characters, DNS allows {MAX_NAME}")
     for label in labels:
         if not _LABEL.fullmatch(label):
-            return Wrong(f'"{text}" is neither an address nor a name')
+            return Wrong(f"{quoted(text)} is neither an address nor a name")
     if _NUMBER.fullmatch(labels[-1]):
-        return Wrong(f'"{text}" is not an address, and a name does not end in a number')
+        return Wrong(f"{quoted(text)} is not an address, and a name does not end in a number")
     if labels[-1] == "localhost":
-        return Wrong(f'"{text}" is this pod itself (RFC 6761)')
+        return Wrong(f"{quoted(text)} is this pod itself (RFC 6761)")
     return HostName(name)

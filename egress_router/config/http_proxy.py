@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from egress_router.config.health import parse_health_port, yield_to
 from egress_router.config.http_ports import parse_ports
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.variables import on_off, seconds, source_addresses
@@ -19,13 +20,16 @@ DAY = 86400
 def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
     """Return the settings; what is unset has its default, what is wrong is noted and has its default."""
     default = HttpSettings()
+    port = _number(inputs, problems, "EGRESS_HTTP_PROXY_PORT", default.port, 1, 65535)
+    health = parse_health_port(inputs, problems)
     return HttpSettings(
-        port=_number(inputs, problems, "EGRESS_HTTP_PROXY_PORT", default.port, 1, 65535),
+        port=port,
         connect_ports=_connect_ports(inputs, problems),
         max_clients=_number(inputs, problems, "EGRESS_HTTP_PROXY_MAX_CLIENTS", default.max_clients, 1, MAX_CLIENTS),
         access_log=on_off(inputs, problems, "EGRESS_HTTP_PROXY_ACCESS_LOG"),
         grace=float(seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", int(default.grace), 0, DAY)),
         sources=tuple(source_addresses(inputs, problems).values()),
+        health_port=yield_to(inputs, problems, health, "EGRESS_HTTP_PROXY_PORT" if health == port else ""),
     )
 
 

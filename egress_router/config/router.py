@@ -27,7 +27,9 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
     gateways = _gateways(inputs, problems, sources)
     mode_known = not _has_errors(problems, "EGRESS_ROUTER_MODE")
     sources_known = sources if not _has_errors(problems, "EGRESS_SOURCE") else {}
-    rules = parse_rules(inputs, sources_known, problems, required=mode.redirects and mode_known)
+    # With a mode that is none, a name is not what is wrong.
+    names = mode is Mode.LEGACY or not mode_known
+    rules = parse_rules(inputs, sources_known, problems, required=mode.redirects and mode_known, names=names)
     config = RouterConfig(
         mode=mode,
         sources=sources,

@@ -37,17 +37,18 @@ def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | Non
     grace = seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", 30, 0, _DAY)
     announce = seconds(inputs, problems, "EGRESS_ANNOUNCE_INTERVAL", 30, 0, _DAY)
     probe = seconds(inputs, problems, "EGRESS_PROBE_INTERVAL", 3, 1, _DAY)
+    hold = seconds(inputs, problems, "EGRESS_NAME_HOLD", 3600, 0, 30 * _DAY)
     checks = _checks(inputs, problems, {} if router is None else router.sources)
     if router is not None and health is not None:
         health = _unclaimed(inputs, problems, router, health)
     if router is None or len(problems.errors) > before:
         return None
-    return RunConfig(replace(router, health_port=health), grace, announce, probe, checks)
+    return RunConfig(replace(router, health_port=health), grace, announce, probe, checks, hold)
 
 
 def _unclaimed(inputs: Inputs, problems: Problems, router: RouterConfig, port: int) -> int | None:
     """Return ``port``, or None when a destination claims it."""
-    claims = (r for r in router.rules.redirects if r.protocol is Protocol.TCP and port in r.ports)
+    claims = (r for r in router.rules.claims if r.protocol is Protocol.TCP and port in r.ports)
     rule = next(claims, None)
     return yield_to(inputs, problems, port, f"line {rule.line} of EGRESS_DESTINATION ({rule})" if rule else "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from egress_router.egressip.view import View
 from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.node_probe import CALM_ROUNDS, Answer, Prober
-from egress_router.kernel.node_tables import dropped_packets, held_before, present, ways_before
+from egress_router.kernel.node_tables import dropped_packets, present, ways_before
 from egress_router.kernel.node_watch import TableWatch
 from egress_router.kernel.observe import observe
 from egress_router.model.network import Link, Observed
@@ -76,6 +77,8 @@ class Agent:
     def run(self) -> None:
         """Take over what is there, then follow objects and probes."""
         self._take_over()
+        # The objects stay for long; a full collection of garbage in a large cluster takes as long as a round of probes.
+        gc.freeze()
         self._prober.start()
         if not present():
             # A node that was just booted: until it is known who is up, pods with egress IPs send nothing.
@@ -110,10 +113,7 @@ class Agent:
 
     def _take_over(self) -> None:
         """Keep the slots, the addresses and the holders in use that an agent before this one has left."""
-        observed = self.kernel.observed()
-        on_link = {str(a.address.ip) for a in observed.addresses if a.interface == self._link.name}
-        self.holdings.held = frozenset(held_before() & on_link)
-        self.kernel.adopt(self.holdings.held)
+        self.holdings.held = self.kernel.adopt()
         slots = self.kernel.slots_before({n: h.host_ip for n, h in self.view.state.nodes.items()})
         self.holders.slots = slots
         used = ways_before()
@@ -154,19 +154,24 @@ class Agent:
         before, self.view.state = self.view.state, state
         return before != state
 
-    def _decide(self) -> None:
-        """Bring the decision, the probed nodes and their slots up to date."""
+    def _offline(self) -> set[str]:
+        return self.holders.offline() | ({self.settings.node} if self.view.draining else set())
+
+    def _decide(self) -> set[str]:
+        """Bring the decision, the probed nodes and their slots up to date; return the nodes that counted as offline."""
         evaluator, view = self._evaluator, self.view
         old = view.decision
         state = view.state
+        offline = self._offline()
         evaluator.update(
             {**dict.fromkeys(old.namespaces.keys() - state.namespaces.keys()), **state.namespaces},
             {**dict.fromkeys(old.nodes.keys() - state.nodes.keys()), **state.nodes},
-            self.holders.offline() | ({self.settings.node} if view.draining else set()),
+            offline,
         )
         view.decision = evaluator.decision()
         self.holders.follow(self.settings.node, state, view.decision)
         self._tell_prober()
+        return offline
 
     def _tell_prober(self) -> None:
         nodes = self.view.state.nodes
@@ -196,8 +201,10 @@ class Agent:
         started = time.monotonic()
         view, holdings = self.view, self.holdings
         try:
-            self._decide()
-            self._decide()  # holders that are new may be known to be down: their health counts from the second time
+            offline = self._decide()
+            if self._offline() != offline:
+                # Holders that are new were counted as online; their health counts from now on.
+                self._decide()
             wanted = set(self._claims())
             self._claimer.check(holdings.settle(wanted, time.monotonic()))
             state = self._node_state()

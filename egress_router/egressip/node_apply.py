@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from egress_router.egressip.health import Health
 from egress_router.errors import ToolFailed
 from egress_router.kernel.netlink import Netlink
-from egress_router.kernel.node_addresses import add_egress_ip, remove_egress_ip
+from egress_router.kernel.node_addresses import add_egress_ip, egress_ips, remove_egress_ip
 from egress_router.kernel.node_conntrack import cut_egress_ip, cut_pod, cut_slot
 from egress_router.kernel.node_routes import present_slots, set_holders
-from egress_router.kernel.node_tables import load
+from egress_router.kernel.node_tables import held_before, load
 from egress_router.kernel.node_tunnel import ensure_tunnel, set_peers, tunnel_gateway
 from egress_router.kernel.observe import observe
 from egress_router.model.network import Link, Observed
@@ -41,9 +41,11 @@ class NodeKernel:
         """Trust nothing: replace everything at the next ``apply``."""
         self._applied = None
 
-    def adopt(self, held: frozenset[str]) -> None:
-        """Take over egress IPs that an earlier agent has put on the interface."""
-        self._addresses = held
+    def adopt(self) -> frozenset[str]:
+        """Take over the egress IPs that an earlier agent has put on the interface, and return them."""
+        on_link = {str(a.address.ip) for a in self.observed().addresses if a.interface == self._link.name}
+        self._addresses = egress_ips(self.netlink, self._link) | (held_before() & on_link)
+        return self._addresses
 
     def slots_before(self, nodes: Mapping[str, str]) -> dict[str, int]:
         """Return the slots that an earlier agent gave to nodes (name → hostIP)."""

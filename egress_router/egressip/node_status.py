@@ -37,13 +37,16 @@ def node_status(
         "lacking": sorted(lacking),
         "pods": len(applied.ways),
         "dropped_packets": dict(drops),
+        "other_namespaces": sum(
+            verdict.disposition is Disposition.NORMAL for verdict in list(view.decision.namespaces.values())
+        ),
         "namespaces": {
             name: {
                 "disposition": verdict.disposition.value,
                 "via": [{"ip": via.ip, "node": via.node} for via in verdict.via],
                 "reasons": list(verdict.reasons),
             }
-            for name, verdict in view.decision.namespaces.items()
+            for name, verdict in list(view.decision.namespaces.items())
             if verdict.disposition is not Disposition.NORMAL
         },
     }

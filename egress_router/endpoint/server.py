@@ -45,7 +45,8 @@ class EndpointServer(ThreadingTCPServer):
     """Listens on ``port`` of ``address``, or of all addresses; then the rules keep the egress side away. Raises
     PlatformError, which names ``variable`` as the place to choose another port.
 
-    `/healthz` and `/readyz` come from ``subject``; ``pages`` are further ones, by path.
+    `/healthz` and `/readyz` come from ``subject``; ``pages`` are further ones, by path. ``remarks`` are sentences that
+    `/readyz` shows also when all is well enough.
     """
 
     allow_reuse_address = True
@@ -59,13 +60,14 @@ class EndpointServer(ThreadingTCPServer):
         pages: Mapping[str, Callable[[], Answer]],
         variable: str = "EGRESS_HEALTH_PORT",
         address: str = "",
+        remarks: Callable[[], list[str]] = list,
     ) -> None:
         both = not address and Path("/proc/net/if_inet6").exists()
         self.address_family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
         self._slots = threading.BoundedSemaphore(REQUESTS_AT_ONCE)
         self.pages: dict[str, Callable[[], Answer]] = {
             "/healthz": lambda: _healthz(subject),
-            "/readyz": lambda: _readyz(subject),
+            "/readyz": lambda: _readyz(subject, remarks),
             **pages,
         }
         try:
@@ -141,9 +143,10 @@ def _healthz(subject: Subject) -> Answer:
     return 200, _TEXT, b"ok\n"
 
 
-def _readyz(subject: Subject) -> Answer:
+def _readyz(subject: Subject, remarks: Callable[[], list[str]]) -> Answer:
     reasons = subject.reasons(time.monotonic())
-    return (503, _TEXT, ("\n".join(reasons) + "\n").encode()) if reasons else (200, _TEXT, b"ready\n")
+    lines = [*(reasons or ["ready"]), *remarks()]
+    return 503 if reasons else 200, _TEXT, ("\n".join(lines) + "\n").encode()
 
 
 def json_page(value: Callable[[], Any]) -> Callable[[], Answer]:

@@ -21,7 +21,7 @@ from egress_router.model.connection import Connection
 from egress_router.model.router import Protocol
 
 _GET, _DELETE = 0x0101, 0x0102
-_TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _ID, _ZONE = 1, 2, 3, 4, 7, 12, 18
+_TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _MARK, _ID, _ZONE = 1, 2, 3, 4, 7, 8, 12, 18
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _SEEN_REPLY, _DESTINATION_CHANGED = 0x2, 0x20
 #: nf_conntrack_tcp.h: SYN_SENT to LAST_ACK; what is over (TIME_WAIT, CLOSE) lingers for minutes.
@@ -62,7 +62,7 @@ class Conntrack:
                 yield found
 
     def choose(self, addresses: Iterable[Address], wanted: Callable[[Connection], bool]) -> list[Connection]:
-        """Return those of ``connections(addresses)`` for which ``wanted`` says so; it must not look at their source,
+        """Return those of ``connections(addresses)`` for which ``wanted`` says so; it must not look at their mark,
         their timeout or whether they are live: it is asked once for all that are the same but for that.
         """
         own = {address.packed: address for address in addresses}
@@ -176,6 +176,7 @@ def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Ad
         live=protocol is not Protocol.UDP and _state(data, found.get(_PROTOINFO)) in _LIVE_STATES,
         timeout=struct.unpack_from("!I", data, found[_TIMEOUT][0])[0] if _TIMEOUT in found else 0,
         key=key,
+        mark=struct.unpack_from("!I", data, found[_MARK][0])[0] if _MARK in found else 0,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,10 @@ from typing import Any
 from egress_router.errors import PlatformError
 from egress_router.kernel.forked import Job, start
 from egress_router.model.addresses import Family
+from egress_router.model.iptables import IptTable
+from egress_router.model.names import HostName
 from egress_router.model.translation import Counters, Translation
+from egress_router.render.iptables_names import name_chain, spread_rules
 from egress_router.render.iptables_tables import iptables_tables
 
 _NAMES = {Family.IPV4: "/proc/net/ip_tables_names", Family.IPV6: "/proc/net/ip6_tables_names"}
@@ -30,6 +33,10 @@ class Iptables:
         """See NatBackend."""
         return [line for lines in in_children(desired, "mend").values() for line in lines]
 
+    def readdress(self, desired: Translation, names: Collection[HostName]) -> None:
+        """See NatBackend."""
+        readdressed(desired, names)
+
     def drift(self, desired: Translation) -> list[str]:
         """See NatBackend."""
         return [line for lines in in_children(desired, "drift").values() for line in lines]
@@ -38,7 +45,8 @@ class Iptables:
         """See NatBackend."""
         found: dict[int, Counters] = {}
         for family, tables in in_children(desired, "counters").items():
-            found |= by_line(desired, family, tables)
+            for line, counters in by_line(desired, family, tables).items():
+                found[line] = found.get(line, Counters()) + counters
         return found
 
     def remove(self) -> None:
@@ -66,10 +74,28 @@ def in_children(desired: Translation, verb: str) -> dict[Family, Any]:
     return {family: job.result() for family, job in jobs.items()}
 
 
+def readdressed(desired: Translation, names: Collection[HostName]) -> dict[Family, tuple[frozenset[str], str]]:
+    """Do as Iptables.readdress; return, for each family, which chains of ``nat`` have their rules, and the digest of
+    the table that they were found in.
+    """
+    chains: dict[Family, frozenset[str]] = {}
+    jobs: dict[Family, Job] = {}
+    for family in desired.sources:
+        spreads = [spread for spread in desired.spreads(family) if spread.rule.name in names]
+        if spreads:
+            table = IptTable("nat", {name_chain(spread.rule): spread_rules(spread) for spread in spreads}, ())
+            chains[family] = frozenset(table.chains)
+            jobs[family] = _start(family, "fill", partial(tuple, [table]))
+    return {family: (chains[family], job.result()["nat"]) for family, job in jobs.items()}
+
+
 def by_line(desired: Translation, family: Family, tables: dict[str, list[tuple[int, int, int]]]) -> dict[int, Counters]:
     """Connections are what the nat rules counted, packets and bytes what mangle counted; the fallback gets the rest."""
     found = {rule.line: Counters() for rule in desired.rules.redirects if rule.family == family}
-    found |= {rule.line: Counters() for rule in desired.rules.fallbacks if rule.family == family}
+    last = [rule.line for rule in desired.rules.fallbacks if rule.family == family]
+    if family in desired.sources:
+        found |= {rule.line: Counters() for rule in desired.rules.named}
+        last += [desired.rules.named_fallback.line] if desired.rules.named_fallback else []
     total = [0, 0]
     for line, packets, size in tables.get("mangle", ()):
         if line == 0:
@@ -79,9 +105,7 @@ def by_line(desired: Translation, family: Family, tables: dict[str, list[tuple[i
     rest = Counters(
         0, total[0] - sum(c.packets for c in found.values()), total[1] - sum(c.bytes for c in found.values())
     )
-    for fallback in desired.rules.fallbacks:
-        if fallback.family == family:
-            found[fallback.line] = rest
+    found |= dict.fromkeys(last, rest)
     for line, packets, _ in tables.get("nat", ()):
         if line in found:
             old = found[line]

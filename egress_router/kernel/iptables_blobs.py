@@ -199,9 +199,9 @@ def _shape(rule: IptRule) -> object:
         return None
     if rule.target == "DNAT":
         _, first, _, base = _destination_of(rule)
-        return (rule.protocol, rule.matches[-1].name, "DNAT", bool(first), bool(base))
+        return (rule.protocol, rule.matches[:-1], rule.matches[-1].name, "DNAT", bool(first), bool(base))
     target = rule.target if rule.target in _VERDICTS else "chain"
-    return (rule.protocol, rule.matches[-1].name, target, rule.goto)
+    return (rule.protocol, rule.matches[:-1], rule.matches[-1].name, target, rule.goto)
 
 
 def _ports_of(rule: IptRule) -> tuple[int, int]:

@@ -38,13 +38,7 @@ class Tables:
         """Do as ``apply``; return what it does, and the digests of the tables as they were found to be right."""
         changed, digests = False, self._digests(tables)
         for table in tables:
-            for attempt in range(ATTEMPTS):
-                try:
-                    changed |= self._apply(table)
-                    break
-                except self._iptc.IPTCError as error:
-                    if attempt + 1 == ATTEMPTS or "unavailable" not in str(error):
-                        raise PlatformError(f"iptables table {table.name} ({self._family}): {error}") from error
+            changed |= self._commit(table)
         if changed:
             # Before the rules are read: what is found right is as old as that, or older.
             digests = self._digests(tables)
@@ -54,6 +48,29 @@ class Tables:
                     "the iptables rules that were read back are not those of the commit:\n" + "\n".join(found)
                 )
         return changed, digests
+
+    def fill(self, tables: Sequence[IptTable]) -> dict[str, str]:
+        """Give the chains of ``tables``, and no others, their rules; return the digests of what they were found in."""
+        for table in tables:
+            self._commit(table, partial=True)
+        digests = self._digests(tables)
+        for table in tables:
+            handle = self._open(table.name)
+            found = self._chain_drift(handle, table)
+            if found:
+                raise StateMismatch(f"{self._family}: what was read back is not what was put in place: {found}")
+        return digests
+
+    def _commit(self, table: IptTable, *, partial: bool = False) -> bool:
+        """Put one table, or with ``partial`` no more than its chains, in place; return whether it differed."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return self._apply(table, partial=partial)
+            except self._iptc.IPTCError as error:
+                if attempt == ATTEMPTS or "unavailable" not in str(error):
+                    raise PlatformError(f"iptables table {table.name} ({self._family}): {error}") from error
 
     def mend(self, tables: Sequence[IptTable]) -> list[str]:
         """Do as ``apply``; return what was different before, as ``drift`` does."""
@@ -94,7 +111,8 @@ class Tables:
                     continue
                 for rule, (entry, _) in zip(rules, self._entries(handle, name), strict=False):
                     if rule.line is not None:
-                        rows.append((rule.line, *self._blobs.counters(entry)))
+                        packets, size = self._blobs.counters(entry)
+                        rows.append((rule.line, -packets if rule.target == "ACCEPT" else packets, size))
                     elif rule.target == f"{PREFIX}COUNT":
                         rows.append((0, *self._blobs.counters(entry)))
         return found
@@ -168,9 +186,9 @@ class Tables:
     def _built_in(self, handle: Any) -> list[str]:
         return [name for name in _BUILT_IN if handle.is_chain(name)]
 
-    def _apply(self, table: IptTable) -> bool:
+    def _apply(self, table: IptTable, *, partial: bool) -> bool:
         handle = self._open(table.name)
-        own = self._own_chains(handle)
+        own = list(table.chains) if partial else self._own_chains(handle)
         for name in table.chains:
             if name not in own:
                 handle.create_chain(name)
@@ -190,7 +208,7 @@ class Tables:
                 moved[self._blobs.canonical(entry, label)] = self._blobs.counters(entry)
         for values in kept.values():
             moved |= values
-        hooks_right = self._hooks_right(handle, table)
+        hooks_right = partial or self._hooks_right(handle, table)
         if not stale and not extra and hooks_right and not set(table.chains) - set(own):
             return False
         self._write(handle, table, (stale, extra), (kept, moved), hooks_right)
@@ -239,6 +257,8 @@ class Tables:
     def _chain_drift(self, handle: Any, table: IptTable) -> list[str]:
         found = []
         for name, rules in table.chains.items():
+            if name in table.unknown:
+                continue
             want = [self._canonical(handle, rule) for rule in rules]
             found += chain_lines(table.name, name, rules, want, self._read(handle, name))
         return found

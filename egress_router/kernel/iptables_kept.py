@@ -7,12 +7,12 @@ takes a fifth of a second. What belongs to others in a table stays as it is.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 from egress_router.kernel import forked
-from egress_router.kernel.iptables import Iptables, by_line, families_of, in_children
+from egress_router.kernel.iptables import Iptables, by_line, families_of, in_children, readdressed
 from egress_router.kernel.iptables_blobs import LAYOUTS
 from egress_router.kernel.iptables_drift import chain_lines, hook_lines
 from egress_router.kernel.xt_chains import Chain, Entry, counted, digest, put_together, take_apart
@@ -20,6 +20,7 @@ from egress_router.kernel.xtables import COUNTER_BYTES, TABLES, Block, XtSocket
 from egress_router.kernel.xtables_lock import xtables_lock
 from egress_router.model.addresses import Family
 from egress_router.model.iptables import PREFIX, IptTable
+from egress_router.model.names import HostName
 from egress_router.model.translation import Counters, Translation
 from egress_router.render.iptables_tables import iptables_tables
 
@@ -69,6 +70,20 @@ class KeptIptables:
                 self._keep(desired, found[1])
                 return list(found[0])
         return [line for lines in self._in_children(desired, "mend_and_settle").values() for line in lines]
+
+    def readdress(self, desired: Translation, names: Collection[HostName]) -> None:
+        """See NatBackend."""
+        before, self._desired = self._desired, None
+        for family, (chains, right) in readdressed(desired, names).items():
+            key, layout = (family, "nat"), LAYOUTS[family]
+            block, kept = self._read(key), self._kept.get(key)
+            if block is None or kept is None or digest(block, layout).hex() != right:
+                return
+            if not _alike_but(chains, take_apart(kept.block(), layout), take_apart(block, layout)):
+                return
+            self._kept[key] = _Kept(replace(block, data=b""), zlib.compress(block.data, 1), right)
+        if before is not None and replace(before, answers=desired.answers) == desired:
+            self._desired = desired
 
     def drift(self, desired: Translation) -> list[str]:
         """See NatBackend."""
@@ -180,10 +195,11 @@ class KeptIptables:
                 values = {} if block is None else counted(block, LAYOUTS[family])
                 own = rows.setdefault(table.name, [])
                 for name, rules in table.chains.items():
-                    for rule, value in zip(rules, values.get(name, ()), strict=False):
+                    for rule, (packets, size) in zip(rules, values.get(name, ()), strict=False):
                         if rule.line is not None or rule.target == f"{PREFIX}COUNT":
-                            own.append((rule.line or 0, *value))
-            found |= by_line(desired, family, rows)
+                            own.append((rule.line or 0, -packets if rule.target == "ACCEPT" else packets, size))
+            for line, counters in by_line(desired, family, rows).items():
+                found[line] = found.get(line, Counters()) + counters
         return [(line, item.connections, item.packets, item.bytes) for line, item in found.items()]
 
 
@@ -198,6 +214,11 @@ def _with_ours(good: dict[str, Chain], there: dict[str, Chain]) -> dict[str, Cha
             found[name] = chain
     found |= {name: chain for name, chain in good.items() if name.startswith(PREFIX)}
     return found | {"": there[""]}
+
+
+def _alike_but(names: frozenset[str], old: dict[str, Chain], new: dict[str, Chain]) -> bool:
+    """Whether two tables have the same chains but for what is in those of ``names``."""
+    return old.keys() == new.keys() and all(chain == new[name] for name, chain in old.items() if name not in names)
 
 
 def _carried_over(there: dict[str, Chain], wanted: dict[str, Chain], last: bytes) -> bytes:

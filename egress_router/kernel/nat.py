@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
+from egress_router.model.names import HostName
 from egress_router.model.router import Backend
 from egress_router.model.translation import Counters, Translation
 
@@ -26,8 +28,17 @@ class NatBackend(Protocol):
         """Do as ``apply``, and return as ``drift`` does what was different before."""
         ...
 
+    def readdress(self, desired: Translation, names: Collection[HostName]) -> None:
+        """Put the present answers for ``names`` in place by one transaction per family, where nothing else has changed
+        since ``apply``. Only the rules that answers change are written and looked at. Raises PlatformError, and
+        StateMismatch: then ``apply`` may help.
+        """
+        ...
+
     def drift(self, desired: Translation) -> list[str]:
-        """Return a unified diff, desired against actual; empty when they are the same. Raises PlatformError."""
+        """Return a unified diff, desired against actual; empty when they are the same. Where the answers for names are
+        not known, any will do. Raises PlatformError.
+        """
         ...
 
     def counters(self, desired: Translation) -> dict[int, Counters]:

@@ -21,7 +21,7 @@ from egress_router.kernel.netlink import (
     attribute,
     attributes,
 )
-from egress_router.kernel.nft_values import Codec, codec
+from egress_router.kernel.nft_values import VERDICT, Codec, codec
 from egress_router.model.nftables import NftSet, SetChange
 
 _NEW_ELEMENT, _GET_ELEMENT, _DELETE_ELEMENT, _GET_GENERATION = 0xA0C, 0xA0D, 0xA0E, 0xA10
@@ -30,7 +30,7 @@ _BATCH_GENERATION, _GENERATION = 1, 1
 _NFPROTO_INET = 1
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _ELEMENT, _KEY, _DATA, _FLAGS, _EXPRESSION = 1, 1, 2, 3, 7
-_VALUE = 1
+_VALUE, _VERDICT = 1, 2
 _INTERVAL_END = 1
 _EXPRESSION_DATA, _COUNTER_BYTES = 2, 1
 _NESTED = 0x8000
@@ -128,8 +128,9 @@ class NftSocket:
     def _bodies(self, item: NftSet, elements: Mapping[str, str | None]) -> Iterator[bytes]:
         """Yield what stands behind netlink's head in the messages that name ``elements``."""
         head, parts, size = self._head(item.name), [], 0
+        verdicts = item.header[0].endswith(f" : {VERDICT}")
         for raw in _raw(item, elements):
-            parts.append(_element(*raw))
+            parts.append(_element(*raw, verdicts))
             size += len(parts[-1])
             if size > _MOST_BYTES:
                 yield head + attribute(_LIST_ELEMENTS | _NESTED, b"".join(parts))
@@ -176,17 +177,17 @@ def _raw(item: NftSet, elements: Mapping[str, str | None]) -> Iterator[Raw]:
             yield after, b"", True
 
 
-def _element(key: bytes, data: bytes, end: bool) -> bytes:
-    before, between, after = _frame(len(key), len(data), end)
+def _element(key: bytes, data: bytes, end: bool, verdict: bool) -> bytes:
+    before, between, after = _frame(len(key), len(data), end, verdict)
     return b"".join((before, key, between, data, after))
 
 
 @cache
-def _frame(key: int, data: int, end: bool) -> tuple[bytes, bytes, bytes]:
+def _frame(key: int, data: int, end: bool, verdict: bool) -> tuple[bytes, bytes, bytes]:
     """Return what stands before, between and behind a key and a value of so many bytes; a set has no values."""
     inner = attribute(_KEY | _NESTED, attribute(_VALUE, b"K" * key))
     if data:
-        inner += attribute(_DATA | _NESTED, attribute(_VALUE, b"D" * data))
+        inner += attribute(_DATA | _NESTED, attribute(_VERDICT | _NESTED if verdict else _VALUE, b"D" * data))
     if end:
         inner += attribute(_FLAGS, struct.pack("!I", _INTERVAL_END))
     before, _, rest = attribute(_ELEMENT | _NESTED, inner).partition(b"K" * key)

@@ -5,8 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from functools import cache
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
+from egress_router.kernel.netlink import attribute, attributes
+
+#: The type whose values are attributes; of verdicts there is ``goto CHAIN`` alone.
+VERDICT = "verdict"
+_CODE, _CHAIN, _GOTO = 1, 2, -4
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 _NUMBERS = {name: bytes([number]) for number, name in _PROTOCOLS.items()}
 
@@ -87,10 +93,26 @@ def _ipv4(data: bytes) -> str:
 
 
 def _ipv6(data: bytes) -> str:
-    return socket.inet_ntop(socket.AF_INET6, data[:16])
+    text = socket.inet_ntop(socket.AF_INET6, data[:16])
+    # The C library writes some of them with an IPv4 address at the end, nobody else here does.
+    return str(IPv6Address(data[:16])) if "." in text else text
+
+
+def _verdict(data: bytes) -> str:
+    """Read NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN."""
+    found = {type_: data[start:stop] for type_, start, stop in attributes(data, 0, len(data))}
+    chain = found.get(_CHAIN, b"").partition(b"\0")[0].decode()
+    code = int.from_bytes(found[_CODE], signed=True)
+    return f"goto {chain}" if code == _GOTO else f"{code} {chain}"
+
+
+def _to_verdict(text: str) -> bytes:
+    chain = text.removeprefix("goto ").encode() + b"\0"
+    return attribute(_CODE, _GOTO.to_bytes(4, signed=True)) + attribute(_CHAIN, chain)
 
 
 _CODECS = {
+    VERDICT: Codec(0, _verdict, _to_verdict),
     "inet_service": Codec(2, lambda data: str(data[0] << 8 | data[1]), lambda text: int(text).to_bytes(2)),
     "inet_proto": Codec(1, lambda data: _PROTOCOLS.get(data[0]) or str(data[0]), _NUMBERS.__getitem__),
     "ipv4_addr": Codec(4, _ipv4, lambda text: socket.inet_pton(socket.AF_INET, text)),

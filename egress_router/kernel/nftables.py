@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from egress_router.errors import StateMismatch, ToolFailed
 from egress_router.kernel.netlink import NetlinkError
 from egress_router.kernel.nft_elements import NftSocket, known_types
 from egress_router.kernel.tool import run_tool, start_tool
+from egress_router.model.addresses import Family
+from egress_router.model.names import HostName
 from egress_router.model.nftables import NftTable, SetChange
+from egress_router.model.router import NamedFallback, NamedRedirect
 from egress_router.model.translation import Counters, Translation
+from egress_router.render.nft_names import answer_chain, map_name, name_chain, without_answers
 from egress_router.render.nft_script import (
+    chain_changes,
     change_script,
     element_changes,
+    fill_chain,
     parse_table,
     replace_script,
     rule_counters,
@@ -51,9 +57,28 @@ class Nftables:
         changed, before = self._put(desired)
         return _difference(nft_table(desired), before) if changed else []
 
+    def readdress(self, desired: Translation, names: Collection[HostName]) -> None:
+        """See NatBackend."""
+        spreads = (spread for family in desired.sources for spread in desired.spreads(family))
+        chains = [answer_chain(spread) for spread in spreads if spread.rule.name in names]
+        if not chains:
+            return
+        run_tool(["nft", "-f", "-"], "".join(f"{line}\n" for chain in chains for line in fill_chain(TABLE, chain)))
+        if self.found is None:
+            return
+        with NftSocket(_NAME) as nft:
+            generation = nft.generation()
+        # One more than before: nobody else has changed anything.
+        self.found = (generation, desired) if generation == self.found[0] + 1 else None
+
     def drift(self, desired: Translation) -> list[str]:
         """See NatBackend."""
-        return [] if self.holds(desired) else _difference(nft_table(desired), read_table())
+        if self.holds(desired):
+            return []
+        table, actual = nft_table(desired), read_table()
+        if desired.answers is None and actual is not None:
+            table, actual = without_answers(table), without_answers(actual)
+        return _difference(table, actual)
 
     def counters(self, desired: Translation) -> dict[int, Counters]:
         """See NatBackend."""
@@ -122,13 +147,15 @@ def _write(nft: NftSocket, table: NftTable, actual: NftTable | None, generation:
     if changes is None:
         counted = {} if actual is None else _counted(actual)
         run_tool(["nft", "-f", "-"], replace_script(table, counted))
-    elif all(known_types(change.item) for change in changes):
+        return _read_back(nft, table)
+    chains = chain_changes(actual, table) if actual is not None else ((), ())
+    if not any(chains) and all(known_types(change.item) for change in changes):
         nft.change(changes, generation)
         # Chains, sets and the elements of other sets are as they were while nobody else makes a generation.
         if nft.generation() == generation + 1 and _hold(nft, changes) and nft.generation() == generation + 1:
             return generation + 1
     else:
-        run_tool(["nft", "-f", "-"], change_script(changes, TABLE))
+        run_tool(["nft", "-f", "-"], change_script(changes, TABLE, chains))
     return _read_back(nft, table)
 
 
@@ -252,7 +279,24 @@ def _by_line(desired: Translation, values: _Counted) -> dict[int, Counters]:
         digit = fallback.family.value
         connections = values.get((f"chain redirect{digit}", ""), (0, 0))[0]
         found[fallback.line] = Counters(connections, *values.get((f"chain count{digit}", ""), (0, 0)))
+    for family in desired.sources:
+        for spread in desired.spreads(family):
+            line = spread.rule.line
+            found[line] = found.get(line, Counters()) + _of_a_name(spread.rule, family, values)
     return found
+
+
+def _of_a_name(rule: NamedRedirect | NamedFallback, family: Family, values: _Counted) -> Counters:
+    """Return the traffic of a rule with a name in one family: what its chain has dropped is no connection."""
+    digit = family.value
+    if isinstance(rule, NamedRedirect):
+        asked = values.get((map_name(family, rule.protocol), str(rule.ports)), (0, 0))[0]
+        traffic = values.get((f"lines{digit}_{rule.protocol}", str(rule.ports)), (0, 0))
+    else:
+        asked = values.get((f"chain redirect{digit}", ""), (0, 0))[0]
+        traffic = values.get((f"chain count{digit}", ""), (0, 0))
+    dropped = values.get((f"chain {name_chain(family, rule)}", ""), (0, 0))[0]
+    return Counters(asked - dropped, *traffic)
 
 
 def _chain_counters(listing: str) -> _Counted:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from egress_router.kernel import forked
 from egress_router.kernel.nftables import Nftables
+from egress_router.model.names import HostName
 from egress_router.model.translation import Counters, Translation
 
 #: Smaller ones are faster without a fork.
@@ -27,6 +29,10 @@ class ForkedNftables:
     def mend(self, desired: Translation) -> list[str]:
         """See NatBackend."""
         return list(self._do("mend", desired))
+
+    def readdress(self, desired: Translation, names: Collection[HostName]) -> None:
+        """See NatBackend."""
+        self._backend.readdress(desired, names)
 
     def drift(self, desired: Translation) -> list[str]:
         """See NatBackend."""

@@ -27,8 +27,13 @@ class Destination:
         """The name to look up; None for an address."""
         return self.host if isinstance(self.host, HostName) else None
 
+    @property
+    def way(self) -> str:
+        """Where from and where to, as in the list; the label of its figures."""
+        return f"{self.port} {self.host} {self.to_port}"
+
     def __str__(self) -> str:
-        return f"{self.port} {self.host} {self.to_port}{' check' * self.check}"
+        return f"{self.way}{' check' * self.check}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class DnsProxyConfig:
 
     ``sources`` has the addresses of EGRESS_SOURCE, and is empty where the variable is not set (upstream's manifests
     set it for the init container alone). ``nameservers`` is empty where resolv.conf decides.
+    ``health_port`` is None for none.
     """
 
     destinations: tuple[Destination, ...]
@@ -45,6 +51,7 @@ class DnsProxyConfig:
     idle_timeout: int = 3600
     grace: int = 30
     access_log: bool = True
+    health_port: int | None = None
 
     @property
     def names(self) -> tuple[HostName, ...]:

@@ -113,7 +113,10 @@ class HttpPolicy:
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """Everything about the proxy that is not the policy. ``grace`` in seconds; ``sources`` one per family."""
+    """Everything about the proxy that is not the policy. ``grace`` in seconds; ``sources`` one per family.
+
+    ``health_port`` is None for none.
+    """
 
     port: int = 8080
     connect_ports: Ports = ANY_PORT
@@ -121,6 +124,7 @@ class HttpSettings:
     access_log: bool = True
     grace: float = 30.0
     sources: tuple[Address, ...] = ()
+    health_port: int | None = None
 
 
 def to_number(address: Address) -> int:

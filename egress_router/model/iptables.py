@@ -28,7 +28,8 @@ class IptMatch:
 class IptRule:
     """A rule. ``target`` is a verdict, a chain or a target extension with ``options``; ``goto`` jumps without return.
 
-    ``source`` may start with ``!``. ``line`` is the configuration line whose traffic the rule's counters show.
+    ``source`` may start with ``!``. ``line`` is the configuration line whose traffic the rule's counters show; what an
+    ACCEPT has counted was not redirected.
     """
 
     target: str
@@ -64,8 +65,12 @@ class IptRule:
 
 @dataclass(frozen=True, slots=True)
 class IptTable:
-    """Our part of a table: own chains, and the rules that stand first in the built-in ones."""
+    """Our part of a table: own chains, and the rules that stand first in the built-in ones.
+
+    What chains of ``unknown`` should hold is not known; they are not compared.
+    """
 
     name: str
     chains: dict[str, tuple[IptRule, ...]]
     hooks: tuple[tuple[str, IptRule], ...]
+    unknown: frozenset[str] = frozenset()

@@ -122,7 +122,7 @@ class ManifestSet:
     """Everything that the templates print. An object that is not wanted has None or is empty.
 
     ``policy_ports`` empty means any port. ``sysctls`` belong to the pod, ``unsafe_sysctls`` are those among them that
-    the kubelet and the SCC must allow by name. Probes ask ``health_port`` or run ``ready_command``.
+    the kubelet and the SCC must allow by name. Probes ask ``health_port``.
     """
 
     component: Component
@@ -144,8 +144,7 @@ class ManifestSet:
     annotation: tuple[str, str]
     network_config: str | None
     main_env: tuple[tuple[str, str], ...]
-    ready_command: tuple[str, ...]
-    health_port: int | None
+    health_port: int
     service_ports: tuple[ServicePort, ...]
     headless: bool
     families: tuple[str, ...]

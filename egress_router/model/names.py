@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+import binascii
 from dataclasses import dataclass
 
 from egress_router.model.addresses import Address
@@ -27,7 +27,7 @@ class HostName:
     @property
     def mark(self) -> int:
         """What connections to it are marked with (32 bits, never 0): addresses come and go, the name stays."""
-        return zlib.crc32(self.text.encode()) or 1
+        return binascii.crc32(self.text.encode()) or 1
 
     def __str__(self) -> str:
         return self.text

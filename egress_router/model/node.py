@@ -16,6 +16,8 @@ OWN_SLOT = 0xFFF
 #: Slots of other holders: 1 to this.
 LAST_SLOT = 0xFFE
 
+#: The protocol number of the agent's routes, rules and addresses.
+NODE_PROTOCOL = 147
 TUNNEL = "egressvx0"
 TUNNEL_PORT = 4790
 TUNNEL_ID = 4790

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from egress_router.model.addresses import Address, Family, Interface, Network, family_of
+from egress_router.model.names import HostName
 
 
 class Protocol(StrEnum):
@@ -114,19 +115,71 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedRedirect:
+    """A redirect to the addresses of a name, each family's for its own clients. Fields as those of Redirect."""
+
+    line: int
+    protocol: Protocol
+    ports: PortRange
+    name: HostName
+    to_ports: PortRange
+
+    @property
+    def same_ports(self) -> bool:
+        """Whether the port stays as it is."""
+        return self.ports == self.to_ports
+
+    def __str__(self) -> str:
+        tail = "" if self.same_ports else f" {self.to_ports}"
+        return f"{self.ports} {self.protocol} {self.name}{tail}"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFallback:
+    """A fallback, of all families, to the addresses of a name."""
+
+    line: int
+    name: HostName
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+
+Rule = Redirect | NamedRedirect | Fallback | NamedFallback
+
+
+@dataclass(frozen=True, slots=True)
 class Ruleset:
-    """All redirect rules in the order of their lines, and at most one fallback per family.
+    """All redirect rules in the order of their lines, and at most one fallback per family. A rule with a name has every
+    family.
 
     No two redirects of one family claim the same (protocol, port).
     """
 
     redirects: tuple[Redirect, ...] = ()
     fallbacks: tuple[Fallback, ...] = ()
+    named: tuple[NamedRedirect, ...] = ()
+    named_fallback: NamedFallback | None = None
 
     @property
-    def all(self) -> tuple[Redirect | Fallback, ...]:
-        """All rules, fallbacks last."""
-        return (*self.redirects, *self.fallbacks)
+    def all(self) -> tuple[Rule, ...]:
+        """All rules in the order of their lines; fallbacks are last."""
+        if not self.named and self.named_fallback is None:
+            return (*self.redirects, *self.fallbacks)
+        last = () if self.named_fallback is None else (self.named_fallback,)
+        return tuple(sorted((*self.redirects, *self.named, *self.fallbacks, *last), key=lambda rule: rule.line))
+
+    @property
+    def claims(self) -> tuple[Redirect | NamedRedirect, ...]:
+        """The rules that claim ports."""
+        claims: tuple[Redirect | NamedRedirect, ...] = self.redirects
+        return claims + self.named
+
+    @property
+    def names(self) -> tuple[HostName, ...]:
+        """Every name, once."""
+        last = () if self.named_fallback is None else (self.named_fallback.name,)
+        return tuple(dict.fromkeys((*(rule.name for rule in self.named), *last)))
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.all))

@@ -24,7 +24,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """The long-lived router. ``grace``, ``announce_interval`` (0: never) and ``probe_interval`` are seconds.
+    """The long-lived router. ``grace``, ``announce_interval`` (0: never) and ``probe_interval`` are seconds, and so is
+    ``name_hold``: how long the last good answer for a name serves while DNS fails.
 
     The health port stands in ``router``: the translation must not claim it.
     """
@@ -34,3 +35,4 @@ class RunConfig:
     announce_interval: int = 30
     probe_interval: int = 3
     checks: tuple[Check, ...] = ()
+    name_hold: int = 3600

@@ -21,11 +21,14 @@ PARALLEL = 32
 MOST_PER_SECOND = 50
 
 
+Learnt = Callable[[HostName, tuple[Address, ...], Belief], None]
+
+
 class Follower:
     """Looks up every name it was told to follow, for as long as it is followed, in the event loop ``loop``.
 
     ``usable`` says why an address of an answer must not be connected to, or None. After every look-up ``learnt`` is
-    called with the name and the addresses to use, and then finds ``beliefs`` up to date.
+    called with the name, the addresses to use, and the belief that they come from.
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class Follower:
         lookup: Lookup,
         families: Sequence[Family],
         usable: Callable[[Address], str | None],
-        learnt: Callable[[HostName, tuple[Address, ...]], None],
+        learnt: Learnt,
         loop: asyncio.AbstractEventLoop,
         terms: Terms,
     ) -> None:
@@ -45,8 +48,8 @@ class Follower:
         self._terms = terms
         self._slots = asyncio.Semaphore(PARALLEL)
         self._tasks: dict[HostName, asyncio.Task[None]] = {}
-        self.beliefs: dict[HostName, Belief] = {}
-        self.addresses: dict[HostName, tuple[Address, ...]] = {}
+        self._beliefs: dict[HostName, Belief] = {}
+        self._addresses: dict[HostName, tuple[Address, ...]] = {}
 
     def follow(self, names: Iterable[HostName]) -> None:
         """Look these names up too from now on."""
@@ -59,8 +62,8 @@ class Follower:
         forgotten = list(self._tasks.keys() - set(names))
         for name in forgotten:
             self._tasks.pop(name).cancel()
-            self.beliefs.pop(name, None)
-            self.addresses.pop(name, None)
+            self._beliefs.pop(name, None)
+            self._addresses.pop(name, None)
         return forgotten
 
     async def _keep(self, name: HostName) -> None:
@@ -78,17 +81,17 @@ class Follower:
             await asyncio.sleep(max(belief.refresh, len(self._tasks) / MOST_PER_SECOND))
 
     def _learnt(self, name: HostName, belief: Belief) -> None:
-        before = self.beliefs.get(name)
-        in_use = self.addresses.get(name, ())
+        before = self._beliefs.get(name)
+        in_use = self._addresses.get(name, ())
         changed = before is None or before.addresses != belief.addresses
         refused: dict[Address, str] = {}
         addresses = in_use
         if changed:
             refused = {address: why for address in belief.addresses if (why := self._usable(address))}
             addresses = chosen(belief.addresses - refused.keys(), in_use, self._terms.most)
-        self.beliefs[name] = belief
-        self.addresses[name] = addresses
-        self._tell(name, addresses)
+        self._beliefs[name] = belief
+        self._addresses[name] = addresses
+        self._tell(name, addresses, belief)
         if changed:
             _report_refused(name, refused)
             _report_change(name, in_use, addresses, len(belief.addresses) - len(refused))

@@ -6,7 +6,8 @@ from bisect import bisect_right
 
 from egress_router.model.addresses import Address, Family, family_of
 from egress_router.model.connection import Connection
-from egress_router.model.router import Protocol, Redirect
+from egress_router.model.names import HostName
+from egress_router.model.router import NamedRedirect, Protocol, Redirect
 from egress_router.model.translation import Translation
 
 
@@ -15,33 +16,49 @@ class Sieve:
 
     def __init__(self, translation: Translation) -> None:
         self._translation = translation
-        rules: dict[tuple[Family, Protocol], list[Redirect]] = {}
-        for rule in translation.rules.redirects:
-            rules.setdefault((rule.family, rule.protocol), []).append(rule)
+        rules: dict[tuple[Family, Protocol], list[Redirect | NamedRedirect]] = {}
+        for rule in translation.rules.claims:
+            families = Family if isinstance(rule, NamedRedirect) else (rule.family,)
+            for family in families:
+                rules.setdefault((family, rule.protocol), []).append(rule)
         self._rules = {key: sorted(found, key=lambda rule: rule.ports.first) for key, found in rules.items()}
         self._starts = {key: [rule.ports.first for rule in found] for key, found in self._rules.items()}
-        self._fallbacks = {rule.family: rule.address for rule in translation.rules.fallbacks}
+        self._fallbacks: dict[Family, Address | HostName] = {
+            rule.family: rule.address for rule in translation.rules.fallbacks
+        }
+        if translation.rules.named_fallback is not None:
+            self._fallbacks |= dict.fromkeys(Family, translation.rules.named_fallback.name)
 
     def stale(self, connection: Connection) -> bool:
         """Whether ``connection`` goes elsewhere, or leaves with another source, than a new one would.
 
         One that was not translated is a process's in the pod and stays, unless nobody has answered it: a UDP flow that
-        began before its rule would otherwise never be redirected.
+        began before its rule would otherwise never be redirected. One that a name's rule has made stays when the name
+        has other addresses by now.
         """
         wanted = self._destination(connection)
         if not connection.translated:
             return wanted is not None and not connection.answered
         source = self._translation.sources.get(family_of(connection.address))
-        return wanted != (connection.reply_address, connection.reply_port) or connection.reply_to != source
+        if wanted is None or connection.reply_to != source:
+            return True
+        to, port = wanted
+        return port != connection.reply_port or not self._leads_to(to, connection)
 
-    def _destination(self, connection: Connection) -> tuple[Address, int] | None:
+    def _leads_to(self, to: Address | HostName, connection: Connection) -> bool:
+        if not isinstance(to, HostName):
+            return to == connection.reply_address
+        return connection.mark == to.mark or connection.reply_address in (self._translation.answers or {}).get(to, ())
+
+    def _destination(self, connection: Connection) -> tuple[Address | HostName, int] | None:
         family = family_of(connection.address)
         key = (family, connection.protocol)
         at = bisect_right(self._starts.get(key, ()), connection.port) - 1
         if at >= 0:
             rule = self._rules[key][at]
             if connection.port in rule.ports:
-                return rule.address, connection.port - rule.ports.first + rule.to_ports.first
+                to = rule.name if isinstance(rule, NamedRedirect) else rule.address
+                return to, connection.port - rule.ports.first + rule.to_ports.first
         health = self._translation.health_port
         if connection.protocol is Protocol.TCP and health is not None and connection.port == health:
             return None

@@ -35,16 +35,3 @@ def policy_ports(request: ManifestRequest, attach: Attach) -> tuple[PolicyPort, 
         # OpenShift SDN's network policy has no endPort.
         return tuple(PolicyPort(port.protocol, PortRange(port.port, port.port)) for port in service_ports(request))
     return tuple(PolicyPort(protocol, ports) for protocol, ports in claimed(request))
-
-
-def ready_command(request: ManifestRequest) -> tuple[str, ...]:
-    """Return a command that succeeds when a proxy listens; empty for the redirect router, which answers probes itself.
-
-    A connection to a port of the DNS proxy would be one to its destination, and each one to the HTTP proxy a line of
-    its log. So they are asked for their listening sockets (proc(5), /proc/net/tcp: state 0A).
-    """
-    if request.rules is not None:
-        return ()
-    # The list of the DNS proxy may change while it runs; any port does.
-    port = "[0-9A-F]+" if request.dns is not None else f"{request.http_port or 8080:04X}"
-    return ("grep", "-qE", f"^ *[0-9]+: [0-9A-F]+:{port} [0-9A-F]+:0000 0A ", "/proc/net/tcp", "/proc/net/tcp6")

@@ -50,9 +50,9 @@ def forwarding_of(request: ManifestRequest) -> Forwarding | None:
     return Forwarding.NETWORK if own else Forwarding.INIT
 
 
-def refusals(request: ManifestRequest, metrics_port: int | None) -> list[Problem]:
+def refusals(request: ManifestRequest) -> list[Problem]:
     """Return every reason why ``request`` cannot work or is not safe."""
-    return [*_names(request), *_addresses(request), *_network(request), *_service(request, metrics_port)]
+    return [*_names(request), *_addresses(request), *_network(request), *_service(request)]
 
 
 def warnings_about(request: ManifestRequest) -> tuple[Problem, ...]:
@@ -130,7 +130,7 @@ def _network(request: ManifestRequest) -> Iterator[Problem]:
         yield Problem("--forwarding", None, "network", message, "--parent-interface NIC, or another --forwarding")
 
 
-def _service(request: ManifestRequest, metrics_port: int | None) -> Iterator[Problem]:
+def _service(request: ManifestRequest) -> Iterator[Problem]:
     count = service_port_count(request)
     if count > MAX_SERVICE_PORTS and not request.headless:
         message = f"asks for {count} ports; a Service has an entry for each, {MAX_SERVICE_PORTS} at most here"
@@ -142,12 +142,10 @@ def _service(request: ManifestRequest, metrics_port: int | None) -> Iterator[Pro
         message = "has a fallback alone, so there is no port for the Service"
         yield Problem("--destinations", None, "", message, _HEADLESS)
     taken = [ports for protocol, ports in claimed(request) if protocol is Protocol.TCP and HEALTH_PORT in ports]
-    if request.rules is not None and taken:
+    if taken:
         message = "is where the router answers probes and Prometheus"
-        yield Problem("--destinations", None, f"{taken[0]} tcp", message, "another port")
-    if request.service_monitor and metrics_port is None:
-        message = f"the {request.component} router has no /metrics in this version: there would be nothing to scrape"
-        yield Problem("--service-monitor", None, "", message, "leave it out")
+        option = "--http-port" if request.component is Component.HTTP_PROXY else "--destinations"
+        yield Problem(option, None, f"{taken[0]} tcp", message, "another port")
 
 
 def _falls_back(request: ManifestRequest) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from egress_router.errors import ConfigurationError
 from egress_router.model.addresses import Family
@@ -15,8 +16,9 @@ from egress_router.model.manifests import (
     OneRouter,
     Platform,
 )
+from egress_router.model.router import Ruleset
 from egress_router.model.run import HEALTH_PORT
-from egress_router.plan.manifest_ports import policy_ports, ready_command, service_ports
+from egress_router.plan.manifest_ports import policy_ports, service_ports
 from egress_router.plan.manifest_refusals import attach_of, forwarding_of, refusals, warnings_about
 
 #: The interface that ``init`` looks for first.
@@ -29,8 +31,6 @@ IMAGES = {
     Component.HTTP_PROXY: "egress-router-proxy",
     Component.DNS_PROXY: "egress-router-dns",
 }
-#: The port of /metrics, where the main container serves it.
-METRICS_PORTS = {Component.REDIRECT: HEALTH_PORT}
 
 
 def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
@@ -38,7 +38,7 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
 
     Raises ConfigurationError with every reason why what was asked for cannot work.
     """
-    problems = refusals(request, METRICS_PORTS.get(request.component))
+    problems = refusals(request)
     if problems:
         raise ConfigurationError(problems)
     forwarding = forwarding_of(request)
@@ -64,15 +64,14 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
         annotation=_annotation(request),
         network_config=_network_config(request, forwarding, families),
         main_env=_main_env(request),
-        ready_command=ready_command(request),
-        health_port=None if request.rules is None else HEALTH_PORT,
+        health_port=HEALTH_PORT,
         service_ports=service_ports(request),
         headless=request.headless,
         families=_service_families(request),
         policy_ports=policy_ports(request, attach_of(request)),
         allow_from=request.allow_from,
         node_selector=request.node_selector,
-        metrics_port=METRICS_PORTS.get(request.component) if request.service_monitor else None,
+        metrics_port=HEALTH_PORT if request.service_monitor else None,
         warnings=warnings_about(request),
     )
 
@@ -141,4 +140,10 @@ def _service_families(request: ManifestRequest) -> tuple[str, ...]:
     """
     if request.rules is None or (request.platform is Platform.OPENSHIFT and attach_of(request) is Attach.SDN):
         return ()
-    return tuple(f"{family}" for family in sorted({rule.family for rule in request.rules.all}))
+    return tuple(f"{family}" for family in sorted(_rule_families(request.rules, request.sources[0])))
+
+
+def _rule_families(rules: Ruleset, sources: Iterable[Family]) -> set[Family]:
+    if rules.names:
+        return set(sources)
+    return {rule.family for rule in rules.redirects} | {rule.family for rule in rules.fallbacks}

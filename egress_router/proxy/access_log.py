@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from egress_router.model.http_policy import Block, HttpPolicy
 from egress_router.model.http_rules import CompiledPolicy
 from egress_router.plan.http_evaluate import evaluate, literal_address
 from egress_router.plan.http_names import NameLines
+from egress_router.proxy.http_tally import HttpCounts, HttpTally, error_word
+from egress_router.proxy.line_pipe import LinePipe
+from egress_router.proxy.log_output import LogOutput
 
 log = logging.getLogger(__name__)
 
-FIELDS = 12
 #: What decided when it was no line: the notes of squid.conf.j2 in words.
 REASONS = {
     "manager": "the cache manager is closed",
@@ -34,8 +35,32 @@ REASONS = {
 }
 
 
+class RawLine(NamedTuple):
+    """The fields of squid.conf.j2's logformat, as text."""
+
+    time: str
+    client: str
+    method: str
+    host: str
+    port: str
+    status: str
+    size: str
+    duration: str
+    rule: str
+    line: str
+    server: str
+    tag: str
+    error: str
+
+
+def parse(raw: str) -> RawLine | None:
+    """Return the fields of a raw line; None when it is not one of ours."""
+    fields = raw.split()
+    return RawLine._make(fields) if len(fields) == len(RawLine._fields) and fields[6].isdecimal() else None
+
+
 class Translator:
-    """Turns raw lines of one generation into JSON. ``policy`` and ``compiled`` are what that Squid runs."""
+    """Knows what decided about the raw lines of one generation. ``policy`` and ``compiled`` are what its Squid runs."""
 
     def __init__(self, policy: HttpPolicy, compiled: CompiledPolicy) -> None:
         self._policy = policy
@@ -47,28 +72,28 @@ class Translator:
         self._texts = {line.number: line.text for line in policy.lines}
         self._decide = lru_cache(maxsize=8192)(self._decision)
 
-    def json(self, raw: str) -> str | None:
+    def decision(self, raw: RawLine) -> Mapping[str, str | int | None]:
+        """Return what was decided, as the JSON has it."""
+        # Squid's own tag tells a request that it refused from one that the server answered with 403.
+        return self._decide(_text(raw.host) or "", raw.port, raw.rule, raw.line, raw.server, raw.tag)
+
+    def json(self, raw: RawLine) -> str | None:
         """Return the JSON text of a raw line; None when it is not one of ours."""
-        fields = raw.split()
-        if len(fields) != FIELDS:
-            return None
-        time, client, method, host, port, status, size, duration, rule, line, server, tag = fields
         try:
-            stamp = datetime.fromtimestamp(float(time), UTC).isoformat(timespec="milliseconds")
+            stamp = datetime.fromtimestamp(float(raw.time), UTC).isoformat(timespec="milliseconds")
             head = {
                 "time": stamp.replace("+00:00", "Z"),
-                "client": client,
-                "method": unquote(method),
-                "host": _text(host),
-                "port": int(port) if port.isdecimal() else None,
-                "status": int(status),
-                "bytes": int(size),
-                "duration_ms": int(duration),
+                "client": raw.client,
+                "method": unquote(raw.method),
+                "host": _text(raw.host),
+                "port": int(raw.port) if raw.port.isdecimal() else None,
+                "status": int(raw.status),
+                "bytes": int(raw.size),
+                "duration_ms": int(raw.duration),
             }
         except ValueError:
             return None
-        # Squid's own tag tells a request that it refused from one that the server answered with 403.
-        return json.dumps(head | self._decide(_text(host) or "", port, rule, line, server, tag), ensure_ascii=True)
+        return json.dumps(head | dict(self.decision(raw)), ensure_ascii=True)
 
     def _decision(
         self, host: str, port: str, rule: str, line: str, server: str, tag: str
@@ -110,31 +135,37 @@ def _text(field: str) -> str | None:
     return None if field == "-" else unquote(field)
 
 
-class AccessLog:
-    """The pipe of one Squid and the thread that reads it. ``write_end`` becomes that Squid's standard output."""
+class AccessLog(LinePipe):
+    """The log of one Squid: counted in ``tally`` and written to ``output`` (None: to nobody). ``write_end`` becomes
+    that Squid's standard output.
+    """
 
-    def __init__(self, translator: Translator, write: Callable[[str], None]) -> None:
-        read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
-        self._thread = threading.Thread(target=_copy, args=(read_end, translator, write), daemon=True)
-        self._thread.start()
+    def __init__(self, translator: Translator, tally: HttpTally, output: LogOutput | None) -> None:
+        self._translator = translator
+        self._tally = tally
+        self._output = output
+        super().__init__(self._copy_lines)
 
-    def started(self) -> None:
-        """Close our write end: Squid has its own now, and the thread ends when that is closed."""
-        if self.write_end >= 0:
-            os.close(self.write_end)
-            self.write_end = -1
+    def _copy_lines(self, lines: list[bytes]) -> None:
+        counts = HttpCounts()
+        written = []
+        for text in (line.decode("utf-8", "replace") for line in lines):
+            raw = parse(text)
+            entry = self._translator.json(raw) if raw and self._output else ""
+            if raw is None or entry is None:
+                log.warning("access log: a line that is not ours was dropped (%d characters)", len(text))
+                continue
+            written.append(entry.encode())
+            self._count(raw, counts)
+        self._tally.add(counts)
+        if self._output:
+            self._output.put(written)
 
-    def finish(self, seconds: float) -> None:
-        """Wait until all that Squid wrote is out."""
-        self.started()
-        self._thread.join(seconds)
-
-
-def _copy(read_end: int, translator: Translator, write: Callable[[str], None]) -> None:
-    with os.fdopen(read_end, "r", encoding="utf-8", errors="replace", newline="\n") as raw:
-        for line in raw:
-            text = translator.json(line)
-            if text is None:
-                log.warning("access log: a line that is not ours was dropped (%d characters)", len(line))
-            else:
-                write(text)
+    def _count(self, raw: RawLine, counts: HttpCounts) -> None:
+        decision = self._translator.decision(raw)
+        counts.decisions["invalid" if raw.rule == "-" else str(decision["decision"])] += 1
+        counts.sent += int(raw.size)
+        if "rule" in decision:
+            counts.destinations[str(decision["rule"])] += 1
+        if (error := error_word(raw.error, raw.server)) and decision["decision"] == "allow":
+            counts.errors[error] += 1

@@ -58,12 +58,14 @@ class Limits:
     ``start``: a child that is not ready by then has failed. ``drain``: a generation that was replaced may finish
     for this long (None: as long as it has something to do). ``deaths`` in a row, each before it ran for
     ``steady`` seconds, end the supervisor; the delay before a restart doubles from ``backoff`` to ``backoff_max``.
+    ``prepare``: so long the engine may take to read and check a configuration, while the loop stands.
     ``draining_children``: more old generations than this are not kept, the oldest is ended.
     """
 
     grace: float = 30.0
     start: float = 30.0
     drain: float | None = None
+    prepare: float = 150.0
     steady: float = 10.0
     deaths: int = 5
     backoff: float = 0.1
@@ -73,7 +75,9 @@ class Limits:
 
 @dataclass(slots=True)
 class Counters:
-    """What happened so far. ``reloads`` counts new generations put in force, ``reload_failures`` those refused."""
+    """What happened so far. ``reloads`` counts new generations put in force, ``reload_failures`` those refused;
+    ``refused`` while the last one was, so that the configuration in force is not the one that is asked for.
+    """
 
     generation: int = 0
     ready: bool = False
@@ -81,4 +85,5 @@ class Counters:
     restarts: int = 0
     reloads: int = 0
     reload_failures: int = 0
+    refused: bool = False
     last_error: str = ""

@@ -20,7 +20,10 @@ from signal import SIGUSR1
 from egress_router.errors import PlatformError, ToolFailed
 from egress_router.model.dns_proxy import DnsProxyConfig
 from egress_router.proxy.child import Child, Launch
+from egress_router.proxy.dns_state import DnsProxyState
+from egress_router.proxy.dns_tally import DnsTally
 from egress_router.proxy.haproxy_socket import RuntimeSocket
+from egress_router.proxy.log_output import LogOutput
 from egress_router.proxy.log_pipe import LogPipe
 from egress_router.proxy.name_keeper import NameKeeper
 from egress_router.proxy.pod import has_ipv6, require_low_ports
@@ -33,6 +36,9 @@ HAPROXY = "haproxy"
 FIRST_ANSWERS = 5.0
 RELOAD_ANSWERS = 2.0
 CHECK_SECONDS = 30
+LAST_LINES_SECONDS = 5.0
+#: How long HAProxy may take to say how it is.
+PROBE_SECONDS = 2.0
 _REMARK = re.compile(r"\[(NOTICE|WARNING|ALERT)\]\s*\(\d+\) : (?:CLI : )?(.*)")
 #: What HAProxy says whenever servers come and go; name_keeper tells it better.
 _ROUTINE = re.compile(
@@ -55,7 +61,8 @@ class HaproxyEngine:
     """Runs the configuration that ``read`` returns (it raises EgressRouterError when there is none), with the answers
     that ``keeper`` has.
 
-    Files go to ``directory``, the access log to the descriptor ``output``; a change of ``watch`` means a reload.
+    Files go to ``directory``, the access log to ``output`` (None: it is off), ``tally`` counts it in any case; a change
+    of ``watch`` means a reload.
     """
 
     name = "haproxy"
@@ -67,13 +74,17 @@ class HaproxyEngine:
         directory: Path,
         *,
         watch: Iterable[Path] = (),
-        output: int = 1,
+        output: LogOutput | None = None,
     ) -> None:
         self._read = read
         self._keeper = keeper
         self._directory = directory
         self._watch = tuple(watch)
-        self._log = LogPipe(output, _remark)
+        self.output = output
+        self.tally = DnsTally()
+        self._log = LogPipe(self.tally, output, _remark)
+        self.in_force: DnsProxyConfig | None = None
+        self._runtime: RuntimeSocket | None = None
         self._sockets: dict[int, Path] = {}
         self._ipv6 = has_ipv6()
         # What an earlier run of the container left: nothing of it is alive.
@@ -84,7 +95,7 @@ class HaproxyEngine:
     def close(self) -> None:
         """Stop the threads. The children have ended."""
         self._keeper.close()
-        self._log.close()
+        self._log.finish(LAST_LINES_SECONDS)
 
     def watched(self) -> Iterable[Path]:
         """Return the file of EGRESS_DNS_PROXY_DESTINATION_FILE, if any."""
@@ -125,7 +136,41 @@ class HaproxyEngine:
             self._sockets[child.pid] = path
             self._keeper.attach(prepared.config, path)
         waited = time.monotonic() - prepared.since
-        return waited > FIRST_ANSWERS or self._keeper.looked_up(prepared.config.names)
+        ready = waited > FIRST_ANSWERS or self._keeper.looked_up(prepared.config.names)
+        if ready:
+            runtime = RuntimeSocket(self._sockets[child.pid], PROBE_SECONDS)
+            self.in_force, self._runtime = prepared.config, runtime
+        return ready
+
+    def state(self) -> DnsProxyState | None:
+        """Return how the names in force fare; None before there are any. Called from any thread."""
+        config = self.in_force
+        if config is None:
+            return None
+        return DnsProxyState(config, self._keeper.beliefs(), self._keeper.known(), self._keeper.failures)
+
+    def info(self) -> dict[str, str]:
+        """Return what ``show info`` says. Called from any thread; OSError when HAProxy does not answer."""
+        if self._runtime is None:
+            raise ConnectionError("it has not been in force yet")
+        return self._runtime.info()
+
+    def probe(self) -> list[str]:
+        """Return why connections would not be served now; nothing when some would. Called from any thread."""
+        state = self.state()
+        found = ["no destination has an address"] if state and state.dead() else []
+        try:
+            info = self.info()
+            if int(info["CurrConns"]) >= int(info["Maxconn"]):
+                found.append(f"all {info['Maxconn']} connections are in use")
+        except (OSError, ValueError, KeyError) as error:
+            found.append(f"haproxy does not answer: {error}")
+        return found
+
+    def remarks(self) -> list[str]:
+        """Return which names have no address, a sentence each. Called from any thread."""
+        state = self.state()
+        return state.silent_names() if state else []
 
     def retire(self, child: Child, final: bool) -> None:
         """Have it stop listening and end with its last connection (management.txt, 4)."""

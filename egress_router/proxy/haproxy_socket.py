@@ -15,10 +15,13 @@ TIMEOUT_SECONDS = 3.0
 
 
 class RuntimeSocket:
-    """The stats socket of one HAProxy process. Every call is a connection; OSError when nobody answers."""
+    """The stats socket of one HAProxy process. Every call is a connection; OSError when nobody answers in ``timeout``
+    seconds.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, timeout: float = TIMEOUT_SECONDS) -> None:
         self.path = path
+        self._timeout = timeout
 
     def send(self, commands: Sequence[str]) -> str:
         """Run ``commands`` in order; return what HAProxy answered."""
@@ -26,19 +29,21 @@ class RuntimeSocket:
         for first in range(0, len(commands), COMMANDS_PER_LINE):
             some = commands[first : first + COMMANDS_PER_LINE]
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
-                connection.settimeout(TIMEOUT_SECONDS)
+                connection.settimeout(self._timeout)
                 connection.connect(str(self.path))
                 connection.sendall((";".join(some) + "\n").encode())
                 answers.append(b"".join(iter(lambda: connection.recv(65536), b"")))  # used at once
         return b"".join(answers).decode("utf-8", "replace")
 
+    def info(self) -> dict[str, str]:
+        """Return what ``show info`` says, by the names it has there."""
+        lines = (line.partition(":") for line in self.send(["show info"]).splitlines())
+        return {key: value.strip() for key, _, value in lines}
+
     def pid(self) -> int | None:
         """Return the process id of the HAProxy that answers."""
-        for line in self.send(["show info"]).splitlines():
-            key, _, value = line.partition(":")
-            if key == "Pid":
-                return int(value)
-        return None
+        pid = self.info().get("Pid")
+        return None if pid is None else int(pid)
 
     def servers(self, backend: str = "") -> dict[str, list[Server]]:
         """Return the servers of every backend that has any, or of one backend."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from egress_router.model.addresses import Address, Family
 from egress_router.model.dns_proxy import DnsProxyConfig
 from egress_router.model.names import HostName
-from egress_router.names.follow import Follower
 from egress_router.names.lookup import Lookup
-from egress_router.plan.name_answers import Terms
+from egress_router.names.thread import FollowerThread
+from egress_router.plan.name_answers import Belief, Terms
 from egress_router.proxy.haproxy_servers import ServerSync
 
 #: Seconds between two comparisons of all servers with all answers: heals what a lost command left.
@@ -29,19 +29,19 @@ class NameKeeper:
     def __init__(self, lookup: Lookup, families: Sequence[Family], usable: Callable[[Address], str | None]) -> None:
         self._changed = threading.Condition()
         self._addresses: dict[HostName, tuple[Address, ...]] = {}
+        self._beliefs: dict[HostName, Belief] = {}
+        self._failures: Counter[HostName] = Counter()
         self._sync: ServerSync | None = None
-        self._loop = asyncio.new_event_loop()
-        self._follower = Follower(lookup, families, usable, self._learnt, self._loop, Terms())
-        self._thread = threading.Thread(target=self._run, name="name-keeper", daemon=True)
-        self._thread.start()
+        self._thread = FollowerThread(lookup, families, usable, self._learnt, Terms())
+        self._thread.every(FULL_SYNC, self._full_sync)
 
     def follow(self, names: Iterable[HostName]) -> None:
         """Look these names up too from now on."""
-        self._loop.call_soon_threadsafe(self._follower.follow, tuple(names))
+        self._thread.call(self._thread.follower.follow, tuple(names))
 
     def attach(self, config: DnsProxyConfig, socket: Path) -> None:
         """Serve the HAProxy behind ``socket`` from now on, which runs ``config``; forget names it does not have."""
-        self._loop.call_soon_threadsafe(self._attach, config, socket)
+        self._thread.call(self._attach, config, socket)
 
     def looked_up(self, names: Iterable[HostName]) -> bool:
         """Whether each of ``names`` was looked up once, with whatever outcome."""
@@ -58,40 +58,40 @@ class NameKeeper:
         with self._changed:
             return dict(self._addresses)
 
+    def beliefs(self) -> dict[HostName, Belief]:
+        """Return what is believed of each name that was looked up."""
+        with self._changed:
+            return dict(self._beliefs)
+
+    def failures(self, name: HostName) -> int:
+        """Return how many look-ups of a name brought no answer."""
+        with self._changed:
+            return self._failures[name]
+
     def close(self) -> None:
         """Stop looking anything up."""
-        self._loop.call_soon_threadsafe(self._end)
-        self._thread.join(timeout=5)
+        self._thread.close()
 
     # In the thread
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.call_soon(self._full_sync)
-        self._loop.run_forever()
-        self._loop.close()
-
-    def _end(self) -> None:
-        self._follower.forget_others(())
-        # One turn of the loop for the tasks to end.
-        self._loop.call_soon(self._loop.stop)
-
     def _attach(self, config: DnsProxyConfig, socket: Path) -> None:
         self._sync = ServerSync(config, socket)
-        self._follower.follow(config.names)
-        for name in self._follower.forget_others(config.names):
+        self._thread.follower.follow(config.names)
+        for name in self._thread.follower.forget_others(config.names):
             with self._changed:
                 self._addresses.pop(name, None)
+                self._beliefs.pop(name, None)
         self._sync.run(self.known())
 
     def _full_sync(self) -> None:
         if self._sync:
             self._sync.run(self.known())
-        self._loop.call_later(FULL_SYNC, self._full_sync)
 
-    def _learnt(self, name: HostName, addresses: tuple[Address, ...]) -> None:
+    def _learnt(self, name: HostName, addresses: tuple[Address, ...], belief: Belief) -> None:
         with self._changed:
             self._addresses[name] = addresses
+            self._beliefs[name] = belief
+            self._failures[name] += bool(belief.problem)
             self._changed.notify_all()
         if self._sync:
             self._sync.run({name: addresses}, compare=False)

@@ -19,15 +19,18 @@ from pyroute2 import IPRoute
 
 from egress_router.config.http_policy import VARIABLE, parse_http_policy
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.errors import PlatformError, ToolFailed
+from egress_router.errors import PlatformError, ToolFailed, TryAgainError
 from egress_router.model.http_policy import Address, HttpPolicy, HttpSettings
 from egress_router.model.http_rules import CompiledPolicy
 from egress_router.plan.http_compile import compile_policy
 from egress_router.plan.http_shadow import shadow_warnings
 from egress_router.proxy.access_log import AccessLog, Translator
 from egress_router.proxy.child import Child, Launch
+from egress_router.proxy.http_tally import HttpTally
+from egress_router.proxy.log_output import LogOutput
 from egress_router.proxy.reuseport import Guard, listen_address
 from egress_router.proxy.sockets import clients, listeners, listens
+from egress_router.proxy.squid_manager import SquidManager
 from egress_router.render.squid import SquidPlace, render_squid
 
 log = logging.getLogger(__name__)
@@ -62,7 +65,7 @@ class _State:
 
     service: str
     directory: Path
-    access_log: AccessLog | None
+    access_log: AccessLog
     told: bool = False
     next_look: float = 0.0
     quiet: int = 0
@@ -70,17 +73,35 @@ class _State:
 
 @dataclass(slots=True)
 class SquidEngine:
-    """Runs Squid for the policy that ``load`` reads. ``directory`` is writable; ``write`` takes access log lines."""
+    """Runs Squid for the policy that ``load`` reads.
+
+    ``directory`` is writable; ``output`` takes the access log (None: it is off), ``tally`` counts it in any case.
+    ``secret`` opens the cache manager to us.
+    """
 
     settings: HttpSettings
     load: Callable[[], Inputs]
     directory: Path
-    write: Callable[[str], None]
+    output: LogOutput | None
+    tally: HttpTally = field(default_factory=HttpTally)
+    secret: str = field(default_factory=lambda: secrets.token_hex(16))
     program: str = PROGRAM
     name: str = "squid"
     _states: dict[int, _State] = field(default_factory=dict)
+    manager: SquidManager = field(init=False)
     _guard: Guard | None = None
     _next: _State | None = None
+
+    def __post_init__(self) -> None:
+        self.manager = SquidManager(self.settings.port, self.secret)
+
+    def probe(self) -> list[str]:
+        """Return why Squid does not accept connections now; nothing when it does. Called from any thread."""
+        try:
+            self.manager.page("idns")
+        except TryAgainError as error:
+            return [str(error)]
+        return []
 
     def watched(self) -> Iterable[Path]:
         """Return the file of the policy, if there is one."""
@@ -100,7 +121,8 @@ class SquidEngine:
         directory = self.directory / f"generation-{generation}"
         listen = listen_address()
         ipv6 = ":" in listen
-        place = SquidPlace(directory=str(directory), listen=f"[{listen}]" if ipv6 else listen, ipv6=ipv6)
+        address = f"[{listen}]" if ipv6 else listen
+        place = SquidPlace(directory=str(directory), listen=address, ipv6=ipv6, secret=self.secret)
         files = render_squid(compiled, self.settings, place)
         configuration = SquidConfiguration(policy, compiled, directory, files)
         write_files(directory, files)
@@ -116,15 +138,13 @@ class SquidEngine:
         write_files(prepared.directory, prepared.files)
         remove_segments(state.service for state in self._states.values())
         service = SERVICE_PREFIX + secrets.token_hex(4)
-        access_log = None
-        if self.settings.access_log:
-            access_log = AccessLog(Translator(prepared.policy, prepared.compiled), self.write)
+        access_log = AccessLog(Translator(prepared.policy, prepared.compiled), self.tally, self.output)
         self._next = _State(service, prepared.directory, access_log)
         self._close_guard()
         if previous is None:
             self._make_guard()
         command = (self.program, "-N", "-n", service, "-f", str(prepared.directory / "squid.conf"))
-        return Launch(command, stdout=access_log.write_end if access_log else None)
+        return Launch(command, stdout=access_log.write_end)
 
     def _make_guard(self) -> None:
         try:
@@ -145,8 +165,7 @@ class SquidEngine:
     def ready(self, child: Child, prepared: SquidConfiguration) -> bool:
         """Return whether Squid listens. It says "Accepting HTTP Socket connections" a little too early."""
         state = self._state(child)
-        if state.access_log:
-            state.access_log.started()
+        state.access_log.started()
         if not listens(child.pid, self.settings.port):
             return False
         self._close_guard()
@@ -197,8 +216,7 @@ class SquidEngine:
     def ended(self, child: Child) -> None:
         """Remove the files and segments of a Squid that is gone."""
         state = self._state(child)
-        if state.access_log:
-            state.access_log.finish(2.0)
+        state.access_log.finish(2.0)
         del self._states[child.pid]
         remove_segments(other.service for other in self._states.values())
         if all(other.directory != state.directory for other in self._states.values()):

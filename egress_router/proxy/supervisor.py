@@ -50,6 +50,9 @@ class Supervisor(Generic[Prepared]):
     limits: Limits = field(default_factory=Limits)
     report: Callable[[Counters], None] = lambda _: None
     counters: Counters = field(default_factory=Counters)
+    #: When the loop last turned (time.monotonic()); in the future while it may stand still.
+    turned: float = field(default_factory=time.monotonic)
+    stopping: bool = False
 
     _good: Prepared | None = None
     _current: _Running[Prepared] | None = None
@@ -58,7 +61,6 @@ class Supervisor(Generic[Prepared]):
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _signals: list[int] = field(default_factory=list)
     _reload_wanted: bool = False
-    _stopping: bool = False
     _deaths: int = 0
     _restart_at: float | None = None
     _number: int = 0
@@ -76,7 +78,8 @@ class Supervisor(Generic[Prepared]):
                 self._wait()
                 self._handle_signals()
                 self._reap()
-                if (now := time.monotonic()) >= next_look:
+                self.turned = now = time.monotonic()
+                if now >= next_look:
                     next_look = now + TICK
                     if watch.changed():
                         self._reload_wanted = True
@@ -109,7 +112,7 @@ class Supervisor(Generic[Prepared]):
         return restore
 
     def _wait(self) -> None:
-        busy = self._candidate is not None or self._restart_at is not None or self._stopping
+        busy = self._candidate is not None or self._restart_at is not None or self.stopping
         for key, _ in self._selector.select(STARTING_TICK if busy else TICK):
             child: Child | None = key.data
             if child is None:
@@ -129,12 +132,12 @@ class Supervisor(Generic[Prepared]):
                 self._current.child.signal(number)
 
     def _stop(self, name: str) -> None:
-        if self._stopping:
+        if self.stopping:
             log.warning("%s again: ending now", name)
             self._kill_all()
             return
         log.info("%s: draining for at most %g s", name, self.limits.grace)
-        self._stopping = True
+        self.stopping = True
         self._restart_at = None
         if self._candidate:
             self._candidate.child.signal(signal.SIGKILL)
@@ -151,6 +154,7 @@ class Supervisor(Generic[Prepared]):
     def _start(self) -> None:
         """Prepare and start the next generation as the candidate; a failure is raised when there is no good one."""
         self._number += 1
+        self.turned = time.monotonic() + self.limits.prepare
         try:
             prepared = self.engine.prepare(self._number)
         except EgressRouterError as error:
@@ -181,17 +185,17 @@ class Supervisor(Generic[Prepared]):
     def _refused(self, why: str) -> None:
         self.counters.reload_failures += 1
         log.error("reload refused, the configuration in force stays (generation %d): %s", self.counters.generation, why)
-        self._tell(last_error=why)
+        self._tell(last_error=why, refused=True)
 
     def _advance(self, now: float) -> None:
-        if self._candidate and not self._stopping:
+        if self._candidate and not self.stopping:
             self._look_at_candidate(self._candidate, now)
         if self._current and self._deaths and now - self._current.since > self.limits.steady:
             self._deaths = 0
         if self._restart_at is not None and now >= self._restart_at:
             self._restart_at = None
             self._start()
-        idle = self._current and not self._candidate and not self._stopping
+        idle = self._current and not self._candidate and not self.stopping
         if self._reload_wanted and idle and self.engine.may_replace():
             self._reload_wanted = False
             log.info("reload")
@@ -208,12 +212,14 @@ class Supervisor(Generic[Prepared]):
         if self.engine.ready(candidate.child, candidate.prepared):
             old, self._current, self._candidate = self._current, candidate, None
             candidate.since = now
+            # A child that died may have been started again with what was in force, not with what was refused.
+            refused = self.counters.refused and candidate.prepared is self._good
             self._good = candidate.prepared
             if old:
                 self.counters.reloads += 1
                 self._retire(old, final=False)
             log.info("%s generation %d is in force", self.engine.name, candidate.child.generation)
-            self._tell(generation=candidate.child.generation, ready=True, last_error="")
+            self._tell(generation=candidate.child.generation, ready=True, refused=refused, last_error="")
         elif now - candidate.since > self.limits.start:
             candidate.child.last_lines.append(f"(not ready after {self.limits.start:g} s)")
             candidate.child.signal(signal.SIGKILL)
@@ -260,7 +266,7 @@ class Supervisor(Generic[Prepared]):
             self._candidate = None
             if self._current:
                 self._refused(f"{self.engine.name} {child.reason()}")
-            elif not self._stopping:
+            elif not self.stopping:
                 self._died(child)
         else:
             self._current = None
@@ -280,7 +286,7 @@ class Supervisor(Generic[Prepared]):
         self._tell(ready=False, last_error=reason)
 
     def _done(self) -> bool:
-        return self._stopping and not (self._current or self._candidate or self._draining)
+        return self.stopping and not (self._current or self._candidate or self._draining)
 
     def _kill_all(self) -> None:
         """End every child and wait for it; a killed child of ours cannot linger."""

@@ -78,7 +78,6 @@ def render_haproxy(
         listeners=listeners,
         socket=socket,
         idle_timeout=config.idle_timeout,
-        access_log=config.access_log,
     )
 
 

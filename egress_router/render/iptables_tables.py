@@ -7,8 +7,9 @@ from ipaddress import collapse_addresses
 from egress_router.model.addresses import Family, host_network
 from egress_router.model.iptables import PREFIX, IptMatch, IptRule, IptTable
 from egress_router.model.network import CLUSTER_MARK
-from egress_router.model.router import PortRange, Protocol, Redirect
+from egress_router.model.router import NamedRedirect, PortRange, Protocol, Redirect
 from egress_router.model.translation import Translation
+from egress_router.render.iptables_names import dnat_target, name_chain, ports_match, spread_rules, unanswered
 from egress_router.render.port_tree import PortRule, port_tree
 
 _ICMP = {Family.IPV4: "icmp", Family.IPV6: "icmpv6"}
@@ -27,26 +28,32 @@ def iptables_tables(translation: Translation, family: Family) -> tuple[IptTable,
     return (_filter(translation, family), _mangle(translation, family), _nat(translation, family))
 
 
-def _redirects(translation: Translation, family: Family) -> dict[Protocol, list[Redirect]]:
-    found: dict[Protocol, list[Redirect]] = {}
+def _redirects(translation: Translation, family: Family) -> dict[Protocol, list[Redirect | NamedRedirect]]:
+    found: dict[Protocol, list[Redirect | NamedRedirect]] = {}
     if family in translation.sources:
-        for rule in translation.rules.redirects:
-            if rule.family == family:
+        for rule in translation.rules.claims:
+            if isinstance(rule, NamedRedirect) or rule.family == family:
                 found.setdefault(rule.protocol, []).append(rule)
     return found
 
 
-def _fallback(translation: Translation, family: Family) -> tuple[int, str] | None:
-    return next(((f.line, str(f.address)) for f in translation.rules.fallbacks if f.family == family), None)
+def _fallback(translation: Translation, family: Family) -> list[IptRule]:
+    """Return what is done with the ports that no line claims, a rule for each protocol; [] when nothing is."""
+    if family not in translation.sources:
+        return []
+    named = translation.rules.named_fallback
+    if named is not None:
+        return [IptRule(name_chain(named), protocol=str(item), goto=True, line=named.line) for item in Protocol]
+    return [
+        IptRule("DNAT", (("to-destination", str(fallback.address)),), protocol=str(item), line=fallback.line)
+        for fallback in translation.rules.fallbacks
+        if fallback.family == family
+        for item in Protocol
+    ]
 
 
 def _forwards(translation: Translation, family: Family) -> bool:
-    return bool(_redirects(translation, family)) or _fallback(translation, family) is not None
-
-
-def _ports(protocol: Protocol, ports: PortRange) -> IptMatch:
-    text = str(ports.first) if len(ports) == 1 else f"{ports.first}:{ports.last}"
-    return IptMatch(str(protocol), (("dport", text),))
+    return bool(_redirects(translation, family) or _fallback(translation, family))
 
 
 def _original_ports(ports: PortRange) -> IptMatch:
@@ -62,19 +69,20 @@ def _nat(translation: Translation, family: Family) -> IptTable:
         name = str(protocol)
 
         def branch(ports: PortRange, chain: str, protocol: Protocol = protocol) -> IptRule:
-            return IptRule(chain, protocol=str(protocol), matches=(_ports(protocol, ports),))
+            return IptRule(chain, protocol=str(protocol), matches=(ports_match(protocol, ports),))
 
         leaves = [PortRule(rule.ports, _dnat(rule)) for rule in rules]
         first, below = port_tree(leaves, name, branch)
         chains |= below
         top += first
     fallback = _fallback(translation, family)
-    if fallback is not None:
+    if fallback:
         if translation.health_port is not None:
             port = PortRange(translation.health_port, translation.health_port)
-            top.append(IptRule("RETURN", protocol="tcp", matches=(_ports(Protocol.TCP, port),)))
-        options = (("to-destination", fallback[1]),)
-        top += [IptRule("DNAT", options, protocol=str(protocol), line=fallback[0]) for protocol in Protocol]
+            top.append(IptRule("RETURN", protocol="tcp", matches=(ports_match(Protocol.TCP, port),)))
+        top += fallback
+    spreads = list(translation.spreads(family))
+    chains |= {name_chain(spread.rule): spread_rules(spread) for spread in spreads}
     source = str(translation.sources[family])
     hooks = []
     if top:
@@ -93,20 +101,16 @@ def _nat(translation: Translation, family: Family) -> IptTable:
         ]
     chains[f"{PREFIX}POSTROUTING"] = (IptRule("SNAT", (("to-source", source),)),)
     hooks.append(("POSTROUTING", IptRule(f"{PREFIX}POSTROUTING", out_interface=translation.egress)))
-    return IptTable("nat", chains, tuple(hooks))
+    unknown = frozenset(name_chain(spread.rule) for spread in spreads) if translation.answers is None else frozenset()
+    return IptTable("nat", chains, tuple(hooks), unknown)
 
 
-def _dnat(rule: Redirect) -> IptRule:
-    """A range keeps its offsets: ``--to-destination ADDRESS:FIRST-LAST/BASE`` (Linux 4.18)."""
-    host = f"[{rule.address}]" if rule.family is Family.IPV6 else str(rule.address)
-    if rule.same_ports:
-        to = str(rule.address)
-    elif len(rule.ports) == 1:
-        to = f"{host}:{rule.to_ports}"
-    else:
-        to = f"{host}:{rule.to_ports}/{rule.ports.first}"
-    matches = (_ports(rule.protocol, rule.ports),)
-    return IptRule("DNAT", (("to-destination", to),), protocol=str(rule.protocol), matches=matches, line=rule.line)
+def _dnat(rule: Redirect | NamedRedirect) -> IptRule:
+    protocol, matches = str(rule.protocol), (ports_match(rule.protocol, rule.ports),)
+    if isinstance(rule, NamedRedirect):
+        return IptRule(name_chain(rule), protocol=protocol, matches=matches, goto=True, line=rule.line)
+    options = dnat_target(rule.address, rule.ports, rule.to_ports)
+    return IptRule("DNAT", options, protocol=protocol, matches=matches, line=rule.line)
 
 
 def _mangle(translation: Translation, family: Family) -> IptTable:
@@ -185,7 +189,8 @@ def _filter(translation: Translation, family: Family) -> IptTable:
     if _forwards(translation, family):
         # A client's packet that belongs to no connection (late, or outside of the window) is not translated and so
         # reaches the pod itself, whose reset would end the connection that it came from.
-        chains[f"{PREFIX}LATE"] = (IptRule("DROP", matches=(IptMatch("conntrack", (("ctstate", "INVALID"),)),)),)
+        late = IptRule("DROP", matches=(IptMatch("conntrack", (("ctstate", "INVALID"),)),))
+        chains[f"{PREFIX}LATE"] = (late, *unanswered(translation, family))
         hooks = (*hooks, ("INPUT", IptRule(f"{PREFIX}LATE", in_interface=back)))
     return IptTable("filter", chains, hooks)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
 from egress_router.model.nftables import NftChain, NftSet, NftTable, SetChange
+from egress_router.render.nft_names import in_order, of_a_name
 
 #: (set name, key) or ("chain NAME", rule) → (packets, bytes)
 Counted = Mapping[tuple[str, str], tuple[int, int]]
+
+#: nft commands: those before elements are changed, and those after.
+ChainChanges = tuple[Sequence[str], Sequence[str]]
 
 _COUNTER = " counter"
 _BARE = re.compile(r"\bcounter\b")
@@ -49,10 +53,11 @@ def rule_counters(listing: str) -> dict[tuple[str, str], tuple[int, int]]:
 
 
 def element_changes(old: NftTable, new: NftTable) -> tuple[SetChange, ...] | None:
-    """Return what turns ``old`` into ``new`` by elements alone, so that all else keeps its counters and connections;
-    None when more than elements differ, nothing when nothing does.
+    """Return what turns ``old`` into ``new`` by elements (and the chains of names) alone, so that all else keeps its
+    counters and connections; None when more than that differs, nothing when no element does.
     """
-    if old.chains != new.chains or [_frame(s) for s in old.sets] != [_frame(s) for s in new.sets]:
+    fixed = [[chain for chain in table.chains if not of_a_name(chain.name)] for table in (old, new)]
+    if fixed[0] != fixed[1] or [_frame(s) for s in old.sets] != [_frame(s) for s in new.sets]:
         return None
     changes = []
     for before, after in zip(old.sets, new.sets, strict=True):
@@ -63,8 +68,25 @@ def element_changes(old: NftTable, new: NftTable) -> tuple[SetChange, ...] | Non
     return tuple(changes)
 
 
-def change_script(changes: Iterable[SetChange], table: str) -> str:
-    """Return the script that makes ``changes`` in ``table``, one transaction."""
+def chain_changes(old: NftTable, new: NftTable) -> ChainChanges:
+    """Return what changes the chains of names: what makes and fills them, and what removes them."""
+    was = {chain.name: chain for chain in old.chains if of_a_name(chain.name)}
+    wanted = {chain.name: chain for chain in new.chains if of_a_name(chain.name)}
+    first = [f"add chain {new.name} {name}" for name in wanted if name not in was]
+    first += [line for name, chain in wanted.items() if was.get(name) != chain for line in fill_chain(new.name, chain)]
+    gone = [name for name in was if name not in wanted]
+    return first, [f"{verb} chain {new.name} {name}" for verb in ("flush", "delete") for name in gone]
+
+
+def fill_chain(table: str, chain: NftChain) -> list[str]:
+    """Return the commands that give a chain its rules, whatever it has now."""
+    return [f"flush chain {table} {chain.name}", *(f"add rule {table} {chain.name} {rule}" for rule in chain.rules)]
+
+
+def change_script(changes: Iterable[SetChange], table: str, chains: ChainChanges = ((), ())) -> str:
+    """Return the script that makes ``changes`` in ``table``, one transaction. Elements name chains that exist, so
+    chains are made before and removed after.
+    """
     removals, additions = [], []
     for change in changes:
         name = f"{table} {change.item.name}"
@@ -73,7 +95,7 @@ def change_script(changes: Iterable[SetChange], table: str) -> str:
         if change.added:
             elements = ", ".join(_element(key, value) for key, value in change.added.items())
             additions.append(f"add element {name} {{ {elements} }}")
-    return "".join(f"{line}\n" for line in removals + additions)
+    return "".join(f"{line}\n" for line in (*chains[0], *removals, *additions, *chains[1]))
 
 
 def without_elements(table: NftTable) -> NftTable:
@@ -136,7 +158,7 @@ def parse_table(listing: str) -> NftTable:
             chains.append(_parse_chain(words[1], lines[index + 1 : end]))
             index = end
         index += 1
-    return NftTable(name, tuple(sets), tuple(chains))
+    return NftTable(name, tuple(sets), in_order(chains))
 
 
 def _parse_set(kind: str, name: str, body: list[str]) -> NftSet:

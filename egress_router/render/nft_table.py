@@ -13,6 +13,7 @@ from egress_router.model.network import CLUSTER_MARK
 from egress_router.model.nftables import NftChain, NftSet, NftTable
 from egress_router.model.router import Protocol, Redirect
 from egress_router.model.translation import Translation
+from egress_router.render.nft_names import in_order, name_chain, named_chains, named_maps
 
 TABLE = "inet egress_router"
 WITH_PORTS = "meta l4proto { tcp, udp, sctp }"
@@ -32,6 +33,7 @@ def nft_table(translation: Translation) -> NftTable:
             sets += own_sets
             redirecting += chains[:1]
             counting += chains[1:]
+    named = [chain for family in Family for spread in translation.spreads(family) for chain in named_chains(spread)]
     forwarding = [_forwarded(counting), *counting] if redirecting else []
     return NftTable(
         TABLE,
@@ -46,6 +48,7 @@ def nft_table(translation: Translation) -> NftTable:
             _output(translation),
             *([_errors(translation)] if redirecting else []),
             _guard(translation),
+            *in_order(named),
         ),
     )
 
@@ -63,8 +66,9 @@ def _redirect(translation: Translation, family: Family) -> tuple[list[NftSet], l
     rules.
     """
     rules = [rule for rule in translation.rules.redirects if rule.family == family]
-    fallback = next((item for item in translation.rules.fallbacks if item.family == family), None)
-    if not rules and fallback is None:
+    spreads = list(translation.spreads(family))
+    fallback = _fallback(translation, family)
+    if not rules and not spreads and fallback is None:
         return [], []
     digit, ip, type_ = family.value, _IP[family], _TYPE[family]
     exact: dict[str, str | None] = {}
@@ -81,6 +85,8 @@ def _redirect(translation: Translation, family: Family) -> tuple[list[NftSet], l
             if address is None:
                 address = texts[rule.address] = str(rule.address)
             _add_exact(exact, rule, address)
+    for named in translation.rules.named:
+        counted.setdefault(named.protocol, {})[str(named.ports)] = None
     pod: dict[str, str | None] = {str(address): None for address in translation.pod_addresses[family]}
     sets = [
         NftSet("set", f"pod{digit}", (f"type {type_}",), pod),
@@ -97,6 +103,9 @@ def _redirect(translation: Translation, family: Family) -> tuple[list[NftSet], l
         header = (f"type inet_service : {type_}", "flags interval", "counter")
         sets.append(NftSet("map", name, header, elements))
         chain_rules.append(f"dnat {ip} to {protocol} dport map @{name}")
+    maps, look_ups = named_maps(spreads)
+    sets += maps
+    chain_rules += look_ups
     count_rules = []
     for protocol, elements in counted.items():
         header = ("type inet_service", "flags interval", "counter")
@@ -106,12 +115,20 @@ def _redirect(translation: Translation, family: Family) -> tuple[list[NftSet], l
     if fallback is not None:
         if translation.health_port is not None:
             chain_rules.append(f"tcp dport {translation.health_port} return")
-        chain_rules.append(f"{WITH_PORTS} counter dnat {ip} to {fallback.address}")
+        chain_rules.append(f"{WITH_PORTS} counter {fallback}")
         count_rules.append("counter")
     return sets, [
         NftChain(f"redirect{digit}", None, tuple(chain_rules)),
         NftChain(f"count{digit}", None, tuple(count_rules)),
     ]
+
+
+def _fallback(translation: Translation, family: Family) -> str | None:
+    """Return what is done with the ports that no line claims."""
+    if translation.rules.named_fallback is not None:
+        return f"goto {name_chain(family, translation.rules.named_fallback)}"
+    address = next((item.address for item in translation.rules.fallbacks if item.family == family), None)
+    return None if address is None else f"dnat {_IP[family]} to {address}"
 
 
 def _add_exact(elements: dict[str, str | None], rule: Redirect, address: str) -> None:

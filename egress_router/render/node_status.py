@@ -9,19 +9,41 @@ from egress_router.model.node import DROPS
 
 
 def status_text(status: Mapping[str, Any]) -> str:
-    """Return the status as lines: what is wrong, dropped namespaces with their reasons, then what works."""
+    """Return the status as lines: what is wrong, namespaces with the reasons of those that are dropped or lack a way
+    first, what was dropped and why, then what works.
+    """
     state = "ready" if status["ready"] else "NOT READY"
-    lines = [f"node {status['node']}: {state}{', draining' if status['draining'] else ''}, {status['pods']} pods"]
+    lines = [
+        f"node {status['node']}: {state}{', draining' if status['draining'] else ''}, {status['pods']} pod addresses"
+    ]
     lines += [f"  PROBLEM {problem}" for problem in status["problems"]]
-    spaces = sorted(status["namespaces"].items(), key=lambda item: (item[1]["disposition"] != "drop", item[0]))
+    spaces = sorted(
+        status["namespaces"].items(), key=lambda item: (item[1]["via"] != [], not item[1]["reasons"], item[0])
+    )
     for name, space in spaces:
-        ways = ", ".join(f"{via['ip']} on {via['node']}" for via in space["via"])
+        ways = ", ".join(_way(status, via) for via in space["via"])
         lines.append(f"namespace {name}: {'leaves with ' + ways if ways else 'DROP'}")
         lines += [f"    {reason}" for reason in space["reasons"]]
-    lines += [f"not used: {ip} is not on its holder's interface" for ip in status["lacking"]]
-    lines += [
-        f"dropped {count} packets: {DROPS[why]}" for why, count in sorted(status["dropped_packets"].items()) if count
-    ]
+    lines.append(
+        f"{status['other_namespaces']} namespaces without egress IPs leave with the address of their pods' node"
+    )
+    dropped = sorted(status["dropped_packets"].items())
+    lines += [f"dropped {count} packets: {DROPS.get(why, why)}" for why, count in dropped if count]
     lines.append(f"holds {', '.join(status['held']) or 'nothing'}")
     lines += [f"holder {name}: {health}" for name, health in status["holders"].items()]
     return "\n".join(lines)
+
+
+def _worst_first(item: tuple[str, Mapping[str, Any]]) -> tuple[bool, bool, str]:
+    name, space = item
+    return bool(space["via"]), not space["reasons"], name
+
+
+def _way(status: Mapping[str, Any], via: Mapping[str, str]) -> str:
+    """Return an address, where it is, and what is to be known about that."""
+    ip, node = via["ip"], via["node"]
+    if ip in status["lacking"]:
+        return f"{ip} on {node} (not used: not on its interface yet)"
+    if node == status["node"]:
+        return f"{ip} on this node"
+    return f"{ip} on {node} ({status['holders'].get(node, 'no pod here needs it')})"

@@ -6,7 +6,7 @@ from typing import Any
 
 from egress_router.model.desired import Desired
 from egress_router.model.network import Route
-from egress_router.model.router import Fallback, Redirect, RouterConfig
+from egress_router.model.router import Fallback, NamedRedirect, Redirect, RouterConfig, Rule
 
 
 def plan_text(desired: Desired, config: RouterConfig) -> str:
@@ -18,8 +18,15 @@ def plan_text(desired: Desired, config: RouterConfig) -> str:
     if config.mode.redirects:
         lines.append("")
         for rule in config.rules.all:
-            lines.append(f"line {rule.line}: {rule}, leaving with {config.sources[rule.family].ip}")
+            lines.append(f"line {rule.line}: {rule}, {_leaving(rule, config)}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _leaving(rule: Rule, config: RouterConfig) -> str:
+    if isinstance(rule, Redirect | Fallback):
+        return f"leaving with {config.sources[rule.family].ip}"
+    sources = " or ".join(str(config.sources[family].ip) for family in sorted(config.sources))
+    return f"every address of {rule.name}, as `egress-router run` keeps looking it up, leaving with {sources}"
 
 
 def plan_json(desired: Desired, config: RouterConfig) -> dict[str, Any]:
@@ -67,13 +74,14 @@ def _route(route: Route) -> dict[str, Any]:
     }
 
 
-def _destination(rule: Redirect | Fallback) -> dict[str, Any]:
-    if isinstance(rule, Redirect):
+def _destination(rule: Rule) -> dict[str, Any]:
+    to = {"address": str(rule.address)} if isinstance(rule, Redirect | Fallback) else {"name": str(rule.name)}
+    if isinstance(rule, Redirect | NamedRedirect):
         return {
             "line": rule.line,
             "protocol": str(rule.protocol),
             "ports": [rule.ports.first, rule.ports.last],
-            "address": str(rule.address),
+            **to,
             "to_ports": [rule.to_ports.first, rule.to_ports.last],
         }
-    return {"line": rule.line, "fallback": True, "address": str(rule.address)}
+    return {"line": rule.line, "fallback": True, **to}

@@ -27,14 +27,20 @@ class SquidPlace:
     """What squid.conf says about the machine: ``directory`` for its files, ``listen`` the address part of
     http_port, ``log`` and ``error_log`` where Squid writes. Set by whoever starts it; the defaults suit a dry run.
 
-    ``ipv6``: where the pod has none, Squid refuses every IPv6 address in its configuration, and asks for none.
+    ``secret``: what the supervisor's own questions carry; without one there is no supervisor. ``ipv6``: where the pod
+    has none, Squid refuses every IPv6 address in its configuration, and asks for none.
     """
 
     directory: str = "/run/egress-router/squid"
     listen: str = "[::]"
     log: str = "/proc/self/fd/1"
     error_log: str = "/proc/self/fd/2"
+    secret: str = ""
     ipv6: bool = True
+
+
+#: Where a configuration is shown and not run.
+SHOWN = SquidPlace(secret="SECRET")  # noqa: S106  # stands for one
 
 
 @cache

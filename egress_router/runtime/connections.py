@@ -17,8 +17,12 @@ def translated(desired: Desired) -> list[Connection]:
 
 def end_stale(desired: Desired) -> int:
     """End the connections that the rules in force would not make; return how many. Raises PlatformError."""
+    sieve, addresses = Sieve(desired.translation), _addresses(desired)
     with Conntrack() as conntrack:
-        return conntrack.end(conntrack.choose(_addresses(desired), Sieve(desired.translation).stale))
+        if desired.translation.rules.names:
+            # The mark that a name's rule has left decides as well.
+            return conntrack.end([item for item in conntrack.connections(addresses) if sieve.stale(item)])
+        return conntrack.end(conntrack.choose(addresses, sieve.stale))
 
 
 def _addresses(desired: Desired) -> list[Address]:

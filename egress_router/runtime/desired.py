@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from egress_router.config.resolv_conf import nameservers
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.observe import observe
+from egress_router.model.addresses import Address
 from egress_router.model.desired import Desired
+from egress_router.model.names import HostName
 from egress_router.model.network import Observed
 from egress_router.model.router import RouterConfig
 from egress_router.plan.egress_link import DEFAULT_NAME, EgressLink, choose_egress_link
 from egress_router.plan.network import find_cluster_interface, plan_network
 from egress_router.plan.translation import plan_translation
 
+Answers = Mapping[HostName, tuple[Address, ...]] | None
+#: Nothing was looked up: what is sent to a name is dropped.
+NONE_YET: Answers = MappingProxyType({})
 RESOLV_CONF = Path("/etc/resolv.conf")
 
 
-def desired_state(config: RouterConfig, observed: Observed, egress: str) -> Desired:
-    """Plan for what was observed; the nameservers are those of /etc/resolv.conf. Raises PlatformError."""
+def desired_state(config: RouterConfig, observed: Observed, egress: str, answers: Answers = NONE_YET) -> Desired:
+    """Plan for what was observed; the nameservers are those of /etc/resolv.conf, ``answers`` have the addresses of
+    names (see Translation). Raises PlatformError.
+    """
     try:
         text = RESOLV_CONF.read_text(errors="replace")
     except OSError:
         text = ""
     network = plan_network(config, observed, egress, nameservers(text))
-    return Desired(network, plan_translation(config, network))
+    return Desired(network, plan_translation(config, network, answers))
 
 
-def desired_here(config: RouterConfig) -> Desired:
+def desired_here(config: RouterConfig, answers: Answers = NONE_YET) -> Desired:
     """Plan for the network namespace of this process, without changing it. Raises PlatformError."""
     with Netlink() as netlink:
         observed = observe(netlink)
-    return desired_state(config, observed, wanted_link(config, observed).name)
+    return desired_state(config, observed, wanted_link(config, observed).name, answers)
 
 
 def wanted_link(config: RouterConfig, observed: Observed) -> EgressLink:
@@ -49,4 +58,4 @@ def desired_sample(config: RouterConfig) -> Desired:
     from egress_router.plan.sample import SAMPLE_NAMESERVERS, SAMPLE_POD
 
     network = plan_network(config, SAMPLE_POD, config.interface or DEFAULT_NAME, SAMPLE_NAMESERVERS)
-    return Desired(network, plan_translation(config, network))
+    return Desired(network, plan_translation(config, network, NONE_YET))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from egress_router.config.inputs import Problems, load_inputs
@@ -15,8 +15,10 @@ from egress_router.config.run import parse_run
 from egress_router.errors import ConfigurationError, EgressRouterError
 from egress_router.kernel.memory import give_back_memory
 from egress_router.kernel.nat import NatBackend
+from egress_router.model.addresses import Address
 from egress_router.model.connection import Connection
 from egress_router.model.desired import Desired
+from egress_router.model.names import HostName
 from egress_router.model.network import NetworkState, Observed
 from egress_router.model.router import RouterConfig, Ruleset
 from egress_router.model.translation import Counters, Translation
@@ -43,6 +45,8 @@ class LiveRouter:
         self.backend = backend
         self.state = state
         self.lock = threading.Lock()
+        self._answers: dict[HostName, tuple[Address, ...]] = {}
+        state.follow(config.rules.names)
 
     def reload(self) -> None:
         """Read the destinations anew and put them in place; when they cannot be used the old ones stay."""
@@ -50,21 +54,38 @@ class LiveRouter:
             rules = self._read_rules()
             with self.lock:
                 config = replace(self.config, rules=rules)
-                desired = replace(self.desired, translation=plan_translation(config, self.desired.network))
-                changed = self.backend.apply(desired.translation)
-                self.config, self.desired = config, desired
+                answers = {name: found for name, found in self._answers.items() if name in rules.names}
+                translation = plan_translation(config, self.desired.network, answers)
+                changed = self.backend.apply(translation)
+                self.config, self._answers = config, answers
+                self.desired = replace(self.desired, translation=translation)
                 ended = self.end_stale() if changed else 0
         except EgressRouterError as error:
             self.state.reload_failures += 1
             self.state.reload_error = str(error)
             LOGGER.error("reload refused, the destinations in force stay: %s", error)
             return
+        self.state.follow(rules.names)
         self.state.reloads += 1
         self.state.reload_error = ""
         self.state.last_reload = time.time()
         give_back_memory()
         what = "changed" if changed else "as they were"
         LOGGER.info("reload: %d destinations, %s; %d connections ended", len(rules.all), what, ended)
+
+    def take_answers(self, answers: dict[HostName, tuple[Address, ...]], names: Collection[HostName]) -> bool:
+        """Send new connections to the addresses of ``answers``, which are others for ``names``; return whether that is
+        done.
+        """
+        with self.lock:
+            self._answers = answers
+            self.desired = replace(self.desired, translation=replace(self.desired.translation, answers=answers))
+            try:
+                self.backend.readdress(self.desired.translation, names)
+            except EgressRouterError as error:
+                LOGGER.warning("new addresses of %s are not in place yet: %s", ", ".join(map(str, names)), error)
+                return False
+        return True
 
     def _read_rules(self) -> Ruleset:
         inputs = load_inputs(self._env)
@@ -126,8 +147,8 @@ class LiveRouter:
             return False
         if planned == network or not _adds_to(network, planned):
             return False
-        translation = replace(plan_translation(self.config, planned), accepting=self.desired.translation.accepting)
-        self.desired = Desired(planned, translation)
+        translation = plan_translation(self.config, planned, self._answers)
+        self.desired = Desired(planned, replace(translation, accepting=self.desired.translation.accepting))
         return True
 
     def counters(self) -> dict[str, Counters]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from egress_router.errors import EgressRouterError
 from egress_router.kernel.events import Events, nftables_events, route_events
 from egress_router.kernel.iptables_info import TableInfo
+from egress_router.model.addresses import Address
+from egress_router.model.names import HostName
 from egress_router.model.run import RunConfig
 from egress_router.plan.drain import Drain
 from egress_router.proxy.watch import Watch
 from egress_router.runtime.egress import EgressSide
 from egress_router.runtime.live import LiveRouter
 from egress_router.runtime.log import LOGGER
+from egress_router.runtime.names import Names
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Events come in bunches; this much later the bunch is there.
@@ -46,11 +49,12 @@ class Loop:
         self._loop = asyncio.new_event_loop()
         self._error: BaseException | None = None
         self._egress = EgressSide(run, live.state, self._loop)
+        self._names = Names(run, live.state, self._loop, self._take_answers)
         self._check_at: asyncio.TimerHandle | None = None
         self._full_at: asyncio.TimerHandle | None = None
         self._rules_touched = self._network_touched = False
         self._idle_until = 0.0
-        self._nftables: Events | None = None
+        self._rule_events: Events | None = None
         self._tables: TableInfo | None = None
         self._tables_before: tuple[bytes, ...] = ()
         self._watch = watch
@@ -69,6 +73,7 @@ class Loop:
         try:
             self._every(TURN_SECONDS, self._turn)
             self._every(FILE_SECONDS, self._look_at_file)
+            self._names.follow(self._live.config.rules.names)
             self._egress.look_at_link()
             self._every(self._run.probe_interval, self._egress.probe)
             if self._run.announce_interval:
@@ -76,6 +81,7 @@ class Loop:
             self._full()
             loop.run_forever()
         finally:
+            self._names.close()
             self._egress.close()
             for events in listening:
                 events.close()
@@ -91,7 +97,7 @@ class Loop:
         found = [route]
         self._loop.add_reader(route.fileno(), lambda: self._heard(route, network=True))
         if self._live.backend.name == "nftables":
-            nftables = self._nftables = nftables_events()
+            nftables = self._rule_events = nftables_events()
             found.append(nftables)
             self._loop.add_reader(nftables.fileno(), lambda: self._heard(nftables, network=False))
         else:
@@ -178,13 +184,33 @@ class Loop:
     def _reload(self, why: str) -> None:
         if not self._state.leaving:
             LOGGER.info("%s: reading the destinations anew", why)
-            if self._nftables is not None:
-                self._nftables.pause()
+            if self._rule_events is not None:
+                self._rule_events.pause()
             self._live.reload()
-            if self._nftables is not None:
-                self._nftables.listen()
+            if self._rule_events is not None:
+                self._rule_events.listen()
                 # What somebody else has changed meanwhile is another generation.
                 self._check_soon(rules=True, network=False)
+            self._names.follow(self._live.config.rules.names)
+
+    # Names
+
+    def _take_answers(self, answers: dict[HostName, tuple[Address, ...]], names: Collection[HostName]) -> None:
+        """Put answers in place. What the kernel tells of it is our own doing, and no reason to look at all rules."""
+        self._heed_tables()
+        if not self._live.take_answers(answers, names):
+            self._check_soon(rules=True, network=False)
+        elif self._tables is not None:
+            self._tables_before = self._tables.read()
+        elif self._rule_events is not None:
+            self._rule_events.drain()
+
+    def _heed_tables(self) -> None:
+        """Note what has changed so far."""
+        if self._tables is not None:
+            self._look_at_tables(self._tables)
+        elif self._rule_events is not None:
+            self._heard(self._rule_events, network=False)
 
     # Leaving
 

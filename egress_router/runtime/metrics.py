@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -71,6 +72,7 @@ def _own(state: State) -> Iterable[Metric]:
     for address, gateway in list(state.gateways.items()):
         gateways.add_metric((str(address),), 1 if gateway.up else 0)
     yield gateways
+    yield from _names(state)
     checks = GaugeMetricFamily("egress_router_check_up", "Whether an EGRESS_CHECK accepts connections.", labels=("to",))
     for check, reached in list(state.checks.items()):
         checks.add_metric((str(check),), 1 if reached.up else 0)
@@ -78,3 +80,19 @@ def _own(state: State) -> Iterable[Metric]:
     yield GaugeMetricFamily(
         "egress_router_link_up", "Whether the egress interface has a carrier.", value=int(state.carrier)
     )
+
+
+def _names(state: State) -> Iterable[Metric]:
+    label = ("name",)
+    prefix = "egress_router_name_"
+    addresses = GaugeMetricFamily(f"{prefix}addresses", "Addresses in use for a name.", labels=label)
+    age = GaugeMetricFamily(f"{prefix}answer_age_seconds", "Seconds since the last good answer.", labels=label)
+    failures = CounterMetricFamily(f"{prefix}failures", "Look-ups that brought no answer.", labels=label)
+    now = time.monotonic()
+    for name, item in list(state.names.items()):
+        addresses.add_metric((str(name),), len(item.addresses))
+        if item.answered is not None:
+            age.add_metric((str(name),), now - item.answered)
+        failures.add_metric((str(name),), item.failures)
+    if state.names:
+        yield from (addresses, age, failures)

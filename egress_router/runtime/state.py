@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from egress_router.model.addresses import Address
+from egress_router.model.names import HostName
 from egress_router.model.run import Check
 from egress_router.plan.reachability import Reachability
+
+
+@dataclass(frozen=True, slots=True)
+class NameState:
+    """A name: the addresses in use, when (time.monotonic()) the last good answer came, why the last look-up brought
+    none, and how many look-ups have failed.
+    """
+
+    addresses: tuple[Address, ...] = ()
+    answered: float | None = None
+    problem: str = "not looked up yet"
+    failures: int = 0
 
 
 @dataclass(slots=True)
@@ -24,6 +38,7 @@ class State:
     leaving: bool = False
     gateways: dict[Address, Reachability] = field(default_factory=dict)
     checks: dict[Check, Reachability] = field(default_factory=dict)
+    names: dict[HostName, NameState] = field(default_factory=dict)
     conflicts: dict[Address, tuple[str, float]] = field(default_factory=dict)
     conflicts_seen: int = 0
     repairs: int = 0
@@ -31,6 +46,10 @@ class State:
     reload_failures: int = 0
     last_reload: float | None = None
     reload_error: str = ""
+
+    def follow(self, names: Iterable[HostName]) -> None:
+        """Know ``names`` and no others; what is known about them stays."""
+        self.names = {name: self.names.get(name, NameState()) for name in names}
 
     def reasons(self, now: float) -> list[str]:
         """Return why the router is not ready, a sentence each; nothing when it is. ``now`` is time.monotonic()."""
@@ -50,6 +69,9 @@ class State:
         for check, reached in list(self.checks.items()):
             if not reached.up:
                 found.append(f"{check} does not accept connections")
+        for name, item in list(self.names.items()):
+            if not item.addresses:
+                found.append(f"{name} has no address: {item.problem}; what is sent to it is dropped")
         return found
 
     def as_json(self, now: float) -> dict[str, Any]:
@@ -61,6 +83,7 @@ class State:
             "link_up": self.carrier,
             "gateways": {str(address): bool(gateway.up) for address, gateway in list(self.gateways.items())},
             "checks": {str(check): bool(reached.up) for check, reached in list(self.checks.items())},
+            "names": {str(name): _as_json(item, now) for name, item in list(self.names.items())},
             "last_reload": self.last_reload,
             "reloads": self.reloads,
             "reload_failures": self.reload_failures,
@@ -68,3 +91,12 @@ class State:
             "repairs": self.repairs,
             "conflicts": self.conflicts_seen,
         }
+
+
+def _as_json(item: NameState, now: float) -> dict[str, Any]:
+    return {
+        "addresses": [str(address) for address in item.addresses],
+        "answer_age": None if item.answered is None else now - item.answered,
+        "problem": item.problem,
+        "failures": item.failures,
+    }

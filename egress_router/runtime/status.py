@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
+from ipaddress import ip_address
 from typing import Any
 
 from egress_router.kernel import capabilities
 from egress_router.kernel.nat import choose_backend
 from egress_router.kernel.netlink import Netlink
-from egress_router.model.addresses import Interface
+from egress_router.model.addresses import Address, Interface
+from egress_router.model.names import HostName
 from egress_router.model.router import RouterConfig
 from egress_router.model.translation import Counters
 from egress_router.runtime.desired import desired_here
@@ -48,7 +50,8 @@ def read_status(config: RouterConfig) -> Status:
     capabilities.require(
         ("NET_ADMIN", "NET_RAW") if backend.name == "iptables" else ("NET_ADMIN",), "reading the rules"
     )
-    desired = desired_here(config)
+    live = _ask(config)
+    desired = desired_here(config, _answers(config, live))
     with Netlink() as netlink:
         drift = drift_lines(netlink, desired, backend)
     counters = backend.counters(desired.translation)
@@ -56,7 +59,15 @@ def read_status(config: RouterConfig) -> Status:
         Row(rule.line, str(rule), counters.get(rule.line, Counters())) for rule in desired.translation.rules.all
     )
     sources = tuple(config.sources[family] for family in sorted(config.sources))
-    return Status(desired.network.egress, backend.name, sources, tuple(drift), rows, _ask(config))
+    return Status(desired.network.egress, backend.name, sources, tuple(drift), rows, live)
+
+
+def _answers(config: RouterConfig, live: dict[str, Any] | None) -> dict[HostName, tuple[Address, ...]] | None:
+    """Return the addresses of names that the router which stays uses; None when nobody tells."""
+    if live is None or not config.rules.names:
+        return None
+    known = live.get("names", {})
+    return {name: tuple(map(ip_address, known.get(str(name), {}).get("addresses", ()))) for name in config.rules.names}
 
 
 def _ask(config: RouterConfig) -> dict[str, Any] | None:

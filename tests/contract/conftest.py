@@ -23,9 +23,9 @@ class Backend:
         self.name = name
         self.host = host
 
-    def call(self, method: str, translation: Translation | None = None) -> Any:
+    def call(self, method: str, *arguments: object) -> Any:
         """Call a method of the backend; what it raises is raised here."""
-        result = self._drive("driver", (self.name, method, translation))
+        result = self._drive("driver", (self.name, method, arguments))
         if isinstance(result, EgressRouterError):
             raise result
         return result

@@ -1,6 +1,6 @@
 """Runs one method of a NAT backend in the network namespace that it is started in.
 
-Standard input: a pickled (backend, method, Translation or None). Standard output: the pickled result, or error.
+Standard input: a pickled (backend, method, arguments). Standard output: the pickled result, or error.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from egress_router.kernel.nat import choose_backend
 from egress_router.model.router import Backend
 
 if __name__ == "__main__":
-    name, method, translation = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the test that started us
-    arguments = () if translation is None else (translation,)
+    name, method, arguments = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the test that started us
     try:
         result = getattr(choose_backend(Backend(name)), method)(*arguments)
     except EgressRouterError as error:

@@ -31,18 +31,31 @@ RULES = """
 MANY = "".join(
     f"{port} {('tcp', 'udp')[port % 2]} 203.0.113.{port % 250 + 1} {port % 7 + 80}\n" for port in range(1, 400)
 )
+NAMES = """
+443 tcp api.example.com
+8080 tcp api.example.com 80
+53 udp dns.example.com
+8000-8003 tcp web.example.com
+9000-9003 tcp web.example.com 7000-7003
+80 tcp 203.0.113.25
+fallback.example.com
+"""
+ONE, TWO, SIX = "203.0.113.25", "203.0.113.26", "2001:db8:113::25"
+ANSWERS = [(), (ONE,), (ONE, TWO, "203.0.113.27", SIX), (SIX, "2001:db8:113::26"), (TWO,)]
 
 
 def rules(text: str) -> Ruleset:
     if not text:
         return Ruleset()
     problems = Problems()
-    found = parse_rules(load_inputs({"EGRESS_DESTINATION": text}), {}, problems, required=False)
+    found = parse_rules(load_inputs({"EGRESS_DESTINATION": text}), {}, problems, required=False, names=True)
     assert not problems.errors
     return found
 
 
-def translation(text: str = RULES) -> Translation:
+def translation(text: str = RULES, *addresses: str) -> Translation:
+    """The state for rules; every name in them has ``addresses``."""
+    found = rules(text)
     return Translation(
         egress="macvlan0",
         cluster="eth0",
@@ -51,7 +64,8 @@ def translation(text: str = RULES) -> Translation:
             Family.IPV6: (ip_address("2001:db8:a:1::2"), ip_address("2001:db8:a:1::3")),
         },
         sources={Family.IPV4: ip_address("192.0.2.46"), Family.IPV6: ip_address("2001:db8:2::46")},
-        rules=rules(text),
+        rules=found,
+        answers=dict.fromkeys(found.names, tuple(map(ip_address, addresses))),
         cluster_prefixes={
             Family.IPV4: (ip_network("198.51.100.0/27"), ip_network("198.51.100.0/24"), ip_network("192.0.2.53/32")),
             Family.IPV6: (ip_network("2001:db8:a:1::/64"),),
@@ -94,10 +108,12 @@ def test_remove_leaves_nothing(backend: Backend) -> None:
 
 
 def test_any_change_of_rules_ends_in_the_state_of_a_fresh_start(backend: Backend) -> None:
-    states = [RULES, MANY, "80 tcp 203.0.113.26\n", "203.0.113.27\n", "", RULES]
+    names = "443 tcp api.example.com\n8080 tcp api.example.com 80\n203.0.113.27\n"
+    states = [RULES, NAMES, names, MANY, "80 tcp 203.0.113.26\n", NAMES, "203.0.113.27\n", "", RULES]
     for text in states:
-        backend.call("apply", translation(text))
-        assert backend.call("drift", translation(text)) == []
+        desired = translation(text, ONE, TWO, SIX)
+        backend.call("apply", desired)
+        assert backend.call("drift", desired) == []
     changed = backend.rules()
     backend.call("remove")
     backend.call("apply", translation(states[-1]))
@@ -149,6 +165,113 @@ def test_tampering_is_seen_and_mended(backend: Backend) -> None:
         assert ("192.0.2.7/32" in backend.rules()) == foreign, "a foreign rule was touched"
         if foreign:
             backend.host.run(["iptables-legacy", "-D", "FORWARD", "-s", "192.0.2.7", "-j", "ACCEPT"])
+
+
+@pytest.mark.parametrize("addresses", ANSWERS, ids=["none", "one", "both families", "IPv6 alone", "another"])
+def test_names_have_no_drift_whatever_their_answers(backend: Backend, addresses: tuple[str, ...]) -> None:
+    desired = translation(NAMES, *addresses)
+    assert backend.call("apply", desired) is True
+    assert backend.call("drift", desired) == []
+    assert backend.call("apply", desired) is False
+    assert backend.call("counters", desired) == {rule.line: Counters() for rule in desired.rules.all}
+
+
+def test_another_answer_alone_ends_in_the_state_of_a_fresh_start(backend: Backend) -> None:
+    backend.call("apply", translation(NAMES))
+    for addresses in (*ANSWERS, ANSWERS[2]):
+        desired = translation(NAMES, *addresses)
+        assert (backend.call("drift", desired) != []) == bool(addresses), "the answer before was the same"
+        backend.call("readdress", desired, desired.rules.names)
+        assert backend.call("drift", desired) == []
+    changed = backend.rules()
+    backend.call("remove")
+    backend.call("apply", desired)
+    assert sorted(backend.rules().splitlines()) == sorted(changed.splitlines())
+
+
+def test_only_the_names_that_are_told_are_readdressed(backend: Backend) -> None:
+    before, after = translation(NAMES, ONE), translation(NAMES, TWO)
+    backend.call("apply", before)
+    api = before.rules.names[0]
+    assert str(api) == "api.example.com"
+    backend.call("readdress", after, [api])
+    assert backend.call("drift", replace(before, answers={**(before.answers or {}), api: (ip_address(TWO),)})) == []
+
+
+def test_readdressing_keeps_what_was_counted(backend: Backend) -> None:
+    """The rule's own counter and that of what found no address are set by hand."""
+    text = "443 tcp api.example.com\n80 tcp web.example.com\n"
+    before, after = translation(text, ONE), translation(text, ONE, TWO)
+    backend.call("apply", before)
+    if backend.name == "iptables":
+        match = "-p tcp -m tcp --dport 443"
+        mark = before.rules.names[0].mark
+        lines = [
+            "*nat",
+            ":EGRESSR-PREROUTING - [0:0]",
+            ":EGRESSR-to-tcp-443 - [0:0]",
+            "[0:0] -A EGRESSR-PREROUTING -p tcp -m tcp --dport 80 -g EGRESSR-to-tcp-80",
+            f"[7:420] -A EGRESSR-PREROUTING {match} -g EGRESSR-to-tcp-443",
+            f"-A EGRESSR-to-tcp-443 -j CONNMARK --set-xmark {mark:#x}/0xffffffff",
+            f"[0:0] -A EGRESSR-to-tcp-443 {match} -j DNAT --to-destination {ONE}",
+            f"[2:120] -A EGRESSR-to-tcp-443 {match} -j ACCEPT",
+            "COMMIT",
+        ]
+        backend.host.run(["iptables-legacy-restore", "-c", "-n"], input="\n".join(lines) + "\n")
+    else:
+        table = "inet egress_router"
+        counted = "443 counter packets 7 bytes 420 : goto name4_tcp_443"
+        script = [
+            f"delete element {table} named4_tcp {{ 443 }}",
+            f"add element {table} named4_tcp {{ {counted} }}",
+            f"flush chain {table} name4_tcp_443",
+            f"add rule {table} name4_tcp_443 jump answer4_tcp_443",
+            f"add rule {table} name4_tcp_443 counter packets 2 bytes 120 drop",
+        ]
+        backend.host.run(["nft", "-f", "-"], input="\n".join(script) + "\n")
+    assert backend.call("drift", before) == []
+    assert backend.call("counters", before)[1].connections == 5
+    backend.call("readdress", after, after.rules.names)
+    assert backend.call("drift", after) == []
+    assert backend.call("counters", after)[1].connections == 5
+    more = translation(text + "81 tcp more.example.com\n", ONE)
+    backend.call("apply", more)
+    assert backend.call("counters", more)[1].connections == 5
+
+
+def test_where_answers_are_not_known_any_will_do_but_nothing_else(backend: Backend) -> None:
+    backend.call("apply", translation(NAMES, ONE, TWO, SIX))
+    unknown = replace(translation(NAMES), answers=None)
+    assert backend.call("drift", unknown) == []
+    command = {
+        "iptables": "iptables-legacy -t nat -D EGRESSR-PREROUTING 1",
+        "nftables": "nft flush chain inet egress_router name4_tcp_443",
+    }[backend.name]
+    backend.host.run(["sh", "-c", command])
+    assert backend.call("drift", unknown) != []
+
+
+def test_names_that_were_tampered_with_are_mended(backend: Backend) -> None:
+    desired = translation(NAMES, ONE, TWO, SIX)
+    backend.call("apply", desired)
+    commands = {
+        "iptables": [
+            "iptables-legacy -t nat -F EGRESSR-to-tcp-443",
+            "iptables-legacy -t nat -R EGRESSR-to-tcp-443 1 -j CONNMARK --set-xmark 0x1/0xffffffff",
+            "ip6tables-legacy -F EGRESSR-LATE",
+        ],
+        "nftables": [
+            "nft flush chain inet egress_router answer4_tcp_443",
+            "nft add rule inet egress_router answer6_tcp_443 drop",
+            "nft delete element inet egress_router named4_udp { 53 }",
+        ],
+    }
+    for command in commands[backend.name]:
+        backend.host.run(["sh", "-c", command])
+        drift = backend.call("drift", desired)
+        assert drift, command
+        assert backend.call("mend", desired) == drift, command
+        assert backend.call("drift", desired) == [], command
 
 
 OF_OTHERS = {

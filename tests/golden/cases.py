@@ -133,7 +133,7 @@ def outcome(case: Case) -> Mapping[str, str]:
     cluster = find_cluster_interface(POD, config.interface)
     egress = choose_egress_link(config.interface, POD.links, cluster).name
     network = plan_network(config, POD, egress, nameservers(RESOLV_CONF))
-    translation = plan_translation(config, network)
+    translation = plan_translation(config, network, {})
     tables = {family: iptables_text(iptables_tables(translation, family)) for family in Family}
     return {
         "network": _network_text(network) + warnings,

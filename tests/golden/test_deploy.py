@@ -29,4 +29,6 @@ def test_example_is_current(name: str, capsys: pytest.CaptureFixture[str], monke
 
 
 def test_nothing_else_is_there() -> None:
-    assert {str(path.relative_to(DEPLOY)) for path in DEPLOY.rglob("*.yaml")} == set(COMMANDS)
+    # What is in monitoring/ is written by hand.
+    written = {str(path.relative_to(DEPLOY)) for path in DEPLOY.rglob("*.yaml") if path.parent.name != "monitoring"}
+    assert written == set(COMMANDS)

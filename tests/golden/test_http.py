@@ -17,7 +17,7 @@ from egress_router.config.inputs import Inputs, Problems
 from egress_router.errors import ConfigurationError
 from egress_router.plan.http_compile import compile_policy
 from egress_router.plan.http_shadow import shadow_warnings
-from egress_router.render.squid import render_squid
+from egress_router.render.squid import SHOWN, render_squid
 
 CASES = sorted(path for path in (Path(__file__).parent / "http").iterdir() if path.is_dir())
 
@@ -31,7 +31,7 @@ def test_case(case: Path) -> None:
     try:
         problems.raise_if_any()
         assert policy is not None
-        files = render_squid(compile_policy(policy), settings)
+        files = render_squid(compile_policy(policy), settings, SHOWN)
         if warnings := [*problems.warnings, *shadow_warnings(policy)]:
             files["warnings"] = "".join(f"{warning}\n" for warning in warnings)
     except ConfigurationError as error:

@@ -45,11 +45,12 @@ def test_configuration(tag: str, name: str) -> None:
 def test_contents(tag: str, name: str) -> None:
     script = """
     set -e
-    for program in gcc cc ld make pip pip3 debootstrap; do
+    for program in gcc cc ld make pip pip3 debootstrap apt-get perl; do
         ! command -v $program || { echo "there is $program"; exit 1; }
     done
-    left=$(find /var/lib/apt/lists /var/cache/apt /tmp /mnt -mindepth 1 ! -type d; find / -xdev -name pip.conf)
+    left=$(find /var/cache /tmp /mnt -mindepth 1 ! -type d; find / -xdev -name pip.conf -o -xdev -perm /6000 -type f)
     test -z "$left" || { echo "there is $left"; exit 1; }
+    test -z "$(dpkg --list | tail -n +6 | grep -v ^ii)" || { dpkg --list; exit 1; }
     cd /opt/egress-router/lib/python3*/site-packages
     test -e egress_router/cli/__pycache__/main.*.pyc
     test -e egress_router/render/templates/squid.conf.j2

@@ -73,6 +73,7 @@ class Proxy:
         *,
         wait: bool = True,
         become: list[str] = RESTRICTED,
+        stdout: int | None = None,
     ) -> None:
         self.starts += 1
         variables = {"EGRESS_RUN_DIR": str(self.run_directory)}
@@ -85,7 +86,7 @@ class Proxy:
         python = str(self.work / "image/base/bin/python3")
         command = [*pod, *(prefix or []), *become, python, "-m", "egress_router", "http-proxy"]
         with self.out.open("w") as out, self.err.open("w") as err:
-            self.process = self.pod.popen(command, env=variables, stdout=out, stderr=err, cwd=str(Path.cwd()))
+            self.process = self.pod.popen(command, env=variables, stdout=stdout or out, stderr=err, cwd=str(Path.cwd()))
         if wait:
             self.wait_for("generation 1 is in force")
 

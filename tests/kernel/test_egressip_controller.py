@@ -15,6 +15,7 @@ import pytest
 from egress_router.egressip.assign import FILE, record_assignment
 from egress_router.errors import TryAgainError
 from egress_router.lab import Lab
+from tests.figures import check as check_figures
 from tests.kernel.egress_cluster import SERVICE, EgressCluster, talking
 
 pytestmark = pytest.mark.root
@@ -100,6 +101,7 @@ def test_a_node_dies_and_comes_back(cluster: EgressCluster) -> None:
         assert (cluster.state / FILE).read_text() == text, "a new controller moves nothing"
         figures = lab.nodes[0].run(["curl", "-s", "http://127.0.0.1:9911/metrics"]).stdout
         assert "egress_router_controller_leads 1.0" in figures
+        check_figures("controller", figures)
         assert "egress_router_controller_moves_total 0.0" in figures
         assert 'egress_router_controller_nodes{health="up"} 3.0' in figures
         assert lab.nodes[0].run(["curl", "-s", "http://127.0.0.1:9911/readyz"]).stdout == "ready\n"

@@ -16,6 +16,7 @@ from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, EgressCluster, W
 
 pytestmark = pytest.mark.root
 
+FIRST6 = "2001:db8:2::45"
 Heard = list[tuple[float, str]]
 
 
@@ -173,25 +174,37 @@ def test_what_somebody_takes_away_comes_back(cluster: EgressCluster) -> None:
 
 
 def test_leftovers_go_and_foreign_things_stay(cluster: EgressCluster) -> None:
-    """An agent that starts cleans what an earlier one has left, and nothing else."""
+    """An agent that starts cleans what an earlier one of another version has left, and nothing else."""
     lab = cluster.lab
     node = lab.nodes[1]
-    cluster.namespace("toto", FIRST, SECOND)
-    cluster.holds(node, FIRST)
+    cluster.namespace("toto", FIRST, FIRST6, SECOND)
+    cluster.holds(node, FIRST, FIRST6)
     cluster.holds(lab.nodes[2], SECOND)
     cluster.start()
     cluster.settle()
-    node.add_addresses(["192.0.2.77"])
+    assert FIRST6 in node.ip("-6 addr show dev eth0")
+    node.add_addresses(["192.0.2.77", "2001:db8:2::77"])
     node.nft("table inet foreign { chain c { type filter hook forward priority 5; }\n}\n")
     node.ip("rule add fwmark 0x7 lookup 77 priority 91")
     node.ip("route add blackhole default table 77")
     cluster.agents[node.name].kill()
     cluster.agents[node.name].wait()
+    node.nft("delete table inet egress_node\n")
+    node.nft("table inet egress_node { set of_old { type ipv4_addr; }\nchain of_old { accept\n}\n}\n")
+    node.ip("link delete egressvx0")
+    node.ip("link add egressvx0 type vxlan id 7 dstport 4788 local 192.0.2.12 nolearning")
+    node.ip("rule add fwmark 0x70000/0xff0000 lookup 147009 priority 80 protocol 147")
+    node.ip("route add unreachable default table 147009 protocol 147")
     cluster.holds(node)
     cluster.holds(lab.nodes[2])
     cluster.start(node)
     cluster.until(lambda: FIRST not in node.ip("-4 addr show dev eth0"))
+    cluster.until(lambda: FIRST6 not in node.ip("-6 addr show dev eth0"))
+    assert "2001:db8:2::77" in node.ip("-6 addr show dev eth0")
     cluster.until(lambda: "proto 147" not in node.ip("rule show"))
+    cluster.until(lambda: "proto 147" not in node.ip("route show table all"))
+    assert "of_old" not in node.run(["nft", "list", "table", "inet", "egress_node"]).stdout
+    assert "id 4790" in node.ip("-d link show egressvx0")
     assert "192.0.2.77" in node.ip("-4 addr show dev eth0")
     assert "fwmark 0x7 lookup 77" in node.ip("rule show")
     assert "blackhole default" in node.ip("route show table 77")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from egress_router.lab import Lab, NoReply
+from tests.figures import check as check_figures
 from tests.kernel.egress_cluster import SERVICE, SERVICE6, EgressCluster, talking
 
 pytestmark = pytest.mark.root
@@ -79,6 +80,7 @@ def test_power_cut(cluster: EgressCluster, capsys: pytest.CaptureFixture[str]) -
     assert 'egress_router_node_namespaces{disposition="egress"} 1.0' in figures
     assert 'egress_router_node_pods{way="through"} 2.0' in figures
     assert "egress_router_ready 1.0" in figures
+    check_figures("node", figures)
     losses_back = sum(1 for at, text in heard if at >= back and not text)
     with capsys.disabled():
         print(

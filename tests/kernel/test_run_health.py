@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from egress_router.lab import Host, Lab, NoReply
+from tests.kernel.endpoint import Endpoint
 from tests.kernel.live import LiveRouter
 from tests.kernel.router import SOURCE4, assert_answered_by
 
@@ -21,21 +22,17 @@ RULES = "80 tcp 203.0.113.25\n203.0.113.26\n2001:db8:113::26\n"
 PROBES = {"EGRESS_PROBE_INTERVAL": "1"}
 
 
-def get(router: LiveRouter, path: str, host: Host | None = None, family: int = 4) -> tuple[int, str]:
-    """GET ``path`` from the router's health port; return status and body."""
-    address = str(router.host.addresses[family])
-    url = f"http://{f'[{address}]' if family == 6 else address}:9909{path}"
-    done = (host or router.client).run(["curl", "-sg", "-m", "3", "-w", "%{http_code}", url], check=False)
-    return int(done.stdout[-3:] or 0), done.stdout[:-3]
+def at(router: LiveRouter, host: Host | None = None, family: int = 4) -> Endpoint:
+    """The router's endpoint, asked by its client or ``host``."""
+    return Endpoint(host or router.client, str(router.host.addresses[family]))
 
 
 def ready(router: LiveRouter) -> bool:
-    return get(router, "/readyz") == (200, "ready\n")
+    return at(router).ready()
 
 
 def unready(router: LiveRouter, text: str) -> bool:
-    status, body = get(router, "/readyz")
-    return status == 503 and text in body
+    return at(router).unready(text)
 
 
 def test_health_is_open_to_the_cluster_and_closed_to_the_egress_side(lab: Lab, backend: str, tmp_path: Path) -> None:
@@ -46,12 +43,12 @@ def test_health_is_open_to_the_cluster_and_closed_to_the_egress_side(lab: Lab, b
     router = LiveRouter(lab, backend, tmp_path, RULES)
     router.start()
     assert_answered_by(router.tcp(81), SOURCE4, "203.0.113.26", 81)
-    router.until(lambda: get(router, "/healthz")[0] == 200, "the health server listens")
+    router.until(lambda: at(router).get("/healthz")[0] == 200, "the health server listens")
     for family in (4, 6):
-        assert get(router, "/healthz", family=family) == (200, "ok\n")
-        assert get(router, "/healthz", lab.nodes[0], family) == (200, "ok\n")
+        assert at(router, family=family).get("/healthz") == (200, "ok\n")
+        assert at(router, lab.nodes[0], family).get("/healthz") == (200, "ok\n")
     router.until(lambda: ready(router), "the router is ready")
-    assert get(router, "/nothing")[0] == 404
+    assert at(router).get("/nothing")[0] == 404
     outside.ip(f"route add {router.host.addresses[4]} via {SOURCE4}")
     for address in (SOURCE4, str(router.host.addresses[4])):
         with pytest.raises(NoReply) as silent:
@@ -69,7 +66,7 @@ def test_a_silent_gateway_makes_it_unready_but_not_unhealthy(lab: Lab, backend: 
     router.until(lambda: unready(router, "gateway 192.0.2.1 does not answer on macvlan0"), "IPv4 is missed")
     router.until(lambda: unready(router, "gateway 2001:db8:2::1 does not answer on macvlan0"), "IPv6 is missed")
     router.until(lambda: unready(router, "203.0.113.25:80 does not accept connections"), "the check fails")
-    assert get(router, "/healthz") == (200, "ok\n")
+    assert at(router).get("/healthz") == (200, "ok\n")
     lab.gateway.ip("link set eth0 up")
     lab.gateway.ip("-6 address replace 2001:db8:2::1/64 dev eth0 nodad")
     router.until(lambda: ready(router), "the router is ready again")
@@ -127,9 +124,7 @@ def test_announcements_are_repeated_and_a_conflict_is_named_and_makes_it_unready
 
 def metric(router: LiveRouter, name: str) -> float:
     """Return a figure of /metrics by its name with labels."""
-    status, text = get(router, "/metrics")
-    assert status == 200
-    return next(float(line.split()[-1]) for line in text.splitlines() if line.rsplit(" ", 1)[0] == name)
+    return at(router).figure(name)
 
 
 @pytest.mark.parametrize("shape", ["bridge"])
@@ -147,6 +142,7 @@ def test_metrics_and_status(lab: Lab, backend: str, tmp_path: Path) -> None:
     assert metric(router, used) == 3
     assert metric(router, "egress_router_conntrack_entries") >= 3
     router.until(lambda: metric(router, 'egress_router_gateway_up{gateway="192.0.2.1"}') == 1, "the gateway is up")
+    at(router).check_figures("redirect")
     router.swap("80 tpc 203.0.113.25\n")
     router.logged("reload refused")
     router.swap("80 tcp 203.0.113.25\n")
@@ -160,7 +156,7 @@ def test_metrics_and_status(lab: Lab, backend: str, tmp_path: Path) -> None:
     text = router.run("status").stdout
     assert "gateway 192.0.2.1: answers" in text
     assert "(1 ok, 1 failed)" in text
-    assert json.loads(get(router, "/status")[1])["ready"] is True
+    assert json.loads(at(router).get("/status")[1])["ready"] is True
     watching = router.host.popen(
         [sys.executable, "-m", "egress_router", "status", "--watch"],
         env=router.env,

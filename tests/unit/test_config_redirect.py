@@ -9,25 +9,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_router.config.inputs import Inputs, Problems, SourceText
-from egress_router.config.redirect import EXPECTED_ADDRESS, EXPECTED_HOST, EXPECTED_LINE, parse_rules
+from egress_router.config.redirect import (
+    EXPECTED_ADDRESS,
+    EXPECTED_DESTINATION,
+    EXPECTED_HOST,
+    EXPECTED_LINE,
+    EXPECTED_RUN,
+    parse_rules,
+)
 from egress_router.model.addresses import Family, Interface
-from egress_router.model.router import Fallback, PortRange, Protocol, Redirect, Ruleset
+from egress_router.model.names import HostName
+from egress_router.model.router import Fallback, NamedFallback, NamedRedirect, PortRange, Protocol, Redirect, Ruleset
 from tests.unit.strategies import TEXTS, numberless, rulesets
 
 SOURCES: dict[Family, Interface] = {
     Family.IPV4: ip_interface("192.0.2.46/24"),
     Family.IPV6: ip_interface("2001:db8:2::46/64"),
 }
+NOBODY = "is a name: nobody looks it up again once the router is set up"
 OCTAL = "a part has a leading zero, which some programs read as octal"
 EXPECTED_RANGE = "a number from 1 to 65535 without leading zeros, or two of them as FIRST-LAST"
 
 
 def parse(
-    text: str, sources: dict[Family, Interface] | None = None, *, required: bool = True
+    text: str, sources: dict[Family, Interface] | None = None, *, required: bool = True, names: bool = False
 ) -> tuple[Ruleset, list[str]]:
     problems = Problems()
     inputs = Inputs({"EGRESS_DESTINATION": text})
-    rules = parse_rules(inputs, SOURCES if sources is None else sources, problems, required=required)
+    rules = parse_rules(inputs, SOURCES if sources is None else sources, problems, required=required, names=names)
     return rules, [str(problem).removeprefix("EGRESS_DESTINATION ") for problem in problems.errors]
 
 
@@ -102,8 +111,9 @@ def test_ends_of_the_port_space(text: str) -> None:
             "80 tcp 203.0.113.0/33",
             f'"80 tcp 203.0.113.0/33": "203.0.113.0/33" is not an IP address ({EXPECTED_ADDRESS})',
         ),
-        ("80 tcp example.com", f'"80 tcp example.com": "example.com" is not an IP address ({EXPECTED_ADDRESS})'),
-        ("example.com", f'"example.com" is not an IP address ({EXPECTED_ADDRESS})'),
+        ("80 tcp example.com", f'"80 tcp example.com": "example.com" {NOBODY} ({EXPECTED_RUN})'),
+        ("example.com", f'"example.com" {NOBODY} ({EXPECTED_RUN})'),
+        ("80 tcp exa_mple-.com", f'"80 tcp exa_mple-.com": "exa_mple-.com" is not an IP address ({EXPECTED_ADDRESS})'),
         ("80 icmp 203.0.113.25", '"80 icmp 203.0.113.25": "icmp" is not a protocol (one of tcp, udp, sctp)'),
         ("80", f'"80" has 1 word ({EXPECTED_LINE})'),
         ("80 tcp", f'"80 tcp" has 2 words ({EXPECTED_LINE})'),
@@ -277,3 +287,40 @@ def test_no_text_makes_a_traceback_and_what_is_accepted_is_sound(text: str, sour
     assert len({fallback.family for fallback in rules.fallbacks}) == len(rules.fallbacks)
     assert all(f.line > r.line for f in rules.fallbacks for r in rules.redirects)
     assert numberless(parse(str(rules), sources)[0]) == numberless(rules)
+
+
+def test_names_where_they_are_kept_looked_up() -> None:
+    text = "443 tcp API.Example.com\n8000-8001 udp db 53-54\n80 tcp 203.0.113.25\nb\u00fccher.example.\n"
+    rules, problems = parse(text, names=True)
+    assert problems == []
+    assert rules.named == (
+        NamedRedirect(1, Protocol.TCP, PortRange(443, 443), HostName("api.example.com"), PortRange(443, 443)),
+        NamedRedirect(2, Protocol.UDP, PortRange(8000, 8001), HostName("db"), PortRange(53, 54)),
+    )
+    assert rules.named_fallback == NamedFallback(4, HostName("xn--bcher-kva.example."))
+    assert [rule.line for rule in rules.all] == [1, 2, 3, 4]
+    assert [str(name) for name in rules.names] == ["api.example.com", "db", "xn--bcher-kva.example."]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("80 tcp 203.0.113.256", f'"203.0.113.256" is not an IP address ({EXPECTED_DESTINATION})'),
+        ("80 tcp 1.2.3.x4.5", '"1.2.3.x4.5" is not an address, and a name does not end in a number'),
+        ("80 tcp 2001:db8::25::", f'"2001:db8::25::" is not an IP address ({EXPECTED_DESTINATION})'),
+        ("80 tcp -a.example.com", f'"-a.example.com" is neither an address nor a name ({EXPECTED_DESTINATION})'),
+        ("80 tcp localhost", f'"localhost" is this pod itself (RFC 6761) ({EXPECTED_DESTINATION})'),
+        ("1-1001 tcp a.example 2-1002", "maps 1001 ports to other ones of a name, 1000 are the most"),
+        ("80 tcp a.example\n80 tcp 203.0.113.25", "claims tcp port 80, which line 1 claims"),
+        ("80 tcp 2001:db8:113::25\n80 tcp a.example", "claims tcp port 80, which line 1 claims"),
+        ("80-90 tcp a.example\n85 tcp b.example", "claims tcp port 85, which line 1 claims"),
+        ("a.example\n2001:db8:113::25", "is a second IPv6 fallback, line 1 is one"),
+        ("203.0.113.25\na.example", "is a second IPv4 fallback, line 1 is one"),
+        ("a.example\nb.example", "is a second IPv4 fallback, line 1 is one"),
+        ("a.example\n80 tcp b.example", "stands after the fallback of line 1"),
+    ],
+)
+def test_bad_lines_with_names(text: str, problem: str) -> None:
+    _, problems = parse(text, names=True)
+    assert len(problems) == 1
+    assert problem in problems[0]

@@ -262,7 +262,7 @@ def test_all_problems_at_once() -> None:
     found = errors(
         EGRESS_SOURCE="192.0.2.46/33",
         EGRESS_GATEWAY="999.1.1.1",
-        EGRESS_DESTINATION="80 tcp 203.0.113.1\n80 tcp 203.0.113.2\n0443 tcp x\n",
+        EGRESS_DESTINATION="80 tcp 203.0.113.1\n80 tcp 203.0.113.2\n0443 tcp x:\n",
         EGRESS_ROUTER_MODE="x",
         EGRESS_NAT_BACKEND="x",
         EGRESS_INTERFACE="/",
@@ -316,3 +316,4 @@ def test_no_environment_makes_a_traceback_and_what_is_accepted_is_sound(env: dic
         assert config.sources.keys() == config.gateways.keys()
         addresses = [r.address for r in config.rules.redirects] + [f.address for f in config.rules.fallbacks]
         assert {family_of(address) for address in addresses} <= config.sources.keys()
+        assert config.mode is Mode.LEGACY or not config.rules.names

@@ -175,3 +175,13 @@ def test_no_text_makes_a_traceback_and_what_is_accepted_round_trips(text: str) -
 def test_no_other_value_makes_a_traceback(nameservers: str, duration: str) -> None:
     env = {"EGRESS_DNS_PROXY_NAMESERVERS": nameservers, "EGRESS_DNS_PROXY_IDLE_TIMEOUT": duration}
     parse_dns_proxy(Inputs(env | {"EGRESS_SOURCE": duration}), Problems(), required=True)
+
+
+def test_the_health_port_gives_way_to_a_line() -> None:
+    assert parse("80 a.example").health_port == 9909
+    assert parse("80 a.example", HEALTH_PORT="off").health_port is None
+    assert parse("9909 a.example").health_port is None
+    assert parse("9909 a.example", HEALTH_PORT="9910").health_port == 9910
+    (problem,) = problems_of("80 b.example\n9909 a.example", HEALTH_PORT="9909")
+    assert "9909" in problem
+    assert "is claimed by line 2 of EGRESS_DNS_PROXY_DESTINATION (9909 a.example 9909)" in problem

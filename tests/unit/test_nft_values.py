@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from egress_router.kernel.nft_values import codec
@@ -26,15 +26,15 @@ def typed_words(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(typed_words())
+@example(("ipv6_addr", "::ffff:cb00:7119"))
+@example(("ipv6_addr", "::cb00:7119"))
 def test_words_come_back(typed: tuple[str, str]) -> None:
     types, words = typed
     known = codec(types)
     assert known is not None
     data = known.write(words)
     assert len(data) == known.size
-    # Addresses have more than one form in words; the C library's and Python's differ below ::/96.
-    assert known.write(known.read(data)) == data
-    assert known.read(data) == words or "::" in words
+    assert known.read(data) == words
 
 
 def test_parts_of_a_concatenation_are_padded_to_four_bytes() -> None:

@@ -28,6 +28,11 @@ class Frontier:
         """Tell whether a search has reached the node."""
         return node in self._entered_by
 
+    def exhausted(self, segment: int) -> bool:
+        """Tell whether addresses of the segment have reached every candidate node: another one finds nothing new."""
+        left = self._left.get(segment)
+        return left is not None and not left
+
     def from_address(self, key: int, accept: Callable[[str], bool]) -> str | None:
         """Search from an unplaced address; return the first accepted node that can be reached."""
         self._taken_from[key] = (None, None)

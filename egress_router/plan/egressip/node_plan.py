@@ -6,8 +6,10 @@ from collections.abc import Container, Iterable, Mapping
 from hashlib import blake2b
 
 from egress_router.model.address_keys import address_key, address_text, family, network_range
-from egress_router.model.egressip import ClusterState, Decision, Disposition, NetNamespace, Via
+from egress_router.model.egressip import ClusterState, Decision, Disposition, Via
 from egress_router.model.node import LAST_SLOT, Holder, NodeState
+
+_NOTHING: Mapping[int, str] = {}
 
 
 def node_plan(
@@ -28,12 +30,15 @@ def node_plan(
     ways: dict[str, str] = {}
     translations: dict[str, str] = {}
     egress: set[str] = set()
-    mine = {name: _own_ip(space, held) for name, space in state.namespaces.items() if space.egress_ips}
+    mine = _own_ips(state, held)
     host = state.nodes.get(me)
     subnets = [part.strip() for part in host.subnet.split(",")] if host else []
     ranges = {part: span for part in subnets if (span := network_range(part)) is not None}
     pods = set(ranges)
     for pod in state.pods.values():
+        mine_here = mine.get(pod.namespace, _NOTHING)
+        if pod.node != me and not mine_here:
+            continue
         verdict = decision.namespaces.get(pod.namespace)
         if verdict is None:
             continue
@@ -45,7 +50,7 @@ def node_plan(
                     ways[ip] = "normal"
                 continue
             version = 6 if ":" in ip else 4
-            own = mine[pod.namespace].get(version)
+            own = mine_here.get(version)
             if own is not None:
                 translations[ip] = own
             if pod.node == me:
@@ -67,13 +72,15 @@ def _inside(ip: str, ranges: Iterable[tuple[int, int]]) -> bool:
     return key is not None and any(first <= key <= last for first, last in ranges)
 
 
-def _own_ip(space: NetNamespace, held: frozenset[str]) -> dict[int, str]:
-    """Return the namespace's first address of each family that stands on this node."""
-    found: dict[int, str] = {}
-    for text in space.egress_ips:
-        key = address_key(text)
-        if key is not None and address_text(key) in held:
-            found.setdefault(family(key), address_text(key))
+def _own_ips(state: ClusterState, held: frozenset[str]) -> dict[str, dict[int, str]]:
+    """Return, by namespace and family, the first address that stands on this node; only namespaces that have one."""
+    here = {key for text in held if (key := address_key(text)) is not None}
+    found: dict[str, dict[int, str]] = {}
+    for name, space in state.namespaces.items() if here else ():
+        for text in space.egress_ips:
+            key = address_key(text)
+            if key in here:
+                found.setdefault(name, {}).setdefault(family(key), address_text(key))
     return found
 
 

@@ -66,6 +66,8 @@ def augment(pool: Pool) -> None:
     """
     frontier = Frontier(pool)
     for key in sorted(pool.unplaced):
+        if frontier.exhausted(pool.segment(key)):
+            continue
         found = frontier.from_address(key, pool.spare)
         if found is not None:
             pool.shift(frontier.moves_to(found))

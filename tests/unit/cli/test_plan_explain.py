@@ -103,6 +103,7 @@ def test_explain_without_a_protocol_tells_all(cli: CommandLine) -> None:
         "line": 1,
         "rule": "80 tcp 203.0.113.25",
         "address": "203.0.113.25",
+        "name": None,
         "to_port": 80,
         "source": "192.0.2.46",
     }

@@ -9,16 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.plan.http_compile import compile_policy
-from egress_router.proxy.access_log import Translator
+from egress_router.proxy.access_log import RawLine, Translator
+from egress_router.proxy.access_log import parse as parse_raw
 from tests.unit.http.strategies import parse
 
 POLICY = parse("www.example.com\n!*.example.com\n*.example.org:443\n*.example.org:80")
 TRANSLATOR = Translator(POLICY, compile_policy(POLICY))
-RAW = "1700000000.123 198.51.100.2 {method} {host} {port} 200 512 7 {rule} {line} 203.0.113.25 TCP_MISS"
+RAW = "1700000000.123 198.51.100.2 {method} {host} {port} 200 512 7 {rule} {line} 203.0.113.25 TCP_MISS -"
+
+
+def raw_line(text: str) -> RawLine:
+    raw = parse_raw(text)
+    assert raw is not None
+    return raw
 
 
 def translate(host: str, port: str, rule: str, line: str = "-", method: str = "GET") -> dict[str, object]:
-    text = TRANSLATOR.json(RAW.format(host=host, port=port, rule=rule, line=line, method=method))
+    text = TRANSLATOR.json(raw_line(RAW.format(host=host, port=port, rule=rule, line=line, method=method)))
     assert text is not None
     parsed = json.loads(text)
     assert isinstance(parsed, dict)
@@ -59,11 +66,13 @@ def test_fields() -> None:
 
 @given(st.text(max_size=80))
 def test_anything_else_is_dropped_or_one_line(raw: str) -> None:
-    text = TRANSLATOR.json(raw)
+    found = parse_raw(raw)
+    text = TRANSLATOR.json(found) if found else None
     assert text is None or "\n" not in text
 
 
 @given(st.text(max_size=20).map(lambda text: text.replace(" ", "") or "x"))
 def test_one_line_of_ascii(host: str) -> None:
-    text = TRANSLATOR.json(RAW.format(host=host, port="80", rule="default", line="-", method="GET"))
+    raw = parse_raw(RAW.format(host=host, port="80", rule="default", line="-", method="GET"))
+    text = TRANSLATOR.json(raw) if raw else None
     assert text is None or (text.isascii() and "\n" not in text and json.loads(text))

@@ -197,3 +197,21 @@ def test_settings() -> None:
     bad = dict.fromkeys(env, "x")
     parse_http_settings(Inputs(bad), problems)
     assert sorted(problem.variable for problem in problems.errors) == sorted(env)
+
+
+@pytest.mark.parametrize(
+    ("env", "port", "errors", "warnings"),
+    [
+        ({}, 9909, 0, 0),
+        ({"EGRESS_HEALTH_PORT": "off"}, None, 0, 0),
+        ({"EGRESS_HTTP_PROXY_PORT": "9909"}, None, 0, 1),
+        ({"EGRESS_HTTP_PROXY_PORT": "9909", "EGRESS_HEALTH_PORT": "9909"}, None, 1, 0),
+        ({"EGRESS_HEALTH_PORT": "8080"}, None, 1, 0),
+    ],
+)
+def test_the_health_port_gives_way_to_the_proxys(
+    env: dict[str, str], port: int | None, errors: int, warnings: int
+) -> None:
+    problems = Problems()
+    assert parse_http_settings(Inputs(env), problems).health_port == port
+    assert (len(problems.errors), len(problems.warnings)) == (errors, warnings)

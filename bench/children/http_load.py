@@ -1,6 +1,6 @@
 """A bounded load of HTTP requests through a proxy, each on a new connection; prints one JSON object.
 
-    python bench/http_load.py PROXY_IP PORT URL COUNT CONCURRENCY RATE
+    http_load.py PROXY_IP PORT URL COUNT CONCURRENCY RATE
 
 RATE: requests a second in total, 0 for as fast as it goes. A request is good when it is answered 200 in full.
 """

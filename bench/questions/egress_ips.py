@@ -1,0 +1,101 @@
+"""Namespace egress IPs: the distribution of switch-overs, and what pods in the maps cost packets and connections."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from bench.egressip_packets import EGRESS_IP, state
+from bench.figures import Check, Ratio, Value
+from bench.harness import SIZES, Arm, Run
+from bench.load import SERVICE, answer_http, answer_iperf, iperf_tcp, wrk
+from bench.question import Distribution, GrowthTable, Metric, Question, SizeTable
+from bench.router import forget_connections
+from bench.switch_over import Moving
+from egress_router.lab import LAN, PODS, Host, Lab
+from egress_router.model.node import NodeSettings
+from egress_router.render.node_nft import replace_script
+
+OURS, PLAIN = "egress IPs", "node NAT without egress IPs"
+CUT, DRAIN = "power cut", "drain"
+IPERF, MTU = 5201, 1450
+
+
+def measure(run: Run) -> None:
+    """Move addresses; then compare nodes with tables of every size with one that has none."""
+    if not run.quick:
+        with tempfile.TemporaryDirectory() as directory, Lab(nodes=3) as lab:
+            moving = Moving(lab, Path(directory))
+            for name, move, times in ((CUT, moving.cut, 20), (DRAIN, moving.drain, 10)):
+                for number in range(1, times + 1):
+                    run.say(f"{name} {number} of {times}")
+                    run.record(name, 0, move())
+    with tempfile.TemporaryDirectory() as directory, Lab(nodes=1 + len(SIZES)) as lab:
+        _packets(run, lab, Path(directory))
+
+
+def _packets(run: Run, lab: Lab, directory: Path) -> None:
+    answer_http(lab.services, directory)
+    answer_iperf(lab.services, IPERF)
+
+    def turn(node: Host, client: Host) -> dict[str, float]:
+        forget_connections(node, lab.gateway, client)
+        rate = wrk(client, f"http://{SERVICE}/", 1)
+        return {**rate, "throughput": iperf_tcp(client, SERVICE, IPERF, run.pick(2, 1))}
+
+    arms = []
+    for number, size in enumerate((0, *run.sizes)):
+        node, client = lab.nodes[number], lab.pod(f"client-{number}", node=number)
+        if size:
+            # A node for each size, each with an egress IP of its own; the pod that asks is one of `size`.
+            ip = EGRESS_IP.rpartition(".")[0] + f".{45 + number}"
+            node.add_addresses([ip])
+            settings = NodeSettings(node.name, "eth0", (LAN[4], LAN[6], PODS[4], PODS[6]))
+            script = replace_script(settings, state(str(client.addresses[4]), size), MTU)
+            node.nft(script.replace(EGRESS_IP, ip).replace("198.51.100.0/27", f"198.51.100.{32 * number}/27"))
+            seen = _source(lab, client)
+            if seen != ip:
+                raise RuntimeError(f"{size} pods: the service saw {seen}, not {ip}")
+        arms.append(Arm(OURS if size else PLAIN, partial(turn, node, client), size))
+    run.interleave(arms, int(run.pick(5, 2)))
+
+
+def _source(lab: Lab, client: Host) -> str:
+    with lab.capture() as capture:
+        lab.tcp(client, SERVICE, 80, payload="GET / HTTP/1.0\r\n\r\n")
+    (source,) = capture.sources()
+    return str(source)
+
+
+QUESTION = Question(
+    name="egress-ips",
+    title="Namespace egress IPs",
+    size_means="pods",
+    metrics=(
+        Metric("moved", "Time until the other address is used", "ms", 1e3),
+        Metric("silent", "Longest time without an answer", "ms", 1e3),
+        Metric("lost", "Packets lost, of one every 2 ms", ""),
+        Metric("rate", "New connections per second", "/s"),
+        Metric("p99", "Latency of a request with its connection, 99th percentile", "ms", 1e3),
+        Metric("throughput", "TCP throughput", "Gbit/s"),
+    ),
+    tables=(
+        Distribution("moved", (CUT, DRAIN)),
+        Distribution("silent", (CUT, DRAIN)),
+        Distribution("lost", (CUT, DRAIN)),
+        SizeTable("rate", (OURS,), PLAIN, sizeless=(PLAIN,)),
+        SizeTable("throughput", (OURS,), PLAIN, sizeless=(PLAIN,)),
+        SizeTable("p99", (OURS,), PLAIN, sizeless=(PLAIN,), plot=False),
+        GrowthTable("rate", (OURS,)),
+        GrowthTable("throughput", (OURS,)),
+    ),
+    goals=(
+        Check(Value("silent", CUT, statistic="high"), "every switch-over within 0.5 s", at_most=0.5),
+        Check(Value("lost", DRAIN, statistic="high"), "a drain loses no packet", at_most=0),
+        Check(Ratio("rate", OURS, OURS, 10_000, 1), "connections with 10,000 pods are those with one", at_least=0.95),
+        Check(Ratio("throughput", OURS, OURS, 10_000, 1), "throughput with 10,000 pods: that with one", at_least=0.95),
+        Check(Ratio("rate", OURS, PLAIN, 10_000), "connections with 10,000 pods: those of node NAT", at_least=0.95),
+    ),
+    measure=measure,
+)

@@ -1,0 +1,81 @@
+"""How long an egress IP takes to move to another node, and what is lost meanwhile."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+from bench.load import CHILDREN, SERVICE
+from egress_router.lab import Host, Lab
+from tests.kernel.egress_cluster import EgressCluster
+
+IPS = ("192.0.2.45", "192.0.2.54")
+EVERY = 0.002
+PORT = 53
+
+
+class Moving:
+    """Three nodes, a namespace with two egress IPs on two of them, a pod on the third that talks to the outside."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self.lab = lab
+        lab.echo(SERVICE, udp=PORT)
+        self.cluster = EgressCluster(lab, directory / "state")
+        self.cluster.namespace("toto", *IPS)
+        for node, ip in zip(lab.nodes[1:], IPS, strict=True):
+            self.cluster.holds(node, ip)
+        self.client = self.cluster.pod("client", "toto", 0)
+        self.cluster.start()
+        self.cluster.settle()
+        self.first = self.cluster.source_of(self.client)
+        self.second = IPS[1 - IPS.index(self.first)]
+
+    @property
+    def holder(self) -> Host:
+        """The node whose address the client leaves with."""
+        return self.lab.nodes[1 + IPS.index(self.first)]
+
+    def cut(self) -> dict[str, float]:
+        """Cut the holder's power: seconds until an answer to the other source, and packets lost."""
+        return self._watch(lambda: self.lab.unplug(self.holder), lambda: self.lab.plug(self.holder))
+
+    def drain(self) -> dict[str, float]:
+        """Hand over by `egress-router node drain`."""
+        return self._watch(
+            lambda: self.cluster.ask(self.holder, "drain"), lambda: self.cluster.ask(self.holder, "undrain")
+        )
+
+    def _watch(self, leave: Callable[[], object], come_back: Callable[[], object]) -> dict[str, float]:
+        command = [sys.executable, "-I", "-S", str(CHILDREN / "datagrams.py"), SERVICE, str(PORT), str(EVERY)]
+        sender = self.client.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        time.sleep(0.3)
+        began = time.monotonic()
+        leave()
+        self.cluster.until(lambda: self.cluster.source_of(self.client, timeout=0.1) == self.second)
+        # Long enough to tell a gap from a flow that is gone.
+        time.sleep(1.0)
+        seen = json.loads(sender.communicate("", timeout=10)[0])
+        come_back()
+        self.cluster.until(lambda: self.cluster.source_of(self.client, timeout=0.1) == self.first)
+        self.cluster.settle()
+        return figures(seen, began, self.first)
+
+
+def figures(seen: list[tuple[float, float | None, str]], began: float, first: str) -> dict[str, float]:
+    """Return ``moved``: seconds from ``began`` to the first answer to another source, ``silent``: the longest time
+    without an answer, and ``lost``: datagrams without one. What never came back counts until the last one was sent.
+    Raises ValueError when nothing was answered before ``began``.
+    """
+    answered = [(answer, source) for _, answer, source in seen if answer is not None]
+    if not any(answer < began and source == first for answer, source in answered):
+        raise ValueError("nothing was answered before the change")
+    end = seen[-1][0]
+    times = [*sorted(answer for answer, _ in answered), end]
+    silent = max(later - earlier for earlier, later in pairwise(times))
+    moved = min((answer for answer, source in answered if source != first), default=end) - began
+    return {"moved": moved, "silent": silent, "lost": float(sum(answer is None for _, answer, _ in seen))}

@@ -1,0 +1,62 @@
+"""What a change of a node's object or of its power does to claims and to connections."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from egress_router.lab import Host
+from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, WORLDS, EgressCluster
+
+pytestmark = pytest.mark.root
+
+
+@pytest.mark.parametrize("world", WORLDS[:1], ids=str)
+def test_a_changed_host_ip_moves_the_claim(two_holders: EgressCluster) -> None:
+    """To nobody while no machine has the new address; to the machine that has it, with a tunnel of that address."""
+    cluster = two_holders
+    lab = cluster.lab
+    node = lab.nodes[1]
+    cluster.namespace("toto", FIRST)
+    cluster.holds(lab.nodes[2])
+    client = cluster.pod("client", "toto", 0)
+    cluster.start()
+    cluster.settle()
+    with lab.capture() as capture:
+        assert cluster.source_of(client) == FIRST
+        cluster.change("HostSubnet", node.name, hostIP="192.0.2.22")
+        cluster.until(lambda: FIRST not in node.ip("-4 addr show dev eth0"))
+        assert "192.0.2.22 is not an address of this machine" in str(cluster.ask(node)["problems"])
+        node.add_addresses(["192.0.2.22"])
+        assert cluster.agents[node.name].wait(10) == 75
+        cluster.start(node)
+        cluster.until(lambda: FIRST in node.ip("-4 addr show dev eth0"))
+        cluster.until(lambda: cluster.source_of(client, timeout=0.2) == FIRST)
+        assert "local 192.0.2.22" in node.ip("-d link show egressvx0")
+        assert not capture.leaks(allowed={FIRST})
+
+
+def test_connections_through_a_dead_holder_end_at_once(two_holders: EgressCluster) -> None:
+    """They cannot go on with another source; the client hears it and connects anew."""
+    cluster = two_holders
+    lab = cluster.lab
+    client = cluster.pod("client", "toto", 0)
+    cluster.start()
+    cluster.settle()
+    with client.socket(2, 1) as stream, lab.capture() as capture:
+        stream.settimeout(5)
+        stream.connect((SERVICE, 80))
+        stream.sendall(b"hello")
+        first = stream.recv(200).decode().split()[0]
+        second = SECOND if first == FIRST else FIRST
+        lab.unplug(lab.nodes[1 if first == FIRST else 2])
+        cluster.until(partial(uses, cluster, client, second))
+        stream.sendall(b"still here?")
+        with pytest.raises(ConnectionResetError):
+            stream.recv(200)
+        assert not capture.leaks(allowed={FIRST, SECOND})
+
+
+def uses(cluster: EgressCluster, client: Host, source: str) -> bool:
+    return cluster.source_of(client, timeout=0.1) == source

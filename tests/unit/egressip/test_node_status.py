@@ -1,0 +1,63 @@
+"""The status as people read it."""
+
+from __future__ import annotations
+
+from egress_router.egressip.health import Health, HolderHealth
+from egress_router.egressip.holders import Holders
+from egress_router.egressip.holdings import Holdings
+from egress_router.egressip.node_status import node_status
+from egress_router.egressip.view import View
+from egress_router.errors import Problem
+from egress_router.model.egressip import HostSubnet, NetNamespace, cluster_state
+from egress_router.model.node import DROPS, NodeSettings, NodeState
+from egress_router.plan.egressip.decision import decide
+from egress_router.render.node_nft import replace_script
+from egress_router.render.node_status import status_text
+
+WANTED = """\
+node a: NOT READY, draining, 3 pod addresses
+  PROBLEM state.json: is not JSON
+  PROBLEM 192.0.2.46 is not claimed: 02:00:00:00:00:01 answers
+namespace blue: DROP
+    192.0.2.60: no node holds it, and no online node can be given it
+namespace red: leaves with 192.0.2.45 on b (up), 192.0.2.46 on this node
+    192.0.2.47: node c is offline
+namespace green: leaves with 192.0.2.48 on b (not used: not on its interface yet)
+1 namespaces without egress IPs leave with the address of their pods' node
+dropped 7 packets: their namespace has no usable egress IP in that family
+dropped 2 packets: new connections from outside to an egress IP
+holds 192.0.2.46
+holder b: up
+holder c: down"""
+
+
+def test_problems_come_first_and_every_drop_has_a_reason() -> None:
+    state = cluster_state(
+        [
+            NetNamespace("plain", 1),
+            NetNamespace("blue", 2, ("192.0.2.60",)),
+            NetNamespace("green", 3, ("192.0.2.48",)),
+            NetNamespace("red", 4, ("192.0.2.45", "192.0.2.46", "192.0.2.47")),
+        ],
+        [
+            HostSubnet("a", "192.0.2.11", egress_ips=("192.0.2.46",)),
+            HostSubnet("b", "192.0.2.12", egress_ips=("192.0.2.45", "192.0.2.48")),
+            HostSubnet("c", "192.0.2.13", egress_ips=("192.0.2.47",)),
+        ],
+    )
+    view = View(state, decide(state, {"c"}), (Problem("state.json", None, "", "is not JSON"),), draining=True)
+    holders = Holders(3, 5, {"b": HolderHealth(3, 5, Health.UP), "c": HolderHealth(3, 5, Health.DOWN)})
+    holdings = Holdings("eth0", frozenset({"192.0.2.46"}), {"192.0.2.46": "02:00:00:00:00:01 answers"})
+    applied = NodeState(ways=dict.fromkeys(("198.51.100.2", "198.51.100.3", "198.51.100.4"), "normal"))
+    drops = {"no_way": 7, "refused": 2, "unknown_pod": 0}
+    shown = node_status("a", view, holders, holdings, applied, [], ["192.0.2.48"], drops)
+    assert status_text(shown) == WANTED
+
+
+def test_every_drop_is_counted_under_a_reason() -> None:
+    """No rule drops or refuses without a counter, and no counter is without words."""
+    script = replace_script(NodeSettings("a", "eth0", ()), NodeState(), 1450)
+    rules = [line for line in script.splitlines() if line.endswith(" drop") and "counter name" not in line]
+    assert all("@quiet" in rule for rule in rules), "only what a hand-over keeps silent is uncounted"
+    used = {line.split("counter name ")[1].split()[0] for line in script.splitlines() if "counter name" in line}
+    assert used == set(DROPS)

@@ -1,0 +1,68 @@
+"""What Squid 5.7's cache manager says, as it was seen."""
+
+from __future__ import annotations
+
+from egress_router.proxy.http_tally import MAX_DESTINATIONS, OTHER, HttpCounts, HttpTally, error_word
+from egress_router.proxy.squid_manager import read_dns, read_tunnels
+
+IDNS = """\
+Internal DNS Statistics:
+
+The Queue:
+                       DELAY SINCE
+  ID   SIZE SENDS FIRST SEND LAST SEND M FQDN
+------ ---- ----- ---------- --------- - ----
+0xdbfa   38     1      3.041     3.041   nonexist.example.com
+
+DNS jumbo-grams: not working
+
+Nameservers:
+IP ADDRESS                                     # QUERIES # REPLIES Type
+---------------------------------------------- --------- --------- --------
+192.0.2.53                                            22        20 recurse
+2001:db8:2::53                                         2         0 recurse
+
+Rcode Matrix:
+RCODE ATTEMPT1 ATTEMPT2 ATTEMPT3 PROBLEM
+    0        9        0        0 : Success
+    2        3        2        1 : DNS Server Failure
+    3        4        0        0 : Non-Existent Domain
+   16        0        1        0 : Bad OPT Version or TSIG Signature Failure
+"""
+TUNNELS = (
+    "cbdata TunnelStateData (13)\t  496\t \t \t \t \t \t \t \t 2\t 1\t 1\t 0.00\t 0.142\t 7\t 4\t 8\t 0.00\t 33.333\t"
+    " 2\t 1\t 1\t 0\t 0.000\t 0.000\t 0.000"
+)
+
+
+def test_the_resolver() -> None:
+    dns = read_dns(IDNS)
+    assert (dns.queries, dns.replies) == (24, 20)
+    codes = {code: count for code, count in dns.rcodes.items() if count}
+    assert codes == {"noerror": 9, "servfail": 6, "nxdomain": 4, "other": 1}
+    assert read_dns("").queries == 0
+
+
+def test_tunnels() -> None:
+    assert read_tunnels(f"Pool\t Obj Size\n{TUNNELS}\nother\t 1\n") == 7
+    assert read_tunnels("Pool\t Obj Size\n") == 0
+
+
+def test_the_number_of_destinations_is_bounded() -> None:
+    tally = HttpTally()
+    for number in range(MAX_DESTINATIONS + 5):
+        counts = HttpCounts(sent=2)
+        counts.destinations[f"{number}.example"] += 1
+        tally.add(counts)
+    found = tally.read()
+    assert len(found.destinations) == MAX_DESTINATIONS + 1
+    assert (found.destinations["0.example"], found.destinations[OTHER]) == (1, 5)
+    assert found.sent == 2 * (MAX_DESTINATIONS + 5)
+
+
+def test_what_an_error_is_called() -> None:
+    assert error_word("ERR_CONNECT_FAIL", "203.0.113.25") == "connect"
+    assert error_word("ERR_READ_ERROR", "-") == "dns"
+    assert error_word("ERR_READ_ERROR", "203.0.113.25") == "server"
+    assert error_word("ERR_SOMETHING_NEW", "203.0.113.25") == "other"
+    assert error_word("-", "-") is error_word("ERR_CLIENT_GONE", "-") is None
