@@ -8,10 +8,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from egress_router.kernel.netlink import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_DUMP, Netlink, attributes
 from egress_router.model.addresses import Address
@@ -19,7 +21,7 @@ from egress_router.model.connection import Connection
 from egress_router.model.router import Protocol
 
 _GET, _DELETE = 0x0101, 0x0102
-_TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _MARK, _ID, _ZONE = 1, 2, 3, 4, 8, 12, 18
+_TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _MARK, _ID, _ZONE = 1, 2, 3, 4, 7, 8, 12, 18
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _SEEN_REPLY, _DESTINATION_CHANGED = 0x2, 0x20
 #: nf_conntrack_tcp.h: SYN_SENT to LAST_ACK; what is over (TIME_WAIT, CLOSE) lingers for minutes.
@@ -54,11 +56,32 @@ class Conntrack:
         """
         wanted = {address.packed: address for address in addresses}
         known: dict[bytes, Address] = dict(wanted)
-        head = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
-        for _, _, message in self._netlink.stream(_GET, NLM_F_DUMP, head, "list the tracked connections"):
+        for message in self._messages():
             found = _connection(message, wanted, known)
             if found is not None:
                 yield found
+
+    def choose(self, addresses: Iterable[Address], wanted: Callable[[Connection], bool]) -> list[Connection]:
+        """Return those of ``connections(addresses)`` for which ``wanted`` says so; it must not look at their mark,
+        their timeout or whether they are live: it is asked once for all that are the same but for that.
+        """
+        own = {address.packed: address for address in addresses}
+        known: dict[bytes, Address] = dict(own)
+        verdicts: dict[tuple[Any, ...], bool] = {}
+        found: list[Connection] = []
+        for message in self._messages():
+            kind = _kind(message)
+            verdict = None if kind is None else verdicts.get(kind)
+            if verdict is False:
+                continue
+            connection = _connection(message, own, known)
+            if verdict is None:
+                verdict = connection is not None and wanted(connection)
+                if kind is not None:
+                    verdicts[kind] = verdict
+            if verdict and connection is not None:
+                found.append(connection)
+        return found
 
     def end(self, connections: Iterable[Connection]) -> int:
         """Forget ``connections``, so that their next packets are looked at anew; return how many. Those that are gone
@@ -70,6 +93,11 @@ class Conntrack:
             self._netlink.change_all(requests, "end tracked connections", fine={errno.ENOENT})
         return len(keys)
 
+    def _messages(self) -> Iterator[bytes]:
+        head = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
+        for _, _, message in self._netlink.stream(_GET, NLM_F_DUMP, head, "list the tracked connections"):
+            yield message
+
 
 def fill() -> tuple[int, int]:
     """Return (tracked connections, the most there can be); zeros where the kernel does not tell."""
@@ -77,6 +105,42 @@ def fill() -> tuple[int, int]:
         return int((_SYSCTL / _COUNT).read_text()), int((_SYSCTL / _LIMIT).read_text())
     except (OSError, ValueError):
         return 0, 0
+
+
+def _kind(data: bytes) -> tuple[Any, ...] | None:
+    """Return all that ``Conntrack.choose`` may depend on, in a twentieth of the time that it takes to read a message;
+    None where it does not stand where it usually does.
+    """
+    layout = _LAYOUTS.get(data[_HEADS - 4])
+    if layout is None:
+        return None
+    size, place = layout
+    second = _HEADS + size
+    if data[_HEADS] != size or data[second] != size or data[second + size + 2] != _STATUS:
+        return None
+    found: tuple[Any, ...] = place(data)
+    return found
+
+
+def _layout(address: int) -> tuple[int, itemgetter[tuple[Any, ...]]]:
+    """Return how large a tuple with ports is, and what takes a message of two tuples and a status apart."""
+    # Heads of the tuple, of its addresses and of the first one; a head stands before each other value as well.
+    source, destination = 12, 16 + address
+    number = destination + address + 8
+    from_port, to_port, size = number + 8, number + 16, number + 20
+    first, second = _HEADS, _HEADS + size
+    return size, itemgetter(
+        slice(first + destination, first + destination + address),
+        first + number,
+        slice(first + to_port, first + to_port + 2),
+        slice(second + source, second + source + address),
+        slice(second + destination, second + destination + address),
+        slice(second + from_port, second + from_port + 2),
+        slice(second + size + 4, second + size + 8),
+    )
+
+
+_LAYOUTS = {int(socket.AF_INET): _layout(4), int(socket.AF_INET6): _layout(16)}
 
 
 def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Address]) -> Connection | None:
@@ -110,6 +174,7 @@ def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Ad
         translated=bool(status & _DESTINATION_CHANGED),
         answered=bool(status & _SEEN_REPLY),
         live=protocol is not Protocol.UDP and _state(data, found.get(_PROTOINFO)) in _LIVE_STATES,
+        timeout=struct.unpack_from("!I", data, found[_TIMEOUT][0])[0] if _TIMEOUT in found else 0,
         key=key,
         mark=struct.unpack_from("!I", data, found[_MARK][0])[0] if _MARK in found else 0,
     )

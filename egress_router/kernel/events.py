@@ -10,7 +10,7 @@ import socket
 
 from egress_router.kernel.netlink import NETLINK_NETFILTER
 
-_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NETLINK_DROP_MEMBERSHIP = 270, 1, 2
 #: link; IPv4 address, route, rule; IPv6 address, route, rule; IPv4 and IPv6 netconf (forwarding switched on or off)
 _ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19, 24, 25)
 _NFTABLES_GROUPS = (7,)
@@ -24,8 +24,18 @@ class Events:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setblocking(False)
         self._socket.bind((0, 0))
-        for group in groups:
+        self._groups = groups
+        self.listen()
+
+    def listen(self) -> None:
+        """Hear events from now on."""
+        for group in self._groups:
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+
+    def pause(self) -> None:
+        """Hear nothing: the kernel need not tell what we do ourselves, ten thousand times."""
+        for group in self._groups:
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_DROP_MEMBERSHIP, group)
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""

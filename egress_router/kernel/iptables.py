@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,43 +27,36 @@ class Iptables:
 
     def apply(self, desired: Translation) -> bool:
         """See NatBackend. IPv4 and IPv6 are committed side by side."""
-        return any(_in_children(desired, "apply").values())
+        return any(in_children(desired, "apply").values())
 
     def mend(self, desired: Translation) -> list[str]:
         """See NatBackend."""
-        return [line for lines in _in_children(desired, "mend").values() for line in lines]
+        return [line for lines in in_children(desired, "mend").values() for line in lines]
 
     def readdress(self, desired: Translation, names: Collection[HostName]) -> None:
         """See NatBackend."""
-        jobs = []
-        for family in desired.sources:
-            spreads = [spread for spread in desired.spreads(family) if spread.rule.name in names]
-            if spreads:
-                chains = {name_chain(spread.rule): spread_rules(spread) for spread in spreads}
-                jobs.append(_start(family, "fill", (IptTable("nat", chains, ()),)))
-        for job in jobs:
-            job.result()
+        readdressed(desired, names)
 
     def drift(self, desired: Translation) -> list[str]:
         """See NatBackend."""
-        return [line for lines in _in_children(desired, "drift").values() for line in lines]
+        return [line for lines in in_children(desired, "drift").values() for line in lines]
 
     def counters(self, desired: Translation) -> dict[int, Counters]:
         """See NatBackend."""
         found: dict[int, Counters] = {}
-        for family, tables in _in_children(desired, "counters").items():
-            for line, counters in _by_line(desired, family, tables).items():
+        for family, tables in in_children(desired, "counters").items():
+            for line, counters in by_line(desired, family, tables).items():
                 found[line] = found.get(line, Counters()) + counters
         return found
 
     def remove(self) -> None:
         """See NatBackend."""
-        jobs = {family: _start(family, "remove", _TABLES) for family in _families(None)}
+        jobs = {family: _start(family, "remove", lambda: _TABLES) for family in families_of(None)}
         for job in jobs.values():
             job.result()
 
 
-def _families(desired: Translation | None) -> list[Family]:
+def families_of(desired: Translation | None) -> list[Family]:
     """Return the families that the kernel has iptables for; those that are needed must be among them."""
     found = [family for family in Family if Path(_NAMES[family]).exists()]
     for family in desired.sources if desired else ():
@@ -74,14 +68,28 @@ def _families(desired: Translation | None) -> list[Family]:
     return found
 
 
-def _in_children(desired: Translation, verb: str) -> dict[Family, Any]:
-    jobs = {family: _start(family, verb, iptables_tables(desired, family)) for family in _families(desired)}
+def in_children(desired: Translation, verb: str) -> dict[Family, Any]:
+    """Return what ``verb`` of iptables_child.Tables returns in each family, done side by side."""
+    jobs = {family: _start(family, verb, partial(iptables_tables, desired, family)) for family in families_of(desired)}
     return {family: job.result() for family, job in jobs.items()}
 
 
-def _by_line(
-    desired: Translation, family: Family, tables: dict[str, list[tuple[int, int, int]]]
-) -> dict[int, Counters]:
+def readdressed(desired: Translation, names: Collection[HostName]) -> dict[Family, tuple[frozenset[str], str]]:
+    """Do as Iptables.readdress; return, for each family, which chains of ``nat`` have their rules, and the digest of
+    the table that they were found in.
+    """
+    chains: dict[Family, frozenset[str]] = {}
+    jobs: dict[Family, Job] = {}
+    for family in desired.sources:
+        spreads = [spread for spread in desired.spreads(family) if spread.rule.name in names]
+        if spreads:
+            table = IptTable("nat", {name_chain(spread.rule): spread_rules(spread) for spread in spreads}, ())
+            chains[family] = frozenset(table.chains)
+            jobs[family] = _start(family, "fill", partial(tuple, [table]))
+    return {family: (chains[family], job.result()["nat"]) for family, job in jobs.items()}
+
+
+def by_line(desired: Translation, family: Family, tables: dict[str, list[tuple[int, int, int]]]) -> dict[int, Counters]:
     """Connections are what the nat rules counted, packets and bytes what mangle counted; the fallback gets the rest."""
     found = {rule.line: Counters() for rule in desired.rules.redirects if rule.family == family}
     last = [rule.line for rule in desired.rules.fallbacks if rule.family == family]
@@ -105,12 +113,12 @@ def _by_line(
     return found
 
 
-def _start(family: Family, verb: str, argument: tuple[IptTable, ...] | tuple[str, ...]) -> Job:
-    """Fork a child that does ``verb`` of iptables_child.Tables."""
-    return start(["iptables", verb, str(family)], lambda: _work(family, verb, argument))
+def _start(family: Family, verb: str, argument: Callable[[], Any]) -> Job:
+    """Fork a child that does ``verb`` of iptables_child.Tables with what ``argument`` returns there."""
+    return start(["iptables", verb, str(family)], lambda: _work(family, verb, argument()))
 
 
-def _work(family: Family, verb: str, argument: tuple[IptTable, ...] | tuple[str, ...]) -> Any:
+def _work(family: Family, verb: str, argument: Any) -> Any:
     from egress_router.kernel.iptables_child import Tables
 
     return getattr(Tables(family), verb)(argument)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from egress_router.errors import PlatformError, StateMismatch
-from egress_router.kernel.iptables_blobs import Blobs, entry_bytes
+from egress_router.kernel.iptables_blobs import LAYOUTS, Blobs, entry_bytes
+from egress_router.kernel.iptables_drift import chain_lines, hook_lines
 from egress_router.kernel.iptc_library import load_iptc
+from egress_router.kernel.xt_chains import digest
+from egress_router.kernel.xtables import XtSocket
+from egress_router.kernel.xtables_lock import xtables_lock
 from egress_router.model.addresses import Family
 from egress_router.model.iptables import PREFIX, IptRule, IptTable
 
@@ -19,24 +20,6 @@ from egress_router.model.iptables import PREFIX, IptRule, IptTable
 ATTEMPTS = 10
 _BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _VERDICTS = ("ACCEPT", "DROP", "RETURN")
-
-
-@contextmanager
-def _xtables_lock() -> Iterator[None]:
-    """Hold what iptables(8) holds from its reading to its commit: ours in between would make it fail with EAGAIN.
-
-    Only those in the same mount namespace can share it; without a place to write it there is nobody to share it with.
-    """
-    try:
-        lock = os.open(os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock"), os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        yield
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 class Tables:
@@ -49,24 +32,34 @@ class Tables:
 
     def apply(self, tables: Sequence[IptTable]) -> bool:
         """Put ``tables`` in place, one commit each, those that differ; return whether any did."""
-        changed = False
+        return self.settle(tables)[0]
+
+    def settle(self, tables: Sequence[IptTable]) -> tuple[bool, dict[str, str]]:
+        """Do as ``apply``; return what it does, and the digests of the tables as they were found to be right."""
+        changed, digests = False, self._digests(tables)
         for table in tables:
             changed |= self._commit(table)
-        found = self.drift(tables) if changed else []
-        if found:
-            raise StateMismatch(
-                "the iptables rules that were read back are not those of the commit:\n" + "\n".join(found)
-            )
-        return changed
+        if changed:
+            # Before the rules are read: what is found right is as old as that, or older.
+            digests = self._digests(tables)
+            found = self.drift(tables)
+            if found:
+                raise StateMismatch(
+                    "the iptables rules that were read back are not those of the commit:\n" + "\n".join(found)
+                )
+        return changed, digests
 
-    def fill(self, tables: Sequence[IptTable]) -> None:
-        """Give the chains of ``tables``, and no others, their rules."""
+    def fill(self, tables: Sequence[IptTable]) -> dict[str, str]:
+        """Give the chains of ``tables``, and no others, their rules; return the digests of what they were found in."""
         for table in tables:
             self._commit(table, partial=True)
+        digests = self._digests(tables)
+        for table in tables:
             handle = self._open(table.name)
             found = self._chain_drift(handle, table)
             if found:
                 raise StateMismatch(f"{self._family}: what was read back is not what was put in place: {found}")
+        return digests
 
     def _commit(self, table: IptTable, *, partial: bool = False) -> bool:
         """Put one table, or with ``partial`` no more than its chains, in place; return whether it differed."""
@@ -81,10 +74,13 @@ class Tables:
 
     def mend(self, tables: Sequence[IptTable]) -> list[str]:
         """Do as ``apply``; return what was different before, as ``drift`` does."""
+        return self.mend_and_settle(tables)[0]
+
+    def mend_and_settle(self, tables: Sequence[IptTable]) -> tuple[list[str], dict[str, str]]:
+        """Do as ``mend``; return what it does, and the digests of the tables as they were found to be right."""
+        digests = self._digests(tables)
         found = self.drift(tables)
-        if found:
-            self.apply(tables)
-        return found
+        return found, self.settle(tables)[1] if found else digests
 
     def drift(self, tables: Sequence[IptTable]) -> list[str]:
         """Return the differences, a line each: ``-`` desired and missing, ``+`` there and not desired."""
@@ -120,6 +116,14 @@ class Tables:
                     elif rule.target == f"{PREFIX}COUNT":
                         rows.append((0, *self._blobs.counters(entry)))
         return found
+
+    def _digests(self, tables: Sequence[IptTable]) -> dict[str, str]:
+        own = XtSocket(self._family)
+        try:
+            blocks = {table.name: own.read(table.name) for table in tables}
+        finally:
+            own.close()
+        return {name: digest(block, LAYOUTS[self._family]).hex() for name, block in blocks.items() if block is not None}
 
     def remove(self, names: Sequence[str]) -> None:
         """Take everything of ours out of the tables ``names``."""
@@ -208,7 +212,7 @@ class Tables:
         if not stale and not extra and hooks_right and not set(table.chains) - set(own):
             return False
         self._write(handle, table, (stale, extra), (kept, moved), hooks_right)
-        with _xtables_lock():
+        with xtables_lock():
             handle.commit()
         return True
 
@@ -255,26 +259,12 @@ class Tables:
         for name, rules in table.chains.items():
             if name in table.unknown:
                 continue
-            have = self._read(handle, name)
             want = [self._canonical(handle, rule) for rule in rules]
-            if have == want:
-                continue
-            missing = [rule for rule, data in zip(rules, want, strict=True) if data not in have]
-            found += [f"- -t {table.name} -A {name} {rule}" for rule in missing]
-            known = set(want)
-            count = sum(data not in known for data in have)
-            if count:
-                found.append(f"+ -t {table.name} {name}: {count} rules that are not ours")
-            if not missing and not count:
-                found.append(f"- -t {table.name} {name}: the order of its rules")
+            found += chain_lines(table.name, name, rules, want, self._read(handle, name))
         return found
 
     def _hook_drift(self, handle: Any, table: IptTable) -> list[str]:
-        if self._hooks_right(handle, table):
-            return []
-        return [f"- -t {table.name} -I {chain} {rule}" for chain, rule in table.hooks] or [
-            f"+ -t {table.name}: a built-in chain jumps to {PREFIX}*"
-        ]
+        return [] if self._hooks_right(handle, table) else hook_lines(table)
 
 
 def _buffer(data: bytearray) -> Any:

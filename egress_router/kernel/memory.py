@@ -1,8 +1,11 @@
-"""Memory of this process. See malloc_trim(3)."""
+"""Memory of this process. See malloc_trim(3), mallopt(3)."""
 
 from __future__ import annotations
 
 import ctypes
+
+_M_MMAP_THRESHOLD = -3
+_LARGE_BYTES = 256 * 1024
 
 
 def give_back_memory() -> None:
@@ -10,3 +13,10 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def map_large_blocks() -> None:
+    """Have large blocks given back to the kernel as soon as they are free, also after the first one; as above."""
+    option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if option is not None:
+        option(_M_MMAP_THRESHOLD, _LARGE_BYTES)

@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -88,15 +88,15 @@ class Netlink:
         for _, _, _ in self._receive(sequence, doing):
             pass
 
-    def dump(self, message: Any, type_: int, doing: str) -> list[Any]:
+    def dump(self, message: Any, type_: int, doing: str, keep: Callable[[bytes], bool] | None = None) -> list[Any]:
         """Send a dump request and return the answers as messages of the same class; repeated while the kernel says
-        that the list changed underneath.
+        that the list changed underneath. ``keep`` says which ones are worth taking apart, by their bytes.
         """
         for _ in range(10):
             sequence = self._send(message, type_, NLM_F_DUMP, b"")
             parts = list(self._receive(sequence, doing))
             if not any(flags & NLM_F_DUMP_INTR for _, flags, _ in parts):
-                return [_decoded(type(message), data) for _, _, data in parts]
+                return [_decoded(type(message), data) for _, _, data in parts if keep is None or keep(data)]
         raise NetlinkError(errno.EINTR, "the list kept changing while it was read", doing)
 
     def stream(self, type_: int, flags: int, body: bytes, doing: str) -> Iterator[tuple[int, int, bytes]]:

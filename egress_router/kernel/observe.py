@@ -15,6 +15,8 @@ RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 18, 22, 26, 34
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 _SCOPE_UNIVERSE = 0
 _LOCAL_TABLE = 255
+#: Where rtm_table stands, behind netlink's head.
+_TABLE_AT = 20
 _RTM_F_CLONED = 0x200
 _TYPES = {1: "unicast", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _FAMILIES = {socket.AF_INET: Family.IPV4, socket.AF_INET6: Family.IPV6}
@@ -77,7 +79,9 @@ def _routes(netlink: Netlink, names: dict[int, str]) -> tuple[Route, ...]:
         # One family at a time: a strict dump of all families stops after IPv4.
         request = rtmsg()
         request["family"] = af
-        for message in netlink.dump(request, RTM_GETROUTE, "list the routes"):
+        for message in netlink.dump(
+            request, RTM_GETROUTE, "list the routes", lambda data: data[_TABLE_AT] != _LOCAL_TABLE
+        ):
             route = _route(message, names)
             if route is not None:
                 found.append(route)
@@ -88,7 +92,7 @@ def _route(message: Any, names: dict[int, str]) -> Route | None:
     family = _FAMILIES.get(message["family"])
     table = message.get_attr("RTA_TABLE") or message["table"]
     type_ = _TYPES.get(message["type"])
-    if family is None or type_ is None or table == _LOCAL_TABLE or message["flags"] & _RTM_F_CLONED:
+    if family is None or type_ is None or message["flags"] & _RTM_F_CLONED:
         return None
     gateway, index = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_OIF")
     hops = message.get_attr("RTA_MULTIPATH")

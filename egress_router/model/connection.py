@@ -15,8 +15,8 @@ class Connection:
     ``reply_address`` and ``reply_port`` are where it was sent, ``reply_to`` is the address that answers go to.
     ``translated``: its destination was changed. ``answered``: a packet has come back. ``live``: it can still carry data
     (a TCP connection between its first SYN and its last FIN; never a UDP flow, which has no end).
-    ``mark`` is its connection mark: HostName.mark where a rule with a name has sent it. ``key`` is the kernel's name
-    for it, as bytes.
+    ``timeout`` is how many seconds from now it is forgotten if no packet of it comes. ``mark`` is its connection mark:
+    HostName.mark where a rule with a name has sent it. ``key`` is the kernel's name for it, as bytes.
     """
 
     protocol: Protocol
@@ -28,5 +28,6 @@ class Connection:
     translated: bool
     answered: bool
     live: bool
+    timeout: int
     key: bytes
     mark: int = 0

@@ -10,8 +10,10 @@ from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.known import warn_unknown
 from egress_router.config.log import parse_log
 from egress_router.config.router import parse_router
-from egress_router.errors import ConfigurationError
+from egress_router.errors import ConfigurationError, PlatformError
+from egress_router.model.desired import Desired
 from egress_router.model.router import Mode
+from egress_router.runtime.connections import end_stale
 from egress_router.runtime.log import LOGGER, set_up_log
 from egress_router.runtime.router import set_up
 
@@ -34,5 +36,17 @@ def run_init(env: Mapping[str, str]) -> int:
         raise ConfigurationError(problems.errors)
     for warning in problems.warnings:
         LOGGER.warning("%s", warning)
-    set_up(config)
+    desired, _ = set_up(config)
+    _end_stale(desired)
     return 0
+
+
+def _end_stale(desired: Desired) -> None:
+    """End what former rules have made, in a pod where ``init`` runs again; the pod is a router without that, too."""
+    try:
+        ended = end_stale(desired)
+    except PlatformError as error:
+        LOGGER.warning("connections of former rules, if there are any, go on until they end: %s", error)
+    else:
+        if ended:
+            LOGGER.info("%d connections of former rules ended", ended)

@@ -13,24 +13,24 @@ from dataclasses import replace
 from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.run import parse_run
 from egress_router.errors import ConfigurationError, EgressRouterError
-from egress_router.kernel.conntrack import Conntrack
 from egress_router.kernel.memory import give_back_memory
 from egress_router.kernel.nat import NatBackend
-from egress_router.kernel.netlink import Netlink
-from egress_router.kernel.observe import observe
 from egress_router.model.addresses import Address
 from egress_router.model.connection import Connection
 from egress_router.model.desired import Desired
 from egress_router.model.names import HostName
-from egress_router.model.network import NetworkState
+from egress_router.model.network import NetworkState, Observed
 from egress_router.model.router import RouterConfig, Ruleset
 from egress_router.model.translation import Counters, Translation
-from egress_router.plan.connections import Sieve
 from egress_router.plan.translation import plan_translation
+from egress_router.runtime.connections import end_stale, translated
 from egress_router.runtime.desired import desired_state
 from egress_router.runtime.log import LOGGER
 from egress_router.runtime.router import put_back
 from egress_router.runtime.state import State
+
+#: A table of ten thousand destinations that was deleted would fill the log.
+LOGGED_LINES = 100
 
 
 class LiveRouter:
@@ -102,17 +102,22 @@ class LiveRouter:
 
     def end_stale(self) -> int:
         """End the connections that the rules in force would not make; return how many. Raises PlatformError."""
-        sieve = Sieve(self.desired.translation)
-        with Conntrack() as conntrack:
-            return conntrack.end([item for item in self._connections(conntrack) if sieve.stale(item)])
+        return end_stale(self.desired)
 
-    def check(self, *, rules: bool) -> bool:
-        """Look whether all is in place and put back what is not; return whether all is in place now."""
+    def check(self, *, rules: bool, network: bool) -> bool:
+        """Look whether the rules, or the network, or both are in place and put back what is not; return whether all of
+        that is in place now.
+        """
         try:
             with self.lock:
-                lines = put_back(self.config, self.desired, self.backend, rules=rules)
-                if not lines and self._adopt():
-                    lines = put_back(self.config, self.desired, self.backend, rules=True)
+                # First, for what may not pass must be held back while the rest is looked at.
+                lines = self.backend.mend(self.desired.translation) if rules else []
+                if network:
+                    missing, observed = put_back(self.config, self.desired)
+                    if not missing and self._adopt(observed):
+                        missing, _ = put_back(self.config, self.desired)
+                        missing += self.backend.mend(self.desired.translation)
+                    lines += missing
                 if lines and rules:
                     self.end_stale()
         except EgressRouterError as error:
@@ -120,24 +125,21 @@ class LiveRouter:
                 LOGGER.error("what is missing cannot be put back: %s", error)
             self.state.problem = str(error)
             return False
-        if self.state.problem:
+        if self.state.problem and rules and network:
             LOGGER.info("all is in place again")
             self.state.problem = ""
         if lines:
             self.state.repairs += 1
-            LOGGER.warning("put back what was missing (- desired, + actual):\n  %s", "\n  ".join(lines))
+            shown = lines[:LOGGED_LINES] + [f"and {len(lines) - LOGGED_LINES} more"] * (len(lines) > LOGGED_LINES)
+            LOGGER.warning("put back what was missing (- desired, + actual):\n  %s", "\n  ".join(shown))
         return True
 
-    def _adopt(self) -> bool:
+    def _adopt(self, observed: Observed) -> bool:
         """Take over routes and addresses that the cluster side has got since; return whether there are any.
 
         What is gone from the cluster side is not: that is a loss, to be put back.
         """
         network = self.desired.network
-        with Netlink() as netlink:
-            observed = observe(netlink)
-        if observed.link(network.egress) is None:
-            return False
         try:
             planned = desired_state(self.config, observed, network.egress).network
             planned = replace(planned, displaced=network.displaced)
@@ -163,12 +165,7 @@ class LiveRouter:
 
     def connections(self) -> list[Connection]:
         """Return the translated connections. Raises PlatformError."""
-        with Conntrack() as conntrack:
-            return [item for item in self._connections(conntrack) if item.translated]
-
-    def _connections(self, conntrack: Conntrack) -> list[Connection]:
-        addresses = [address for found in self.desired.network.pod_addresses.values() for address in found]
-        return list(conntrack.connections(addresses))
+        return translated(self.desired)
 
     def stop_accepting(self) -> None:
         """Let established connections go on and refuse new ones. Raises EgressRouterError."""

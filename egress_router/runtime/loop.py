@@ -14,6 +14,7 @@ from egress_router.kernel.iptables_info import TableInfo
 from egress_router.model.addresses import Address
 from egress_router.model.names import HostName
 from egress_router.model.run import RunConfig
+from egress_router.plan.drain import Drain
 from egress_router.proxy.watch import Watch
 from egress_router.runtime.egress import EgressSide
 from egress_router.runtime.live import LiveRouter
@@ -22,7 +23,7 @@ from egress_router.runtime.names import Names
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Events come in bunches; this much later the bunch is there.
-DEBOUNCE_SECONDS = 0.01
+DEBOUNCE_SECONDS = 0.003
 #: Legacy iptables has no events; a look at its sizes costs microseconds.
 TABLES_SECONDS = 0.04
 FILE_SECONDS = 0.25
@@ -51,7 +52,7 @@ class Loop:
         self._names = Names(run, live.state, self._loop, self._take_answers)
         self._check_at: asyncio.TimerHandle | None = None
         self._full_at: asyncio.TimerHandle | None = None
-        self._rules_touched = False
+        self._rules_touched = self._network_touched = False
         self._idle_until = 0.0
         self._rule_events: Events | None = None
         self._tables: TableInfo | None = None
@@ -59,6 +60,7 @@ class Loop:
         self._watch = watch
         self._file_changed = False
         self._leave_by = 0.0
+        self._draining = Drain()
 
     def run(self) -> int:
         """Return 0 after a signal. Raises what nobody foresaw."""
@@ -76,8 +78,7 @@ class Loop:
             self._every(self._run.probe_interval, self._egress.probe)
             if self._run.announce_interval:
                 self._every(self._run.announce_interval, self._egress.announce)
-            self._rules_touched = True
-            self._check()
+            self._full()
             loop.run_forever()
         finally:
             self._names.close()
@@ -94,11 +95,11 @@ class Loop:
     def _listen(self) -> list[Events]:
         route = route_events()
         found = [route]
-        self._loop.add_reader(route.fileno(), lambda: self._heard(route, rules=False))
+        self._loop.add_reader(route.fileno(), lambda: self._heard(route, network=True))
         if self._live.backend.name == "nftables":
             nftables = self._rule_events = nftables_events()
             found.append(nftables)
-            self._loop.add_reader(nftables.fileno(), lambda: self._heard(nftables, rules=True))
+            self._loop.add_reader(nftables.fileno(), lambda: self._heard(nftables, network=False))
         else:
             tables = self._tables = TableInfo(tuple(self._live.config.sources))
             self._tables_before = tables.read()
@@ -122,42 +123,52 @@ class Loop:
 
     # Repair
 
-    def _heard(self, events: Events, *, rules: bool) -> None:
+    def _heard(self, events: Events, *, network: bool) -> None:
         if events.drain():
-            self._check_soon(rules=rules)
+            self._check_soon(rules=not network, network=network)
 
     def _look_at_tables(self, tables: TableInfo) -> None:
         now = tables.read()
         if now != self._tables_before:
             self._tables_before = now
-            self._check_soon(rules=True)
+            self._check_soon(rules=True, network=False)
 
-    def _check_soon(self, *, rules: bool) -> None:
+    def _check_soon(self, *, rules: bool, network: bool) -> None:
         self._rules_touched |= rules
+        self._network_touched |= network
         if self._check_at is None:
             wait = max(DEBOUNCE_SECONDS, self._idle_until - time.monotonic())
             self._check_at = self._loop.call_later(wait, self._check)
 
     def _check(self) -> None:
-        """Look and put back; look again later, at the latest when everything is due."""
-        for handle in (self._check_at, self._full_at):
-            if handle is not None:
-                handle.cancel()
-        self._check_at, rules, self._rules_touched = None, self._rules_touched, False
+        """Look at what was touched and put back; look again at everything soon if that did not succeed."""
+        if self._check_at is not None:
+            self._check_at.cancel()
+        rules, network = self._rules_touched, self._network_touched
+        self._check_at, self._rules_touched, self._network_touched = None, False, False
         started = time.monotonic()
         before = self._state.repairs
-        good = self._live.check(rules=rules)
-        self._egress.look_at_link()
+        if self._tables is not None:
+            # Before the look: what changes from now on is a change.
+            self._tables_before = self._tables.read()
+        good = self._live.check(rules=rules, network=network)
+        if network:
+            self._egress.look_at_link()
         taken = time.monotonic() - started
         if self._state.repairs == before:
             self._idle_until = started + taken * EVENT_SHARE
-        if self._tables is not None and rules:
-            self._tables_before = self._tables.read()
-        later = max(FULL_SECONDS[self._live.backend.name], taken * FULL_SHARE) if good else RETRY_SECONDS
-        self._full_at = self._loop.call_later(later, self._full)
+        if rules and network:
+            self._full_in(max(FULL_SECONDS[self._live.backend.name], taken * FULL_SHARE) if good else RETRY_SECONDS)
+        elif not good:
+            self._full_in(RETRY_SECONDS)
+
+    def _full_in(self, seconds: float) -> None:
+        if self._full_at is not None:
+            self._full_at.cancel()
+        self._full_at = self._loop.call_later(seconds, self._full)
 
     def _full(self) -> None:
-        self._rules_touched = True
+        self._rules_touched = self._network_touched = True
         self._check()
 
     # Reload
@@ -173,7 +184,13 @@ class Loop:
     def _reload(self, why: str) -> None:
         if not self._state.leaving:
             LOGGER.info("%s: reading the destinations anew", why)
+            if self._rule_events is not None:
+                self._rule_events.pause()
             self._live.reload()
+            if self._rule_events is not None:
+                self._rule_events.listen()
+                # What somebody else has changed meanwhile is another generation.
+                self._check_soon(rules=True, network=False)
             self._names.follow(self._live.config.rules.names)
 
     # Names
@@ -182,7 +199,7 @@ class Loop:
         """Put answers in place. What the kernel tells of it is our own doing, and no reason to look at all rules."""
         self._heed_tables()
         if not self._live.take_answers(answers, names):
-            self._check_soon(rules=True)
+            self._check_soon(rules=True, network=False)
         elif self._tables is not None:
             self._tables_before = self._tables.read()
         elif self._rule_events is not None:
@@ -193,7 +210,7 @@ class Loop:
         if self._tables is not None:
             self._look_at_tables(self._tables)
         elif self._rule_events is not None:
-            self._heard(self._rule_events, rules=True)
+            self._heard(self._rule_events, network=False)
 
     # Leaving
 
@@ -221,7 +238,7 @@ class Loop:
 
     def _live_connections(self) -> int:
         try:
-            return sum(connection.live for connection in self._live.connections())
+            return self._draining.left(self._live.connections(), time.monotonic())
         except EgressRouterError as error:
             LOGGER.error("%s", error)
             return 0

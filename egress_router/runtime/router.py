@@ -51,14 +51,14 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
     return desired, backend
 
 
-def put_back(config: RouterConfig, desired: Desired, backend: NatBackend, *, rules: bool) -> list[str]:
-    """Put back what is missing from a router that was set up; return it as diff lines, nothing when all is there.
+def put_back(config: RouterConfig, desired: Desired) -> tuple[list[str], Observed]:
+    """Put back what is missing from the network of a router that was set up.
 
-    Without ``rules`` the backend is not asked. Raises EgressRouterError when it cannot be put back.
+    Returns it as diff lines, nothing when all is there, and what was there. Raises EgressRouterError when it cannot be
+    put back.
     """
     network = desired.network
-    # First, for what may not pass must be held back while the rest is looked at.
-    found = backend.mend(desired.translation) if rules else []
+    found = []
     with Netlink() as netlink:
         observed = observe(netlink)
         link = observed.link(network.egress)
@@ -74,7 +74,7 @@ def put_back(config: RouterConfig, desired: Desired, backend: NatBackend, *, rul
             # No duplicate detection: the address was ours a moment ago, and every moment without it costs.
             _apply_network(netlink, replace(config, dad=False), network, drift, link, observed)
             _verify_network(netlink, network)
-    return found + lines
+    return found + lines, observed
 
 
 def _egress_link(netlink: Netlink, config: RouterConfig) -> tuple[Link, Observed]:

@@ -15,7 +15,8 @@ from egress_router.config.run import parse_run
 from egress_router.endpoint.metrics import MetricsPage
 from egress_router.endpoint.server import Answer, EndpointServer, json_page
 from egress_router.errors import ConfigurationError
-from egress_router.kernel.memory import give_back_memory
+from egress_router.kernel.iptables_kept import KeptIptables
+from egress_router.kernel.memory import give_back_memory, map_large_blocks
 from egress_router.kernel.nftables import Nftables
 from egress_router.kernel.nftables_child import ForkedNftables
 from egress_router.proxy.watch import Watch
@@ -29,6 +30,7 @@ from egress_router.runtime.state import State
 
 def run_router(env: Mapping[str, str]) -> int:
     """Be the egress router that ``env`` says until SIGTERM or SIGINT; return 0. Raises EgressRouterError."""
+    map_large_blocks()
     path = env.get("EGRESS_DESTINATION_FILE", "").strip()
     # Before the file is read: what changes in between is seen as a change.
     watch = Watch([Path(path)] if path else [])
@@ -44,8 +46,7 @@ def run_router(env: Mapping[str, str]) -> int:
     # Blocked until the loop listens, so that a signal during the set-up is not lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     desired, backend = set_up(run.router)
-    if isinstance(backend, Nftables):
-        backend = ForkedNftables()
+    backend = ForkedNftables() if isinstance(backend, Nftables) else KeptIptables()
     give_back_memory()
     state = State(interface=desired.network.egress, turned=time.monotonic())
     live = LiveRouter(env, run.router, desired, backend, state)

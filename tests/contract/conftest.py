@@ -6,13 +6,14 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from egress_router.errors import EgressRouterError
 from egress_router.lab import Host, Lab
+from egress_router.model.translation import Translation
 
 
 class Backend:
@@ -24,14 +25,23 @@ class Backend:
 
     def call(self, method: str, *arguments: object) -> Any:
         """Call a method of the backend; what it raises is raised here."""
-        command = ["ip", "netns", "exec", self.host.netns, sys.executable, "-m", "tests.contract.driver"]
-        data = pickle.dumps((self.name, method, arguments))
-        done = subprocess.run(command, input=data, capture_output=True, timeout=60)
-        assert done.returncode == 0, done.stderr.decode()
-        result = pickle.loads(done.stdout)  # noqa: S301 - our own child
+        result = self._drive("driver", (self.name, method, arguments))
         if isinstance(result, EgressRouterError):
             raise result
         return result
+
+    def stay(self, translation: Translation, commands: Sequence[str]) -> list[tuple[list[str], list[str], list[str]]]:
+        """Have the backend of a process that stays mend what ``commands`` do; see tests.contract.staying_driver."""
+        found: list[tuple[list[str], list[str], list[str]]] = self._drive(
+            "staying_driver", (self.name, translation, tuple(commands))
+        )
+        return found
+
+    def _drive(self, driver: str, what: object) -> Any:
+        command = ["ip", "netns", "exec", self.host.netns, sys.executable, "-m", f"tests.contract.{driver}"]
+        done = subprocess.run(command, input=pickle.dumps(what), capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()
+        return pickle.loads(done.stdout)  # noqa: S301 - our own child
 
     def rules(self) -> str:
         """Everything that netfilter holds in the namespace, without counters and time stamps."""

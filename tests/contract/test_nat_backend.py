@@ -274,6 +274,42 @@ def test_names_that_were_tampered_with_are_mended(backend: Backend) -> None:
         assert backend.call("drift", desired) == [], command
 
 
+OF_OTHERS = {
+    "iptables": [
+        "iptables-legacy -t nat -N theirs",
+        "iptables-legacy -t nat -A theirs -j ACCEPT",
+        "iptables-legacy -t nat -A theirs",
+        "iptables-legacy -t nat -A PREROUTING -s 192.0.2.9 -j theirs",
+        "iptables-legacy -P INPUT DROP",
+    ],
+    "nftables": ["nft add table inet theirs", "nft add chain inet theirs c"],
+}
+
+
+#: Enough for a process that stays to have a child do the work.
+MANY_MORE = MANY + "".join(f"{port} tcp 203.0.113.9\n" for port in range(20000, 20200))
+
+
+@pytest.mark.parametrize("text", [RULES, MANY_MORE], ids=["all forms", "many"])
+def test_a_process_that_stays_mends_the_same_and_leaves_alone_what_others_have(backend: Backend, text: str) -> None:
+    """It remembers what it has seen, and must not take that for what is there."""
+    tampering = TAMPERING[backend.name] if text == RULES else TAMPERING[backend.name][::5]
+    commands = [*OF_OTHERS[backend.name], *tampering, tampering[0]]
+    results = backend.stay(translation(text), commands)
+    for command, (drift, mended, after) in zip(commands, results, strict=True):
+        assert mended == drift, command
+        assert after == [], command
+    for command, (drift, *_) in zip(commands, results, strict=True):
+        assert bool(drift) == (command not in OF_OTHERS[backend.name]), command
+    rules = backend.rules()
+    if backend.name == "iptables":
+        for line in ("-A theirs -j ACCEPT", "-A theirs", "-A PREROUTING -s 192.0.2.9/32 -j theirs", ":INPUT DROP "):
+            assert line in rules
+        assert ("-s 192.0.2.7/32" in rules) == (text == RULES), "a foreign rule was touched"
+    else:
+        assert "table inet theirs" in rules
+
+
 def test_counters_name_every_line(backend: Backend) -> None:
     desired = translation()
     backend.call("apply", desired)

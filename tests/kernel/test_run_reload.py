@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from egress_router.lab import Lab, NoReply
+from egress_router.plan.drain import QUIET_SECONDS
 from tests.kernel.live import LiveRouter
-from tests.kernel.router import SOURCE4, SOURCE6, assert_answered_by, assert_no_leak
+from tests.kernel.router import SOURCE4, SOURCE6, Router, assert_answered_by, assert_no_leak
 
 pytestmark = pytest.mark.root
 
@@ -38,10 +42,13 @@ def serve(lab: Lab) -> None:
     lab.echo("2001:db8:113::26", tcp=[444, 9909])
 
 
+CONNECTIONS = str(Path(__file__).with_name("connections.py"))
+
+
 class Talk:
     """An open connection (or UDP flow) from the client through the router to an echo server."""
 
-    def __init__(self, router: LiveRouter, port: int, family: int = 4, kind: int = socket.SOCK_STREAM) -> None:
+    def __init__(self, router: Router, port: int, family: int = 4, kind: int = socket.SOCK_STREAM) -> None:
         self.socket = router.client.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind)
         self.socket.settimeout(3)
         self.socket.connect((str(router.host.addresses[family]), port))
@@ -125,53 +132,53 @@ def test_a_bad_file_is_reported_and_the_old_rules_stay(lab: Lab, backend: str, t
     assert_answered_by(router.tcp(80), SOURCE4, "203.0.113.26", 80)
 
 
-@pytest.mark.parametrize("shape", ["bridge"])
-def test_a_half_written_file_is_not_taken(lab: Lab, backend: str, tmp_path: Path) -> None:
-    serve(lab)
-    router = LiveRouter(lab, backend, tmp_path, FIRST)
-    router.file.unlink()
-    router.file.write_text("80 tcp 203.0.113.25\n81 tcp 203.0.113.25 80\n")
-    router.start()
-    talk = Talk(router, 81)
-    with router.file.open("w") as file:
-        for line in ("80 tcp 203.0.113.25\n", "8", "1 tcp 203.0.113.25", " 80\n", "82 tcp 203.0.113.26 80\n"):
-            file.write(line)
-            file.flush()
-            time.sleep(0.1)
-    router.logged("reload: 3 destinations, changed; 0 connections ended")
-    assert "refused" not in router.log()
-    assert talk.say("again") == "again\n"
-    assert_answered_by(router.tcp(82), SOURCE4, "203.0.113.26", 80)
-
-
-@pytest.mark.parametrize("shape", ["bridge"])
-def test_killed_and_started_again_with_other_rules(lab: Lab, backend: str, tmp_path: Path) -> None:
+def test_a_file_half_written_then_a_kill_then_the_end_of_the_grace(lab: Lab, backend: str, tmp_path: Path) -> None:
     """What was changed while nobody was there to see it ends, too; what was not goes on all the time."""
     serve(lab)
-    router = LiveRouter(lab, backend, tmp_path, FIRST)
-    router.start()
-    kept, redirected = Talk(router, 80), Talk(router, 81)
-    router.signal(signal.SIGKILL)
-    router.wait()
-    assert kept.say("again") == "again\n"
-    router.swap(SECOND)
-    router.start()
-    router.logged("1 connections of former rules ended")
-    assert kept.say("again") == "again\n"
-    with pytest.raises(ConnectionResetError):
-        redirected.say("again")
-    assert_answered_by(router.tcp(81), SOURCE4, "203.0.113.26", 80)
+    router = LiveRouter(lab, backend, tmp_path, FIRST, EGRESS_SHUTDOWN_GRACE="1")
+    router.file.unlink()
+    router.file.write_text("80 tcp 203.0.113.25\n81 tcp 203.0.113.25 80\n")
+    with lab.capture() as capture:
+        router.start()
+        kept, redirected = Talk(router, 80), Talk(router, 81)
+        with router.file.open("w") as file:
+            for line in ("80 tcp 203.0.113.25\n", "8", "1 tcp 203.0.113.25", " 80\n", "82 tcp 203.0.113.26 80\n"):
+                file.write(line)
+                file.flush()
+                time.sleep(0.1)
+        router.logged("reload: 3 destinations, changed; 0 connections ended")
+        assert "refused" not in router.log()
+        assert redirected.say("again") == "again\n"
+        assert_answered_by(router.tcp(82), SOURCE4, "203.0.113.26", 80)
+        router.signal(signal.SIGKILL)
+        router.wait()
+        assert kept.say("again") == "again\n"
+        router.file.write_text(SECOND)
+        router.start()
+        router.logged("connections of former rules ended")
+        assert kept.say("again") == "again\n"
+        with pytest.raises(ConnectionResetError):
+            redirected.say("again")
+        assert_answered_by(router.tcp(81), SOURCE4, "203.0.113.26", 80)
+        router.signal(signal.SIGTERM)
+        assert router.wait() == 0
+        assert "1 connections were cut" in router.log()
+        assert_no_leak(capture)
+        capture.clear()
+        with pytest.raises(OSError, match=r"reset|timed out"):
+            kept.say("again")
+        assert not [packet for packet in capture.outgoing() if packet.dport == 80]
 
 
-@pytest.mark.parametrize("verb", ["run", "init"])
 def test_leaving_lets_connections_finish_and_forwards_nothing_afterwards(
-    lab: Lab, backend: str, tmp_path: Path, verb: str
+    lab: Lab, backend: str, tmp_path: Path
 ) -> None:
+    """A UDP flow has no end: it is waited for while packets come. `init` in legacy mode is the same thing."""
     serve(lab)
     router = LiveRouter(lab, backend, tmp_path, FIRST, EGRESS_SHUTDOWN_GRACE="60")
     with lab.capture() as capture:
-        router.start(verb)
-        talk = Talk(router, 80)
+        router.start("init" if lab.shape == "bridge" else "run")
+        talk, datagrams = Talk(router, 80), Talk(router, 53, kind=socket.SOCK_DGRAM)
         router.signal(signal.SIGTERM)
         router.logged("SIGTERM: leaving")
         with pytest.raises(NoReply) as refused:
@@ -179,8 +186,11 @@ def test_leaving_lets_connections_finish_and_forwards_nothing_afterwards(
         assert refused.value.reason == "refused"
         assert talk.say("again") == "again\n"
         assert router.process is not None
-        assert router.process.poll() is None
         talk.socket.close()
+        for _ in range(20):
+            assert "again" in datagrams.say("again")
+            time.sleep(QUIET_SECONDS / 10)
+        assert router.process.poll() is None
         assert router.wait() == 0
         assert "no connection was cut" in router.log()
         with pytest.raises(NoReply):
@@ -189,35 +199,65 @@ def test_leaving_lets_connections_finish_and_forwards_nothing_afterwards(
 
 
 @pytest.mark.parametrize("shape", ["bridge"])
-def test_the_grace_ends(lab: Lab, backend: str, tmp_path: Path) -> None:
+def test_init_run_again_with_other_rules(lab: Lab, backend: str) -> None:
     serve(lab)
-    router = LiveRouter(lab, backend, tmp_path, FIRST, EGRESS_SHUTDOWN_GRACE="1")
-    router.start()
-    talk = Talk(router, 80)
-    router.signal(signal.SIGTERM)
-    assert router.wait() == 0
-    assert "1 connections were cut" in router.log()
-    with lab.capture() as capture:
-        with pytest.raises(OSError, match=r"reset|timed out"):
+    router = Router(lab, backend, rules=FIRST)
+    router.init()
+    kept, redirected, removed = Talk(router, 80), Talk(router, 81), Talk(router, 444, 6)
+    datagrams = Talk(router, 53, kind=socket.SOCK_DGRAM)
+    assert "3 connections of former rules ended" in router.init(EGRESS_DESTINATION=SECOND).stderr
+    assert kept.say("again") == "again\n"
+    for talk in (redirected, removed):
+        with pytest.raises(ConnectionResetError):
             talk.say("again")
-        assert not [packet for packet in capture.outgoing() if packet.dport == 80]
+    assert datagrams.say("again").split()[2] == "203.0.113.26"
 
 
-@pytest.mark.parametrize("shape", ["bridge"])
-def test_reloads_leave_nothing_behind(lab: Lab, backend: str, tmp_path: Path) -> None:
-    """Descriptors and children; bench/longlived.py has a thousand reloads, and memory."""
-    router = LiveRouter(lab, backend, tmp_path, FIRST)
+#: How many reloads there are, and how many connections come and go while there are ten more. All that the issue asks
+#: for in one form, enough to see a fault that is not rare in the others: a reload of iptables takes ten times as long.
+LOAD = {("bridge", "nftables"): (1000, 20_000)}
+SOME_LOAD = (20, 1000)
+#: More than this is a leak: a kilobyte for each reload.
+GROWTH_MB = 1.0
+
+
+@pytest.mark.timeout(300)
+def test_reloads_break_nothing_and_leave_nothing_behind(lab: Lab, backend: str, open_directory: Path) -> None:
+    serve(lab)
+    router = LiveRouter(lab, backend, open_directory, FIRST)
     router.start()
-
-    def left() -> tuple[int, str]:
-        pid = int(router.host.run(["ss", "-Hltnp", "sport = :9909"]).stdout.split("pid=")[1].split(",")[0])
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        return len(list(Path(f"/proc/{pid}/fd").iterdir())), children
-
-    for rules in (FIRST, SECOND):
-        router.reload(rules)
-    router.until(lambda: left()[1] == "", "no child is at work")
-    before = left()[0]
+    reloads, connections = LOAD.get((lab.shape, backend), SOME_LOAD)
+    texts = (FIRST, FIRST + "82 tcp 203.0.113.26 80\n", "80 tpc x\n")
     for number in range(20):
-        router.reload((FIRST, SECOND, "80 tpc x\n")[number % 3])
-    router.until(lambda: left() == (before, ""), "all is closed, and no child is left")
+        router.reload(texts[number % 3])
+    router.until(lambda: left(router)[1] == "", "no child is at work")
+    before, resident = left(router), memory(router)
+    for number in range(reloads):
+        router.reload(texts[number % 3])
+    router.until(lambda: left(router) == before, "all is closed, and no child is left")
+    assert memory(router) < resident + GROWTH_MB
+    address = str(router.host.addresses[4])
+    command = [sys.executable, CONNECTIONS, address, "80", str(open_directory / "stop"), "4", str(connections)]
+    load = router.client.popen(command, stdout=subprocess.PIPE)
+    for number in range(10):
+        time.sleep(connections / 20_000)
+        router.reload(texts[number % 2])
+    result = json.loads(load.communicate(timeout=200)[0])
+    assert (result["connections"], result["failures"]) == (connections, [])
+
+
+def process_of(router: LiveRouter) -> int:
+    return int(router.host.run(["ss", "-Hltnp", "sport = :9909"]).stdout.split("pid=")[1].split(",")[0])
+
+
+def left(router: LiveRouter) -> tuple[int, str]:
+    """How many descriptors are open, and which children there are."""
+    pid = process_of(router)
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return len(list(Path(f"/proc/{pid}/fd").iterdir())), children
+
+
+def memory(router: LiveRouter) -> float:
+    """Megabytes that are resident."""
+    text = Path(f"/proc/{process_of(router)}/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith("VmRSS"))

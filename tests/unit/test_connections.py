@@ -46,6 +46,7 @@ CONNECTION = Connection(
     translated=True,
     answered=True,
     live=True,
+    timeout=100,
     key=b"",
 )
 

@@ -1,0 +1,28 @@
+"""A NAT backend of a process that stays, while shell commands tamper with what it has put in place.
+
+Standard input: a pickled (backend, Translation, commands). Standard output: pickled, for each command (what a backend
+without a memory says is different, what was mended, what is different then).
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+from egress_router.kernel.iptables_kept import KeptIptables
+from egress_router.kernel.nat import NatBackend, choose_backend
+from egress_router.kernel.nftables_child import ForkedNftables
+from egress_router.model.router import Backend
+
+if __name__ == "__main__":
+    name, translation, commands = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the test that started us
+    staying: NatBackend = KeptIptables() if name == "iptables" else ForkedNftables()
+    fresh = choose_backend(Backend(name))
+    staying.apply(translation)
+    results = []
+    for command in commands:
+        subprocess.run(["sh", "-c", command], check=True)
+        drift = fresh.drift(translation)
+        results.append((drift, staying.mend(translation), fresh.drift(translation)))
+    sys.stdout.buffer.write(pickle.dumps(results))
