@@ -6,6 +6,7 @@ Without names nothing of this is there, and dnspython is not imported.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ REFRESH_MAX = 300.0
 MOST_ADDRESSES = 64
 #: Answers come in bunches, at the start above all; this much later the bunch is there.
 BUNCH_SECONDS = 0.01
+#: Putting answers in place takes at most one part in so many of the time while they keep coming.
+SHARE = 3
 
 Answers = dict[HostName, tuple[Address, ...]]
 
@@ -47,6 +50,7 @@ class Names:
         self._thread: FollowerThread | None = None
         self._answers: Answers = {}
         self._pending: dict[HostName, NameState] = {}
+        self._not_before = 0.0
 
     def follow(self, names: Collection[HostName]) -> None:
         """Keep ``names`` looked up from now on, and no others."""
@@ -85,13 +89,15 @@ class Names:
             self._state.names[name] = state
             return
         if not self._pending:
-            self._loop.call_later(BUNCH_SECONDS, self._put)
+            self._loop.call_later(max(BUNCH_SECONDS, self._not_before - time.monotonic()), self._put)
         self._answers[name] = addresses
         self._pending[name] = state
 
     def _put(self) -> None:
         pending, self._pending = self._pending, {}
+        started = time.monotonic()
         self._tell(dict(self._answers), pending)
+        self._not_before = started + SHARE * (time.monotonic() - started)
         # Only now, so that nobody is told of addresses that are not in place.
         self._state.names.update((name, state) for name, state in pending.items() if name in self._state.names)
 
