@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import select
 import sys
 from datetime import UTC, datetime
+from typing import TextIO
 
 from egress_router.model.log import LogFormat, LogSettings
+
+#: How long a message may wait for a stalled reader.
+PATIENCE_MS = 1000
 
 LOGGER = logging.getLogger("egress_router")
 
@@ -29,9 +34,38 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({"time": time, "level": record.levelname.lower(), "message": record.getMessage()})
 
 
+class PatientHandler(logging.StreamHandler[TextIO]):
+    """Writes to a stream whose reader may stall, and waits for it once: what comes while it goes on stalling is lost,
+    and counted in the next message. A process that stays must not stop for want of a reader.
+    """
+
+    lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message, or count it."""
+        if not self._taken():
+            self.lost += 1
+            return
+        if self.lost:
+            text = f"{self.lost} messages were lost: nobody read them"
+            self.lost = 0
+            super().emit(logging.LogRecord(record.name, logging.WARNING, record.pathname, 0, text, None, None))
+        super().emit(record)
+
+    def _taken(self) -> bool:
+        """Whether the stream takes a message of a usual size (PIPE_BUF, 4 KiB) without waiting any longer."""
+        try:
+            descriptor = self.stream.fileno()
+        except (OSError, ValueError):
+            return True
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        return bool(poll.poll(0 if self.lost else PATIENCE_MS))
+
+
 def set_up_log(settings: LogSettings) -> None:
     """Send the log to standard error as ``settings`` say."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = PatientHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if settings.format is LogFormat.JSON else TextFormatter())
     LOGGER.handlers[:] = [handler]
     LOGGER.propagate = False
