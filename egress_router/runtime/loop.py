@@ -142,6 +142,7 @@ class Loop:
 
     def _check(self) -> None:
         """Look at what was touched and put back; look again at everything soon if that did not succeed."""
+        told = self._check_at is not None
         if self._check_at is not None:
             self._check_at.cancel()
         rules, network = self._rules_touched, self._network_touched
@@ -155,7 +156,7 @@ class Loop:
         if network:
             self._egress.look_at_link()
         taken = time.monotonic() - started
-        if self._state.repairs == before:
+        if told and self._state.repairs == before:
             self._idle_until = started + taken * EVENT_SHARE
         if rules and network:
             self._full_in(max(FULL_SECONDS[self._live.backend.name], taken * FULL_SHARE) if good else RETRY_SECONDS)

@@ -22,6 +22,7 @@ from egress_router.runtime.log import LOGGER
 
 #: Changing links, addresses, routes and rules; asking and telling the neighbours, and reading iptables.
 CAPABILITIES = ("NET_ADMIN", "NET_RAW")
+PUT_BACK_ATTEMPTS = 3
 
 
 def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
@@ -67,14 +68,26 @@ def put_back(config: RouterConfig, desired: Desired) -> tuple[list[str], Observe
             found.append(f"- the interface {network.egress}")
             if link.name != network.egress:
                 raise PlatformError(f"{network.egress} is gone; {seen(observed.links)}")
-        lines = _network_drift_lines(network, observed)
-        if lines:
+        for attempt in range(PUT_BACK_ATTEMPTS):
+            lines = _network_drift_lines(network, observed)
+            if not lines:
+                break
+            found += [line for line in lines if line not in found]
             drift = network_drift(network, observed)
             _set_sysctls(netlink, network, link, observed)
             # No duplicate detection: the address was ours a moment ago, and every moment without it costs.
             _apply_network(netlink, replace(config, dad=False), network, drift, link, observed)
-            _verify_network(netlink, network)
-    return found + lines, observed
+            try:
+                _verify_network(netlink, network)
+            except StateMismatch:
+                # What takes things away may be in the middle of it: a link that goes down loses its routes one by one.
+                if attempt + 1 == PUT_BACK_ATTEMPTS:
+                    raise
+                observed = observe(netlink)
+                link = observed.link(network.egress) or link
+            else:
+                break
+    return found, observed
 
 
 def _egress_link(netlink: Netlink, config: RouterConfig) -> tuple[Link, Observed]:
