@@ -51,7 +51,6 @@ class RawLine(NamedTuple):
     line: str
     bits: str
     server: str
-    tag: str
     error: str
 
 

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.root, pytest.mark.parametrize("shape", ["bridge"])]
 
 GOOD, OTHER = "203.0.113.25", "203.0.113.26"
 LOAD = str(Path("bench/children/http_load.py").resolve())
+KEPT_LOAD = str(Path("bench/children/http_keepalive.py").resolve())
 
 
 @pytest.fixture
@@ -322,6 +323,8 @@ def test_reload_under_load(lab: Lab, proxy: Proxy, client: Client, server: HttpS
     download = client.pod.popen(curl, stdout=subprocess.PIPE, text=True)
     command = [sys.executable, LOAD, proxy.address, str(PORT), f"http://{GOOD}/bytes/100", "2000", "16", "250"]
     load = client.pod.popen(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, KEPT_LOAD, proxy.address, str(PORT), f"http://{GOOD}/bytes/100", "2000", "12", "0.04"]
+    kept_load = client.pod.popen(command, stdout=subprocess.PIPE, text=True)
     for number in range(1, 4):
         # As the kubelet does it.
         (versions / "..new").symlink_to(f"..{number}")
@@ -329,6 +332,8 @@ def test_reload_under_load(lab: Lab, proxy: Proxy, client: Client, server: HttpS
         proxy.wait_for(f"generation {number + 1} is in force")
     result = json.loads(load.communicate(timeout=60)[0])
     assert (result["good"], result["failures"]) == (2000, {})
+    kept = json.loads(kept_load.communicate(timeout=60)[0])
+    assert {word: count for word, count in kept.items() if word != "connections"} == {"status 200": 2000}
     assert download.communicate(timeout=30)[0] == "4000000"
     tunnel.sendall(b"still here\n")
     assert b"still here" in tunnel.recv(4096)

@@ -16,7 +16,7 @@ from tests.unit.http.strategies import parse
 
 POLICY = parse("www.example.com\n!*.example.com\n*.example.org:443\n*.example.org:80")
 TRANSLATOR = Translator(POLICY, compile_policy(POLICY))
-RAW = "1700000000.123 198.51.100.2 {method} {host} {port} 200 512 7 {rule} {line} {bits} {server} TCP_MISS -"
+RAW = "1700000000.123 198.51.100.2 {method} {host} {port} 200 512 7 {rule} {line} {bits} {server} -"
 FIELDS = {"method": "GET", "port": "80", "line": "-", "bits": "-", "server": "203.0.113.25"}
 
 

@@ -1,6 +1,6 @@
 """A bounded load of HTTP requests through a proxy on connections that are kept; prints one JSON object.
 
-    python bench/http_keepalive.py PROXY_IP PORT URL COUNT CONNECTIONS PAUSE
+    http_keepalive.py PROXY_IP PORT URL COUNT CONNECTIONS PAUSE
 
 PAUSE: seconds between two requests of a connection, on average. A connection is opened anew when the proxy has said
 ``Connection: close`` or has closed it before the next request was sent; one that was sent and not answered in full
