@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import time
 from collections.abc import Callable, Mapping
@@ -87,6 +88,9 @@ class Controller:
             self._turn(time.monotonic() + self._settings.probe_interval * (self._settings.probe_misses + 2), first=True)
             while not self.inbox.stopping:
                 self._assign()
+                if not self.figures.ready:
+                    # The objects stay for long; a full collection of garbage takes longer than most decisions.
+                    gc.freeze()
                 self.figures.ready = True
                 self._turn(self._next())
         finally:
