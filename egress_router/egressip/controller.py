@@ -171,8 +171,9 @@ class Controller:
             readable = select.select([self._source.fileno(), self.inbox.fileno()], [], [], left)[0]
             changed = self.inbox.take()
             if self._source.fileno() in readable and self._source.wait(0):
+                nodes = self._state.nodes
                 self._read()
-                if self._probers:
+                if self._state.nodes != nodes:
                     self._aim()
                 changed = True
             if changed and not first:
