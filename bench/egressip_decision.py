@@ -99,6 +99,9 @@ def changes(cluster: ClusterState, present: Mapping[str, tuple[str, ...]]) -> di
     """Return what each single change took, by kind; each is made and taken back in turn."""
     evaluator = Evaluator(present)
     evaluator.update(cluster.namespaces, cluster.nodes)
+    # As agents and the controller do: no full collection of garbage runs over objects that stay.
+    gc.collect()
+    gc.freeze()
     rng = random.Random(2)
     spent: dict[str, Spent] = {}
 
@@ -114,6 +117,7 @@ def changes(cluster: ClusterState, present: Mapping[str, tuple[str, ...]]) -> di
         timed("namespace added", lambda s=space: evaluator.update(namespaces={s: cluster.namespaces[s]}))
         timed("node removed", lambda n=node: evaluator.update(nodes={n: None}))
         timed("node added", lambda n=node: evaluator.update(nodes={n: cluster.nodes[n]}))
+    gc.unfreeze()
     return spent
 
 

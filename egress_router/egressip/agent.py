@@ -50,7 +50,7 @@ class Agent:
         self.inbox = Inbox()
         self.holders = Holders(settings.probe_misses, settings.probe_returns)
         self.holdings = Holdings(settings.interface)
-        self._evaluator = Evaluator()
+        self._evaluator = Evaluator(follows=True)
         self._tables = TableWatch()
         self._lacked: tuple[str, ...] = ()
         self._read()

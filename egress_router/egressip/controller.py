@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import time
 from collections.abc import Callable, Mapping
@@ -87,6 +88,9 @@ class Controller:
             self._turn(time.monotonic() + self._settings.probe_interval * (self._settings.probe_misses + 2), first=True)
             while not self.inbox.stopping:
                 self._assign()
+                if not self.figures.ready:
+                    # The objects stay for long; a full collection of garbage takes longer than most decisions.
+                    gc.freeze()
                 self.figures.ready = True
                 self._turn(self._next())
         finally:
@@ -167,8 +171,9 @@ class Controller:
             readable = select.select([self._source.fileno(), self.inbox.fileno()], [], [], left)[0]
             changed = self.inbox.take()
             if self._source.fileno() in readable and self._source.wait(0):
+                nodes = self._state.nodes
                 self._read()
-                if self._probers:
+                if self._state.nodes != nodes:
                     self._aim()
                 changed = True
             if changed and not first:

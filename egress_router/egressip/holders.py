@@ -46,7 +46,7 @@ class Holders:
                 before = health.state
                 if health.probed(echo=answer.echo, ready=answer.ready, draining=answer.draining):
                     said.append(f"node {name} is {health.state}")
-                    self.failovers += before is Health.UP
+                    self.failovers += before is Health.UP and health.state is Health.DOWN
                     changed = True
             if answer.lacks is not None and answer.lacks != self._lacks.get(name, frozenset()):
                 self._lacks[name] = answer.lacks

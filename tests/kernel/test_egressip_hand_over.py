@@ -7,7 +7,17 @@ from functools import partial
 
 import pytest
 
-from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, SERVICE6, EgressCluster, World, one_client, talking
+from tests.kernel.egress_cluster import (
+    FIRST,
+    SECOND,
+    SERVICE,
+    SERVICE6,
+    WORLDS,
+    EgressCluster,
+    World,
+    one_client,
+    talking,
+)
 
 pytestmark = pytest.mark.root
 
@@ -41,6 +51,7 @@ def test_drain_loses_nothing(two_holders: EgressCluster) -> None:
     assert "" not in {text for _, text in heard}
 
 
+@pytest.mark.parametrize("world", WORLDS[1:], ids=str)
 def test_a_drained_node_is_silent(two_holders: EgressCluster) -> None:
     cluster = two_holders
     lab = cluster.lab

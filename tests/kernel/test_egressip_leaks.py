@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from egress_router.lab import Host, Lab
-from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, EgressCluster, World, talking
+from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, WORLDS, EgressCluster, World, talking
 
 pytestmark = pytest.mark.root
 
@@ -120,6 +120,7 @@ def test_packets_of_no_connection_stay_inside(cluster: EgressCluster) -> None:
         assert not capture.leaks(allowed={FIRST})
 
 
+@pytest.mark.parametrize("world", WORLDS[1:], ids=str)
 def test_a_conflict_drops_and_heals(cluster: EgressCluster) -> None:
     lab = cluster.lab
     cluster.namespace("toto", FIRST)
@@ -140,6 +141,7 @@ def test_a_conflict_drops_and_heals(cluster: EgressCluster) -> None:
         assert not capture.leaks(allowed={FIRST})
 
 
+@pytest.mark.parametrize("world", WORLDS[:1], ids=str)
 def test_an_address_that_another_machine_has_is_not_claimed(cluster: EgressCluster) -> None:
     lab = cluster.lab
     lab.machine("machine", FIRST)
@@ -155,6 +157,7 @@ def test_an_address_that_another_machine_has_is_not_claimed(cluster: EgressClust
         cluster.until(lambda client=client: cluster.source_of(client, timeout=0.2) == SECOND)  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("world", WORLDS[1:], ids=str)
 def test_what_somebody_takes_away_comes_back(cluster: EgressCluster) -> None:
     lab = cluster.lab
     node = lab.nodes[0]

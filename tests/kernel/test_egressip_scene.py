@@ -138,7 +138,7 @@ def test_restarts_cut_nothing(cluster: EgressCluster) -> None:
     with (
         lab.capture() as capture,
         client.socket(2, 1) as stream,
-        talking(lambda: cluster.source_of(client, timeout=0.3)) as heard,
+        talking(lambda: cluster.source_of(client, timeout=1.0)) as heard,
     ):
         stream.settimeout(2)
         stream.connect((SERVICE, 80))

@@ -45,8 +45,9 @@ class Evaluator:
     before the last update as the present one.
     """
 
-    def __init__(self, present: Assignment | None = None) -> None:
-        self._index = Index()
+    def __init__(self, present: Assignment | None = None, *, follows: bool = False) -> None:
+        """``follows``: the assignment stands in the objects, see ``with_recorded_assignment``; reasons say so."""
+        self._index = Index(follows=follows)
         self._namespaces: dict[str, NamespaceDecision] = {}
         self._nodes: dict[str, NodeDecision] = {}
         self._index.pool.start_from(_by_address(present or {}))

@@ -15,7 +15,9 @@ _NONE: frozenset[str] = frozenset()
 class Index:
     """The objects and their cross references. Every setter marks what must be judged again."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, follows: bool = False) -> None:
+        #: Whether somebody else assigns, and this only follows.
+        self.follows = follows
         self.namespaces: dict[str, NetNamespace] = {}
         self.keys: dict[str, tuple[int, ...]] = {}
         self.nodes: dict[str, HostSubnet] = {}

@@ -50,9 +50,8 @@ def judge_automatic(index: Index, key: int) -> Verdict:
     node = index.pool.node_of(key)
     if node is not None:
         return Verdict(node, usable=True)
-    return Verdict(
-        None, usable=False, reason=f"{address_text(key)}: no node holds it, and no online node can be given it"
-    )
+    why = "the controller has given it to none" if index.follows else "no online node can be given it"
+    return Verdict(None, usable=False, reason=f"{address_text(key)}: no node holds it, and {why}")
 
 
 def rivalry(index: Index, key: int) -> str:
