@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 import time
@@ -53,7 +54,10 @@ class Moving:
     def _watch(self, leave: Callable[[], object], come_back: Callable[[], object]) -> dict[str, float]:
         command = [sys.executable, "-I", "-S", str(CHILDREN / "datagrams.py"), SERVICE, str(PORT), str(EVERY)]
         sender = self.client.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        time.sleep(0.3)
+        assert sender.stdout is not None
+        if not select.select([sender.stdout], [], [], 10)[0] or sender.stdout.readline() != "answered\n":
+            raise TimeoutError(f"{SERVICE} answers nobody:\n{self.cluster.text()[-2000:]}")
+        time.sleep(0.2)
         began = time.monotonic()
         leave()
         self.cluster.until(lambda: self.cluster.source_of(self.client, timeout=0.1) == self.second)
