@@ -58,7 +58,7 @@ def draw_table(question: Question, table: Table, samples: Samples) -> Figure | N
     """Return a table's drawing, None for one that has none or was not measured."""
     if isinstance(table, SizeTable) and table.plot and samples.sizes(table.metric, table.arms):
         return _lines(question, table, samples)
-    if isinstance(table, Distribution) and any(samples.of(arm, 0, table.metric) for arm in table.arms):
+    if isinstance(table, Distribution) and table.plot and any(samples.of(arm, 0, table.metric) for arm in table.arms):
         return _dots(question.metric(table.metric), table, samples)
     if isinstance(table, ArmTable) and table.plot:
         return _bars(question.metric(table.plot), table, samples)

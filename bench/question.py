@@ -60,6 +60,7 @@ class Distribution:
 
     metric: str
     arms: tuple[str, ...]
+    plot: bool = True
 
 
 Table = SizeTable | GrowthTable | ArmTable | Distribution

@@ -34,7 +34,12 @@ class RouterPods:
         self.made += 1
         pod = self.lab.pod(f"r{self.made}")
         self.lab.macvlan(pod)
-        return pod, f"192.0.2.{FIRST_SOURCE + self.made}"
+        return pod, self.source
+
+    @property
+    def source(self) -> str:
+        """The EGRESS_SOURCE of the pod that was made last."""
+        return f"192.0.2.{FIRST_SOURCE + self.made}"
 
     def make(self, arm: str, ports: Iterable[tuple[int, int]], fallback: str = "") -> tuple[Host, dict[str, float]]:
         """Return a router pod that sends pairs of (its port, SERVICE's port) on, and what setting it up cost."""

@@ -54,8 +54,8 @@ class Watched:
         self.lab, self.client, self.proxy, self.port = lab, client, proxy, port
 
     def figures(self, requests: int, rate: int, reloads: int, reload: Callable[[int], None]) -> dict[str, float]:
-        """Return how many of ``requests``, sent at ``rate`` per second, failed over ``reloads``; and what of 5 tunnels
-        and 3 downloads was cut.
+        """Return how many of ``requests``, sent at ``rate`` per second, failed over ``reloads``; how many of a tenth of
+        that on kept connections; and what of 5 tunnels and 3 downloads was cut.
         """
         seconds = requests / rate
         tunnels = [self._tunnel() for _ in range(5)]
@@ -63,18 +63,27 @@ class Watched:
         command = [sys.executable, "-I", str(CHILDREN / "http_load.py"), self.proxy, str(self.port)]
         url = f"http://{ORIGIN_ADDRESS}/"
         load = self.client.popen([*command, url, str(requests), "32", str(rate)], stdout=subprocess.PIPE, text=True)
+        kept = self._kept(url, requests // 10, seconds)
         began = time.monotonic()
         for number in range(1, reloads + 1):
             time.sleep(max(0.0, began + number * seconds / (reloads + 1) - time.monotonic()))
             reload(number)
         result = json.loads(load.communicate(timeout=seconds * 3 + 120)[0])
+        seen = json.loads(kept.communicate(timeout=seconds * 3 + 120)[0])
         codes = [download.communicate(timeout=120)[0] for download in downloads]
         return {
             "failed": float(sum(result["failures"].values())),
             "slowest": result["slowest"],
+            "kept": float(sum(count for what, count in seen.items() if what.startswith("broken"))),
             "tunnels": float(sum(not _alive(tunnel) for tunnel in tunnels)),
             "downloads": float(sum(code != "200 20000000" for code in codes)),
         }
+
+    def _kept(self, url: str, requests: int, seconds: float) -> subprocess.Popen[str]:
+        """Start requests on 16 connections that are kept, for about so many seconds."""
+        command = [sys.executable, "-I", str(CHILDREN / "http_keepalive.py"), self.proxy, str(self.port), url]
+        pause = 16 * seconds / requests
+        return self.client.popen([*command, str(requests), "16", str(pause)], stdout=subprocess.PIPE, text=True)
 
     def _tunnel(self) -> socket.socket:
         tunnel = self.client.socket(socket.AF_INET)

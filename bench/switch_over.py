@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from tests.kernel.egress_cluster import EgressCluster
 IPS = ("192.0.2.45", "192.0.2.54")
 EVERY = 0.002
 PORT = 53
+#: Seconds for what takes less than one when all is well.
+PATIENCE = 30.0
 
 
 class Moving:
@@ -53,17 +56,22 @@ class Moving:
     def _watch(self, leave: Callable[[], object], come_back: Callable[[], object]) -> dict[str, float]:
         command = [sys.executable, "-I", "-S", str(CHILDREN / "datagrams.py"), SERVICE, str(PORT), str(EVERY)]
         sender = self.client.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        time.sleep(0.3)
-        began = time.monotonic()
-        leave()
-        self.cluster.until(lambda: self.cluster.source_of(self.client, timeout=0.1) == self.second)
-        # Long enough to tell a gap from a flow that is gone.
-        time.sleep(1.0)
-        seen = json.loads(sender.communicate("", timeout=10)[0])
+        assert sender.stdout is not None
+        if not select.select([sender.stdout], [], [], 10)[0] or sender.stdout.readline() != "answered\n":
+            raise TimeoutError(f"{SERVICE} answers nobody:\n{self.cluster.text()[-2000:]}")
+        time.sleep(0.2)
+        with self.lab.capture() as capture:
+            began = time.monotonic()
+            leave()
+            self.cluster.until(lambda: self.cluster.source_of(self.client, timeout=0.1) == self.second, PATIENCE)
+            # Long enough to tell a gap from a flow that is gone.
+            time.sleep(1.0)
+            seen = json.loads(sender.communicate("", timeout=10)[0])
+            leaked = len(capture.leaks(allowed=set(IPS)))
         come_back()
-        self.cluster.until(lambda: self.cluster.source_of(self.client, timeout=0.1) == self.first)
-        self.cluster.settle()
-        return figures(seen, began, self.first)
+        self.cluster.until(lambda: self.cluster.source_of(self.client, timeout=0.1) == self.first, PATIENCE)
+        self.cluster.settle(timeout=PATIENCE)
+        return {**figures(seen, began, self.first), "leaked": float(leaked)}
 
 
 def figures(seen: list[tuple[float, float | None, str]], began: float, first: str) -> dict[str, float]:

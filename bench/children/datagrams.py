@@ -1,7 +1,8 @@
 """Sends numbered datagrams at a steady pace, whatever comes back, until standard input closes.
 
-``datagrams.py ADDRESS PORT INTERVAL-SECONDS``. The echo server's answer begins with the source that it saw. Prints one
-JSON list of [time sent, time answered or null, source or ""], times being time.monotonic(), the same for all processes.
+``datagrams.py ADDRESS PORT INTERVAL-SECONDS``. The echo server's answer begins with the source that it saw. Prints a
+line "answered" with the first answer, and at the end one JSON list of [time sent, time answered or null, source or ""];
+times are those of time.monotonic(), the same for all processes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def main(address: str, port: int, every: float) -> None:
         client.connect((address, port))
         client.setblocking(False)
         following = time.monotonic()
-        over = 0.0
+        over, answered = 0.0, False
         while not over or time.monotonic() < over:
             readable, _, _ = select.select([client, sys.stdin], [], [], max(0.0, following - time.monotonic()))
             if sys.stdin in readable and not over:
@@ -30,6 +31,9 @@ def main(address: str, port: int, every: float) -> None:
             if client in readable:
                 with suppress(OSError):
                     words = client.recv(2048).decode().split()
+                    if not answered:
+                        print("answered", flush=True)
+                        answered = True
                     sent[int(words[4])][1:] = [time.monotonic(), words[0]]
             now = time.monotonic()
             if now >= following and not over:

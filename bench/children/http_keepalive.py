@@ -27,8 +27,13 @@ class Load:
     async def worker(self) -> None:
         """Use one connection after the other until no request is left."""
         while self.left > 0:
-            reader, writer = await asyncio.open_connection(self.proxy, self.port)
             self.seen["connections"] += 1
+            try:
+                reader, writer = await asyncio.open_connection(self.proxy, self.port)
+            except OSError as error:
+                self.left -= 1
+                self.seen[f"broken: {type(error).__name__}"] += 1
+                continue
             try:
                 while self.left > 0 and not reader.at_eof():
                     self.left -= 1
