@@ -216,7 +216,7 @@ def test_init_run_again_with_other_rules(lab: Lab, backend: str) -> None:
 #: How many reloads there are, and how many connections come and go while there are ten more. All that the issue asks
 #: for in one form, enough to see a fault that is not rare in the others: a reload of iptables takes ten times as long.
 LOAD = {("bridge", "nftables"): (1000, 20_000)}
-SOME_LOAD = (20, 1000)
+SOME_LOAD = (10, 1000)
 #: More than this is a leak: a kilobyte for each reload.
 GROWTH_MB = 1.0
 
@@ -228,7 +228,7 @@ def test_reloads_break_nothing_and_leave_nothing_behind(lab: Lab, backend: str, 
     router.start()
     reloads, connections = LOAD.get((lab.shape, backend), SOME_LOAD)
     texts = (FIRST, FIRST + "82 tcp 203.0.113.26 80\n", "80 tpc x\n")
-    for number in range(20):
+    for number in range(reloads // 50 + 5):
         router.reload(texts[number % 3])
     router.until(lambda: left(router)[1] == "", "no child is at work")
     before, resident = left(router), memory(router)
