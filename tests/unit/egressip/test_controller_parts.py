@@ -109,3 +109,18 @@ def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
     state = read_directory(tmp_path)
     assert state.assignment == {"a": ("192.0.2.45",)}
     assert state.assigned_without == ("b", "c")
+
+
+def test_a_node_that_flaps_for_an_hour_takes_addresses_twice() -> None:
+    nodes = watched()
+    rounds(nodes, 3, a=WELL, b=WELL)
+    lost = 0
+    online = True
+    for number in range(2 * 3600):
+        now = number / 2
+        rounds(nodes, 1, now, a=WELL if now % 20 < 15 else GONE, b=WELL)
+        lost += online and "a" in nodes.offline(now)
+        online = "a" not in nodes.offline(now)
+    assert lost == 2
+    rounds(nodes, 3, 3600, a=WELL, b=WELL)
+    assert "a" not in nodes.offline(3600 + MOST)
