@@ -69,8 +69,8 @@ QUESTION = Question(
         *(
             Check(
                 Ratio("rate", backend, LINEAR, 10_000, 10_000),
-                f"{backend}: ten times one rule a line, with 10,000",
-                at_least=10,
+                f"{backend}: three times one rule a line, with 10,000",
+                at_least=3,
             )
             for backend in BACKENDS
         ),
