@@ -70,7 +70,7 @@ def test_results_survive_their_file(results: Results, tmp_path: Path) -> None:
     path = tmp_path / "bench/results.json"
     results.write(path)
     assert Results.read(path) == results
-    lines = [line for line in path.read_text().splitlines() if "samples\": [ " in line]
+    lines = [line for line in path.read_text().splitlines() if 'samples": [ ' in line]
     assert len(lines) == 4, "a row of samples is a line"
     path.write_text(path.read_text().replace('"format": 1', '"format": 0'))
     with pytest.raises(ValueError, match="format 0"):
