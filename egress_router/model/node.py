@@ -34,6 +34,7 @@ NOT_OUTSIDE = {
 DROPS = {
     "no_way": "their namespace has no usable egress IP in that family",
     "no_connection": "a pod with egress IPs sent a packet of no connection, which nothing translates",
+    "late_reply": "a reply to a pod with egress IPs whose connection is gone, or a datagram to it from outside",
     "unknown_pod": "no object tells of the pod, or of its namespace",
     "wrong_source": "a connection that began with another source than its egress IP",
     "tunnel_stranger": "tunnel packets from a machine that is no node",

@@ -166,6 +166,10 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     mark of what is inside, and would be led to itself.
 
     Packets that belong to no connection (a late RST, say) are translated by nobody, so they are dropped at the door.
+
+    A late reply to a connection that was cut would make a connection the other way round, whose replies, the pod's own
+    packets, are translated by nobody. So nothing from outside opens a connection straight to such a pod, except a SYN
+    and an echo request, which are no replies.
     """
     unknown = "accept" if settings.pass_unknown else "counter name unknown_pod drop"
     # TCP headers without options take 20 bytes, IPv4 headers 20 and IPv6 headers 40.
@@ -204,11 +208,18 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     ip6 saddr @served6 accept
     counter name tunnel_untranslated drop
   }}
+  chain late {{
+    meta l4proto {{ icmp, icmpv6 }} accept
+    tcp flags & (syn | ack) == syn accept
+    counter name late_reply drop
+  }}
   chain arrive {{
     type filter hook prerouting priority mangle - 5; policy accept;
     iifname "{TUNNEL}" goto tunnelled
     ct state invalid,untracked ip saddr @egress4 ip daddr != @cluster4 counter name no_connection drop
     ct state invalid,untracked ip6 saddr @egress6 ip6 daddr != @cluster6 counter name no_connection drop
+    ct state new ip daddr @egress4 ip saddr != @cluster4 goto late
+    ct state new ip6 daddr @egress6 ip6 saddr != @cluster6 goto late
     ct state new iifname != "lo" ip daddr @held4 goto refuse
     ct state new iifname != "lo" ip6 daddr @held6 goto refuse
     ct direction original ip saddr @pods4 ip daddr != @cluster4 goto leave4

@@ -120,6 +120,44 @@ def test_packets_of_no_connection_stay_inside(cluster: EgressCluster) -> None:
         assert not capture.leaks(allowed={FIRST})
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
+def test_a_late_reply_turns_no_connection_round(cluster: EgressCluster, kind: socket.SocketKind) -> None:
+    """A reply that comes after its connection was cut must not make the pod's next packet a reply, untranslated."""
+    lab = cluster.lab
+    cluster.namespace("toto", FIRST)
+    cluster.holds(lab.nodes[1], FIRST)
+    client = cluster.pod("client", "toto", 0)
+    cluster.start()
+    cluster.settle()
+    with client.socket(socket.AF_INET, kind) as flow, lab.services.socket(socket.AF_INET, kind) as service:
+        service.bind((SERVICE, 8000))
+        if kind == socket.SOCK_STREAM:
+            service.listen()
+        flow.settimeout(2)
+        service.settimeout(2)
+        flow.connect((SERVICE, 8000))
+        flow.send(b"question")
+        if kind == socket.SOCK_STREAM:
+            service, peer = service.accept()
+            service.settimeout(2)
+            assert service.recv(100) == b"question"
+        else:
+            _, peer = service.recvfrom(100)
+            service.connect(peer)
+        assert peer[0] == FIRST
+        service.send(b"one")
+        assert flow.recv(100) == b"one"
+        with lab.capture() as capture:
+            lab.nodes[0].run(["conntrack", "-D", "--orig-src", str(client.addresses[4])])
+            service.send(b"two")
+            cluster.until(lambda: cluster.ask(lab.nodes[0])["dropped_packets"].get("late_reply", 0) > 0)
+            flow.send(b"again")
+            assert service.recv(100) == b"again"
+            assert capture.outgoing()
+            assert not capture.leaks(allowed={FIRST})
+        service.close()
+
+
 @pytest.mark.parametrize("world", WORLDS[1:], ids=str)
 def test_a_conflict_drops_and_heals(cluster: EgressCluster) -> None:
     lab = cluster.lab
