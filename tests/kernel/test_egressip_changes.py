@@ -29,6 +29,7 @@ def test_a_changed_host_ip_moves_the_claim(two_holders: EgressCluster) -> None:
         cluster.until(lambda: FIRST not in node.ip("-4 addr show dev eth0"))
         assert "192.0.2.22 is not an address of this machine" in str(cluster.ask(node)["problems"])
         node.add_addresses(["192.0.2.22"])
+        cluster.namespace("other")  # a change is looked at now, an address that comes within five seconds
         assert cluster.agents[node.name].wait(10) == 75
         cluster.start(node)
         cluster.until(lambda: FIRST in node.ip("-4 addr show dev eth0"))

@@ -37,10 +37,10 @@ def test_an_address_is_probed_then_announced_and_answered_in_one_place(two_holde
         assert max(p.time for p in solicited) < min(p.time for p in advertised)
         assert len(advertised) >= 3
         capture.clear()
-        assert lab.gateway.run(["arping", "-c", "3", "-w", "3", "-I", "eth0", FIRST]).returncode == 0
+        assert lab.gateway.run(["arping", "-c", "2", "-w", "2", "-I", "eth0", FIRST]).returncode == 0
         assert {str(mac) for mac in capture.owners(FIRST)} == {holder.mac("eth0")}
     pod = cluster.pod("pod", "toto", 1)
-    asking = ["arping", "-c", "2", "-w", "2", "-f", "-I", "eth0"]
+    asking = ["arping", "-c", "2", "-w", "1", "-f", "-I", "eth0"]
     assert pod.run([*asking, str(holder.addresses[4])], check=False).returncode == 0, "positive control"
     assert pod.run([*asking, FIRST], check=False).returncode != 0, "it is answered on the outside interface only"
     shown = holder.ip("-4 addr show dev eth0")
