@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.load import CHILDREN, SERVICE
 from egress_router.lab import Host, Lab
+from egress_router.lab.process import end
 from tests.kernel.egress_cluster import EgressCluster
 
 IPS = ("192.0.2.45", "192.0.2.54")
@@ -53,12 +54,21 @@ class Moving:
             lambda: self.cluster.ask(self.holder, "drain"), lambda: self.cluster.ask(self.holder, "undrain")
         )
 
-    def _watch(self, leave: Callable[[], object], come_back: Callable[[], object]) -> dict[str, float]:
+    def _sender(self) -> subprocess.Popen[str]:
+        """Start datagrams whose flow leaves with the first address. Raises TimeoutError when none does."""
         command = [sys.executable, "-I", "-S", str(CHILDREN / "datagrams.py"), SERVICE, str(PORT), str(EVERY)]
-        sender = self.client.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert sender.stdout is not None
-        if not select.select([sender.stdout], [], [], 10)[0] or sender.stdout.readline() != "answered\n":
-            raise TimeoutError(f"{SERVICE} answers nobody:\n{self.cluster.text()[-2000:]}")
+        for _ in range(10):
+            sender = self.client.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            assert sender.stdout is not None
+            if select.select([sender.stdout], [], [], 10)[0] and sender.stdout.readline().strip() == self.first:
+                return sender
+            # A flow that began while the address came back stays where it began.
+            end(sender)
+            time.sleep(0.5)
+        raise TimeoutError(f"no flow leaves with {self.first}:\n{self.cluster.text()[-2000:]}")
+
+    def _watch(self, leave: Callable[[], object], come_back: Callable[[], object]) -> dict[str, float]:
+        sender = self._sender()
         time.sleep(0.2)
         with self.lab.capture() as capture:
             began = time.monotonic()
@@ -82,8 +92,8 @@ def figures(seen: list[tuple[float, float | None, str]], began: float, first: st
     answered = [(answer, source) for _, answer, source in seen if answer is not None]
     if not any(answer < began and source == first for answer, source in answered):
         raise ValueError("nothing was answered before the change")
-    end = seen[-1][0]
-    times = [*sorted(answer for answer, _ in answered), end]
+    last = seen[-1][0]
+    times = [*sorted(answer for answer, _ in answered), last]
     silent = max(later - earlier for earlier, later in pairwise(times))
-    moved = min((answer for answer, source in answered if source != first), default=end) - began
+    moved = min((answer for answer, source in answered if source != first), default=last) - began
     return {"moved": moved, "silent": silent, "lost": float(sum(answer is None for _, answer, _ in seen))}

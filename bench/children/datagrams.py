@@ -1,7 +1,7 @@
 """Sends numbered datagrams at a steady pace, whatever comes back, until standard input closes.
 
-``datagrams.py ADDRESS PORT INTERVAL-SECONDS``. The echo server's answer begins with the source that it saw. Prints a
-line "answered" with the first answer, and at the end one JSON list of [time sent, time answered or null, source or ""];
+``datagrams.py ADDRESS PORT INTERVAL-SECONDS``. The echo server's answer begins with the source that it saw. Prints that
+source with the first answer, and at the end one JSON list of [time sent, time answered or null, source or ""];
 times are those of time.monotonic(), the same for all processes.
 """
 
@@ -32,7 +32,7 @@ def main(address: str, port: int, every: float) -> None:
                 with suppress(OSError):
                     words = client.recv(2048).decode().split()
                     if not answered:
-                        print("answered", flush=True)
+                        print(words[0], flush=True)
                         answered = True
                     sent[int(words[4])][1:] = [time.monotonic(), words[0]]
             now = time.monotonic()
