@@ -129,19 +129,20 @@ def test_a_late_reply_turns_no_connection_round(cluster: EgressCluster, kind: so
     client = cluster.pod("client", "toto", 0)
     cluster.start()
     cluster.settle()
-    with client.socket(socket.AF_INET, kind) as flow, lab.services.socket(socket.AF_INET, kind) as service:
-        service.bind((SERVICE, 8000))
+    with client.socket(socket.AF_INET, kind) as flow, lab.services.socket(socket.AF_INET, kind) as door:
+        door.bind((SERVICE, 8000))
         if kind == socket.SOCK_STREAM:
-            service.listen()
+            door.listen()
         flow.settimeout(2)
-        service.settimeout(2)
+        door.settimeout(2)
         flow.connect((SERVICE, 8000))
         flow.send(b"question")
         if kind == socket.SOCK_STREAM:
-            service, peer = service.accept()
+            service, peer = door.accept()
             service.settimeout(2)
             assert service.recv(100) == b"question"
         else:
+            service = door
             _, peer = service.recvfrom(100)
             service.connect(peer)
         assert peer[0] == FIRST
