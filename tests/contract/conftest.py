@@ -25,10 +25,15 @@ class Backend:
 
     def call(self, method: str, *arguments: object) -> Any:
         """Call a method of the backend; what it raises is raised here."""
-        result = self._drive("driver", (self.name, method, arguments))
-        if isinstance(result, EgressRouterError):
-            raise result
-        return result
+        return self.calls((method, *arguments))[0]
+
+    def calls(self, *calls: tuple[object, ...]) -> list[Any]:
+        """Make several calls, each a method and its arguments, in one process."""
+        results: list[Any] = self._drive("driver", (self.name, calls))
+        for result in results:
+            if isinstance(result, EgressRouterError):
+                raise result
+        return results
 
     def stay(self, translation: Translation, commands: Sequence[str]) -> list[tuple[list[str], list[str], list[str]]]:
         """Have the backend of a process that stays mend what ``commands`` do; see tests.contract.staying_driver."""

@@ -1,6 +1,7 @@
-"""Runs one method of a NAT backend in the network namespace that it is started in.
+"""Runs methods of a NAT backend in the network namespace that it is started in.
 
-Standard input: a pickled (backend, method, arguments). Standard output: the pickled result, or error.
+Standard input: a pickled (backend, [(method, *arguments), …]). Standard output: the pickled results, or errors.
+Each call has a backend of its own, as if it were another process's.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from egress_router.kernel.nat import choose_backend
 from egress_router.model.router import Backend
 
 if __name__ == "__main__":
-    name, method, arguments = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the test that started us
-    try:
-        result = getattr(choose_backend(Backend(name)), method)(*arguments)
-    except EgressRouterError as error:
-        result = error
-    sys.stdout.buffer.write(pickle.dumps(result))
+    name, calls = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the test that started us
+    results = []
+    for method, *arguments in calls:
+        try:
+            results.append(getattr(choose_backend(Backend(name)), method)(*arguments))
+        except EgressRouterError as error:
+            results.append(error)
+    sys.stdout.buffer.write(pickle.dumps(results))

@@ -69,3 +69,12 @@ def test_the_reader_goes_away() -> None:
     finally:
         os.close(write_end)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_router_without_names_has_nothing_of_dns_in_memory() -> None:
+    """dnspython is some 4 MB of 40."""
+    code = "import sys, egress_router.runtime.run\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "egress_router.runtime.names" in loaded
+    assert {"dns", "egress_router.names.lookup", "idna"}.isdisjoint(loaded)

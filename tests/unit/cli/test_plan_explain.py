@@ -109,6 +109,28 @@ def test_explain_without_a_protocol_tells_all(cli: CommandLine) -> None:
     }
 
 
+def test_names_are_shown_and_not_looked_up(cli: CommandLine) -> None:
+    text = "443 tcp api.example.com 8443\nfallback.example.com"
+    env = {**ROUTER, "EGRESS_ROUTER_MODE": "legacy", "EGRESS_DESTINATION": text}
+    told = cli("explain", "443/tcp", env=env)
+    assert (told.status, told.err) == (0, "")
+    assert told.out.startswith(
+        'IPv4 tcp port 443: line 1 "443 tcp api.example.com 8443" sends it to one of the IPv4 addresses of '
+        "api.example.com, port 8443 ("
+    )
+    assert told.out.endswith("leaving with 192.0.2.46 by 192.0.2.1\n")
+    row = cli("explain", "53/udp", "-o", "json", env=env).json[0]
+    assert (row["line"], row["name"], row["address"], row["to_port"]) == (2, "fallback.example.com", None, 53)
+    plan = cli("plan", "--pod", "sample", env=env)
+    assert "line 1: 443 tcp api.example.com 8443, every address of api.example.com, as `egress-router run`" in plan.out
+    found = cli("plan", "--pod", "sample", "-o", "json", env=env).json["destinations"]
+    assert [item["name"] for item in found] == ["api.example.com", "fallback.example.com"]
+    assert "2 redirect rules; ok" in cli("check", env=env).out
+    refused = cli("check", env={**env, "EGRESS_ROUTER_MODE": "init"})
+    assert refused.status == 78
+    assert "`egress-router run` takes names" in refused.err
+
+
 def test_explain_says_what_is_refused(cli: CommandLine) -> None:
     result = cli("explain", "81/tcp", env={**ROUTER, "EGRESS_DESTINATION": "80 tcp 203.0.113.25"})
     assert result.out == "IPv4 tcp port 81: no line claims it and there is no fallback: refused\n"
