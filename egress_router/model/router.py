@@ -176,6 +176,11 @@ class Ruleset:
         return claims + self.named
 
     @property
+    def addressed(self) -> bool:
+        """Whether there are rules with an address."""
+        return bool(self.redirects or self.fallbacks)
+
+    @property
     def names(self) -> tuple[HostName, ...]:
         """Every name, once."""
         last = () if self.named_fallback is None else (self.named_fallback.name,)

@@ -46,7 +46,7 @@ class LiveRouter:
         self.state = state
         self.lock = threading.Lock()
         self._answers: dict[HostName, tuple[Address, ...]] = {}
-        state.follow(config.rules.names)
+        state.follow(config.rules.names, only=not config.rules.addressed)
 
     def reload(self) -> None:
         """Read the destinations anew and put them in place; when they cannot be used the old ones stay."""
@@ -65,7 +65,7 @@ class LiveRouter:
             self.state.reload_error = str(error)
             LOGGER.error("reload refused, the destinations in force stay: %s", error)
             return
-        self.state.follow(rules.names)
+        self.state.follow(rules.names, only=not rules.addressed)
         self.state.reloads += 1
         self.state.reload_error = ""
         self.state.last_reload = time.time()

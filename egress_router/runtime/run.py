@@ -58,7 +58,7 @@ def run_router(env: Mapping[str, str]) -> int:
             "/metrics": MetricsPage(RouterCollector(live)),
             "/status": json_page(lambda: state.as_json(time.monotonic())),
         }
-        EndpointServer(run.router.health_port, state, pages).start()
+        EndpointServer(run.router.health_port, state, pages, remarks=state.remarks).start()
     port = run.router.health_port
     LOGGER.info("staying until SIGTERM; health on port %s", "none" if port is None else port)
     return Loop(run, live, watch).run()

@@ -23,6 +23,11 @@ class NameState:
     problem: str = "not looked up yet"
     failures: int = 0
 
+    @property
+    def new(self) -> bool:
+        """Whether no look-up has ended yet."""
+        return self.answered is None and not self.failures
+
 
 @dataclass(slots=True)
 class State:
@@ -39,6 +44,7 @@ class State:
     gateways: dict[Address, Reachability] = field(default_factory=dict)
     checks: dict[Check, Reachability] = field(default_factory=dict)
     names: dict[HostName, NameState] = field(default_factory=dict)
+    only_names: bool = False
     conflicts: dict[Address, tuple[str, float]] = field(default_factory=dict)
     conflicts_seen: int = 0
     repairs: int = 0
@@ -47,8 +53,9 @@ class State:
     last_reload: float | None = None
     reload_error: str = ""
 
-    def follow(self, names: Iterable[HostName]) -> None:
-        """Know ``names`` and no others; what is known about them stays."""
+    def follow(self, names: Iterable[HostName], *, only: bool) -> None:
+        """Know ``names`` and no others; what is known about them stays. ``only``: there are no other destinations."""
+        self.only_names = only
         self.names = {name: self.names.get(name, NameState()) for name in names}
 
     def reasons(self, now: float) -> list[str]:
@@ -69,17 +76,28 @@ class State:
         for check, reached in list(self.checks.items()):
             if not reached.up:
                 found.append(f"{check} does not accept connections")
-        for name, item in list(self.names.items()):
-            if not item.addresses:
-                found.append(f"{name} has no address: {item.problem}; what is sent to it is dropped")
+        known = list(self.names.values())
+        if known and self.only_names and not any(item.addresses for item in known):
+            found.append("no destination has an address")
+        elif self.last_reload is None and any(item.new for item in known):
+            # At the start alone: a list that gets a name later must not take the other destinations out of service.
+            found.append("names are looked up for the first time")
         return found
+
+    def remarks(self) -> list[str]:
+        """Return what is wrong with some destinations and leaves the others as they are, a sentence each."""
+        return [
+            f"{name} has no address: {item.problem}; what is sent to it is dropped"
+            for name, item in list(self.names.items())
+            if not item.addresses
+        ]
 
     def as_json(self, now: float) -> dict[str, Any]:
         """Return the state as plain values; ``now`` is time.monotonic()."""
         reasons = self.reasons(now)
         return {
             "ready": not reasons,
-            "reasons": reasons,
+            "reasons": [*reasons, *self.remarks()],
             "link_up": self.carrier,
             "gateways": {str(address): bool(gateway.up) for address, gateway in list(self.gateways.items())},
             "checks": {str(check): bool(reached.up) for check, reached in list(self.checks.items())},

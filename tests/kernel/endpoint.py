@@ -30,6 +30,11 @@ class Endpoint:
     def ready(self) -> bool:
         return self.get("/readyz") == (200, "ready\n")
 
+    def remarks(self, text: str) -> bool:
+        """Whether it is ready, and says ``text`` besides."""
+        status, body = self.get("/readyz")
+        return status == 200 and text in body
+
     def unready(self, text: str) -> bool:
         status, body = self.get("/readyz")
         return status == 503 and text in body

@@ -15,7 +15,7 @@ import pytest
 from egress_router.lab import Lab, NoReply
 from tests.kernel.live import LiveRouter
 from tests.kernel.router import SOURCE4, SOURCE6, assert_answered_by, assert_no_leak
-from tests.kernel.test_run_health import at, ready, unready
+from tests.kernel.test_run_health import at, ready
 from tests.kernel.test_run_reload import Talk
 
 pytestmark = pytest.mark.root
@@ -113,7 +113,7 @@ def test_dns_gone_and_back(lab: Lab, backend: str, tmp_path: Path) -> None:
         router.start()
         assert time.monotonic() - began < 5, "the start does not wait for DNS"
         assert_answered_by(router.tcp(80), SOURCE4, ONE, 80)
-        router.until(lambda: unready(router, "api.example.com has no address: "), "the name makes it unready")
+        router.until(lambda: at(router).remarks("api.example.com has no address: "), "the name is told")
         with pytest.raises(NoReply) as silent:
             router.tcp(443, timeout=0.5)
         assert silent.value.reason == "timeout"
@@ -127,7 +127,7 @@ def test_dns_gone_and_back(lab: Lab, backend: str, tmp_path: Path) -> None:
         time.sleep(1.5)
         assert_answered_by(router.tcp(443), SOURCE4, TWO, 443)
         assert ready(router)
-        router.until(lambda: unready(router, "api.example.com has no address: "), "the bound is reached")
+        router.until(lambda: at(router).remarks("api.example.com has no address: "), "the bound is reached")
         router.logged("no address serves")
         with pytest.raises(NoReply):
             router.tcp(443, timeout=0.5)

@@ -38,20 +38,24 @@ def test_the_state_after_look_ups() -> None:
     assert after(state, (), belief(ip_address("127.0.0.1"))).problem == "no address of the answer may be used"
 
 
-def test_a_name_without_an_address_makes_the_router_unready_and_says_why() -> None:
+def test_a_name_without_an_address_is_told_and_takes_no_other_destination_out_of_service() -> None:
     state = State("macvlan0", 0.0)
-    state.follow([API, WEB])
+    state.follow([API, WEB], only=True)
+    assert state.reasons(20) == ["no destination has an address"]
     state.names[API] = NameState((ONE,), 10, "SERVFAIL", 1)
-    (reason,) = state.reasons(20)
-    assert reason.startswith("web.example.com has no address: not looked up yet")
+    assert state.reasons(20) == ["names are looked up for the first time"]
+    state.names[WEB] = NameState((), None, "SERVFAIL", 1)
+    assert state.reasons(20) == []
+    (remark,) = state.remarks()
+    assert remark == "web.example.com has no address: SERVFAIL; what is sent to it is dropped"
     assert state.as_json(20)["names"]["api.example.com"] == {
         "addresses": ["203.0.113.25"],
         "answer_age": 10,
         "problem": "SERVFAIL",
         "failures": 1,
     }
-    state.follow([API])
-    assert state.reasons(20) == []
+    state.follow([API], only=True)
+    assert (state.reasons(20), state.remarks()) == ([], [])
     assert state.names[API].addresses == (ONE,), "what is known of a name that stays is kept"
 
 
@@ -68,7 +72,7 @@ class Later:
 @pytest.mark.parametrize("gone", [False, True])
 def test_answers_are_put_in_place_in_bunches_and_told_afterwards(gone: bool) -> None:
     state = State("macvlan0", 0.0)
-    state.follow([API, WEB])
+    state.follow([API, WEB], only=True)
     told: list[tuple[Answers, set[HostName]]] = []
 
     def changed(answers: Answers, names: Collection[HostName]) -> None:
@@ -83,7 +87,7 @@ def test_answers_are_put_in_place_in_bunches_and_told_afterwards(gone: bool) -> 
     names._learnt(API, (ONE, TWO), belief(ONE, TWO))
     names._learnt(HostName("gone.example.com"), (TWO,), belief(TWO))
     if gone:
-        state.follow([API])
+        state.follow([API], only=True)
     (put,) = loop.actions
     put()
     assert told == [({API: (ONE, TWO), WEB: (TWO,)}, {API, WEB})]
