@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from egress_router.errors import PlatformError, StateMismatch
@@ -66,8 +67,11 @@ class Tables:
         attempt = 0
         while True:
             attempt += 1
+            # The lock is for the commit alone, unless others were faster twice: they wait then from our reading on.
+            whole = attempt > 2
             try:
-                return self._apply(table, partial=partial)
+                with xtables_lock() if whole else nullcontext():
+                    return self._apply(table, nullcontext if whole else xtables_lock, partial=partial)
             except self._iptc.IPTCError as error:
                 if attempt == ATTEMPTS or "unavailable" not in str(error):
                     raise PlatformError(f"iptables table {table.name} ({self._family}): {error}") from error
@@ -186,7 +190,7 @@ class Tables:
     def _built_in(self, handle: Any) -> list[str]:
         return [name for name in _BUILT_IN if handle.is_chain(name)]
 
-    def _apply(self, table: IptTable, *, partial: bool) -> bool:
+    def _apply(self, table: IptTable, lock: Callable[[], AbstractContextManager[None]], *, partial: bool) -> bool:
         handle = self._open(table.name)
         own = list(table.chains) if partial else self._own_chains(handle)
         for name in table.chains:
@@ -212,7 +216,7 @@ class Tables:
         if not stale and not extra and hooks_right and not set(table.chains) - set(own):
             return False
         self._write(handle, table, (stale, extra), (kept, moved), hooks_right)
-        with xtables_lock():
+        with lock():
             handle.commit()
         return True
 

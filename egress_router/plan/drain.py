@@ -8,7 +8,7 @@ from egress_router.model.connection import Connection
 from egress_router.model.router import Protocol
 
 #: A UDP flow has no end; it counts as over when no packet of it came for so long.
-QUIET_SECONDS = 2.0
+QUIET_SECONDS = 3.0
 #: The kernel tells whole seconds until it forgets a flow, and moves that only when it is worth it.
 _ROUNDING_SECONDS = 1.5
 

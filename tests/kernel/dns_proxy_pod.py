@@ -23,11 +23,11 @@ ANY_USER = ["setpriv", "--reuid=1000680000", "--regid=0", "--clear-groups", "--b
 #: users, such as /root), everything read-only except the files of the test and /run/egress-router.
 CONTAINER = """
 set -e
-for name in base packages code; do mkdir -p "$1/image/$name"; done
+for name in base packages code/egress_router; do mkdir -p "$1/image/$name"; done
 mount --make-rprivate /
 mount --bind "$2" "$1/image/base"
 mount --bind "$3" "$1/image/packages"
-mount --bind "$4" "$1/image/code"
+mount --bind "$4/egress_router" "$1/image/code/egress_router"
 mount --bind "$1/run" /run/egress-router
 mount -o remount,ro,bind /
 cd "$1/image/code"

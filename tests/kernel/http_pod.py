@@ -27,10 +27,10 @@ CONTAINER = """
 set -e
 mount --make-rprivate /
 mount --bind "$1/shm" /dev/shm
-for name in base packages code; do mkdir -p "$1/image/$name"; done
+for name in base packages code/egress_router; do mkdir -p "$1/image/$name"; done
 mount --bind "$2" "$1/image/base"
 mount --bind "$3" "$1/image/packages"
-mount --bind "$4" "$1/image/code"
+mount --bind "$4/egress_router" "$1/image/code/egress_router"
 export PYTHONPATH="$1/image/packages:$1/image/code"
 # An interpreter that is linked with a libpython of its own would take the system's where its own is out of reach.
 export LD_LIBRARY_PATH="$1/image/base/lib"
