@@ -25,7 +25,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Events come in bunches; this much later the bunch is there.
 DEBOUNCE_SECONDS = 0.003
 #: Legacy iptables has no events; a look at its sizes costs microseconds.
-TABLES_SECONDS = 0.04
+TABLES_SECONDS = 0.06
 FILE_SECONDS = 0.25
 TURN_SECONDS = 1.0
 RETRY_SECONDS = 2.0
