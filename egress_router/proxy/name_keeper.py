@@ -51,7 +51,7 @@ class NameKeeper:
     def wait(self, names: Sequence[HostName], seconds: float) -> bool:
         """Wait until each of ``names`` was looked up once, for at most ``seconds``; return whether they were."""
         with self._changed:
-            return self._changed.wait_for(lambda: all(name in self._addresses for name in names), seconds)
+            return self._changed.wait_for(lambda: self.looked_up(names), seconds)
 
     def known(self) -> dict[HostName, tuple[Address, ...]]:
         """Return the addresses that should serve now, by name."""

@@ -7,33 +7,22 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from egress_router.lab import Host, Lab, NoReply
+from tests.kernel.image_view import ARGUMENTS, SEE_IMAGE
 
 ROOT = Path(__file__).parents[2]
 SOURCE = {4: "192.0.2.46", 6: "2001:db8:2::46"}
 #: Any user with group 0 and no capability at all, as OpenShift runs containers.
 ANY_USER = ["setpriv", "--reuid=1000680000", "--regid=0", "--clear-groups", "--bounding-set=-all", "--no-new-privs"]
-#: A container's view: Python, its packages and ours below $1 (they may stand in a directory that is closed to other
-#: users, such as /root), everything read-only except the files of the test and /run/egress-router.
-CONTAINER = """
-set -e
-for name in base packages code/egress_router; do mkdir -p "$1/image/$name"; done
-mount --make-rprivate /
-mount --bind "$2" "$1/image/base"
-mount --bind "$3" "$1/image/packages"
-mount --bind "$4/egress_router" "$1/image/code/egress_router"
+#: Everything is read-only except the files of the test and /run/egress-router.
+CONTAINER = f"""{SEE_IMAGE}
 mount --bind "$1/run" /run/egress-router
 mount -o remount,ro,bind /
-cd "$1/image/code"
-export PYTHONPATH="$1/image/packages:$1/image/code"
-# An interpreter that is linked with a libpython of its own would take the system's where its own is out of reach.
-export LD_LIBRARY_PATH="$1/image/base/lib"
 python="$1/image/base/bin/python3"
 shift 4
 exec "$@" "$python" -m egress_router dns-proxy
@@ -41,7 +30,6 @@ exec "$@" "$python" -m egress_router dns-proxy
 #: How it looks when the proxy accepts a connection and has no server for it; a matter of timing.
 CLOSED = ("closed", "reset", "unreachable")
 PYTHON = [sys.executable, "-m", "egress_router"]
-PACKAGES = sysconfig.get_paths()["purelib"]
 READY = "haproxy generation 1 is in force"
 
 
@@ -100,7 +88,7 @@ class DnsProxyPod:
         run.mkdir(exist_ok=True)
         Path("/run/egress-router").mkdir(exist_ok=True)
         run.chmod(0o777)
-        container = ["sh", "-c", CONTAINER, "container", str(self.directory), sys.base_prefix, PACKAGES, str(ROOT)]
+        container = ["sh", "-c", CONTAINER, "container", str(self.directory), *ARGUMENTS]
         with (self.directory / "stdout").open("ab") as out, (self.directory / "stderr").open("ab") as err:
             self.process = self.router.popen([*container, *ANY_USER], env=self.env, stdout=out, stderr=err)
         if wait:

@@ -21,6 +21,7 @@ SERVICE6 = "2001:db8:113::25"
 
 #: The egress IPs of ``two_holders``, on the second and third node.
 FIRST, SECOND = "192.0.2.45", "192.0.2.54"
+FIRST6, SECOND6 = "2001:db8:2::45", "2001:db8:2::54"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping
@@ -18,28 +16,16 @@ from typing import Any
 
 from egress_router.lab import Lab
 from egress_router.lab.host import Host
+from tests.kernel.image_view import ARGUMENTS, SEE_IMAGE
 
 PORT = 8080
-#: Any user, group 0, no capability, nothing can give one back.
-#: What a container sees: Python, its packages and our code at $1/image (they may stand in a directory that is closed to
-#: other users, such as /root), and a /dev/shm of the pod's own.
-CONTAINER = """
-set -e
-mount --make-rprivate /
+#: A pod has a /dev/shm of its own, which outlives its containers.
+CONTAINER = f"""{SEE_IMAGE}
 mount --bind "$1/shm" /dev/shm
-for name in base packages code/egress_router; do mkdir -p "$1/image/$name"; done
-mount --bind "$2" "$1/image/base"
-mount --bind "$3" "$1/image/packages"
-mount --bind "$4/egress_router" "$1/image/code/egress_router"
-export PYTHONPATH="$1/image/packages:$1/image/code"
-# An interpreter that is linked with a libpython of its own would take the system's where its own is out of reach.
-export LD_LIBRARY_PATH="$1/image/base/lib"
-cd "$1/image/code"
 shift 4
 exec "$@"
 """
-PACKAGES = sysconfig.get_paths()["purelib"]
-CODE = str(Path(__file__).parents[2])
+#: Any user, group 0, no capability, nothing can give one back.
 RESTRICTED = ["setpriv", "--reuid=1000730000", "--regid=0", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
 
 
@@ -82,7 +68,7 @@ class Proxy:
         else:
             variables["EGRESS_HTTP_PROXY_DESTINATION"] = policy
         variables |= env or {}
-        pod = ["unshare", "--mount", "sh", "-c", CONTAINER, "sh", str(self.work), sys.base_prefix, PACKAGES, CODE]
+        pod = ["unshare", "--mount", "sh", "-c", CONTAINER, "sh", str(self.work), *ARGUMENTS]
         python = str(self.work / "image/base/bin/python3")
         command = [*pod, *(prefix or []), *become, python, "-m", "egress_router", "http-proxy"]
         with self.out.open("w") as out, self.err.open("w") as err:

@@ -13,7 +13,9 @@ from egress_router.lab import LAN, PODS, Host, Lab, NoReply, Packet
 from egress_router.render.node_guard import guard_script
 from tests.kernel.egress_cluster import (
     FIRST,
+    FIRST6,
     SECOND,
+    SECOND6,
     SERVICE,
     SERVICE6,
     WORLDS,
@@ -24,8 +26,6 @@ from tests.kernel.egress_cluster import (
 )
 
 pytestmark = pytest.mark.root
-
-FIRST6, SECOND6 = "2001:db8:2::45", "2001:db8:2::54"
 
 
 def wipe(node: Host) -> None:

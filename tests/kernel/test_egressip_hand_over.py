@@ -9,6 +9,7 @@ import pytest
 
 from tests.kernel.egress_cluster import (
     FIRST,
+    FIRST6,
     SECOND,
     SERVICE,
     SERVICE6,
@@ -20,8 +21,6 @@ from tests.kernel.egress_cluster import (
 )
 
 pytestmark = pytest.mark.root
-
-FIRST6 = "2001:db8:2::45"
 
 
 def test_drain_loses_nothing(two_holders: EgressCluster) -> None:

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from egress_router.lab import Host, Lab
-from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, WORLDS, EgressCluster, World, talking
+from tests.kernel.egress_cluster import FIRST, FIRST6, SECOND, SERVICE, WORLDS, EgressCluster, World, talking
 
 pytestmark = pytest.mark.root
 
-FIRST6 = "2001:db8:2::45"
 Heard = list[tuple[float, str]]
 
 

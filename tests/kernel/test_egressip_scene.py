@@ -12,11 +12,10 @@ import pytest
 
 from egress_router.lab import Lab, NoReply
 from tests.figures import check as check_figures
-from tests.kernel.egress_cluster import SERVICE, SERVICE6, EgressCluster, talking
+from tests.kernel.egress_cluster import FIRST, FIRST6, SECOND, SECOND6, SERVICE, SERVICE6, EgressCluster, talking
 
 pytestmark = pytest.mark.root
 
-FIRST, SECOND, FIRST6, SECOND6 = "192.0.2.45", "192.0.2.54", "2001:db8:2::45", "2001:db8:2::54"
 NODES = {"192.0.2.11", "192.0.2.12", "192.0.2.13"}
 
 

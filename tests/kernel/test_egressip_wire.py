@@ -8,11 +8,9 @@ from ipaddress import ip_address
 import pytest
 
 from egress_router.lab import NoReply
-from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, SERVICE6, WORLDS, EgressCluster, World
+from tests.kernel.egress_cluster import FIRST, FIRST6, SECOND, SERVICE, SERVICE6, WORLDS, EgressCluster, World
 
 pytestmark = pytest.mark.root
-
-FIRST6 = "2001:db8:2::45"
 
 
 @pytest.mark.parametrize("world", WORLDS[:1], ids=str)
