@@ -1,10 +1,11 @@
 """Requests a second through Squid by size of the policy: ours beside upstream's form, in one run.
 
-    python bench/http_policy.py [SECONDS [LINES REQUEST]]   (root, from the repository's root)
+    python bench/http_policy.py [SECONDS [LINES REQUEST [WORKERS]]]   (root, from the repository's root)
 
 LINES: names, addresses or mixed. REQUEST: name or literal, which the last line allows, or denied, a name that no line
 allows. Without them the pairs of KINDS, one after the other (about five minutes with SECONDS 1). Upstream's form is
-what OpenShift's image writes: one ACL and one rule a line. 32 kept-alive connections; each figure is the median of
+what OpenShift's image writes: one ACL and one rule a line, for one Squid; ours is run by as many as the entry point
+would start (WORKERS). 32 kept-alive connections; each figure is the median of
 TURNS turns; the forms take turns, so that what else the machine does meets all of them. Client, Squid and origin talk
 over the loopback of one pod: on a path through nodes and a gateway the kernel's share of a request, which no policy
 changes, is larger, and differences seem smaller. The origin is a small epoll server, faster than Squid.
@@ -28,6 +29,7 @@ from egress_router.lab import Lab
 from egress_router.lab.host import Host
 from egress_router.model.http_policy import HttpSettings
 from egress_router.plan.http_compile import compile_policy
+from egress_router.proxy.processors import default_workers
 from egress_router.render.squid import SquidPlace, render_squid
 from egress_router.render.squid_errors import error_pages
 
@@ -100,10 +102,16 @@ def upstream(lines: list[str], port: int, directory: str) -> dict[str, str]:
 
 
 class Form:
-    """One Squid with one policy."""
+    """One Squid with one policy, or several that share a port as the proxy's workers do."""
 
     def __init__(
-        self, pod: Host, title: str, write: Callable[[list[str], int, str], dict[str, str]], lines: list[str], port: int
+        self,
+        pod: Host,
+        title: str,
+        write: Callable[[list[str], int, str], dict[str, str]],
+        lines: list[str],
+        port: int,
+        processes: int = 1,
     ) -> None:
         self.title, self.port = title, port
         self.directory = Path(tempfile.mkdtemp(prefix="egress-bench-"))
@@ -111,9 +119,12 @@ class Form:
         for name, text in write(lines, port, str(self.directory)).items():
             (self.directory / name).parent.mkdir(exist_ok=True)
             (self.directory / name).write_text(text)
-        service = f"egressbench{port}"
-        command = ["setpriv", "--reuid=1234", "--regid=0", "--clear-groups", "squid", "-N", "-n", service]
-        self.process = pod.popen([*command, "-f", str(self.directory / "squid.conf")], stderr=subprocess.DEVNULL)
+        command = ["setpriv", "--reuid=1234", "--regid=0", "--clear-groups", "squid", "-N"]
+        command += ["-f", str(self.directory / "squid.conf"), "-n"]
+        self.processes = [
+            pod.popen([*command, f"egressbench{port}w{number}"], stderr=subprocess.DEVNULL)
+            for number in range(processes)
+        ]
         self.rates: list[float] = []
         self.capacities: list[float] = []
 
@@ -135,20 +146,22 @@ class Form:
         self.capacities.append(int(total[1]) / used)
 
     def processor_seconds(self) -> float:
-        """Return what Squid has used of a processor."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Return what its Squids have used of processors."""
+        stats = (Path(f"/proc/{process.pid}/stat").read_text() for process in self.processes)
+        fields = [stat.rsplit(")", 1)[1].split() for stat in stats]
+        return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
 
     def end(self) -> None:
-        """End Squid and remove its files."""
-        self.process.kill()
-        self.process.wait()
+        """End its Squids and remove their files."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
         subprocess.run(["rm", "-rf", str(self.directory)], check=False)
         for stale in Path("/dev/shm").glob("egressbench*"):  # noqa: S108
             stale.unlink()
 
 
-def measure(seconds: int, kind: str, request: str) -> list[Form]:
+def measure(seconds: int, kind: str, request: str, workers: int) -> list[Form]:
     """Measure all forms and sizes with one kind of lines and requests."""
     with Lab(nodes=1, shape="bridge") as lab:
         pod = lab.pod("router")
@@ -156,15 +169,15 @@ def measure(seconds: int, kind: str, request: str) -> list[Form]:
         lab.dns.set(ASKED, A=[ORIGIN_ADDRESS], ttl=3600)
         origin = pod.popen([sys.executable, "-c", ORIGIN, ORIGIN_ADDRESS])
         forms = [
-            Form(pod, f"{who:8} {count:6} lines", write, lines_of(kind, count, request), 20000 + at)
-            for at, (who, write, count) in enumerate(
+            Form(pod, f"{who:8} {count:6} lines", write, lines_of(kind, count, request), 20000 + at, processes)
+            for at, (who, write, count, processes) in enumerate(
                 [
-                    ("ours", ours, 1),
-                    ("ours", ours, 5000),
-                    ("ours", ours, 10000),
-                    ("upstream", upstream, 1),
-                    ("upstream", upstream, 1000),
-                    ("upstream", upstream, 5000),
+                    ("ours", ours, 1, workers),
+                    ("ours", ours, 5000, workers),
+                    ("ours", ours, 10000, workers),
+                    ("upstream", upstream, 1, 1),
+                    ("upstream", upstream, 1000, 1),
+                    ("upstream", upstream, 5000, 1),
                 ]
             )
         ]
@@ -196,10 +209,10 @@ def report(kind: str, request: str, forms: list[Form]) -> None:
         print(f"  {what:10}: 10000 lines / 1 line: {words}", flush=True)
 
 
-def main(seconds: int = 1, kind: str = "", request: str = "denied") -> None:
+def main(seconds: int = 1, kind: str = "", request: str = "denied", workers: str = "") -> None:
     for one in [(kind, request)] if kind else KINDS:
-        report(*one, measure(seconds, *one))
+        report(*one, measure(seconds, *one, int(workers or default_workers())))
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]), *sys.argv[2:4])
+    main(*map(int, sys.argv[1:2]), *sys.argv[2:5])

@@ -33,7 +33,7 @@ class Ours:
         """Start it; it may not listen yet."""
         self.proxy.write_policy("\n".join([*lines, ""]))
         self.generation = 1
-        self.proxy.start(wait=False, env={"EGRESS_HTTP_PROXY_ACCESS_LOG": "off"})
+        self.proxy.start(wait=False, env={"EGRESS_HTTP_PROXY_ACCESS_LOG": "off", "EGRESS_HTTP_PROXY_WORKERS": "auto"})
 
     def change(self, lines: Sequence[str]) -> None:
         """Ask for another policy."""
@@ -67,7 +67,7 @@ class Plain:
         assert self.form
         directory = self.form.directory
         upstream_conf(directory, upstream(list(lines), OWN_PORT, str(directory))["squid.conf"])
-        self.form.process.send_signal(signal.SIGHUP)
+        self.form.processes[0].send_signal(signal.SIGHUP)
 
     def settled(self) -> None:
         """Nothing tells; the next change waits its turn."""

@@ -135,7 +135,8 @@ def _proxies(run: Run, stack: ExitStack, directory: Path) -> list[Process]:
     wait_for_port(client, bare.addresses[4], WEB_PORT)
     pause = bare.popen(["sleep", "infinity"])
     proxy = stack.enter_context(Proxy(lab, lab.pod("http-proxy")))
-    proxy.start("\n".join(lines_of("mixed", 1)), env={"EGRESS_HTTP_PROXY_ACCESS_LOG": "off"})
+    settings = {"EGRESS_HTTP_PROXY_ACCESS_LOG": "off", "EGRESS_HTTP_PROXY_WORKERS": "auto"}
+    proxy.start("\n".join(lines_of("mixed", 1)), env=settings)
     dns = stack.enter_context(
         DnsProxyPod(lab, directory, f"{WEB_PORT} server.example {ANSWERS}\n", families="4", DNS_PROXY_ACCESS_LOG="off")
     )
@@ -149,7 +150,7 @@ def _proxies(run: Run, stack: ExitStack, directory: Path) -> list[Process]:
 
     return [
         Process(PAUSE, 0, pause.pid),
-        Process(SQUID, 0, squid.process.pid, through(squid.port)),
+        Process(SQUID, 0, squid.processes[0].pid, through(squid.port)),
         Process(HTTP, 0, proxy.supervisor_pid(), through(PORT)),
         Process(HAPROXY, 0, haproxy.pid, _asking(client, f"http://{bare.addresses[4]}:{WEB_PORT}/")),
         Process(DNS, 0, dns.process.pid, _asking(client, f"http://{dns.address}:{WEB_PORT}/")),

@@ -25,6 +25,7 @@ from egress_router.proxy.engine import Counters, Limits
 from egress_router.proxy.health import ProxyHealth
 from egress_router.proxy.http_metrics import HttpProxyCollector
 from egress_router.proxy.log_output import LogOutput
+from egress_router.proxy.processors import default_workers
 from egress_router.proxy.squid import SquidEngine, become_unprivileged
 from egress_router.proxy.supervisor import Supervisor
 from egress_router.render.squid import render_squid
@@ -70,7 +71,8 @@ def command() -> int:
         LOGGER.warning("%s", warning)
     become_unprivileged(directory)
     output = LogOutput(sys.stdout.fileno()) if settings.access_log else None
-    engine = SquidEngine(settings, lambda: load_inputs(os.environ), own_addresses, directory, output)
+    workers = settings.workers or default_workers()
+    engine = SquidEngine(settings, lambda: load_inputs(os.environ), own_addresses, directory, output, workers=workers)
     supervisor = Supervisor(
         engine, Limits(grace=settings.grace, start=START_SECONDS), lambda counters: _report(directory, counters)
     )

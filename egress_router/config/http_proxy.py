@@ -12,6 +12,8 @@ from egress_router.model.http_policy import ANY_PORT, HttpSettings, Ports
 
 #: Squid of Debian is compiled with 65536 descriptors, and a client may need three.
 MAX_CLIENTS = 20_000
+#: More than any machine needs to fill its link.
+MAX_WORKERS = 64
 #: They stand on one line of squid.conf, which has a limit.
 MAX_PORT_RANGES = 256
 DAY = 86400
@@ -26,6 +28,7 @@ def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
         port=port,
         connect_ports=_connect_ports(inputs, problems),
         max_clients=_number(inputs, problems, "EGRESS_HTTP_PROXY_MAX_CLIENTS", default.max_clients, 1, MAX_CLIENTS),
+        workers=_workers(inputs, problems),
         access_log=on_off(inputs, problems, "EGRESS_HTTP_PROXY_ACCESS_LOG"),
         grace=float(seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", int(default.grace), 0, DAY)),
         sources=tuple(source_addresses(inputs, problems).values()),
@@ -33,14 +36,23 @@ def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
     )
 
 
-def _number(inputs: Inputs, problems: Problems, variable: str, default: int, low: int, high: int) -> int:
+def _number(
+    inputs: Inputs, problems: Problems, variable: str, default: int, low: int, high: int, or_else: str = ""
+) -> int:
     text = inputs.value(variable)
     if text is None:
         return default
     if re.fullmatch(r"0|[1-9][0-9]{0,9}", text, re.ASCII) and low <= int(text) <= high:
         return int(text)
-    problems.error(variable, None, text, "is not in range", f"a number from {low} to {high}")
+    problems.error(variable, None, text, "is not in range", f"a number from {low} to {high}{or_else}")
     return default
+
+
+def _workers(inputs: Inputs, problems: Problems) -> int | None:
+    variable = "EGRESS_HTTP_PROXY_WORKERS"
+    if (inputs.value(variable) or "auto").lower() == "auto":
+        return None
+    return _number(inputs, problems, variable, 1, 1, MAX_WORKERS, " or auto")
 
 
 def _connect_ports(inputs: Inputs, problems: Problems) -> Ports:

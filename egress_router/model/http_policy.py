@@ -115,12 +115,14 @@ class HttpPolicy:
 class HttpSettings:
     """Everything about the proxy that is not the policy. ``grace`` in seconds; ``sources`` one per family.
 
-    ``health_port`` is None for none.
+    ``workers`` are the Squids that share the work (None: as many as there are processors for them), ``health_port`` is
+    None for none.
     """
 
     port: int = 8080
     connect_ports: Ports = ANY_PORT
     max_clients: int = 4096
+    workers: int | None = None
     access_log: bool = True
     grace: float = 30.0
     sources: tuple[Address, ...] = ()

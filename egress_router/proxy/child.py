@@ -24,10 +24,12 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl
 @dataclass(frozen=True, slots=True)
 class Launch:
     """How to start a child: its command, its whole environment (None: ours), descriptors it inherits, and the
-    descriptor that becomes its standard output (None: the same pipe as its standard error).
+    descriptor that becomes its standard output (None: the same pipe as its standard error). ``name`` is what its engine
+    knows it by.
     """
 
     command: tuple[str, ...]
+    name: str = ""
     environment: Mapping[str, str] | None = None
     pass_fds: tuple[int, ...] = ()
     stdout: int | None = None
@@ -69,6 +71,7 @@ class Child:
             os.close(write)
         self.pid = self._process.pid
         self.command = launch.command
+        self.name = launch.name
         self.generation = generation
         self.status: int | None = None
         self.output = read

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -13,7 +13,10 @@ Prepared = TypeVar("Prepared")
 
 
 class Engine(Protocol[Prepared]):
-    """What the supervisor must know about a proxy. All methods are called from its loop and must not block long."""
+    """What the supervisor must know about a proxy. All methods are called from its loop and must not block long.
+
+    A generation may be several children that share the work; each is told of on its own.
+    """
 
     name: str
 
@@ -26,10 +29,10 @@ class Engine(Protocol[Prepared]):
         Changes nothing that is in force. Raises EgressRouterError when the configuration cannot be used.
         """
 
-    def launch(self, prepared: Prepared, previous: Child | None) -> Launch:
-        """Return how to start a child with a prepared configuration; ``previous`` is the child in force, if any.
+    def launch(self, prepared: Prepared, previous: Child | None) -> Sequence[Launch]:
+        """Return how to start the children of a prepared configuration; ``previous`` is one in force, if any is.
 
-        May be called again for a configuration whose child ended, and must not need what ``ended`` removed.
+        May be called again for a configuration whose children ended, and must not need what ``ended`` removed.
         """
 
     def ready(self, child: Child, prepared: Prepared) -> bool:
@@ -59,7 +62,7 @@ class Limits:
     for this long (None: as long as it has something to do). ``deaths`` in a row, each before it ran for
     ``steady`` seconds, end the supervisor; the delay before a restart doubles from ``backoff`` to ``backoff_max``.
     ``prepare``: so long the engine may take to read and check a configuration, while the loop stands.
-    ``draining_children``: more old generations than this are not kept, the oldest is ended.
+    ``draining_generations``: more old generations than this are not kept, the oldest is ended.
     """
 
     grace: float = 30.0
@@ -70,7 +73,7 @@ class Limits:
     deaths: int = 5
     backoff: float = 0.1
     backoff_max: float = 5.0
-    draining_children: int = 16
+    draining_generations: int = 16
 
 
 @dataclass(slots=True)

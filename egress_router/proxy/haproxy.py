@@ -115,14 +115,14 @@ class HaproxyEngine:
             log.warning("some names have no answer yet; the new configuration starts without them")
         return Prepared(config, generation, time.monotonic())
 
-    def launch(self, prepared: Prepared, previous: Child | None) -> Launch:
+    def launch(self, prepared: Prepared, previous: Child | None) -> tuple[Launch]:
         """Return HAProxy in the foreground, with the servers known by now and the sockets of ``previous``."""
         path = self._write(str(prepared.generation), prepared.config)
         command = [HAPROXY, "-db", "-f", str(path)]
         handed_over = self._sockets.get(previous.pid) if previous else None
         if handed_over:
             command += ["-x", str(handed_over)]
-        return Launch(tuple(command), stdout=self._log.write_end)
+        return (Launch(tuple(command), stdout=self._log.write_end),)
 
     def ready(self, child: Child, prepared: Prepared) -> bool:
         """Whether this very process answers; the first one also waits a moment for answers to its names."""

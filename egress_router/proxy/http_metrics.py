@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -54,11 +55,18 @@ class HttpProxyCollector(Collector):
         yield by_label(CounterMetricFamily, name, text, "destination", counts.destinations)
 
     def _squid(self) -> Iterator[Metric]:
+        managers = self._engine.managers()
+        yield GaugeMetricFamily("egress_router_http_workers", "Squids that get new connections.", len(managers))
         try:
-            tunnels, dns = self._engine.manager.tunnels(), self._engine.manager.dns()
+            tunnels = sum(manager.tunnels() for manager in managers)
+            traffic = [manager.dns() for manager in managers]
         except TryAgainError:
             return
         yield GaugeMetricFamily("egress_router_http_tunnels", "Open tunnels (CONNECT).", tunnels)
-        yield CounterMetricFamily("egress_router_dns_queries", "Questions to name servers.", dns.queries)
+        text = "Questions to name servers."
+        yield CounterMetricFamily("egress_router_dns_queries", text, sum(dns.queries for dns in traffic))
+        rcodes: Counter[str] = Counter()
+        for dns in traffic:
+            rcodes.update(dns.rcodes)
         text = "Replies of name servers, by response code."
-        yield by_label(CounterMetricFamily, "egress_router_dns_replies", text, "code", dns.rcodes)
+        yield by_label(CounterMetricFamily, "egress_router_dns_replies", text, "code", rcodes)

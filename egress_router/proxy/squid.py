@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import secrets
@@ -13,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from egress_router.config.http_policy import VARIABLE, parse_http_policy
@@ -60,11 +61,13 @@ class SquidConfiguration:
 
 @dataclass(slots=True)
 class _State:
-    """What the engine remembers of a child."""
+    """What the engine remembers of a child: ``conf`` is its own file in ``directory``."""
 
-    service: str
     directory: Path
+    conf: Path
     access_log: AccessLog
+    manager: SquidManager
+    in_force: bool = False
     told: bool = False
     next_look: float = 0.0
     quiet: int = 0
@@ -72,10 +75,10 @@ class _State:
 
 @dataclass(slots=True)
 class SquidEngine:
-    """Runs Squid for the policy that ``load`` reads, in the pod that has the addresses ``own`` tells.
+    """Runs ``workers`` Squids for the policy that ``load`` reads, in the pod that has the addresses ``own`` tells.
 
     ``directory`` is writable; ``output`` takes the access log (None: it is off), ``tally`` counts it in any case.
-    ``secret`` opens the cache manager to us.
+    ``secret`` opens the cache manager to us. The kernel spreads connections over the Squids.
     """
 
     settings: HttpSettings
@@ -87,18 +90,19 @@ class SquidEngine:
     secret: str = field(default_factory=lambda: secrets.token_hex(16))
     program: str = PROGRAM
     name: str = "squid"
-    _states: dict[int, _State] = field(default_factory=dict)
-    manager: SquidManager = field(init=False)
+    workers: int = 1
+    _states: dict[str, _State] = field(default_factory=dict)
     _guard: Guard | None = None
-    _next: _State | None = None
 
-    def __post_init__(self) -> None:
-        self.manager = SquidManager(self.settings.port, self.secret)
+    def managers(self) -> list[SquidManager]:
+        """Return the managers of the Squids in force. Called from any thread."""
+        return [state.manager for state in list(self._states.values()) if state.in_force]
 
     def probe(self) -> list[str]:
-        """Return why Squid does not accept connections now; nothing when it does. Called from any thread."""
+        """Return why some Squid does not accept connections now; nothing when all do. Called from any thread."""
         try:
-            self.manager.page("idns")
+            for manager in (SquidManager("127.0.0.1", self.settings.port, self.secret), *self.managers()):
+                manager.page("idns")
         except TryAgainError as error:
             return [str(error)]
         return []
@@ -128,7 +132,8 @@ class SquidEngine:
             secret=self.secret,
             error_directory=str(directory / "errors"),
         )
-        files = render_squid(compiled, self.settings, place) | error_pages("errors")
+        share = replace(self.settings, max_clients=math.ceil(self.settings.max_clients / self.workers))
+        files = render_squid(compiled, share, place) | error_pages("errors")
         configuration = SquidConfiguration(policy, compiled, directory, files)
         write_files(directory, files)
         try:
@@ -138,22 +143,30 @@ class SquidEngine:
             raise
         return configuration
 
-    def launch(self, prepared: SquidConfiguration, previous: Child | None) -> Launch:
-        """Return the command of one Squid in the foreground, without helpers, under a name nobody had before."""
+    def launch(self, prepared: SquidConfiguration, previous: Child | None) -> list[Launch]:
+        """Return the commands of Squids in the foreground, without helpers, under names nobody had before."""
         write_files(prepared.directory, prepared.files)
-        remove_segments(state.service for state in self._states.values())
-        service = SERVICE_PREFIX + secrets.token_hex(4)
-        access_log = AccessLog(Translator(prepared.policy, prepared.compiled), self.tally, self.output)
-        self._next = _State(service, prepared.directory, access_log)
+        remove_segments(self._states)
         self._close_guard()
         if previous is None:
             self._make_guard()
-        command = (self.program, "-N", "-n", service, "-f", str(prepared.directory / "squid.conf"))
-        return Launch(command, stdout=access_log.write_end)
+        translator = Translator(prepared.policy, prepared.compiled)
+        return [self._launch(prepared, translator) for _ in range(self.workers)]
+
+    def _launch(self, prepared: SquidConfiguration, translator: Translator) -> Launch:
+        service = SERVICE_PREFIX + secrets.token_hex(4)
+        host, port = unused_address()
+        conf = prepared.directory / f"{service}.conf"
+        write_files(prepared.directory, {conf.name: f"{prepared.files['squid.conf']}\nhttp_port {host}:{port}\n"})
+        access_log = AccessLog(translator, self.tally, self.output)
+        manager = SquidManager(host, port, self.secret)
+        self._states[service] = _State(prepared.directory, conf, access_log, manager)
+        command = (self.program, "-N", "-n", service, "-f", str(conf))
+        return Launch(command, name=service, stdout=access_log.write_end)
 
     def _make_guard(self) -> None:
         try:
-            self._guard = Guard(listen_address(), self.settings.port)
+            self._guard = Guard(listen_address(), self.settings.port, self.workers)
         except PermissionError as error:
             raise PlatformError(
                 f"port {self.settings.port} cannot be bound without privilege; choose another EGRESS_HTTP_PROXY_PORT "
@@ -169,25 +182,22 @@ class SquidEngine:
 
     def ready(self, child: Child, prepared: SquidConfiguration) -> bool:
         """Return whether Squid listens. It says "Accepting HTTP Socket connections" a little too early."""
-        state = self._state(child)
+        state = self._states[child.name]
         state.access_log.started()
         if not listens(child.pid, self.settings.port):
             return False
+        state.in_force = True
         self._close_guard()
         return True
 
-    def _state(self, child: Child) -> _State:
-        if child.pid not in self._states and self._next:
-            self._states[child.pid], self._next = self._next, None
-        return self._states[child.pid]
-
     def retire(self, child: Child, final: bool) -> None:
         """Let Squid finish: at once when the container stops, else when its last new connections have settled."""
+        self._states[child.name].in_force = False
         if final:
             self._tell(child)
 
     def _tell(self, child: Child) -> None:
-        self._state(child).told = True
+        self._states[child.name].told = True
         child.signal(signal.SIGTERM)
 
     def _release(self, child: Child) -> None:
@@ -195,12 +205,11 @@ class SquidEngine:
 
         Its shutdown would answer requests on such connections with 503, or close them under a request on its way.
         """
-        state = self._state(child)
-        conf = state.directory / "squid.conf"
+        state = self._states[child.name]
         try:
-            conf.write_text(released(conf.read_text()))
+            state.conf.write_text(released(state.conf.read_text()))
         except OSError as error:
-            log.warning("%s cannot be written (%s): kept connections are closed", conf, error.strerror)
+            log.warning("%s cannot be written (%s): kept connections are closed", state.conf, error.strerror)
             self._tell(child)
             return
         state.told = True
@@ -208,7 +217,7 @@ class SquidEngine:
 
     def finished(self, child: Child, seconds: float) -> bool:
         """Return whether a retired Squid has no client any more (seen twice)."""
-        state = self._state(child)
+        state = self._states[child.name]
         now = time.monotonic()
         if now < state.next_look:
             return False
@@ -221,8 +230,8 @@ class SquidEngine:
         return state.quiet >= 2
 
     def may_replace(self) -> bool:
-        """Return whether one Squid listens: the program of ``reuseport`` is made for two at most."""
-        return listeners(self.settings.port) == 1
+        """Return whether one generation listens: the program of ``reuseport`` is made for two at most."""
+        return listeners(self.settings.port) <= self.workers
 
     def said(self, child: Child, line: str) -> None:
         """Log what Squid says; its chatter at debug level."""
@@ -236,22 +245,23 @@ class SquidEngine:
 
     def ended(self, child: Child) -> None:
         """Remove the files and segments of a Squid that is gone."""
-        state = self._state(child)
+        state = self._states.pop(child.name)
         state.access_log.finish(2.0)
-        del self._states[child.pid]
-        remove_segments(other.service for other in self._states.values())
+        remove_segments(self._states)
         if all(other.directory != state.directory for other in self._states.values()):
             shutil.rmtree(state.directory, ignore_errors=True)
 
 
 def released(conf: str) -> str:
-    """Return a configuration that listens where nobody asks, and ends connections with the next answer on them."""
-    # Squid does not run without a port; any address of 127.0.0.0/8 is the pod's own.
+    """Return a configuration that only the supervisor can reach, and that ends connections with their next answer."""
+    return re.sub("^http_port .*$", "client_persistent_connections off", conf, count=1, flags=re.MULTILINE)
+
+
+def unused_address() -> tuple[str, int]:
+    """Return an address of 127.0.0.0/8, which is the pod's own, and a port there that nobody uses now."""
     address = f"127.{secrets.randbelow(255)}.{secrets.randbelow(255)}.{secrets.randbelow(254) + 1}"
     with socket.create_server((address, 0)) as probe:
-        port = probe.getsockname()[1]
-    elsewhere = f"http_port {address}:{port}\nclient_persistent_connections off"
-    return re.sub("^http_port .*$", elsewhere, conf, count=1, flags=re.MULTILINE)
+        return address, probe.getsockname()[1]
 
 
 def write_files(directory: Path, files: dict[str, str]) -> None:

@@ -28,15 +28,16 @@ class DnsTraffic:
 
 
 class SquidManager:
-    """The manager of the Squid that gets new connections on ``port``."""
+    """The manager of the Squid that answers at an address of the pod."""
 
-    def __init__(self, port: int, secret: str) -> None:
+    def __init__(self, host: str, port: int, secret: str) -> None:
+        self._host = host
         self._port = port
         self._secret = secret
 
     def page(self, name: str) -> str:
         """Return a page as text. Raises TryAgainError with the reason when Squid does not accept or answer."""
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_SECONDS)
+        connection = HTTPConnection(self._host, self._port, timeout=TIMEOUT_SECONDS)
         headers = {"X-Egress-Router": self._secret, "Connection": "close"}
         try:
             connection.request("GET", f"/squid-internal-mgr/{name}", headers=headers)
@@ -44,11 +45,11 @@ class SquidManager:
             text = answer.read().decode("utf-8", "replace")
         except (OSError, HTTPException) as error:
             why = str(error) or type(error).__name__
-            raise TryAgainError(f"squid does not answer on port {self._port}: {why}") from error
+            raise TryAgainError(f"squid does not answer on {self._host} port {self._port}: {why}") from error
         finally:
             connection.close()
         if answer.status != 200:
-            raise TryAgainError(f"squid answers on port {self._port}, but with {answer.status}")
+            raise TryAgainError(f"squid answers on {self._host} port {self._port}, but with {answer.status}")
         return text
 
     def dns(self) -> DnsTraffic:

@@ -1,11 +1,12 @@
 """PID 1 of a proxy container: runs an engine (Squid, HAProxy) in the foreground and replaces it without a gap.
 
-One loop, one thread. A *generation* is one checked configuration and the child that runs it. At most one is in
+One loop, one thread. A *generation* is one checked configuration and the children that run it. At most one is in
 force; a reload starts the next one beside it, and only when that one is ready the old one is retired, to finish
-what it has begun. Every failure on the way leaves the old generation in force.
+what it has begun. Every failure on the way leaves the old generation in force. One that has lost some of its children
+goes on with the others, until a whole one takes its place.
 
 Signals: SIGTERM and SIGINT drain and exit, a second one ends at once; SIGHUP reloads; SIGUSR1, SIGUSR2 and
-SIGWINCH go to the child in force. All children that come to us are reaped, ours or orphans.
+SIGWINCH go to the children in force. All children that come to us are reaped, ours or orphans.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Generic
 from egress_router.errors import EgressRouterError, PlatformError
 from egress_router.proxy.child import Child
 from egress_router.proxy.engine import Counters, Engine, Limits, Prepared
+from egress_router.proxy.generation import Generation
 from egress_router.proxy.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -31,15 +33,6 @@ log = logging.getLogger(__name__)
 TICK = 0.5
 #: Seconds between two looks while a new child is starting.
 STARTING_TICK = 0.02
-
-
-@dataclass(slots=True)
-class _Running(Generic[Prepared]):
-    child: Child
-    prepared: Prepared
-    since: float
-    retired: float = 0.0
-    deadline: float | None = None
 
 
 @dataclass(slots=True)
@@ -55,9 +48,9 @@ class Supervisor(Generic[Prepared]):
     stopping: bool = False
 
     _good: Prepared | None = None
-    _current: _Running[Prepared] | None = None
-    _candidate: _Running[Prepared] | None = None
-    _draining: list[_Running[Prepared]] = field(default_factory=list)
+    _current: Generation[Prepared] | None = None
+    _candidate: Generation[Prepared] | None = None
+    _draining: list[Generation[Prepared]] = field(default_factory=list)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _signals: list[int] = field(default_factory=list)
     _reload_wanted: bool = False
@@ -129,7 +122,7 @@ class Supervisor(Generic[Prepared]):
             elif number == signal.SIGHUP:
                 self._reload_wanted = True
             elif number != signal.SIGCHLD and self._current:
-                self._current.child.signal(number)
+                self._current.signal(number)
 
     def _stop(self, name: str) -> None:
         if self.stopping:
@@ -140,7 +133,7 @@ class Supervisor(Generic[Prepared]):
         self.stopping = True
         self._restart_at = None
         if self._candidate:
-            self._candidate.child.signal(signal.SIGKILL)
+            self._candidate.signal(signal.SIGKILL)
         now = time.monotonic()
         for running in self._draining:
             running.deadline = now + self.limits.grace
@@ -161,26 +154,31 @@ class Supervisor(Generic[Prepared]):
             if self._good is None:
                 raise
             self._refused(str(error))
-            if self._current:
+            if self._current and self._current.whole:
                 return
             # The engine died while the configuration is broken: the last good one is still what was agreed.
             prepared = self._good
+        self._candidate = Generation(self._number, prepared, time.monotonic())
         try:
-            child = self._launch(prepared)
+            self._launch(self._candidate)
         except EgressRouterError as error:
             if self._current is None:
                 raise
             self._refused(str(error))
-            return
-        self._selector.register(child.output, selectors.EVENT_READ, child)
-        self._candidate = _Running(child, prepared, time.monotonic())
+            self._kill(self._candidate)
+            self._candidate = None
 
-    def _launch(self, prepared: Prepared) -> Child:
-        launch = self.engine.launch(prepared, self._current.child if self._current else None)
-        try:
-            return Child(launch, self._number)
-        except OSError as error:
-            raise PlatformError(f"{launch.command[0]} cannot be started: {error.strerror}") from error
+    def _launch(self, generation: Generation[Prepared]) -> None:
+        previous = self._current.children[0] if self._current else None
+        launches = self.engine.launch(generation.prepared, previous)
+        generation.wanted = len(launches)
+        for launch in launches:
+            try:
+                child = Child(launch, generation.number)
+            except OSError as error:
+                raise PlatformError(f"{launch.command[0]} cannot be started: {error.strerror}") from error
+            generation.children.append(child)
+            self._selector.register(child.output, selectors.EVENT_READ, child)
 
     def _refused(self, why: str) -> None:
         self.counters.reload_failures += 1
@@ -192,47 +190,58 @@ class Supervisor(Generic[Prepared]):
             self._look_at_candidate(self._candidate, now)
         if self._current and self._deaths and now - self._current.since > self.limits.steady:
             self._deaths = 0
-        if self._restart_at is not None and now >= self._restart_at:
-            self._restart_at = None
-            self._start()
-        idle = self._current and not self._candidate and not self.stopping
-        if self._reload_wanted and idle and self.engine.may_replace():
-            self._reload_wanted = False
-            log.info("reload")
-            self._start()
-        for running in list(self._draining):
+        self._start_again(now)
+        for running in self._draining:
             over = running.deadline is not None and now >= running.deadline
             if over:
                 running.deadline = None
-                log.warning("generation %d: time is over, ending it", running.child.generation)
-            if over or self.engine.finished(running.child, now - running.retired):
-                running.child.signal(signal.SIGKILL)
+                log.warning("generation %d: time is over, ending it", running.number)
+            for child in running.children:
+                if over or self.engine.finished(child, now - running.retired):
+                    child.signal(signal.SIGKILL)
 
-    def _look_at_candidate(self, candidate: _Running[Prepared], now: float) -> None:
-        if self.engine.ready(candidate.child, candidate.prepared):
+    def _start_again(self, now: float) -> None:
+        """Start the next generation if one is due, because children died or somebody asked for it."""
+        if self._candidate or self.stopping or (self._current and not self.engine.may_replace()):
+            return
+        if self._restart_at is not None and now >= self._restart_at:
+            self._restart_at = None
+            self._start()
+        elif self._reload_wanted and self._current:
+            self._reload_wanted = False
+            log.info("reload")
+            self._start()
+
+    def _look_at_candidate(self, candidate: Generation[Prepared], now: float) -> None:
+        late = [child for child in candidate.children if not self.engine.ready(child, candidate.prepared)]
+        if candidate.whole and not late:
             old, self._current, self._candidate = self._current, candidate, None
             candidate.since = now
+            self._restart_at = None
             # A child that died may have been started again with what was in force, not with what was refused.
             refused = self.counters.refused and candidate.prepared is self._good
             self._good = candidate.prepared
             if old:
-                self.counters.reloads += 1
+                # A generation that only makes the one in force whole again is no reload.
+                self.counters.reloads += old.whole
                 self._retire(old, final=False)
-            log.info("%s generation %d is in force", self.engine.name, candidate.child.generation)
-            self._tell(generation=candidate.child.generation, ready=True, refused=refused, last_error="")
+            log.info("%s generation %d is in force", self.engine.name, candidate.number)
+            self._tell(generation=candidate.number, ready=True, refused=refused, last_error="")
         elif now - candidate.since > self.limits.start:
-            candidate.child.last_lines.append(f"(not ready after {self.limits.start:g} s)")
-            candidate.child.signal(signal.SIGKILL)
+            for child in late:
+                child.last_lines.append(f"(not ready after {self.limits.start:g} s)")
+                child.signal(signal.SIGKILL)
 
-    def _retire(self, running: _Running[Prepared], final: bool) -> None:
+    def _retire(self, running: Generation[Prepared], final: bool) -> None:
         running.retired = time.monotonic()
         allowed = self.limits.grace if final else self.limits.drain
         running.deadline = None if allowed is None else running.retired + allowed
         self._draining.append(running)
-        self.engine.retire(running.child, final)
-        for oldest in self._draining[: -self.limits.draining_children]:
-            log.warning("generation %d: too many old generations, ending it", oldest.child.generation)
-            oldest.child.signal(signal.SIGKILL)
+        for child in running.children:
+            self.engine.retire(child, final)
+        for oldest in self._draining[: -self.limits.draining_generations]:
+            log.warning("generation %d: too many old generations, ending it", oldest.number)
+            oldest.signal(signal.SIGKILL)
 
     # Deaths
 
@@ -248,56 +257,77 @@ class Supervisor(Generic[Prepared]):
 
     def _reaped(self, pid: int, status: int) -> None:
         known = [running for running in (self._current, self._candidate, *self._draining) if running]
-        running = next((running for running in known if running.child.pid == pid), None)
-        if running is None:
+        found = [(running, child) for running in known for child in running.children if child.pid == pid]
+        if not found:
             return
-        child = running.child
+        ((running, child),) = found
         child.ended(status)
         if child.output >= 0:
             child.read_lines(lambda line: self.engine.said(child, line))
             self._selector.unregister(child.output)
             child.close()
+        # However many children a generation had, it died once.
+        self._deaths += running.whole and running is self._current
+        running.children.remove(child)
         self.engine.ended(child)
-        if running in self._draining:
-            self._draining.remove(running)
-            log.info("%s generation %d is drained", self.engine.name, child.generation)
-            self._tell()
-        elif running is self._candidate:
-            self._candidate = None
-            if self._current:
-                self._refused(f"{self.engine.name} {child.reason()}")
-            elif not self.stopping:
-                self._died(child)
-        else:
-            self._current = None
+        if running is self._candidate:
+            self._candidate_died(running, child)
+        elif running is self._current:
+            if not running.children:
+                self._current = None
             self._died(child)
+        elif not running.children:
+            self._draining.remove(running)
+            log.info("%s generation %d is drained", self.engine.name, running.number)
+            self._tell()
+
+    def _candidate_died(self, candidate: Generation[Prepared], child: Child) -> None:
+        """All or nothing: the first death ends its siblings and is the one that is told."""
+        candidate.signal(signal.SIGKILL)
+        candidate.first_dead = candidate.first_dead or child
+        if candidate.children:
+            return
+        self._candidate = None
+        if self._current and self._current.whole:
+            self._refused(f"{self.engine.name} {candidate.first_dead.reason()}")
+        elif not self.stopping:
+            self._deaths += 1
+            self._died(candidate.first_dead)
 
     def _died(self, child: Child) -> None:
-        self._deaths += 1
         reason = f"{self.engine.name} {child.reason()}"
-        if self._deaths >= self.limits.deaths:
+        if self._deaths >= self.limits.deaths and self._current is None:
             raise PlatformError(
                 f"{self.engine.name} died {self._deaths} times in a row; the last time it {child.reason()}"
             )
-        delay = min(self.limits.backoff * 2 ** (self._deaths - 1), self.limits.backoff_max)
-        log.error("%s; starting it again in %g s", reason, delay)
+        # A doubled delay beyond any limit is none.
+        delay = min(self.limits.backoff * 2 ** min(self._deaths - 1, 30), self.limits.backoff_max)
+        others = f"; {len(self._current.children)} others go on" if self._current else ""
+        log.error("%s%s; starting it again in %g s", reason, others, delay)
         self._restart_at = time.monotonic() + delay
         self.counters.restarts += 1
-        self._tell(ready=False, last_error=reason)
+        self._tell(ready=self._current is not None, last_error=reason)
 
     def _done(self) -> bool:
         return self.stopping and not (self._current or self._candidate or self._draining)
 
     def _kill_all(self) -> None:
-        """End every child and wait for it; a killed child of ours cannot linger."""
         for running in (self._current, self._candidate, *self._draining):
-            if running and running.child.status is None:
-                running.child.signal(signal.SIGKILL)
-                running.child.ended(os.waitpid(running.child.pid, 0)[1])
-                running.child.close()
-                self.engine.ended(running.child)
+            if running:
+                self._kill(running)
         self._current = self._candidate = None
         self._draining.clear()
+
+    def _kill(self, generation: Generation[Prepared]) -> None:
+        """End its children and wait for them; a killed child of ours cannot linger."""
+        generation.signal(signal.SIGKILL)
+        for child in generation.children:
+            child.ended(os.waitpid(child.pid, 0)[1])
+            if child.output >= 0:
+                self._selector.unregister(child.output)
+            child.close()
+            self.engine.ended(child)
+        generation.children.clear()
 
     def _tell(self, **changes: int | bool | str) -> None:
         for name, value in changes.items():

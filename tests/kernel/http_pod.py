@@ -62,7 +62,8 @@ class Proxy:
         stdout: int | None = None,
     ) -> None:
         self.starts += 1
-        variables = {"EGRESS_RUN_DIR": str(self.run_directory)}
+        # Lines of one Squid's log come in order, those of several may not.
+        variables = {"EGRESS_RUN_DIR": str(self.run_directory), "EGRESS_HTTP_PROXY_WORKERS": "1"}
         if policy is None:
             variables["EGRESS_HTTP_PROXY_DESTINATION_FILE"] = str(self.file)
         else:

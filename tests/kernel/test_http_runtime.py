@@ -306,7 +306,8 @@ def test_a_directory_that_became_unwritable_stops_nothing(proxy: Proxy, client: 
     assert client.status(f"http://{GOOD}/") == 403
 
 
-def test_reload_under_load(lab: Lab, proxy: Proxy, client: Client, server: HttpServer) -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_reload_under_load(lab: Lab, proxy: Proxy, client: Client, server: HttpServer, workers: int) -> None:
     lab.echo(OTHER, tcp=[443])
     versions = proxy.work / "config"
     for number in range(4):
@@ -315,7 +316,8 @@ def test_reload_under_load(lab: Lab, proxy: Proxy, client: Client, server: HttpS
     (versions / "..data").symlink_to("..0")
     (versions / "policy").symlink_to("..data/policy")
     subprocess.run(["chmod", "-R", "a+rX", str(versions)], check=True)
-    proxy.start(None, {"EGRESS_HTTP_PROXY_DESTINATION_FILE": str(versions / "policy")})
+    file = {"EGRESS_HTTP_PROXY_DESTINATION_FILE": str(versions / "policy")}
+    proxy.start(None, {**file, "EGRESS_HTTP_PROXY_WORKERS": str(workers)})
     code, tunnel = client.tunnel(f"{OTHER}:443")
     assert code == 200
     url = f"http://{GOOD}/bytes/4000000?seconds=8"
@@ -340,7 +342,7 @@ def test_reload_under_load(lab: Lab, proxy: Proxy, client: Client, server: HttpS
     tunnel.close()
     for number in range(1, 4):
         proxy.wait_for(f"generation {number} is drained")
-    assert len(proxy.squid_pids()) == 1
+    assert len(proxy.squid_pids()) == workers
 
 
 def ask(connection: socket.socket) -> bytes:

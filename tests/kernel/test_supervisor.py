@@ -33,7 +33,7 @@ class Fake:
             raise ConfigurationError([Problem("CONF", 1, text.strip(), "is bad")])
         return text
     def launch(self, prepared, previous):
-        return Launch((sys.executable, "-c", prepared), dict(os.environ, WORK=str(work)))
+        return [Launch((sys.executable, "-c", prepared), environment=dict(os.environ, WORK=str(work)))]
     def ready(self, child, prepared): return "ready" in child.last_lines
     def retire(self, child, final): child.signal(15)
     def finished(self, child, seconds): return False

@@ -185,6 +185,7 @@ def test_settings() -> None:
         "EGRESS_HTTP_PROXY_PORT": "3128",
         "EGRESS_HTTP_PROXY_CONNECT_PORTS": "443,8443",
         "EGRESS_HTTP_PROXY_MAX_CLIENTS": "100",
+        "EGRESS_HTTP_PROXY_WORKERS": "3",
         "EGRESS_HTTP_PROXY_ACCESS_LOG": "OFF",
         "EGRESS_SHUTDOWN_GRACE": "5s",
         "EGRESS_SOURCE": "192.0.2.46/24 2001:db8:2::46",
@@ -192,6 +193,8 @@ def test_settings() -> None:
     settings = parse_http_settings(Inputs(env), problems)
     assert not problems.errors
     assert (settings.port, settings.max_clients, settings.access_log, settings.grace) == (3128, 100, False, 5.0)
+    assert settings.workers == 3
+    assert parse_http_settings(Inputs({"EGRESS_HTTP_PROXY_WORKERS": "Auto"}), problems).workers is None
     assert str(settings.connect_ports) == "443,8443"
     assert [str(source) for source in settings.sources] == ["192.0.2.46", "2001:db8:2::46"]
     bad = dict.fromkeys(env, "x")
