@@ -21,7 +21,7 @@ from egress_router.egressip.view import View
 from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.node_probe import CALM_ROUNDS, Answer, Prober
-from egress_router.kernel.node_tables import dropped_packets, present, ways_before
+from egress_router.kernel.node_tables import alive_before, dropped_packets, present, ways_before
 from egress_router.kernel.node_watch import TableWatch
 from egress_router.kernel.observe import observe
 from egress_router.model.network import Link, Observed
@@ -116,9 +116,9 @@ class Agent:
         self.holdings.held = self.kernel.adopt()
         slots = self.kernel.slots_before({n: h.host_ip for n, h in self.view.state.nodes.items()})
         self.holders.slots = slots
-        used = ways_before()
+        used, alive = ways_before(), alive_before()
         self._decide()
-        self.holders.adopt(slots, used)
+        self.holders.adopt(slots, used, alive)
 
     def _turn(self, until: float, *, gather: bool = False) -> bool:
         """Wait for the next thing to happen, not beyond ``until``, and take in all of it; with ``gather`` go on until
@@ -211,7 +211,7 @@ class Agent:
             answered = state.held - state.quiet
             fresh = answered - self._claimer.answered
             self._claimer.answered = answered
-            self.kernel.apply(state, {n: h.state for n, h in self.holders.health.items()})
+            self.kernel.apply(state)
             self._claimer.announce(fresh)
             self._tell_prober()
             view.troubles = []
@@ -239,6 +239,7 @@ class Agent:
             held,
             quiet,
             self.lacking(),
+            self.holders.in_state(Health.DRAINING),
         )
 
     def lacking(self) -> set[str]:

@@ -21,7 +21,8 @@ class HolderHealth:
 
     Down: ``misses`` probes in a row without an ICMP echo, which the node's kernel answers: an agent that restarts is
     no outage. Up (again): ``returns`` probes in a row with an echo and the word of the node's agent that its
-    translations stand. A holder that was in use before this agent started (``used``) is up until it misses.
+    translations stand. A holder that was in use before this agent started is up until it misses, and one that carried
+    connections is draining until it says otherwise.
     """
 
     misses: int
@@ -37,7 +38,7 @@ class HolderHealth:
         self.good = self.good + 1 if echo and ready and not draining else 0
         if self.missed >= self.misses:
             self.state = Health.DOWN
-        elif self.state is Health.UP and echo and draining:
+        elif self.state in (Health.UP, Health.UNKNOWN) and echo and draining:
             self.state = Health.DRAINING
         elif self.state is not Health.UP and self.good >= (1 if self.state is Health.UNKNOWN else self.returns):
             self.state = Health.UP

@@ -82,11 +82,15 @@ class Holders:
             if name in nodes and ip in nodes[name].claims
         }
 
-    def adopt(self, slots: Mapping[str, int], used: Collection[str]) -> None:
-        """Take over the slots that an earlier agent gave, and what was in use (chains' names) as up."""
+    def adopt(self, slots: Mapping[str, int], used: Collection[str], alive: Collection[str]) -> None:
+        """Take over the slots that an earlier agent gave: what was in use (chains' names) as up, what was alive besides
+        as draining, so that connections through it go on until its own word is heard.
+        """
         for name, slot in slots.items():
-            if f"to_{slot}" in used and name in self.health:
+            if name in self.health and f"to_{slot}" in used:
                 self.health[name].state = Health.UP
+            elif name in self.health and f"to_{slot}" in alive:
+                self.health[name].state = Health.DRAINING
 
 
 def wanted_here(me: str, state: ClusterState) -> set[str]:

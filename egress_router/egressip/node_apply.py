@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from egress_router.egressip.health import Health
 from egress_router.errors import ToolFailed
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.node_addresses import add_egress_ip, egress_ips, remove_egress_ip
@@ -66,7 +66,7 @@ class NodeKernel:
         add_egress_ip(self.netlink, self._link, ip)
         self._addresses |= {ip}
 
-    def apply(self, state: NodeState, health: Mapping[str, Health]) -> None:
+    def apply(self, state: NodeState) -> None:
         """Put ``state`` in place: the way to new holders before anyone is sent there, addresses that go away only after
         nothing is translated to them, the tunnel only after the rules that judge what comes out of it. Then cut the
         connections that cannot go on, and last tidy up.
@@ -82,8 +82,12 @@ class NodeKernel:
             if set(state.holders) - set(before.holders):
                 both = {h.slot: h for h in (*before.holders, *state.holders)}
                 self._ways_to(tuple(both.values()))
-            self._change(before, state, mtu)
-            self._cut(before, state, health)
+            # A packet that was looked up among the flows of the tunnel just before its pod's way became this node must
+            # still find the holder it had.
+            moved = replace(state, draining=before.draining & state.draining)
+            self._change(before, moved, mtu)
+            self._change(moved, state, mtu)
+            self._cut(before, state)
             if before.holders != state.holders:
                 self._ways_to(state.holders)
         for ip in sorted(self._addresses - state.held):
@@ -104,20 +108,13 @@ class NodeKernel:
             self._log(f"the tables are not as they were left; they are replaced ({error})")
             load(replace_script(self._settings, state, mtu))
 
-    def _cut(self, before: NodeState, state: NodeState, health: Mapping[str, Health]) -> None:
-        """Delete the connections that cannot go on: those of dead holders, those that started with another source.
-
-        A holder that drains still works: its TCP connections stay, everything else moves at once.
-        """
+    def _cut(self, before: NodeState, state: NodeState) -> None:
+        """Delete the connections that cannot go on: those of dead holders, those that started with another source."""
         names = {h.slot: h.node for h in before.holders}
         for slot in sorted(set(names) - {h.slot for h in state.holders}):
             count = cut_slot(slot)
             self.cut += count
             self._log(f"cut {count} connections through {names[slot]}")
-        moved = {old for pod, old in before.ways.items() if state.ways.get(pod, old) != old}
-        for slot, name in names.items():
-            if f"to_{slot}" in moved and health.get(name) is Health.DRAINING:
-                self.cut += cut_slot(slot, ("udp", "icmp", "icmpv6"))
         for pod, old in before.ways.items():
             new = state.ways.get(pod)
             lost_own = old == "own" and new != "own" and before.translations.get(pod) != state.translations.get(pod)

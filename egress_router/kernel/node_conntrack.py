@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from egress_router.errors import ToolFailed
 from egress_router.kernel.tool import run_tool
 from egress_router.model.node import MARK_MASK, MARK_SHIFT
 
 
-def cut_slot(slot: int, protocols: Iterable[str] = ()) -> int:
-    """Delete the connections that leave by a slot, all or those of some protocols; return how many."""
-    mark = ["--mark", f"{slot << MARK_SHIFT:#x}/{MARK_MASK:#x}"]
-    return sum(
-        _delete([*mark, "-f", family, *(["-p", protocol] if protocol else [])])
-        for family in ("ipv4", "ipv6")
-        for protocol in (list(protocols) or [""])
-        if (family, protocol) not in (("ipv4", "icmpv6"), ("ipv6", "icmp"))
-    )
+def cut_slot(slot: int) -> int:
+    """Delete the connections that leave by a slot; return how many."""
+    mark = f"{slot << MARK_SHIFT:#x}/{MARK_MASK:#x}"
+    return sum(_delete(["--mark", mark, "-f", family]) for family in ("ipv4", "ipv6"))
 
 
 def cut_pod(pod_ip: str) -> int:

@@ -26,12 +26,20 @@ def held_before() -> frozenset[str]:
 
 def ways_before() -> frozenset[str]:
     """Return the chains that pods' ways led to: the holders that were in use."""
-    chains: set[str] = set()
-    for version in (4, 6):
-        for item in _raw(f"way{version}", "map"):
-            if isinstance(item, list) and isinstance(item[1], dict) and "goto" in item[1]:
-                chains.add(item[1]["goto"]["target"])
-    return frozenset(chains)
+    return _targets("way4") | _targets("way6")
+
+
+def alive_before() -> frozenset[str]:
+    """Return the chains of the holders whose connections were to go on."""
+    return _targets("stay")
+
+
+def _targets(name: str) -> frozenset[str]:
+    return frozenset(
+        item[1]["goto"]["target"]
+        for item in _raw(name, "map")
+        if isinstance(item, list) and isinstance(item[1], dict) and "goto" in item[1]
+    )
 
 
 def dropped_packets() -> dict[str, int]:

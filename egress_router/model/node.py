@@ -21,6 +21,8 @@ NODE_PROTOCOL = 147
 TUNNEL = "egressvx0"
 TUNNEL_PORT = 4790
 TUNNEL_ID = 4790
+#: The conntrack zone of what pods send through the tunnel outside of connections (UDP, ICMP).
+TUNNEL_ZONE = 14700
 #: IPv4 or IPv6, UDP, VXLAN and Ethernet headers (RFC 7348).
 TUNNEL_OVERHEAD = {4: 50, 6: 70}
 
@@ -78,7 +80,8 @@ class NodeState:
     pod (of any node) that this node translates. ``egress``: pods that must never leave with any other address.
     ``held``: the egress IPs on the interface; ``quiet``: those of them that are not answered for. ``pods``: networks
     and addresses of the pods of this node. ``peers``: the other nodes' addresses, the only ones that the tunnel
-    listens to. ``holders``: the other nodes that may be sent to, without those that are down.
+    listens to. ``holders``: the other nodes that may be sent to, without those that are down; ``draining``: the slots
+    of those that keep nothing but connections.
     """
 
     ways: Mapping[str, str] = field(default_factory=dict)
@@ -89,3 +92,4 @@ class NodeState:
     pods: frozenset[str] = frozenset()
     peers: frozenset[str] = frozenset()
     holders: tuple[Holder, ...] = ()
+    draining: frozenset[int] = frozenset()

@@ -13,6 +13,7 @@ from egress_router.model.node import (
     OWN_SLOT,
     TUNNEL,
     TUNNEL_PORT,
+    TUNNEL_ZONE,
     Holder,
     NodeSettings,
     NodeState,
@@ -20,6 +21,8 @@ from egress_router.model.node import (
 from egress_router.render.node_guard import GUARD
 
 TABLE = "egress_node"
+#: Protocols whose connections begin and end, and break when their other end sees another address.
+_CONNECTED = "{ tcp, sctp, dccp }"
 #: Sets of the ARP table.
 _ARP_SETS = ("here", "quiet")
 #: Ways whose names are words of nft.
@@ -56,12 +59,22 @@ def elements(state: NodeState) -> Elements:
         found[f"way{version}"] = {
             pod: f"goto {_CHAIN.get(state.ways[pod], state.ways[pod])}" for pod in ours(state.ways)
         }
+        found[f"far{version}"] = ours(pod for pod, way in state.ways.items() if _is_far(way, pod in state.translations))
     found["stay"] = {_hex(mark_of(slot)): f"goto to_{slot}" for slot in sorted({h.slot for h in state.holders})}
     found["stay"][_hex(mark_of(OWN_SLOT))] = "goto own"
+    leaving = {_hex(mark_of(slot)) for slot in state.draining}
+    found["keep"] = {mark: verdict for mark, verdict in found["stay"].items() if mark not in leaving}
     found["here"] = {text: "" for text in state.held if ":" not in text}
     found["quiet"] = {text: "" for text in state.quiet if ":" not in text}
     found["quiet6"] = {f"0x{int(IPv6Address(text)):032x}": "" for text in state.quiet if ":" in text}
     return found
+
+
+def _is_far(way: str, has_own: bool) -> bool:
+    """Tell whether a pod's flows are looked up among those of the tunnel. Where there is no way, those that go on by
+    the holder they have: this node if it translates the pod.
+    """
+    return way.startswith("to_") or (way == "drop" and not has_own)
 
 
 def replace_script(settings: NodeSettings, state: NodeState, mtu: int) -> str:
@@ -73,7 +86,8 @@ def replace_script(settings: NodeSettings, state: NodeState, mtu: int) -> str:
         lines += _sets(version, settings, have)
     # To nft 1.0 the target of a solicitation is raw bytes, which cannot be compared with an ipv6_addr.
     lines += [line.replace("type @", "typeof @") for line in _set("quiet6", _ND_TARGET, have["quiet6"])]
-    lines += _map("stay", "mark : verdict", have["stay"])
+    for name in ("stay", "keep"):
+        lines += _map(name, "mark : verdict", have[name])
     for holder in state.holders:
         lines += _holder_chain(holder)
     lines += _chains(settings, mtu)
@@ -135,7 +149,7 @@ def _sets(version: int, settings: NodeSettings, have: Elements) -> list[str]:
     inside.update(dict.fromkeys(NOT_OUTSIDE[version], ""))
     lines = _set(f"cluster{version}", address, inside, "flags interval; auto-merge")
     lines += _set(f"pods{version}", address, have[f"pods{version}"], "flags interval")
-    for name in ("held", "egress", "served", "peers"):
+    for name in ("held", "egress", "served", "peers", "far"):
         lines += _set(f"{name}{version}", address, have[f"{name}{version}"])
     lines += _set(f"allowed{version}", f"{address} . {address}", have[f"allowed{version}"])
     lines += _map(f"snat{version}", f"{address} : {address}", have[f"snat{version}"])
@@ -170,6 +184,12 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     A late reply to a connection that was cut would make a connection the other way round, whose replies, the pod's own
     packets, are translated by nobody. So nothing from outside opens a connection straight to such a pod, except a SYN
     and an echo request, which are no replies.
+
+    What has no connection of its own (UDP, ICMP) moves when its holder drains: `keep` lacks that holder, so the pod's
+    way counts. The entry at the pod's node stays, so replies by the former holder still belong to it. But an entry that
+    translates, because this node was the holder, cannot be led elsewhere. Hence such packets are looked up in a zone of
+    their own while the pod leaves by the tunnel. Only the direction out of the pod has that zone: replies to the egress
+    IP find the entry that translates, replies from the tunnel's other end the one that does not.
     """
     unknown = "accept" if settings.pass_unknown else "counter name unknown_pod drop"
     # TCP headers without options take 20 bytes, IPv4 headers 20 and IPv6 headers 40.
@@ -182,6 +202,7 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     accept
   }}
   chain dropped {{
+    ct mark & {_hex(MARK_MASK)} vmap @stay
     counter name no_way drop
   }}
   chain refuse {{
@@ -190,12 +211,14 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     reject
   }}
   chain leave4 {{
-    ct mark & {_hex(MARK_MASK)} vmap @stay
+    meta l4proto {_CONNECTED} ct mark & {_hex(MARK_MASK)} vmap @stay
+    ct mark & {_hex(MARK_MASK)} vmap @keep
     ip saddr vmap @way4
     {unknown}
   }}
   chain leave6 {{
-    ct mark & {_hex(MARK_MASK)} vmap @stay
+    meta l4proto {_CONNECTED} ct mark & {_hex(MARK_MASK)} vmap @stay
+    ct mark & {_hex(MARK_MASK)} vmap @keep
     ip6 saddr vmap @way6
     {unknown}
   }}
@@ -212,6 +235,12 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     meta l4proto {{ icmp, icmpv6 }} accept
     tcp flags & (syn | ack) == syn accept
     counter name late_reply drop
+  }}
+  chain zone {{
+    type filter hook prerouting priority raw; policy accept;
+    meta l4proto {_CONNECTED} accept
+    ip saddr @far4 ip daddr != @cluster4 ct original zone set {TUNNEL_ZONE}
+    ip6 saddr @far6 ip6 daddr != @cluster6 ct original zone set {TUNNEL_ZONE}
   }}
   chain arrive {{
     type filter hook prerouting priority mangle - 5; policy accept;

@@ -20,12 +20,13 @@ def node_plan(
     held: frozenset[str],
     quiet: frozenset[str] = frozenset(),
     lacking: Container[str] = (),
+    draining: Container[str] = (),
 ) -> NodeState:
     """Return the state of node ``me``.
 
     ``slots`` gives every holder its slot; ``held`` are the egress IPs that really stand on this node's interface: an
     address that is decided but not there yet translates nothing, and its pods take another way or none. ``lacking`` are
-    addresses that their holder says it does not have.
+    addresses that their holder says it does not have, ``draining`` holders that hand over.
     """
     ways: dict[str, str] = {}
     translations: dict[str, str] = {}
@@ -64,7 +65,10 @@ def node_plan(
         if name in state.nodes and name != me
     )
     peers = frozenset(node.host_ip for name, node in state.nodes.items() if name != me and address_key(node.host_ip))
-    return NodeState(ways, translations, frozenset(egress), held, quiet & held, frozenset(pods), peers, holders)
+    leaving = frozenset(holder.slot for holder in holders if holder.node in draining)
+    return NodeState(
+        ways, translations, frozenset(egress), held, quiet & held, frozenset(pods), peers, holders, leaving
+    )
 
 
 def _inside(ip: str, ranges: Iterable[tuple[int, int]]) -> bool:

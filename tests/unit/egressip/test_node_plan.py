@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.egressip.health import Health, HolderHealth
+from egress_router.egressip.holders import Holders
 from egress_router.model.egressip import ClusterState, HostSubnet, NetNamespace, Pod, Via
-from egress_router.model.node import LAST_SLOT, NodeState
+from egress_router.model.node import LAST_SLOT, OWN_SLOT, NodeState
 from egress_router.plan.egressip.decision import decide
 from egress_router.plan.egressip.node_plan import assign_slots, chosen, node_plan
 from egress_router.plan.egressip.recorded import with_recorded_assignment
+from egress_router.render.node_nft import elements, mark_of
 
 IPS = ("192.0.2.45", "192.0.2.46", "2001:db8:2::45")
 STATE = ClusterState(
@@ -119,6 +122,37 @@ def test_agents_follow_the_recorded_assignment() -> None:
     assert {name: node.claims for name, node in decision.nodes.items()} == {"a": ("192.0.2.45",), "c": ("192.0.2.46",)}
 
 
+def test_an_agent_that_starts_keeps_the_holders_that_carry_something() -> None:
+    holders = Holders(misses=3, returns=4)
+    holders.follow("a", STATE, decide(STATE))
+    holders.adopt({"b": 1, "c": 2, "d": 3}, used={"to_1"}, alive={"to_1", "to_2", "own"})
+    assert {name: health.state for name, health in holders.health.items()} == {"b": Health.UP, "c": Health.DRAINING}
+
+
+@pytest.mark.parametrize(
+    ("way", "translated", "far"),
+    [
+        ("to_1", True, True),
+        ("to_1", False, True),
+        ("own", True, False),
+        ("normal", False, False),
+        ("drop", True, False),
+        ("drop", False, True),
+    ],
+)
+def test_flows_are_looked_up_where_their_way_is(way: str, translated: bool, far: bool) -> None:
+    pod = "198.51.100.2"
+    state = NodeState({pod: way}, {pod: IPS[0]} if translated else {})
+    assert elements(state)["far4"] == ({pod: ""} if far else {})
+
+
+def test_a_holder_that_drains_keeps_connections_alone() -> None:
+    state = node_plan("a", STATE, decide(STATE, ("b",)), SLOTS, frozenset(), draining=("b",))
+    found = elements(state)
+    assert found["stay"].keys() - found["keep"].keys() == {f"0x{mark_of(SLOTS['b']):08x}"}
+    assert found["keep"].keys() == {f"0x{mark_of(slot):08x}" for slot in (SLOTS["c"], OWN_SLOT)}
+
+
 def probe(health: HolderHealth, word: str) -> Health:
     """Take in probes: "e" echo, "r" echo and ready, "d" echo and draining, "." nothing."""
     for letter in word:
@@ -139,6 +173,8 @@ def test_health() -> None:
     assert probe(new(Health.DOWN), "rrr.rrr") is Health.DOWN
     assert probe(new(Health.DOWN), "rrrr") is Health.UP
     assert probe(new(Health.UP), "d") is Health.DRAINING
+    assert probe(new(), "ed") is Health.DRAINING, "its connections go on, whoever starts anew"
+    assert probe(new(Health.DOWN), "d") is Health.DOWN
     assert probe(new(Health.DRAINING), "eeedddd") is Health.DRAINING
     assert probe(new(Health.DRAINING), "rrrr") is Health.UP
     assert probe(new(Health.DRAINING), "...") is Health.DOWN

@@ -1,0 +1,135 @@
+"""A drain loses nothing, wherever the pod is: on a third node, on the node that drains, where an address comes back."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+
+import pytest
+
+from egress_router.lab import Host
+from tests.kernel.egress_cluster import (
+    FIRST,
+    FIRST6,
+    SECOND,
+    SECOND6,
+    SERVICE,
+    SERVICE6,
+    EgressCluster,
+)
+from tests.kernel.questions import Flow, flows
+
+pytestmark = pytest.mark.root
+
+ADDRESSES = {1: {FIRST, FIRST6}, 2: {SECOND, SECOND6}}
+EVERY = ADDRESSES[1] | ADDRESSES[2]
+
+
+def three_pods(cluster: EgressCluster) -> list[Host]:
+    """Start the agents of ``two_holders`` with two addresses per family; return a pod of toto on each node."""
+    lab = cluster.lab
+    cluster.namespace("toto", FIRST, SECOND, FIRST6, SECOND6)
+    cluster.holds(lab.nodes[1], FIRST, FIRST6)
+    cluster.holds(lab.nodes[2], SECOND, SECOND6)
+    pods = [cluster.pod(f"client{number}", "toto", number) for number in range(3)]
+    cluster.start()
+    cluster.settle()
+    return pods
+
+
+def drained(cluster: EgressCluster, node: Host) -> bool:
+    """Tell whether all that send anything to a node know that it drains."""
+    others = [other for other in cluster.lab.nodes if other is not node]
+    return all(cluster.ask(other)["holders"].get(node.name) == "draining" for other in others)
+
+
+def test_late_answers_arrive(two_holders: EgressCluster) -> None:
+    """What is asked before a drain or an undrain is answered after it; what is asked next leaves by the other way."""
+    cluster = two_holders
+    lab = cluster.lab
+    pods = three_pods(cluster)
+    with lab.capture() as capture, flows(lab, pods) as asking:
+        for number, other in ((1, 2), (2, 1)):
+            node = lab.nodes[number]
+            own = [flow for flow in asking if flow.pod is pods[number]]
+            before = {flow: flow.ask() for flow in asking}
+            assert {before[flow].source for flow in own} == ADDRESSES[number]
+            cluster.ask(node, "drain")
+            cluster.until(partial(drained, cluster, node))
+            after = {flow: flow.ask() for flow in asking}
+            assert {question.source for question in after.values()} == ADDRESSES[other]
+            for flow in asking:
+                flow.answer(before[flow])
+                flow.answer(after[flow])
+            pending = {flow: flow.ask() for flow in own}
+            cluster.ask(node, "undrain")
+            cluster.until(lambda node=node: "draining" not in cluster.ask(node)["holders"].values())  # type: ignore[misc]
+            back = {flow: flow.ask() for flow in own}
+            assert {question.source for question in back.values()} == ADDRESSES[number]
+            for flow in own:
+                flow.answer(pending[flow])
+                flow.answer(back[flow])
+            cluster.settle()
+        assert capture.outgoing()
+        assert not capture.leaks(allowed=EVERY)
+
+
+def test_connections_stay_with_a_holder_that_drains(two_holders: EgressCluster) -> None:
+    """Also when the agents of both ends are killed meanwhile, and whatever node the pod is on."""
+    cluster = two_holders
+    lab = cluster.lab
+    pods = three_pods(cluster)
+    node = lab.nodes[1]
+    streams = []
+    for pod in pods:
+        for version, service in ((socket.AF_INET, SERVICE), (socket.AF_INET6, SERVICE6)):
+            stream = pod.socket(version, socket.SOCK_STREAM)
+            stream.settimeout(2)
+            stream.connect((service, 80))
+            stream.sendall(b"hello")
+            streams.append((stream, stream.recv(200).decode().split()[0]))
+    assert {source for _, source in streams} & ADDRESSES[1]
+
+    def talk() -> None:
+        for stream, _ in streams:
+            stream.sendall(b"still here")
+            assert stream.recv(200) == b"still here"
+
+    with lab.capture() as capture:
+        cluster.ask(node, "drain")
+        cluster.until(partial(drained, cluster, node))
+        talk()
+        for killed in (lab.nodes[0], node):
+            cluster.agents[killed.name].kill()
+            cluster.agents[killed.name].wait()
+            cluster.start(killed)
+            cluster.until(lambda killed=killed: cluster.ask(killed)["ready"])  # type: ignore[misc]
+            talk()
+        assert capture.outgoing()
+        assert not capture.leaks(allowed=EVERY)
+    for stream, _ in streams:
+        stream.close()
+
+
+def test_flows_go_on_when_there_is_no_other_holder(two_holders: EgressCluster) -> None:
+    """A drain of the last holder refuses what is new and cuts nothing."""
+    cluster = two_holders
+    lab = cluster.lab
+    cluster.namespace("toto", FIRST, FIRST6)
+    cluster.holds(lab.nodes[1], FIRST, FIRST6)
+    cluster.holds(lab.nodes[2])
+    pods = [cluster.pod(f"client{number}", "toto", number) for number in range(2)]
+    cluster.start()
+    cluster.settle()
+    with lab.capture() as capture, flows(lab, pods) as asking:
+        for flow in asking:
+            flow.answer(flow.ask())
+        cluster.ask(lab.nodes[1], "drain")
+        cluster.until(lambda: all(cluster.ask(n)["namespaces"]["toto"]["disposition"] == "drop" for n in lab.nodes[:2]))
+        for flow in asking:
+            flow.answer(flow.ask())
+        fresh = Flow(pods[0], "udp", 4, asking[0].service, 0)
+        with pytest.raises(TimeoutError):
+            fresh.ask()
+        fresh.close()
+        assert not capture.leaks(allowed={FIRST, FIRST6})
