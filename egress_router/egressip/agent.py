@@ -21,7 +21,7 @@ from egress_router.egressip.view import View
 from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.node_probe import CALM_ROUNDS, Answer, Prober
-from egress_router.kernel.node_tables import alive_before, dropped_packets, present, ways_before
+from egress_router.kernel.node_tables import alive_before, dropped_packets, loaders, present, ways_before
 from egress_router.kernel.node_watch import TableWatch
 from egress_router.kernel.observe import observe
 from egress_router.model.network import Link, Observed
@@ -133,8 +133,9 @@ class Agent:
             fds = [part.fileno() for part in (self._source, self.inbox, self._control, self._tables)]
             readable = select.select(fds, [], [], left)[0]
             changed |= self.inbox.take()
-            if self._tables.fileno() in readable and self._tables.table_deleted():
-                changed |= self._tables_gone()
+            if self._tables.fileno() in readable:
+                heard = self._tables.heard(loaders)
+                changed |= (heard.tampered or heard.lost) and self._tables_gone(tampered=heard.tampered)
             if self._source.fileno() in readable and self._source.wait(0):
                 changed |= self._read()
             # Questions wait until what is known is applied, so that a status never tells what is not yet so.
@@ -281,11 +282,11 @@ class Agent:
             self._tables_gone()
         self._apply()
 
-    def _tables_gone(self) -> bool:
-        """Tell whether our tables went away; then the next ``_apply`` makes them again."""
-        if self.kernel.applied is None or present():
+    def _tables_gone(self, *, tampered: bool = False) -> bool:
+        """Tell whether our tables went away or are not as we left them; then the next ``_apply`` makes them again."""
+        if self.kernel.applied is None or (not tampered and present()):
             return False
-        self._log("the tables went away, or the guard of the boot came back; they are made again")
+        self._log("somebody changed or deleted the tables, or the guard of the boot came back; they are made again")
         self.kernel.forget()
         self.view.repairs += 1
         return True

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 
 from egress_router.errors import ToolFailed
 from egress_router.kernel.tool import run_tool
 from egress_router.render.node_guard import GUARD
 from egress_router.render.node_nft import TABLE
 
+#: The last processes that changed the tables for us; notices of their changes may still wait to be read.
+loaders: deque[int] = deque(maxlen=64)
+
 
 def load(script: str) -> None:
     """Apply a script in one transaction. Raises ToolFailed; then nothing changed."""
     if script:
-        run_tool(["nft", "-f", "-"], script)
+        run_tool(["nft", "-f", "-"], script, loaders.append)
 
 
 def held_before() -> frozenset[str]:

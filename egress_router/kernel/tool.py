@@ -11,15 +11,17 @@ from egress_router.errors import PlatformError, ToolFailed
 TIMEOUT_SECONDS = 60
 
 
-def run_tool(command: Sequence[str], text: str | None = None) -> str:
-    """Run ``command`` with ``text`` as its input and return its output.
+def run_tool(command: Sequence[str], text: str | None = None, started: Callable[[int], None] | None = None) -> str:
+    """Run ``command`` with ``text`` as its input and return its output; ``started`` is told its process number.
 
     Raises PlatformError when the tool is not installed, ToolFailed with its stderr when it fails or hangs.
     """
-    return start_tool(command, text)()
+    return start_tool(command, text, started)()
 
 
-def start_tool(command: Sequence[str], text: str | None = None) -> Callable[[], str]:
+def start_tool(
+    command: Sequence[str], text: str | None = None, started: Callable[[int], None] | None = None
+) -> Callable[[], str]:
     """Start what ``run_tool`` runs; call the result to wait for the output. Raises, there or here, as run_tool does."""
     try:
         child = subprocess.Popen(
@@ -27,6 +29,8 @@ def start_tool(command: Sequence[str], text: str | None = None) -> Callable[[], 
         )
     except FileNotFoundError as error:
         raise PlatformError(f"`{command[0]}` is not installed") from error
+    if started is not None:
+        started(child.pid)
 
     def finish() -> str:
         try:
