@@ -43,6 +43,7 @@ DROPS = {
     "tunnel_no_connection": "a packet of no connection came through the tunnel",
     "tunnel_inside": "what came through the tunnel was for the cluster or for this node",
     "tunnel_untranslated": "what came through the tunnel has no translation here",
+    "forged": "somebody behind this node, a pod say, sent to the tunnel or the agent of another node",
     "refused": "new connections from outside to an egress IP",
 }
 

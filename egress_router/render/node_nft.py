@@ -190,6 +190,12 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     translates, because this node was the holder, cannot be led elsewhere. Hence such packets are looked up in a zone of
     their own while the pod leaves by the tunnel. Only the direction out of the pod has that zone: replies to the egress
     IP find the entry that translates, replies from the tunnel's other end the one that does not.
+
+    Where a packet goes is judged after services have led it to their endpoints: the external address of a service with
+    endpoints inside is inside, and an endpoint outside is outside.
+
+    A container network may give pods the address of their node towards other nodes, so a packet that is passed on must
+    not reach the tunnel or the agent of a node: it would count as that node's.
     """
     unknown = "accept" if settings.pass_unknown else "counter name unknown_pod drop"
     # TCP headers without options take 20 bytes, IPv4 headers 20 and IPv6 headers 40.
@@ -251,8 +257,16 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     ct state new ip6 daddr @egress6 ip6 saddr != @cluster6 goto late
     ct state new iifname != "lo" ip daddr @held4 goto refuse
     ct state new iifname != "lo" ip6 daddr @held6 goto refuse
+  }}
+  chain choose {{
+    type filter hook prerouting priority dstnat + 5; policy accept;
     ct direction original ip saddr @pods4 ip daddr != @cluster4 goto leave4
     ct direction original ip6 saddr @pods6 ip6 daddr != @cluster6 goto leave6
+  }}
+  chain forge {{
+    type filter hook forward priority mangle - 5; policy accept;
+    udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip daddr @peers4 counter name forged drop
+    udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip6 daddr @peers6 counter name forged drop
   }}
   chain listen {{
     type filter hook input priority filter - 5; policy accept;
