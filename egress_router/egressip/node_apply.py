@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from egress_router.egressip.stale import cut_stale
 from egress_router.errors import ToolFailed
 from egress_router.kernel.netlink import Netlink
 from egress_router.kernel.node_addresses import add_egress_ip, egress_ips, remove_egress_ip
-from egress_router.kernel.node_conntrack import cut_egress_ip, cut_pod, cut_slot
+from egress_router.kernel.node_conntrack import cut_egress_ip, cut_slot
 from egress_router.kernel.node_routes import present_slots, set_holders
 from egress_router.kernel.node_tables import held_before, load
 from egress_router.kernel.node_tunnel import ensure_tunnel, set_peers, tunnel_gateway
@@ -94,6 +95,8 @@ class NodeKernel:
             self.cut += cut_egress_ip(ip)
             remove_egress_ip(self.netlink, self._link, ip)
             self._addresses -= {ip}
+        if before != state:
+            self.cut += cut_stale(before, state, self._settings.cluster)
         self._applied = state
 
     def _ways_to(self, holders: tuple[Holder, ...]) -> None:
@@ -115,11 +118,6 @@ class NodeKernel:
             count = cut_slot(slot)
             self.cut += count
             self._log(f"cut {count} connections through {names[slot]}")
-        for pod, old in before.ways.items():
-            new = state.ways.get(pod)
-            lost_own = old == "own" and new != "own" and before.translations.get(pod) != state.translations.get(pod)
-            if (old == "normal" and new not in ("normal", None)) or lost_own:
-                self.cut += cut_pod(pod)
 
 
 def _gateways(host_ip: str) -> list[str]:

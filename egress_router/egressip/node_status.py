@@ -30,6 +30,10 @@ def node_status(
         "draining": view.draining,
         "problems": [*view.troubles, *map(str, view.problems)]
         + [f"{ip} is not claimed: {why}" for ip, why in sorted(refused.items())]
+        + [
+            f"{ip} is the address of two pods, {rivals[0]} and {rivals[1]}; its traffic is dropped until one is gone"
+            for ip, rivals in sorted(applied.contested.items())
+        ]
         + (list(mine.problems) if mine else []),
         "held": sorted(holdings.held),
         "users": sorted(users),

@@ -17,7 +17,7 @@ from typing import Any
 
 from egress_router.kernel.netlink import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_DUMP, Netlink, attributes
 from egress_router.model.addresses import Address
-from egress_router.model.connection import Connection
+from egress_router.model.connection import Connection, Started
 from egress_router.model.router import Protocol
 
 _GET, _DELETE = 0x0101, 0x0102
@@ -30,6 +30,7 @@ _PORTS = struct.Struct("!H")
 #: Bytes of the two heads, netlink's and netfilter's, that stand before the attributes.
 _HEADS = 20
 _BATCH = 64
+_ADDRESS_SIZE = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}
 _PROTOCOLS = {protocol.number: protocol for protocol in Protocol}
 _COUNT, _LIMIT = "nf_conntrack_count", "nf_conntrack_max"
 _SYSCTL = Path("/proc/sys/net/netfilter")
@@ -87,7 +88,27 @@ class Conntrack:
         """Forget ``connections``, so that their next packets are looked at anew; return how many. Those that are gone
         already are fine. Raises PlatformError.
         """
-        keys = [connection.key for connection in connections]
+        return self._end([connection.key for connection in connections])
+
+    def end_started(self, sources: Iterable[Address], stale: Callable[[Started], bool]) -> int:
+        """Forget those connections that ``sources`` started and of which ``stale`` says so; return how many. Raises
+        PlatformError.
+        """
+        own = {address.packed: address for address in sources}
+        keys = []
+        for message in self._messages():
+            # The tuple of the original direction comes first, and its source address first in it.
+            first = _HEADS + 12
+            source = own.get(message[first : first + _ADDRESS_SIZE.get(message[_HEADS - 4], 0)])
+            if source is None:
+                continue
+            found = {type_: (start, stop) for type_, start, stop in attributes(message, _HEADS, len(message))}
+            answers_from, answers_to, *_ = _tuple(message, *found[_TUPLE_REPLY])
+            if stale(Started(source, ip_address(answers_from), ip_address(answers_to), _mark(message, found))):
+                keys.append(_key(message, found))
+        return self._end(keys)
+
+    def _end(self, keys: list[bytes]) -> int:
         for start in range(0, len(keys), _BATCH):
             requests = [(_DELETE, NLM_F_ACK, key) for key in keys[start : start + _BATCH]]
             self._netlink.change_all(requests, "end tracked connections", fine={errno.ENOENT})
@@ -155,12 +176,6 @@ def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Ad
         return None
     reply_address, reply_to, _, _, reply_port = _tuple(data, *reply)
     (status,) = struct.unpack_from("!I", data, found[_STATUS][0])
-    key = data[_HEADS - 4 : _HEADS]
-    for type_ in (_TUPLE_ORIGINAL, _ZONE, _ID):
-        if type_ in found:
-            start, stop = found[type_]
-            # With its head (which holds the flag of a nested one) and its padding.
-            key += data[start - 4 : start + ((stop - start + 3) & ~3)]
     for packed in (reply_address, reply_to):
         if packed not in known:
             known[packed] = ip_address(packed)
@@ -175,9 +190,25 @@ def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Ad
         answered=bool(status & _SEEN_REPLY),
         live=protocol is not Protocol.UDP and _state(data, found.get(_PROTOINFO)) in _LIVE_STATES,
         timeout=struct.unpack_from("!I", data, found[_TIMEOUT][0])[0] if _TIMEOUT in found else 0,
-        key=key,
-        mark=struct.unpack_from("!I", data, found[_MARK][0])[0] if _MARK in found else 0,
+        key=_key(data, found),
+        mark=_mark(data, found),
     )
+
+
+def _key(data: bytes, found: dict[int, tuple[int, int]]) -> bytes:
+    """Return what the kernel knows a connection by."""
+    key = data[_HEADS - 4 : _HEADS]
+    for type_ in (_TUPLE_ORIGINAL, _ZONE, _ID):
+        if type_ in found:
+            start, stop = found[type_]
+            # With its head (which holds the flag of a nested one) and its padding.
+            key += data[start - 4 : start + ((stop - start + 3) & ~3)]
+    return key
+
+
+def _mark(data: bytes, found: dict[int, tuple[int, int]]) -> int:
+    mark: int = struct.unpack_from("!I", data, found[_MARK][0])[0] if _MARK in found else 0
+    return mark
 
 
 def _tuple(data: bytes, at: int, end: int) -> tuple[bytes, bytes, int, int, int]:

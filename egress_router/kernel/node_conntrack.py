@@ -13,11 +13,6 @@ def cut_slot(slot: int) -> int:
     return sum(_delete(["--mark", mark, "-f", family]) for family in ("ipv4", "ipv6"))
 
 
-def cut_pod(pod_ip: str) -> int:
-    """Delete the connections that a pod started; return how many."""
-    return _delete(["-f", _family(pod_ip), "--orig-src", pod_ip])
-
-
 def cut_egress_ip(ip: str) -> int:
     """Delete the connections that are translated to an egress IP; return how many."""
     return _delete(["-f", _family(ip), "--reply-dst", ip])

@@ -31,3 +31,15 @@ class Connection:
     timeout: int
     key: bytes
     mark: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A connection by who started it: ``answers_from`` is where it really went, ``answers_to`` the source that it left
+    with, ``mark`` its connection mark.
+    """
+
+    source: Address
+    answers_from: Address
+    answers_to: Address
+    mark: int

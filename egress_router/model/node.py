@@ -82,7 +82,9 @@ class NodeState:
     ``held``: the egress IPs on the interface; ``quiet``: those of them that are not answered for. ``pods``: networks
     and addresses of the pods of this node. ``peers``: the other nodes' addresses, the only ones that the tunnel
     listens to. ``holders``: the other nodes that may be sent to, without those that are down; ``draining``: the slots
-    of those that keep nothing but connections.
+    of those that keep nothing but connections. ``contested``: addresses that pods of two namespaces have
+    (NAMESPACE/NAME), which are dropped. ``serving``: the slots of the nodes that translate a local pod; its connections
+    go on there even where new ones take another way.
     """
 
     ways: Mapping[str, str] = field(default_factory=dict)
@@ -94,3 +96,5 @@ class NodeState:
     peers: frozenset[str] = frozenset()
     holders: tuple[Holder, ...] = ()
     draining: frozenset[int] = frozenset()
+    contested: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    serving: Mapping[str, frozenset[int]] = field(default_factory=dict)

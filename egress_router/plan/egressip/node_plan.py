@@ -6,8 +6,9 @@ from collections.abc import Container, Iterable, Mapping
 from hashlib import blake2b
 
 from egress_router.model.address_keys import address_key, address_text, family, network_range
-from egress_router.model.egressip import ClusterState, Decision, Disposition, Via
+from egress_router.model.egressip import ClusterState, Decision, Disposition, Pod, Via
 from egress_router.model.node import LAST_SLOT, Holder, NodeState
+from egress_router.plan.egressip.going_on import serving
 
 _NOTHING: Mapping[int, str] = {}
 
@@ -19,7 +20,7 @@ def node_plan(
     slots: Mapping[str, int],
     held: frozenset[str],
     quiet: frozenset[str] = frozenset(),
-    lacking: Container[str] = (),
+    lacking: Iterable[str] = (),
     draining: Container[str] = (),
 ) -> NodeState:
     """Return the state of node ``me``.
@@ -27,23 +28,36 @@ def node_plan(
     ``slots`` gives every holder its slot; ``held`` are the egress IPs that really stand on this node's interface: an
     address that is decided but not there yet translates nothing, and its pods take another way or none. ``lacking`` are
     addresses that their holder says it does not have, ``draining`` holders that hand over.
+
+    Pods in a node's network are no pods here, whether their objects say so or not. An address that pods of two
+    namespaces have, while one takes it over from the other say, is dropped unless neither has egress IPs.
     """
+    lacking = frozenset(lacking)
     ways: dict[str, str] = {}
     translations: dict[str, str] = {}
     egress: set[str] = set()
+    owners: dict[str, Pod] = {}
+    contested: dict[str, tuple[str, str]] = {}
     mine = _own_ips(state, held)
     host = state.nodes.get(me)
     subnets = [part.strip() for part in host.subnet.split(",")] if host else []
     ranges = {part: span for part in subnets if (span := network_range(part)) is not None}
     pods = set(ranges)
+    machines = {address_text(key) for node in state.nodes.values() if (key := address_key(node.host_ip)) is not None}
     for pod in state.pods.values():
         mine_here = mine.get(pod.namespace, _NOTHING)
         if pod.node != me and not mine_here:
             continue
         verdict = decision.namespaces.get(pod.namespace)
-        if verdict is None:
+        if not machines.isdisjoint(pod.ips):
             continue
         for ip in pod.ips:
+            owner = owners.setdefault(ip, pod)
+            if owner.namespace != pod.namespace:
+                rivals = sorted((f"{owner.namespace}/{owner.name}", f"{pod.namespace}/{pod.name}"))
+                contested[ip] = (rivals[0], rivals[1])
+            if verdict is None:
+                continue
             if pod.node == me and not _inside(ip, ranges.values()):
                 pods.add(ip)
             if verdict.disposition is Disposition.NORMAL:
@@ -59,15 +73,29 @@ def node_plan(
                 ways[ip] = _way(me, ip, ways_out, own, slots)
             if pod.node == me or own is not None:
                 egress.add(ip)
+    contested = {ip: rivals for ip, rivals in contested.items() if ip in egress}
+    for ip in contested:
+        translations.pop(ip, None)
+        if ip in ways:
+            ways[ip] = "drop"
     holders = tuple(
         Holder(slot, name, state.nodes[name].host_ip)
         for name, slot in sorted(slots.items(), key=lambda item: item[1])
         if name in state.nodes and name != me
     )
     peers = frozenset(node.host_ip for name, node in state.nodes.items() if name != me and address_key(node.host_ip))
-    leaving = frozenset(holder.slot for holder in holders if holder.node in draining)
     return NodeState(
-        ways, translations, frozenset(egress), held, quiet & held, frozenset(pods), peers, holders, leaving
+        ways,
+        translations,
+        frozenset(egress),
+        held,
+        quiet & held,
+        frozenset(pods),
+        peers,
+        holders,
+        draining=frozenset(holder.slot for holder in holders if holder.node in draining),
+        contested=contested,
+        serving=serving(me, state, decision, slots, lacking),
     )
 
 
