@@ -15,7 +15,6 @@ import logging
 import os
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from egress_router.errors import EgressRouterError, PlatformError
 from egress_router.proxy.child import Child
 from egress_router.proxy.engine import Counters, Engine, Limits, Prepared
 from egress_router.proxy.generation import Generation
+from egress_router.proxy.signals import FORWARDED, Signals
 from egress_router.proxy.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Supervisor(Generic[Prepared]):
     _candidate: Generation[Prepared] | None = None
     _draining: list[Generation[Prepared]] = field(default_factory=list)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
-    _signals: list[int] = field(default_factory=list)
+    _signals: Signals = field(default_factory=Signals)
     _reload_wanted: bool = False
     _deaths: int = 0
     _restart_at: float | None = None
@@ -62,8 +62,12 @@ class Supervisor(Generic[Prepared]):
         """Run until a signal ends it; return 0. Raises ConfigurationError when the first configuration is bad,
         PlatformError when the engine cannot run or keeps dying.
         """
-        restore = self._catch_signals()
+        with self._signals:
+            return self._run()
+
+    def _run(self) -> int:
         try:
+            self._selector.register(self._signals, selectors.EVENT_READ, None)
             watch = Watch(self.engine.watched())
             self._start()
             next_look = time.monotonic() + TICK
@@ -80,48 +84,25 @@ class Supervisor(Generic[Prepared]):
             return 0
         finally:
             self._kill_all()
-            restore()
+            self._selector.close()
 
     # Signals and output
-
-    def _catch_signals(self) -> Callable[[], None]:
-        ours, kernel = socket.socketpair()
-        for end in (ours, kernel):
-            end.setblocking(False)
-        self._selector.register(ours, selectors.EVENT_READ, None)
-        forwarded = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *forwarded)
-        before = {number: signal.signal(number, lambda number, _: self._signals.append(number)) for number in numbers}
-        old_wakeup = signal.set_wakeup_fd(kernel.fileno(), warn_on_full_buffer=False)
-
-        def restore() -> None:
-            signal.set_wakeup_fd(old_wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            self._selector.close()
-            ours.close()
-            kernel.close()
-
-        return restore
 
     def _wait(self) -> None:
         busy = self._candidate is not None or self._restart_at is not None or self.stopping
         for key, _ in self._selector.select(STARTING_TICK if busy else TICK):
             child: Child | None = key.data
-            if child is None:
-                os.read(key.fd, 4096)
-            elif not child.read_lines(lambda line, child=child: self.engine.said(child, line)):  # type: ignore[misc]
+            if child is not None and not child.read_lines(lambda line, child=child: self.engine.said(child, line)):  # type: ignore[misc]
                 self._selector.unregister(child.output)
                 child.close()
 
     def _handle_signals(self) -> None:
-        received, self._signals[:] = list(self._signals), []
-        for number in received:
+        for number in self._signals.take():
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._stop(signal.Signals(number).name)
             elif number == signal.SIGHUP:
                 self._reload_wanted = True
-            elif number != signal.SIGCHLD and self._current:
+            elif number in FORWARDED and self._current:
                 self._current.signal(number)
 
     def _stop(self, name: str) -> None:
