@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
 from egress_router.kernel.conntrack import Conntrack
+from egress_router.kernel.node_tables import load
 from egress_router.model.connection import Started
 from egress_router.model.node import NOT_OUTSIDE, Network, NodeState
 from egress_router.plan.egressip.going_on import goes_on, suspects
+from egress_router.render.node_nft import recent_script
 
 
 def cut_stale(before: NodeState | None, after: NodeState, cluster: Iterable[Network]) -> int:
@@ -26,4 +28,7 @@ def cut_stale(before: NodeState | None, after: NodeState, cluster: Iterable[Netw
         )
 
     with Conntrack() as conntrack:
-        return conntrack.end_started(map(ip_address, pods), stale)
+        found = conntrack.started(map(ip_address, pods), stale)
+        # A reply that is on its way would make a connection the other way round.
+        load(recent_script({str(started.source) for started in found}))
+        return conntrack.end(found)

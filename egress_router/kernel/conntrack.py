@@ -84,18 +84,20 @@ class Conntrack:
                 found.append(connection)
         return found
 
-    def end(self, connections: Iterable[Connection]) -> int:
+    def end(self, connections: Iterable[Connection | Started]) -> int:
         """Forget ``connections``, so that their next packets are looked at anew; return how many. Those that are gone
         already are fine. Raises PlatformError.
         """
-        return self._end([connection.key for connection in connections])
+        keys = [connection.key for connection in connections]
+        for start in range(0, len(keys), _BATCH):
+            requests = [(_DELETE, NLM_F_ACK, key) for key in keys[start : start + _BATCH]]
+            self._netlink.change_all(requests, "end tracked connections", fine={errno.ENOENT})
+        return len(keys)
 
-    def end_started(self, sources: Iterable[Address], stale: Callable[[Started], bool]) -> int:
-        """Forget those connections that ``sources`` started and of which ``stale`` says so; return how many. Raises
-        PlatformError.
-        """
+    def started(self, sources: Iterable[Address], wanted: Callable[[Started], bool]) -> list[Started]:
+        """Return those connections that ``sources`` started and of which ``wanted`` says so. Raises PlatformError."""
         own = {address.packed: address for address in sources}
-        keys = []
+        chosen = []
         for message in self._messages():
             # The tuple of the original direction comes first, and its source address first in it.
             first = _HEADS + 12
@@ -103,16 +105,11 @@ class Conntrack:
             if source is None:
                 continue
             found = {type_: (start, stop) for type_, start, stop in attributes(message, _HEADS, len(message))}
-            answers_from, answers_to, *_ = _tuple(message, *found[_TUPLE_REPLY])
-            if stale(Started(source, ip_address(answers_from), ip_address(answers_to), _mark(message, found))):
-                keys.append(_key(message, found))
-        return self._end(keys)
-
-    def _end(self, keys: list[bytes]) -> int:
-        for start in range(0, len(keys), _BATCH):
-            requests = [(_DELETE, NLM_F_ACK, key) for key in keys[start : start + _BATCH]]
-            self._netlink.change_all(requests, "end tracked connections", fine={errno.ENOENT})
-        return len(keys)
+            answers_from, answers_to = map(ip_address, _tuple(message, *found[_TUPLE_REPLY])[:2])
+            connection = Started(source, answers_from, answers_to, _mark(message, found), _key(message, found))
+            if wanted(connection):
+                chosen.append(connection)
+        return chosen
 
     def _messages(self) -> Iterator[bytes]:
         head = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)

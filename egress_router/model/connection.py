@@ -36,10 +36,11 @@ class Connection:
 @dataclass(frozen=True, slots=True)
 class Started:
     """A connection by who started it: ``answers_from`` is where it really went, ``answers_to`` the source that it left
-    with, ``mark`` its connection mark.
+    with, ``mark`` its connection mark, ``key`` the kernel's name for it, as bytes.
     """
 
     source: Address
     answers_from: Address
     answers_to: Address
     mark: int
+    key: bytes

@@ -43,7 +43,8 @@ DROPS = {
     "tunnel_no_connection": "a packet of no connection came through the tunnel",
     "tunnel_inside": "what came through the tunnel was for the cluster or for this node",
     "tunnel_untranslated": "what came through the tunnel has no translation here",
-    "forged": "somebody behind this node, a pod say, sent to the tunnel or the agent of another node",
+    "forged_node": "passed on by this node, for a pod say, to the tunnel or the agent of another node",
+    "forged_source": "from a pod of another node by its address, but not through the tunnel",
     "refused": "new connections from outside to an egress IP",
 }
 

@@ -25,6 +25,8 @@ TABLE = "egress_node"
 _CONNECTED = "{ tcp, sctp, dccp }"
 #: Sets of the ARP table.
 _ARP_SETS = ("here", "quiet")
+#: How long late replies are kept from a pod whose connections were cut and whose address may have become another's.
+_RECENT = "10s"
 #: Ways whose names are words of nft.
 _CHAIN = {"drop": "dropped"}
 _KEEP = 0xFFFFFFFF ^ MARK_MASK
@@ -130,6 +132,14 @@ def change_script(before: NodeState, after: NodeState) -> str:
     return "".join(f"{line}\n" for line in [*first, *last])
 
 
+def recent_script(pods: Iterable[str]) -> str:
+    """Return the script that keeps late replies from these pods for a while, empty when there are none."""
+    by_set: dict[str, list[str]] = {}
+    for pod in sorted(pods):
+        by_set.setdefault(f"recent{6 if ':' in pod else 4}", []).append(f"{pod} timeout {_RECENT}")
+    return "".join(f"add element inet {TABLE} {name} {{ {', '.join(items)} }}\n" for name, items in by_set.items())
+
+
 def _items(values: Mapping[str, str]) -> list[str]:
     return [f"{key} : {value}" if value else key for key, value in sorted(values.items())]
 
@@ -151,6 +161,7 @@ def _sets(version: int, settings: NodeSettings, have: Elements) -> list[str]:
     lines += _set(f"pods{version}", address, have[f"pods{version}"], "flags interval")
     for name in ("held", "egress", "served", "peers", "far"):
         lines += _set(f"{name}{version}", address, have[f"{name}{version}"])
+    lines += _set(f"recent{version}", address, {}, "flags timeout")
     lines += _set(f"allowed{version}", f"{address} . {address}", have[f"allowed{version}"])
     lines += _map(f"snat{version}", f"{address} : {address}", have[f"snat{version}"])
     lines += _map(f"way{version}", f"{address} : verdict", have[f"way{version}"])
@@ -183,7 +194,7 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
 
     A late reply to a connection that was cut would make a connection the other way round, whose replies, the pod's own
     packets, are translated by nobody. So nothing from outside opens a connection straight to such a pod, except a SYN
-    and an echo request, which are no replies.
+    and an echo request, which are no replies; nor to one that was such a pod until just now (`recent`).
 
     What has no connection of its own (UDP, ICMP) moves when its holder drains: `keep` lacks that holder, so the pod's
     way counts. The entry at the pod's node stays, so replies by the former holder still belong to it. But an entry that
@@ -195,7 +206,9 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     endpoints inside is inside, and an endpoint outside is outside.
 
     A container network may give pods the address of their node towards other nodes, so a packet that is passed on must
-    not reach the tunnel or the agent of a node: it would count as that node's.
+    not reach the tunnel or the agent of a node: it would count as that node's. And what starts behind this node with an
+    address of the cluster that is no pod's of this node is no pod's that anybody knows; a pod of another node comes by
+    the tunnel.
     """
     unknown = "accept" if settings.pass_unknown else "counter name unknown_pod drop"
     # TCP headers without options take 20 bytes, IPv4 headers 20 and IPv6 headers 40.
@@ -255,6 +268,8 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     ct state invalid,untracked ip6 saddr @egress6 ip6 daddr != @cluster6 counter name no_connection drop
     ct state new ip daddr @egress4 ip saddr != @cluster4 goto late
     ct state new ip6 daddr @egress6 ip6 saddr != @cluster6 goto late
+    ct state new ip daddr @recent4 ip saddr != @cluster4 goto late
+    ct state new ip6 daddr @recent6 ip6 saddr != @cluster6 goto late
     ct state new iifname != "lo" ip daddr @held4 goto refuse
     ct state new iifname != "lo" ip6 daddr @held6 goto refuse
   }}
@@ -262,11 +277,20 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     type filter hook prerouting priority dstnat + 5; policy accept;
     ct direction original ip saddr @pods4 ip daddr != @cluster4 goto leave4
     ct direction original ip6 saddr @pods6 ip6 daddr != @cluster6 goto leave6
+    ct direction original ip saddr @cluster4 ip daddr != @cluster4 goto elsewhere
+    ct direction original ip6 saddr @cluster6 ip6 daddr != @cluster6 goto elsewhere
+  }}
+  chain elsewhere {{
+    iifname "{TUNNEL}" accept
+    ip saddr @served4 counter name forged_source drop
+    ip6 saddr @served6 counter name forged_source drop
+    iifname {{ "lo", "{settings.interface}" }} accept
+    {unknown}
   }}
   chain forge {{
     type filter hook forward priority mangle - 5; policy accept;
-    udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip daddr @peers4 counter name forged drop
-    udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip6 daddr @peers6 counter name forged drop
+    udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip daddr @peers4 counter name forged_node drop
+    udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip6 daddr @peers6 counter name forged_node drop
   }}
   chain listen {{
     type filter hook input priority filter - 5; policy accept;

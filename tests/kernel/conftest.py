@@ -13,6 +13,7 @@ import pytest
 from egress_router.lab import SHAPES, CaptureIncomplete, Lab
 from tests.kernel import egress_cluster
 from tests.kernel.egress_cluster import WORLDS, EgressCluster, World
+from tests.kernel.egress_scene import Scene
 from tests.kernel.http_pod import Client, Proxy
 
 LABS = pytest.StashKey[list[Lab]]()
@@ -59,6 +60,23 @@ def world(request: pytest.FixtureRequest) -> World:
 def two_holders(make_lab: Callable[..., Lab], world: World, tmp_path: Path) -> EgressCluster:
     """Three nodes; the namespace toto has an egress IP on each of the last two. No agent runs yet."""
     return egress_cluster.two_holders(make_lab(nodes=3, shape=world.shape), tmp_path / "state", world)
+
+
+@pytest.fixture(scope="module", params=WORLDS, ids=str)
+def shared_scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """A cluster with egress IPs whose agents run, for all tests of a module."""
+    with Lab(nodes=3, shape=request.param.shape) as lab:
+        yield Scene(lab, tmp_path_factory.mktemp("scene") / "state", request.param)
+
+
+@pytest.fixture
+def scene(request: pytest.FixtureRequest, shared_scene: Scene) -> Iterator[Scene]:
+    """The module's cluster as it was in the beginning; a test that changes it puts it back."""
+    request.node.stash[LABS] = [shared_scene.lab]
+    yield shared_scene
+    for capture in shared_scene.lab.captures:
+        capture.close()
+    shared_scene.lab.captures.clear()
 
 
 @pytest.fixture

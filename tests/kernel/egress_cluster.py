@@ -79,6 +79,14 @@ class EgressCluster:
     def namespace(self, name: str, *ips: str) -> None:
         self.put("NetNamespace", name, netid=len(name), egressIPs=list(ips))
 
+    def together(self, namespaces: dict[str, list[str]]) -> None:
+        """Write several namespaces to one file, so that they change in one step."""
+        items = [
+            {"kind": "NetNamespace", "metadata": {"name": name}, "netid": len(name), "egressIPs": ips}
+            for name, ips in namespaces.items()
+        ]
+        self._write("together.json", {"kind": "List", "items": items})
+
     def holds(self, node: Host, *ips: str) -> None:
         self.change("HostSubnet", self.name(node), egressIPs=list(ips))
 

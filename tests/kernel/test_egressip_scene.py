@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -91,10 +90,6 @@ def test_power_cut(cluster: EgressCluster, capsys: pytest.CaptureFixture[str]) -
     assert losses_back == 0
 
 
-def answered(heard: list[tuple[float, str]]) -> bool:
-    return bool(heard) and heard[-1][1] != ""
-
-
 def parsed(text: str) -> object:
     from ipaddress import ip_address
 
@@ -154,24 +149,6 @@ def test_restarts_cut_nothing(cluster: EgressCluster) -> None:
         time.sleep(0.3)
         assert not capture.leaks(allowed={FIRST, SECOND})
     assert {text for _, text in heard} == {first}
-
-
-def test_new_pods_never_leak(cluster: EgressCluster) -> None:
-    """Pods that send from their first moment, before and after their object is there."""
-    lab = cluster.lab
-    cluster.pod("client", "toto", 0)
-    cluster.start()
-    cluster.settle()
-    with lab.capture() as capture:
-        for number in range(6):
-            name = f"new{number}"
-            pod = lab.pod(name, node=number % 3)
-            with talking(partial(cluster.source_of, pod, timeout=0.03), every=0.0) as heard:
-                time.sleep(0.1)
-                cluster.tell(pod, name, "toto", number % 3)
-                cluster.until(partial(answered, heard))
-        assert capture.outgoing(), "positive control: pods do get out"
-        assert not capture.leaks(allowed={FIRST, SECOND})
 
 
 def test_connections_to_an_egress_ip_are_refused(cluster: EgressCluster) -> None:

@@ -74,6 +74,8 @@ def node_plan(
             if pod.node == me or own is not None:
                 egress.add(ip)
     contested = {ip: rivals for ip, rivals in contested.items() if ip in egress}
+    served_by = serving(me, state, decision, slots, lacking)
+    served_by = {ip: nodes for ip, nodes in served_by.items() if ip in ways and ip not in contested}
     for ip in contested:
         translations.pop(ip, None)
         if ip in ways:
@@ -95,7 +97,7 @@ def node_plan(
         holders,
         draining=frozenset(holder.slot for holder in holders if holder.node in draining),
         contested=contested,
-        serving=serving(me, state, decision, slots, lacking),
+        serving=served_by,
     )
 
 

@@ -1,0 +1,111 @@
+"""Which connections are judged after a change, and which of them go on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from egress_router.model.egressip import ClusterState, HostSubnet, NetNamespace, Pod
+from egress_router.model.node import OWN_SLOT, Holder, NodeState
+from egress_router.plan.egressip.decision import decide
+from egress_router.plan.egressip.going_on import goes_on, serving, suspects
+from egress_router.plan.egressip.node_plan import node_plan
+from egress_router.render.node_nft import mark_of
+
+POD, FAR, PLAIN, GONE = "198.51.100.2", "198.51.100.40", "198.51.100.3", "198.51.100.9"
+FIRST, OTHER, NODE = "192.0.2.45", "192.0.2.46", "192.0.2.11"
+STATE = NodeState(
+    ways={POD: "to_1", PLAIN: "normal"},
+    translations={FAR: FIRST, POD: FIRST},
+    holders=(Holder(1, "b", "192.0.2.12"), Holder(2, "c", "192.0.2.13")),
+    serving={POD: frozenset({1})},
+)
+
+
+@pytest.mark.parametrize(
+    ("pod", "slot", "source", "expected"),
+    [
+        (POD, 1, POD, True),
+        (POD, 2, POD, False),
+        (POD, 3, POD, True),
+        (POD, 0, NODE, False),
+        (POD, OWN_SLOT, FIRST, True),
+        (POD, OWN_SLOT, OTHER, False),
+        (FAR, 0, FIRST, True),
+        (FAR, 0, OTHER, False),
+        (PLAIN, 0, NODE, True),
+        (PLAIN, 1, PLAIN, False),
+        (GONE, 1, GONE, False),
+    ],
+)
+def test_what_goes_on(pod: str, slot: int, source: str, expected: bool) -> None:
+    """A slot that no holder has is no reason to cut: such packets take the pod's present way."""
+    assert goes_on(STATE, pod, mark_of(slot) | 0x4001, source) is expected
+
+
+def test_who_is_judged() -> None:
+    assert suspects(None, STATE) == {POD, FAR, PLAIN}
+    assert suspects(STATE, STATE) == set()
+    assert suspects(STATE, replace(STATE, ways={**STATE.ways, POD: "to_2"})) == set(), "the old holder serves it still"
+    assert suspects(STATE, replace(STATE, ways={**STATE.ways, POD: "drop"})) == set()
+    assert suspects(STATE, replace(STATE, serving={POD: frozenset({2})})) == {POD}
+    down = replace(STATE, serving={POD: frozenset()}, holders=STATE.holders[1:])
+    assert suspects(STATE, down) == set(), "all connections of a holder that is down are cut anyway"
+    assert suspects(STATE, replace(STATE, translations={FAR: OTHER, POD: FIRST})) == {FAR}
+    assert suspects(STATE, replace(STATE, ways={PLAIN: "normal"})) == {POD}
+    assert suspects(STATE, replace(STATE, ways={POD: "to_1"})) == set()
+    assert suspects(STATE, replace(STATE, ways={**STATE.ways, GONE: "drop"})) == {GONE}, "it may have had another owner"
+
+
+CLUSTER = ClusterState(
+    {"p": NetNamespace("p", 1, (FIRST, OTHER, "2001:db8:2::45")), "q": NetNamespace("q", 2)},
+    {
+        "a": HostSubnet("a", NODE, "198.51.100.0/27"),
+        "b": HostSubnet("b", "192.0.2.12", egress_ips=(FIRST, "2001:db8:2::45")),
+        "c": HostSubnet("c", "192.0.2.13", egress_ips=(OTHER,)),
+    },
+    {
+        ("p", "one"): Pod("p", "one", "a", (POD, "2001:db8:a::2")),
+        ("q", "two"): Pod("q", "two", "a", (PLAIN,)),
+        ("p", "far"): Pod("p", "far", "b", (FAR,)),
+    },
+)
+SLOTS = {"b": 1, "c": 2}
+
+
+def test_who_serves_a_pod() -> None:
+    """Also who is offline or drains, but not who lacks the address."""
+    decision = decide(CLUSTER, {"b"})
+    assert serving("a", CLUSTER, decision, SLOTS, frozenset()) == {
+        POD: frozenset({1, 2}),
+        "2001:db8:a::2": frozenset({1}),
+    }
+    assert serving("a", CLUSTER, decision, SLOTS, frozenset({FIRST}))[POD] == {2}
+    assert serving("a", CLUSTER, decision, {"c": 2}, frozenset())[POD] == {2}
+
+
+def test_an_address_of_two_pods_is_dropped() -> None:
+    """Unless neither namespace has egress IPs; on its holder, nothing is translated for it."""
+    heir = Pod("q", "heir", "a", (POD,))
+    state = replace(CLUSTER, pods={**CLUSTER.pods, ("q", "heir"): heir})
+    plan = node_plan("a", state, decide(state), SLOTS, frozenset())
+    assert plan.ways[POD] == "drop"
+    assert plan.contested == {POD: ("p/one", "q/heir")}
+    assert POD not in plan.serving
+    assert plan.ways["2001:db8:a::2"] == "to_1"
+    holder = replace(CLUSTER, pods={**CLUSTER.pods, ("q", "heir"): Pod("q", "heir", "b", (FAR,))})
+    plan = node_plan("b", holder, decide(holder), {}, frozenset({FIRST}))
+    assert plan.translations == {POD: FIRST}
+    assert plan.ways[FAR] == "drop"
+    both = replace(CLUSTER, pods={**CLUSTER.pods, ("r", "heir"): Pod("q", "heir", "a", (PLAIN,))})
+    assert node_plan("a", both, decide(both), SLOTS, frozenset()).ways[PLAIN] == "normal"
+
+
+def test_a_pod_with_a_nodes_address_is_none() -> None:
+    """Its traffic is the node's, which leaves as it is."""
+    pods = {**CLUSTER.pods, ("p", "host"): Pod("p", "host", "a", (NODE, "2001:db8:2::11"))}
+    state = replace(CLUSTER, pods=pods)
+    assert node_plan("a", state, decide(state), SLOTS, frozenset()) == node_plan(
+        "a", CLUSTER, decide(CLUSTER), SLOTS, frozenset()
+    )
