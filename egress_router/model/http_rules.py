@@ -33,6 +33,10 @@ class Rule:
     everything: bool = False
     numbers: tuple[int, ...] = ()
 
+    def ranges(self) -> list[tuple[Span, int]]:
+        """Return the ranges of addresses in their order, each with the number of its line."""
+        return sorted((span, line.number) for line in self.addresses for span in line.ranges)
+
 
 @dataclass(frozen=True, slots=True)
 class CompiledPolicy:

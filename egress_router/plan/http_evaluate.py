@@ -27,6 +27,7 @@ from egress_router.model.http_policy import (
 )
 from egress_router.model.http_regions import spans
 
+NO_LINE = "no line matches"
 _PART = re.compile(r"0x([0-9a-f]*)|0([0-7]*)|([1-9][0-9]*)")
 
 
@@ -109,14 +110,24 @@ def closed(policy: HttpPolicy, address: Address, port: int, own: Iterable[Addres
 def evaluate(
     policy: HttpPolicy, host: str, port: int, addresses: Sequence[Address] = (), own: Sequence[Address] = ()
 ) -> Verdict:
-    """Decide about a request. ``addresses``: what the name resolves to, unused for a literal; ``own``: the pod's."""
+    """Decide about a request. ``addresses``: what the name resolves to, unused for a literal; ``own``: the pod's.
+
+    Several addresses may be denied, each by a line: the first of these lines counts, a closed address before all.
+    """
     plain = host.removesuffix(".").lower()
     name: str | None = plain
     literal = literal_address(plain)
     if literal is not None:
         name, addresses = None, (literal,)
     verdicts = [_about(policy, name, address, port, own) for address in addresses or (None,)]
-    return next((verdict for verdict in verdicts if not verdict.allowed), verdicts[0])
+    return min((verdict for verdict in verdicts if not verdict.allowed), key=_place, default=verdicts[0])
+
+
+def _place(verdict: Verdict) -> tuple[bool, int]:
+    """Order denials: what is closed, then by line, and last what no line matches."""
+    if verdict.line is None:
+        return verdict.why == NO_LINE, verdict.address is not None and to_number(verdict.address) not in NOWHERE
+    return False, verdict.line.number + 1
 
 
 def _about(policy: HttpPolicy, name: str | None, address: Address | None, port: int, own: Sequence[Address]) -> Verdict:
@@ -125,4 +136,4 @@ def _about(policy: HttpPolicy, name: str | None, address: Address | None, port: 
     for line in policy.lines:
         if matches(line, name, address, port):
             return Verdict(line.decision is Decision.ALLOW, line, f"line {line.number}", address)
-    return Verdict(False, None, "no line matches", address)
+    return Verdict(False, None, NO_LINE, address)

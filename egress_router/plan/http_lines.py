@@ -1,34 +1,39 @@
-"""Which address line decided about a request, from what Squid tells about it."""
+"""Which address line an address belongs to."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from functools import cache
 
-from egress_router.model.http_codes import words
 from egress_router.model.http_policy import Address, to_number
-from egress_router.model.http_rules import Rule
+from egress_router.model.http_regions import Span
+from egress_router.model.http_rules import CompiledPolicy
 
 
-class AddressLines:
-    """The address lines of one rule. Line 0 stands for the addresses that are always closed."""
+class Owners:
+    """The address line that an address belongs to, at each port."""
 
-    def __init__(self, rule: Rule) -> None:
-        spans = sorted((first, last, line.number) for line in rule.addresses for first, last in line.ranges)
-        self._firsts = [first for first, _, _ in spans]
-        self._spans = spans
-        spelled = words(len(rule.addresses)) if rule.addresses else []
-        self._words = {word: line.number for word, line in zip(spelled, rule.addresses, strict=True)}
+    def __init__(self, compiled: CompiledPolicy) -> None:
+        rules = [rule for rule in compiled.rules if rule.addresses]
+        by_rules = cache(lambda numbers: _Sorted([entry for number in numbers for entry in rules[number].ranges()]))
+        # Few different ones: ports are alike in classes.
+        self._at_port = cache(
+            lambda port: by_rules(tuple(number for number, rule in enumerate(rules) if port in rule.ports))
+        )
 
-    def at(self, address: Address) -> int | None:
-        """Return the line that an address belongs to."""
-        number = to_number(address)
+    def line(self, address: Address, port: int) -> int | None:
+        """Return the first line about an address at a port; 0 when it is closed."""
+        return self._at_port(port).at(to_number(address))
+
+
+class _Sorted:
+    def __init__(self, spans: list[tuple[Span, int]]) -> None:
+        self._spans = sorted(spans)
+        self._firsts = [first for (first, _), _ in self._spans]
+
+    def at(self, number: int) -> int | None:
         place = bisect_right(self._firsts, number) - 1
         if place < 0:
             return None
-        _, last, line = self._spans[place]
+        (_, last), line = self._spans[place]
         return line if number <= last else None
-
-    def spelled(self, bits: Iterable[int]) -> int | None:
-        """Return the line whose word has these bits; None when several lines match, in whichever number."""
-        return self._words.get(frozenset(bits))

@@ -14,10 +14,11 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from egress_router.model.http_policy import Block, HttpPolicy
+from egress_router.model.http_numbered import numbered_ranges
+from egress_router.model.http_policy import Address, Block, Decision, HttpPolicy
 from egress_router.model.http_rules import CompiledPolicy
 from egress_router.plan.http_evaluate import literal_address
-from egress_router.plan.http_lines import AddressLines
+from egress_router.plan.http_lines import Owners
 from egress_router.plan.http_names import NameLines
 from egress_router.proxy.http_tally import HttpCounts, HttpTally, error_word
 from egress_router.proxy.line_pipe import LinePipe
@@ -33,7 +34,14 @@ REASONS = {
     "nowhere": "no destination",
     "default": "no line matches",
     "-": "not a request that could be judged",
+    # Before DNS had answered.
+    "gone": "the client left before it was judged",
 }
+CLOSED = "a closed address"
+#: Squid answered itself: it was asked for its cache alone, or to be the last to answer a TRACE.
+UNCONNECTED = "answered without a connection"
+#: See ``model.http_codes``.
+UNTOLD = "addresses of the name, in several lines"
 
 
 class RawLine(NamedTuple):
@@ -48,8 +56,7 @@ class RawLine(NamedTuple):
     size: str
     duration: str
     rule: str
-    line: str
-    bits: str
+    at: str
     server: str
     error: str
 
@@ -64,18 +71,21 @@ class Translator:
     """Knows what decided about the raw lines of one generation. ``policy`` and ``compiled`` are what its Squid runs."""
 
     def __init__(self, policy: HttpPolicy, compiled: CompiledPolicy) -> None:
-        self._compiled = compiled
+        self._rules = compiled.rules
         self._names = NameLines()
         for line in policy.lines:
             if not isinstance(line.target, Block):
                 self._names.add(line)
-        self._texts = {line.number: line.text for line in policy.lines}
-        self._lines = cache(lambda number: AddressLines(compiled.rules[number - 1]))
+        self._lines = {line.number: line for line in policy.lines}
+        self._owners = Owners(compiled)
+        # Large, and of use for few policies.
+        self._asked = cache(lambda: numbered_ranges(compiled))
         self._decide = lru_cache(maxsize=8192)(self._decision)
 
     def decision(self, raw: RawLine) -> Mapping[str, str | int | None]:
         """Return what was decided, as the JSON has it."""
-        return self._decide(_text(raw.host) or "", raw.port, raw.rule, (raw.line, raw.bits), raw.server)
+        rule = "gone" if raw.rule == "-" and raw.status.strip("0") == "" else raw.rule
+        return self._decide(_text(raw.host) or "", raw.port, rule, raw.at, raw.server)
 
     def json(self, raw: RawLine, decision: Mapping[str, str | int | None]) -> str | None:
         """Return the JSON text of a raw line and what was decided; None when it is not one of ours."""
@@ -95,43 +105,56 @@ class Translator:
             return None
         return json.dumps({**head, **decision}, ensure_ascii=True)
 
-    def _decision(
-        self, host: str, port: str, rule: str, notes: tuple[str, str], server: str
-    ) -> dict[str, str | int | None]:
-        compiled = self._compiled.rules[int(rule) - 1] if rule.isdecimal() else None
-        denied = compiled.decision.value == "deny" if compiled else True
-        number = None
-        if compiled or rule == "default":
-            by_address = compiled is not None and bool(compiled.addresses)
-            number = self._address_line(int(rule), host, notes, server) if by_address else self._name_line(host, port)
-        decision: dict[str, str | int | None] = {"decision": "deny" if denied else "allow"}
-        if number in self._texts:
-            decision |= {"line": number, "rule": self._texts[number]}
-        elif compiled and compiled.addresses and number == 0:
-            decision |= {"line": None, "reason": "a closed address"}
-        elif compiled:
-            decision |= {"line": None, "reason": "addresses of the name, in several lines"}
+    def _decision(self, host: str, port: str, rule: str, at: str, server: str) -> dict[str, str | int | None]:
+        host = host.removesuffix(".").lower()
+        number = int(rule) if rule.isdecimal() else 0
+        allowed = number > 0 and self._rules[number - 1].decision is Decision.ALLOW
+        decided: int | str | None = REASONS.get(rule)
+        if (number or rule == "default") and port.isdecimal():
+            address = literal_address(host) or _address(allowed, server)
+            decided = self._decided(host, int(port), number, at, address)
+            if not allowed and self._allows(decided):
+                decided = None
+            elif allowed and address is not None:
+                # DNS may have changed its mind: what this address is not allowed, the second look denied.
+                allowed = self._allows(decided)
+        decision: dict[str, str | int | None] = {"decision": "allow" if allowed else "deny", "line": None}
+        if isinstance(decided, int) and decided:
+            decision |= {"line": decided, "rule": self._lines[decided].text}
         else:
-            decision |= {"line": None, "reason": REASONS.get(rule, REASONS["-"])}
-        if not denied and server != "-":
+            decision["reason"] = CLOSED if decided == 0 else decided or REASONS["default"]
+        if allowed and server != "-":
             decision["server"] = server
         return decision
 
-    def _address_line(self, rule: int, host: str, notes: tuple[str, str], server: str) -> int | None:
-        line, bits = notes
-        if line.isdecimal():
-            return int(line)
-        lines = self._lines(rule)
-        address = literal_address(host) or literal_address(server)
-        if address is not None:
-            return lines.at(address)
-        return lines.spelled(int(bit) for bit in unquote(bits).split(",") if bit.isdecimal())
+    def _decided(self, host: str, port: int, rule: int, at: str, address: Address | None) -> int | str | None:
+        """Return the number of the first line about a host: about the ``address`` that is known, or what ``at`` tells.
 
-    def _name_line(self, host: str, port: str) -> int | None:
-        if not port.isdecimal():
-            return None
-        found = self._names.first(host.removesuffix(".").lower(), int(port))
-        return found.number if found else None
+        0 stands for closed addresses, None for no line, a text for what else is to be said.
+        """
+        found = self._names.first(host if literal_address(host) is None else "", port)
+        by_name = found.number if found else None
+        if address is not None:
+            by_address = self._owners.line(address, port)
+        elif not rule or not (lines := self._rules[rule - 1].addresses):
+            return by_name
+        elif len(lines) == 1:
+            by_address = lines[0].number
+        elif rule not in self._asked():
+            return UNCONNECTED
+        else:
+            by_address = self._asked()[rule].told(unquote(at).split(","))
+            if by_address is None:
+                return UNTOLD
+        return min((one for one in (by_name, by_address) if one is not None), default=None)
+
+    def _allows(self, decided: int | str | None) -> bool:
+        line = self._lines.get(decided) if isinstance(decided, int) else None
+        return line is not None and line.decision is Decision.ALLOW
+
+
+def _address(allowed: bool, server: str) -> Address | None:
+    return literal_address(server) if allowed and server != "-" else None
 
 
 def _text(field: str) -> str | None:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from egress_router.model.http_codes import width, words
-from egress_router.model.http_policy import ANY_PORT, NOWHERE, Decision, HttpSettings, Ports, from_number
-from egress_router.model.http_regions import Span, complement, normal
-from egress_router.model.http_rules import AddressLine, CompiledPolicy, Rule
+from egress_router.model.http_numbered import NumberedRanges, numbered_ranges
+from egress_router.model.http_policy import ANY_PORT, NOWHERE, Decision, HttpSettings, Ports
+from egress_router.model.http_regions import complement
+from egress_router.model.http_rules import CompiledPolicy, Rule
+from egress_router.render.squid_sets import SquidSets
+from egress_router.render.squid_which import define_which
 
 #: Squid writes one descriptor for the client, up to two for the server (happy eyeballs), and has some of its own.
 DESCRIPTORS_PER_CLIENT = 3
 OWN_DESCRIPTORS = 128
-#: Up to this many address lines, a denying rule asks about one after the other which one it is.
-MAX_LINES_IN_TURN = 64
 #: Nothing can be sent from these (RFC 1122 3.2.1.3 (b) and RFC 6666), so a connection bound to one never starts.
 UNUSABLE = {4: "0.0.0.1", 6: "100::1"}
 
@@ -62,7 +62,7 @@ def _template() -> Template:
 def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidPlace | None = None) -> dict[str, str]:
     """Return the files, by name relative to ``place.directory``; ``squid.conf`` is the one that includes the rest."""
     place = place or SquidPlace()
-    writer = _Writer(PurePosixPath(place.directory), place.ipv6)
+    writer = _Writer(place)
     writer.policy(compiled, settings)
     conf = _template().render(
         place=place,
@@ -80,129 +80,76 @@ def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidP
 class _Writer:
     """Collects ACL definitions, access rules and the same rules for outgoing addresses."""
 
-    def __init__(self, directory: PurePosixPath, ipv6: bool) -> None:
-        self._directory = directory
-        self._families = (4, 6) if ipv6 else (4,)
-        self._known: dict[tuple[str, str], str] = {}
-        self._marks: set[str] = set()
-        self.files: dict[str, str] = {}
-        self.sets: list[str] = []
+    def __init__(self, place: SquidPlace) -> None:
+        self._families = (4, 6) if place.ipv6 else (4,)
+        self._sets = SquidSets(PurePosixPath(place.directory), self._families)
         self.access: list[str] = []
         self.outgoing: list[str] = []
 
+    @property
+    def sets(self) -> list[str]:
+        """The definitions of ACLs."""
+        return self._sets.lines
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The long ones' files."""
+        return self._sets.files
+
     def policy(self, compiled: CompiledPolicy, settings: HttpSettings) -> None:
         sources = _sources(settings)
-        resolved = self._set("resolved", "dst", self._ranges(complement([])))
+        resolved = self._sets.define("resolved", "dst", self._sets.ranges(complement([])))
         # The second look: without addresses in Squid's cache there is nothing to judge, so nothing to connect to.
         self._leave(UNUSABLE, f"!{resolved}")
         if compiled.allowed_names is not None:
             # Nobody may use our DNS to talk to the world through names that are denied anyway.
             names = compiled.allowed_names
-            others = "!" + self._set("names_allowed", "dstdomain -n", names) if names else "all"
+            others = "!" + self._sets.define("names_allowed", "dstdomain -n", names) if names else "all"
             self._mark("http_access deny", others, "default")
+        asked = numbered_ranges(compiled)
         nowhere_said = False
         for number, rule in enumerate(compiled.rules, start=1):
             if not nowhere_said and (rule.addresses or rule.decision is Decision.ALLOW):
                 # Not earlier: a name that is denied as such need not be looked up.
                 self._nowhere()
                 nowhere_said = True
-            self._rule(number, rule, sources)
+            self._rule(number, rule, asked.get(number), sources)
         self._mark("http_access deny", "all", "default")
         self._leave(UNUSABLE, "")
 
     def _nowhere(self) -> None:
-        nowhere = self._set("nowhere", "dst", self._written((number, number) for number in sorted(NOWHERE)))
+        spans = [(number, number) for number in sorted(NOWHERE)]
+        nowhere = self._sets.define("nowhere", "dst", self._sets.written(spans))
         self._mark("http_access deny", nowhere, "nowhere")
         self._leave(UNUSABLE, nowhere)
 
-    def _rule(self, number: int, rule: Rule, sources: Mapping[int, str]) -> None:
+    def _rule(self, number: int, rule: Rule, asked: NumberedRanges | None, sources: Mapping[int, str]) -> None:
         conditions = [] if rule.ports == ANY_PORT else [self._ports(rule.ports)]
         if rule.names:
-            conditions.append(self._set(f"names_{number}", "dstdomain -n", rule.names))
+            conditions.append(self._sets.define(f"names_{number}", "dstdomain -n", rule.names))
         if rule.addresses:
-            mine = self._ranges(sorted(span for line in rule.addresses for span in line.ranges))
+            mine = self._sets.ranges(sorted(span for line in rule.addresses for span in line.ranges))
             if not mine:
                 return
-            conditions.append(self._set(f"addresses_{number}", "dst", mine))
-            if outside := self._ranges(rule.outside):
-                conditions.append("!" + self._set(f"outside_{number}", "dst", outside))
+            conditions.append(self._sets.define(f"addresses_{number}", "dst", mine))
+            if outside := self._sets.ranges(rule.outside):
+                conditions.append("!" + self._sets.define(f"outside_{number}", "dst", outside))
         if rule.everything:
             conditions.append("all")
         condition = " ".join(conditions)
-        allow = rule.decision is Decision.ALLOW
-        line = f" line={rule.addresses[0].number}" if len(rule.addresses) == 1 else ""
-        which = "" if allow or len(rule.addresses) < 2 else self._which(number, rule)
-        self._mark(f"http_access {rule.decision.value}", f"{condition} {which}".rstrip(), str(number), line)
-        self._leave(sources if allow else UNUSABLE, condition)
+        which = f" {define_which(self._sets, number, asked)}" if asked else ""
+        self._mark(f"http_access {rule.decision.value}", condition + which, str(number))
+        self._leave(sources if rule.decision is Decision.ALLOW else UNUSABLE, condition)
 
-    def _which(self, number: int, rule: Rule) -> str:
-        """Return an ACL that always matches where the rule's addresses do and notes the line, or the bits of its word.
-
-        An allowed request needs none: its address is known.
-        """
-        choices = []
-        for name, note, spans, then in _questions(rule.addresses):
-            if not (ranges := self._ranges(spans)):
-                continue
-            where = self._set(f"line_{number}_{name}", "dst", ranges)
-            self.sets.append(f"acl note_{number}_{name} annotate_transaction {note}")
-            self.sets.append(f"acl which_{number}_{name} all-of {where} note_{number}_{name} {then}".rstrip())
-            choices.append(f"which_{number}_{name}")
-        self.sets += [f"acl which_{number} any-of {choice}" for choice in [*choices, "all"]]
-        return f"which_{number}"
-
-    def _mark(self, directive: str, condition: str, mark: str, line: str = "") -> None:
-        name = f"rule_{mark}"
-        if name not in self._marks:
-            self._marks.add(name)
-            self.sets.append(f"acl {name} annotate_transaction rule={mark}{line}")
-        self.access.append(" ".join(filter(None, (directive, condition, name))))
+    def _mark(self, directive: str, condition: str, mark: str) -> None:
+        self.access.append(" ".join((directive, condition, self._sets.note(f"rule_{mark}", f"rule={mark}"))))
 
     def _leave(self, sources: Mapping[int, str], condition: str) -> None:
         for family in self._families:
             self.outgoing.append(f"tcp_outgoing_address {sources[family]} {condition}".rstrip())
 
     def _ports(self, ports: Ports) -> str:
-        return self._set("ports_" + str(ports).replace(",", "_"), "port", str(ports).split(","))
-
-    def _ranges(self, ranges: Iterable[Span]) -> list[str]:
-        """Return Squid's notation of ranges that hold one family each, without the addresses that lead nowhere."""
-        return self._written(_without(ranges, sorted(NOWHERE)))
-
-    def _written(self, ranges: Iterable[Span]) -> list[str]:
-        return [
-            str(from_number(first)) if first == last else f"{from_number(first)}-{from_number(last)}"
-            for first, last in ranges
-            if from_number(first).version in self._families
-        ]
-
-    def _set(self, name: str, kind: str, entries: Sequence[str]) -> str:
-        """Define a set once, in a file when it is long, and return the name it goes by."""
-        body = "\n".join(entries) + "\n"
-        if (kind, body) in self._known:
-            return self._known[kind, body]
-        if len(name) > 50:
-            name = f"set_{len(self._known)}"
-        self._known[kind, body] = name
-        if len(body) < 200:
-            self.sets.append(f"acl {name} {kind} {' '.join(entries)}")
-        else:
-            self.files[name] = body
-            self.sets.append(f'acl {name} {kind} "{self._directory / name}"')
-        return name
-
-
-def _questions(lines: Sequence[AddressLine]) -> Iterator[tuple[str, str, Iterable[Span], str]]:
-    """Yield name, note, ranges and end of each ACL that finds out which line matches."""
-    if len(lines) <= MAX_LINES_IN_TURN:
-        for line in lines:
-            yield str(line.number), f"line={line.number}", line.ranges, ""
-        return
-    spelled = list(zip(lines, words(len(lines)), strict=True))
-    for bit in range(width(len(lines))):
-        ranges = normal(span for line, word in spelled if bit in word for span in line.ranges)
-        # It never matches, so that the next bit is asked about as well.
-        yield f"bit{bit}", f"bits+={bit}", ranges, "!all"
+        return self._sets.define("ports_" + str(ports).replace(",", "_"), "port", str(ports).split(","))
 
 
 def _sources(settings: HttpSettings) -> dict[int, str]:
@@ -210,15 +157,3 @@ def _sources(settings: HttpSettings) -> dict[int, str]:
     if not settings.sources:
         return {4: "0.0.0.0", 6: "::"}  # noqa: S104  # whatever the routes say
     return UNUSABLE | {source.version: str(source) for source in settings.sources}
-
-
-def _without(ranges: Iterable[Span], holes: Sequence[int]) -> Iterator[Span]:
-    for first, last in ranges:
-        at = first
-        for hole in holes:
-            if at <= hole <= last:
-                if at < hole:
-                    yield at, hole - 1
-                at = hole + 1
-        if at <= last:
-            yield at, last

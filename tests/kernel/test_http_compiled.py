@@ -1,7 +1,11 @@
-"""Real Squid with the compiled policy decides as the reference does: thousands of requests through one process."""
+"""Real Squid with the compiled policy decides as the reference does, and the log names the line: thousands of requests
+through one process.
+"""
 
 from __future__ import annotations
 
+import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,18 +14,34 @@ import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from egress_router.lab import Lab
 from egress_router.lab.host import Host
-from egress_router.model.http_policy import HttpSettings
+from egress_router.model import http_codes
+from egress_router.model.http_codes import MIXED
+from egress_router.model.http_policy import HttpPolicy, HttpSettings
 from egress_router.plan.http_compile import compile_policy
+from egress_router.plan.http_evaluate import evaluate, literal_address
+from egress_router.proxy.access_log import CLOSED, RawLine, Translator
+from egress_router.proxy.access_log import parse as parse_raw
 from egress_router.proxy.squid import check
 from egress_router.render.squid import SquidPlace, render_squid
-from tests.unit.http.requests import Proportions, policies, resolutions, world
-from tests.unit.http.strategies import NAMES, parse
+from tests.unit.http.requests import (
+    Proportions,
+    deciding,
+    denying,
+    many_addresses,
+    many_lines,
+    policies,
+    resolutions,
+    world,
+)
+from tests.unit.http.strategies import NAMES, Request, parse
 
 pytestmark = pytest.mark.root
 
@@ -37,8 +57,13 @@ class Squid:
         self.lab = lab
         self.pod: Host = lab.pod("router")
         self.directory = directory
+        self.log = directory / "access.log"
+        self.log.touch()
+        self.log.chmod(0o666)
         self.rounds = 0
         self.requests = 0
+        #: Requests whose addresses were told apart in rounds.
+        self.several = 0
         self.proportions = Proportions()
         self.process: subprocess.Popen[str] | None = None
         # Nothing but the DNS server is reachable, so an allowed connection fails at once.
@@ -53,9 +78,11 @@ class Squid:
     def load(self, text: str) -> int:
         self.rounds += 1
         port = 20000 + self.rounds
-        place = SquidPlace(directory=str(self.directory), listen="127.0.0.1")
-        configuration = HttpSettings(port=port, access_log=False)
-        for name, content in render_squid(compile_policy(parse(text), OWN), configuration, place).items():
+        place = SquidPlace(directory=str(self.directory), listen="127.0.0.1", log=str(self.log))
+        policy = parse(text)
+        compiled = compile_policy(policy, OWN)
+        self.translator = Translator(policy, compiled)
+        for name, content in render_squid(compiled, HttpSettings(port=port), place).items():
             (self.directory / name).write_text(content)
         conf = self.directory / "squid.conf"
         check("squid", conf)
@@ -101,6 +128,20 @@ class Squid:
         assert status in (b"403", b"500", b"502", b"503", b"200"), status
         return status != b"403"
 
+    def logged(self, asked: list[Request]) -> Iterator[tuple[Request, RawLine]]:
+        """Return what the log says about requests, and empty it."""
+        deadline = time.monotonic() + 10
+        while len(lines := [line for line in self.log.read_text().splitlines() if " CONNECT " in line]) < len(asked):
+            assert time.monotonic() < deadline, (lines, asked)
+            time.sleep(0.01)
+        os.truncate(self.log, 0)
+        found = {(self._plain(unquote(raw.host)), raw.port): raw for line in lines if (raw := parse_raw(line))}
+        for request in asked:
+            yield request, found[self._plain(request[0]), str(request[2])]
+
+    def _plain(self, host: str) -> str:
+        return str(literal_address(host) or host)
+
 
 @pytest.fixture(scope="module")
 def squid() -> Iterator[Squid]:
@@ -118,22 +159,17 @@ def squid() -> Iterator[Squid]:
         squid.process.wait()
         assert squid.rounds > 10
         assert squid.requests > 2000
+        assert squid.several > 10
         squid.proportions.check()
-        print(f"{squid.rounds} policies, {squid.requests} requests, {squid.proportions.counted}")
+        print(
+            f"{squid.rounds} policies, {squid.requests} requests ({squid.several} in rounds)", squid.proportions.counted
+        )
     for stale in Path("/dev/shm").glob("ercompiled*"):
         stale.unlink()
 
 
-@pytest.mark.timeout(240)
-@settings(
-    max_examples=50,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.generate],
-    derandomize=True,
-)
-@given(policies, resolutions)
-def test_squid_is_the_reference(squid: Squid, text: str, resolved: list[list[str]]) -> None:
+def ask(squid: Squid, text: str, resolved: list[list[str]]) -> tuple[HttpPolicy, list[tuple[Request, RawLine]]]:
+    """Load a policy about names of this round alone, ask, compare decisions; return what was asked and logged."""
     suffix = f".r{squid.rounds}"
     for name in NAMES:
         # Longest names first is not needed: every name in the text is delimited by what may follow it.
@@ -145,8 +181,64 @@ def test_squid_is_the_reference(squid: Squid, text: str, resolved: list[list[str
         if addresses:
             v4 = [address for address in addresses if isinstance(address, IPv4Address)]
             squid.lab.dns.set(host, A=v4, AAAA=[a for a in addresses if a not in v4], ttl=60)
-    for (host, addresses, port), allowed in squid.proportions.choose(policy, asked, OWN):
+    chosen = squid.proportions.choose(policy, asked, OWN)
+    for (host, addresses, port), allowed in chosen:
         assert squid.allows(proxy, host, port) == allowed, (text, host, addresses, port, allowed)
+    return policy, list(squid.logged([request for request, _ in chosen]))
+
+
+def check_line(squid: Squid, policy: HttpPolicy, request: Request, raw: RawLine) -> None:
+    """The line is that of the reference; where there is none, the reason is as well."""
+    entry = squid.translator.decision(raw)
+    server = literal_address(raw.server) if raw.server != "-" else None
+    verdict = evaluate(policy, request[0], request[2], request[1], OWN)
+    assert entry["decision"] == ("allow" if verdict.allowed else "deny"), (policy, request, raw)
+    assert entry["line"] in deciding(policy, request, server, OWN), (policy, request, raw, entry)
+    if "closed" in verdict.why and raw.rule != "default" and entry["line"] is None:
+        assert entry["reason"] in (CLOSED, "no destination")
+
+
+every_policy = settings(
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+    derandomize=True,
+)
+
+
+@pytest.mark.timeout(240)
+@settings(every_policy, max_examples=50)
+@given(policies, resolutions)
+def test_squid_is_the_reference(squid: Squid, text: str, resolved: list[list[str]]) -> None:
+    policy, logged = ask(squid, text, resolved)
+    for request, raw in logged:
+        check_line(squid, policy, request, raw)
+
+
+@pytest.mark.timeout(120)
+@settings(every_policy, max_examples=5)
+@given(st.integers().map(random.Random))
+def test_the_line_among_many(squid: Squid, chance: random.Random) -> None:
+    """Names whose addresses are in several of more than a hundred lines, at different ports, in both families."""
+    policy, logged = ask(squid, many_lines(chance), many_addresses(chance))
+    for request, raw in logged:
+        check_line(squid, policy, request, raw)
+
+
+@pytest.mark.timeout(120)
+@settings(every_policy, max_examples=5)
+@given(st.integers().map(random.Random))
+def test_a_line_among_more_than_squid_has_sets_for(squid: Squid, chance: random.Random) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http_codes, "BLOCKS", 16)
+        policy, logged = ask(squid, many_lines(chance), many_addresses(chance))
+        for request, raw in logged:
+            entry = squid.translator.decision(raw)
+            if entry["decision"] == "allow" or raw.at == "-":
+                check_line(squid, policy, request, raw)
+            else:
+                assert entry["line"] in denying(policy, request, OWN), (policy, request, raw, entry)
+                squid.several += MIXED in unquote(raw.at).split(",")
 
 
 def _rename(line: str, name: str, suffix: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from itertools import islice, zip_longest
 
 from hypothesis import strategies as st
 
-from egress_router.model.http_policy import Address, Block, HttpPolicy, Name
+from egress_router.model.http_policy import Address, Block, Decision, HttpPolicy, Name
 from egress_router.plan.http_evaluate import Verdict, evaluate, literal_address
 from tests.unit.http.strategies import ADDRESSES, NAMES, NOWHERE, PORTS, REQUEST_PORTS, Request, policy_lines
 
@@ -37,6 +38,27 @@ policies = st.tuples(
 ).map(lambda parts: "\n".join([parts[0], *parts[1], "".join(parts[2]), parts[3]]))
 
 
+#: Networks by the hundred that have nothing to do with each other.
+FAR = [*(f"10.20.{number}.0/26" for number in range(160)), *(f"2001:db8:20:{number:x}::/64" for number in range(80))]
+
+
+def many_lines(chance: random.Random) -> str:
+    """Return a policy of more than a hundred address lines, nearly all denying, about different ports."""
+    lines = []
+    for network in chance.sample(FAR, chance.randint(120, 200)):
+        ports = chance.choice(PORTS)
+        target = f"[{network}]" if ports and ":" in network else network
+        lines.append(chance.choice(["!"] * 9 + [""]) + target + ports)
+    first = chance.choice(["", "a.com", "!*.b.com:80", "!b.com"])
+    return "\n".join([first, *lines, chance.choice(["*", "*.com", "2001:db8::/32", "10.0.0.0/8\n*:443"])])
+
+
+def many_addresses(chance: random.Random) -> list[list[str]]:
+    """Return what each of the world's names resolves to: some addresses in the networks of ``many_lines``."""
+    far = [network.replace(".0/26", ".9").replace("::/64", "::9") for network in FAR]
+    return [chance.sample(far, chance.randint(1, 6)) + chance.sample(PUBLIC, chance.choice([0, 0, 1])) for _ in NAMES]
+
+
 def world(resolved: Mapping[str, Iterable[str]], spellings: Iterable[str] = ()) -> list[Request]:
     """Return all requests: each name at each port, each address, and other ``spellings`` of addresses."""
     names: list[Request] = [
@@ -60,6 +82,38 @@ def reason(policy: HttpPolicy, request: Request, verdict: Verdict, own: Sequence
     if isinstance(target, Name):
         return ("sub-domain" if host != target.name else "name") + at_port
     return ("everything" if verdict.line else "nothing matches") + at_port
+
+
+def deciding(policy: HttpPolicy, request: Request, server: Address | None, own: Sequence[Address]) -> set[int | None]:
+    """Return the lines that the log may name (None: no line): that of the address which was connected to, or the first
+    that denies an address. DNS need not be asked about a name that is denied whatever it resolves to; its line then
+    is as true.
+    """
+    host, addresses, port = request
+    verdict = evaluate(policy, host, port, addresses, own)
+    if verdict.allowed:
+        about = (server,) if server else ()
+        return {_number(evaluate(policy, host, port, about, own))}
+    alone = evaluate(policy, host, port, (), own)
+    end = alone.line.number if alone.line else len(policy.lines) + 1
+    may_allow = any(
+        isinstance(line.target, Block) and line.decision is Decision.ALLOW and port in line.ports and line.number < end
+        for line in policy.lines
+    )
+    if alone.allowed or may_allow or literal_address(host):
+        return {_number(verdict)}
+    return {_number(verdict), _number(alone)}
+
+
+def denying(policy: HttpPolicy, request: Request, own: Sequence[Address]) -> set[int | None]:
+    """Return the lines that deny one of the addresses."""
+    host, addresses, port = request
+    verdicts = [evaluate(policy, host, port, (address,), own) for address in addresses]
+    return {_number(verdict) for verdict in verdicts if not verdict.allowed}
+
+
+def _number(verdict: Verdict) -> int | None:
+    return verdict.line.number if verdict.line else None
 
 
 @dataclass

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.model.http_codes import words
+from egress_router.model.http_numbered import numbered_ranges
+from egress_router.model.http_policy import HttpPolicy
 from egress_router.plan.http_compile import compile_policy
-from egress_router.proxy.access_log import Translator
+from egress_router.proxy.access_log import CLOSED, Translator
 from egress_router.proxy.access_log import parse as parse_raw
 from tests.unit.http.strategies import parse
+from tests.unit.http.which import answers
 
 POLICY = parse("www.example.com\n!*.example.com\n*.example.org:443\n*.example.org:80")
 TRANSLATOR = Translator(POLICY, compile_policy(POLICY))
-RAW = "1700000000.123 198.51.100.2 {method} {host} {port} 200 512 7 {rule} {line} {bits} {server} -"
-FIELDS = {"method": "GET", "port": "80", "line": "-", "bits": "-", "server": "203.0.113.25"}
+RAW = "1700000000.123 198.51.100.2 {method} {host} {port} 200 512 7 {rule} {at} {server} -"
+FIELDS = {"method": "GET", "port": "80", "at": "-", "server": "203.0.113.25"}
 
 
 def json_of(text: str, translator: Translator = TRANSLATOR) -> str | None:
@@ -77,26 +80,69 @@ def test_one_line_of_ascii(host: str) -> None:
     assert text is None or (text.isascii() and "\n" not in text and json.loads(text))
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(65, 3000), st.data())
-def test_every_address_line_of_any_number_is_known(count: int, data: st.DataObject) -> None:
-    """One line is told by its word; several never pass for another one; an address that is known is looked up."""
-    lines = [f"!10.{number // 256}.{number % 256}.0/24" for number in range(count)]
-    policy = parse("\n".join([*lines, "*"]))
+def rule_about(policy: HttpPolicy, decision: str) -> int:
+    rules = compile_policy(policy).rules
+    return next(n for n, one in enumerate(rules, start=1) if one.addresses and one.decision.value == decision)
+
+
+DENIED = [f"!10.{number // 256}.{number % 256}.0/25" for number in range(3000)]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "line"),
+    [
+        ("10.7.9.1", 7 * 256 + 10),
+        ("10.7.9.1 10.7.9.2", 7 * 256 + 10),
+        ("10.7.9.1 10.0.1.1 10.3.3.3", 2),
+        ("10.7.9.1 198.51.100.1", 7 * 256 + 10),
+        ("10.11.9.1 10.7.9.1 10.3.3.3 10.3.4.3", 3 * 256 + 4),
+        ("10.0.1.1 127.0.0.1", None),
+    ],
+)
+def test_a_name_denied_by_its_addresses_has_the_first_of_their_lines(addresses: str, line: int | None) -> None:
+    policy = parse("\n".join([*DENIED, "*"]))
+    compiled = compile_policy(policy)
+    rule = rule_about(policy, "deny")
+    told = answers(numbered_ranges(compiled)[rule], [ip_address(text) for text in addresses.split()])
+    entry = translate("a.example", str(rule), Translator(policy, compiled), at="%2C".join(told), server="-")
+    assert (entry["decision"], entry["line"], entry.get("reason")) == ("deny", line, None if line else CLOSED)
+
+
+def test_the_line_of_a_literal_address_is_the_first_about_it() -> None:
+    """Whatever Squid matched: rules of names and of everything come before those of addresses."""
+    policy = parse("10.0.0.0/9\n!10.0.0.0/8\n[2001:db8::]:443\n*")
+    translator = Translator(policy, compile_policy(policy))
+    everything = str(next(n for n, one in enumerate(compile_policy(policy).rules, start=1) if one.everything))
+    asked = [("10.1.1.1", "80", 1), ("2001:db8::", "443", 3), ("[2001:db8::]", "80", 4), ("0x0a010101", "80", 1)]
+    for host, port, line in asked:
+        entry = translate(host, everything, translator, port=port)
+        assert (entry["decision"], entry["line"]) == ("allow", line), host
+    denied = translate("10.128.0.1", str(rule_about(policy, "deny")), translator, server="-")
+    assert (denied["decision"], denied["line"]) == ("deny", 2)
+    assert translate("127.1", "default", translator, server="-")["reason"] == CLOSED
+
+
+def test_what_the_second_look_denied_is_logged_as_denied() -> None:
+    """DNS gave Squid another address to connect to than it was asked about."""
+    policy = parse("!10.0.0.0/8\n*.example")
     compiled = compile_policy(policy)
     translator = Translator(policy, compiled)
-    (rule,) = [number for number, one in enumerate(compiled.rules, start=1) if one.addresses]
-    index, other = (data.draw(st.integers(0, count - 1)) for _ in "12")
-    spelled = words(count + 1)  # The first is that of the closed addresses.
-    noted = ",".join(str(bit) for bit in spelled[index + 1])
-    entry = translate("a.example", str(rule), translator, bits=noted, server="-")
-    assert (entry["line"], entry["rule"]) == (index + 1, lines[index])
-    entry = translate(f"10.{index // 256}.{index % 256}.9", str(rule), translator, server="-")
-    assert entry["line"] == index + 1
-    if other != index:
-        both = "%2C".join(str(bit) for bit in spelled[index + 1] | spelled[other + 1])
-        entry = translate("a.example", str(rule), translator, bits=both, server="-")
-        assert (entry["line"], entry["reason"]) == (None, "addresses of the name, in several lines")
+    by_name = str(next(n for n, one in enumerate(compiled.rules, start=1) if one.names))
+    assert translate("a.example", by_name, translator, server="203.0.113.9")["decision"] == "allow"
+    entry = translate("a.example", by_name, translator, server="10.1.1.1")
+    assert (entry["decision"], entry["line"]) == ("deny", 1)
+    entry = translate("a.example", by_name, translator, server="127.0.0.1")
+    assert (entry["decision"], entry["line"], entry["reason"]) == ("deny", None, CLOSED)
+
+
+def test_reasons_when_there_is_no_line() -> None:
+    policy = parse("10.0.0.0/8\n192.0.2.0/24\n!*.example")
+    translator = Translator(policy, compile_policy(policy))
+    entry = translate("a.test", str(rule_about(policy, "allow")), translator, server="-")
+    assert (entry["decision"], entry["line"], entry["reason"]) == ("allow", None, "answered without a connection")
+    gone = parse_raw(RAW.format(**FIELDS, host="a.test", rule="-").replace(" 200 ", " 0 "))
+    assert gone
+    assert translator.decision(gone)["reason"] == "the client left before it was judged"
 
 
 def test_an_allowed_name_has_the_line_of_the_address_it_went_to() -> None:
