@@ -64,6 +64,8 @@ class Squid:
         self.requests = 0
         #: Requests whose addresses were told apart in rounds.
         self.several = 0
+        #: What was tested here; others of this file may run elsewhere.
+        self.tested: set[str] = set()
         self.proportions = Proportions()
         self.process: subprocess.Popen[str] | None = None
         # Nothing but the DNS server is reachable, so an allowed connection fails at once.
@@ -157,10 +159,12 @@ def squid() -> Iterator[Squid]:
         assert squid.process.poll() is None, "the one Squid lived through all policies"
         squid.process.kill()
         squid.process.wait()
-        assert squid.rounds > 10
-        assert squid.requests > 2000
-        assert squid.several > 10
-        squid.proportions.check()
+        if "reference" in squid.tested:
+            assert squid.rounds > 10
+            assert squid.requests > 2000
+            squid.proportions.check()
+        if "rounds" in squid.tested:
+            assert squid.several > 10
         print(
             f"{squid.rounds} policies, {squid.requests} requests ({squid.several} in rounds)", squid.proportions.counted
         )
@@ -210,6 +214,7 @@ every_policy = settings(
 @settings(every_policy, max_examples=50)
 @given(policies, resolutions)
 def test_squid_is_the_reference(squid: Squid, text: str, resolved: list[list[str]]) -> None:
+    squid.tested.add("reference")
     policy, logged = ask(squid, text, resolved)
     for request, raw in logged:
         check_line(squid, policy, request, raw)
@@ -229,6 +234,7 @@ def test_the_line_among_many(squid: Squid, chance: random.Random) -> None:
 @settings(every_policy, max_examples=5)
 @given(st.integers().map(random.Random))
 def test_a_line_among_more_than_squid_has_sets_for(squid: Squid, chance: random.Random) -> None:
+    squid.tested.add("rounds")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(http_codes, "BLOCKS", 16)
         policy, logged = ask(squid, many_lines(chance), many_addresses(chance))
