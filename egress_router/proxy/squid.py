@@ -24,7 +24,8 @@ from egress_router.model.http_policy import Address, HttpPolicy, HttpSettings
 from egress_router.model.http_rules import CompiledPolicy
 from egress_router.plan.http_compile import compile_policy
 from egress_router.plan.http_shadow import shadow_warnings
-from egress_router.proxy.access_log import AccessLog, Translator
+from egress_router.proxy.access_decision import Translator
+from egress_router.proxy.access_log import AccessLog
 from egress_router.proxy.child import Child, Launch
 from egress_router.proxy.http_tally import HttpTally
 from egress_router.proxy.log_output import LogOutput

@@ -27,8 +27,9 @@ from egress_router.model.http_codes import MIXED
 from egress_router.model.http_policy import HttpPolicy, HttpSettings
 from egress_router.plan.http_compile import compile_policy
 from egress_router.plan.http_evaluate import evaluate, literal_address
-from egress_router.proxy.access_log import CLOSED, RawLine, Translator
-from egress_router.proxy.access_log import parse as parse_raw
+from egress_router.proxy.access_decision import CLOSED, Translator
+from egress_router.proxy.access_line import RawLine
+from egress_router.proxy.access_line import parse as parse_raw
 from egress_router.proxy.squid import check
 from egress_router.render.squid import SquidPlace, render_squid
 from tests.unit.http.requests import (
@@ -193,7 +194,7 @@ def ask(squid: Squid, text: str, resolved: list[list[str]]) -> tuple[HttpPolicy,
 
 def check_line(squid: Squid, policy: HttpPolicy, request: Request, raw: RawLine) -> None:
     """The line is that of the reference; where there is none, the reason is as well."""
-    entry = squid.translator.decision(raw)
+    entry = squid.translator.decision(raw).members
     server = literal_address(raw.server) if raw.server != "-" else None
     verdict = evaluate(policy, request[0], request[2], request[1], OWN)
     assert entry["decision"] == ("allow" if verdict.allowed else "deny"), (policy, request, raw)
@@ -239,7 +240,7 @@ def test_a_line_among_more_than_squid_has_sets_for(squid: Squid, chance: random.
         patch.setattr(http_codes, "BLOCKS", 16)
         policy, logged = ask(squid, many_lines(chance), many_addresses(chance))
         for request, raw in logged:
-            entry = squid.translator.decision(raw)
+            entry = squid.translator.decision(raw).members
             if entry["decision"] == "allow" or raw.at == "-":
                 check_line(squid, policy, request, raw)
             else:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from egress_router.model.http_numbered import numbered_ranges
 from egress_router.model.http_policy import HttpPolicy
 from egress_router.plan.http_compile import compile_policy
-from egress_router.proxy.access_log import CLOSED, Translator
-from egress_router.proxy.access_log import parse as parse_raw
+from egress_router.proxy.access_decision import CLOSED, Translator
+from egress_router.proxy.access_line import entry
+from egress_router.proxy.access_line import parse as parse_raw
 from tests.unit.http.strategies import parse
 from tests.unit.http.which import answers
 
@@ -25,7 +26,7 @@ FIELDS = {"method": "GET", "port": "80", "at": "-", "server": "203.0.113.25"}
 
 def json_of(text: str, translator: Translator = TRANSLATOR) -> str | None:
     raw = parse_raw(text)
-    return translator.json(raw, translator.decision(raw)) if raw else None
+    return entry(raw, translator.decision(raw)) if raw else None
 
 
 def translate(host: str, rule: str, translator: Translator = TRANSLATOR, **fields: str) -> dict[str, object]:
@@ -142,7 +143,7 @@ def test_reasons_when_there_is_no_line() -> None:
     assert (entry["decision"], entry["line"], entry["reason"]) == ("allow", None, "answered without a connection")
     gone = parse_raw(RAW.format(**FIELDS, host="a.test", rule="-").replace(" 200 ", " 0 "))
     assert gone
-    assert translator.decision(gone)["reason"] == "the client left before it was judged"
+    assert translator.decision(gone).members["reason"] == "the client left before it was judged"
 
 
 def test_an_allowed_name_has_the_line_of_the_address_it_went_to() -> None:

@@ -1,0 +1,105 @@
+"""What decided about a request: the policy line, or why there is none."""
+
+from __future__ import annotations
+
+import json
+from functools import cache, lru_cache
+from urllib.parse import unquote
+
+from egress_router.model.http_numbered import numbered_ranges
+from egress_router.model.http_policy import Address, Block, Decision, HttpPolicy
+from egress_router.model.http_rules import CompiledPolicy
+from egress_router.plan.http_evaluate import literal_address
+from egress_router.plan.http_lines import Owners
+from egress_router.plan.http_names import NameLines
+from egress_router.proxy.access_line import Decided, RawLine, plain
+
+#: What decided when it was no line: the notes of squid.conf.j2 in words.
+REASONS = {
+    "manager": "the cache manager is closed",
+    "scheme": "neither http nor https",
+    "connect_ports": "not one of EGRESS_HTTP_PROXY_CONNECT_PORTS",
+    "nowhere": "no destination",
+    "default": "no line matches",
+    "-": "not a request that could be judged",
+    # Before DNS had answered.
+    "gone": "the client left before it was judged",
+}
+CLOSED = "a closed address"
+#: Squid answered itself: it was asked for its cache alone, or to be the last to answer a TRACE.
+UNCONNECTED = "answered without a connection"
+#: See ``model.http_codes``.
+UNTOLD = "addresses of the name, in several lines"
+
+
+class Translator:
+    """Knows what decided about the raw lines of one generation. ``policy`` and ``compiled`` are what its Squid runs."""
+
+    def __init__(self, policy: HttpPolicy, compiled: CompiledPolicy) -> None:
+        self._rules = compiled.rules
+        self._names = NameLines()
+        for line in policy.lines:
+            if not isinstance(line.target, Block):
+                self._names.add(line)
+        self._lines = {line.number: line for line in policy.lines}
+        self._owners = Owners(compiled)
+        # Large, and of use for few policies.
+        self._asked = cache(lambda: numbered_ranges(compiled))
+        self._decide = lru_cache(maxsize=8192)(self._decision)
+
+    def decision(self, raw: RawLine) -> Decided:
+        """Return what was decided."""
+        rule = "gone" if raw.rule == "-" and raw.status.strip("0") == "" else raw.rule
+        return self._decide(raw.host, raw.port, rule, raw.at, raw.server)
+
+    def _decision(self, host: str, port: str, rule: str, at: str, server: str) -> Decided:
+        target = {"host": plain(host), "port": int(port) if port.isdecimal() else None}
+        host = (plain(host) or "").removesuffix(".").lower()
+        number = int(rule) if rule.isdecimal() else 0
+        allowed = number > 0 and self._rules[number - 1].decision is Decision.ALLOW
+        decided: int | str | None = REASONS.get(rule)
+        if (number or rule == "default") and port.isdecimal():
+            address = literal_address(host) or _address(allowed, server)
+            decided = self._decided(host, int(port), number, at, address)
+            if not allowed and self._allows(decided):
+                decided = None
+            elif allowed and address is not None:
+                # DNS may have changed its mind: what this address is not allowed, the second look denied.
+                allowed = self._allows(decided)
+        decision: dict[str, str | int | None] = {"decision": "allow" if allowed else "deny", "line": None}
+        if isinstance(decided, int) and decided:
+            decision |= {"line": decided, "rule": self._lines[decided].text}
+        else:
+            decision["reason"] = CLOSED if decided == 0 else decided or REASONS["default"]
+        if allowed and server != "-":
+            decision["server"] = server
+        return Decided(decision, json.dumps(target)[1:-1], json.dumps(decision)[1:-1])
+
+    def _decided(self, host: str, port: int, rule: int, at: str, address: Address | None) -> int | str | None:
+        """Return the number of the first line about a host: about the ``address`` that is known, or what ``at`` tells.
+
+        0 stands for closed addresses, None for no line, a text for what else is to be said.
+        """
+        found = self._names.first(host if literal_address(host) is None else "", port)
+        by_name = found.number if found else None
+        if address is not None:
+            by_address = self._owners.line(address, port)
+        elif not rule or not (lines := self._rules[rule - 1].addresses):
+            return by_name
+        elif len(lines) == 1:
+            by_address = lines[0].number
+        elif rule not in self._asked():
+            return UNCONNECTED
+        else:
+            by_address = self._asked()[rule].told(unquote(at).split(","))
+            if by_address is None:
+                return UNTOLD
+        return min((one for one in (by_name, by_address) if one is not None), default=None)
+
+    def _allows(self, decided: int | str | None) -> bool:
+        line = self._lines.get(decided) if isinstance(decided, int) else None
+        return line is not None and line.decision is Decision.ALLOW
+
+
+def _address(allowed: bool, server: str) -> Address | None:
+    return literal_address(server) if allowed and server != "-" else None
