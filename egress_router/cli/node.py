@@ -6,18 +6,19 @@ import json
 import signal
 import socket
 import sys
-import time
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 import click
 
 from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, health_options, serve
+from egress_router.cli.node_drain import drain_node
 from egress_router.egressip.agent import Agent
 from egress_router.egressip.control import ControlSocket, ask
+from egress_router.egressip.hand_over import GRACE
 from egress_router.egressip.node_metrics import NodeCollector
 from egress_router.egressip.source import DirectorySource, wait_for_objects
-from egress_router.errors import TryAgainError, UsageError
+from egress_router.errors import UsageError
 from egress_router.model.node import NodeSettings
 from egress_router.render.node_guard import guard_script, guard_unit
 from egress_router.render.node_status import status_text
@@ -142,18 +143,27 @@ def status(path: Path, output: str) -> int:
 
 @command.command()
 @SOCKET_OPTION
-@click.option("--timeout", type=click.FloatRange(0, 3600), default=10.0, show_default=True, help="Seconds.")
-def drain(path: Path, timeout: float) -> int:
-    """Hand this node's egress IPs over; returns when no other node sends traffic here any more."""
-    end = time.monotonic() + timeout
-    answer = ask(path, "drain")
-    while not answer["handed_over"]:
-        if time.monotonic() > end:
-            raise TryAgainError(f"not handed over after {timeout:g} s; still used by {', '.join(answer['users'])}")
-        time.sleep(0.05)
-        answer = ask(path, "drain")
-    click.echo("handed over")
-    return 0
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, 86400),
+    default=GRACE,
+    show_default=True,
+    help="Seconds that connections are given to end; 0: none.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 3600),
+    default=10.0,
+    show_default=True,
+    help="Seconds until all other nodes must have stopped sending anything new.",
+)
+def drain(path: Path, grace: float, timeout: float) -> int:
+    """Hand this node's egress IPs over: everything new leaves by other nodes, and connections are waited for.
+
+    Ends with 0 when nothing uses this node any more, with 1 when the grace is over and connections are left, which it
+    names. Ctrl-C ends the waiting only; `undrain` ends the hand-over, and so does a reboot.
+    """
+    return drain_node(path, grace, timeout)
 
 
 @command.command()

@@ -10,12 +10,13 @@ from ipaddress import ip_address
 
 from egress_router.egressip.claims import Claimer
 from egress_router.egressip.control import ControlSocket
+from egress_router.egressip.hand_over import HandOver
 from egress_router.egressip.health import Health
 from egress_router.egressip.holders import Holders
 from egress_router.egressip.holdings import Holdings
 from egress_router.egressip.inbox import Inbox
 from egress_router.egressip.node_apply import NodeKernel
-from egress_router.egressip.node_status import node_status
+from egress_router.egressip.node_status import drain_status, node_status
 from egress_router.egressip.source import ClusterSource
 from egress_router.egressip.view import View
 from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
@@ -50,9 +51,12 @@ class Agent:
         self.inbox = Inbox()
         self.holders = Holders(settings.probe_misses, settings.probe_returns)
         self.holdings = Holdings(settings.interface)
+        self.hand_over = HandOver(control.path.with_suffix(".drain"), self.inbox.post, log)
         self._evaluator = Evaluator(follows=True)
         self._tables = TableWatch()
         self._lacked: tuple[str, ...] = ()
+        self._began = time.monotonic()
+        self._listen = USERS_WITHIN * settings.probe_interval
         self._read()
         host = self.view.state.nodes.get(settings.node)
         if host is None:
@@ -65,7 +69,7 @@ class Agent:
 
     def _word(self) -> dict[str, object]:
         """Return what other agents are told."""
-        return {"ready": self.view.ready, "draining": self.view.draining, "lacks": list(self._lacked)}
+        return {"ready": self.view.ready, "draining": self.hand_over.draining, "lacks": list(self._lacked)}
 
     def _outside_link(self) -> Link:
         with Netlink() as netlink:
@@ -92,7 +96,8 @@ class Agent:
         check = time.monotonic() + CHECK_EVERY
         while not self.inbox.stopping:
             retry = self.holdings.next_try() or check
-            if self._turn(until=min(check, retry)) or time.monotonic() >= retry:
+            turn = self.hand_over.next_turn(time.monotonic())
+            if self._turn(until=min(check, retry, turn)) or time.monotonic() >= retry or self._drain_moved_on():
                 self._apply()
                 self._require_host_ip()
             if time.monotonic() >= check:
@@ -100,6 +105,12 @@ class Agent:
                 self._verify()
                 self._require_host_ip()
         self._prober.stop()
+
+    def _drain_moved_on(self) -> bool:
+        """Count who still uses this node's addresses; tell whether they are to fall silent, or to answer again."""
+        self.hand_over.look(self.holdings.held, time.monotonic())
+        applied = self.kernel.applied
+        return applied is not None and applied.quiet != self._quiet()
 
     def _require_host_ip(self) -> None:
         """Raise TryAgainError when the machine has another hostIP by now: the tunnel and the probes stand on it, and an
@@ -156,7 +167,7 @@ class Agent:
         return before != state
 
     def _offline(self) -> set[str]:
-        return self.holders.offline() | ({self.settings.node} if self.view.draining else set())
+        return self.holders.offline() | ({self.settings.node} if self.hand_over.draining else set())
 
     def _decide(self) -> set[str]:
         """Bring the decision, the probed nodes and their slots up to date; return the nodes that counted as offline."""
@@ -231,17 +242,20 @@ class Agent:
 
     def _node_state(self) -> NodeState:
         held = self.holdings.held
-        quiet = held if self.view.draining and self.handed_over() else frozenset()
         return node_plan(
             self.settings.node,
             self.view.state,
             self.view.decision,
             self.holders.alive(),
             held,
-            quiet,
+            self._quiet(),
             self.lacking(),
             self.holders.in_state(Health.DRAINING),
         )
+
+    def _quiet(self) -> frozenset[str]:
+        """Return the addresses that are not answered for any more."""
+        return self.holdings.held if self.drained() else frozenset()
 
     def lacking(self) -> set[str]:
         """Return the addresses that their holders do not have; of the node's own, those that it has not."""
@@ -303,17 +317,32 @@ class Agent:
             reasons.append(f"not claimed yet: {', '.join(self._lacked) or 'the first round of probes runs'}")
         return reasons
 
-    def drain(self, draining: bool) -> None:
-        """Start or end a hand-over."""
-        self.view.draining = draining
+    def drain(self, grace: float) -> None:
+        """Start a hand-over; wait for connections for so many seconds from now."""
+        self.hand_over.start(grace)
+
+    def undrain(self) -> None:
+        """Take traffic again."""
+        self.hand_over.end()
 
     def users(self) -> list[str]:
         """Return the nodes that send traffic here."""
-        return self._prober.users(USERS_WITHIN * self.settings.probe_interval)
+        return self._prober.users(self._listen)
 
     def handed_over(self) -> bool:
-        """Tell whether no node sends traffic here any more."""
-        return not self.users()
+        """Tell whether no node sends anything new here any more."""
+        return not self.users() and time.monotonic() - self._began > self._listen
+
+    def drained(self) -> bool:
+        """Tell whether a hand-over is done: no node sends anything new here, and no connection is waited for."""
+        return self.hand_over.over(time.monotonic()) and self.handed_over()
+
+    def _drain_status(self) -> dict[str, object] | None:
+        hand_over = self.hand_over
+        if hand_over.until is None:
+            return None
+        seconds = max(0.0, hand_over.until - time.monotonic())
+        return drain_status(self.view, self.holdings.held, hand_over.left, seconds, self.drained())
 
     def status(self) -> dict[str, object]:
         """Return all that the status shows, as plain data."""
@@ -326,4 +355,5 @@ class Agent:
             self.users(),
             self.lacking(),
             dropped_packets(),
+            self._drain_status(),
         )

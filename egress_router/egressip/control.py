@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any, Protocol
 
+from egress_router.egressip.hand_over import GRACE
 from egress_router.errors import TryAgainError
 
 #: An answer is made in milliseconds; a peer that does not read it is dropped.
@@ -16,8 +17,11 @@ TIMEOUT = 2.0
 class Controlled(Protocol):
     """What can be asked of an agent."""
 
-    def drain(self, draining: bool) -> None:
-        """Start or end a hand-over."""
+    def drain(self, grace: float) -> None:
+        """Start a hand-over; wait for connections for so many seconds from now."""
+
+    def undrain(self) -> None:
+        """End a hand-over."""
 
     def handed_over(self) -> bool:
         """Tell whether nobody sends traffic here any more."""
@@ -32,7 +36,8 @@ class ControlSocket:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
-        self._path = path
+        #: The socket's file.
+        self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._socket.bind(str(path))
         path.chmod(0o600)
@@ -51,24 +56,26 @@ class ControlSocket:
         with peer:
             peer.settimeout(TIMEOUT)
             try:
-                word = peer.recv(64).decode().strip()
+                word, _, rest = peer.recv(64).decode().strip().partition(" ")
                 changed = word in ("drain", "undrain")
-                if changed:
-                    agent.drain(word == "drain")
+                if word == "drain":
+                    agent.drain(float(rest or GRACE))
+                elif word == "undrain":
+                    agent.undrain()
                 answer = {"handed_over": agent.handed_over(), **agent.status()}
                 peer.sendall(json.dumps(answer).encode() + b"\n")
-            except (OSError, UnicodeDecodeError):
+            except (OSError, ValueError):
                 return False
             return changed
 
     def close(self) -> None:
         """Stop listening and remove the file."""
         self._socket.close()
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 def ask(path: Path, word: str) -> dict[str, Any]:
-    """Ask the agent: "status", "drain" or "undrain". Raises TryAgainError when there is no agent."""
+    """Ask the agent: "status", "drain [SECONDS]" or "undrain". Raises TryAgainError when there is no agent."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             peer.settimeout(TIMEOUT * 2)

@@ -57,7 +57,13 @@ class NodeCollector(Collector):
             count_value=view.applies + view.failed_applies,
             sum_value=view.apply_seconds,
         )
-        yield gauge("draining", "Whether this node hands its egress IPs over.", view.draining)
+        yield gauge("draining", "Whether this node hands its egress IPs over.", agent.hand_over.draining)
+        left = agent.hand_over.left
+        yield gauge(
+            "drain_connections",
+            "Connections that leave with its egress IPs, while it hands over.",
+            left.total() if left else 0,
+        )
         yield from common(agent, mode="node")
 
 

@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from egress_router.egressip.holders import Holders
 from egress_router.egressip.holdings import Holdings
 from egress_router.egressip.view import View
-from egress_router.model.egressip import Disposition
+from egress_router.model.address_keys import address_key, address_text, family
+from egress_router.model.egressip import Disposition, NamespaceDecision, NetNamespace
 from egress_router.model.node import NodeState
+
+#: Of so many pods the connections are listed.
+MOST_PODS = 20
+
+
+def drain_status(
+    view: View, held: Collection[str], left: Counter[str] | None, seconds: float, done: bool
+) -> dict[str, Any]:
+    """Return how far a hand-over is: connections (None: not counted yet), and the pods with most of them; for how many
+    seconds they are waited for; whether it is done; namespaces that have no other holder in one of their families.
+    """
+    state = view.state
+    names = {ip: f"{pod.namespace}/{pod.name}" for pod in state.pods.values() for ip in pod.ips if left and ip in left}
+    most = sorted((left or Counter()).items(), key=lambda item: (-item[1], item[0]))[:MOST_PODS]
+    return {
+        "connections": None if left is None else left.total(),
+        "pods": [{"pod": names.get(ip, "unknown"), "ip": ip, "connections": count} for ip, count in most],
+        "seconds_left": round(seconds, 1),
+        "done": done,
+        "alone": sorted(
+            name
+            for name, verdict in view.decision.namespaces.items()
+            if _alone(held, state.namespaces.get(name), verdict)
+        ),
+    }
+
+
+def _alone(held: Collection[str], space: NetNamespace | None, verdict: NamespaceDecision) -> bool:
+    if space is None:
+        return False
+    keys = (address_key(text) for text in space.egress_ips)
+    here = {family(key) for key in keys if key is not None and address_text(key) in held}
+    return bool(here - {6 if ":" in via.ip else 4 for via in verdict.via})
 
 
 def node_status(
@@ -20,14 +56,16 @@ def node_status(
     users: Collection[str],
     lacking: Collection[str],
     drops: Mapping[str, int],
+    drain: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    """Return all that the status shows. ``drops`` are packets by counter."""
+    """Return all that the status shows. ``drops`` are packets by counter, ``drain`` see ``drain_status``."""
     refused = {**holdings.refused, **holdings.misfits}
     mine = view.decision.nodes.get(node)
     return {
         "node": node,
         "ready": view.ready,
-        "draining": view.draining,
+        "draining": drain is not None,
+        "drain": drain,
         "problems": [*view.troubles, *map(str, view.problems)]
         + [f"{ip} is not claimed: {why}" for ip, why in sorted(refused.items())]
         + [

@@ -17,7 +17,6 @@ class View:
     decision: Decision = field(default_factory=lambda: Decision({}, {}, {}))
     problems: tuple[Problem, ...] = ()
     troubles: list[str] = field(default_factory=list)
-    draining: bool = False
     ready: bool = False
     turned: float = field(default_factory=time.monotonic)
     applies: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from operator import itemgetter
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from egress_router.kernel.netlink import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_DUMP, Netlink, attributes
 from egress_router.model.addresses import Address
-from egress_router.model.connection import Connection, Started
+from egress_router.model.connection import Connection, Departure, Started
 from egress_router.model.router import Protocol
 
 _GET, _DELETE = 0x0101, 0x0102
@@ -26,6 +26,8 @@ _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _SEEN_REPLY, _DESTINATION_CHANGED = 0x2, 0x20
 #: nf_conntrack_tcp.h: SYN_SENT to LAST_ACK; what is over (TIME_WAIT, CLOSE) lingers for minutes.
 _LIVE_STATES = range(1, 7)
+#: Where ``_kind`` has the address that answers go to.
+_REPLY_TO = 4
 _PORTS = struct.Struct("!H")
 #: Bytes of the two heads, netlink's and netfilter's, that stand before the attributes.
 _HEADS = 20
@@ -83,6 +85,16 @@ class Conntrack:
             if verdict and connection is not None:
                 found.append(connection)
         return found
+
+    def leaving_as(self, sources: Iterable[Address]) -> Iterator[Departure]:
+        """Yield the connections that leave with one of ``sources``: answers go to it. Raises PlatformError."""
+        wanted = {address.packed for address in sources}
+        for message in self._messages():
+            kind = _kind(message)
+            if kind is None or kind[_REPLY_TO] in wanted:
+                found = _departure(message, wanted)
+                if found is not None:
+                    yield found
 
     def end(self, connections: Iterable[Connection | Started]) -> int:
         """Forget ``connections``, so that their next packets are looked at anew; return how many. Those that are gone
@@ -192,8 +204,26 @@ def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Ad
     )
 
 
-def _key(data: bytes, found: dict[int, tuple[int, int]]) -> bytes:
-    """Return what the kernel knows a connection by."""
+def _departure(data: bytes, wanted: Container[bytes]) -> Departure | None:
+    """Read a message; None when answers to it do not go to one of ``wanted``."""
+    found = {type_: (start, stop) for type_, start, stop in attributes(data, _HEADS, len(data))}
+    if _TUPLE_ORIGINAL not in found or _TUPLE_REPLY not in found:
+        return None
+    client, _, number, _, _ = _tuple(data, *found[_TUPLE_ORIGINAL])
+    protocol = _PROTOCOLS.get(number)
+    if protocol is None or _tuple(data, *found[_TUPLE_REPLY])[1] not in wanted:
+        return None
+    return Departure(
+        protocol=protocol,
+        client=str(ip_address(client)),
+        live=protocol is not Protocol.UDP and _state(data, found.get(_PROTOINFO)) in _LIVE_STATES,
+        timeout=struct.unpack_from("!I", data, found[_TIMEOUT][0])[0] if _TIMEOUT in found else 0,
+        key=_key(data, found),
+    )
+
+
+def _key(data: bytes, found: Mapping[int, tuple[int, int]]) -> bytes:
+    """Return the kernel's name for a connection: family, original tuple, zone, number."""
     key = data[_HEADS - 4 : _HEADS]
     for type_ in (_TUPLE_ORIGINAL, _ZONE, _ID):
         if type_ in found:
@@ -203,7 +233,7 @@ def _key(data: bytes, found: dict[int, tuple[int, int]]) -> bytes:
     return key
 
 
-def _mark(data: bytes, found: dict[int, tuple[int, int]]) -> int:
+def _mark(data: bytes, found: Mapping[int, tuple[int, int]]) -> int:
     mark: int = struct.unpack_from("!I", data, found[_MARK][0])[0] if _MARK in found else 0
     return mark
 

@@ -1,4 +1,4 @@
-"""A tracked connection, as far as translation goes."""
+"""Tracked connections, as far as translation goes."""
 
 from __future__ import annotations
 
@@ -43,4 +43,17 @@ class Started:
     answers_from: Address
     answers_to: Address
     mark: int
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A connection (or UDP flow) that leaves with another source address than its ``client`` has; the other fields are
+    those of Connection.
+    """
+
+    protocol: Protocol
+    client: str
+    live: bool
+    timeout: int
     key: bytes

@@ -13,7 +13,7 @@ def status_text(status: Mapping[str, Any]) -> str:
     first, what was dropped and why, then what works.
     """
     state = "ready" if status["ready"] else "NOT READY"
-    draining = ", draining" if status["draining"] else ""
+    draining = _draining(status["drain"]) if status["draining"] else ""
     lines = [f"node {status['node']}: {state}{draining}, {status['pods']} pod addresses"]
     lines += [f"  PROBLEM {problem}" for problem in status["problems"]]
     for name, space in sorted(status["namespaces"].items(), key=_worst_first):
@@ -27,6 +27,13 @@ def status_text(status: Mapping[str, Any]) -> str:
     lines.append(f"holds {', '.join(status['held']) or 'nothing'}")
     lines += [f"holder {name}: {health}" for name, health in status["holders"].items()]
     return "\n".join(lines)
+
+
+def _draining(drain: Mapping[str, Any]) -> str:
+    if drain["connections"] is None:
+        return ", draining"
+    left = f"{drain['connections']} connections left"
+    return f", drained, {left}" if drain["done"] else f", draining, {left}, {drain['seconds_left']:.0f} s to wait"
 
 
 def _worst_first(item: tuple[str, Mapping[str, Any]]) -> tuple[bool, bool, str]:

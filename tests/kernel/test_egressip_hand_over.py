@@ -37,7 +37,8 @@ def test_drain_loses_nothing(two_holders: EgressCluster) -> None:
         assert stream.recv(200)
         with talking(partial(cluster.source_of, client, timeout=0.5)) as heard:
             time.sleep(0.2)
-            assert guarded(lambda: run(["node", "drain", "--socket", str(cluster.socket_of(node))])) == 0
+            drain = ["node", "drain", "--grace", "0", "--socket", str(cluster.socket_of(node))]
+            assert guarded(lambda: run(drain)) == 1, "a connection is left"
             cluster.until(lambda: heard[-1][1] == second)
             time.sleep(0.3)
             stream.sendall(b"still here")

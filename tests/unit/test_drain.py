@@ -30,6 +30,8 @@ def test_tcp_counts_while_it_is_live() -> None:
     assert drain.left([TCP, replace(TCP, key=b"2")], 0.0) == 2
     assert drain.left([TCP, replace(TCP, key=b"2", live=False)], 100.0) == 1
     assert drain.left([], 101.0) == 0
+    ended = replace(TCP, key=b"3", live=False)
+    assert drain.carrying([TCP, ended, UDP], 102.0) == [TCP, UDP]
 
 
 def test_a_quiet_udp_flow_is_not_waited_for_any_longer() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
 from egress_router.egressip.health import Health, HolderHealth
 from egress_router.egressip.holders import Holders
 from egress_router.egressip.holdings import Holdings
-from egress_router.egressip.node_status import node_status
+from egress_router.egressip.node_status import drain_status, node_status
 from egress_router.egressip.view import View
 from egress_router.errors import Problem
-from egress_router.model.egressip import HostSubnet, NetNamespace, cluster_state
+from egress_router.model.egressip import HostSubnet, NetNamespace, Pod, cluster_state
 from egress_router.model.node import DROPS, NodeSettings, NodeState
 from egress_router.plan.egressip.decision import decide
 from egress_router.render.node_nft import replace_script
@@ -45,13 +50,49 @@ def test_problems_come_first_and_every_drop_has_a_reason() -> None:
             HostSubnet("c", "192.0.2.13", egress_ips=("192.0.2.47",)),
         ],
     )
-    view = View(state, decide(state, {"c"}), (Problem("state.json", None, "", "is not JSON"),), draining=True)
+    view = View(state, decide(state, {"c"}), (Problem("state.json", None, "", "is not JSON"),))
     holders = Holders(3, 5, {"b": HolderHealth(3, 5, Health.UP), "c": HolderHealth(3, 5, Health.DOWN)})
     holdings = Holdings("eth0", frozenset({"192.0.2.46"}), {"192.0.2.46": "02:00:00:00:00:01 answers"})
     applied = NodeState(ways=dict.fromkeys(("198.51.100.2", "198.51.100.3", "198.51.100.4"), "normal"))
     drops = {"no_way": 7, "refused": 2, "unknown_pod": 0}
-    shown = node_status("a", view, holders, holdings, applied, [], ["192.0.2.48"], drops)
+    shown = node_status(
+        "a",
+        view,
+        holders,
+        holdings,
+        applied,
+        [],
+        ["192.0.2.48"],
+        drops,
+        drain_status(view, ["192.0.2.46"], None, 9, done=False),
+    )
     assert status_text(shown) == WANTED
+
+
+@pytest.mark.parametrize(
+    ("done", "words"),
+    [(False, "ready, draining, 24 connections left, 9 s to wait"), (True, "ready, drained, 24 connections left")],
+)
+def test_a_hand_over_shows_what_is_left(done: bool, words: str) -> None:
+    spaces = [
+        NetNamespace("blue", 1, ("192.0.2.46",)),
+        NetNamespace("green", 2, ("192.0.2.47",)),
+        NetNamespace("red", 3, ("192.0.2.45", "192.0.2.48", "2001:db8:2::45")),
+    ]
+    nodes = [
+        HostSubnet("a", "192.0.2.11", egress_ips=("192.0.2.45", "192.0.2.46", "2001:db8:2::45")),
+        HostSubnet("b", "192.0.2.12", egress_ips=("192.0.2.48",)),
+    ]
+    state = replace(cluster_state(spaces, nodes), pods={("red", "shop"): Pod("red", "shop", "a", ("198.51.100.2",))})
+    left = Counter({f"198.51.100.{number}": 1 for number in range(3, 24)} | {"198.51.100.2": 3})
+    view = View(state, decide(state, {"a"}), ready=True)
+    drain = drain_status(view, ["192.0.2.45", "192.0.2.46", "2001:db8:2::45"], left, 9.04, done=done)
+    assert drain["connections"] == 24
+    assert drain["pods"][0] == {"pod": "red/shop", "ip": "198.51.100.2", "connections": 3}
+    assert len(drain["pods"]) == 20
+    assert drain["alone"] == ["blue", "red"], "red in one family"
+    shown = node_status("a", view, Holders(3, 5), Holdings("eth0"), NodeState(), [], [], {}, drain)
+    assert words in status_text(shown)
 
 
 def test_every_drop_is_counted_under_a_reason() -> None:
