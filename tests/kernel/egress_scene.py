@@ -20,6 +20,7 @@ TOTO = {4: FIRST, 6: FIRST6}
 RIVAL = {4: SECOND, 6: SECOND6}
 THIRD = {4: "192.0.2.56", 6: "2001:db8:2::56"}
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+UDP, ICMPV6 = 17, 58
 _ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 
 
@@ -77,6 +78,7 @@ class Flow:
         self._socket = pod.socket(FAMILY[version], socket.SOCK_DGRAM)
         self._socket.settimeout(0.1)
         self._socket.connect((SERVICES[version], 53))
+        self.port: int = self._socket.getsockname()[1]
         self.heard: list[str] = []
 
     def source(self) -> str:
@@ -103,8 +105,8 @@ def checksum(data: bytes) -> int:
 def ip_packet(source: str, target: str, protocol: int, payload: bytes, hops: int = 64) -> bytes:
     """Return an IP packet; UDP and ICMPv6 get their checksum, whose field must be zero."""
     ends = ip_address(source).packed + ip_address(target).packed
-    if protocol in (17, 58):
-        at = 6 if protocol == 17 else 2
+    if protocol in (UDP, ICMPV6):
+        at = 6 if protocol == UDP else 2
         pseudo = ends + struct.pack("!II", len(payload), protocol)
         payload = payload[:at] + struct.pack("!H", checksum(pseudo + payload)) + payload[at + 2 :]
     if len(ends) == 32:
@@ -113,9 +115,9 @@ def ip_packet(source: str, target: str, protocol: int, payload: bytes, hops: int
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
 
 
-def udp(payload: bytes = b"x", to: int = 53) -> bytes:
+def udp(source: int = 5555, target: int = 53) -> bytes:
     """Return a UDP datagram without a checksum yet."""
-    return struct.pack("!HHHH", 5555, to, 8 + len(payload), 0) + payload
+    return struct.pack("!HHHH", source, target, 9, 0) + b"x"
 
 
 def send_raw(host: Host, packet: bytes, version: int) -> None:

@@ -12,11 +12,23 @@ import pytest
 
 from egress_router.lab import Host, NoReply
 from egress_router.model.node import TUNNEL_PORT
-from tests.kernel.egress_scene import FAMILY, SERVICES, TOTO, Flow, Scene, in_tunnel, ip_packet, send_raw, udp
+from tests.kernel.egress_scene import (
+    FAMILY,
+    ICMPV6,
+    SERVICES,
+    TOTO,
+    UDP,
+    Flow,
+    Scene,
+    in_tunnel,
+    ip_packet,
+    send_raw,
+    udp,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.parametrize("version", [4, 6])]
 
-UDP, ICMPV6, NO_NEXT, EXPERIMENT = 17, 58, 59, 253
+NO_NEXT, EXPERIMENT = 59, 253
 DESTINATION_OPTIONS, HOP_BY_HOP = 60, 0
 _SOL_IP, _IP_RECVERR, _IP_TTL = 0, 11, 2
 _SOL_IPV6, _IPV6_RECVERR, _IPV6_HOPS = 41, 25, 16
@@ -45,16 +57,18 @@ def test_only_nodes_reach_the_tunnel(scene: Scene, version: int) -> None:
         scene.cluster.until(lambda: bool(capture.outgoing()))
 
 
-def test_a_pod_cannot_be_one_of_another_node(scene: Scene, version: int) -> None:
-    """Neither to leave with that pod's egress IP on its holder, nor with the node's own address."""
+def test_nobody_can_be_a_pod_of_another_node(scene: Scene, version: int) -> None:
+    """Neither to leave with that pod's egress IP by its holder, nor with the address of the node on the way."""
     target = SERVICES[version]
     remote, local = str(scene.client.addresses[version]), str(scene.local.addresses[version])
-    beside = scene.beside_holder
+    beside, stranger = scene.beside_holder, scene.stranger
+    stranger.ip(f"-{version} route replace {target} via {scene.node_address(1, version)}")
     with scene.lab.capture() as capture:
-        send_raw(beside, ip_packet(str(beside.addresses[version]), target, UDP, udp()), version)
-        scene.cluster.until(lambda: capture.sources() != set())
-        capture.clear()
-        for sender, source in ((beside, remote), (scene.plain, local), (scene.client, local)):
+        for sender in (beside, stranger):
+            send_raw(sender, ip_packet(str(sender.addresses[version]), target, UDP, udp()), version)
+            scene.cluster.until(lambda: len(capture.outgoing()) > 0)
+            capture.clear()
+        for sender, source in ((beside, remote), (stranger, remote), (scene.plain, local), (scene.client, local)):
             send_raw(sender, ip_packet(source, target, UDP, udp()), version)
         time.sleep(0.3)
         assert not capture.outgoing()

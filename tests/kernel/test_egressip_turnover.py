@@ -12,7 +12,7 @@ import pytest
 
 from egress_router.lab import Host
 from tests.kernel.egress_cluster import talking
-from tests.kernel.egress_scene import RIVAL, SERVICES, THIRD, TOTO, Flow, Scene
+from tests.kernel.egress_scene import RIVAL, SERVICES, THIRD, TOTO, UDP, Flow, Scene, ip_packet, send_raw, udp
 
 pytestmark = pytest.mark.root
 
@@ -118,6 +118,25 @@ def test_an_address_goes_to_a_pod_of_another_namespace(scene: Scene, flows: list
                 flow.get(wanted)
                 for version, one in flow.by_version.items():
                     assert set(one.heard[before[version] :]) == {wanted[version]}
+
+
+def test_late_replies_to_an_address_that_is_nobodys(scene: Scene, flows: list[Flows]) -> None:
+    """They must not make the next packets from there replies, which nothing translates or drops."""
+    cluster, lab = scene.cluster, scene.lab
+    (cluster.state / "Pod-toto.json").unlink()
+    flows[0].get_nothing()
+    with lab.capture() as capture:
+        for version, flow in flows[0].by_version.items():
+            pod = scene.client.addresses[version]
+            lab.gateway.ip(f"-{version} route add {pod} via {scene.node_address(0, version)}")
+            before = scene.dropped(0, "late_reply")
+            send_raw(lab.services, ip_packet(SERVICES[version], str(pod), UDP, udp(53, flow.port)), version)
+            cluster.until(lambda n=before: scene.dropped(0, "late_reply") > n)  # type: ignore[misc]
+            assert flow.source() == ""
+            lab.gateway.ip(f"-{version} route del {pod}")
+        assert not capture.outgoing()
+    cluster.tell(scene.client, "toto", "toto", 0)
+    flows[0].get(TOTO)
 
 
 def test_an_address_that_two_pods_have(scene: Scene, flows: list[Flows]) -> None:
