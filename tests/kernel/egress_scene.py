@@ -20,7 +20,8 @@ TOTO = {4: FIRST, 6: FIRST6}
 RIVAL = {4: SECOND, 6: SECOND6}
 THIRD = {4: "192.0.2.56", 6: "2001:db8:2::56"}
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-UDP, ICMPV6 = 17, 58
+TCP, UDP, ICMPV6 = 6, 17, 58
+_CHECKSUM_AT = {TCP: 16, UDP: 6, ICMPV6: 2}
 _ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 
 
@@ -103,10 +104,10 @@ def checksum(data: bytes) -> int:
 
 
 def ip_packet(source: str, target: str, protocol: int, payload: bytes, hops: int = 64) -> bytes:
-    """Return an IP packet; UDP and ICMPv6 get their checksum, whose field must be zero."""
+    """Return an IP packet; TCP, UDP and ICMPv6 get their checksum, whose field must be zero."""
     ends = ip_address(source).packed + ip_address(target).packed
-    if protocol in (UDP, ICMPV6):
-        at = 6 if protocol == UDP else 2
+    if protocol in _CHECKSUM_AT:
+        at = _CHECKSUM_AT[protocol]
         pseudo = ends + struct.pack("!II", len(payload), protocol)
         payload = payload[:at] + struct.pack("!H", checksum(pseudo + payload)) + payload[at + 2 :]
     if len(ends) == 32:

@@ -7,17 +7,17 @@ from functools import partial
 import pytest
 
 from egress_router.lab import Host
-from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, WORLDS, EgressCluster, one_client
+from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, EgressCluster, World, one_client
 
 pytestmark = pytest.mark.root
 
 
-@pytest.mark.parametrize("world", WORLDS[:1], ids=str)
-def test_a_changed_host_ip_moves_the_claim(two_holders: EgressCluster) -> None:
+def test_a_changed_host_ip_moves_the_claim(two_holders: EgressCluster, world: World) -> None:
     """To nobody while no machine has the new address; to the machine that has it, with a tunnel of that address."""
     cluster = two_holders
     lab = cluster.lab
     node = lab.nodes[1]
+    other = {4: "192.0.2.22", 6: "2001:db8:2::22"}[world.underlay]
     cluster.namespace("toto", FIRST)
     cluster.holds(lab.nodes[2])
     client = cluster.pod("client", "toto", 0)
@@ -25,16 +25,16 @@ def test_a_changed_host_ip_moves_the_claim(two_holders: EgressCluster) -> None:
     cluster.settle()
     with lab.capture() as capture:
         assert cluster.source_of(client) == FIRST
-        cluster.change("HostSubnet", node.name, hostIP="192.0.2.22")
+        cluster.change("HostSubnet", node.name, hostIP=other)
         cluster.until(lambda: FIRST not in node.ip("-4 addr show dev eth0"))
-        assert "192.0.2.22 is not an address of this machine" in str(cluster.ask(node)["problems"])
-        node.add_addresses(["192.0.2.22"])
+        assert f"{other} is not an address of this machine" in str(cluster.ask(node)["problems"])
+        node.add_addresses([other])
         cluster.namespace("other")  # a change is looked at now, an address that comes within five seconds
         assert cluster.agents[node.name].wait(10) == 75
         cluster.start(node)
         cluster.until(lambda: FIRST in node.ip("-4 addr show dev eth0"))
         cluster.until(lambda: cluster.source_of(client, timeout=0.2) == FIRST)
-        assert "local 192.0.2.22" in node.ip("-d link show egressvx0")
+        assert f"local {other}" in node.ip("-d link show egressvx0")
         assert not capture.leaks(allowed={FIRST})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 
@@ -197,20 +196,21 @@ def test_errors_about_answers_do_not_leak(scene: Scene, version: int) -> None:
                 scene.cluster.until(lambda: any(p.icmp_type == unreachable for p in capture.outgoing()))
 
 
-def flush(scene: Scene, version: int) -> None:
-    scene.lab.nodes[0].nft("flush table inet egress_node")
-
-
-def forget_pods(scene: Scene, version: int) -> None:
-    scene.lab.nodes[0].nft(f"flush set inet egress_node pods{version}")
-
-
-@pytest.mark.parametrize("harm", [flush, forget_pods])
-def test_tables_that_somebody_empties_come_back(scene: Scene, version: int, harm: Callable[[Scene, int], None]) -> None:
-    flow = Flow(scene.client, version)
+@pytest.mark.parametrize(
+    ("harm", "look", "sign"),
+    [
+        ("delete table inet egress_node", "list tables", "inet egress_node"),
+        ("flush table inet egress_node", "list table inet egress_node", "goto leave{version}"),
+        ("flush set inet egress_node pods{version}", "list set inet egress_node pods{version}", "elements"),
+    ],
+)
+def test_tables_that_somebody_changes_come_back(scene: Scene, version: int, harm: str, look: str, sign: str) -> None:
+    node, flow = scene.lab.nodes[0], Flow(scene.client, version)
     scene.cluster.until(partial(flow.has, TOTO[version]))
-    harm(scene, version)
-    took = scene.cluster.until(lambda: scene.cluster.source_of(scene.client, SERVICES[version], 0.1) == TOTO[version])
+    looking = ["nft", *look.format(version=version).split()]
+    assert sign.format(version=version) in node.run(looking).stdout, "positive control"
+    node.nft(harm.format(version=version))
+    took = scene.cluster.until(lambda: sign.format(version=version) in node.run(looking, check=False).stdout)
     assert took < 2, "it is heard, not found out by the next look"
     scene.cluster.until(partial(flow.has, TOTO[version]))
     with pytest.raises(NoReply):

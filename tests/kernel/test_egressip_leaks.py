@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from egress_router.lab import Host, Lab
-from tests.kernel.egress_cluster import FIRST, FIRST6, SECOND, SERVICE, WORLDS, EgressCluster, World, talking
+from tests.kernel.egress_cluster import FIRST, FIRST6, SECOND, EgressCluster, World, talking
+from tests.kernel.egress_scene import FAMILY, SERVICES, TCP, TOTO, ip_packet, send_raw
 
 pytestmark = pytest.mark.root
 
@@ -22,41 +23,47 @@ Heard = list[tuple[float, str]]
 @pytest.fixture
 def cluster(make_lab: Callable[..., Lab], world: World, tmp_path: Path) -> EgressCluster:
     lab = make_lab(nodes=3, shape=world.shape)
-    lab.echo(SERVICE, tcp=[80], udp=53)
+    for service in SERVICES.values():
+        lab.echo(service, tcp=[80], udp=53)
     return EgressCluster(lab, tmp_path / "state", world)
+
+
+@pytest.fixture
+def version(world: World) -> int:
+    """The IP version of what pods send: that of the tunnel."""
+    return world.underlay
+
+
+@pytest.fixture
+def first(version: int) -> str:
+    """The egress IP of toto."""
+    return TOTO[version]
 
 
 def last_is(heard: Heard, text: str) -> bool:
     return bool(heard) and heard[-1][1] == text
 
 
-def reset(pod: Host, sport: int) -> None:
+def reset(pod: Host, sport: int, version: int) -> None:
     """Send a TCP RST that belongs to no connection."""
-    source = pod.addresses[4].packed
-    target = socket.inet_aton(SERVICE)
     head = struct.pack("!HHIIBBHHH", sport, 80, 1, 0, 5 << 4, 0x04, 0, 0, 0)
-    pseudo = source + target + struct.pack("!BBH", 0, socket.IPPROTO_TCP, len(head)) + head
-    total = sum(struct.unpack(f"!{len(pseudo) // 2}H", pseudo))
-    total = (total & 0xFFFF) + (total >> 16)
-    head = head[:16] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + head[18:]
-    raw = pod.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
-    with raw:
-        raw.sendto(head, (SERVICE, 0))
+    send_raw(pod, ip_packet(str(pod.addresses[version]), SERVICES[version], TCP, head), version)
 
 
-def test_a_namespace_gets_and_loses_egress_ips_under_traffic(cluster: EgressCluster) -> None:
+def test_a_namespace_gets_and_loses_egress_ips_under_traffic(cluster: EgressCluster, version: int, first: str) -> None:
     lab = cluster.lab
+    service = SERVICES[version]
     cluster.namespace("toto")
-    cluster.holds(lab.nodes[1], FIRST)
+    cluster.holds(lab.nodes[1], first)
     clients = [cluster.pod(f"client{n}", "toto", n) for n in (0, 1)]
     cluster.start()
     cluster.settle()
     keep = lab.nodes[0], lab.nodes[1]
     for client, node in zip(clients, keep, strict=True):
-        own = str(node.addresses[4])
-        with client.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow:
+        own = str(node.addresses[version])
+        with client.socket(FAMILY[version], socket.SOCK_DGRAM) as flow:
             flow.settimeout(0.2)
-            flow.connect((SERVICE, 53))
+            flow.connect((service, 53))
 
             def ask(flow: socket.socket = flow) -> str:
                 flow.send(b"x")
@@ -64,77 +71,81 @@ def test_a_namespace_gets_and_loses_egress_ips_under_traffic(cluster: EgressClus
 
             with talking(ask) as heard:
                 cluster.until(partial(last_is, heard, own))
-                cluster.namespace("toto", FIRST)
-                cluster.until(partial(last_is, heard, FIRST), 15)
+                cluster.namespace("toto", first)
+                cluster.until(partial(last_is, heard, first), 15)
                 with lab.capture() as capture:
                     time.sleep(0.5)
                     assert capture.outgoing()
-                    assert not capture.leaks(allowed={FIRST})
+                    assert not capture.leaks(allowed={first})
                 cluster.namespace("toto")
-        cluster.until(lambda client=client, own=own: cluster.source_of(client) == own)  # type: ignore[misc]
+                cluster.until(partial(last_is, heard, own))
 
 
-def test_an_address_moves_under_traffic(cluster: EgressCluster) -> None:
+def test_an_address_moves_under_traffic(cluster: EgressCluster, version: int, first: str) -> None:
     lab = cluster.lab
-    cluster.namespace("toto", FIRST)
-    cluster.holds(lab.nodes[1], FIRST)
+    service = SERVICES[version]
+    cluster.namespace("toto", first)
+    cluster.holds(lab.nodes[1], first)
     clients = [cluster.pod(f"client{n}", "toto", n) for n in range(3)]
     cluster.start()
     cluster.settle()
     with lab.capture() as capture:
         for holder, other in ((2, 1), (0, 2), (1, 0)):
-            with talking(partial(cluster.source_of, clients[0], timeout=0.05)) as heard:
+            with talking(partial(cluster.source_of, clients[0], service, timeout=0.05)) as heard:
                 cluster.holds(lab.nodes[other])
-                cluster.holds(lab.nodes[holder], FIRST)
-                cluster.until(lambda holder=holder: FIRST in cluster.ask(lab.nodes[holder])["held"])  # type: ignore[misc]
+                cluster.holds(lab.nodes[holder], first)
+                cluster.until(lambda holder=holder: first in cluster.ask(lab.nodes[holder])["held"])  # type: ignore[misc]
                 assert not cluster.ask(lab.nodes[other])["held"]
-                cluster.until(partial(last_is, heard, FIRST))
+                cluster.until(partial(last_is, heard, first))
             for client in clients:
-                cluster.until(lambda client=client: cluster.source_of(client, timeout=0.2) == FIRST)  # type: ignore[misc]
+                cluster.until(lambda client=client: cluster.source_of(client, service, 0.2) == first)  # type: ignore[misc]
         assert capture.outgoing()
-        assert not capture.leaks(allowed={FIRST})
+        assert not capture.leaks(allowed={first})
 
 
-def test_packets_of_no_connection_stay_inside(cluster: EgressCluster) -> None:
+def test_packets_of_no_connection_stay_inside(cluster: EgressCluster, version: int, first: str) -> None:
     """A RST out of nowhere is translated by nobody; it must not leave with the pod's address, here or at the holder."""
     lab = cluster.lab
-    cluster.namespace("toto", FIRST)
+    cluster.namespace("toto", first)
     cluster.namespace("other")
-    cluster.holds(lab.nodes[1], FIRST)
+    cluster.holds(lab.nodes[1], first)
     stranger = cluster.pod("stranger", "other", 0)
     clients = [cluster.pod(f"client{n}", "toto", n) for n in (0, 1)]
     cluster.start()
     cluster.settle()
     with lab.capture() as capture:
-        reset(stranger, 40000)
+        reset(stranger, 40000, version)
         cluster.until(lambda: bool(capture.outgoing()))
         capture.clear()
         for client in clients:
             for number in range(3):
-                reset(client, 40000 + number)
+                reset(client, 40000 + number, version)
         time.sleep(0.5)
         assert not capture.outgoing()
         for client in clients:
-            assert cluster.source_of(client) == FIRST
-        assert not capture.leaks(allowed={FIRST})
+            assert cluster.source_of(client, SERVICES[version]) == first
+        assert not capture.leaks(allowed={first})
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
-def test_a_late_reply_turns_no_connection_round(cluster: EgressCluster, kind: socket.SocketKind) -> None:
+def test_a_late_reply_turns_no_connection_round(
+    cluster: EgressCluster, kind: socket.SocketKind, version: int, first: str
+) -> None:
     """A reply that comes after its connection was cut must not make the pod's next packet a reply, untranslated."""
     lab = cluster.lab
-    cluster.namespace("toto", FIRST)
-    cluster.holds(lab.nodes[1], FIRST)
+    family = FAMILY[version]
+    cluster.namespace("toto", first)
+    cluster.holds(lab.nodes[1], first)
     client = cluster.pod("client", "toto", 0)
     cluster.start()
     cluster.settle()
-    with client.socket(socket.AF_INET, kind) as flow, lab.services.socket(socket.AF_INET, kind) as door:
-        door.bind((SERVICE, 8000))
+    with client.socket(family, kind) as flow, lab.services.socket(family, kind) as door:
+        door.bind((SERVICES[version], 8000))
         if kind == socket.SOCK_STREAM:
             door.listen()
         flow.settimeout(2)
         door.settimeout(2)
-        flow.connect((SERVICE, 8000))
+        flow.connect((SERVICES[version], 8000))
         flow.send(b"question")
         if kind == socket.SOCK_STREAM:
             service, peer = door.accept()
@@ -143,75 +154,19 @@ def test_a_late_reply_turns_no_connection_round(cluster: EgressCluster, kind: so
         else:
             service = door
             _, peer = service.recvfrom(100)
-            service.connect(peer)
-        assert peer[0] == FIRST
+            service.connect(peer[:2])
+        assert peer[0] == first
         service.send(b"one")
         assert flow.recv(100) == b"one"
         with lab.capture() as capture:
-            lab.nodes[0].run(["conntrack", "-D", "--orig-src", str(client.addresses[4])])
+            lab.nodes[0].run(["conntrack", "-D", "-f", f"ipv{version}", "--orig-src", str(client.addresses[version])])
             service.send(b"two")
             cluster.until(lambda: cluster.ask(lab.nodes[0])["dropped_packets"].get("late_reply", 0) > 0)
             flow.send(b"again")
             assert service.recv(100) == b"again"
             assert capture.outgoing()
-            assert not capture.leaks(allowed={FIRST})
+            assert not capture.leaks(allowed={first})
         service.close()
-
-
-@pytest.mark.parametrize("world", WORLDS[1:], ids=str)
-def test_a_conflict_drops_and_heals(cluster: EgressCluster) -> None:
-    lab = cluster.lab
-    cluster.namespace("toto", FIRST)
-    cluster.namespace("rival")
-    cluster.holds(lab.nodes[1], FIRST)
-    client = cluster.pod("client", "toto", 0)
-    cluster.start()
-    cluster.settle()
-    with lab.capture() as capture, talking(partial(cluster.source_of, client, timeout=0.05)) as heard:
-        cluster.until(partial(last_is, heard, FIRST))
-        cluster.namespace("rival", FIRST)
-        cluster.until(partial(last_is, heard, ""))
-        cluster.until(lambda: not cluster.ask(lab.nodes[1])["held"])
-        time.sleep(0.3)
-        assert heard[-1][1] == ""
-        cluster.namespace("rival")
-        cluster.until(partial(last_is, heard, FIRST))
-        assert not capture.leaks(allowed={FIRST})
-
-
-@pytest.mark.parametrize("world", WORLDS[:1], ids=str)
-def test_an_address_that_another_machine_has_is_not_claimed(cluster: EgressCluster) -> None:
-    lab = cluster.lab
-    lab.machine("machine", FIRST)
-    cluster.namespace("toto", FIRST, SECOND)
-    cluster.holds(lab.nodes[1], FIRST)
-    cluster.holds(lab.nodes[2], SECOND)
-    cluster.start()
-    cluster.until(lambda: any(FIRST in problem for problem in cluster.ask(lab.nodes[1])["problems"]))
-    assert cluster.ask(lab.nodes[1])["held"] == []
-    assert FIRST not in lab.nodes[1].ip("-4 addr show dev eth0")
-    clients = [cluster.pod(f"client{n}", "toto", 0) for n in range(6)]
-    for client in clients:
-        cluster.until(lambda client=client: cluster.source_of(client, timeout=0.2) == SECOND)  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("world", WORLDS[1:], ids=str)
-def test_what_somebody_takes_away_comes_back(cluster: EgressCluster) -> None:
-    lab = cluster.lab
-    node = lab.nodes[0]
-    cluster.namespace("toto", FIRST)
-    cluster.holds(lab.nodes[1], FIRST)
-    client = cluster.pod("client", "toto", 0)
-    cluster.start()
-    cluster.settle()
-    assert cluster.source_of(client) == FIRST
-    node.nft("delete table inet egress_node")
-    took = cluster.until(lambda: "inet egress_node" in node.run(["nft", "list", "tables"]).stdout)
-    assert took < 2, "it is heard, not found out by the next look"
-    assert cluster.source_of(client) == FIRST
-    lab.nodes[1].ip(f"addr delete {FIRST}/32 dev eth0")
-    cluster.until(lambda: FIRST in lab.nodes[1].ip("-4 addr show dev eth0"))
-    cluster.until(lambda: cluster.source_of(client, timeout=0.2) == FIRST)
 
 
 def test_leftovers_go_and_foreign_things_stay(cluster: EgressCluster) -> None:

@@ -153,6 +153,47 @@ def test_an_address_that_two_pods_have(scene: Scene, flows: list[Flows]) -> None
         assert set(flow.heard) == {TOTO[version]}
 
 
+def test_a_conflict_drops_and_heals(scene: Scene, flows: list[Flows]) -> None:
+    cluster = scene.cluster
+    with scene.leaving_with(*TOTO.values()):
+        cluster.namespace("plain", *TOTO.values())
+        for flow in flows:
+            flow.get_nothing()
+        cluster.until(lambda: not set(TOTO.values()) & set(cluster.ask(scene.lab.nodes[1])["held"]))
+        for flow in flows:
+            flow.get_nothing()
+        cluster.namespace("plain")
+        for flow in flows:
+            flow.get(TOTO)
+
+
+def test_an_address_that_another_machine_has_is_not_claimed(scene: Scene, flows: list[Flows]) -> None:
+    """The namespace goes on with its other address."""
+    cluster, node = scene.cluster, scene.lab.nodes[2]
+    taken = [str(address) for address in scene.stranger.addresses.values()]
+    cluster.namespace("toto", *taken, *TOTO.values())
+    cluster.holds(node, *RIVAL.values(), *taken)
+    for address in taken:
+        cluster.until(lambda a=address: any(a in problem for problem in cluster.ask(node)["problems"]))  # type: ignore[misc]
+    assert not set(taken) & set(cluster.ask(node)["held"])
+    shown = node.ip("addr show dev eth0")
+    assert RIVAL[4] in shown, "positive control"
+    assert not any(f" {address}/" in shown for address in taken)
+    for flow in flows:
+        flow.get(TOTO)
+
+
+def test_addresses_that_somebody_takes_away_come_back(scene: Scene, flows: list[Flows]) -> None:
+    """They are looked at every five seconds."""
+    node = scene.lab.nodes[1]
+    for address, length in ((TOTO[4], 32), (TOTO[6], 128)):
+        node.ip(f"addr delete {address}/{length} dev eth0")
+    for address in TOTO.values():
+        scene.cluster.until(lambda a=address: a in node.ip("addr show dev eth0"))  # type: ignore[misc]
+    for flow in flows:
+        flow.get(TOTO)
+
+
 def test_a_namespace_is_deleted_and_made_again(scene: Scene, flows: list[Flows]) -> None:
     """With another netid, as OpenShift gives it."""
     cluster = scene.cluster
