@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
-import re
 import secrets
 import shutil
 import signal
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -19,7 +15,7 @@ from pathlib import Path
 
 from egress_router.config.http_policy import VARIABLE, parse_http_policy
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.errors import PlatformError, ToolFailed, TryAgainError
+from egress_router.errors import PlatformError, TryAgainError
 from egress_router.model.http_policy import Address, HttpPolicy, HttpSettings
 from egress_router.model.http_rules import CompiledPolicy
 from egress_router.plan.http_compile import compile_policy
@@ -31,6 +27,15 @@ from egress_router.proxy.http_tally import HttpTally
 from egress_router.proxy.log_output import LogOutput
 from egress_router.proxy.reuseport import Guard, listen_address
 from egress_router.proxy.sockets import clients, listeners, listens
+from egress_router.proxy.squid_files import (
+    SERVICE_PREFIX,
+    STAMP,
+    check,
+    released,
+    remove_segments,
+    unused_address,
+    write_files,
+)
 from egress_router.proxy.squid_manager import SquidManager
 from egress_router.render.squid import SquidPlace, render_squid
 from egress_router.render.squid_errors import error_pages
@@ -38,16 +43,15 @@ from egress_router.render.squid_errors import error_pages
 log = logging.getLogger(__name__)
 
 PROGRAM = "squid"
-#: Service names, and so the names of segments in /dev/shm, begin like this.
-SERVICE_PREFIX = "egressrouter"
 #: Seconds between the start of a successor and the end of listening, for connections that were on their way.
 SETTLE = 2.0
+#: Squid forgets what it asked DNS when it gives up the port, and denies the requests that wait for it. So that is put
+#: off until none does, for at most so many seconds: a name server that never answers takes sixteen (dns_timeout).
+RESOLVE = 20.0
+#: The same when the container stops, when Squid would answer them with 503; at most half of the time there is.
+RESOLVE_FINALLY = 5.0
 #: Seconds between two looks at a draining Squid's connections.
 LOOK = 0.2
-CHECK_TIMEOUT = 120.0
-#: Squid shrugs off sets that it does not understand as we do; we do not.
-REFUSED = re.compile(r"FATAL|ERROR|is ignored to keep splay tree|is a subdomain of|Bungled|aclParse")
-_STAMP = re.compile(r"^[0-9/]+ [0-9:]+(?: kid[0-9]+)?\| ?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class _State:
     access_log: AccessLog
     manager: SquidManager
     in_force: bool = False
+    final: bool = False
     told: bool = False
     next_look: float = 0.0
     quiet: int = 0
@@ -192,10 +197,17 @@ class SquidEngine:
         return True
 
     def retire(self, child: Child, final: bool) -> None:
-        """Let Squid finish: at once when the container stops, else when its last new connections have settled."""
-        self._states[child.name].in_force = False
-        if final:
-            self._tell(child)
+        """Let Squid finish (``finished`` tells it to): when its last new connections have settled, or the container
+        stops, and no request waits for DNS.
+        """
+        state = self._states[child.name]
+        state.in_force, state.final = False, final
+
+    def _may_be_told(self, state: _State, seconds: float) -> bool:
+        settle, resolve = (0.0, min(RESOLVE_FINALLY, self.settings.grace / 2)) if state.final else (SETTLE, RESOLVE)
+        if seconds < settle:
+            return False
+        return seconds >= settle + resolve or not state.manager.resolving()
 
     def _tell(self, child: Child) -> None:
         self._states[child.name].told = True
@@ -224,8 +236,8 @@ class SquidEngine:
             return False
         state.next_look = now + LOOK
         if not state.told:
-            if seconds >= SETTLE:
-                self._release(child)
+            if self._may_be_told(state, seconds):
+                (self._tell if state.final else self._release)(child)
             return False
         state.quiet = state.quiet + 1 if clients(child.pid, self.settings.port) == 0 else 0
         return state.quiet >= 2
@@ -236,7 +248,7 @@ class SquidEngine:
 
     def said(self, child: Child, line: str) -> None:
         """Log what Squid says; its chatter at debug level."""
-        text = _STAMP.sub("", line)
+        text = STAMP.sub("", line)
         if "FATAL" in text or "ERROR" in text:
             log.error("squid: %s", text)
         elif "WARNING" in text and "requires the use of Via" not in text:
@@ -251,56 +263,6 @@ class SquidEngine:
         remove_segments(self._states)
         if all(other.directory != state.directory for other in self._states.values()):
             shutil.rmtree(state.directory, ignore_errors=True)
-
-
-def released(conf: str) -> str:
-    """Return a configuration that only the supervisor can reach, and that ends connections with their next answer."""
-    return re.sub("^http_port .*$", "client_persistent_connections off", conf, count=1, flags=re.MULTILINE)
-
-
-def unused_address() -> tuple[str, int]:
-    """Return an address of 127.0.0.0/8, which is the pod's own, and a port there that nobody uses now."""
-    address = f"127.{secrets.randbelow(255)}.{secrets.randbelow(255)}.{secrets.randbelow(254) + 1}"
-    with socket.create_server((address, 0)) as probe:
-        return address, probe.getsockname()[1]
-
-
-def write_files(directory: Path, files: dict[str, str]) -> None:
-    """Write the files of a generation. PlatformError when the directory is not writable."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (directory / name).parent.mkdir(exist_ok=True)
-            (directory / name).write_text(text)
-    except OSError as error:
-        raise PlatformError(
-            f"{directory} cannot be written ({error.strerror}); mount an emptyDir there, or name another writable "
-            "directory with EGRESS_RUN_DIR"
-        ) from error
-
-
-def check(program: str, conf: Path) -> None:
-    """Have Squid parse a configuration. ToolFailed when it refuses it or understands it differently."""
-    command = [program, "-N", "-k", "parse", "-f", str(conf)]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT, check=False)
-    except OSError as error:
-        raise PlatformError(f"{program} cannot be run: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise ToolFailed(command, "timeout", f"no answer within {CHECK_TIMEOUT:g} s") from error
-    said = [_STAMP.sub("", line) for line in (result.stdout + result.stderr).splitlines()]
-    wrong = [line for line in said if not line.startswith("Processing") and REFUSED.search(line)]
-    if result.returncode or wrong:
-        raise ToolFailed(command, result.returncode, "\n".join(wrong or said[-5:]))
-
-
-def remove_segments(living: Iterable[str], directory: Path = Path("/dev/shm")) -> None:  # noqa: S108  # Linux fixes it
-    """Remove shared memory that a killed Squid of ours left: the next one dies with "File exists" over it."""
-    alive = set(living)
-    for path in directory.glob(SERVICE_PREFIX + "*"):
-        if path.name.partition("-")[0] not in alive:
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
 def become_unprivileged(directory: Path, uid: int = 1001) -> None:

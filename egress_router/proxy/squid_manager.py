@@ -10,9 +10,13 @@ from egress_router.errors import TryAgainError
 
 #: Readiness probes wait as long as this for an answer.
 TIMEOUT_SECONDS = 2.0
+#: The supervisor's loop stands as long as this when a Squid that is to end does not answer.
+LOOP_SECONDS = 0.5
 #: DNS response codes (RFC 1035, 4.1.1) in words; the others are rare.
 RCODES = {0: "noerror", 1: "formerr", 2: "servfail", 3: "nxdomain", 4: "notimp", 5: "refused"}
 _RCODE = re.compile(r"^\s*(\d+)((?:\s+\d+)+) : ", re.MULTILINE)
+#: A question in the queue: its number comes first.
+_PENDING = re.compile(r"^0x[0-9a-f]+ ", re.MULTILINE)
 _SERVER = re.compile(r"^\S+\s+(\d+)\s+(\d+)\s+\S+\s*$", re.MULTILINE)
 #: Column of mgr:mem, counted from 0, with the objects in use.
 _IN_USE = 14
@@ -35,9 +39,9 @@ class SquidManager:
         self._port = port
         self._secret = secret
 
-    def page(self, name: str) -> str:
+    def page(self, name: str, timeout: float = TIMEOUT_SECONDS) -> str:
         """Return a page as text. Raises TryAgainError with the reason when Squid does not accept or answer."""
-        connection = HTTPConnection(self._host, self._port, timeout=TIMEOUT_SECONDS)
+        connection = HTTPConnection(self._host, self._port, timeout=timeout)
         headers = {"X-Egress-Router": self._secret, "Connection": "close"}
         try:
             connection.request("GET", f"/squid-internal-mgr/{name}", headers=headers)
@@ -51,6 +55,13 @@ class SquidManager:
         if answer.status != 200:
             raise TryAgainError(f"squid answers on {self._host} port {self._port}, but with {answer.status}")
         return text
+
+    def resolving(self) -> bool:
+        """Return whether it waits for name servers; False when it does not answer."""
+        try:
+            return bool(_PENDING.search(self.page("idns", LOOP_SECONDS)))
+        except TryAgainError:
+            return False
 
     def dns(self) -> DnsTraffic:
         """Return what its resolver has done so far. Raises TryAgainError."""

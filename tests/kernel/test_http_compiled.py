@@ -30,7 +30,7 @@ from egress_router.plan.http_evaluate import evaluate, literal_address
 from egress_router.proxy.access_decision import CLOSED, Translator
 from egress_router.proxy.access_line import RawLine
 from egress_router.proxy.access_line import parse as parse_raw
-from egress_router.proxy.squid import check
+from egress_router.proxy.squid_files import check
 from egress_router.render.squid import SquidPlace, render_squid
 from tests.unit.http.requests import (
     Proportions,

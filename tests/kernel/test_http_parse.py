@@ -16,7 +16,7 @@ from egress_router.config.inputs import Inputs, Problems
 from egress_router.errors import ToolFailed
 from egress_router.model.http_policy import Address, HttpPolicy, HttpSettings
 from egress_router.plan.http_compile import compile_policy
-from egress_router.proxy.squid import check
+from egress_router.proxy.squid_files import check
 from egress_router.render.squid import SquidPlace, render_squid
 from tests.unit.http.strategies import OWN, policy_texts
 

@@ -1,7 +1,8 @@
 """An authoritative DNS server whose records change while it runs.
 
 Usage: dns_server.py '{"addresses": [IP…], "port": 53}'. Ends when standard input closes; a line of it is a request:
-{"op": "records", "records": {NAME: {"rcode": …, "drop": …, "rrsets": {TYPE: {"ttl": N, "values": [TEXT…]}}}}},
+{"op": "records", "records": {NAME: {"rcode": …, "drop": …, "delay": SECONDS, "rrsets": RRSETS}}} with RRSETS
+{TYPE: {"ttl": N, "values": [TEXT…]}},
 {"op": "limits", "udp": BYTES, "edns": BOOL, "tcp": BOOL}, {"op": "log"}, {"op": "stop"}, {"op": "start"}.
 """
 
@@ -47,8 +48,8 @@ class Zone:
                 return self.records[wildcard]
         return None
 
-    def answer(self, query: dns.message.Message, transport: str, peer: str) -> bytes | None:
-        """Return the answer's bytes, cut for UDP with the TC bit set; None for no answer."""
+    def answer(self, query: dns.message.Message, transport: str, peer: str) -> tuple[bytes | None, float]:
+        """Return the answer's bytes, cut for UDP with the TC bit set, None for no answer; and the seconds it takes."""
         question = query.question[0]
         name, kind = question.name, dns.rdatatype.to_text(question.rdtype)
         self.log.append(
@@ -65,16 +66,17 @@ class Zone:
             refusal = dns.message.make_response(dns.message.from_wire(query.to_wire()))
             refusal.use_edns(False)
             refusal.set_rcode(dns.rcode.FORMERR)
-            return refusal.to_wire()
+            return refusal.to_wire(), 0.0
         reply = dns.message.make_response(query, our_payload=4096)
         reply.flags |= dns.flags.AA
         entry = self.fill(reply, name, kind)
+        delay = entry.get("delay", 0.0) if entry else 0.0
         if entry is not None and entry.get("drop"):
-            return None
+            return None, delay
         if transport == "tcp":
-            return reply.to_wire(max_size=65535)
+            return reply.to_wire(max_size=65535), delay
         room = max(512, query.payload) if query.edns >= 0 else 512
-        return reply.to_wire(max_size=min(room, self.udp_limit), prefer_truncation=True)
+        return reply.to_wire(max_size=min(room, self.udp_limit), prefer_truncation=True), delay
 
     def fill(self, reply: dns.message.Message, name: dns.name.Name, kind: str) -> dict[str, Any] | None:
         """Put answer, error or SOA into the reply, following CNAMEs; return the last entry used."""
@@ -140,7 +142,8 @@ class Server:
             while True:
                 size = int.from_bytes(await reader.readexactly(2))
                 query = dns.message.from_wire(await reader.readexactly(size))
-                answer = self.zone.answer(query, "tcp", writer.get_extra_info("peername")[0])
+                answer, delay = self.zone.answer(query, "tcp", writer.get_extra_info("peername")[0])
+                await asyncio.sleep(delay)
                 if answer is not None:
                     writer.write(len(answer).to_bytes(2) + answer)
                     await writer.drain()
@@ -164,11 +167,11 @@ class Udp(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """Answer one query; what is not DNS gets no answer."""
         try:
-            answer = self.zone.answer(dns.message.from_wire(data), "udp", addr[0])
+            answer, delay = self.zone.answer(dns.message.from_wire(data), "udp", addr[0])
         except dns.exception.DNSException:
             return
         if answer is not None:
-            self.transport.sendto(answer, addr)
+            asyncio.get_running_loop().call_later(delay, self.transport.sendto, answer, addr)
 
 
 async def obey(server: Server, request: dict[str, Any]) -> object:
