@@ -10,12 +10,11 @@ from egress_router.errors import StateMismatch, ToolFailed
 from egress_router.kernel.netlink import NetlinkError
 from egress_router.kernel.nft_elements import NftSocket, known_types
 from egress_router.kernel.tool import run_tool, start_tool
-from egress_router.model.addresses import Family
 from egress_router.model.names import HostName
 from egress_router.model.nftables import NftTable, SetChange
-from egress_router.model.router import NamedFallback, NamedRedirect
 from egress_router.model.translation import Counters, Translation
-from egress_router.render.nft_names import answer_chain, map_name, name_chain, without_answers
+from egress_router.render.nft_counters import Counted, by_line, chain_counters
+from egress_router.render.nft_names import answer_chain, without_answers
 from egress_router.render.nft_script import (
     chain_changes,
     change_script,
@@ -29,7 +28,6 @@ from egress_router.render.nft_script import (
 )
 from egress_router.render.nft_table import TABLE, nft_table
 
-_Counted = dict[tuple[str, str], tuple[int, int]]
 #: Something else in the namespace may change nftables at the same time.
 ATTEMPTS = 10
 #: So many elements and more take nft longer than a transaction of their own does.
@@ -85,10 +83,10 @@ class Nftables:
         listing = _listing("-t")
         if listing is None:
             return {}
-        values = _chain_counters(listing)
+        values = chain_counters(listing)
         for name, elements in _elements(parse_table(listing)).items():
             values |= {(name, key): counted for key, (_, counted) in elements.items() if counted is not None}
-        return _by_line(desired, values)
+        return by_line(desired, values)
 
     def remove(self) -> None:
         """See NatBackend."""
@@ -223,7 +221,7 @@ def _elements(table: NftTable) -> dict[str, dict[str, tuple[str | None, tuple[in
         return {item.name: nft.read(item) for item in table.sets}
 
 
-def _counted(table: NftTable) -> _Counted:
+def _counted(table: NftTable) -> Counted:
     """Return what every element and rule of ``table`` has counted, for the table that takes its place."""
     found = rule_counters(_listing("-t") or "")
     for name, elements in _elements(table).items():
@@ -255,63 +253,4 @@ def _split(lines: list[str]) -> list[str]:
             found += [f"\t\telement {part.strip()}" for part in line.strip()[len("elements = {") : -1].split(",")]
         else:
             found.append(line)
-    return found
-
-
-def _by_line(desired: Translation, values: _Counted) -> dict[int, Counters]:
-    """Add up counters by configuration line.
-
-    Connections are what the maps of the nat chains counted (a connection's first packet), packets and bytes what the
-    ``lines`` sets of the forward chains counted.
-    """
-    found: dict[int, Counters] = {}
-    for rule in desired.rules.redirects:
-        digit = rule.family.value
-        if rule.same_ports and len(rule.ports) > 1:
-            connections = values.get((f"redirect{digit}_{rule.protocol}", str(rule.ports)), (0, 0))[0]
-        else:
-            ports = range(rule.ports.first, rule.ports.last + 1)
-            name = f"redirect{digit}"
-            connections = sum(values.get((name, f"{rule.protocol} . {port}"), (0, 0))[0] for port in ports)
-        packets, size = values.get((f"lines{digit}_{rule.protocol}", str(rule.ports)), (0, 0))
-        found[rule.line] = Counters(connections, packets, size)
-    for fallback in desired.rules.fallbacks:
-        digit = fallback.family.value
-        connections = values.get((f"chain redirect{digit}", ""), (0, 0))[0]
-        found[fallback.line] = Counters(connections, *values.get((f"chain count{digit}", ""), (0, 0)))
-    for family in desired.sources:
-        for spread in desired.spreads(family):
-            line = spread.rule.line
-            found[line] = found.get(line, Counters()) + _of_a_name(spread.rule, family, values)
-    return found
-
-
-def _of_a_name(rule: NamedRedirect | NamedFallback, family: Family, values: _Counted) -> Counters:
-    """Return the traffic of a rule with a name in one family: what its chain has dropped is no connection."""
-    digit = family.value
-    if isinstance(rule, NamedRedirect):
-        asked = values.get((map_name(family, rule.protocol), str(rule.ports)), (0, 0))[0]
-        traffic = values.get((f"lines{digit}_{rule.protocol}", str(rule.ports)), (0, 0))
-    else:
-        asked = values.get((f"chain redirect{digit}", ""), (0, 0))[0]
-        traffic = values.get((f"chain count{digit}", ""), (0, 0))
-    dropped = values.get((f"chain {name_chain(family, rule)}", ""), (0, 0))[0]
-    return Counters(asked - dropped, *traffic)
-
-
-def _chain_counters(listing: str) -> _Counted:
-    """Return {("chain NAME", ""): (packets, bytes)} of the last counting rule of each chain: the fallback's."""
-    found: _Counted = {}
-    place = ""
-    for raw in listing.splitlines():
-        words = raw.split()
-        if len(words) == 3 and words[0] == "chain":
-            place = f"chain {words[1]}"
-        elif (
-            place
-            and "counter" in words
-            and words[words.index("counter") + 1 : words.index("counter") + 2] == ["packets"]
-        ):
-            at = words.index("counter")
-            found[(place, "")] = (int(words[at + 2]), int(words[at + 4]))
     return found
