@@ -29,6 +29,9 @@ def drain_node(path: Path, grace: float, timeout: float) -> int:
     except KeyboardInterrupt:
         click.echo("the node goes on handing over; `egress-router node undrain` ends that", err=True)
         raise
+    if drain["connections"] is None:
+        click.echo("handed over; connections could not be counted, see the agent's log")
+        return 1
     if not drain["connections"]:
         click.echo("handed over")
         return 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from egress_router.errors import PlatformError
 from egress_router.kernel.conntrack import Conntrack
+from egress_router.model.connection import Departure
 from egress_router.plan.drain import Drain
 
 #: Seconds that connections are given to end, unless somebody says otherwise.
@@ -34,12 +35,13 @@ class HandOver:
         self._post = post
         self._log = log
         self._looking = False
+        self._looked_once = False
         self._flows = Drain()
         #: When the next look is due.
         self.due = 0.0
         #: Until when connections are waited for; None: no hand-over.
         self.until = _read(path)
-        #: Connections that leave with this node's addresses, by the address of their pod; None: not looked yet.
+        #: Connections that leave with this node's addresses, by the address of their pod; None: not known.
         self.left: Counter[str] | None = None
 
     @property
@@ -61,12 +63,15 @@ class HandOver:
     def end(self) -> None:
         """Take traffic again."""
         self.until = self.left = None
+        self._looked_once = False
         self._flows = Drain()
         self._path.unlink(missing_ok=True)
 
     def over(self, now: float) -> bool:
         """Tell whether nothing is waited for any more."""
-        return self.until is not None and self.left is not None and (not self.left or now >= self.until)
+        if self.until is None or not self._looked_once:
+            return False
+        return now >= self.until or (self.left is not None and not self.left)
 
     def next_turn(self, now: float) -> float:
         """Return when something is to be done next."""
@@ -87,10 +92,9 @@ class HandOver:
     def _look(self, held: frozenset[str], flows: Drain) -> None:
         started = time.monotonic()
         try:
-            with Conntrack() as conntrack:
-                found = list(conntrack.leaving_as(map(ip_address, held))) if held else []
+            found = _departures(held) if held else []
             left: Counter[str] | None = Counter(item.client for item in flows.carrying(found, time.monotonic()))
-        except PlatformError as error:
+        except (PlatformError, OSError) as error:
             self._log(f"connections are not counted: {error}")
             left = None
         self._post(lambda: self._looked(left, flows, time.monotonic() - started))
@@ -100,7 +104,13 @@ class HandOver:
         self.due = max(self.due, time.monotonic() + _REST * took)
         if self.draining and flows is self._flows:
             self.left = left
+            self._looked_once = True
         return False
+
+
+def _departures(held: Collection[str]) -> list[Departure]:
+    with Conntrack() as conntrack:
+        return list(conntrack.leaving_as(map(ip_address, held)))
 
 
 def _boot() -> str:
