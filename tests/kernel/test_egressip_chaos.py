@@ -74,8 +74,8 @@ def test_a_node_that_boots_lets_no_pod_out_before_its_agent_stands(two_holders: 
     lab.echo(str(neighbour.addresses[4]), tcp=80, host=neighbour)
     own = {str(address) for address in node.addresses.values()}
     assert cluster.source_of(client) in own, "positive control: without a guard it leaves with the node's address"
-    flow = Flow(client, 4)
-    assert flow.source() in own
+    flows = [Flow(pod, 4) for pod in (client, cluster.pod("near", "toto", 1))]
+    assert all(flow.source() for flow in flows)
     script = guard_script((*LAN.values(), *PODS.values()))
     node.nft(script)
     with lab.capture() as capture, talking(partial(cluster.source_of, client, timeout=0.05)) as heard:
@@ -86,7 +86,8 @@ def test_a_node_that_boots_lets_no_pod_out_before_its_agent_stands(two_holders: 
         cluster.start()
         cluster.until(lambda: heard[-1][1] in (FIRST, SECOND))
         assert "egress_guard" not in node.run(["nft", "list", "tables"]).stdout
-        cluster.until(lambda: flow.source() in (FIRST, SECOND))
+        for flow in flows:
+            cluster.until(lambda flow=flow: flow.source() in (FIRST, SECOND))  # type: ignore[misc]
         assert not capture.leaks(allowed={FIRST, SECOND})
     assert cluster.source_of(stranger) in own
     node.nft(script)
