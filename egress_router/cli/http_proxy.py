@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -32,6 +33,7 @@ from egress_router.render.squid import render_squid
 from egress_router.runtime.log import LOGGER, set_up_log
 
 DEFAULT_DIRECTORY = "/run/egress-router"
+STATUS = "status.json"
 #: The largest policies take Squid some seconds to read.
 START_SECONDS = 120.0
 #: How long the reader of standard output may take for the last lines.
@@ -61,6 +63,9 @@ def command() -> int:
     # Here too, so that all problems come out together; the engine reads the policy anew for each generation.
     policy = parse_http_policy(inputs, problems, required=True)
     directory = Path(inputs.value("EGRESS_RUN_DIR") or DEFAULT_DIRECTORY)
+    with contextlib.suppress(OSError):
+        # A former container of the pod says there that it is ready.
+        (directory / STATUS).unlink()
     problems.raise_if_any()
     if policy is not None:
         # Loads the template and all that rendering needs while it can be read: what comes is another user.
@@ -90,10 +95,10 @@ def command() -> int:
 
 def _report(directory: Path, counters: Counters) -> None:
     """Leave the counters for readiness probes and metrics, in one piece."""
-    fresh = directory / "status.json.new"
+    fresh = directory / f"{STATUS}.new"
     try:
         fresh.write_text(json.dumps(asdict(counters)) + "\n")
-        fresh.replace(directory / "status.json")
+        fresh.replace(directory / STATUS)
     except OSError as error:
         # A full disk is no reason to stop serving.
-        LOGGER.warning("%s cannot be written: %s", directory / "status.json", error.strerror)
+        LOGGER.warning("%s cannot be written: %s", directory / STATUS, error.strerror)

@@ -78,7 +78,8 @@ class Limits:
 
 @dataclass(slots=True)
 class Counters:
-    """What happened so far. ``reloads`` counts new generations put in force, ``reload_failures`` those refused;
+    """What happened so far. ``generation`` is the number of the start whose child is in force; every start takes one,
+    also one that fails. ``reloads`` counts reloads that were put in force, ``reload_failures`` those refused;
     ``refused`` while the last one was, so that the configuration in force is not the one that is asked for.
     """
 

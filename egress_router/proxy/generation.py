@@ -19,6 +19,8 @@ class Generation(Generic[Prepared]):
     number: int
     prepared: Prepared
     since: float
+    #: A reload asked for it, whatever else did.
+    asked: bool = False
     children: list[Child] = field(default_factory=list)
     retired: float = 0.0
     deadline: float | None = None

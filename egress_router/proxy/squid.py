@@ -72,7 +72,8 @@ class _State:
     conf: Path
     access_log: AccessLog
     manager: SquidManager
-    in_force: bool = False
+    listened: bool = False
+    retired: bool = False
     final: bool = False
     told: bool = False
     next_look: float = 0.0
@@ -102,7 +103,7 @@ class SquidEngine:
 
     def managers(self) -> list[SquidManager]:
         """Return the managers of the Squids in force. Called from any thread."""
-        return [state.manager for state in list(self._states.values()) if state.in_force]
+        return [state.manager for state in list(self._states.values()) if state.listened and not state.retired]
 
     def probe(self) -> list[str]:
         """Return why some Squid does not accept connections now; nothing when all do. Called from any thread."""
@@ -192,7 +193,7 @@ class SquidEngine:
         state.access_log.started()
         if not listens(child.pid, self.settings.port):
             return False
-        state.in_force = True
+        state.listened = True
         self._close_guard()
         return True
 
@@ -201,7 +202,7 @@ class SquidEngine:
         stops, and no request waits for DNS.
         """
         state = self._states[child.name]
-        state.in_force, state.final = False, final
+        state.retired, state.final = True, final
 
     def _may_be_told(self, state: _State, seconds: float) -> bool:
         settle, resolve = (0.0, min(RESOLVE_FINALLY, self.settings.grace / 2)) if state.final else (SETTLE, RESOLVE)
@@ -260,6 +261,12 @@ class SquidEngine:
         """Remove the files and segments of a Squid that is gone."""
         state = self._states.pop(child.name)
         state.access_log.finish(2.0)
+        if any(not other.listened for other in self._states.values()) and listeners(self.settings.port) == 0:
+            # It died while its successors started, and the group of sockets went with it.
+            try:
+                self._make_guard()
+            except PlatformError as error:
+                log.warning("%s", error)
         remove_segments(self._states)
         if all(other.directory != state.directory for other in self._states.values()):
             shutil.rmtree(state.directory, ignore_errors=True)

@@ -51,6 +51,7 @@ class Supervisor(Generic[Prepared]):
     _current: Generation[Prepared] | None = None
     _candidate: Generation[Prepared] | None = None
     _draining: list[Generation[Prepared]] = field(default_factory=list)
+    _watch: Watch = field(default_factory=lambda: Watch(()))
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _signals: Signals = field(default_factory=Signals)
     _reload_wanted: bool = False
@@ -68,7 +69,9 @@ class Supervisor(Generic[Prepared]):
     def _run(self) -> int:
         try:
             self._selector.register(self._signals, selectors.EVENT_READ, None)
-            watch = Watch(self.engine.watched())
+            self._watch = Watch(self.engine.watched())
+            # What a former container of the pod left is not true any more.
+            self._tell(ready=False)
             self._start()
             next_look = time.monotonic() + TICK
             while not self._done():
@@ -78,7 +81,7 @@ class Supervisor(Generic[Prepared]):
                 self.turned = now = time.monotonic()
                 if now >= next_look:
                     next_look = now + TICK
-                    if watch.changed():
+                    if self._watch.changed():
                         self._reload_wanted = True
                 self._advance(now)
             return 0
@@ -128,6 +131,9 @@ class Supervisor(Generic[Prepared]):
     def _start(self) -> None:
         """Prepare and start the next generation as the candidate; a failure is raised when there is no good one."""
         self._number += 1
+        # What is read from here on is what this start is about, not one more reload.
+        asked = self._watch.changed() or self._reload_wanted
+        self._reload_wanted = False
         self.turned = time.monotonic() + self.limits.prepare
         try:
             prepared = self.engine.prepare(self._number)
@@ -138,8 +144,8 @@ class Supervisor(Generic[Prepared]):
             if self._current and self._current.whole:
                 return
             # The engine died while the configuration is broken: the last good one is still what was agreed.
-            prepared = self._good
-        self._candidate = Generation(self._number, prepared, time.monotonic())
+            prepared, asked = self._good, False
+        self._candidate = Generation(self._number, prepared, time.monotonic(), asked)
         try:
             self._launch(self._candidate)
         except EgressRouterError as error:
@@ -189,7 +195,6 @@ class Supervisor(Generic[Prepared]):
             self._restart_at = None
             self._start()
         elif self._reload_wanted and self._current:
-            self._reload_wanted = False
             log.info("reload")
             self._start()
 
@@ -202,12 +207,12 @@ class Supervisor(Generic[Prepared]):
             # A child that died may have been started again with what was in force, not with what was refused.
             refused = self.counters.refused and candidate.prepared is self._good
             self._good = candidate.prepared
-            if old:
-                # A generation that only makes the one in force whole again is no reload.
-                self.counters.reloads += old.whole
-                self._retire(old, final=False)
+            reloads = self.counters.reloads + candidate.asked
+            self._tell(generation=candidate.number, reloads=reloads, ready=True, refused=refused, last_error="")
             log.info("%s generation %d is in force", self.engine.name, candidate.number)
-            self._tell(generation=candidate.number, ready=True, refused=refused, last_error="")
+            if old:
+                self._retire(old, final=False)
+                self._tell()
         elif now - candidate.since > self.limits.start:
             for child in late:
                 child.last_lines.append(f"(not ready after {self.limits.start:g} s)")
@@ -247,20 +252,30 @@ class Supervisor(Generic[Prepared]):
             child.read_lines(lambda line: self.engine.said(child, line))
             self._selector.unregister(child.output)
             child.close()
-        # However many children a generation had, it died once.
-        self._deaths += running.whole and running is self._current
+        first = running.whole
         running.children.remove(child)
         self.engine.ended(child)
         if running is self._candidate:
             self._candidate_died(running, child)
         elif running is self._current:
-            if not running.children:
-                self._current = None
-            self._died(child)
+            self._current_died(running, child, first=first)
         elif not running.children:
             self._draining.remove(running)
             log.info("%s generation %d is drained", self.engine.name, running.number)
             self._tell()
+
+    def _current_died(self, current: Generation[Prepared], child: Child, *, first: bool) -> None:
+        if not current.children:
+            self._current = None
+        if self._candidate is None:
+            # However many children a generation had, it died once.
+            self._deaths += first
+            self._died(child)
+            return
+        reason = f"{self.engine.name} {child.reason()}"
+        log.error("%s; its successor is starting", reason)
+        self.counters.restarts += 1
+        self._tell(ready=self._current is not None, last_error=reason)
 
     def _candidate_died(self, candidate: Generation[Prepared], child: Child) -> None:
         """All or nothing: the first death ends its siblings and is the one that is told."""

@@ -268,11 +268,35 @@ def test_death_of_squid_and_of_the_supervisor(proxy: Proxy, client: Client, serv
     assert not set(proxy.shm.iterdir())
 
 
+def test_a_squid_that_dies_during_a_reload(proxy: Proxy, client: Client, server: HttpServer) -> None:
+    """Its successor takes over, and the reload after that reaches every new connection at once."""
+    filler = "\n".join(f"!10.{number // 250}.{number % 250}.0/25" for number in range(5_000))
+    proxy.write_policy(f"{GOOD}\n")
+    proxy.start()
+    (first,) = proxy.squid_pids()
+    proxy.write_policy(f"{filler}\n{GOOD}\n")
+    deadline = time.monotonic() + 20
+    while len(proxy.squid_pids()) < 2:
+        assert time.monotonic() < deadline
+    os.kill(first, signal.SIGKILL)
+    proxy.wait_for("its successor is starting")
+    proxy.wait_for("generation 2 is in force")
+    assert client.status(f"http://{GOOD}/") == 200
+    time.sleep(1.0)
+    proxy.write_policy(f"!{GOOD}\n*\n")
+    proxy.wait_for("generation 3 is in force")
+    assert [client.status(f"http://{GOOD}/") for _ in range(30)] == [403] * 30
+    status = json.loads((proxy.run_directory / "status.json").read_text())
+    assert [status[name] for name in ("generation", "reloads", "restarts", "ready")] == [3, 2, 1, True]
+
+
 def test_reasons_to_exit(lab: Lab, proxy: Proxy) -> None:
+    (proxy.run_directory / "status.json").write_text('{"ready": true}')
     proxy.start("10.0.0.0/33\n*\nfoo bar", {"EGRESS_HTTP_PROXY_PORT": "x"}, wait=False)
     assert proxy.process
     assert proxy.process.wait(20) == 78
     seen = proxy.err.read_text()
+    assert not (proxy.run_directory / "status.json").exists(), "what a former container left is not true any more"
     for part in ("4 problems", "line 1", "line 2", "line 3", "EGRESS_HTTP_PROXY_PORT"):
         assert part in seen
     proxy.start("  # nothing\n", wait=False)

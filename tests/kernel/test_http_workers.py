@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -115,3 +116,24 @@ def test_all_die(shared: Proxy, client: Client) -> None:
     shared.wait_for("generation 2 is in force")
     assert client.status(f"http://{GOOD}/") == 200
     assert len(shared.squid_pids()) == WORKERS
+
+
+def test_one_dies_while_its_successors_start(lab: Lab, proxy: Proxy, client: Client) -> None:
+    lab.http(GOOD, port=80)
+    proxy.write_policy("*")
+    proxy.start(None, {"EGRESS_HTTP_PROXY_WORKERS": str(WORKERS)})
+    before = proxy.squid_pids()
+    proxy.write_policy("\n".join([*(f"!10.{n // 256}.{n % 256}.0/24" for n in range(5000)), "*"]))
+    os.kill(proxy.supervisor_pid(), signal.SIGHUP)
+    deadline = time.monotonic() + 20
+    while len(proxy.squid_pids()) == WORKERS:
+        assert time.monotonic() < deadline
+    os.kill(before[0], signal.SIGKILL)
+    assert client.status(f"http://{GOOD}/") == 200, "the others still serve"
+    proxy.wait_for("generation 1 is drained")
+    seen = proxy.err.read_text()
+    assert "its successor is starting" in seen
+    assert "generation 3" not in seen
+    assert client.status(f"http://{GOOD}/") == 200
+    assert len(proxy.squid_pids()) == WORKERS
+    assert not set(before) & set(proxy.squid_pids())

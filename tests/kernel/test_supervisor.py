@@ -52,12 +52,13 @@ sys.exit(code)
 """
 
 SERVE = """
-import signal, sys, time
+import os, signal, sys, time
 def stop(*_):
     print("draining", flush=True)
     {on_term}
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGUSR1, lambda *_: print("usr1", flush=True))
+print(f"pid={{os.getpid()}} ", flush=True)
 print("ready", flush=True)
 while True:
     time.sleep(0.05)
@@ -210,3 +211,77 @@ def test_children_die_with_a_killed_supervisor(start: Callable[..., Run]) -> Non
     while Path(f"/proc/{child}").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def counted(seen: str) -> dict[str, str]:
+    """The counters as they were last reported."""
+    last = seen.rsplit("counters Counters(", 1)[1].partition(")")[0]
+    return dict(word.split("=", 1) for word in last.split(", "))
+
+
+def test_a_signal_and_a_changed_file_are_one_reload(start: Callable[..., Run], tmp_path: Path) -> None:
+    run = start(serve())
+    run.wait_for("generation 1 is in force")
+    for number in (2, 3):
+        (tmp_path / "conf").write_text(serve() + f"# {number}")
+        run.process.send_signal(signal.SIGHUP)
+        run.wait_for(f"generation {number} is in force")
+        # Two looks at the file.
+        time.sleep(1.2)
+        seen = run.log.read_text()
+        assert f"generation {number + 1}" not in seen
+        assert (counted(seen)["generation"], counted(seen)["reloads"]) == (str(number), str(number - 1))
+
+
+@pytest.mark.parametrize("first", ["file", "signal"])
+def test_a_reload_that_fails_between_two_counts_once(start: Callable[..., Run], tmp_path: Path, first: str) -> None:
+    run = start(serve())
+    run.wait_for("generation 1 is in force")
+    (tmp_path / "conf").write_text("bad")
+    if first == "signal":
+        run.process.send_signal(signal.SIGHUP)
+    run.wait_for("reload refused")
+    time.sleep(1.2)
+    (tmp_path / "conf").write_text(serve())
+    seen = run.wait_for("generation 3 is in force")
+    assert seen.count("reload refused") == 1
+    time.sleep(1.2)
+    found = counted(run.log.read_text())
+    assert [found[name] for name in ("generation", "reloads", "reload_failures", "refused")] == ["3", "1", "1", "False"]
+
+
+def test_the_successor_of_a_child_that_dies_is_enough(start: Callable[..., Run], tmp_path: Path) -> None:
+    """Death in the middle of a reload: what is starting takes over, and nothing else is started."""
+    run = start(serve())
+    run.wait_for("generation 1 is in force")
+    slow = serve().replace('print("ready"', 'time.sleep(1); print("ready"')
+    (tmp_path / "conf").write_text(slow)
+    run.wait_for("child 2: pid")
+    victim = int(run.log.read_text().split("pid=")[1].split()[0])
+    os.kill(victim, signal.SIGKILL)
+    run.wait_for("its successor is starting")
+    run.wait_for("generation 2 is in force")
+    time.sleep(1.2)
+    seen = run.log.read_text()
+    assert "generation 3" not in seen
+    found = counted(seen)
+    assert [found[name] for name in ("generation", "ready", "reloads", "restarts")] == ["2", "True", "1", "1"]
+
+
+def test_a_restart_that_reads_a_new_file_is_the_reload(start: Callable[..., Run], tmp_path: Path) -> None:
+    run = start(serve())
+    run.wait_for("generation 1 is in force")
+    victim = int(run.log.read_text().split("pid=")[1].split()[0])
+    (tmp_path / "conf").write_text(serve() + "# new")
+    os.kill(victim, signal.SIGKILL)
+    run.wait_for("generation 2 is in force")
+    time.sleep(1.2)
+    seen = run.log.read_text()
+    assert "generation 3" not in seen
+    assert [counted(seen)[name] for name in ("generation", "reloads", "restarts")] == ["2", "1", "1"]
+
+
+def test_what_a_former_run_left_is_not_reported_on(start: Callable[..., Run]) -> None:
+    run = start("import time; time.sleep(60)")
+    seen = run.wait_for("counters")
+    assert (counted(seen)["generation"], counted(seen)["ready"]) == ("0", "False")
