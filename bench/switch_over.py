@@ -24,16 +24,18 @@ PATIENCE = 30.0
 
 
 class Moving:
-    """Three nodes, a namespace with two egress IPs on two of them, a pod on the third that talks to the outside."""
+    """Three nodes, a namespace with two egress IPs on two of them, and a pod that talks to the outside: on the node
+    that holds none, or on another.
+    """
 
-    def __init__(self, lab: Lab, directory: Path) -> None:
+    def __init__(self, lab: Lab, directory: Path, place: int = 0) -> None:
         self.lab = lab
         lab.echo(SERVICE, udp=PORT)
         self.cluster = EgressCluster(lab, directory / "state")
         self.cluster.namespace("toto", *IPS)
         for node, ip in zip(lab.nodes[1:], IPS, strict=True):
             self.cluster.holds(node, ip)
-        self.client = self.cluster.pod("client", "toto", 0)
+        self.client = self.cluster.pod("client", "toto", place)
         self.cluster.start()
         self.cluster.settle()
         self.first = self.cluster.source_of(self.client)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from egress_router.model.node import NodeSettings
 from egress_router.render.node_nft import replace_script
 
 OURS, PLAIN = "egress IPs", "node NAT without egress IPs"
-CUT, DRAIN = "power cut", "drain"
+CUT, DRAIN, DRAIN_OWN = "power cut", "drain", "drain of the pod's own node"
+MOVES = (CUT, DRAIN, DRAIN_OWN)
 IPERF, MTU = 5201, 1450
+#: Moves of each kind.
+TIMES = 20
 
 
 def measure(run: Run) -> None:
@@ -30,10 +34,16 @@ def measure(run: Run) -> None:
         return
     with tempfile.TemporaryDirectory() as directory, Lab(nodes=3) as lab:
         moving = Moving(lab, Path(directory))
-        for name, move, times in ((CUT, moving.cut, 20), (DRAIN, moving.drain, 20)):
-            for number in range(1, times + 1):
-                run.say(f"{name} {number} of {times}")
-                run.record(name, 0, move())
+        _move(run, ((CUT, moving.cut), (DRAIN, moving.drain)))
+    with tempfile.TemporaryDirectory() as directory, Lab(nodes=3) as lab:
+        _move(run, ((DRAIN_OWN, Moving(lab, Path(directory), place=1).drain),))
+
+
+def _move(run: Run, moves: Iterable[tuple[str, Callable[[], dict[str, float]]]]) -> None:
+    for name, move in moves:
+        for number in range(1, TIMES + 1):
+            run.say(f"{name} {number} of {TIMES}")
+            run.record(name, 0, move())
 
 
 def _packets(run: Run, lab: Lab, directory: Path) -> None:
@@ -84,10 +94,10 @@ QUESTION = Question(
         Metric("throughput", "TCP throughput", "Gbit/s"),
     ),
     tables=(
-        Distribution("moved", (CUT, DRAIN)),
-        Distribution("silent", (CUT, DRAIN)),
-        Distribution("lost", (CUT, DRAIN)),
-        Distribution("leaked", (CUT, DRAIN), plot=False),
+        Distribution("moved", MOVES),
+        Distribution("silent", MOVES),
+        Distribution("lost", MOVES),
+        Distribution("leaked", MOVES, plot=False),
         SizeTable("rate", (OURS,), PLAIN, sizeless=(PLAIN,)),
         SizeTable("throughput", (OURS,), PLAIN, sizeless=(PLAIN,)),
         SizeTable("work", (OURS,), PLAIN, sizeless=(PLAIN,), plot=False),
@@ -101,6 +111,8 @@ QUESTION = Question(
         Check(Value("leaked", CUT, statistic="high"), "no packet with a wrong source, power cut", at_most=0),
         Check(Value("leaked", DRAIN, statistic="high"), "no packet with a wrong source, drain", at_most=0),
         Check(Value("lost", DRAIN, statistic="high"), "a drain loses no packet", at_most=0),
+        Check(Value("leaked", DRAIN_OWN, statistic="high"), "no wrong source, drain of the pod's own node", at_most=0),
+        Check(Value("lost", DRAIN_OWN, statistic="high"), "a drain of the pod's own node loses no packet", at_most=0),
         Check(Ratio("rate", OURS, OURS, 10_000, 1), "connections with 10,000 pods are those with one", at_least=0.95),
         Check(Ratio("throughput", OURS, OURS, 10_000, 1), "throughput with 10,000 pods: that with one", at_least=0.95),
         Check(Ratio("rate", OURS, PLAIN, 10_000), "connections with 10,000 pods: those of node NAT", at_least=0.95),
