@@ -155,7 +155,7 @@ def status(path: Path, output: str) -> int:
     type=click.FloatRange(0, 3600),
     default=10.0,
     show_default=True,
-    help="Seconds until all other nodes must have stopped sending anything new.",
+    help="Seconds until nothing new may leave by this node.",
 )
 def drain(path: Path, grace: float, timeout: float) -> int:
     """Hand this node's egress IPs over: everything new leaves by other nodes, and connections are waited for.

@@ -19,10 +19,13 @@ _ASK_EVERY, _SAY_EVERY = 0.1, 5.0
 def drain_node(path: Path, grace: float, timeout: float) -> int:
     """Return 0 when nothing uses the node any more, 1 when connections were left at the end of the grace.
 
-    The agent goes on without us. Raises TryAgainError when it does not answer for ``timeout`` seconds, when other nodes
-    still send here after that time, and when somebody ends the hand-over.
+    The agent goes on without us. Raises TryAgainError when it does not answer for ``timeout`` seconds, when something
+    new still leaves by this node after that time, as it does where there is no other holder, and when somebody ends the
+    hand-over.
     """
     answer = ask(path, f"drain {grace:g}")
+    for name in answer["drain"]["alone"]:
+        click.echo(f"namespace {name} has no other holder, so it goes on leaving through this node", err=True)
     try:
         answer = _handed_over(path, answer, timeout)
         drain = _done(path, answer, timeout)
@@ -56,8 +59,6 @@ def _handed_over(path: Path, answer: dict[str, Any], timeout: float) -> dict[str
 
 
 def _done(path: Path, answer: dict[str, Any], timeout: float) -> Mapping[str, Any]:
-    for name in answer["drain"]["alone"]:
-        click.echo(f"namespace {name} has no other holder: nothing new of it leaves until there is one", err=True)
     said = time.monotonic() - _SAY_EVERY
     while not answer["drain"]["done"]:
         drain = answer["drain"]

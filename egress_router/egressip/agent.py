@@ -166,15 +166,16 @@ class Agent:
         before, self.view.state = self.view.state, state
         return before != state
 
-    def _offline(self) -> set[str]:
-        return self.holders.offline() | ({self.settings.node} if self.hand_over.draining else set())
+    def _draining(self) -> frozenset[str]:
+        """Return the nodes that are used where there is no other."""
+        return self.holders.in_state(Health.DRAINING) | ({self.settings.node} if self.hand_over.draining else set())
 
     def _decide(self) -> set[str]:
         """Bring the decision, the probed nodes and their slots up to date; return the nodes that counted as offline."""
         evaluator, view = self._evaluator, self.view
         old = view.decision
         state = view.state
-        offline = self._offline()
+        offline = self.holders.offline()
         evaluator.update(
             {**dict.fromkeys(old.namespaces.keys() - state.namespaces.keys()), **state.namespaces},
             {**dict.fromkeys(old.nodes.keys() - state.nodes.keys()), **state.nodes},
@@ -214,7 +215,7 @@ class Agent:
         view, holdings = self.view, self.holdings
         try:
             offline = self._decide()
-            if self._offline() != offline:
+            if self.holders.offline() != offline:
                 # Holders that are new were counted as online; their health counts from now on.
                 self._decide()
             wanted = set(self._claims())
@@ -250,7 +251,7 @@ class Agent:
             held,
             self._quiet(),
             self.lacking(),
-            self.holders.in_state(Health.DRAINING),
+            self._draining(),
         )
 
     def _quiet(self) -> frozenset[str]:
@@ -326,11 +327,13 @@ class Agent:
         self.hand_over.end()
 
     def users(self) -> list[str]:
-        """Return the nodes that send traffic here."""
-        return self._prober.users(self._listen)
+        """Return the addresses of the nodes that send traffic here, and this one's if its own pods leave by it."""
+        applied = self.kernel.applied
+        own = applied is not None and "own" in applied.ways.values()
+        return [*([self.host_ip] if own else []), *self._prober.users(self._listen)]
 
     def handed_over(self) -> bool:
-        """Tell whether no node sends anything new here any more."""
+        """Tell whether nothing new leaves with this node's addresses any more."""
         return not self.users() and time.monotonic() - self._began > self._listen
 
     def drained(self) -> bool:
@@ -342,7 +345,7 @@ class Agent:
         if hand_over.until is None:
             return None
         seconds = max(0.0, hand_over.until - time.monotonic())
-        return drain_status(self.view, self.holdings.held, hand_over.left, seconds, self.drained())
+        return drain_status(self.view, self.holdings.held, self._draining(), hand_over.left, seconds, self.drained())
 
     def status(self) -> dict[str, object]:
         """Return all that the status shows, as plain data."""

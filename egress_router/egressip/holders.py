@@ -64,8 +64,8 @@ class Holders:
         return frozenset(name for name, health in self.health.items() if health.state in states)
 
     def offline(self) -> set[str]:
-        """Return the holders that nothing new is sent to."""
-        return set(self.health) - self.in_state(Health.UP)
+        """Return the holders that nothing can be sent to."""
+        return set(self.health) - self.in_state(Health.UP, Health.DRAINING)
 
     def alive(self) -> dict[str, int]:
         """Return the slots of the holders that carry connections."""

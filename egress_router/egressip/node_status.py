@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from typing import Any
 
 from egress_router.egressip.holders import Holders
@@ -18,10 +18,10 @@ MOST_PODS = 20
 
 
 def drain_status(
-    view: View, held: Collection[str], left: Counter[str] | None, seconds: float, done: bool
+    view: View, held: Collection[str], draining: Container[str], left: Counter[str] | None, seconds: float, done: bool
 ) -> dict[str, Any]:
     """Return how far a hand-over is: connections (None: not counted yet), and the pods with most of them; for how many
-    seconds they are waited for; whether it is done; namespaces that have no other holder in one of their families.
+    seconds they are waited for; whether it is done; namespaces whose other holders, in a family, are all ``draining``.
     """
     state = view.state
     names = {ip: f"{pod.namespace}/{pod.name}" for pod in state.pods.values() for ip in pod.ips if left and ip in left}
@@ -34,17 +34,19 @@ def drain_status(
         "alone": sorted(
             name
             for name, verdict in view.decision.namespaces.items()
-            if _alone(held, state.namespaces.get(name), verdict)
+            if _alone(held, draining, state.namespaces.get(name), verdict)
         ),
     }
 
 
-def _alone(held: Collection[str], space: NetNamespace | None, verdict: NamespaceDecision) -> bool:
+def _alone(
+    held: Collection[str], draining: Container[str], space: NetNamespace | None, verdict: NamespaceDecision
+) -> bool:
     if space is None:
         return False
     keys = (address_key(text) for text in space.egress_ips)
     here = {family(key) for key in keys if key is not None and address_text(key) in held}
-    return bool(here - {6 if ":" in via.ip else 4 for via in verdict.via})
+    return bool(here - {6 if ":" in via.ip else 4 for via in verdict.via if via.node not in draining})
 
 
 def node_status(

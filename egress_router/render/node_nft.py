@@ -221,7 +221,6 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     accept
   }}
   chain dropped {{
-    ct mark & {_hex(MARK_MASK)} vmap @stay
     counter name no_way drop
   }}
   chain refuse {{

@@ -51,6 +51,16 @@ class Flow:
                 echo = b"" if self.kind == "udp" else _payload(data, self.version)[4:8]
                 return Question(text, str(ip_address(peer[0])), peer, echo)
 
+    def source(self, timeout: float) -> str:
+        """Return the source that a question arrives with, "" when it does not."""
+        self.service.settimeout(timeout)
+        try:
+            return self.ask().source
+        except TimeoutError:
+            return ""
+        finally:
+            self.service.settimeout(TIMEOUT)
+
     def answer(self, question: Question) -> None:
         """Answer a question; the pod must get it. Raises TimeoutError when it does not."""
         if self.kind == "udp":

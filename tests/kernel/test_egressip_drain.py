@@ -15,9 +15,10 @@ from tests.kernel.egress_cluster import (
     SECOND6,
     SERVICE,
     SERVICE6,
+    WORLDS,
     EgressCluster,
 )
-from tests.kernel.questions import Flow, flows
+from tests.kernel.questions import flows
 
 pytestmark = pytest.mark.root
 
@@ -94,8 +95,11 @@ def test_connections_stay_with_a_holder_that_drains(two_holders: EgressCluster) 
         for stream, _ in streams:
             stream.sendall(b"still here")
             assert stream.recv(200) == b"still here"
+        for flow in asking:
+            flow.answer(flow.ask())
 
-    with lab.capture() as capture:
+    with lab.capture() as capture, flows(lab, pods) as asking:
+        talk()
         cluster.ask(node, "drain")
         cluster.until(partial(drained, cluster, node))
         talk()
@@ -111,8 +115,34 @@ def test_connections_stay_with_a_holder_that_drains(two_holders: EgressCluster) 
         stream.close()
 
 
-def test_flows_go_on_when_there_is_no_other_holder(two_holders: EgressCluster) -> None:
-    """A drain of the last holder refuses what is new and cuts nothing."""
+def test_a_node_that_drains_is_the_last_resort(two_holders: EgressCluster) -> None:
+    """The other holder dies after the hand-over is done: all goes on through the node that drains, until it is back."""
+    cluster = two_holders
+    lab = cluster.lab
+    pods = three_pods(cluster)[:2]
+    with lab.capture() as capture, flows(lab, pods) as asking:
+
+        def leave_with(sources: set[str]) -> bool:
+            return all(flow.source(0.1) in sources for flow in asking)
+
+        cluster.ask(lab.nodes[1], "drain")
+        cluster.until(lambda: bool(cluster.ask(lab.nodes[1])["drain"]["done"]))
+        assert leave_with(ADDRESSES[2])
+        lab.unplug(lab.nodes[2])
+        cluster.until(partial(leave_with, ADDRESSES[1]))
+        for flow in asking:
+            flow.answer(flow.ask())
+        lab.plug(lab.nodes[2])
+        cluster.until(partial(leave_with, ADDRESSES[2]))
+        cluster.until(lambda: bool(cluster.ask(lab.nodes[1])["drain"]["done"]))
+        assert not capture.leaks(allowed=EVERY)
+
+
+@pytest.mark.parametrize("world", WORLDS[:1], ids=str)
+def test_the_only_holder_goes_on(two_holders: EgressCluster) -> None:
+    """A drain of it says so, and loses nothing old or new."""
+    from egress_router.cli.main import guarded, run
+
     cluster = two_holders
     lab = cluster.lab
     cluster.namespace("toto", FIRST, FIRST6)
@@ -122,14 +152,11 @@ def test_flows_go_on_when_there_is_no_other_holder(two_holders: EgressCluster) -
     cluster.start()
     cluster.settle()
     with lab.capture() as capture, flows(lab, pods) as asking:
-        for flow in asking:
+        before = [(flow, flow.ask()) for flow in asking]
+        drain = ["node", "drain", "--timeout", "1", "--socket", str(cluster.socket_of(lab.nodes[1]))]
+        assert guarded(lambda: run(drain)) == 75
+        for flow, question in before:
+            flow.answer(question)
             flow.answer(flow.ask())
-        cluster.ask(lab.nodes[1], "drain")
-        cluster.until(lambda: all(cluster.ask(n)["namespaces"]["toto"]["disposition"] == "drop" for n in lab.nodes[:2]))
-        for flow in asking:
-            flow.answer(flow.ask())
-        fresh = Flow(pods[0], "udp", 4, asking[0].service, 0)
-        with pytest.raises(TimeoutError):
-            fresh.ask()
-        fresh.close()
+        assert cluster.source_of(pods[0]) == cluster.source_of(pods[1]) == FIRST
         assert not capture.leaks(allowed={FIRST, FIRST6})

@@ -11,6 +11,7 @@ from tests.kernel.egress_cluster import (
     FIRST,
     FIRST6,
     SECOND,
+    SECOND6,
     SERVICE,
     SERVICE6,
     WORLDS,
@@ -55,8 +56,9 @@ def test_drain_loses_nothing(two_holders: EgressCluster) -> None:
 def test_a_drained_node_is_silent(two_holders: EgressCluster) -> None:
     cluster = two_holders
     lab = cluster.lab
-    cluster.namespace("toto", FIRST, SECOND, FIRST6)
+    cluster.namespace("toto", FIRST, SECOND, FIRST6, SECOND6)
     cluster.holds(lab.nodes[1], FIRST, FIRST6)
+    cluster.holds(lab.nodes[2], SECOND, SECOND6)
     cluster.pod("client", "toto", 0)
     cluster.start()
     cluster.settle()

@@ -27,7 +27,7 @@ def node_plan(
 
     ``slots`` gives every holder its slot; ``held`` are the egress IPs that really stand on this node's interface: an
     address that is decided but not there yet translates nothing, and its pods take another way or none. ``lacking`` are
-    addresses that their holder says it does not have, ``draining`` holders that hand over.
+    addresses that their holder says it does not have. Nodes that are ``draining`` are used where there is no other.
 
     Pods in a node's network are no pods here, whether their objects say so or not. An address that pods of two
     namespaces have, while one takes it over from the other say, is dropped unless neither has egress IPs.
@@ -70,7 +70,7 @@ def node_plan(
                 translations[ip] = own
             if pod.node == me:
                 ways_out = [v for v in verdict.via if (":" in v.ip) == (version == 6) and v.ip not in lacking]
-                ways[ip] = _way(me, ip, ways_out, own, slots)
+                ways[ip] = _way(me, ip, [v for v in ways_out if v.node not in draining] or ways_out, own, slots)
             if pod.node == me or own is not None:
                 egress.add(ip)
     contested = {ip: rivals for ip, rivals in contested.items() if ip in egress}

@@ -36,9 +36,21 @@ SLOTS = {"b": 1, "c": 2}
 
 
 def plan(
-    me: str, held: tuple[str, ...] = (), offline: tuple[str, ...] = (), lacking: tuple[str, ...] = ()
+    me: str,
+    held: tuple[str, ...] = (),
+    offline: tuple[str, ...] = (),
+    lacking: tuple[str, ...] = (),
+    draining: tuple[str, ...] = (),
 ) -> NodeState:
-    return node_plan(me, STATE, decide(STATE, offline), SLOTS, frozenset(held), lacking=lacking)
+    return node_plan(me, STATE, decide(STATE, offline), SLOTS, frozenset(held), lacking=lacking, draining=draining)
+
+
+def test_a_draining_node_is_the_last_resort() -> None:
+    state = plan("a", draining=("b",))
+    assert state.ways["198.51.100.2"] == "to_2"
+    assert state.ways["2001:db8:a::2"] == "to_1", "its only holder drains"
+    assert plan("a", draining=("b",), offline=("c",)).ways["198.51.100.2"] == "to_1"
+    assert plan("b", held=("192.0.2.45",), draining=("b",), offline=("c",)).ways == {"198.51.100.40": "own"}
 
 
 def test_a_node_that_holds_nothing() -> None:
@@ -77,7 +89,7 @@ def test_an_address_that_is_not_there_yet_is_not_used() -> None:
 
 
 def test_a_draining_node_sends_its_pods_elsewhere_and_goes_on_translating() -> None:
-    state = plan("b", held=("192.0.2.45",), offline=("b",))
+    state = plan("b", held=("192.0.2.45",), draining=("b",))
     assert state.ways == {"198.51.100.40": "to_2"}
     assert state.translations["198.51.100.2"] == "192.0.2.45"
 
@@ -147,7 +159,7 @@ def test_flows_are_looked_up_where_their_way_is(way: str, translated: bool, far:
 
 
 def test_a_holder_that_drains_keeps_connections_alone() -> None:
-    state = node_plan("a", STATE, decide(STATE, ("b",)), SLOTS, frozenset(), draining=("b",))
+    state = plan("a", draining=("b",))
     found = elements(state)
     assert found["stay"].keys() - found["keep"].keys() == {f"0x{mark_of(SLOTS['b']):08x}"}
     assert found["keep"].keys() == {f"0x{mark_of(slot):08x}" for slot in (SLOTS["c"], OWN_SLOT)}

@@ -64,7 +64,7 @@ def test_problems_come_first_and_every_drop_has_a_reason() -> None:
         [],
         ["192.0.2.48"],
         drops,
-        drain_status(view, ["192.0.2.46"], None, 9, done=False),
+        drain_status(view, ["192.0.2.46"], {"a"}, None, 9, done=False),
     )
     assert status_text(shown) == WANTED
 
@@ -85,8 +85,8 @@ def test_a_hand_over_shows_what_is_left(done: bool, words: str) -> None:
     ]
     state = replace(cluster_state(spaces, nodes), pods={("red", "shop"): Pod("red", "shop", "a", ("198.51.100.2",))})
     left = Counter({f"198.51.100.{number}": 1 for number in range(3, 24)} | {"198.51.100.2": 3})
-    view = View(state, decide(state, {"a"}), ready=True)
-    drain = drain_status(view, ["192.0.2.45", "192.0.2.46", "2001:db8:2::45"], left, 9.04, done=done)
+    view = View(state, decide(state), ready=True)
+    drain = drain_status(view, ["192.0.2.45", "192.0.2.46", "2001:db8:2::45"], {"a"}, left, 9.04, done=done)
     assert drain["connections"] == 24
     assert drain["pods"][0] == {"pod": "red/shop", "ip": "198.51.100.2", "connections": 3}
     assert len(drain["pods"]) == 20
