@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Container, Mapping
 from typing import Any
 
+from egress_router.egressip.health import Health
 from egress_router.egressip.holders import Holders
 from egress_router.egressip.holdings import Holdings
 from egress_router.egressip.view import View
@@ -13,6 +14,12 @@ from egress_router.model.address_keys import address_key, address_text, family
 from egress_router.model.egressip import Disposition, NamespaceDecision, NetNamespace
 from egress_router.model.node import NodeState
 
+#: What the decision takes for offline is not always down.
+_OFFLINE = {
+    Health.DRAINING: "hands over (node drain); it carries what is open and gets nothing new",
+    Health.UNKNOWN: "has not answered yet",
+    Health.DOWN: "does not answer, or its agent does not yet say that it is ready",
+}
 #: Of so many pods the connections are listed.
 MOST_PODS = 20
 
@@ -49,6 +56,13 @@ def _alone(
     return bool(here - {6 if ":" in via.ip else 4 for via in verdict.via if via.node not in draining})
 
 
+def _true_to(reason: str, words: Mapping[str, str]) -> str:
+    """Return the reason with what this agent knows of a node instead of "is offline"."""
+    head, node, offline = reason.partition(": node ")
+    name = offline.removesuffix(" is offline")
+    return f"{head}{node}{name} {words[name]}" if name != offline and name in words else reason
+
+
 def node_status(
     node: str,
     view: View,
@@ -63,6 +77,9 @@ def node_status(
     """Return all that the status shows. ``drops`` are packets by counter, ``drain`` see ``drain_status``."""
     refused = {**holdings.refused, **holdings.misfits}
     mine = view.decision.nodes.get(node)
+    words = {name: _OFFLINE[health.state] for name, health in holders.health.items() if health.state in _OFFLINE}
+    if drain is not None:
+        words[node] = _OFFLINE[Health.DRAINING]
     return {
         "node": node,
         "ready": view.ready,
@@ -88,7 +105,7 @@ def node_status(
             name: {
                 "disposition": verdict.disposition.value,
                 "via": [{"ip": via.ip, "node": via.node} for via in verdict.via],
-                "reasons": list(verdict.reasons),
+                "reasons": [_true_to(reason, words) for reason in verdict.reasons],
             }
             for name, verdict in list(view.decision.namespaces.items())
             if verdict.disposition is not Disposition.NORMAL

@@ -31,26 +31,26 @@ def decision_json(decision: Decision) -> str:
 
 
 def decision_text(decision: Decision) -> str:
-    """Return the decision for people: dropped namespaces first, then those with egress IPs, then nodes that hold
-    or should hold something. Normal namespaces are only counted.
+    """Return the decision for people: dropped namespaces first, then others that lack an address, nodes with problems,
+    and then what is well: namespaces, and nodes that hold something. Normal namespaces are only counted.
     """
-    lines = []
+    blocks: list[tuple[int, list[str]]] = []
     normal = 0
-    ranked = sorted(decision.namespaces.items(), key=lambda item: (item[1].disposition is not Disposition.DROP, item))
-    for name, verdict in ranked:
+    for name, verdict in sorted(decision.namespaces.items()):
         if verdict.disposition is Disposition.NORMAL:
             normal += 1
             continue
+        dropped = verdict.disposition is Disposition.DROP
         ways = ", ".join(f"{via.ip} on {via.node}" for via in verdict.via)
-        what = "DROP" if verdict.disposition is Disposition.DROP else f"leaves with {ways}"
-        lines.append(f"namespace {name}: {what}")
-        lines.extend(f"    {reason}" for reason in verdict.reasons)
+        line = f"namespace {name}: {'DROP' if dropped else f'leaves with {ways}'}"
+        rank = 0 if dropped else 1 if verdict.reasons else 3
+        blocks.append((rank, [line, *(f"    {reason}" for reason in verdict.reasons)]))
     if normal:
-        lines.append(f"{normal} namespace{'' if normal == 1 else 's'} without egress IPs: normal")
+        blocks.append((4, [f"{normal} namespace{'' if normal == 1 else 's'} without egress IPs: normal"]))
     for node, held in sorted(decision.nodes.items()):
         if held.claims or held.problems:
             given = set(decision.assignment.get(node, ()))
             claims = ", ".join(ip + (" (automatic)" if ip in given else "") for ip in held.claims)
-            lines.append(f"node {node}: {'holds ' + claims if claims else 'holds nothing'}")
-            lines.extend(f"    {problem}" for problem in held.problems)
-    return "\n".join(lines)
+            line = f"node {node}: {'holds ' + claims if claims else 'holds nothing'}"
+            blocks.append((2 if held.problems else 5, [line, *(f"    {problem}" for problem in held.problems)]))
+    return "\n".join(line for _, lines in sorted(blocks, key=lambda block: block[0]) for line in lines)

@@ -50,8 +50,12 @@ def judge_automatic(index: Index, key: int) -> Verdict:
     node = index.pool.node_of(key)
     if node is not None:
         return Verdict(node, usable=True)
-    why = "the controller has given it to none" if index.follows else "no online node can be given it"
-    return Verdict(None, usable=False, reason=f"{address_text(key)}: no node holds it, and {why}")
+    why = (
+        "the controller has given it to none"
+        if index.follows
+        else "no online node may be given it (egressCIDRs, capacity, one per namespace)"
+    )
+    return Verdict(None, usable=False, reason=f"{address_text(key)}: no node lists it, and {why}")
 
 
 def rivalry(index: Index, key: int) -> str:

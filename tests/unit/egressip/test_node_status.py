@@ -24,16 +24,20 @@ node a: NOT READY, draining, 3 pod addresses
   PROBLEM state.json: is not JSON
   PROBLEM 192.0.2.46 is not claimed: 02:00:00:00:00:01 answers
 namespace blue: DROP
-    192.0.2.60: no node holds it, and no online node can be given it
-namespace red: leaves with 192.0.2.45 on b (up), 192.0.2.46 on this node
-    192.0.2.47: node c is offline
-namespace green: leaves with 192.0.2.48 on b (not used: not on its interface yet)
-1 namespaces without egress IPs leave with the address of their pods' node
-dropped 7 packets: their namespace has no usable egress IP in that family
+    192.0.2.60: no node lists it, and no online node may be given it (egressCIDRs, capacity, one per namespace)
+namespace green: DROP until a holder has its address: 192.0.2.48 on b (not used: not on its interface yet)
+namespace red: leaves with 192.0.2.45 on b (up)
+    192.0.2.46: node a hands over (node drain); it carries what is open and gets nothing new
+    192.0.2.47: node c does not answer, or its agent does not yet say that it is ready
+    192.0.2.50: node d hands over (node drain); it carries what is open and gets nothing new
+holder c: down
+holder d: draining
+dropped 1 packet: their namespace has no usable egress IP in that family
 dropped 2 packets: new connections from outside to an egress IP
+namespace white: leaves with 192.0.2.49 on b (up)
+1 namespace without egress IPs leaves with the address of the pod's node
 holds 192.0.2.46
-holder b: up
-holder c: down"""
+holder b: up"""
 
 
 def test_problems_come_first_and_every_drop_has_a_reason() -> None:
@@ -42,19 +46,22 @@ def test_problems_come_first_and_every_drop_has_a_reason() -> None:
             NetNamespace("plain", 1),
             NetNamespace("blue", 2, ("192.0.2.60",)),
             NetNamespace("green", 3, ("192.0.2.48",)),
-            NetNamespace("red", 4, ("192.0.2.45", "192.0.2.46", "192.0.2.47")),
+            NetNamespace("red", 4, ("192.0.2.45", "192.0.2.46", "192.0.2.47", "192.0.2.50")),
+            NetNamespace("white", 5, ("192.0.2.49",)),
         ],
         [
             HostSubnet("a", "192.0.2.11", egress_ips=("192.0.2.46",)),
-            HostSubnet("b", "192.0.2.12", egress_ips=("192.0.2.45", "192.0.2.48")),
+            HostSubnet("b", "192.0.2.12", egress_ips=("192.0.2.45", "192.0.2.48", "192.0.2.49")),
             HostSubnet("c", "192.0.2.13", egress_ips=("192.0.2.47",)),
+            HostSubnet("d", "192.0.2.14", egress_ips=("192.0.2.50",)),
         ],
     )
-    view = View(state, decide(state, {"c"}), (Problem("state.json", None, "", "is not JSON"),))
-    holders = Holders(3, 5, {"b": HolderHealth(3, 5, Health.UP), "c": HolderHealth(3, 5, Health.DOWN)})
+    view = View(state, decide(state, {"a", "c", "d"}), (Problem("state.json", None, "", "is not JSON"),))
+    states = {"b": Health.UP, "c": Health.DOWN, "d": Health.DRAINING}
+    holders = Holders(3, 5, {name: HolderHealth(3, 5, health) for name, health in states.items()})
     holdings = Holdings("eth0", frozenset({"192.0.2.46"}), {"192.0.2.46": "02:00:00:00:00:01 answers"})
     applied = NodeState(ways=dict.fromkeys(("198.51.100.2", "198.51.100.3", "198.51.100.4"), "normal"))
-    drops = {"no_way": 7, "refused": 2, "unknown_pod": 0}
+    drops = {"no_way": 1, "refused": 2, "unknown_pod": 0}
     shown = node_status(
         "a",
         view,

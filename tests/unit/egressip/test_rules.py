@@ -47,7 +47,9 @@ def test_1_and_2_via_every_usable_ip() -> None:
 def test_1_no_holder_means_drop() -> None:
     verdict = decided(space("p", "192.0.2.45"), node("a")).namespaces["p"]
     assert verdict.disposition is Disposition.DROP
-    assert verdict.reasons == ("192.0.2.45: no node holds it, and no online node can be given it",)
+    assert verdict.reasons == (
+        "192.0.2.45: no node lists it, and no online node may be given it (egressCIDRs, capacity, one per namespace)",
+    )
 
 
 def test_2_a_listing_that_no_namespace_shares_is_not_claimed() -> None:
