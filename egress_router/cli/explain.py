@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import click
 
@@ -10,6 +11,7 @@ from egress_router.cli.output import print_pods
 from egress_router.cli.sources import read_pods, source_options
 from egress_router.config import fields
 from egress_router.config.fields import Wrong
+from egress_router.config.http_policy import asked_host
 from egress_router.config.pod import PodConfig
 from egress_router.errors import UsageError
 from egress_router.model.addresses import Family
@@ -72,6 +74,7 @@ def _http(pod: PodConfig, target: str) -> Row:
         raise UsageError("these variables have no EGRESS_HTTP_PROXY_DESTINATION to explain a host with")
     try:
         asked = parse_target(target)
+        asked = replace(asked, host=asked_host(asked.host))
     except ValueError as error:
         raise UsageError(f"{error}, or PORT/PROTOCOL such as 8080/tcp") from None
     explanation = explain_http(pod.http.policy, asked, settings=pod.http.settings)

@@ -65,7 +65,8 @@ def command(env_file: str | None, manifest: str | None, output: str, pod: str | 
 
 def _desired(pod: PodConfig, source: Source, here: bool) -> tuple[RouterConfig, Desired]:
     if pod.router is None:
-        raise UsageError(f"{source.name} has no variables of the router (EGRESS_GATEWAY …): nothing to plan")
+        other = "; -o squid prints the HTTP proxy's configuration" if pod.http else ""
+        raise UsageError(f"{source.name} has no variables of the router (EGRESS_GATEWAY …): nothing to plan{other}")
     return pod.router, desired_here(pod.router) if here else desired_sample(pod.router)
 
 

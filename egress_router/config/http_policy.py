@@ -96,6 +96,8 @@ def _parse_line(source: SourceText, raw: Line, problems: Problems) -> PolicyLine
 
 def _parse_destination(source: SourceText, raw: Line, problems: Problems) -> PolicyLine:
     text = raw.words[0]
+    if "://" in text:
+        raise _Bad("is a URL", "the host of it alone, and :port behind it if only that port is meant")
     decision = Decision.DENY if text.startswith("!") else Decision.ALLOW
     host, port_text = _split_ports(text.removeprefix("!"))
     target = _parse_host(host, source, raw, problems)
@@ -127,6 +129,8 @@ def _parse_host(host: str, source: SourceText, raw: Line, problems: Problems) ->
     if host.startswith("[") or ":" in host:
         return _parse_network(host.strip("[]"), IPv6Address, 128, source, raw, problems)
     labels = host.removesuffix(".").lower().split(".")
+    if "/" in host and not host[0].isdecimal():
+        raise _Bad("has a / although it is no network", "the host of a URL alone: what follows it is not looked at")
     if "/" in host or all(label.isdecimal() for label in labels):
         return _parse_network(host, IPv4Address, 32, source, raw, problems)
     return _parse_name(host)
@@ -177,6 +181,16 @@ def _parse_name(text: str) -> Name:
     if len(name) > 253:
         raise _Bad("is longer than the 253 characters of a host name")
     return Name(name, subdomains)
+
+
+def asked_host(text: str) -> str:
+    """Return a host as clients ask for it: an international name in ASCII. ValueError says what is wrong."""
+    if text.isascii():
+        return text
+    try:
+        return ".".join(_label(label) for label in idna.uts46_remap(text, std3_rules=False).split(".") if label)
+    except (idna.IDNAError, _Bad) as error:
+        raise ValueError(f'"{text}" is not a host name: {error}') from None
 
 
 def _label(label: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from egress_router.config.dns_proxy import parse_dns_proxy
+from egress_router.config.http_policy import VARIABLE as POLICY
 from egress_router.config.http_policy import parse_http_policy
 from egress_router.config.http_proxy import parse_http_settings
 from egress_router.config.inputs import Inputs, Problems
@@ -46,7 +47,8 @@ def parse_pod(inputs: Inputs, problems: Problems) -> PodConfig:
 
     EGRESS_SOURCE beside nothing but a proxy's variables is a proxy container's, so no gateway is asked for.
     """
-    http_set = any(inputs.value(name) for name in HTTP_PROXY)
+    # An empty policy is one that allows nothing, and a mistake; an empty value of another variable is none.
+    http_set = POLICY in inputs.env or any(inputs.value(name) for name in HTTP_PROXY)
     dns_set = any(inputs.value(name) for name in DNS_PROXY)
     parse_log(inputs, problems, terminal=True)
     router = http = dns = None

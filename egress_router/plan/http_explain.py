@@ -17,17 +17,22 @@ from egress_router.model.http_policy import (
 )
 from egress_router.plan.http_evaluate import evaluate, literal_address
 
+#: Squid answers it itself, on any host.
+MANAGER_PATH = "/squid-internal-mgr/"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 EXPECTED = "a URL such as http://free.fr/, or host:port such as free.fr:443"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is asked about: ``connect`` for a tunnel, as https:// and host:port make clients ask for."""
+    """What is asked about: ``connect`` for a tunnel, as https:// and host:port make clients ask for; ``manager`` for a
+    path that Squid takes for its cache manager.
+    """
 
     host: str
     port: int
     connect: bool
+    manager: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,8 @@ def parse_target(text: str) -> Target:
             raise ValueError(f'"{text}": {error}; expected {EXPECTED}') from None
         if not parts.hostname or not port:
             raise ValueError(f'"{text}" is not {EXPECTED}')
-        return Target(parts.hostname, port, connect=parts.scheme == "https")
+        tunnel = parts.scheme == "https"
+        return Target(parts.hostname, port, tunnel, manager=not tunnel and parts.path.startswith(MANAGER_PATH))
     matched = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\s/]+)):([1-9][0-9]{0,4})", text)
     if not matched or int(matched[3]) > 65535:
         raise ValueError(f'"{text}" is not {EXPECTED}')
@@ -70,6 +76,8 @@ def explain_http(
     addresses may decide otherwise.
     """
     settings = settings or HttpSettings()
+    if asked.manager:
+        return Explanation(False, None, f"denied: {MANAGER_PATH} is Squid's cache manager, on any host")
     if asked.connect and asked.port not in settings.connect_ports:
         return Explanation(False, None, f"denied: {asked.port} is not one of EGRESS_HTTP_PROXY_CONNECT_PORTS")
     verdict = evaluate(policy, asked.host, asked.port, addresses, own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -37,7 +38,7 @@ from egress_router.proxy.squid_files import (
     write_files,
 )
 from egress_router.proxy.squid_manager import SquidManager
-from egress_router.render.squid import SquidPlace, render_squid
+from egress_router.render.squid import SquidPlace, clients_with, render_squid, wanted_descriptors
 from egress_router.render.squid_errors import error_pages
 
 log = logging.getLogger(__name__)
@@ -132,14 +133,15 @@ class SquidEngine:
         directory = self.directory / f"generation-{generation}"
         listen = listen_address()
         ipv6 = ":" in listen
+        share = replace(self.settings, max_clients=math.ceil(self.settings.max_clients / self.workers))
         place = SquidPlace(
             directory=str(directory),
             listen=f"[{listen}]" if ipv6 else listen,
             ipv6=ipv6,
             secret=self.secret,
+            descriptors=self._descriptors(share, generation == 1),
             error_directory=str(directory / "errors"),
         )
-        share = replace(self.settings, max_clients=math.ceil(self.settings.max_clients / self.workers))
         files = render_squid(compiled, share, place) | error_pages("errors")
         configuration = SquidConfiguration(policy, compiled, directory, files)
         write_files(directory, files)
@@ -149,6 +151,21 @@ class SquidEngine:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return configuration
+
+    def _descriptors(self, share: HttpSettings, first: bool) -> int | None:
+        """Return how many descriptors a Squid may have, and tell when those are too few; it would fail to get more."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if limit == resource.RLIM_INFINITY:
+            return None
+        if first and limit < wanted_descriptors(share):
+            log.warning(
+                "the container may open %d files a process (RLIMIT_NOFILE): enough for %d clients, not for "
+                "EGRESS_HTTP_PROXY_MAX_CLIENTS=%d; more wait",
+                limit,
+                clients_with(limit) * self.workers,
+                self.settings.max_clients,
+            )
+        return limit
 
     def launch(self, prepared: SquidConfiguration, previous: Child | None) -> list[Launch]:
         """Return the commands of Squids in the foreground, without helpers, under names nobody had before."""

@@ -30,6 +30,7 @@ class SquidPlace:
 
     ``secret``: what the supervisor's own questions carry; without one there is no supervisor. ``ipv6``: where the pod
     has none, Squid refuses every IPv6 address in its configuration, and asks for none.
+    ``descriptors``: the most that the process may have (None: as many as it wants).
     ``error_directory`` holds the pages of ``squid_errors``, which Squid wants to exist (None: Squid's own pages).
     """
 
@@ -39,6 +40,7 @@ class SquidPlace:
     error_log: str = "/proc/self/fd/2"
     secret: str = ""
     ipv6: bool = True
+    descriptors: int | None = None
     error_directory: str | None = None
 
 
@@ -59,6 +61,16 @@ def _template() -> Template:
     return environment.get_template("squid.conf.j2")
 
 
+def wanted_descriptors(settings: HttpSettings) -> int:
+    """Return how many file descriptors Squid needs for so many clients."""
+    return settings.max_clients * DESCRIPTORS_PER_CLIENT + OWN_DESCRIPTORS
+
+
+def clients_with(descriptors: int) -> int:
+    """Return how many clients so many file descriptors are enough for."""
+    return max(0, descriptors - OWN_DESCRIPTORS) // DESCRIPTORS_PER_CLIENT
+
+
 def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidPlace | None = None) -> dict[str, str]:
     """Return the files, by name relative to ``place.directory``; ``squid.conf`` is the one that includes the rest."""
     place = place or SquidPlace()
@@ -69,7 +81,7 @@ def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidP
         settings=settings,
         any_connect_port=settings.connect_ports == ANY_PORT,
         connect_ports=str(settings.connect_ports).replace(",", " "),
-        descriptors=settings.max_clients * DESCRIPTORS_PER_CLIENT + OWN_DESCRIPTORS,
+        descriptors=min(wanted_descriptors(settings), place.descriptors or wanted_descriptors(settings)),
         sets=writer.sets,
         access=writer.access,
         outgoing=writer.outgoing,

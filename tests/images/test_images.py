@@ -48,6 +48,7 @@ def test_contents(tag: str, name: str) -> None:
     for program in gcc cc ld make pip pip3 debootstrap apt-get perl; do
         ! command -v $program || { echo "there is $program"; exit 1; }
     done
+    test ! -e /usr/share/squid/errors
     left=$(find /var/cache /tmp /mnt -mindepth 1 ! -type d; find / -xdev -name pip.conf -o -xdev -perm /6000 -type f)
     test -z "$left" || { echo "there is $left"; exit 1; }
     test -z "$(dpkg --list | tail -n +6 | grep -v ^ii)" || { dpkg --list; exit 1; }

@@ -77,6 +77,14 @@ def test_a_pod_without_ipv6(lab: Lab, proxy: Proxy, client: Client, server: Http
     assert client.status("http://198.51.100.99/") == 403
 
 
+def test_few_descriptors_are_told_once(proxy: Proxy, client: Client, server: HttpServer) -> None:
+    proxy.start("*", prefix=["prlimit", "--nofile=428:428"])
+    seen = proxy.err.read_text()
+    assert "enough for 100 clients, not for EGRESS_HTTP_PROXY_MAX_CLIENTS=4096" in seen
+    assert "ERROR" not in seen
+    assert client.status(f"http://{GOOD}/") == 200
+
+
 def test_headers_tell_nothing(proxy: Proxy, client: Client, server: HttpServer) -> None:
     proxy.start("*")
     status, reply = client.get(f"http://{GOOD}/headers", "X-Forwarded-For: 198.51.100.9\r\n")

@@ -227,7 +227,7 @@ def test_a_signal_and_a_changed_file_are_one_reload(start: Callable[..., Run], t
         run.process.send_signal(signal.SIGHUP)
         run.wait_for(f"generation {number} is in force")
         # Two looks at the file.
-        time.sleep(1.2)
+        time.sleep(0.8)
         seen = run.log.read_text()
         assert f"generation {number + 1}" not in seen
         assert (counted(seen)["generation"], counted(seen)["reloads"]) == (str(number), str(number - 1))
@@ -241,11 +241,11 @@ def test_a_reload_that_fails_between_two_counts_once(start: Callable[..., Run], 
     if first == "signal":
         run.process.send_signal(signal.SIGHUP)
     run.wait_for("reload refused")
-    time.sleep(1.2)
+    time.sleep(0.8)
     (tmp_path / "conf").write_text(serve())
     seen = run.wait_for("generation 3 is in force")
     assert seen.count("reload refused") == 1
-    time.sleep(1.2)
+    time.sleep(0.8)
     found = counted(run.log.read_text())
     assert [found[name] for name in ("generation", "reloads", "reload_failures", "refused")] == ["3", "1", "1", "False"]
 
@@ -261,7 +261,7 @@ def test_the_successor_of_a_child_that_dies_is_enough(start: Callable[..., Run],
     os.kill(victim, signal.SIGKILL)
     run.wait_for("its successor is starting")
     run.wait_for("generation 2 is in force")
-    time.sleep(1.2)
+    time.sleep(0.8)
     seen = run.log.read_text()
     assert "generation 3" not in seen
     found = counted(seen)
@@ -275,7 +275,7 @@ def test_a_restart_that_reads_a_new_file_is_the_reload(start: Callable[..., Run]
     (tmp_path / "conf").write_text(serve() + "# new")
     os.kill(victim, signal.SIGKILL)
     run.wait_for("generation 2 is in force")
-    time.sleep(1.2)
+    time.sleep(0.8)
     seen = run.log.read_text()
     assert "generation 3" not in seen
     assert [counted(seen)[name] for name in ("generation", "reloads", "restarts")] == ["2", "1", "1"]

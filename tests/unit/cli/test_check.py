@@ -121,3 +121,12 @@ def test_both_options(cli: CommandLine) -> None:
     result = cli("check", "-f", "a", "--env-file", "b")
     assert result.status == 2
     assert "--env-file" in result.err
+
+
+def test_an_empty_policy_is_one(cli: CommandLine) -> None:
+    """And not a router without its variables."""
+    for text in ("", " \n", "# nothing\n"):
+        result = cli("check", env={"EGRESS_HTTP_PROXY_DESTINATION": text})
+        assert result.status == 78
+        assert result.err.count("\n  ") == 1
+        assert "EGRESS_HTTP_PROXY_DESTINATION: has no destination" in result.err

@@ -74,7 +74,18 @@ def test_plan_of_the_proxies(cli: CommandLine) -> None:
 def test_plan_of_a_proxy_container(cli: CommandLine) -> None:
     result = cli("plan", "--pod", "sample", env=PROXY)
     assert result.status == 2
-    assert "nothing to plan" in result.err
+    assert "nothing to plan; -o squid" in result.err
+
+
+def test_explain_asks_as_clients_do(cli: CommandLine) -> None:
+    """An international name in ASCII; the cache manager's path is closed on any host."""
+    env = {"EGRESS_HTTP_PROXY_DESTINATION": "!bücher.example\n*"}
+    for target in ("http://bücher.example/", "BÜCHER.example.:443", "xn--bcher-kva.example:80"):
+        assert 'denied by line 1 "!bücher.example"' in cli("explain", target, env=env).out
+    assert "allowed by line 2" in cli("explain", "http://free.fr:8080/squid-internal-mgr", env=env).out
+    assert "cache manager" in cli("explain", "http://free.fr:8080/squid-internal-mgr/info", env=env).out
+    wrong = cli("explain", "http://\u2603\u200d.example/", env=env)
+    assert (wrong.status, "is not a host name" in wrong.err) == (2, True)
 
 
 def test_explain_names_the_line(cli: CommandLine) -> None:

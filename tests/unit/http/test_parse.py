@@ -218,3 +218,17 @@ def test_the_health_port_gives_way_to_the_proxys(
     problems = Problems()
     assert parse_http_settings(Inputs(env), problems).health_port == port
     assert (len(problems.errors), len(problems.warnings)) == (errors, warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("http://foo.com/", "is a URL"),
+        ("!https://foo.com", "is a URL"),
+        ("foo.com/path", "has a / although it is no network"),
+        ("10.0.0.0/x", "prefix length"),
+    ],
+)
+def test_what_is_pasted_from_a_browser_is_named(text: str, words: str) -> None:
+    ((line, message),) = errors(text)
+    assert (line, words in message) == (1, True)
