@@ -20,9 +20,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count as count_from
 
 #: Blocks and parts that Squid has sets for, in all rules together; every rule has some blocks.
-BLOCKS = 640
+BLOCKS = 400
 BLOCKS_AT_LEAST = 4
 PARTS = 2000
 #: A round each: where the code's polynomials are evaluated. Different for every prime, and not small, so that
@@ -33,7 +34,7 @@ _PRIMES = (17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 8
 _PARTS_ENOUGH = 101
 
 #: Values of a digit.
-BASE = 4
+BASE = 5
 #: The answer that the digits do not spell one place.
 MIXED = "x"
 
@@ -57,7 +58,7 @@ class RangeCode:
     @property
     def digits(self) -> range:
         """The digits of a place in a block, the lowest first."""
-        return range(((self.size - 1).bit_length() + 1) // 2)
+        return range(next(count for count in count_from(0) if BASE**count >= self.size))
 
     @property
     def rounds(self) -> range:
