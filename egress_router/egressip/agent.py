@@ -55,7 +55,7 @@ class Agent:
         self._evaluator = Evaluator(follows=True)
         self._tables = TableWatch()
         self._lacked: tuple[str, ...] = ()
-        self._began = time.monotonic()
+        self._listens_since = time.monotonic()
         self._listen = USERS_WITHIN * settings.probe_interval
         self._read()
         host = self.view.state.nodes.get(settings.node)
@@ -320,6 +320,9 @@ class Agent:
 
     def drain(self, grace: float) -> None:
         """Start a hand-over; wait for connections for so many seconds from now."""
+        if not self.hand_over.draining:
+            # A node that has just begun to send here has not said so yet.
+            self._listens_since = time.monotonic()
         self.hand_over.start(grace)
 
     def undrain(self) -> None:
@@ -330,11 +333,11 @@ class Agent:
         """Return the addresses of the nodes that send traffic here, and this one's if its own pods leave by it."""
         applied = self.kernel.applied
         own = applied is not None and "own" in applied.ways.values()
-        return [*([self.host_ip] if own else []), *self._prober.users(self._listen)]
+        return sorted({*self._prober.users(self._listen), *({self.host_ip} if own else ())})
 
     def handed_over(self) -> bool:
         """Tell whether nothing new leaves with this node's addresses any more."""
-        return not self.users() and time.monotonic() - self._began > self._listen
+        return not self.users() and time.monotonic() - self._listens_since > self._listen
 
     def drained(self) -> bool:
         """Tell whether a hand-over is done: no node sends anything new here, and no connection is waited for."""

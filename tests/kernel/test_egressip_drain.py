@@ -53,14 +53,17 @@ def test_late_answers_arrive(two_holders: EgressCluster) -> None:
         for number, other in ((1, 2), (2, 1)):
             node = lab.nodes[number]
             own = [flow for flow in asking if flow.pod is pods[number]]
-            before = {flow: flow.ask() for flow in asking}
-            assert {before[flow].source for flow in own} == ADDRESSES[number]
+            first = {flow: flow.ask() for flow in asking}
+            second = {flow: flow.ask() for flow in asking}
+            assert {second[flow].source for flow in own} == ADDRESSES[number]
             cluster.ask(node, "drain")
             cluster.until(partial(drained, cluster, node))
+            for flow in asking:
+                flow.answer(first[flow])
             after = {flow: flow.ask() for flow in asking}
             assert {question.source for question in after.values()} == ADDRESSES[other]
             for flow in asking:
-                flow.answer(before[flow])
+                flow.answer(second[flow])
                 flow.answer(after[flow])
             pending = {flow: flow.ask() for flow in own}
             cluster.ask(node, "undrain")
@@ -76,7 +79,7 @@ def test_late_answers_arrive(two_holders: EgressCluster) -> None:
 
 
 def test_connections_stay_with_a_holder_that_drains(two_holders: EgressCluster) -> None:
-    """Also when the agents of both ends are killed meanwhile, and whatever node the pod is on."""
+    """Also when the agents of both ends are killed and start one after the other, and whatever node the pod is on."""
     cluster = two_holders
     lab = cluster.lab
     pods = three_pods(cluster)
@@ -106,8 +109,9 @@ def test_connections_stay_with_a_holder_that_drains(two_holders: EgressCluster) 
         for killed in (lab.nodes[0], node):
             cluster.agents[killed.name].kill()
             cluster.agents[killed.name].wait()
-            cluster.start(killed)
-            cluster.until(lambda killed=killed: cluster.ask(killed)["ready"])  # type: ignore[misc]
+        for started in (lab.nodes[0], node):
+            cluster.start(started)
+            cluster.until(lambda started=started: cluster.ask(started)["ready"])  # type: ignore[misc]
             talk()
         assert capture.outgoing()
         assert not capture.leaks(allowed=EVERY)
@@ -127,7 +131,7 @@ def test_a_node_that_drains_is_the_last_resort(two_holders: EgressCluster) -> No
 
         cluster.ask(lab.nodes[1], "drain")
         cluster.until(lambda: bool(cluster.ask(lab.nodes[1])["drain"]["done"]))
-        assert leave_with(ADDRESSES[2])
+        assert {flow.source(1.0) for flow in asking} == ADDRESSES[2]
         lab.unplug(lab.nodes[2])
         cluster.until(partial(leave_with, ADDRESSES[1]))
         for flow in asking:
@@ -139,7 +143,7 @@ def test_a_node_that_drains_is_the_last_resort(two_holders: EgressCluster) -> No
 
 
 @pytest.mark.parametrize("world", WORLDS[:1], ids=str)
-def test_the_only_holder_goes_on(two_holders: EgressCluster) -> None:
+def test_the_only_holder_goes_on(two_holders: EgressCluster, capsys: pytest.CaptureFixture[str]) -> None:
     """A drain of it says so, and loses nothing old or new."""
     from egress_router.cli.main import guarded, run
 
@@ -155,6 +159,9 @@ def test_the_only_holder_goes_on(two_holders: EgressCluster) -> None:
         before = [(flow, flow.ask()) for flow in asking]
         drain = ["node", "drain", "--timeout", "1", "--socket", str(cluster.socket_of(lab.nodes[1]))]
         assert guarded(lambda: run(drain)) == 75
+        said = capsys.readouterr().err
+        assert "namespace toto has no other holder" in said
+        assert f"still used by {lab.nodes[0].addresses[4]}, {lab.nodes[1].addresses[4]} after 1 s" in said
         for flow, question in before:
             flow.answer(question)
             flow.answer(flow.ask())
