@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_address
 
 from egress_router.egressip.claims import Claimer
 from egress_router.egressip.control import ControlSocket
 from egress_router.egressip.hand_over import HandOver
 from egress_router.egressip.health import Health
+from egress_router.egressip.heirs import Heirs
 from egress_router.egressip.holders import Holders
 from egress_router.egressip.holdings import Holdings
 from egress_router.egressip.inbox import Inbox
@@ -50,6 +51,7 @@ class Agent:
         self.view = View()
         self.inbox = Inbox()
         self.holders = Holders(settings.probe_misses, settings.probe_returns)
+        self.heirs = Heirs()
         self.holdings = Holdings(settings.interface)
         self.hand_over = HandOver(control.path.with_suffix(".drain"), self.inbox.post, log)
         self._evaluator = Evaluator(follows=True)
@@ -67,9 +69,11 @@ class Agent:
         self._claimer = Claimer(self._link, lambda ip, reason: self.inbox.post(lambda: self._claim_checked(ip, reason)))
         self._prober = Prober(host_ip, settings.probe_port, settings.probe_interval, self._answers, self._word)
 
-    def _word(self) -> dict[str, object]:
-        """Return what other agents are told."""
-        return {"ready": self.view.ready, "draining": self.hand_over.draining, "lacks": list(self._lacked)}
+    def _word(self, pods: Collection[str]) -> dict[str, object]:
+        """Return what other agents are told, and what the pods that they ask about are translated to."""
+        applied = self.kernel.applied
+        sources = {"pods": {pod: applied.translations.get(pod, "") for pod in pods}} if pods and applied else {}
+        return {"ready": self.view.ready, "draining": self.hand_over.draining, "lacks": list(self._lacked), **sources}
 
     def _outside_link(self) -> Link:
         with Netlink() as netlink:
@@ -176,6 +180,7 @@ class Agent:
         old = view.decision
         state = view.state
         offline = self.holders.offline()
+        self.heirs.follow(self.settings.node, state, old)
         evaluator.update(
             {**dict.fromkeys(old.namespaces.keys() - state.namespaces.keys()), **state.namespaces},
             {**dict.fromkeys(old.nodes.keys() - state.nodes.keys()), **state.nodes},
@@ -189,7 +194,8 @@ class Agent:
     def _tell_prober(self) -> None:
         nodes = self.view.state.nodes
         up = self.holders.in_state(Health.UP)
-        self._prober.set_targets({name: nodes[name].host_ip for name in self.holders.health}, self._used(), up)
+        targets = {name: nodes[name].host_ip for name in self.holders.health}
+        self._prober.set_targets(targets, self._used(), up, self.heirs.questions())
 
     def _used(self) -> frozenset[str]:
         """Return the nodes that this node sends new connections to, as applied."""
@@ -207,6 +213,8 @@ class Agent:
         changed, said = self.holders.probed(answers)
         for text in said:
             self._log(text)
+        for name, answer in answers.items():
+            changed |= self.heirs.heard(name, answer.sources)
         return changed
 
     def _apply(self) -> None:
@@ -252,6 +260,7 @@ class Agent:
             self._quiet(),
             self.lacking(),
             self._draining(),
+            self.heirs.doubted,
         )
 
     def _quiet(self) -> frozenset[str]:
@@ -362,4 +371,5 @@ class Agent:
             self.lacking(),
             dropped_packets(),
             self._drain_status(),
+            doubted=dict(self.heirs.doubted),
         )

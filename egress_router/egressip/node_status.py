@@ -73,8 +73,11 @@ def node_status(
     lacking: Collection[str],
     drops: Mapping[str, int],
     drain: Mapping[str, object] | None = None,
+    doubted: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, object]:
-    """Return all that the status shows. ``drops`` are packets by counter, ``drain`` see ``drain_status``."""
+    """Return all that the status shows. ``drops`` are packets by counter, ``drain`` see ``drain_status``,
+    ``doubted`` see ``Heirs``.
+    """
     refused = {**holdings.refused, **holdings.misfits}
     mine = view.decision.nodes.get(node)
     words = {name: _OFFLINE[health.state] for name, health in holders.health.items() if health.state in _OFFLINE}
@@ -90,6 +93,11 @@ def node_status(
         + [
             f"{ip} is the address of two pods, {rivals[0]} and {rivals[1]}; its traffic is dropped until one is gone"
             for ip, rivals in sorted(applied.contested.items())
+        ]
+        + [
+            f"{ip} was another pod's or had another egress IP; not sent to {', '.join(sorted(nodes))} until the agent "
+            "there says that it knows"
+            for ip, nodes in sorted((doubted or {}).items())
         ]
         + (list(mine.problems) if mine else []),
         "held": sorted(holdings.held),

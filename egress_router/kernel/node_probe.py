@@ -12,11 +12,11 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 _ECHO = {4: (8, 0), 6: (128, 129)}
-_MAX_DATAGRAM = 2048
+_MAX_DATAGRAM = 8192
 _SOL_RAW, _ICMP_FILTER = 255, 1
 _SO_RCVBUFFORCE = 33
 _BUFFER = 4 << 20
@@ -31,13 +31,14 @@ CALM_ROUNDS = 3
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one node answered to one probe. ``lacks`` are egress IPs that it shall hold and does not (yet); None when
-    its agent said nothing.
+    its agent said nothing. ``sources`` is what it translates the pods to that it was asked about.
     """
 
     echo: bool
     ready: bool
     draining: bool
     lacks: frozenset[str] | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -71,8 +72,8 @@ class Prober(threading.Thread):
     """Probes every target once per interval and reports each round as {name: Answer}.
 
     The answers to a round are read when the next one starts, so a late thread never takes an answer that waits in the
-    socket for a missing one. It also answers other agents' questions, with what ``tell`` returns; without ``tell`` it
-    asks from any port, says nothing of a use, and answers nobody.
+    socket for a missing one. It also answers other agents' questions, with what ``tell`` returns, given the pods
+    that they ask about; without ``tell`` it asks from any port, says nothing of a use, and answers nobody.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Prober(threading.Thread):
         port: int,
         interval: float,
         report: Callable[[Mapping[str, Answer]], None],
-        tell: Callable[[], Mapping[str, object]] | None = None,
+        tell: Callable[[Collection[str]], Mapping[str, object]] | None = None,
     ) -> None:
         super().__init__(name="prober", daemon=True)
         self._interval = interval
@@ -92,6 +93,7 @@ class Prober(threading.Thread):
         self._targets: dict[str, _Target] = {}
         self._by_ip: dict[str, list[_Target]] = {}
         self._uses: frozenset[str] = frozenset()
+        self._pods: Mapping[str, Collection[str]] = {}
         self._calm: frozenset[str] = frozenset()
         self._users: dict[str, tuple[float, bool]] = {}
         self._stop_asked = threading.Event()
@@ -110,9 +112,15 @@ class Prober(threading.Thread):
         for one in (self._icmp, self._udp):
             _enlarge(one)
 
-    def set_targets(self, targets: Mapping[str, str], uses: frozenset[str], calm: frozenset[str]) -> None:
+    def set_targets(
+        self,
+        targets: Mapping[str, str],
+        uses: frozenset[str],
+        calm: frozenset[str],
+        pods: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
         """Probe these nodes (name → address) from the next round on; ``uses`` are those that traffic is sent to. The
-        agents of ``calm`` ones are asked in every third round only.
+        agents of ``calm`` ones are asked in every third round only. ``pods`` are those that each is asked about.
         """
         with self._lock:
             self._targets = {
@@ -125,7 +133,8 @@ class Prober(threading.Thread):
             for target in self._targets.values():
                 self._by_ip.setdefault(target.host_ip, []).append(target)
             self._uses = uses
-            self._calm = calm
+            self._pods = pods or {}
+            self._calm = calm - self._pods.keys()
 
     def users(self, within: float) -> list[str]:
         """Return the nodes that said within so many seconds that they send traffic here."""
@@ -155,12 +164,13 @@ class Prober(threading.Thread):
             found = {}
             for name, target in self._targets.items():
                 word = target.word
-                lacks = word.get("lacks")
+                lacks, sources = word.get("lacks"), word.get("pods")
                 found[name] = Answer(
                     target.echoed,
                     word.get("ready") is True,
                     word.get("draining") is True,
                     frozenset(map(str, lacks)) if isinstance(lacks, list) else None,
+                    {pod: str(ip) for pod, ip in sources.items()} if isinstance(sources, dict) else {},
                 )
                 target.echoed = False
                 target.word = {}
@@ -170,12 +180,16 @@ class Prober(threading.Thread):
         self._number = (self._number + 1) & 0xFFFF
         with self._lock:
             targets = [(name, target.host_ip) for name, target in self._targets.items()]
-            uses, calm = self._uses, self._calm
+            uses, calm, pods = self._uses, self._calm, self._pods
         for number, (name, ip) in enumerate(targets, start=1):
             if number % _BURST == 0:
                 self._drain(self._icmp)
                 self._drain(self._udp)
-            question = {"ask": self._number} | ({"uses": name in uses} if self._tell else {})
+            question: dict[str, object] = {"ask": self._number}
+            if self._tell:
+                question["uses"] = name in uses
+            if name in pods:
+                question["pods"] = list(pods[name])
             try:
                 self._icmp.sendto(self._echo(), (ip, 0))
                 if name not in calm or self._number % CALM_ROUNDS == 0:
@@ -255,6 +269,8 @@ class Prober(threading.Thread):
             with self._lock:
                 self._users[ip] = (time.monotonic(), word["uses"] is True)
         try:
-            self._udp.sendto(json.dumps({"told": word["ask"], **self._tell()}).encode(), address)
+            pods = word.get("pods")
+            told = self._tell([str(pod) for pod in pods] if isinstance(pods, list) else [])
+            self._udp.sendto(json.dumps({"told": word["ask"], **told}).encode(), address)
         except OSError:
             return

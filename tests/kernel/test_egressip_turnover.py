@@ -50,6 +50,8 @@ def flows(scene: Scene) -> Iterator[list[Flows]]:
     for flow in made:
         flow.get(TOTO)
     yield made
+    for pod, name, node in places:
+        scene.cluster.tell(pod, name, "toto", node)
     scene.put_back()
     scene.cluster.settle()
 
@@ -118,6 +120,28 @@ def test_an_address_goes_to_a_pod_of_another_namespace(scene: Scene, flows: list
                 flow.get(wanted)
                 for version, one in flow.by_version.items():
                     assert set(one.heard[before[version] :]) == {wanted[version]}
+
+
+def test_a_holder_that_has_not_heard_of_the_change_is_not_used(scene: Scene, flows: list[Flows]) -> None:
+    """Its kernel goes on translating the address as it was, to what is another namespace's egress IP for it by now."""
+    cluster, node = scene.cluster, scene.lab.nodes[1]
+    flow, told = flows[0], cluster.ask(scene.lab.nodes[0])["pods"]
+    cluster.agents[node.name].kill()
+    cluster.agents[node.name].wait()
+    try:
+        with scene.lab.capture() as capture:
+            (cluster.state / "Pod-toto.json").unlink()
+            flow.get_nothing()
+            capture.clear()
+            cluster.tell(scene.client, "toto", "third", 0)
+            cluster.until(lambda: cluster.ask(scene.lab.nodes[0])["pods"] == told)
+            flow.get_nothing()
+            assert not capture.outgoing()
+            assert f"not sent to {node.name}" in str(cluster.ask(scene.lab.nodes[0])["problems"])
+            assert cluster.source_of(scene.third) == THIRD[4], "whose address was nobody's before"
+    finally:
+        cluster.start(node)
+    flow.get(THIRD)
 
 
 def test_late_replies_to_an_address_that_is_nobodys(scene: Scene, flows: list[Flows]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from hashlib import blake2b
 
 from egress_router.model.address_keys import address_key, address_text, family, network_range
@@ -22,17 +22,20 @@ def node_plan(
     quiet: frozenset[str] = frozenset(),
     lacking: Iterable[str] = (),
     draining: Container[str] = (),
+    doubted: Mapping[str, Collection[str]] | None = None,
 ) -> NodeState:
     """Return the state of node ``me``.
 
     ``slots`` gives every holder its slot; ``held`` are the egress IPs that really stand on this node's interface: an
     address that is decided but not there yet translates nothing, and its pods take another way or none. ``lacking`` are
     addresses that their holder says it does not have. Nodes that are ``draining`` are used where there is no other.
+    ``doubted`` are holders, by pod address, that may still translate it for whom it was before.
 
     Pods in a node's network are no pods here, whether their objects say so or not. An address that pods of two
     namespaces have, while one takes it over from the other say, is dropped unless neither has egress IPs.
     """
     lacking = frozenset(lacking)
+    doubted = doubted or {}
     ways: dict[str, str] = {}
     translations: dict[str, str] = {}
     egress: set[str] = set()
@@ -70,12 +73,17 @@ def node_plan(
                 translations[ip] = own
             if pod.node == me:
                 ways_out = [v for v in verdict.via if (":" in v.ip) == (version == 6) and v.ip not in lacking]
-                ways[ip] = _way(me, ip, [v for v in ways_out if v.node not in draining] or ways_out, own, slots)
+                trusted = [v for v in ways_out if v.node not in doubted.get(ip, ())]
+                ways[ip] = _way(me, ip, [v for v in trusted if v.node not in draining] or trusted, own, slots)
             if pod.node == me or own is not None:
                 egress.add(ip)
     contested = {ip: rivals for ip, rivals in contested.items() if ip in egress}
     served_by = serving(me, state, decision, slots, lacking)
-    served_by = {ip: nodes for ip, nodes in served_by.items() if ip in ways and ip not in contested}
+    served_by = {
+        ip: nodes - {slots[node] for node in doubted.get(ip, ()) if node in slots}
+        for ip, nodes in served_by.items()
+        if ip in ways and ip not in contested
+    }
     for ip in contested:
         translations.pop(ip, None)
         if ip in ways:

@@ -1,0 +1,66 @@
+"""Holders that may still translate a pod's address as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from egress_router.egressip.heirs import Heirs
+from egress_router.model.egressip import ClusterState, HostSubnet, NetNamespace, Pod
+from egress_router.plan.egressip.decision import decide
+from egress_router.plan.egressip.node_plan import node_plan
+
+POD, FIRST, SECOND, THIRD = "198.51.100.2", "192.0.2.45", "192.0.2.46", "192.0.2.47"
+STATE = ClusterState(
+    {
+        "p": NetNamespace("p", 1, (FIRST, SECOND)),
+        "q": NetNamespace("q", 2, (THIRD,)),
+        "r": NetNamespace("r", 3),
+    },
+    {
+        "a": HostSubnet("a", "192.0.2.11", "198.51.100.0/27"),
+        "b": HostSubnet("b", "192.0.2.12", egress_ips=(FIRST, THIRD)),
+        "c": HostSubnet("c", "192.0.2.13", egress_ips=(SECOND,)),
+    },
+    {("p", "one"): Pod("p", "one", "a", (POD,))},
+)
+
+
+def owned_by(*namespaces: str) -> ClusterState:
+    return replace(STATE, pods={(name, "one"): Pod(name, "one", "a", (POD,)) for name in namespaces})
+
+
+def follow(heirs: Heirs, *states: ClusterState) -> Heirs:
+    for state in states:
+        heirs.follow("a", state, decide(STATE))
+    return heirs
+
+
+def test_an_address_that_goes_to_another_namespace() -> None:
+    heirs = follow(Heirs(), STATE, owned_by(), owned_by("q"))
+    assert heirs.doubted == {POD: {"b", "c"}}
+    assert heirs.questions() == {"b": [POD], "c": [POD]}
+    assert not heirs.heard("b", {POD: FIRST}), "it does not know yet"
+    assert not heirs.heard("d", {POD: THIRD})
+    assert heirs.heard("b", {POD: THIRD})
+    assert heirs.heard("c", {POD: ""})
+    assert heirs.doubted == {}
+
+
+def test_who_is_not_doubted() -> None:
+    assert follow(Heirs(), STATE).doubted == {}, "an agent that starts trusts what it finds"
+    assert follow(Heirs(), owned_by("r"), owned_by(), owned_by("p")).doubted == {}
+    more = replace(STATE, namespaces={**STATE.namespaces, "p": NetNamespace("p", 1, (FIRST, SECOND, "192.0.2.48"))})
+    assert follow(Heirs(), STATE, more).doubted == {}
+    less = replace(STATE, namespaces={**STATE.namespaces, "p": NetNamespace("p", 1, (FIRST,))})
+    assert follow(Heirs(), STATE, less).doubted == {POD: {"c"}}, "only who had the lost address"
+    assert follow(Heirs(), STATE, owned_by("q"), owned_by()).doubted == {}
+
+
+def test_a_doubted_holder_is_not_used() -> None:
+    """Neither for new connections nor for those that are open."""
+    state = owned_by("q")
+    slots = {"b": 1, "c": 2}
+    used = node_plan("a", state, decide(state), slots, frozenset())
+    assert (used.ways[POD], used.serving[POD]) == ("to_1", frozenset({1}))
+    doubted = node_plan("a", state, decide(state), slots, frozenset(), doubted={POD: {"b"}})
+    assert (doubted.ways[POD], doubted.serving[POD]) == ("drop", frozenset())
