@@ -53,7 +53,7 @@ def test_requests_that_wait_for_dns_survive_a_reload(lab: Lab, proxy: Proxy, cli
         lab.dns.set(name, A=[TUNNELLED if number % 3 == 2 else GOOD], delay=3, ttl=60)
     lab.dns.set("never.example", drop=True)
     proxy.write_policy(POLICY)
-    proxy.start()
+    proxy.start(env={"EGRESS_HTTP_PROXY_WORKERS": "2"})
     kept = ask(client, GOOD, "")
     assert b"403" in kept.recv(4096), "the control: an address that no line allows, on a connection that is kept"
     never = ask(client, "never.example")
