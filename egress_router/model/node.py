@@ -43,7 +43,7 @@ DROPS = {
     "tunnel_no_connection": "a packet of no connection came through the tunnel",
     "tunnel_inside": "what came through the tunnel was for the cluster or for this node",
     "tunnel_untranslated": "what came through the tunnel has no translation here",
-    "forged_node": "passed on by this node, for a pod say, to the tunnel or the agent of another node",
+    "forged_node": "from a pod of this node, to the tunnel of another node or the agent of any",
     "forged_source": "from a pod of another node by its address, but not through the tunnel",
     "refused": "new connections from outside to an egress IP",
 }

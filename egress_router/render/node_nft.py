@@ -296,6 +296,8 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     icmpv6 type nd-neighbor-solicit {_ND_TARGET} @quiet6 drop
     udp dport {TUNNEL_PORT} ip saddr != @peers4 counter name tunnel_stranger drop
     udp dport {TUNNEL_PORT} ip6 saddr != @peers6 counter name tunnel_stranger drop
+    udp dport {settings.probe_port} ip saddr @pods4 counter name forged_node drop
+    udp dport {settings.probe_port} ip6 saddr @pods6 counter name forged_node drop
   }}
   chain clamp {{
     type filter hook forward priority mangle; policy accept;

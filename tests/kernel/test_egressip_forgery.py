@@ -56,6 +56,19 @@ def test_only_nodes_reach_the_tunnel(scene: Scene, version: int) -> None:
         scene.cluster.until(lambda: bool(capture.outgoing()))
 
 
+def test_a_pod_tells_its_nodes_agent_nothing(scene: Scene, version: int) -> None:
+    """It would count as a node that uses this one, and hold up a hand-over."""
+    underlay, question = scene.world.underlay, b'{"ask": 1, "uses": true}'
+    node = scene.lab.nodes[0]
+    with scene.plain.socket(FAMILY[underlay], socket.SOCK_DGRAM) as flow:
+        flow.settimeout(0.3)
+        flow.connect((scene.node_address(0, underlay), 4791))
+        flow.send(question)
+        with pytest.raises(TimeoutError):
+            flow.recv(1000)
+    assert str(scene.plain.addresses[underlay]) not in scene.cluster.ask(node)["users"]
+
+
 def test_nobody_can_be_a_pod_of_another_node(scene: Scene, version: int) -> None:
     """Neither to leave with that pod's egress IP by its holder, nor with the address of the node on the way."""
     target = SERVICES[version]
