@@ -129,7 +129,7 @@ def test_health_checks_are_opt_in(servers: Lab, open_directory: Path) -> None:
     servers.echo("203.0.113.99", tcp=[9])
     with DnsProxyPod(servers, open_directory, "80 example.com\n81 example.com 80 check\n", families="4") as pod:
         assert pod.served(80, 6) == {ONE: 6}
-        assert any(entry["retries"] != "0" for entry in pod.access_log())
+        pod.until(lambda: any(entry["retries"] != "0" for entry in pod.access_log()))
         pod.until(lambda: "is DOWN" in pod.messages())
         assert pod.served(81, 6) == {ONE: 6}
         pod.until(lambda: len([entry for entry in pod.access_log() if entry["port"] == 81]) == 6)
