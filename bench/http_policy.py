@@ -101,6 +101,13 @@ def upstream(lines: list[str], port: int, directory: str) -> dict[str, str]:
     return {"squid.conf": "\n".join([*conf, *rules, "http_access deny all", ""])}
 
 
+def proxy_script(directory: Path, host: str) -> Path:
+    """Write what has wrk ask a proxy for http://``host``/, and return its path."""
+    script = directory / "proxy.lua"
+    script.write_text(f"wrk.path = 'http://{host}/'\nwrk.headers['Host'] = '{host}'\n")
+    return script
+
+
 class Form:
     """One Squid with one policy, or several that share a port as the proxy's workers do."""
 
@@ -130,9 +137,7 @@ class Form:
 
     def measure(self, client: Host, proxy: str, seconds: int, request: str) -> None:
         """Add one turn of wrk."""
-        script = self.directory / "proxy.lua"
-        host = ORIGIN_ADDRESS if request == "literal" else ASKED
-        script.write_text(f"wrk.path = 'http://{host}/'\nwrk.headers['Host'] = '{host}'\n")
+        script = proxy_script(self.directory, ORIGIN_ADDRESS if request == "literal" else ASKED)
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), f"http://{proxy}:{self.port}/"]
         before = self.processor_seconds()
         out = client.run(command, timeout=seconds + 30).stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.figures import Check, Value
 from bench.harness import Arm, Run
-from bench.http_policy import ASKED, KINDS, ORIGIN_ADDRESS, Form, lines_of, ours, upstream
+from bench.http_policy import ASKED, KINDS, ORIGIN_ADDRESS, Form, lines_of, ours, proxy_script, upstream
 from bench.load import wait_for_port, wrk
 from bench.question import ArmTable, Metric, Question
 from bench.squid import origin
@@ -54,8 +54,7 @@ def measure(run: Run) -> None:
 def _both(client: Host, router: Host, forms: list[Form], directory: Path, request: str) -> dict[str, float]:
     forms.reverse()
     host = ORIGIN_ADDRESS if request == "literal" else ASKED
-    script = directory / "proxy.lua"
-    script.write_text(f"wrk.path = 'http://{host}/'\nwrk.headers['Host'] = '{host}'\n")
+    script = proxy_script(directory, host)
     found: dict[str, float] = {}
     for form in forms:
         before = form.processor_seconds()

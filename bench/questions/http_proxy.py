@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.figures import Check, Ratio
 from bench.harness import Arm, Run
-from bench.http_policy import ASKED, ORIGIN_ADDRESS, Form, lines_of, ours, upstream
+from bench.http_policy import ASKED, ORIGIN_ADDRESS, Form, lines_of, ours, proxy_script, upstream
 from bench.load import wrk
 from bench.question import GrowthTable, Metric, Question, SizeTable
 from bench.squid import origin, wait_for_answer
@@ -26,8 +26,7 @@ def measure(run: Run) -> None:
     """Ask through a Squid of every size and form, all of them running, and without one."""
     with tempfile.TemporaryDirectory() as directory, Lab(nodes=1) as lab, origin(lab):
         router, client = lab.pod("router"), lab.pod("client")
-        script = Path(directory) / "proxy.lua"
-        script.write_text(f"wrk.path = 'http://{ASKED}/'\nwrk.headers['Host'] = '{ASKED}'\n")
+        script = proxy_script(Path(directory), ASKED)
         forms: list[Form] = []
 
         def through(form: Form) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.cost import tree_cpu, tree_memory
 from bench.figures import Check, Ratio, Value
 from bench.harness import Arm, Run
-from bench.http_policy import ASKED, Form, lines_of, upstream
+from bench.http_policy import ASKED, Form, lines_of, proxy_script, upstream
 from bench.load import SERVICE, answer_http, wait_for_port, wrk
 from bench.longlived import pid_of, reload_time, repair_time, rules
 from bench.question import ArmTable, Metric, Question
@@ -124,8 +124,7 @@ def _proxies(run: Run, stack: ExitStack, directory: Path) -> list[Process]:
     client, bare = lab.pod("asking"), lab.pod("bare")
     stack.enter_context(origin(lab))
     lab.dns.set("server.example", A=[SERVICE], ttl=3600)
-    script = directory / "proxy.lua"
-    script.write_text(f"wrk.path = 'http://{ASKED}/'\nwrk.headers['Host'] = '{ASKED}'\n")
+    script = proxy_script(directory, ASKED)
     squid = Form(bare, SQUID, upstream, lines_of("mixed", 1), SQUID_PORT)
     stack.callback(squid.end)
     answer_http(lab.services, directory, ANSWERS)

@@ -168,7 +168,11 @@ class Agent:
             return False
         state = with_recorded_assignment(state)
         before, self.view.state = self.view.state, state
-        return before != state
+        if before == state:
+            return False
+        # Here and not with each decision: health changes the decision, and never whose address a pod's is.
+        self.heirs.follow(self.settings.node, state, self.view.decision)
+        return True
 
     def _draining(self) -> frozenset[str]:
         """Return the nodes that are used where there is no other."""
@@ -180,7 +184,6 @@ class Agent:
         old = view.decision
         state = view.state
         offline = self.holders.offline()
-        self.heirs.follow(self.settings.node, state, old)
         evaluator.update(
             {**dict.fromkeys(old.namespaces.keys() - state.namespaces.keys()), **state.namespaces},
             {**dict.fromkeys(old.nodes.keys() - state.nodes.keys()), **state.nodes},

@@ -87,7 +87,8 @@ class NodeKernel:
             # still find the holder it had.
             moved = replace(state, draining=before.draining & state.draining)
             self._change(before, moved, mtu)
-            self._change(moved, state, mtu)
+            if moved.draining != state.draining:
+                self._change(moved, state, mtu)
             self._cut(before, state)
             if before.holders != state.holders:
                 self._ways_to(state.holders)

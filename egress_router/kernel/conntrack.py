@@ -116,9 +116,9 @@ class Conntrack:
             source = own.get(message[first : first + _ADDRESS_SIZE.get(message[_HEADS - 4], 0)])
             if source is None:
                 continue
-            found = {type_: (start, stop) for type_, start, stop in attributes(message, _HEADS, len(message))}
+            found = _parts(message)
             answers_from, answers_to = map(ip_address, _tuple(message, *found[_TUPLE_REPLY])[:2])
-            connection = Started(source, answers_from, answers_to, _mark(message, found), _key(message, found))
+            connection = Started(source, answers_from, answers_to, _word(message, found, _MARK), _key(message, found))
             if wanted(connection):
                 chosen.append(connection)
         return chosen
@@ -173,9 +173,14 @@ def _layout(address: int) -> tuple[int, itemgetter[tuple[Any, ...]]]:
 _LAYOUTS = {int(socket.AF_INET): _layout(4), int(socket.AF_INET6): _layout(16)}
 
 
+def _parts(data: bytes) -> dict[int, tuple[int, int]]:
+    """Return where each attribute of a message begins and ends."""
+    return {type_: (start, stop) for type_, start, stop in attributes(data, _HEADS, len(data))}
+
+
 def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Address]) -> Connection | None:
     """Read a message; None when it is no connection to one of ``wanted``. ``known`` keeps one object per address."""
-    found = {type_: (start, stop) for type_, start, stop in attributes(data, _HEADS, len(data))}
+    found = _parts(data)
     original, reply = found.get(_TUPLE_ORIGINAL), found.get(_TUPLE_REPLY)
     if original is None or reply is None:
         return None
@@ -197,16 +202,16 @@ def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Ad
         reply_to=known[reply_to],
         translated=bool(status & _DESTINATION_CHANGED),
         answered=bool(status & _SEEN_REPLY),
-        live=protocol is not Protocol.UDP and _state(data, found.get(_PROTOINFO)) in _LIVE_STATES,
-        timeout=struct.unpack_from("!I", data, found[_TIMEOUT][0])[0] if _TIMEOUT in found else 0,
+        live=_live(data, found, protocol),
+        timeout=_word(data, found, _TIMEOUT),
         key=_key(data, found),
-        mark=_mark(data, found),
+        mark=_word(data, found, _MARK),
     )
 
 
 def _departure(data: bytes, wanted: Container[bytes]) -> Departure | None:
     """Read a message; None when answers to it do not go to one of ``wanted``."""
-    found = {type_: (start, stop) for type_, start, stop in attributes(data, _HEADS, len(data))}
+    found = _parts(data)
     if _TUPLE_ORIGINAL not in found or _TUPLE_REPLY not in found:
         return None
     client, _, number, _, _ = _tuple(data, *found[_TUPLE_ORIGINAL])
@@ -216,8 +221,8 @@ def _departure(data: bytes, wanted: Container[bytes]) -> Departure | None:
     return Departure(
         protocol=protocol,
         client=str(ip_address(client)),
-        live=protocol is not Protocol.UDP and _state(data, found.get(_PROTOINFO)) in _LIVE_STATES,
-        timeout=struct.unpack_from("!I", data, found[_TIMEOUT][0])[0] if _TIMEOUT in found else 0,
+        live=_live(data, found, protocol),
+        timeout=_word(data, found, _TIMEOUT),
         key=_key(data, found),
     )
 
@@ -233,9 +238,14 @@ def _key(data: bytes, found: Mapping[int, tuple[int, int]]) -> bytes:
     return key
 
 
-def _mark(data: bytes, found: Mapping[int, tuple[int, int]]) -> int:
-    mark: int = struct.unpack_from("!I", data, found[_MARK][0])[0] if _MARK in found else 0
-    return mark
+def _word(data: bytes, found: Mapping[int, tuple[int, int]], type_: int) -> int:
+    """Return an attribute of 32 bits; 0 where it is absent."""
+    word: int = struct.unpack_from("!I", data, found[type_][0])[0] if type_ in found else 0
+    return word
+
+
+def _live(data: bytes, found: Mapping[int, tuple[int, int]], protocol: Protocol) -> bool:
+    return protocol is not Protocol.UDP and _state(data, found.get(_PROTOINFO)) in _LIVE_STATES
 
 
 def _tuple(data: bytes, at: int, end: int) -> tuple[bytes, bytes, int, int, int]:

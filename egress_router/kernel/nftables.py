@@ -83,10 +83,7 @@ class Nftables:
         listing = _listing("-t")
         if listing is None:
             return {}
-        values = chain_counters(listing)
-        for name, elements in _elements(parse_table(listing)).items():
-            values |= {(name, key): counted for key, (_, counted) in elements.items() if counted is not None}
-        return by_line(desired, values)
+        return by_line(desired, chain_counters(listing) | _element_counters(parse_table(listing)))
 
     def remove(self) -> None:
         """See NatBackend."""
@@ -223,10 +220,16 @@ def _elements(table: NftTable) -> dict[str, dict[str, tuple[str | None, tuple[in
 
 def _counted(table: NftTable) -> Counted:
     """Return what every element and rule of ``table`` has counted, for the table that takes its place."""
-    found = rule_counters(_listing("-t") or "")
-    for name, elements in _elements(table).items():
-        found |= {(name, key): counted for key, (_, counted) in elements.items() if counted is not None}
-    return found
+    return rule_counters(_listing("-t") or "") | _element_counters(table)
+
+
+def _element_counters(table: NftTable) -> Counted:
+    return {
+        (name, key): counted
+        for name, elements in _elements(table).items()
+        for key, (_, counted) in elements.items()
+        if counted is not None
+    }
 
 
 def _difference(table: NftTable, actual: NftTable | None) -> list[str]:

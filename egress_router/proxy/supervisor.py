@@ -267,15 +267,9 @@ class Supervisor(Generic[Prepared]):
     def _current_died(self, current: Generation[Prepared], child: Child, *, first: bool) -> None:
         if not current.children:
             self._current = None
-        if self._candidate is None:
-            # However many children a generation had, it died once.
-            self._deaths += first
-            self._died(child)
-            return
-        reason = f"{self.engine.name} {child.reason()}"
-        log.error("%s; its successor is starting", reason)
-        self.counters.restarts += 1
-        self._tell(ready=self._current is not None, last_error=reason)
+        # However many children a generation had, it died once.
+        self._deaths += first and self._candidate is None
+        self._died(child)
 
     def _candidate_died(self, candidate: Generation[Prepared], child: Child) -> None:
         """All or nothing: the first death ends its siblings and is the one that is told."""
@@ -292,6 +286,14 @@ class Supervisor(Generic[Prepared]):
 
     def _died(self, child: Child) -> None:
         reason = f"{self.engine.name} {child.reason()}"
+        if self._candidate:
+            log.error("%s; its successor is starting", reason)
+        else:
+            self._restart_later(child, reason)
+        self.counters.restarts += 1
+        self._tell(ready=self._current is not None, last_error=reason)
+
+    def _restart_later(self, child: Child, reason: str) -> None:
         if self._deaths >= self.limits.deaths and self._current is None:
             raise PlatformError(
                 f"{self.engine.name} died {self._deaths} times in a row; the last time it {child.reason()}"
@@ -301,8 +303,6 @@ class Supervisor(Generic[Prepared]):
         others = f"; {len(self._current.children)} others go on" if self._current else ""
         log.error("%s%s; starting it again in %g s", reason, others, delay)
         self._restart_at = time.monotonic() + delay
-        self.counters.restarts += 1
-        self._tell(ready=self._current is not None, last_error=reason)
 
     def _done(self) -> bool:
         return self.stopping and not (self._current or self._candidate or self._draining)
