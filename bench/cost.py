@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from egress_router.lab import Host
-from egress_router.lab.process import environment, kill_group
+from lab import Host
+from lab.process import environment, kill_group
 
 TICK = os.sysconf("SC_CLK_TCK")
 MB = 1024

@@ -15,9 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from egress_router.model.address_keys import address_text
-from egress_router.model.egressip import ClusterState, HostSubnet, NetNamespace
-from egress_router.plan.egressip.decision import Evaluator, decide
+from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, address_text
+from egress_router.egressip.assignment.decision import Evaluator, decide
 
 NODES = 1000
 NAMESPACES = 10_000

@@ -23,15 +23,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from egress_router.config.http_policy import VARIABLE, parse_http_policy
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.lab import Lab
-from egress_router.lab.host import Host
-from egress_router.model.http_policy import HttpSettings
-from egress_router.plan.http_compile import compile_policy
-from egress_router.proxy.processors import default_workers
-from egress_router.render.squid import SquidPlace, render_squid
-from egress_router.render.squid_errors import error_pages
+from egress_router.http_proxy.policy.compile import compile_policy
+from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
+from egress_router.http_proxy.policy.values import HttpSettings
+from egress_router.http_proxy.squid.config import SquidPlace, error_pages, render_squid
+from egress_router.http_proxy.squid.workers import default_workers
+from lab import Lab
+from lab.host import Host
 
 TURNS = 3
 KINDS = [

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from bench.cost import Spent
-from egress_router.lab import Host
-from egress_router.lab.addressing import Address
+from lab import Host
+from lab.addressing import Address
 
 CHILDREN = Path(__file__).parent / "children"
 SERVICE = "203.0.113.25"

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.load import HAPROXY
-from egress_router.lab import Lab
+from lab import Lab
 from tests.kernel.live import LiveRouter
 
 IDLE_SECONDS = 20.0

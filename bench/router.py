@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.cost import command_cost
 from bench.harness import Run
 from bench.load import SERVICE
-from egress_router.lab import Host, Lab
+from lab import Host, Lab
 
 SHELL = str(Path(__file__).parent / "baselines/egress-router.sh")
 FIRST_PORT = 20_000

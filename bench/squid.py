@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.http_policy import ASKED, ORIGIN, ORIGIN_ADDRESS
 from bench.load import CHILDREN, wait_for_port
-from egress_router.lab import Host, Lab
+from lab import Host, Lab
 
 #: Addresses outside that hold other servers than the origin.
 TUNNELLED, DOWNLOADED = "203.0.113.26", "203.0.113.27"

@@ -12,8 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from bench.load import CHILDREN, SERVICE
-from egress_router.lab import Host, Lab
-from egress_router.lab.process import end
+from lab import Host, Lab
+from lab.process import end
 from tests.kernel.egress_cluster import EgressCluster
 
 IPS = ("192.0.2.45", "192.0.2.54")

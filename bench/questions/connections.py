@@ -11,8 +11,8 @@ from bench.harness import Arm, Run
 from bench.load import SERVICE, answer_http, wrk
 from bench.question import GrowthTable, Metric, Question, SizeTable
 from bench.router import BACKENDS, SCRIPT_QUIET, RouterPods, forget_connections, last, many
-from egress_router.lab import Host, Lab
-from egress_router.lab.addressing import Address
+from lab import Host, Lab
+from lab.addressing import Address
 
 LINEAR, DIRECT = "one rule a line", "direct path"
 #: The shell script's table is one linear rule for each destination.

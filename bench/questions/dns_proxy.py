@@ -16,8 +16,8 @@ from bench.harness import Arm, Run
 from bench.load import SERVICE, answer_http, answer_iperf, iperf_tcp, wrk
 from bench.question import ArmTable, Metric, Question
 from bench.router import RouterPods, forget_connections
-from egress_router.lab import Lab
-from egress_router.lab.addressing import Address
+from lab import Lab
+from lab.addressing import Address
 from tests.kernel import connections
 from tests.kernel.dns_proxy_pod import DnsProxyPod, echoes
 

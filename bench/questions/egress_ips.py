@@ -14,9 +14,9 @@ from bench.load import SERVICE, answer_http, answer_iperf, iperf_tcp, wrk
 from bench.question import Distribution, GrowthTable, Metric, Question, SizeTable
 from bench.router import forget_connections
 from bench.switch_over import Moving
-from egress_router.lab import LAN, PODS, Host, Lab
-from egress_router.model.node import NodeSettings
-from egress_router.render.node_nft import replace_script
+from egress_router.egressip.node.nft_rules import replace_script
+from egress_router.egressip.node.state import NodeSettings
+from lab import LAN, PODS, Host, Lab
 
 OURS, PLAIN = "egress IPs", "node NAT without egress IPs"
 CUT, DRAIN, DRAIN_OWN = "power cut", "drain", "drain of the pod's own node"

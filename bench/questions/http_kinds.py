@@ -13,8 +13,8 @@ from bench.http_policy import ASKED, KINDS, ORIGIN_ADDRESS, Form, lines_of, ours
 from bench.load import wait_for_port, wrk
 from bench.question import ArmTable, Metric, Question
 from bench.squid import origin
-from egress_router.lab import Host, Lab
-from egress_router.proxy.processors import default_workers
+from egress_router.http_proxy.squid.workers import default_workers
+from lab import Host, Lab
 
 LINES = 5_000
 FIRST_PORT = 21_000

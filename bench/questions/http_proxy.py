@@ -13,8 +13,8 @@ from bench.http_policy import ASKED, ORIGIN_ADDRESS, Form, lines_of, ours, proxy
 from bench.load import wrk
 from bench.question import GrowthTable, Metric, Question, SizeTable
 from bench.squid import origin, wait_for_answer
-from egress_router.lab import Lab
-from egress_router.proxy.processors import default_workers
+from egress_router.http_proxy.squid.workers import default_workers
+from lab import Lab
 
 OURS, LINEAR, DIRECT = "compiled policy", "one ACL a line", "no proxy"
 WRITERS = {OURS: ours, LINEAR: upstream}

@@ -13,7 +13,7 @@ from bench.harness import Arm, Run
 from bench.http_policy import ASKED, ORIGIN_ADDRESS, Form, lines_of, upstream
 from bench.question import ArmTable, Metric, Question, SizeTable
 from bench.squid import DOWNLOADED, TUNNELLED, Watched, origin, upstream_conf, wait_for_answer
-from egress_router.lab import Host, Lab
+from lab import Host, Lab
 from tests.kernel.http_pod import PORT, Proxy
 
 OURS, RECONFIGURE = "egress-router http-proxy", "Squid, one ACL a line, reconfigure"

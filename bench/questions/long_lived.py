@@ -19,7 +19,7 @@ from bench.question import ArmTable, Metric, Question
 from bench.router import BACKENDS
 from bench.squid import origin, wait_for_answer
 from bench.switch_over import Moving
-from egress_router.lab import Host, Lab
+from lab import Host, Lab
 from tests.kernel.dns_proxy_pod import DnsProxyPod
 from tests.kernel.http_pod import PORT, Proxy
 from tests.kernel.live import LiveRouter

@@ -11,8 +11,8 @@ from bench.harness import Arm, Run
 from bench.load import SERVICE, answer_datagrams, answer_iperf, iperf_small, iperf_tcp, round_trips
 from bench.question import ArmTable, Metric, Question
 from bench.router import BACKENDS, SCRIPT_QUIET, RouterPods, many
-from egress_router.lab import Lab
-from egress_router.lab.addressing import Address
+from lab import Lab
+from lab.addressing import Address
 
 DIRECT, SCRIPT = "direct path", "shell script"
 IPERF, PINGPONG = 5201, 7000

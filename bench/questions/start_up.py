@@ -11,8 +11,8 @@ from bench.harness import Arm, Run
 from bench.load import SERVICE
 from bench.question import Metric, Question, SizeTable
 from bench.router import BACKENDS, SCRIPT, SCRIPT_QUIET, RouterPods, last, many
-from egress_router.lab import Lab
-from egress_router.lab.addressing import MAX_PODS_PER_NODE
+from lab import Lab
+from lab.addressing import MAX_PODS_PER_NODE
 
 ARMS = (*BACKENDS, SCRIPT, SCRIPT_QUIET)
 

@@ -11,29 +11,24 @@ from pathlib import Path
 
 import click
 
-from egress_router.config.dns_proxy import VARIABLE, parse_dns_proxy
-from egress_router.config.inputs import Problems, load_inputs
-from egress_router.config.known import warn_unknown
-from egress_router.config.log import parse_log
-from egress_router.endpoint.metrics import MetricsPage
-from egress_router.endpoint.server import Answer, EndpointServer, json_page
+from egress_router.config.inputs import Problems, load_inputs, warn_unknown
+from egress_router.config.settings import LogLevel, parse_log
+from egress_router.daemon.endpoint import Answer, EndpointServer, json_page
+from egress_router.daemon.engine import Limits
+from egress_router.daemon.log import LogOutput, set_up_log
+from egress_router.daemon.metrics import MetricsPage
+from egress_router.daemon.proxy_health import ProxyHealth
+from egress_router.daemon.supervisor import Supervisor
+from egress_router.dns.resolver import Lookup
+from egress_router.dns.watcher import unusable
+from egress_router.dns_proxy.destinations import VARIABLE, DnsProxyConfig, parse_dns_proxy
+from egress_router.dns_proxy.haproxy.engine import LAST_LINES_SECONDS, HaproxyEngine, families_with_a_route
+from egress_router.dns_proxy.metrics import DnsProxyCollector, names_as_json
+from egress_router.dns_proxy.names import NameKeeper
 from egress_router.errors import ConfigurationError, EgressRouterError
-from egress_router.kernel.netlink import Netlink
-from egress_router.kernel.observe import observe
-from egress_router.model.dns_proxy import DnsProxyConfig
-from egress_router.model.log import LogLevel
-from egress_router.model.network import MAIN_TABLE, PROTOCOL
-from egress_router.names.lookup import Lookup
-from egress_router.names.usable import unusable
-from egress_router.proxy.dns_metrics import DnsProxyCollector, names_as_json
-from egress_router.proxy.engine import Limits
-from egress_router.proxy.haproxy import LAST_LINES_SECONDS, HaproxyEngine
-from egress_router.proxy.health import ProxyHealth
-from egress_router.proxy.log_output import LogOutput
-from egress_router.proxy.name_keeper import NameKeeper
-from egress_router.proxy.pod import families_with_a_route
-from egress_router.proxy.supervisor import Supervisor
-from egress_router.runtime.log import set_up_log
+from egress_router.net.netlink import Netlink
+from egress_router.net.rtnetlink.read import observe
+from egress_router.net.rtnetlink.values import MAIN_TABLE, PROTOCOL
 
 log = logging.getLogger(__name__)
 

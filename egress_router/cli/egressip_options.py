@@ -9,8 +9,8 @@ import click
 from prometheus_client.registry import Collector
 
 from egress_router.config import fields
-from egress_router.endpoint.metrics import MetricsPage
-from egress_router.endpoint.server import Answer, EndpointServer, Subject, json_page
+from egress_router.daemon.endpoint import Answer, EndpointServer, Subject, json_page
+from egress_router.daemon.metrics import MetricsPage
 
 STATE_OPTION = click.option(
     "--state",

@@ -11,14 +11,14 @@ from egress_router.cli.output import print_pods
 from egress_router.cli.sources import read_pods, source_options
 from egress_router.config import fields
 from egress_router.config.fields import Wrong
-from egress_router.config.http_policy import asked_host
-from egress_router.config.pod import PodConfig
+from egress_router.config.values import Family, Protocol
+from egress_router.dns_proxy.explain import explain_dns
 from egress_router.errors import UsageError
-from egress_router.model.addresses import Family
-from egress_router.model.router import Protocol, RouterConfig
-from egress_router.plan.dns_proxy_explain import explain_dns
-from egress_router.plan.explain import Decision, explain_redirect
-from egress_router.plan.http_explain import explain_http, parse_target
+from egress_router.http_proxy.policy.evaluate import explain_http, parse_target
+from egress_router.http_proxy.policy.parse import asked_host
+from egress_router.manifests.pod import PodConfig
+from egress_router.redirect.plan_text import Decision, explain_redirect
+from egress_router.redirect.values import RouterConfig
 
 _PORT = re.compile(r"([0-9]+)(?:/([a-z]+))?", re.IGNORECASE)
 

@@ -12,25 +12,23 @@ from pathlib import Path
 
 import click
 
-from egress_router.config.http_policy import parse_http_policy
-from egress_router.config.http_proxy import parse_http_settings
-from egress_router.config.inputs import Problems, load_inputs
-from egress_router.config.known import warn_unknown
-from egress_router.config.log import parse_log
-from egress_router.endpoint.metrics import MetricsPage
-from egress_router.endpoint.server import Answer, EndpointServer, json_page
-from egress_router.kernel.observe import own_addresses
-from egress_router.model.http_policy import HttpPolicy
-from egress_router.plan.http_compile import compile_policy
-from egress_router.proxy.engine import Counters, Limits
-from egress_router.proxy.health import ProxyHealth
-from egress_router.proxy.http_metrics import HttpProxyCollector
-from egress_router.proxy.log_output import LogOutput
-from egress_router.proxy.processors import default_workers
-from egress_router.proxy.squid import SquidEngine, become_unprivileged
-from egress_router.proxy.supervisor import Supervisor
-from egress_router.render.squid import render_squid
-from egress_router.runtime.log import LOGGER, set_up_log
+from egress_router.config.inputs import Problems, load_inputs, warn_unknown
+from egress_router.config.settings import parse_log
+from egress_router.daemon.endpoint import Answer, EndpointServer, json_page
+from egress_router.daemon.engine import Counters, Limits
+from egress_router.daemon.log import LOGGER, LogOutput, set_up_log
+from egress_router.daemon.metrics import MetricsPage
+from egress_router.daemon.proxy_health import ProxyHealth
+from egress_router.daemon.supervisor import Supervisor
+from egress_router.http_proxy.config import parse_http_settings
+from egress_router.http_proxy.metrics import HttpProxyCollector
+from egress_router.http_proxy.policy.compile import compile_policy
+from egress_router.http_proxy.policy.parse import parse_http_policy
+from egress_router.http_proxy.policy.values import HttpPolicy
+from egress_router.http_proxy.squid.config import render_squid
+from egress_router.http_proxy.squid.engine import SquidEngine, become_unprivileged
+from egress_router.http_proxy.squid.workers import default_workers
+from egress_router.net.rtnetlink.read import own_addresses
 
 DEFAULT_DIRECTORY = "/run/egress-router"
 STATUS = "status.json"

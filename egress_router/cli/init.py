@@ -6,7 +6,7 @@ import os
 
 import click
 
-from egress_router.runtime.init import run_init
+from egress_router.redirect.init import run_init
 
 
 @click.command(

@@ -62,11 +62,11 @@ def leave(status: int) -> NoReturn:
 def run(args: list[str]) -> int:
     """Run ``args`` and return the exit code; errors are raised."""
     if args == INIT:
-        from egress_router.runtime.init import run_init
+        from egress_router.redirect.init import run_init
 
         return run_init(os.environ)
     if args == ["run"]:
-        from egress_router.runtime.run import run_router
+        from egress_router.redirect.run import run_router
 
         return run_router(os.environ)
     from egress_router.cli.group import invoke
@@ -98,7 +98,7 @@ def guarded(action: Callable[[], int]) -> int:
 
 def report(error: EgressRouterError) -> None:
     """Say what went wrong on standard error: as an event where a verb logs JSON, else as text for a person."""
-    log = sys.modules.get("egress_router.runtime.log")
+    log = sys.modules.get("egress_router.daemon.log")
     if log is not None and log.logs_json():
         log.LOGGER.error("%s", error)
     else:

@@ -8,13 +8,12 @@ from egress_router import __version__
 from egress_router.cli.output import print_warnings
 from egress_router.cli.sources import read_text
 from egress_router.config.inputs import Problems, SourceText
-from egress_router.config.manifest_request import complete_request
-from egress_router.config.old_manifest import read_old
 from egress_router.errors import ConfigurationError
-from egress_router.model.manifests import Component, Kind, ManifestRequest, Platform
-from egress_router.model.migration import Note, NoteKind
-from egress_router.plan.manifests import plan_manifests
-from egress_router.render.manifests import render_manifests
+from egress_router.manifests.plan import plan_manifests
+from egress_router.manifests.render import render_manifests
+from egress_router.manifests.request import complete_request
+from egress_router.manifests.upstream.manifest import read_old
+from egress_router.manifests.values import Component, Kind, ManifestRequest, Note, NoteKind, Platform
 
 
 @click.command(

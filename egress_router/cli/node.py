@@ -6,22 +6,103 @@ import json
 import signal
 import socket
 import sys
+import time
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import Any
 
 import click
 
 from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, health_options, serve
-from egress_router.cli.node_drain import drain_node
-from egress_router.egressip.agent import Agent
-from egress_router.egressip.control import ControlSocket, ask
-from egress_router.egressip.hand_over import GRACE
-from egress_router.egressip.node_metrics import NodeCollector
-from egress_router.egressip.source import DirectorySource, wait_for_objects
-from egress_router.errors import UsageError
-from egress_router.model.node import NodeSettings
-from egress_router.render.node_guard import guard_script, guard_unit
-from egress_router.render.node_status import status_text
+from egress_router.egressip.node.agent import Agent
+from egress_router.egressip.node.control import ControlSocket, ask
+from egress_router.egressip.node.drain import GRACE
+from egress_router.egressip.node.guard import guard_script, guard_unit
+from egress_router.egressip.node.metrics import NodeCollector
+from egress_router.egressip.node.state import NodeSettings
+from egress_router.egressip.node.status import status_text
+from egress_router.egressip.source.directory import DirectorySource, wait_for_objects
+from egress_router.errors import TryAgainError, UsageError
+
+# ``egress-router node drain``: start a hand-over, and tell how it goes on until it is done.
+
+#: Seconds between two questions to the agent, and between two lines about it.
+_ASK_EVERY, _SAY_EVERY = 0.1, 5.0
+
+
+def drain_node(path: Path, grace: float, timeout: float) -> int:
+    """Return 0 when nothing uses the node any more, 1 when connections were left at the end of the grace.
+
+    The agent goes on without us. Raises TryAgainError when it does not answer for ``timeout`` seconds, when something
+    new still leaves by this node after that time, as it does where there is no other holder, and when somebody ends the
+    hand-over.
+    """
+    answer = ask(path, f"drain {grace:g}")
+    for name in answer["drain"]["alone"]:
+        click.echo(f"namespace {name} has no other holder, so it goes on leaving through this node", err=True)
+    try:
+        answer = _handed_over(path, answer, timeout)
+        drain = _done(path, answer, timeout)
+    except KeyboardInterrupt:
+        click.echo("the node goes on handing over; `egress-router node undrain` ends that", err=True)
+        raise
+    if drain["connections"] is None:
+        click.echo("handed over; connections could not be counted, see the agent's log")
+        return 1
+    if not drain["connections"]:
+        click.echo("handed over")
+        return 0
+    click.echo(f"handed over; {drain['connections']} connections remain, and break when this node stops:")
+    listed = 0
+    for item in drain["pods"]:
+        listed += item["connections"]
+        click.echo(f"  {item['connections']} of pod {item['pod']} ({item['ip']})")
+    if drain["connections"] > listed:
+        click.echo(f"  {drain['connections'] - listed} of other pods")
+    return 1
+
+
+def _handed_over(path: Path, answer: dict[str, Any], timeout: float) -> dict[str, Any]:
+    end = time.monotonic() + timeout
+    while not answer["handed_over"]:
+        if time.monotonic() > end:
+            users = ", ".join(answer["users"]) or "other nodes"
+            raise TryAgainError(f"still used by {users} after {timeout:g} s; the node goes on handing over")
+        answer = _next(path, timeout)
+    return answer
+
+
+def _done(path: Path, answer: dict[str, Any], timeout: float) -> Mapping[str, Any]:
+    said = time.monotonic() - _SAY_EVERY
+    while not answer["drain"]["done"]:
+        drain = answer["drain"]
+        if drain["connections"] and time.monotonic() - said >= _SAY_EVERY:
+            said = time.monotonic()
+            wait = f"waiting at most {drain['seconds_left']:.0f} s more"
+            click.echo(f"{drain['connections']} connections still use this node; {wait}", err=True)
+        answer = _next(path, timeout)
+    found: Mapping[str, Any] = answer["drain"]
+    return found
+
+
+def _next(path: Path, timeout: float) -> dict[str, Any]:
+    """Ask again a moment later. An agent that starts again meanwhile goes on where the one before it was."""
+    end = time.monotonic() + timeout
+    while True:
+        time.sleep(_ASK_EVERY)
+        try:
+            answer = ask(path, "status")
+            break
+        except TryAgainError:
+            if time.monotonic() > end:
+                raise
+    if not answer["draining"]:
+        raise TryAgainError("the hand-over was ended: this node takes traffic again")
+    return answer
+
+
+# ``egress-router node``: the agent of one node, and questions to it.
 
 SOCKET_OPTION = click.option(
     "--socket",

@@ -9,20 +9,18 @@ import click
 
 from egress_router.cli.output import print_pods
 from egress_router.cli.sources import Source, read_pods, source_options
-from egress_router.config.pod import PodConfig
+from egress_router.config.values import Family
+from egress_router.dns_proxy.haproxy.config import render_haproxy
 from egress_router.errors import UsageError
-from egress_router.model.addresses import Family
-from egress_router.model.desired import Desired
-from egress_router.model.router import RouterConfig
-from egress_router.plan.http_compile import compile_policy
-from egress_router.render.haproxy import render_haproxy
-from egress_router.render.iptables_script import iptables_text
-from egress_router.render.iptables_tables import iptables_tables
-from egress_router.render.nft_script import replace_script
-from egress_router.render.nft_table import nft_table
-from egress_router.render.plan_text import plan_json, plan_text
-from egress_router.render.squid import SHOWN, render_squid
-from egress_router.runtime.desired import desired_here, desired_sample
+from egress_router.http_proxy.policy.compile import compile_policy
+from egress_router.http_proxy.squid.config import SHOWN, render_squid
+from egress_router.manifests.pod import PodConfig
+from egress_router.redirect.desired import desired_here, desired_sample
+from egress_router.redirect.iptables_rules import iptables_tables, iptables_text
+from egress_router.redirect.nft_rules import nft_table
+from egress_router.redirect.nft_script import replace_script
+from egress_router.redirect.plan_text import plan_json, plan_text
+from egress_router.redirect.values import Desired, RouterConfig
 
 
 @click.command(

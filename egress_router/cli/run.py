@@ -6,7 +6,7 @@ import os
 
 import click
 
-from egress_router.runtime.run import run_router
+from egress_router.redirect.run import run_router
 
 
 @click.command(

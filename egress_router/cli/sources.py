@@ -11,11 +11,18 @@ from typing import Any, TypeVar
 import click
 
 from egress_router.cli.output import print_warnings
-from egress_router.config.env_file import parse_env_file
-from egress_router.config.inputs import Inputs, Problems, SourceText, decoded, load_inputs, read_file_variable
+from egress_router.config.inputs import (
+    Inputs,
+    Problems,
+    SourceText,
+    decoded,
+    load_inputs,
+    parse_env_file,
+    read_file_variable,
+)
 from egress_router.config.manifest import manifest_pods
-from egress_router.config.pod import PodConfig, parse_pod
 from egress_router.errors import ConfigurationError, Problem, UsageError
+from egress_router.manifests.pod import PodConfig, parse_pod
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,7 +11,7 @@ import click
 from egress_router.cli.output import print_json, table
 from egress_router.cli.sources import read_pods, source_options
 from egress_router.errors import UsageError
-from egress_router.runtime.status import Status, read_status
+from egress_router.redirect.status import Status, read_status
 
 DRIFT = 1
 WATCH_SECONDS = 2.0

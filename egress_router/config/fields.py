@@ -16,9 +16,8 @@ from ipaddress import (
     IPv6Network,
 )
 
-from egress_router.errors import quoted
-from egress_router.model.addresses import Address, Interface, Network
-from egress_router.model.router import PortRange
+from egress_router.config.values import Address, HostName, Interface, Network, PortRange
+from egress_router.errors import printable, quoted
 
 _PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
@@ -127,3 +126,53 @@ def interface_name(text: str) -> str | Wrong:
     if _INTERFACE.fullmatch(text) and text not in _NO_INTERFACE and not text.startswith("-"):
         return text
     return Wrong(f"{quoted(text)} is not an interface name")
+
+
+# A strict reader of durations.
+
+_DURATION = re.compile(r"(0|[1-9][0-9]{0,8})([smhd]?)", re.ASCII)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+EXPECTED_DURATION = "a number of seconds, or one with a unit, such as 90s, 15m, 1h or 2d"
+
+
+def duration(text: str, least: int, most: int) -> int | Wrong:
+    """Read ``N`` or ``N`` with s, m, h or d as whole seconds from ``least`` to ``most``."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        return Wrong(f'"{text}" is not a duration')
+    seconds = int(match[1]) * _SECONDS[match[2]]
+    if not least <= seconds <= most:
+        return Wrong(f'"{text}" is not between {least} s and {most} s')
+    return seconds
+
+
+# A strict reader of host names (RFC 1123, plus the underscores that service names have).
+
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
+#: What inet_aton(3) and browsers take for a number: a "name" that ends so is a mistyped address.
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
+MAX_NAME = 253
+
+
+def host_name(text: str) -> HostName | Wrong:
+    """Read a DNS name: lower cased, internationalised labels encoded (IDNA 2008, UTS 46), a trailing dot kept."""
+    name = text.lower()
+    if not name.isascii():
+        import idna
+
+        try:
+            name = idna.encode(name, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            return Wrong(f"{quoted(text)} is not a name: {printable(str(error))}")
+    bare = name.removesuffix(".")
+    labels = bare.split(".")
+    if len(bare) > MAX_NAME:
+        return Wrong(f"the name has {len(bare)} characters, DNS allows {MAX_NAME}")
+    for label in labels:
+        if not _LABEL.fullmatch(label):
+            return Wrong(f"{quoted(text)} is neither an address nor a name")
+    if _NUMBER.fullmatch(labels[-1]):
+        return Wrong(f"{quoted(text)} is not an address, and a name does not end in a number")
+    if labels[-1] == "localhost":
+        return Wrong(f"{quoted(text)} is this pod itself (RFC 6761)")
+    return HostName(name)

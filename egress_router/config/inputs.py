@@ -5,6 +5,7 @@ Parsers take an ``Inputs`` and never look at the process environment or the file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,3 +154,101 @@ def load_inputs(
     ours = {name: value for name, value in env.items() if name.startswith("EGRESS_") and name not in links}
     files = {name: read(name, path.strip()) for name, path in ours.items() if name.endswith("_FILE") and path.strip()}
     return Inputs(ours, files)
+
+
+# Files of NAME=VALUE lines, as ``podman run --env-file`` and ``docker run --env-file`` take them.
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+EXPECTED = 'such as EGRESS_SOURCE=192.0.2.46, or EGRESS_DESTINATION="80 tcp 203.0.113.25\\n203.0.113.27"'
+
+
+def parse_env_file(text: str, label: str) -> dict[str, str]:
+    """Return the variables of an env file. In double quotes, backslash n is a line break; blank lines and lines that
+    start with ``#`` are skipped; a later line wins over an earlier one with the same name.
+
+    Raises ConfigurationError naming every line that is not NAME=VALUE.
+    """
+    found: dict[str, str] = {}
+    problems = []
+    for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not _NAME.fullmatch(name.strip()):
+            problems.append(Problem(label, number, line, "is not NAME=VALUE", EXPECTED))
+            continue
+        value = value.strip()
+        if len(value) >= 2 and value[0] == value[-1] == '"':
+            value = value[1:-1].replace("\\n", "\n")
+        found[name.strip()] = value
+    if problems:
+        raise ConfigurationError(problems)
+    return found
+
+
+# All EGRESS_* variables there are: a misspelt one must not pass in silence.
+
+ROUTER = (
+    "EGRESS_SOURCE",
+    "EGRESS_GATEWAY",
+    "EGRESS_DESTINATION",
+    "EGRESS_DESTINATION_FILE",
+    "EGRESS_ROUTER_MODE",
+    "EGRESS_ROUTER_DEBUG",
+    "EGRESS_NAT_BACKEND",
+    "EGRESS_INTERFACE",
+    "EGRESS_PARENT_INTERFACE",
+    "EGRESS_HOST_NETNS",
+    "EGRESS_MACVLAN_MODE",
+    "EGRESS_CLUSTER_CIDRS",
+    "EGRESS_DAD",
+    "EGRESS_LOG_FORMAT",
+    "EGRESS_LOG_LEVEL",
+    "EGRESS_SHUTDOWN_GRACE",
+    "EGRESS_HEALTH_PORT",
+    "EGRESS_CHECK",
+    "EGRESS_ANNOUNCE_INTERVAL",
+    "EGRESS_PROBE_INTERVAL",
+    "EGRESS_NAME_HOLD",
+    "EGRESS_RUN_DIR",
+)
+HTTP_PROXY = (
+    "EGRESS_HTTP_PROXY_DESTINATION",
+    "EGRESS_HTTP_PROXY_DESTINATION_FILE",
+    "EGRESS_HTTP_PROXY_PORT",
+    "EGRESS_HTTP_PROXY_CONNECT_PORTS",
+    "EGRESS_HTTP_PROXY_MAX_CLIENTS",
+    "EGRESS_HTTP_PROXY_WORKERS",
+    "EGRESS_HTTP_PROXY_ACCESS_LOG",
+    "EGRESS_HTTP_PROXY_MODE",
+)
+DNS_PROXY = (
+    "EGRESS_DNS_PROXY_DESTINATION",
+    "EGRESS_DNS_PROXY_DESTINATION_FILE",
+    "EGRESS_DNS_PROXY_NAMESERVERS",
+    "EGRESS_DNS_PROXY_IDLE_TIMEOUT",
+    "EGRESS_DNS_PROXY_ACCESS_LOG",
+    "EGRESS_DNS_PROXY_DEBUG",
+    "EGRESS_DNS_PROXY_MODE",
+)
+NODE = (
+    "EGRESS_NODE",
+    "EGRESS_NODE_INTERFACE",
+    "EGRESS_NODE_SOCKET",
+    "EGRESS_STATE_DIR",
+    "EGRESS_CLUSTER_NETWORKS",
+    "EGRESS_CONTROLLER_WITNESSES",
+    "EGRESS_HEALTH_ADDRESS",
+)
+KNOWN = frozenset(ROUTER + HTTP_PROXY + DNS_PROXY + NODE)
+
+
+def warn_unknown(inputs: Inputs, problems: Problems) -> None:
+    """Warn of every EGRESS_* variable that nothing reads, naming the one that was probably meant."""
+    for name in sorted(inputs.env.keys() - KNOWN):
+        # Imported only where there is something to compare: every pod would wait for it.
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, KNOWN, n=1, cutoff=0.8)
+        problems.warn(name, None, "", "is not a variable of ours", f"{close[0]}?" if close else "")

@@ -1,1 +1,1 @@
-"""The node agent for namespace egress IPs."""
+"""Namespace egress IPs: decided for the cluster, put in place by an agent on each node."""

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from egress_router.errors import EgressRouterError
-from egress_router.lab import Host, Lab
-from egress_router.model.translation import Translation
+from egress_router.redirect.values import Translation
+from lab import Host, Lab
 
 
 class Backend:

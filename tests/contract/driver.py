@@ -10,8 +10,8 @@ import pickle
 import sys
 
 from egress_router.errors import EgressRouterError
-from egress_router.kernel.nat import choose_backend
-from egress_router.model.router import Backend
+from egress_router.redirect.nat import choose_backend
+from egress_router.redirect.values import Backend
 
 if __name__ == "__main__":
     name, calls = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the test that started us

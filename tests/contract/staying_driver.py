@@ -10,10 +10,10 @@ import pickle
 import subprocess
 import sys
 
-from egress_router.kernel.iptables_kept import KeptIptables
-from egress_router.kernel.nat import NatBackend, choose_backend
-from egress_router.kernel.nftables_child import ForkedNftables
-from egress_router.model.router import Backend
+from egress_router.redirect.iptables_backend import KeptIptables
+from egress_router.redirect.nat import NatBackend, choose_backend
+from egress_router.redirect.nft_backend import ForkedNftables
+from egress_router.redirect.values import Backend
 
 if __name__ == "__main__":
     name, translation, commands = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the test that started us

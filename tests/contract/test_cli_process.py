@@ -33,7 +33,7 @@ def test_init_does_not_import_what_it_does_not_need() -> None:
     done = process("init", env=WRONG, code=LIST)
     assert done.returncode == 78
     loaded = done.stdout.decode().split()
-    assert "egress_router.runtime.init" in loaded
+    assert "egress_router.redirect.init" in loaded
     unwanted = {"click", "yaml", "jinja2", "pyroute2", "iptc", "asyncio", "difflib", "egress_router.cli.group"}
     assert unwanted.isdisjoint(loaded)
 
@@ -76,5 +76,5 @@ def test_a_router_without_names_has_nothing_of_dns_in_memory() -> None:
     code = "import sys, egress_router.runtime.run\nprint('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
-    assert "egress_router.runtime.names" in loaded
-    assert {"dns", "egress_router.names.lookup", "idna"}.isdisjoint(loaded)
+    assert "egress_router.redirect.names" in loaded
+    assert {"dns", "egress_router.dns.resolver", "idna"}.isdisjoint(loaded)

@@ -8,10 +8,9 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from egress_router.config.inputs import Problems, load_inputs
-from egress_router.config.redirect import parse_rules
-from egress_router.model.addresses import Family
-from egress_router.model.router import Ruleset
-from egress_router.model.translation import Counters, Translation
+from egress_router.config.values import Family
+from egress_router.redirect.destinations import parse_rules
+from egress_router.redirect.values import Counters, Ruleset, Translation
 from tests.contract.conftest import Backend
 
 pytestmark = pytest.mark.root

@@ -12,22 +12,17 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
-from egress_router.config.inputs import Inputs, Problems, load_inputs, read_file_variable
-from egress_router.config.known import warn_unknown
-from egress_router.config.resolv_conf import nameservers
-from egress_router.config.router import parse_router
+from egress_router.config.inputs import Inputs, Problems, load_inputs, read_file_variable, warn_unknown
+from egress_router.config.values import Address, Family, HostName
+from egress_router.dns.resolver import nameservers
 from egress_router.errors import ConfigurationError
-from egress_router.model.addresses import Address, Family
-from egress_router.model.names import HostName
-from egress_router.model.network import MAIN_TABLE, Link, LinkAddress, NetworkState, Observed, Route
-from egress_router.model.router import Backend, Mode, RouterConfig
-from egress_router.plan.egress_link import choose_egress_link
-from egress_router.plan.network import find_cluster_interface, plan_network
-from egress_router.plan.translation import plan_translation
-from egress_router.render.iptables_script import iptables_text
-from egress_router.render.iptables_tables import iptables_tables
-from egress_router.render.nft_script import replace_script
-from egress_router.render.nft_table import nft_table
+from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, NetworkState, Observed, Route
+from egress_router.redirect.config import parse_router
+from egress_router.redirect.iptables_rules import iptables_tables, iptables_text
+from egress_router.redirect.nft_rules import nft_table
+from egress_router.redirect.nft_script import replace_script
+from egress_router.redirect.plan import choose_egress_link, find_cluster_interface, plan_network, plan_translation
+from egress_router.redirect.values import Backend, Mode, RouterConfig
 
 FOLDER = Path(__file__).parent / "redirect"
 #: The file that shows what a backend does.

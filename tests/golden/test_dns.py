@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.config.dns_proxy import parse_dns_proxy
 from egress_router.config.inputs import Inputs, Problems
+from egress_router.dns_proxy.destinations import parse_dns_proxy
+from egress_router.dns_proxy.haproxy.config import render_haproxy
 from egress_router.errors import ConfigurationError
-from egress_router.render.haproxy import render_haproxy
 
 CASES = sorted(path for path in (Path(__file__).parent / "dns").iterdir() if path.is_dir())
 

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.config.http_policy import parse_http_policy
-from egress_router.config.http_proxy import parse_http_settings
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.errors import ConfigurationError
-from egress_router.plan.http_compile import compile_policy
-from egress_router.plan.http_shadow import shadow_warnings
-from egress_router.render.squid import SHOWN, render_squid
+from egress_router.http_proxy.config import parse_http_settings
+from egress_router.http_proxy.policy.compile import compile_policy, shadow_warnings
+from egress_router.http_proxy.policy.parse import parse_http_policy
+from egress_router.http_proxy.squid.config import SHOWN, render_squid
 
 CASES = sorted(path for path in (Path(__file__).parent / "http").iterdir() if path.is_dir())
 

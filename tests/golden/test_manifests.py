@@ -19,8 +19,8 @@ from kubernetes_validate import latest_version, validate
 from egress_router.cli.main import run
 from egress_router.config.inputs import Problems
 from egress_router.config.manifest import manifest_pods
-from egress_router.config.pod import parse_pod
 from egress_router.errors import ConfigurationError
+from egress_router.manifests.pod import parse_pod
 
 CASES = sorted(path for path in (Path(__file__).parent / "manifests").iterdir() if path.is_dir())
 GOOD = [case for case in CASES if not case.name.startswith("refused-")]

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from egress_router.model.router import Mode
+from egress_router.redirect.values import Mode
 from tests.golden.cases import BACKENDS, Case, cases, covered, outcome
 
 

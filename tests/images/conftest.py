@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Lab
+from lab import Lab
 from tests.images.container import has_image
 
 LOCK = Path("/run/lock/egress-router-images")

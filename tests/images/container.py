@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from egress_router.lab import Host, Lab
+from lab import Host, Lab
 
 #: Where cgroups of both versions are mounted, crun refuses to start as soon as the second has a controller ("cgroups in
 #: hybrid mode not supported"), even when it is to leave cgroups alone: so it does not see the second.

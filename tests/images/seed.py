@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from egress_router.config.old_manifest import mend
-from egress_router.lab import Capture, Host, Lab
+from egress_router.manifests.upstream.manifest import mend
+from lab import Capture, Host, Lab
 from tests.images.container import load
 
 HERE = Path(__file__).parent

@@ -54,8 +54,8 @@ def test_contents(tag: str, name: str) -> None:
     test -z "$(dpkg --list | tail -n +6 | grep -v ^ii)" || { dpkg --list; exit 1; }
     cd /opt/egress-router/lib/python3*/site-packages
     test -e egress_router/cli/__pycache__/main.*.pyc
-    test -e egress_router/render/templates/squid.conf.j2
-    test ! -e egress_router/lab
+    test -e egress_router/http_proxy/squid/squid.conf.j2
+    test ! -e lab
     test ! -e pip
     egress-router --version
     """

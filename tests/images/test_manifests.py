@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Lab, NoReply
+from lab import Lab, NoReply
 from tests.images.container import ManifestPod, load
 from tests.images.seed import assert_left_with, fetch
 

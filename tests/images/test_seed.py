@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Lab
+from lab import Lab
 from tests.images.container import ManifestPod
 from tests.images.seed import LEAST_INIT, LEAST_MAIN, assert_left_with, fetch, images, objects, world
 

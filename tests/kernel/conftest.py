@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import SHAPES, CaptureIncomplete, Lab
+from lab import SHAPES, CaptureIncomplete, Lab
 from tests.kernel import egress_cluster
 from tests.kernel.egress_cluster import WORLDS, EgressCluster, World
 from tests.kernel.egress_scene import Scene

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from egress_router.lab import Host, Lab, NoReply
+from lab import Host, Lab, NoReply
 from tests.kernel.image_view import ARGUMENTS, SEE_IMAGE
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egress_router.lab import LAN, PODS, Host, Lab, NoReply
-from egress_router.lab.addressing import pod_subnet
+from lab import LAN, PODS, Host, Lab, NoReply
+from lab.addressing import pod_subnet
 
 SERVICE = "203.0.113.25"
 SERVICE6 = "2001:db8:113::25"
@@ -128,7 +128,7 @@ class EgressCluster:
             return node.popen(command, stdout=file, stderr=file)
 
     def ask(self, node: Host, word: str = "status") -> dict[str, Any]:
-        from egress_router.egressip.control import ask
+        from egress_router.egressip.node.control import ask
 
         return ask(self.socket_of(node), word)
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
-from egress_router.kernel.node_tunnel import tunnel_mac
-from egress_router.lab import Capture, Host, Lab
-from egress_router.model.node import TUNNEL_ID
+from egress_router.egressip.node.state import TUNNEL_ID
+from egress_router.egressip.node.tunnel import tunnel_mac
+from lab import Capture, Host, Lab
 from tests.kernel.egress_cluster import FIRST, FIRST6, SECOND, SECOND6, SERVICE, SERVICE6, EgressCluster, World
 
 #: By IP version: the outside service, and the egress IPs of the namespaces toto, rival and third.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from egress_router.lab import Host
+from lab import Host
 from tests import figures
 
 PORT = 9909

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from egress_router.lab import Lab
-from egress_router.lab.host import Host
+from lab import Lab
+from lab.host import Host
 from tests.kernel.image_view import ARGUMENTS, SEE_IMAGE
 
 PORT = 8080

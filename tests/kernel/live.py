@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from egress_router.lab import Lab
+from lab import Lab
 from tests.kernel.router import Router
 
 #: Long enough for a busy machine; nothing waits for it that goes well.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from egress_router.lab import Host, Lab
+from lab import Host, Lab
 from tests.kernel.egress_cluster import SERVICE, SERVICE6
 
 PORT = 8000

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from egress_router.lab import Capture, Host, Lab
+from lab import Capture, Host, Lab
 
 SOURCE4, SOURCE6 = "192.0.2.46", "2001:db8:2::46"
 ALLOWED = {SOURCE4, SOURCE6}

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import registry
-from egress_router.lab.demo import play
-from egress_router.lab.scenes import scenes
-from egress_router.lab.stage import Stage
+from lab import registry
+from lab.demo import play
+from lab.scenes import scenes
+from lab.stage import Stage
 
 pytestmark = pytest.mark.root
 
 CHECKOUT = Path(__file__).parents[2]
-DEMO = [sys.executable, "-m", "egress_router.lab", "demo"]
+DEMO = [sys.executable, "-m", "lab", "demo"]
 
 
 def labs_of(pid: int) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from egress_router.lab import Lab
+from lab import Lab
 from tests.kernel.dns_proxy_pod import CLOSED, DnsProxyPod, echoes
 
 pytestmark = pytest.mark.root

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from egress_router.config.dns_proxy import parse_dns_proxy
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.render.haproxy import render_haproxy
+from egress_router.dns_proxy.destinations import parse_dns_proxy
+from egress_router.dns_proxy.haproxy.config import render_haproxy
 
 # The proxies' programs stand in /usr/sbin and come with what root installs.
 pytestmark = pytest.mark.root

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Lab, NoReply
+from lab import Lab, NoReply
 from tests.kernel.dns_proxy_pod import SOURCE, DnsProxyPod
 from tests.kernel.endpoint import PORT, Endpoint
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Lab, NoReply
+from lab import Lab, NoReply
 from tests.kernel.dns_proxy_pod import CLOSED, SOURCE, DnsProxyPod
 
 pytestmark = pytest.mark.root

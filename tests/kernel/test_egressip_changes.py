@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from egress_router.lab import Host
+from lab import Host
 from tests.kernel.egress_cluster import FIRST, SECOND, SERVICE, EgressCluster, World, one_client
 
 pytestmark = pytest.mark.root

@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from egress_router.lab import LAN, PODS, Host, Lab, NoReply, Packet
-from egress_router.render.node_guard import guard_script
+from egress_router.egressip.node.guard import guard_script
+from lab import LAN, PODS, Host, Lab, NoReply, Packet
 from tests.kernel.egress_cluster import (
     FIRST,
     FIRST6,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.egressip.assign import FILE, record_assignment
+from egress_router.egressip.controller.leader_election import RECORD_FILE, record_assignment
 from egress_router.errors import TryAgainError
-from egress_router.lab import Lab
+from lab import Lab
 from tests.figures import check as check_figures
 from tests.kernel.egress_cluster import SERVICE, EgressCluster, talking
 
@@ -38,7 +38,7 @@ def cluster(make_lab: Callable[..., Lab], shape: str, tmp_path: Path) -> EgressC
 
 def holder_of(cluster: EgressCluster, ip: str = FIRST) -> str:
     """Return the node that the address is assigned to, "" when it is none."""
-    path = cluster.state / FILE
+    path = cluster.state / RECORD_FILE
     assignment = json.loads(path.read_text())["assignment"] if path.exists() else {}
     return next((node for node, ips in assignment.items() if ip in ips), "")
 
@@ -90,15 +90,15 @@ def test_a_node_dies_and_comes_back(cluster: EgressCluster) -> None:
         cluster.until(lambda: "is given addresses in" in cluster.logs["controller"].read_text())
         time.sleep(1.2)
         assert served(cluster, second.name), "it was held down, and has no reason to move now"
-        assert json.loads((cluster.state / FILE).read_text())["offline"] == []
-        text = (cluster.state / FILE).read_text()
+        assert json.loads((cluster.state / RECORD_FILE).read_text())["offline"] == []
+        text = (cluster.state / RECORD_FILE).read_text()
         back = len(heard)
         controller.kill()
         controller.wait()
         another = cluster.start_controller("another", lab.nodes[0], **QUICK)
         cluster.until(lambda: "assigns" in cluster.logs["another"].read_text())
         time.sleep(1)
-        assert (cluster.state / FILE).read_text() == text, "a new controller moves nothing"
+        assert (cluster.state / RECORD_FILE).read_text() == text, "a new controller moves nothing"
         figures = lab.nodes[0].run(["curl", "-s", "http://127.0.0.1:9911/metrics"]).stdout
         assert "egress_router_controller_leads 1.0" in figures
         check_figures("controller", figures)

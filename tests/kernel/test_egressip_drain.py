@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from egress_router.lab import Host
+from lab import Host
 from tests.kernel.egress_cluster import (
     FIRST,
     FIRST6,

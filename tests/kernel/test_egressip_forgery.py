@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from egress_router.lab import Host, NoReply
-from egress_router.model.node import TUNNEL_PORT
+from egress_router.egressip.node.state import TUNNEL_PORT
+from lab import Host, NoReply
 from tests.kernel.egress_scene import (
     FAMILY,
     ICMPV6,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Host, Lab
+from lab import Host, Lab
 from tests.kernel.egress_cluster import FIRST, FIRST6, SECOND, EgressCluster, World, talking
 from tests.kernel.egress_scene import FAMILY, SERVICES, TCP, TOTO, ip_packet, send_raw
 

@@ -8,7 +8,7 @@ from textwrap import dedent
 
 import pytest
 
-from egress_router.lab import Lab
+from lab import Lab
 
 pytestmark = pytest.mark.root
 

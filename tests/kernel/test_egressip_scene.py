@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Lab, NoReply
+from lab import Lab, NoReply
 from tests.figures import check as check_figures
 from tests.kernel.egress_cluster import FIRST, FIRST6, SECOND, SECOND6, SERVICE, SERVICE6, EgressCluster, talking
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from egress_router.lab import LAN, PODS, Lab, NoReply
-from egress_router.model.node import Holder, NodeSettings, NodeState
-from egress_router.render.node_nft import change_script, replace_script
+from egress_router.egressip.node.nft_rules import change_script, replace_script
+from egress_router.egressip.node.state import Holder, NodeSettings, NodeState
+from lab import LAN, PODS, Lab, NoReply
 
 pytestmark = pytest.mark.root
 

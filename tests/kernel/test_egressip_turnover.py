@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from egress_router.lab import Host
+from lab import Host
 from tests.kernel.egress_cluster import talking
 from tests.kernel.egress_scene import RIVAL, SERVICES, THIRD, TOTO, UDP, Flow, Scene, ip_packet, send_raw, udp
 

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from egress_router.lab import NoReply
+from lab import NoReply
 from tests.kernel.egress_cluster import FIRST, FIRST6, SECOND, SERVICE, SERVICE6, WORLDS, EgressCluster, World
 
 pytestmark = pytest.mark.root

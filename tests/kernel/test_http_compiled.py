@@ -20,18 +20,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from egress_router.lab import Lab
-from egress_router.lab.host import Host
-from egress_router.model import http_codes
-from egress_router.model.http_codes import MIXED
-from egress_router.model.http_policy import HttpPolicy, HttpSettings
-from egress_router.plan.http_compile import compile_policy
-from egress_router.plan.http_evaluate import evaluate, literal_address
-from egress_router.proxy.access_decision import CLOSED, Translator
-from egress_router.proxy.access_line import RawLine
-from egress_router.proxy.access_line import parse as parse_raw
-from egress_router.proxy.squid_files import check
-from egress_router.render.squid import SquidPlace, render_squid
+from egress_router.http_proxy.policy import codes as http_codes
+from egress_router.http_proxy.policy.codes import MIXED
+from egress_router.http_proxy.policy.compile import compile_policy
+from egress_router.http_proxy.policy.evaluate import evaluate, literal_address
+from egress_router.http_proxy.policy.values import HttpPolicy, HttpSettings
+from egress_router.http_proxy.squid.config import SquidPlace, render_squid
+from egress_router.http_proxy.squid.engine import check
+from egress_router.http_proxy.squid.log_line import CLOSED, RawLine, Translator
+from egress_router.http_proxy.squid.log_line import parse as parse_raw
+from lab import Lab
+from lab.host import Host
 from tests.unit.http.requests import (
     Proportions,
     deciding,

@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from egress_router import __version__
-from egress_router.lab import Lab
+from lab import Lab
 from tests.kernel.endpoint import Endpoint
 from tests.kernel.http_pod import Client, Proxy
 

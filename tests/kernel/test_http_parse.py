@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from egress_router.config.http_policy import VARIABLE, parse_http_policy
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.errors import ToolFailed
-from egress_router.model.http_policy import Address, HttpPolicy, HttpSettings
-from egress_router.plan.http_compile import compile_policy
-from egress_router.proxy.squid_files import check
-from egress_router.render.squid import SquidPlace, render_squid
+from egress_router.http_proxy.policy.compile import compile_policy
+from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
+from egress_router.http_proxy.policy.values import Address, HttpPolicy, HttpSettings
+from egress_router.http_proxy.squid.config import SquidPlace, render_squid
+from egress_router.http_proxy.squid.engine import check
 from tests.unit.http.strategies import OWN, policy_texts
 
 # The proxies' programs stand in /usr/sbin and come with what root installs.

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Lab
-from egress_router.lab.servers import HttpServer
-from egress_router.model.http_policy import HttpSettings
-from egress_router.plan.http_compile import compile_policy
-from egress_router.render.squid import SquidPlace, render_squid
+from egress_router.http_proxy.policy.compile import compile_policy
+from egress_router.http_proxy.policy.values import HttpSettings
+from egress_router.http_proxy.squid.config import SquidPlace, render_squid
+from lab import Lab
+from lab.servers import HttpServer
 from tests.kernel.http_pod import PORT, RESTRICTED, Client, Proxy
 from tests.unit.http.strategies import parse
 

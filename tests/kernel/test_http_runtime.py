@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Lab
-from egress_router.lab.servers import HttpServer
+from lab import Lab
+from lab.servers import HttpServer
 from tests.kernel.http_pod import PORT, Client, Proxy
 
 # What Squid decides and does not depend on how pods are connected.

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from egress_router.lab import Lab
+from lab import Lab
 from tests.kernel.http_pod import Client, Proxy
 
 # What Squid decides and does not depend on how pods are connected.

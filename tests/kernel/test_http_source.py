@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from egress_router.lab import Lab
-from egress_router.lab.servers import HttpServer
+from lab import Lab
+from lab.servers import HttpServer
 from tests.kernel.http_pod import Client, Proxy
 
 pytestmark = pytest.mark.root

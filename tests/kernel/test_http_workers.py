@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Lab
+from lab import Lab
 from tests.kernel.endpoint import Endpoint
 from tests.kernel.http_pod import PORT, Client, Proxy
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import CommandFailed, Lab, NoReply
-from egress_router.lab.host import Host
+from lab import CommandFailed, Lab, NoReply
+from lab.host import Host
 
 pytestmark = pytest.mark.root
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import CaptureIncomplete, Lab
-from egress_router.lab.host import Host
+from lab import CaptureIncomplete, Lab
+from lab.host import Host
 
 pytestmark = pytest.mark.root
 
@@ -90,7 +90,7 @@ def test_stop_takes_in_all_that_waits(plain: Lab) -> None:
 
 
 def test_drops_of_the_kernel_are_an_error(plain: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("egress_router.lab.capture.RECEIVE_BUFFER", 2048)
+    monkeypatch.setattr("lab.capture.RECEIVE_BUFFER", 2048)
     pod = plain.pod("client")
     warm_up(plain, pod)
     capture = plain.capture()

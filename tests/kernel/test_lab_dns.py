@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from egress_router.lab import Lab
-from egress_router.lab.host import Host
+from lab import Lab
+from lab.host import Host
 
 pytestmark = pytest.mark.root
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import CommandFailed, Lab, registry
-from egress_router.lab.host import ETC_NETNS, RUN_NETNS
-from egress_router.lab.process import pids_in
+from lab import CommandFailed, Lab, registry
+from lab.host import ETC_NETNS, RUN_NETNS
+from lab.process import pids_in
 
 pytestmark = pytest.mark.root
 
@@ -97,7 +97,7 @@ def test_exception_inside() -> None:
 
 
 def test_failure_while_building(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("egress_router.lab.cni.MASQUERADE", "no such thing")
+    monkeypatch.setattr("lab.cni.MASQUERADE", "no such thing")
     lab = Lab()
     with pytest.raises(CommandFailed, match="syntax error"):
         lab.up()
@@ -107,7 +107,7 @@ def test_failure_while_building(monkeypatch: pytest.MonkeyPatch) -> None:
 
 PROGRAM = """
 import sys, time
-from egress_router.lab import Lab
+from lab import Lab
 lab = Lab()
 lab.up()
 pod = lab.pod("client")
@@ -188,7 +188,7 @@ def test_forked_child_does_not_take_the_lab_down(
 
 def lab_command(*arguments: str) -> str:
     return subprocess.run(
-        [sys.executable, "-m", "egress_router.lab", *arguments],
+        [sys.executable, "-m", "lab", *arguments],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import registry
+from lab import registry
 
 pytestmark = pytest.mark.root
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from egress_router.lab import Lab, NoReply
+from lab import Lab, NoReply
 from tests.kernel.router import SOURCE4, SOURCE6, Router, assert_answered_by, assert_no_leak
 
 pytestmark = pytest.mark.root

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import pytest
 
-from egress_router.lab import Host, Lab
+from lab import Host, Lab
 from tests.kernel.router import SOURCE4, SOURCE6, Router
 
 pytestmark = pytest.mark.root

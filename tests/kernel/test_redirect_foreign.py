@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Host, Lab
-from egress_router.model.iptables import PREFIX
+from egress_router.net.iptables.rules import PREFIX
+from lab import Host, Lab
 from tests.kernel.router import SOURCE4, SOURCE6, Router
 
 pytestmark = pytest.mark.root

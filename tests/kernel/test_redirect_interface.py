@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from egress_router.lab import Lab
+from lab import Lab
 from tests.kernel.router import SOURCE4, SOURCE6, Router, assert_no_leak
 
 pytestmark = pytest.mark.root

@@ -11,9 +11,9 @@ from subprocess import DEVNULL
 
 import pytest
 
-from egress_router.lab import Capture, Host, Lab, NoReply
-from egress_router.lab.addressing import Address, parse
-from egress_router.lab.cni import NODE_MAC, POINT_TO_POINT
+from lab import Capture, Host, Lab, NoReply
+from lab.addressing import Address, parse
+from lab.cni import NODE_MAC, POINT_TO_POINT
 from tests.kernel.router import ALLOWED, SOURCE4, SOURCE6, Router
 from tests.kernel.traffic import Watch
 

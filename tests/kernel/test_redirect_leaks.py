@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from egress_router.lab import Host, Lab, NoReply
-from egress_router.lab.cni import BRIDGE
+from lab import Host, Lab, NoReply
+from lab.cni import BRIDGE
 from tests.kernel.router import ALLOWED, SOURCE4, SOURCE6, Router, assert_answered_by
 from tests.kernel.traffic import A_WHILE, Program, Watch, client_flows, own_flows
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from egress_router.lab import Host, Lab
+from lab import Host, Lab
 from tests.kernel.router import SOURCE4, SOURCE6, Router
 from tests.kernel.traffic import Program
 

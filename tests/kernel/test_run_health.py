@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Host, Lab, NoReply
+from lab import Host, Lab, NoReply
 from tests.kernel.endpoint import Endpoint
 from tests.kernel.live import LiveRouter
 from tests.kernel.router import SOURCE4, assert_answered_by

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from egress_router.lab import Lab, NoReply
+from lab import Lab, NoReply
 from tests.kernel.live import LiveRouter
 from tests.kernel.router import SOURCE4, SOURCE6, assert_answered_by, assert_no_leak
 from tests.kernel.test_run_health import at, ready

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Lab, NoReply
-from egress_router.plan.drain import QUIET_SECONDS
+from egress_router.daemon.drain import QUIET_SECONDS
+from lab import Lab, NoReply
 from tests.kernel.live import LiveRouter
 from tests.kernel.router import SOURCE4, SOURCE6, Router, assert_answered_by, assert_no_leak
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.lab import Lab
+from lab import Lab
 from tests.kernel.live import PATIENCE, LiveRouter
 from tests.kernel.router import SOURCE4, SOURCE6, assert_answered_by, assert_no_leak
 

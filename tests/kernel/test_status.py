@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from egress_router.lab import Lab
+from lab import Lab
 from tests.kernel.router import SOURCE4, Router
 
 pytestmark = pytest.mark.root

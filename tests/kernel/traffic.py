@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from egress_router.lab import Host, Lab, Packet
-from egress_router.lab.addressing import Address, is_outside, parse
+from lab import Host, Lab, Packet
+from lab.addressing import Address, is_outside, parse
 
 ROOT = Path(__file__).parent.parent.parent
 MLD_REPORT, NEIGHBOUR_SOLICITATION = 143, 135

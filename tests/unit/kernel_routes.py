@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from egress_router.model.addresses import Family, Network, family_of
-from egress_router.model.network import MAIN_TABLE, LinkAddress, NetworkState, Observed, PolicyRule, Route
-from egress_router.plan.drift import network_drift
+from egress_router.config.values import Family, Network, family_of
+from egress_router.net.rtnetlink.values import MAIN_TABLE, LinkAddress, NetworkState, Observed, PolicyRule, Route
+from egress_router.redirect.setup import network_drift
 
 KERNEL = 2
 #: One change, as netlink does it.

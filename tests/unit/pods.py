@@ -6,8 +6,8 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 from hypothesis import strategies as st
 
-from egress_router.model.addresses import ANY, Family
-from egress_router.model.network import (
+from egress_router.config.values import ANY, Family
+from egress_router.net.rtnetlink.values import (
     CLUSTER_TABLE,
     EGRESS_TABLE,
     MAIN_TABLE,
@@ -18,7 +18,7 @@ from egress_router.model.network import (
     PolicyRule,
     Route,
 )
-from egress_router.model.router import Mode, RouterConfig
+from egress_router.redirect.values import Mode, RouterConfig
 from tests.unit.kernel_routes import key
 
 IPV4, IPV6 = Family.IPV4, Family.IPV6

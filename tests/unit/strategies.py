@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from egress_router.model.addresses import Address, Family
-from egress_router.model.router import Fallback, PortRange, Protocol, Redirect, Ruleset
+from egress_router.config.values import Address, Family, PortRange, Protocol
+from egress_router.redirect.values import Fallback, Redirect, Ruleset
 
 PORTS = st.integers(1, 65535)
 DESTINATIONS4 = st.integers(int(IPv4Address("203.0.113.1")), int(IPv4Address("203.0.113.254"))).map(IPv4Address)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from egress_router.config import fields
 from egress_router.config.fields import Wrong
-from egress_router.model.router import PortRange
+from egress_router.config.values import PortRange
 from tests.unit.strategies import ADDRESSES, ANY_TEXT, NUMBERS, RANGES
 
 READERS: list[Callable[[str], object]] = [

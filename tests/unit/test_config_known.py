@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from egress_router.config.inputs import Inputs, Problems
-from egress_router.config.known import KNOWN, warn_unknown
+from egress_router.config.inputs import KNOWN, Inputs, Problems, warn_unknown
 
 
 def test_every_known_variable_is_silent() -> None:

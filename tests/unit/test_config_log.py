@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.config.log import parse_log
-from egress_router.model.log import LogFormat, LogLevel, LogSettings
+from egress_router.config.settings import LogFormat, LogLevel, LogSettings, parse_log
 
 
 @pytest.mark.parametrize(

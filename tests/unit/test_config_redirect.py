@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_router.config.inputs import Inputs, Problems, SourceText
-from egress_router.config.redirect import (
+from egress_router.config.values import Family, HostName, Interface, PortRange, Protocol
+from egress_router.redirect.destinations import (
     EXPECTED_ADDRESS,
     EXPECTED_DESTINATION,
     EXPECTED_HOST,
@@ -17,9 +18,7 @@ from egress_router.config.redirect import (
     EXPECTED_RUN,
     parse_rules,
 )
-from egress_router.model.addresses import Family, Interface
-from egress_router.model.names import HostName
-from egress_router.model.router import Fallback, NamedFallback, NamedRedirect, PortRange, Protocol, Redirect, Ruleset
+from egress_router.redirect.values import Fallback, NamedFallback, NamedRedirect, Redirect, Ruleset
 from tests.unit.strategies import TEXTS, numberless, rulesets
 
 SOURCES: dict[Family, Interface] = {

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.config.inputs import Inputs, Problems
-from egress_router.config.known import ROUTER
-from egress_router.config.router import parse_router
-from egress_router.config.variables import EXPECTED_SOURCE
+from egress_router.config.inputs import ROUTER, Inputs, Problems
+from egress_router.config.settings import EXPECTED_SOURCE
+from egress_router.config.values import Family, family_of
 from egress_router.errors import Problem
-from egress_router.model.addresses import Family, family_of
-from egress_router.model.router import Backend, Fallback, MacvlanMode, Mode, RouterConfig, Ruleset
+from egress_router.net.rtnetlink.values import MacvlanMode
+from egress_router.redirect.config import parse_router
+from egress_router.redirect.values import Backend, Fallback, Mode, RouterConfig, Ruleset
 from tests.unit.strategies import ADDRESSES, ANY_TEXT, NUMBERS, TEXTS
 
 BASE = {"EGRESS_SOURCE": "192.0.2.46", "EGRESS_GATEWAY": "192.0.2.1", "EGRESS_DESTINATION": "203.0.113.27"}

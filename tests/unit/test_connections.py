@@ -10,14 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.config.inputs import Problems, load_inputs
-from egress_router.config.redirect import parse_rules
-from egress_router.model.addresses import Family
-from egress_router.model.connection import Connection
-from egress_router.model.names import HostName
-from egress_router.model.router import Protocol, Ruleset
-from egress_router.model.translation import Translation
-from egress_router.plan.connections import Sieve
-from egress_router.plan.explain import explain_redirect
+from egress_router.config.values import Family, HostName, Protocol
+from egress_router.net.conntrack import Connection
+from egress_router.redirect.connections import Sieve
+from egress_router.redirect.destinations import parse_rules
+from egress_router.redirect.plan_text import explain_redirect
+from egress_router.redirect.values import Ruleset, Translation
 
 POD = ip_address("198.51.100.2")
 SOURCE = ip_address("192.0.2.46")

@@ -8,12 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.config.dns_proxy import parse_dns_proxy
 from egress_router.config.inputs import Inputs, Problems, SourceText
+from egress_router.config.values import Family, HostName, NameServer
+from egress_router.dns_proxy.destinations import Destination, DnsProxyConfig, parse_dns_proxy
 from egress_router.errors import ConfigurationError
-from egress_router.model.addresses import Family
-from egress_router.model.dns_proxy import Destination, DnsProxyConfig
-from egress_router.model.names import HostName, NameServer
 
 
 def parse(text: str | None, source: str = "", **env: str) -> DnsProxyConfig:

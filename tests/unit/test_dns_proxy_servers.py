@@ -7,12 +7,17 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.model.addresses import Address, Family, family_of
-from egress_router.model.dns_proxy import Destination
-from egress_router.model.haproxy import Action, Server, Step, family_of_slot, fresh_slots
-from egress_router.model.names import HostName
-from egress_router.plan.dns_proxy_servers import steps
-from egress_router.render.haproxy_servers import runtime_commands
+from egress_router.config.values import Address, Family, HostName, family_of
+from egress_router.dns_proxy.destinations import Destination
+from egress_router.dns_proxy.haproxy.servers import (
+    Action,
+    Server,
+    Step,
+    family_of_slot,
+    fresh_slots,
+    runtime_commands,
+    steps,
+)
 
 FOUR = [ip_address(f"203.0.113.{last}") for last in range(1, 9)]
 SIX = [ip_address(f"2001:db8:113::{last}") for last in range(1, 5)]

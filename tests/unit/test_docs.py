@@ -14,16 +14,16 @@ from egress_router import errors
 from egress_router.cli import main as frame
 from egress_router.cli import status
 from egress_router.cli.group import cli
-from egress_router.config.inputs import Inputs, Problems
-from egress_router.config.known import DNS_PROXY, HTTP_PROXY, KNOWN, NODE, ROUTER
-from egress_router.config.router import parse_router
-from egress_router.model.log import LogFormat, LogLevel
-from egress_router.model.network import CLUSTER_MARK, CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL
-from egress_router.model.router import Backend, MacvlanMode, Mode, Protocol
-from egress_router.plan.sample import SAMPLE_POD
-from egress_router.render.iptables_tables import iptables_tables
-from egress_router.render.nft_table import nft_table
-from egress_router.runtime.desired import desired_sample
+from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, KNOWN, NODE, ROUTER, Inputs, Problems
+from egress_router.config.settings import LogFormat, LogLevel
+from egress_router.config.values import Protocol
+from egress_router.net.rtnetlink.values import CLUSTER_MARK, CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, MacvlanMode
+from egress_router.redirect.config import parse_router
+from egress_router.redirect.desired import desired_sample
+from egress_router.redirect.iptables_rules import iptables_tables
+from egress_router.redirect.nft_rules import nft_table
+from egress_router.redirect.plan import SAMPLE_POD
+from egress_router.redirect.values import Backend, Mode
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address
 
-from egress_router.model.connection import Connection
-from egress_router.model.router import Protocol
-from egress_router.plan.drain import QUIET_SECONDS, Drain
+from egress_router.config.values import Protocol
+from egress_router.daemon.drain import QUIET_SECONDS, Drain
+from egress_router.net.conntrack import Connection
 
 TCP = Connection(
     protocol=Protocol.TCP,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from egress_router.endpoint.server import STUCK_SECONDS, Answer, _healthz, _readyz
+from egress_router.daemon.endpoint import STUCK_SECONDS, Answer, _healthz, _readyz
 
 
 @dataclass

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.lab.addressing import is_outside
-from egress_router.lab.capture import claims
-from egress_router.lab.packet import Packet, parse_frame, read_pcap
+from lab.addressing import is_outside
+from lab.capture import claims
+from lab.packet import Packet, parse_frame, read_pcap
 
 MACS = bytes.fromhex("0200000000aa 0200000000bb")
 HERE, THERE = ip_address("192.0.2.11"), ip_address("203.0.113.25")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from egress_router.lab.registry import Standing, to_remove
+from lab.registry import Standing, to_remove
 
 USED = Standing("erl-used", ("erl-used-lan",), owner=77)
 LEFT = Standing("erl-left", ("erl-left-lan",), owner=None)

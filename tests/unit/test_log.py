@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.model.log import LogFormat, LogLevel, LogSettings
-from egress_router.runtime import log
+from egress_router.config.settings import LogFormat, LogLevel, LogSettings
+from egress_router.daemon import log
 
 
 @pytest.fixture(autouse=True)

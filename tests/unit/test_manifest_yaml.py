@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from egress_router.config import fields
 from egress_router.config.inputs import Inputs, Problems, SourceText
-from egress_router.config.manifest_request import tidy
-from egress_router.config.redirect import parse_rules
-from egress_router.model.addresses import Family
-from egress_router.model.manifests import Component, ManifestRequest, Platform
-from egress_router.plan.manifests import plan_manifests
-from egress_router.render.manifests import block, flow, mapping, quote, render_manifests
+from egress_router.config.values import Family
+from egress_router.manifests.plan import plan_manifests
+from egress_router.manifests.render import block, flow, mapping, quote, render_manifests
+from egress_router.manifests.request import tidy
+from egress_router.manifests.values import Component, ManifestRequest, Platform
+from egress_router.redirect.destinations import parse_rules
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 

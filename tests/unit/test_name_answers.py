@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.model.addresses import Address, Family
-from egress_router.plan.name_answers import (
+from egress_router.config.values import Address, Family
+from egress_router.dns.cache import (
     HOLD_NO,
     REFRESH_MIN,
     RETRY_MAX,

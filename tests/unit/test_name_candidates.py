@@ -6,11 +6,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from egress_router.model.addresses import Family
-from egress_router.model.dns_proxy import Destination, DnsProxyConfig
-from egress_router.model.names import HostName
-from egress_router.plan.dns_proxy_explain import explain_dns
-from egress_router.plan.name_candidates import SearchPath, candidates, search_domains
+from egress_router.config.values import Family, HostName
+from egress_router.dns.resolver import SearchPath, candidates, search_domains
+from egress_router.dns_proxy.destinations import Destination, DnsProxyConfig
+from egress_router.dns_proxy.explain import explain_dns
 
 CLUSTER = SearchPath(("ns.svc.cluster.local", "svc.cluster.local", "cluster.local"), 5)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from egress_router.kernel.nft_values import codec
+from egress_router.net.nft.values import codec
 
 PORTS = st.integers(0, 65535)
 WORDS = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from egress_router.model.network import EGRESS_TABLE, PROTOCOL, Observed, PolicyRule
-from egress_router.plan.drift import network_drift
-from egress_router.plan.network import plan_network
+from egress_router.net.rtnetlink.values import EGRESS_TABLE, PROTOCOL, Observed, PolicyRule
+from egress_router.redirect.plan import plan_network
+from egress_router.redirect.setup import network_drift
 from tests.unit.kernel_routes import apply, steps
 from tests.unit.pods import BRIDGED, EGRESS, IPV4, IPV6, OTHER, config, route
 

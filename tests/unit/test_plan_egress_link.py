@@ -7,8 +7,8 @@ import re
 import pytest
 
 from egress_router.errors import PlatformError
-from egress_router.model.network import Link
-from egress_router.plan.egress_link import EgressLink, choose_egress_link
+from egress_router.net.rtnetlink.values import Link
+from egress_router.redirect.plan import EgressLink, choose_egress_link
 
 
 def links(**kinds: str) -> tuple[Link, ...]:

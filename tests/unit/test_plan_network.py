@@ -8,9 +8,9 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from egress_router.errors import PlatformError
-from egress_router.model.network import CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, NetworkState, Observed
-from egress_router.model.router import Mode
-from egress_router.plan.network import find_cluster_interface, plan_network
+from egress_router.net.rtnetlink.values import CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, NetworkState, Observed
+from egress_router.redirect.plan import find_cluster_interface, plan_network
+from egress_router.redirect.values import Mode
 from tests.unit.kernel_routes import apply, steps
 from tests.unit.pods import BRIDGED, CLUSTER, EGRESS, IPV4, IPV6, OTHER, ROUTED, config, route
 

@@ -7,11 +7,19 @@ from ipaddress import ip_address
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress_router.model.addresses import Address, Family, Network, family_of
-from egress_router.model.network import CLUSTER_TABLE, EGRESS_TABLE, MAIN_TABLE, PROTOCOL, NetworkState, Observed, Route
-from egress_router.model.router import Mode
-from egress_router.plan.drift import network_drift
-from egress_router.plan.network import find_cluster_interface, plan_network
+from egress_router.config.values import Address, Family, Network, family_of
+from egress_router.net.rtnetlink.values import (
+    CLUSTER_TABLE,
+    EGRESS_TABLE,
+    MAIN_TABLE,
+    PROTOCOL,
+    NetworkState,
+    Observed,
+    Route,
+)
+from egress_router.redirect.plan import find_cluster_interface, plan_network
+from egress_router.redirect.setup import network_drift
+from egress_router.redirect.values import Mode
 from tests.unit.kernel_routes import Step, apply, key, steps
 from tests.unit.pods import CIDRS, CLUSTER, EGRESS, FAMILIES, NAMESERVERS, config, pods
 

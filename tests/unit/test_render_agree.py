@@ -6,14 +6,13 @@ from ipaddress import ip_address, ip_network
 
 from hypothesis import given, settings
 
-from egress_router.model.addresses import Family
-from egress_router.model.iptables import PREFIX
-from egress_router.model.nftables import NftTable
-from egress_router.model.router import Protocol, Ruleset
-from egress_router.model.translation import Translation
-from egress_router.render.iptables_tables import iptables_tables
-from egress_router.render.nft_script import parse_table, table_text
-from egress_router.render.nft_table import nft_table
+from egress_router.config.values import Family, Protocol
+from egress_router.net.iptables.rules import PREFIX
+from egress_router.net.nft.values import NftTable
+from egress_router.redirect.iptables_rules import iptables_tables
+from egress_router.redirect.nft_rules import nft_table
+from egress_router.redirect.nft_script import parse_table, table_text
+from egress_router.redirect.values import Ruleset, Translation
 from tests.unit.strategies import rulesets
 from tests.unit.walk import Walk, by_nft, by_rules, dnat_target
 

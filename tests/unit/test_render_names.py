@@ -11,15 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress_router.model.addresses import Address, Family, family_of
-from egress_router.model.iptables import PREFIX, IptRule, IptTable
-from egress_router.model.names import HostName
-from egress_router.model.nftables import NftTable
-from egress_router.model.router import NamedFallback, NamedRedirect, PortRange, Protocol, Ruleset
-from egress_router.model.translation import Translation
-from egress_router.render.iptables_tables import iptables_tables
-from egress_router.render.nft_names import of_a_name, without_answers
-from egress_router.render.nft_script import (
+from egress_router.config.values import Address, Family, HostName, PortRange, Protocol, family_of
+from egress_router.net.iptables.rules import PREFIX, IptRule, IptTable
+from egress_router.net.nft.values import NftTable
+from egress_router.redirect.iptables_rules import iptables_tables
+from egress_router.redirect.nft_names import of_a_name, without_answers
+from egress_router.redirect.nft_rules import nft_table
+from egress_router.redirect.nft_script import (
     chain_changes,
     change_script,
     element_changes,
@@ -27,7 +25,7 @@ from egress_router.render.nft_script import (
     replace_script,
     table_text,
 )
-from egress_router.render.nft_table import nft_table
+from egress_router.redirect.values import NamedFallback, NamedRedirect, Ruleset, Translation
 
 ADDRESSES: list[Address] = [
     ip_address(text)

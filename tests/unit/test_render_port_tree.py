@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress_router.model.iptables import IptMatch, IptRule
-from egress_router.model.router import PortRange
-from egress_router.render.port_tree import FAN_OUT, PortRule, port_tree
+from egress_router.config.values import PortRange
+from egress_router.net.iptables.rules import IptMatch, IptRule
+from egress_router.redirect.iptables_rules import FAN_OUT, PortRule, port_tree
 from tests.unit.strategies import disjoint_ranges
 from tests.unit.walk import Walk
 

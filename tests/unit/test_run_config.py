@@ -7,11 +7,11 @@ from ipaddress import ip_address
 import pytest
 
 from egress_router.config.inputs import Problems, load_inputs
-from egress_router.config.pod import parse_pod
-from egress_router.config.run import parse_run
-from egress_router.model.run import Check, RunConfig
-from egress_router.plan.reachability import Reachability
-from egress_router.runtime.state import State
+from egress_router.daemon.reachability import Reachability
+from egress_router.manifests.pod import parse_pod
+from egress_router.redirect.config import parse_run
+from egress_router.redirect.state import State
+from egress_router.redirect.values import Check, RunConfig
 
 ENV = {
     "EGRESS_SOURCE": "192.0.2.46",

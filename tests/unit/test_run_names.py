@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-from egress_router.model.addresses import Address, Family
-from egress_router.model.names import HostName
-from egress_router.model.router import Mode, RouterConfig
-from egress_router.model.run import RunConfig
-from egress_router.plan.name_answers import Belief, Serving
-from egress_router.runtime.names import Answers, Names, after
-from egress_router.runtime.state import NameState, State
+from egress_router.config.values import Address, Family, HostName
+from egress_router.dns.cache import Belief, Serving
+from egress_router.redirect.names import Answers, Names, after
+from egress_router.redirect.state import NameState, State
+from egress_router.redirect.values import Mode, RouterConfig, RunConfig
 
 API, WEB = HostName("api.example.com"), HostName("web.example.com")
 ONE, TWO = ip_address("203.0.113.25"), ip_address("203.0.113.26")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from egress_router.model.addresses import Family
-from egress_router.model.iptables import IptRule
-from egress_router.model.nftables import NftTable
-from egress_router.model.router import Protocol, Ruleset
+from egress_router.config.values import Family, Protocol
+from egress_router.net.iptables.rules import IptRule
+from egress_router.net.nft.values import NftTable
+from egress_router.redirect.values import Ruleset
 
 Chains = Mapping[str, tuple[IptRule, ...]]
 #: Address and port that a connection goes to; None when nothing translates it.

@@ -11,7 +11,7 @@ import sys
 import time
 from ipaddress import ip_address
 
-from egress_router.kernel.neighbours import Neighbours
+from egress_router.net.arp_nd import Neighbours
 
 
 def main() -> None:

@@ -18,9 +18,10 @@ import tempfile
 from typing import Any
 
 from egress_router.cli.main import main as egress_router
-from egress_router.kernel import iptables_child, nftables
-from egress_router.kernel.iptc_library import load_iptc
-from egress_router.runtime import init
+from egress_router.net.iptables import tables as iptables_child
+from egress_router.net.iptables.library import load_iptc
+from egress_router.redirect import init
+from egress_router.redirect import nft_backend as nftables
 
 assert iptables_child
 assert nftables

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import product
 
-from egress_router.model.egressip import HostSubnet, NetNamespace
+from egress_router.egressip.api import HostSubnet, NetNamespace
 
 Address = IPv4Address | IPv6Address
 

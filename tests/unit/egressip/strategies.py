@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from egress_router.model.egressip import HostSubnet, NetNamespace
+from egress_router.egressip.api import HostSubnet, NetNamespace
 
 NODES = ("a", "b", "c", "d")
 NAMESPACES = ("p", "q", "r", "s")

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from egress_router.model.egressip import Decision, HostSubnet, NetNamespace, cluster_state
-from egress_router.plan.egressip.decision import decide
+from egress_router.egressip.api import Decision, HostSubnet, NetNamespace, cluster_state
+from egress_router.egressip.assignment.decision import decide
 
 ADDRESSES = [f"192.0.2.{n}" for n in range(16, 24)]
 Score = tuple[int, int, int]

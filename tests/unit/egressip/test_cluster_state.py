@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress_router.config.cluster_state import parse_cluster_state
 from egress_router.config.inputs import Problems
-from egress_router.model.egressip import ClusterState, HostSubnet, NetNamespace, Pod
+from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
+from egress_router.egressip.source.objects import parse_cluster_state
 
 GOOD = """
 kind: NetNamespace

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.egressip.assign import DirectoryRecord, record_assignment
-from egress_router.egressip.health import Health
-from egress_router.egressip.hold_down import MOST, HoldDown
-from egress_router.egressip.lease import FILE, DirectoryLease
-from egress_router.egressip.source import read_directory
-from egress_router.egressip.watched_nodes import WatchedNodes
+from egress_router.daemon.reachability import MOST, Health, HoldDown
+from egress_router.egressip.controller.leader_election import (
+    LOCK_FILE,
+    DirectoryLease,
+    DirectoryRecord,
+    record_assignment,
+)
+from egress_router.egressip.controller.watched_nodes import ControllerSettings, WatchedNodes
+from egress_router.egressip.source.directory import read_directory
 from egress_router.errors import TryAgainError
-from egress_router.kernel.node_probe import Answer
-from egress_router.model.controller import ControllerSettings
+from egress_router.net.icmp_probe import Answer
 
 GONE = Answer(echo=False, ready=False, draining=False)
 KERNEL_ONLY = Answer(echo=True, ready=False, draining=False)
@@ -99,7 +101,7 @@ def test_one_lease(tmp_path: Path) -> None:
         record_assignment(tmp_path, ())
     one.release()
     assert two.acquire()
-    (tmp_path / FILE).unlink()
+    (tmp_path / LOCK_FILE).unlink()
     assert not two.held(), "another process could lock a new file now"
     assert one.acquire()
 

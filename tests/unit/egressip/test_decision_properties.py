@@ -7,9 +7,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress_router.model.address_keys import address_text
-from egress_router.model.egressip import ClusterState, Decision, Disposition, HostSubnet, NetNamespace
-from egress_router.plan.egressip.decision import Evaluator, decide
+from egress_router.egressip.api import ClusterState, Decision, Disposition, HostSubnet, NetNamespace, address_text
+from egress_router.egressip.assignment.decision import Evaluator, decide
 from tests.unit.egressip import strategies as make
 from tests.unit.egressip.oracle import Oracle, listed, parsed
 
@@ -167,7 +166,7 @@ def test_assignment_is_as_good_as_the_best_of_all(
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**128 - 1))
 def test_address_text_is_canonical(four: int, six: int) -> None:
-    from egress_router.model.address_keys import V6, address_key
+    from egress_router.egressip.api import V6, address_key
 
     for key in (four, V6 + six):
         text = address_text(key)

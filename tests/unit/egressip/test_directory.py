@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from egress_router.cli.main import guarded, run
-from egress_router.egressip.source import DirectorySource
+from egress_router.egressip.source.directory import DirectorySource
 from egress_router.errors import ConfigurationError
 
 STATE = """# by hand

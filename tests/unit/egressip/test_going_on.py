@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from egress_router.model.egressip import ClusterState, HostSubnet, NetNamespace, Pod
-from egress_router.model.node import OWN_SLOT, Holder, NodeState
-from egress_router.plan.egressip.decision import decide
-from egress_router.plan.egressip.going_on import goes_on, serving, suspects
-from egress_router.plan.egressip.node_plan import node_plan
-from egress_router.render.node_nft import mark_of
+from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
+from egress_router.egressip.assignment.decision import decide
+from egress_router.egressip.node.connections import goes_on, serving, suspects
+from egress_router.egressip.node.nft_rules import mark_of
+from egress_router.egressip.node.plan import node_plan
+from egress_router.egressip.node.state import OWN_SLOT, Holder, NodeState
 
 POD, FAR, PLAIN, GONE = "198.51.100.2", "198.51.100.40", "198.51.100.3", "198.51.100.9"
 FIRST, OTHER, NODE = "192.0.2.45", "192.0.2.46", "192.0.2.11"

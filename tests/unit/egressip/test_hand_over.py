@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.egressip.hand_over import LOOK_EVERY, HandOver
+from egress_router.egressip.node.drain import LOOK_EVERY, HandOver
 
 
 class Loop:

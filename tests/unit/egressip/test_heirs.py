@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from egress_router.egressip.heirs import Heirs
-from egress_router.model.egressip import ClusterState, HostSubnet, NetNamespace, Pod
-from egress_router.plan.egressip.decision import decide
-from egress_router.plan.egressip.node_plan import node_plan
+from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
+from egress_router.egressip.assignment.decision import decide
+from egress_router.egressip.node.plan import node_plan
+from egress_router.egressip.node.reassignment import Heirs
 
 POD, FIRST, SECOND, THIRD = "198.51.100.2", "192.0.2.45", "192.0.2.46", "192.0.2.47"
 STATE = ClusterState(

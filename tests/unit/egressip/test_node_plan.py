@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.egressip.health import Health, HolderHealth
-from egress_router.egressip.holders import Holders
-from egress_router.model.egressip import ClusterState, HostSubnet, NetNamespace, Pod, Via
-from egress_router.model.node import LAST_SLOT, OWN_SLOT, NodeState
-from egress_router.plan.egressip.decision import decide
-from egress_router.plan.egressip.node_plan import assign_slots, chosen, node_plan
-from egress_router.plan.egressip.recorded import with_recorded_assignment
-from egress_router.render.node_nft import elements, mark_of
+from egress_router.daemon.reachability import Health, HolderHealth
+from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod, Via
+from egress_router.egressip.assignment.decision import decide, with_recorded_assignment
+from egress_router.egressip.node.gateways import Holders
+from egress_router.egressip.node.nft_rules import elements, mark_of
+from egress_router.egressip.node.plan import assign_slots, chosen, node_plan
+from egress_router.egressip.node.state import LAST_SLOT, OWN_SLOT, NodeState
 
 IPS = ("192.0.2.45", "192.0.2.46", "2001:db8:2::45")
 STATE = ClusterState(

@@ -7,17 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from egress_router.egressip.health import Health, HolderHealth
-from egress_router.egressip.holders import Holders
-from egress_router.egressip.holdings import Holdings
-from egress_router.egressip.node_status import drain_status, node_status
-from egress_router.egressip.view import View
+from egress_router.daemon.reachability import Health, HolderHealth
+from egress_router.egressip.api import HostSubnet, NetNamespace, Pod, cluster_state
+from egress_router.egressip.assignment.decision import decide
+from egress_router.egressip.node.gateways import Holders, Holdings
+from egress_router.egressip.node.nft_rules import replace_script
+from egress_router.egressip.node.state import DROPS, NodeSettings, NodeState
+from egress_router.egressip.node.status import View, drain_status, node_status, status_text
 from egress_router.errors import Problem
-from egress_router.model.egressip import HostSubnet, NetNamespace, Pod, cluster_state
-from egress_router.model.node import DROPS, NodeSettings, NodeState
-from egress_router.plan.egressip.decision import decide
-from egress_router.render.node_nft import replace_script
-from egress_router.render.node_status import status_text
 
 WANTED = """\
 node a: NOT READY, draining, 3 pod addresses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egress_router.model.egressip import (
+from egress_router.egressip.api import (
     Decision,
     Disposition,
     HostSubnet,
@@ -12,7 +12,7 @@ from egress_router.model.egressip import (
     Via,
     cluster_state,
 )
-from egress_router.plan.egressip.decision import Evaluator, decide
+from egress_router.egressip.assignment.decision import Evaluator, decide
 
 SUBNETS = ("192.0.2.0/24", "2001:db8:2::/64")
 

@@ -10,8 +10,8 @@ from itertools import islice, zip_longest
 
 from hypothesis import strategies as st
 
-from egress_router.model.http_policy import Address, Block, Decision, HttpPolicy, Name
-from egress_router.plan.http_evaluate import Verdict, evaluate, literal_address
+from egress_router.http_proxy.policy.evaluate import Verdict, evaluate, literal_address
+from egress_router.http_proxy.policy.values import Address, Block, Decision, HttpPolicy, Name
 from tests.unit.http.strategies import ADDRESSES, NAMES, NOWHERE, PORTS, REQUEST_PORTS, Request, policy_lines
 
 #: What names mostly resolve to: nothing that is closed anyway.

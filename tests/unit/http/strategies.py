@@ -6,9 +6,9 @@ from ipaddress import ip_address
 
 from hypothesis import strategies as st
 
-from egress_router.config.http_policy import VARIABLE, parse_http_policy
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.model.http_policy import Address, HttpPolicy
+from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
+from egress_router.http_proxy.policy.values import Address, HttpPolicy
 
 NAMES = ["com", "a.com", "b.com", "x.a.com", "y.a.com", "z.x.a.com", "org", "a.org", "under_score.org", "b-c.a.com"]
 ADDRESSES = [

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.model.http_numbered import numbered_ranges
-from egress_router.model.http_policy import HttpPolicy
-from egress_router.plan.http_compile import compile_policy
-from egress_router.proxy.access_decision import CLOSED, Translator
-from egress_router.proxy.access_line import entry
-from egress_router.proxy.access_line import parse as parse_raw
+from egress_router.http_proxy.policy.codes import numbered_ranges
+from egress_router.http_proxy.policy.compile import compile_policy
+from egress_router.http_proxy.policy.values import HttpPolicy
+from egress_router.http_proxy.squid.log_line import CLOSED, Translator, entry
+from egress_router.http_proxy.squid.log_line import parse as parse_raw
 from tests.unit.http.strategies import parse
 from tests.unit.http.which import answers
 

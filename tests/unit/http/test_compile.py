@@ -5,10 +5,9 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from egress_router.model.http_policy import NOWHERE, Decision, to_number
-from egress_router.model.http_rules import CompiledPolicy, Rule
-from egress_router.plan.http_compile import compile_policy
-from egress_router.plan.http_evaluate import evaluate, literal_address
+from egress_router.http_proxy.policy.compile import compile_policy
+from egress_router.http_proxy.policy.evaluate import evaluate, literal_address
+from egress_router.http_proxy.policy.values import NOWHERE, CompiledPolicy, Decision, Rule, to_number
 from tests.unit.http.requests import Proportions, policies, resolutions, world
 from tests.unit.http.strategies import NAMES, OWN, Request, parse, policy_texts, requests
 

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.config.http_ports import parse_ports
-from egress_router.model.http_policy import HttpSettings
-from egress_router.plan.http_evaluate import literal_address
-from egress_router.plan.http_explain import explain_http, parse_target
+from egress_router.http_proxy.config import parse_ports
+from egress_router.http_proxy.policy.evaluate import explain_http, literal_address, parse_target
+from egress_router.http_proxy.policy.values import HttpSettings
 from tests.unit.http.strategies import parse
 
 POLICY = "!perdu.com\n!*.perdu.com\n!10.0.0.0/8\nfree.fr:443,80\n192.0.2.0/24\n!secret.example\n*.example"

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.config.http_policy import VARIABLE, parse_http_policy
-from egress_router.config.http_proxy import parse_http_settings
 from egress_router.config.inputs import Inputs, Problems, SourceText
-from egress_router.model.http_policy import Anything, Block, Name, Ports, from_number
-from egress_router.plan.http_shadow import shadowed_lines
+from egress_router.http_proxy.config import parse_http_settings
+from egress_router.http_proxy.policy.compile import shadowed_lines
+from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
+from egress_router.http_proxy.policy.values import Anything, Block, Name, Ports, from_number
 from tests.unit.http.strategies import parse
 
 

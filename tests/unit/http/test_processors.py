@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.proxy.processors import processors
+from egress_router.http_proxy.squid.workers import processors
 
 HERE = len(os.sched_getaffinity(0))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from egress_router.proxy.http_tally import MAX_DESTINATIONS, OTHER, HttpCounts, HttpTally, error_word
-from egress_router.proxy.squid_manager import read_dns, read_tunnels
+from egress_router.http_proxy.squid.access_log import MAX_DESTINATIONS, OTHER, HttpCounts, HttpTally, error_word
+from egress_router.http_proxy.squid.manager import read_dns, read_tunnels
 
 IDNS = """\
 Internal DNS Statistics:

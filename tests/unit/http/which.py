@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from egress_router.model.http_codes import MIXED, RangeCode
-from egress_router.model.http_numbered import CLOSED, NumberedRanges
-from egress_router.model.http_policy import Address, to_number
-from egress_router.model.http_regions import Span
+from egress_router.http_proxy.policy.codes import CLOSED, MIXED, NumberedRanges, RangeCode
+from egress_router.http_proxy.policy.values import Address, Span, to_number
 
 
 def answers(asked: NumberedRanges, addresses: Iterable[Address]) -> list[str]:

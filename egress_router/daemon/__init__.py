@@ -1,0 +1,1 @@
+"""One runtime for every process that stays."""

@@ -1,0 +1,189 @@
+"""Child processes in the foreground, and the pipe that they write their log to."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+# One child process in the foreground: started, its error output read line by line, reaped by the supervisor.
+
+#: How many of its last lines are kept to explain a death.
+REMEMBERED_LINES = 20
+#: A longer line is cut; nothing that a proxy says needs more.
+MAX_LINE = 8192
+PR_SET_PDEATHSIG = 1
+
+# Bound before any fork: the child must not resolve symbols between fork and exec.
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start a child: its command, its whole environment (None: ours), descriptors it inherits, and the
+    descriptor that becomes its standard output (None: the same pipe as its standard error). ``name`` is what its engine
+    knows it by.
+    """
+
+    command: tuple[str, ...]
+    name: str = ""
+    environment: Mapping[str, str] | None = None
+    pass_fds: tuple[int, ...] = ()
+    stdout: int | None = None
+
+
+class Child:
+    """A running (or ended) child. ``status`` is None until it was reaped, then as ``subprocess`` has it."""
+
+    def __init__(self, launch: Launch, generation: int) -> None:
+        """Start the process. OSError when the program cannot be executed at all."""
+        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(write, True)
+        parent = os.getpid()
+
+        def die_with_parent() -> None:
+            # Nobody may keep the port after a kill -9 of the supervisor where it is not PID 1 (PID 1's death
+            # ends the container anyway).
+            _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+
+        try:
+            self._process = subprocess.Popen(
+                launch.command,
+                stdin=subprocess.DEVNULL,
+                stdout=write if launch.stdout is None else launch.stdout,
+                stderr=write,
+                env=launch.environment,
+                pass_fds=launch.pass_fds,
+                close_fds=True,
+                # A terminal's Ctrl-C reaches the supervisor alone, which then drains.
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # no lock is taken between fork and exec
+            )
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        self.pid = self._process.pid
+        self.command = launch.command
+        self.name = launch.name
+        self.generation = generation
+        self.status: int | None = None
+        self.output = read
+        self.last_lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
+        self._partial = b""
+
+    def signal(self, number: int) -> None:
+        """Send a signal; nothing happens when the child was reaped already (its PID may be somebody else's)."""
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def ended(self, wait_status: int) -> None:
+        """Record the status that waitpid(2) gave."""
+        self.status = os.waitstatus_to_exitcode(wait_status)
+        # Popen must neither wait for it nor warn about it.
+        self._process.returncode = self.status
+
+    def reason(self) -> str:
+        """Say how it ended and its last words, for a message."""
+        if self.status is None:
+            how = "still runs"
+        elif self.status < 0:
+            how = f"was killed by {signal.Signals(-self.status).name}"
+        else:
+            how = f"exited with status {self.status}"
+        words = "\n  ".join(self.last_lines)
+        return f"{how}; its last words:\n  {words}" if words else f"{how} without a word"
+
+    def read_lines(self, line: Callable[[str], None]) -> bool:
+        """Pass every complete line that is waiting to ``line``; return False at the end of the output."""
+        while True:
+            try:
+                data = os.read(self.output, 65536)
+            except BlockingIOError:
+                return True
+            if not data:
+                if self._partial:
+                    self._emit(self._partial, line)
+                    self._partial = b""
+                return False
+            *complete, self._partial = (self._partial + data).split(b"\n")
+            for raw in complete:
+                self._emit(raw, line)
+            if len(self._partial) > MAX_LINE:
+                self._emit(self._partial, line)
+                self._partial = b""
+
+    def _emit(self, raw: bytes, line: Callable[[str], None]) -> None:
+        text = raw[:MAX_LINE].decode("utf-8", "backslashreplace").rstrip()
+        if text:
+            self.last_lines.append(text)
+            line(text)
+
+    def close(self) -> None:
+        """Close our end of its output."""
+        if self.output >= 0:
+            os.close(self.output)
+            self.output = -1
+
+
+# The pipe that children write their access log to, read by a thread in batches of whole lines.
+
+log = logging.getLogger(__name__)
+
+CHUNK = 1 << 16
+#: Bytes that a child may be ahead of us; the most that an unprivileged process may ask for. Squid waits when it is
+#: full, HAProxy drops lines.
+PIPE_BYTES = 1 << 20
+#: Lines that come in this time are read together.
+GATHER_SECONDS = 0.01
+
+
+class LinePipe:
+    """``write_end`` is for children; ``take`` gets every batch of lines, without their ends, in the thread."""
+
+    def __init__(self, take: Callable[[list[bytes]], None]) -> None:
+        self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._take = take
+        self._thread = threading.Thread(target=self._copy, name="access-log", daemon=True)
+        self._thread.start()
+
+    def started(self) -> None:
+        """Close our write end: the only child has its own now, and the thread ends when that is closed."""
+        if self.write_end >= 0:
+            os.close(self.write_end)
+            self.write_end = -1
+
+    def finish(self, seconds: float) -> None:
+        """Wait, at most so long, until all that the ended children wrote is taken."""
+        self.started()
+        self._thread.join(seconds)
+
+    def _copy(self) -> None:
+        partial = b""
+        while data := os.read(self._read_end, CHUNK):
+            *lines, partial = (partial + data).split(b"\n")
+            if not lines:
+                continue
+            try:
+                self._take(lines)
+            except Exception:
+                # A child that nobody reads any more would stop serving.
+                log.exception("%d lines of the access log could not be read", len(lines))
+            # A busy proxy would wake us for every line.
+            time.sleep(GATHER_SECONDS)
+        os.close(self._read_end)

@@ -1,0 +1,331 @@
+"""PID 1 of a proxy container: runs an engine (Squid, HAProxy) in the foreground and replaces it without a gap.
+
+One loop, one thread. A *generation* is one checked configuration and the children that run it. At most one is in
+force; a reload starts the next one beside it, and only when that one is ready the old one is retired, to finish
+what it has begun. Every failure on the way leaves the old generation in force. One that has lost some of its children
+goes on with the others, until a whole one takes its place.
+
+Signals: SIGTERM and SIGINT drain and exit, a second one ends at once; SIGHUP reloads; SIGUSR1, SIGUSR2 and
+SIGWINCH go to the children in force. All children that come to us are reaped, ours or orphans.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic
+
+from egress_router.daemon.children import Child
+from egress_router.daemon.engine import Counters, Engine, Generation, Limits, Prepared
+from egress_router.daemon.file_watch import Watch
+from egress_router.daemon.signals import FORWARDED, Signals
+from egress_router.errors import EgressRouterError, PlatformError
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at watched files, deadlines and children that drain.
+TICK = 0.5
+#: Seconds between two looks while a new child is starting.
+STARTING_TICK = 0.02
+
+
+@dataclass(slots=True)
+class Supervisor(Generic[Prepared]):
+    """Runs ``engine`` until SIGTERM. ``report`` is called with the counters whenever they change."""
+
+    engine: Engine[Prepared]
+    limits: Limits = field(default_factory=Limits)
+    report: Callable[[Counters], None] = lambda _: None
+    counters: Counters = field(default_factory=Counters)
+    #: When the loop last turned (time.monotonic()); in the future while it may stand still.
+    turned: float = field(default_factory=time.monotonic)
+    stopping: bool = False
+
+    _good: Prepared | None = None
+    _current: Generation[Prepared] | None = None
+    _candidate: Generation[Prepared] | None = None
+    _draining: list[Generation[Prepared]] = field(default_factory=list)
+    _watch: Watch = field(default_factory=lambda: Watch(()))
+    _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    _signals: Signals = field(default_factory=Signals)
+    _reload_wanted: bool = False
+    _deaths: int = 0
+    _restart_at: float | None = None
+    _number: int = 0
+
+    def run(self) -> int:
+        """Run until a signal ends it; return 0. Raises ConfigurationError when the first configuration is bad,
+        PlatformError when the engine cannot run or keeps dying.
+        """
+        with self._signals:
+            return self._run()
+
+    def _run(self) -> int:
+        try:
+            self._selector.register(self._signals, selectors.EVENT_READ, None)
+            self._watch = Watch(self.engine.watched())
+            # What a former container of the pod left is not true any more.
+            self._tell(ready=False)
+            self._start()
+            next_look = time.monotonic() + TICK
+            while not self._done():
+                self._wait()
+                self._handle_signals()
+                self._reap()
+                self.turned = now = time.monotonic()
+                if now >= next_look:
+                    next_look = now + TICK
+                    if self._watch.changed():
+                        self._reload_wanted = True
+                self._advance(now)
+            return 0
+        finally:
+            self._kill_all()
+            self._selector.close()
+
+    # Signals and output
+
+    def _wait(self) -> None:
+        busy = self._candidate is not None or self._restart_at is not None or self.stopping
+        for key, _ in self._selector.select(STARTING_TICK if busy else TICK):
+            child: Child | None = key.data
+            if child is not None and not child.read_lines(lambda line, child=child: self.engine.said(child, line)):  # type: ignore[misc]
+                self._selector.unregister(child.output)
+                child.close()
+
+    def _handle_signals(self) -> None:
+        for number in self._signals.take():
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._stop(signal.Signals(number).name)
+            elif number == signal.SIGHUP:
+                self._reload_wanted = True
+            elif number in FORWARDED and self._current:
+                self._current.signal(number)
+
+    def _stop(self, name: str) -> None:
+        if self.stopping:
+            log.warning("%s again: ending now", name)
+            self._kill_all()
+            return
+        log.info("%s: draining for at most %g s", name, self.limits.grace)
+        self.stopping = True
+        self._restart_at = None
+        if self._candidate:
+            self._candidate.signal(signal.SIGKILL)
+        now = time.monotonic()
+        for running in self._draining:
+            running.deadline = now + self.limits.grace
+        if self._current:
+            self._retire(self._current, final=True)
+            self._current = None
+        self._tell(ready=False)
+
+    # Generations
+
+    def _start(self) -> None:
+        """Prepare and start the next generation as the candidate; a failure is raised when there is no good one."""
+        self._number += 1
+        # What is read from here on is what this start is about, not one more reload.
+        asked = self._watch.changed() or self._reload_wanted
+        self._reload_wanted = False
+        self.turned = time.monotonic() + self.limits.prepare
+        try:
+            prepared = self.engine.prepare(self._number)
+        except EgressRouterError as error:
+            if self._good is None:
+                raise
+            self._refused(str(error))
+            if self._current and self._current.whole:
+                return
+            # The engine died while the configuration is broken: the last good one is still what was agreed.
+            prepared, asked = self._good, False
+        self._candidate = Generation(self._number, prepared, time.monotonic(), asked)
+        try:
+            self._launch(self._candidate)
+        except EgressRouterError as error:
+            if self._current is None:
+                raise
+            self._refused(str(error))
+            self._kill(self._candidate)
+            self._candidate = None
+
+    def _launch(self, generation: Generation[Prepared]) -> None:
+        previous = self._current.children[0] if self._current else None
+        launches = self.engine.launch(generation.prepared, previous)
+        generation.wanted = len(launches)
+        for launch in launches:
+            try:
+                child = Child(launch, generation.number)
+            except OSError as error:
+                raise PlatformError(f"{launch.command[0]} cannot be started: {error.strerror}") from error
+            generation.children.append(child)
+            self._selector.register(child.output, selectors.EVENT_READ, child)
+
+    def _refused(self, why: str) -> None:
+        self.counters.reload_failures += 1
+        log.error("reload refused, the configuration in force stays (generation %d): %s", self.counters.generation, why)
+        self._tell(last_error=why, refused=True)
+
+    def _advance(self, now: float) -> None:
+        if self._candidate and not self.stopping:
+            self._look_at_candidate(self._candidate, now)
+        if self._current and self._deaths and now - self._current.since > self.limits.steady:
+            self._deaths = 0
+        self._start_again(now)
+        for running in self._draining:
+            over = running.deadline is not None and now >= running.deadline
+            if over:
+                running.deadline = None
+                log.warning("generation %d: time is over, ending it", running.number)
+            for child in running.children:
+                if over or self.engine.finished(child, now - running.retired):
+                    child.signal(signal.SIGKILL)
+
+    def _start_again(self, now: float) -> None:
+        """Start the next generation if one is due, because children died or somebody asked for it."""
+        if self._candidate or self.stopping or (self._current and not self.engine.may_replace()):
+            return
+        if self._restart_at is not None and now >= self._restart_at:
+            self._restart_at = None
+            self._start()
+        elif self._reload_wanted and self._current:
+            log.info("reload")
+            self._start()
+
+    def _look_at_candidate(self, candidate: Generation[Prepared], now: float) -> None:
+        late = [child for child in candidate.children if not self.engine.ready(child, candidate.prepared)]
+        if candidate.whole and not late:
+            old, self._current, self._candidate = self._current, candidate, None
+            candidate.since = now
+            self._restart_at = None
+            # A child that died may have been started again with what was in force, not with what was refused.
+            refused = self.counters.refused and candidate.prepared is self._good
+            self._good = candidate.prepared
+            reloads = self.counters.reloads + candidate.asked
+            self._tell(generation=candidate.number, reloads=reloads, ready=True, refused=refused, last_error="")
+            log.info("%s generation %d is in force", self.engine.name, candidate.number)
+            if old:
+                self._retire(old, final=False)
+                self._tell()
+        elif now - candidate.since > self.limits.start:
+            for child in late:
+                child.last_lines.append(f"(not ready after {self.limits.start:g} s)")
+                child.signal(signal.SIGKILL)
+
+    def _retire(self, running: Generation[Prepared], final: bool) -> None:
+        running.retired = time.monotonic()
+        allowed = self.limits.grace if final else self.limits.drain
+        running.deadline = None if allowed is None else running.retired + allowed
+        self._draining.append(running)
+        for child in running.children:
+            self.engine.retire(child, final)
+        for oldest in self._draining[: -self.limits.draining_generations]:
+            log.warning("generation %d: too many old generations, ending it", oldest.number)
+            oldest.signal(signal.SIGKILL)
+
+    # Deaths
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._reaped(pid, status)
+
+    def _reaped(self, pid: int, status: int) -> None:
+        known = [running for running in (self._current, self._candidate, *self._draining) if running]
+        found = [(running, child) for running in known for child in running.children if child.pid == pid]
+        if not found:
+            return
+        ((running, child),) = found
+        child.ended(status)
+        if child.output >= 0:
+            child.read_lines(lambda line: self.engine.said(child, line))
+            self._selector.unregister(child.output)
+            child.close()
+        first = running.whole
+        running.children.remove(child)
+        self.engine.ended(child)
+        if running is self._candidate:
+            self._candidate_died(running, child)
+        elif running is self._current:
+            self._current_died(running, child, first=first)
+        elif not running.children:
+            self._draining.remove(running)
+            log.info("%s generation %d is drained", self.engine.name, running.number)
+            self._tell()
+
+    def _current_died(self, current: Generation[Prepared], child: Child, *, first: bool) -> None:
+        if not current.children:
+            self._current = None
+        # However many children a generation had, it died once.
+        self._deaths += first and self._candidate is None
+        self._died(child)
+
+    def _candidate_died(self, candidate: Generation[Prepared], child: Child) -> None:
+        """All or nothing: the first death ends its siblings and is the one that is told."""
+        candidate.signal(signal.SIGKILL)
+        candidate.first_dead = candidate.first_dead or child
+        if candidate.children:
+            return
+        self._candidate = None
+        if self._current and self._current.whole:
+            self._refused(f"{self.engine.name} {candidate.first_dead.reason()}")
+        elif not self.stopping:
+            self._deaths += 1
+            self._died(candidate.first_dead)
+
+    def _died(self, child: Child) -> None:
+        reason = f"{self.engine.name} {child.reason()}"
+        if self._candidate:
+            log.error("%s; its successor is starting", reason)
+        else:
+            self._restart_later(child, reason)
+        self.counters.restarts += 1
+        self._tell(ready=self._current is not None, last_error=reason)
+
+    def _restart_later(self, child: Child, reason: str) -> None:
+        if self._deaths >= self.limits.deaths and self._current is None:
+            raise PlatformError(
+                f"{self.engine.name} died {self._deaths} times in a row; the last time it {child.reason()}"
+            )
+        # A doubled delay beyond any limit is none.
+        delay = min(self.limits.backoff * 2 ** min(self._deaths - 1, 30), self.limits.backoff_max)
+        others = f"; {len(self._current.children)} others go on" if self._current else ""
+        log.error("%s%s; starting it again in %g s", reason, others, delay)
+        self._restart_at = time.monotonic() + delay
+
+    def _done(self) -> bool:
+        return self.stopping and not (self._current or self._candidate or self._draining)
+
+    def _kill_all(self) -> None:
+        for running in (self._current, self._candidate, *self._draining):
+            if running:
+                self._kill(running)
+        self._current = self._candidate = None
+        self._draining.clear()
+
+    def _kill(self, generation: Generation[Prepared]) -> None:
+        """End its children and wait for them; a killed child of ours cannot linger."""
+        generation.signal(signal.SIGKILL)
+        for child in generation.children:
+            child.ended(os.waitpid(child.pid, 0)[1])
+            if child.output >= 0:
+                self._selector.unregister(child.output)
+            child.close()
+            self.engine.ended(child)
+        generation.children.clear()
+
+    def _tell(self, **changes: int | bool | str) -> None:
+        for name, value in changes.items():
+            setattr(self.counters, name, value)
+        self.counters.draining = len(self._draining)
+        self.report(self.counters)

@@ -1,0 +1,1 @@
+"""Names: asked for, remembered, kept looked up."""

@@ -1,0 +1,299 @@
+"""HAProxy as an engine of the supervisor: the DNS proxy router; what its pod is and may."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGUSR1
+
+from egress_router.config.values import Family
+from egress_router.daemon.children import Child, Launch
+from egress_router.daemon.log import LogOutput
+from egress_router.dns_proxy.destinations import DnsProxyConfig
+from egress_router.dns_proxy.haproxy.config import render_haproxy
+from egress_router.dns_proxy.haproxy.log_pipe import DnsTally, LogPipe
+from egress_router.dns_proxy.haproxy.servers import RuntimeSocket
+from egress_router.dns_proxy.names import DnsProxyState, NameKeeper
+from egress_router.errors import PlatformError, ToolFailed
+
+# What this pod is and may: its addresses, its families, its low ports.
+
+#: Addresses of documentation prefixes: whether there is a route tells whether the family leads outside.
+_OUTSIDE = {Family.IPV4: (socket.AF_INET, "203.0.113.1"), Family.IPV6: (socket.AF_INET6, "2001:db8::1")}
+
+
+def require_low_ports(config: DnsProxyConfig) -> None:
+    """Raise PlatformError when a port is below what this user may listen on."""
+    low = [item for item in config.destinations if item.port < _first_unprivileged_port()]
+    if not low or _may_bind_any_port():
+        return
+    lines = ", ".join(f"{item.port} (line {item.line})" for item in low[:5])
+    raise PlatformError(
+        f"this user may not listen on port {lines}: net.ipv4.ip_unprivileged_port_start is "
+        f"{_first_unprivileged_port()}. The init container sets it with EGRESS_ROUTER_MODE=dns-proxy; the pod can too "
+        '(spec.securityContext.sysctls: net.ipv4.ip_unprivileged_port_start="0")'
+    )
+
+
+def _first_unprivileged_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    except (OSError, ValueError):
+        return 1024
+
+
+def _may_bind_any_port() -> bool:
+    """Whether we have CAP_NET_BIND_SERVICE (10) in effect, and HAProxy inherits it: as root only."""
+    return os.geteuid() == 0 and bool(_effective_capabilities() >> 10 & 1)
+
+
+def _effective_capabilities() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel lets us listen on IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+def families_with_a_route() -> list[Family]:
+    """Return the families with a route to the outside, or IPv4 when there is none at all. Nothing is sent."""
+    found = []
+    for family, (number, outside) in _OUTSIDE.items():
+        try:
+            with socket.socket(number, socket.SOCK_DGRAM) as probe:
+                probe.connect((outside, 9))
+        except OSError:
+            continue
+        found.append(family)
+    return found or [Family.IPV4]
+
+
+# HAProxy as an engine of the supervisor: the DNS proxy router.
+#
+# A reload starts a new HAProxy beside the old one. It takes the listening sockets over from the old process
+# (``haproxy -x``, ``expose-fd listeners``), so that no connection waiting in them is lost; once it answers, the old one
+# gets SIGUSR1, stops listening and lives until its last connection ends.
+
+log = logging.getLogger(__name__)
+
+HAPROXY = "haproxy"
+#: Seconds that a new configuration may wait for the first answers for its names.
+FIRST_ANSWERS = 5.0
+RELOAD_ANSWERS = 2.0
+CHECK_SECONDS = 30
+LAST_LINES_SECONDS = 5.0
+#: How long HAProxy may take to say how it is.
+PROBE_SECONDS = 2.0
+_REMARK = re.compile(r"\[(NOTICE|WARNING|ALERT)\]\s*\(\d+\) : (?:CLI : )?(.*)")
+#: What HAProxy says whenever servers come and go; name_keeper tells it better.
+_ROUTINE = re.compile(
+    r"Server \S+ is (going DOWN for maintenance|UP/READY|UP, changed from CLI)|now enters maintenance"
+    r"|New server registered|changed its IP|stopped \(cumulated|has no server available"
+    r"|haproxy version is|path to executable"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checked configuration and when it was prepared (monotonic seconds)."""
+
+    config: DnsProxyConfig
+    generation: int
+    since: float
+
+
+class HaproxyEngine:
+    """Runs the configuration that ``read`` returns (it raises EgressRouterError when there is none), with the answers
+    that ``keeper`` has.
+
+    Files go to ``directory``, the access log to ``output`` (None: it is off), ``tally`` counts it in any case; a change
+    of ``watch`` means a reload.
+    """
+
+    name = "haproxy"
+
+    def __init__(
+        self,
+        read: Callable[[], DnsProxyConfig],
+        keeper: NameKeeper,
+        directory: Path,
+        *,
+        watch: Iterable[Path] = (),
+        output: LogOutput | None = None,
+    ) -> None:
+        self._read = read
+        self._keeper = keeper
+        self._directory = directory
+        self._watch = tuple(watch)
+        self.output = output
+        self.tally = DnsTally()
+        self._log = LogPipe(self.tally, output, _remark)
+        self.in_force: DnsProxyConfig | None = None
+        self._runtime: RuntimeSocket | None = None
+        self._sockets: dict[int, Path] = {}
+        self._ipv6 = has_ipv6()
+        # What an earlier run of the container left: nothing of it is alive.
+        for file in directory.glob("haproxy-*"):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+    def close(self) -> None:
+        """Stop the threads. The children have ended."""
+        self._keeper.close()
+        self._log.finish(LAST_LINES_SECONDS)
+
+    def watched(self) -> Iterable[Path]:
+        """Return the file of EGRESS_DNS_PROXY_DESTINATION_FILE, if any."""
+        return self._watch
+
+    def prepare(self, generation: int) -> Prepared:
+        """Read and check; names that are new with a reload get a moment for their first answers."""
+        config = self._read()
+        require_low_ports(config)
+        self._keeper.follow(config.names)
+        path = self._write("next", config)
+        try:
+            _check(path)
+        finally:
+            path.unlink(missing_ok=True)
+        if self._sockets and not self._keeper.wait(config.names, RELOAD_ANSWERS):
+            log.warning("some names have no answer yet; the new configuration starts without them")
+        return Prepared(config, generation, time.monotonic())
+
+    def launch(self, prepared: Prepared, previous: Child | None) -> tuple[Launch]:
+        """Return HAProxy in the foreground, with the servers known by now and the sockets of ``previous``."""
+        path = self._write(str(prepared.generation), prepared.config)
+        command = [HAPROXY, "-db", "-f", str(path)]
+        handed_over = self._sockets.get(previous.pid) if previous else None
+        if handed_over:
+            command += ["-x", str(handed_over)]
+        return (Launch(tuple(command), stdout=self._log.write_end),)
+
+    def ready(self, child: Child, prepared: Prepared) -> bool:
+        """Whether this very process answers; the first one also waits a moment for answers to its names."""
+        if child.pid not in self._sockets:
+            path = self._socket(str(prepared.generation))
+            try:
+                if RuntimeSocket(path).pid() != child.pid:
+                    return False
+            except (OSError, ValueError):
+                return False
+            self._sockets[child.pid] = path
+            self._keeper.attach(prepared.config, path)
+        waited = time.monotonic() - prepared.since
+        ready = waited > FIRST_ANSWERS or self._keeper.looked_up(prepared.config.names)
+        if ready:
+            runtime = RuntimeSocket(self._sockets[child.pid], PROBE_SECONDS)
+            self.in_force, self._runtime = prepared.config, runtime
+        return ready
+
+    def state(self) -> DnsProxyState | None:
+        """Return how the names in force fare; None before there are any. Called from any thread."""
+        config = self.in_force
+        if config is None:
+            return None
+        return DnsProxyState(config, self._keeper.beliefs(), self._keeper.known(), self._keeper.failures)
+
+    def info(self) -> dict[str, str]:
+        """Return what ``show info`` says. Called from any thread; OSError when HAProxy does not answer."""
+        if self._runtime is None:
+            raise ConnectionError("it has not been in force yet")
+        return self._runtime.info()
+
+    def probe(self) -> list[str]:
+        """Return why connections would not be served now; nothing when some would. Called from any thread."""
+        state = self.state()
+        found = ["no destination has an address"] if state and state.dead() else []
+        try:
+            info = self.info()
+            if int(info["CurrConns"]) >= int(info["Maxconn"]):
+                found.append(f"all {info['Maxconn']} connections are in use")
+        except (OSError, ValueError, KeyError) as error:
+            found.append(f"haproxy does not answer: {error}")
+        return found
+
+    def remarks(self) -> list[str]:
+        """Return which names have no address, a sentence each. Called from any thread."""
+        state = self.state()
+        return state.silent_names() if state else []
+
+    def retire(self, child: Child, final: bool) -> None:
+        """Have it stop listening and end with its last connection (management.txt, 4)."""
+        child.signal(SIGUSR1)
+
+    def finished(self, child: Child, seconds: float) -> bool:
+        """Never: a retired HAProxy ends by itself."""
+        return False
+
+    def may_replace(self) -> bool:
+        """Always: generations do not get in each other's way."""
+        return True
+
+    def said(self, child: Child, line: str) -> None:
+        """Pass a remark on to the log."""
+        _remark(line)
+
+    def ended(self, child: Child) -> None:
+        """Remove its files."""
+        path = self._sockets.pop(child.pid, None)
+        if path:
+            for file in (path, path.with_suffix(".cfg")):
+                with contextlib.suppress(OSError):
+                    file.unlink()
+
+    def _socket(self, generation: str) -> Path:
+        return self._directory / f"haproxy-{generation}.sock"
+
+    def _write(self, generation: str, config: DnsProxyConfig) -> Path:
+        path = self._socket(generation)
+        text = render_haproxy(config, self._keeper.known(), socket=str(path), ipv6=self._ipv6)
+        log.debug("%s:\n%s", path.with_suffix(".cfg"), text)
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.with_suffix(".cfg").write_text(text)
+        except OSError as error:
+            raise PlatformError(
+                f"{self._directory} cannot be written: {error.strerror}; mount an emptyDir there"
+            ) from error
+        return path.with_suffix(".cfg")
+
+
+def _check(path: Path) -> None:
+    """Have HAProxy check a file. Raises ToolFailed with what it says."""
+    command = [HAPROXY, "-c", "-q", "-f", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
+    except FileNotFoundError as error:
+        raise PlatformError(f"{HAPROXY} is not installed (Debian's package haproxy, 2.6 or newer)") from error
+    except subprocess.TimeoutExpired as error:
+        raise ToolFailed(command, f"no end after {CHECK_SECONDS} s", "") from error
+    if done.returncode != 0:
+        raise ToolFailed(command, done.returncode, done.stderr)
+
+
+def _remark(line: str) -> None:
+    match = _REMARK.match(line)
+    level, text = (match[1], match[2]) if match else ("NOTICE", line)
+    if _ROUTINE.search(text):
+        log.debug("haproxy: %s", text)
+    elif level == "ALERT":
+        log.error("haproxy: %s", text)
+    else:
+        log.log(logging.WARNING if level == "WARNING" else logging.INFO, "haproxy: %s", text)

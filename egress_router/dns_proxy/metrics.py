@@ -1,0 +1,89 @@
+"""The figures of the DNS proxy for Prometheus, and its names for `/status`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from egress_router.config.values import HostName
+from egress_router.daemon.engine import Counters
+from egress_router.daemon.metrics import NameFigures, name_figures
+from egress_router.daemon.proxy_health import ProxyHealth, by_label, supervised
+from egress_router.daemon.sockets import open_by_port
+from egress_router.dns_proxy.destinations import DnsProxyConfig
+from egress_router.dns_proxy.haproxy.engine import HaproxyEngine
+from egress_router.dns_proxy.haproxy.log_pipe import Traffic
+from egress_router.dns_proxy.names import DnsProxyState
+
+
+class DnsProxyCollector(Collector):
+    """Reads the tally of the access log, the kernel's sockets and the names, and asks HAProxy; while that does not
+    answer, its own figures are absent.
+    """
+
+    def __init__(self, engine: HaproxyEngine, counters: Counters, health: ProxyHealth) -> None:
+        self._engine = engine
+        self._counters = counters
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every figure."""
+        lost = {"supervisor": self._engine.output.lost if self._engine.output else 0}
+        if state := self._engine.state():
+            yield from self._ended(state.config)
+            yield from _open(state.config)
+            yield from name_figures((_figures(state, name) for name in state.config.names), time.monotonic())
+        try:
+            info = self._engine.info()
+            limit = int(info["Maxconn"])
+            lost["engine"] = int(info["DroppedLogs"])
+        except (OSError, ValueError, KeyError):
+            pass
+        else:
+            text = "The most connections that can be open."
+            yield GaugeMetricFamily("egress_router_connections_limit", text, limit)
+        yield from supervised(self._counters, self._health, lost, mode="dns-proxy")
+
+    def _ended(self, config: DnsProxyConfig) -> Iterator[Metric]:
+        counted = self._engine.tally.read()
+        found = {item.way: counted.get(item.way, Traffic()) for item in config.destinations}
+        prefix, label = "egress_router_destination_", "destination"
+        values = {text: traffic.connections for text, traffic in found.items()}
+        text = "Connections of a destination line that have ended."
+        yield by_label(CounterMetricFamily, f"{prefix}connections", text, label, values)
+        values = {text: traffic.bytes for text, traffic in found.items()}
+        text = "Bytes of a destination line's ended connections, both ways."
+        yield by_label(CounterMetricFamily, f"{prefix}bytes", text, label, values)
+        values = {text: traffic.unreached for text, traffic in found.items()}
+        text = "Connections of a destination line that no server took: none known, refused, or silent."
+        yield by_label(CounterMetricFamily, f"{prefix}unreached", text, label, values)
+
+
+def _open(config: DnsProxyConfig) -> Iterator[Metric]:
+    by_port = open_by_port()
+    values = {item.way: by_port[item.port] for item in config.destinations}
+    text = "Open connections of clients to a destination line."
+    yield by_label(GaugeMetricFamily, "egress_router_destination_open_connections", text, "destination", values)
+
+
+def _figures(state: DnsProxyState, name: HostName) -> NameFigures:
+    belief = state.beliefs.get(name)
+    confirmed = [item.confirmed for item in belief.serving.values()] if belief else []
+    return NameFigures(
+        str(name), len(state.addresses.get(name, ())), max(confirmed, default=None), state.failures(name)
+    )
+
+
+def names_as_json(engine: HaproxyEngine) -> dict[str, Any]:
+    """Return the names in force with their addresses and problems as plain values."""
+    state = engine.state()
+    names = {} if state is None else {str(name): _name(state, name) for name in state.config.names}
+    return {"names": names}
+
+
+def _name(state: DnsProxyState, name: HostName) -> dict[str, Any]:
+    return {"addresses": [str(address) for address in state.addresses.get(name, ())], "problem": state.problem(name)}

@@ -1,0 +1,128 @@
+"""The names of the DNS proxy in force: how they fare, kept looked up in a thread of their own."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from egress_router.config.values import Address, Family, HostName
+from egress_router.dns.cache import Belief, Terms
+from egress_router.dns.resolver import Lookup
+from egress_router.dns.watcher import FollowerThread
+from egress_router.dns_proxy.destinations import DnsProxyConfig
+from egress_router.dns_proxy.haproxy.servers import ServerSync
+from egress_router.errors import printable
+
+# How the names of the DNS proxy in force fare.
+
+
+@dataclass(frozen=True, slots=True)
+class DnsProxyState:
+    """The configuration in force, what is believed of its names, the addresses that serve, and how many look-ups of a
+    name brought no answer.
+    """
+
+    config: DnsProxyConfig
+    beliefs: Mapping[HostName, Belief]
+    addresses: Mapping[HostName, Sequence[Address]]
+    failures: Callable[[HostName], int]
+
+    def dead(self) -> bool:
+        """Whether no connection at all would be served. One dead name does not stop the others."""
+        return all(item.name and not self.addresses.get(item.name) for item in self.config.destinations)
+
+    def silent_names(self) -> list[str]:
+        """Return which names have no address that serves, and why, a sentence each."""
+        silent = [name for name in self.config.names if not self.addresses.get(name)]
+        return [f"{name} has no address: {self.problem(name)}" for name in silent]
+
+    def problem(self, name: HostName) -> str:
+        """Return what is wrong with the last look-up of a name; empty when nothing is."""
+        return printable(self.beliefs[name].problem) if name in self.beliefs else "no answer yet"
+
+
+# Keeps names looked up, in a thread of its own, and HAProxy's servers equal to the answers.
+
+#: Seconds between two comparisons of all servers with all answers: heals what a lost command left.
+FULL_SYNC = 30.0
+
+
+class NameKeeper:
+    """Looks up every name it was told to follow, for as long as it is followed.
+
+    ``usable`` says why an address of an answer must not be connected to, or None. All methods may be called from any
+    thread.
+    """
+
+    def __init__(self, lookup: Lookup, families: Sequence[Family], usable: Callable[[Address], str | None]) -> None:
+        self._changed = threading.Condition()
+        self._addresses: dict[HostName, tuple[Address, ...]] = {}
+        self._beliefs: dict[HostName, Belief] = {}
+        self._failures: Counter[HostName] = Counter()
+        self._sync: ServerSync | None = None
+        self._thread = FollowerThread(lookup, families, usable, self._learnt, Terms())
+        self._thread.every(FULL_SYNC, self._full_sync)
+
+    def follow(self, names: Iterable[HostName]) -> None:
+        """Look these names up too from now on."""
+        self._thread.call(self._thread.follower.follow, tuple(names))
+
+    def attach(self, config: DnsProxyConfig, socket: Path) -> None:
+        """Serve the HAProxy behind ``socket`` from now on, which runs ``config``; forget names it does not have."""
+        self._thread.call(self._attach, config, socket)
+
+    def looked_up(self, names: Iterable[HostName]) -> bool:
+        """Whether each of ``names`` was looked up once, with whatever outcome."""
+        with self._changed:
+            return all(name in self._addresses for name in names)
+
+    def wait(self, names: Sequence[HostName], seconds: float) -> bool:
+        """Wait until each of ``names`` was looked up once, for at most ``seconds``; return whether they were."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.looked_up(names), seconds)
+
+    def known(self) -> dict[HostName, tuple[Address, ...]]:
+        """Return the addresses that should serve now, by name."""
+        with self._changed:
+            return dict(self._addresses)
+
+    def beliefs(self) -> dict[HostName, Belief]:
+        """Return what is believed of each name that was looked up."""
+        with self._changed:
+            return dict(self._beliefs)
+
+    def failures(self, name: HostName) -> int:
+        """Return how many look-ups of a name brought no answer."""
+        with self._changed:
+            return self._failures[name]
+
+    def close(self) -> None:
+        """Stop looking anything up."""
+        self._thread.close()
+
+    # In the thread
+
+    def _attach(self, config: DnsProxyConfig, socket: Path) -> None:
+        self._sync = ServerSync(config, socket)
+        self._thread.follower.follow(config.names)
+        for name in self._thread.follower.forget_others(config.names):
+            with self._changed:
+                self._addresses.pop(name, None)
+                self._beliefs.pop(name, None)
+        self._sync.run(self.known())
+
+    def _full_sync(self) -> None:
+        if self._sync:
+            self._sync.run(self.known())
+
+    def _learnt(self, name: HostName, addresses: tuple[Address, ...], belief: Belief) -> None:
+        with self._changed:
+            self._addresses[name] = addresses
+            self._beliefs[name] = belief
+            self._failures[name] += bool(belief.problem)
+            self._changed.notify_all()
+        if self._sync:
+            self._sync.run({name: addresses}, compare=False)

@@ -1,0 +1,182 @@
+"""The objects that egress IPs are decided from, and addresses as keys that sort and compare fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address, ip_network
+
+# Namespace egress IPs: the cluster's objects, and what is decided about them.
+#
+# Addresses stay as written in the objects, because a malformed one must be reported, not lost.
+
+
+@dataclass(frozen=True, slots=True)
+class NetNamespace:
+    """A namespace and the egress IPs it lists, in its order of preference."""
+
+    name: str
+    netid: int
+    egress_ips: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostSubnet:
+    """A node: its address, pod subnet, the egress IPs it holds by hand and the CIDRs it may be given IPs from.
+
+    ``capacity`` is the number of egress IPs that it can hold at most (None: no limit). ``interface_subnets``
+    are the subnets of its outside interface; empty means that the objects do not tell, and the node's agent
+    checks the real interface.
+    """
+
+    name: str
+    host_ip: str
+    subnet: str = ""
+    egress_ips: tuple[str, ...] = ()
+    egress_cidrs: tuple[str, ...] = ()
+    capacity: int | None = None
+    interface_subnets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A running pod with addresses of its own (not one in the node's network namespace)."""
+
+    namespace: str
+    name: str
+    node: str
+    ips: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    """All objects, keyed by name; pods by (namespace, name). ``assignment`` is the recorded automatic
+    assignment, egress IPs by node; ``assigned_without`` are the nodes that were offline for it.
+    """
+
+    namespaces: Mapping[str, NetNamespace] = field(default_factory=dict)
+    nodes: Mapping[str, HostSubnet] = field(default_factory=dict)
+    pods: Mapping[tuple[str, str], Pod] = field(default_factory=dict)
+    assignment: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    assigned_without: tuple[str, ...] = ()
+
+
+def cluster_state(namespaces: Iterable[NetNamespace] = (), nodes: Iterable[HostSubnet] = ()) -> ClusterState:
+    """Return a state without pods."""
+    return ClusterState({n.name: n for n in namespaces}, {n.name: n for n in nodes})
+
+
+class Disposition(StrEnum):
+    """What happens to a namespace's traffic to the outside."""
+
+    NORMAL = "normal"
+    EGRESS = "egress"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class Via:
+    """One way out: a usable egress IP and the node that holds it."""
+
+    ip: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceDecision:
+    """The verdict on one namespace. ``reasons`` say why each of its other IPs is not in ``via``."""
+
+    netid: int
+    disposition: Disposition
+    via: tuple[Via, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDecision:
+    """What one node shall have on its interface, and what is wrong with its object."""
+
+    claims: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict on the cluster. ``assignment`` holds every node that was given an IP automatically."""
+
+    namespaces: Mapping[str, NamespaceDecision]
+    nodes: Mapping[str, NodeDecision]
+    assignment: Mapping[str, tuple[str, ...]]
+
+
+# IP addresses as integers that sort and hash fast: IPv4 first, then IPv6, each by value.
+#
+# Ten thousand namespaces mean many comparisons; ``ipaddress`` objects are kept for parsing and printing.
+
+#: Keys of IPv6 addresses start here, so every IPv4 key is smaller.
+V6 = 1 << 128
+
+IPV4_BITS = 32
+IPV6_BITS = 128
+
+
+@lru_cache(maxsize=1 << 17)
+def address_key(text: str) -> int | None:
+    """Return the key of an address that a node may hold, or None when ``text`` is not one.
+
+    Refused besides malformed text: the unspecified, loopback, link-local and multicast addresses, the IPv4
+    broadcast address, IPv4-mapped IPv6 addresses (write the IPv4 address), and addresses with a zone.
+    """
+    try:
+        parsed = ip_address(text)
+    except (AddressValueError, ValueError):
+        return None
+    if parsed.is_unspecified or parsed.is_loopback or parsed.is_link_local or parsed.is_multicast:
+        return None
+    if isinstance(parsed, IPv6Address):
+        if parsed.scope_id is not None or parsed.ipv4_mapped is not None:
+            return None
+        return V6 + int(parsed)
+    return None if int(parsed) == 2**IPV4_BITS - 1 else int(parsed)
+
+
+@lru_cache(maxsize=1 << 17)
+def address_text(key: int) -> str:
+    """Return the canonical text (RFC 5952 for IPv6) of a key."""
+    return str(IPv6Address(key - V6)) if key >= V6 else str(IPv4Address(key))
+
+
+def family(key: int) -> int:
+    """Return 4 or 6."""
+    return 6 if key >= V6 else 4
+
+
+@lru_cache(maxsize=1 << 14)
+def network_range(text: str) -> tuple[int, int] | None:
+    """Return the first and last key of a CIDR, None when ``text`` is not one. Host bits are ignored, as Go's
+    ``net.ParseCIDR`` (and so OpenShift) does; a CIDR needs its ``/``.
+    """
+    if "/" not in text:
+        return None
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        return None
+    base = V6 if network.version == 6 else 0
+    return base + int(network.network_address), base + int(network.broadcast_address)
+
+
+def host_range(text: str) -> tuple[int, int] | None:
+    """Return the first and last key in a subnet that a host may hold: without the network and broadcast
+    address of an IPv4 subnet up to /30, without the subnet-router anycast address of an IPv6 subnet (RFC 4291,
+    section 2.6.1). None when ``text`` is not a CIDR.
+    """
+    both = network_range(text)
+    if both is None:
+        return None
+    first, last = both
+    if first >= V6:
+        return (first + 1, last) if last - first > 1 else both
+    return (first + 1, last - 1) if last - first > 1 else both

@@ -1,0 +1,1 @@
+"""The process that assigns egress IPs to nodes."""

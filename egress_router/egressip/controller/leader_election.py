@@ -1,0 +1,142 @@
+"""The right to assign, which one process in the cluster has, and the record of what it assigned."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from egress_router.egressip.api import Decision
+from egress_router.egressip.assignment.decision import decide
+from egress_router.egressip.source.directory import locked, read_directory, write_atomically
+from egress_router.errors import TryAgainError, UsageError, printable
+
+# The right to assign: one process in the cluster has it.
+#
+# In a state directory it is a lock that the kernel takes back when its process ends, however it ends; a source that
+# reads the Kubernetes API puts a Lease there.
+
+LOCK_FILE = ".egressip-controller.lock"
+
+
+class Lease(Protocol):
+    """Held by at most one process at a time."""
+
+    def acquire(self) -> bool:
+        """Try to get it, at once; True when this process has it."""
+
+    def held(self) -> bool:
+        """Tell whether this process still has it."""
+
+    def holder(self) -> str:
+        """Return who has it, for a log."""
+
+    def release(self) -> None:
+        """Give it back."""
+
+
+class DirectoryLease:
+    """flock(2) on a hidden file of the state directory: never two holders, and nothing left behind by kill -9. On NFS
+    it needs version 4, which locks across machines.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / LOCK_FILE
+        self._handle: int | None = None
+
+    def acquire(self) -> bool:
+        """Try to lock the file. Raises UsageError when there is no such directory."""
+        if self._handle is not None:
+            return True
+        try:
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UsageError(f"{self._path} cannot be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        self._handle = handle
+        if not self.held():
+            # Somebody put another file in its place between opening and locking.
+            self.release()
+            return False
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{socket.gethostname()} process {os.getpid()}\n".encode(), 0)
+        return True
+
+    def held(self) -> bool:
+        """Tell whether the locked file is the one that another process would find."""
+        if self._handle is None:
+            return False
+        try:
+            there = self._path.stat()
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._handle))
+
+    def holder(self) -> str:
+        """Return what the holder wrote into the file."""
+        try:
+            return printable(self._path.read_text(errors="replace").strip()) or "another process"
+        except OSError:
+            return "another process"
+
+    def release(self) -> None:
+        """Close the file, which unlocks it."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+# Write the automatic assignment down, for the agents to follow.
+
+RECORD_FILE = "egressip-assignment.json"
+
+
+class AssignmentRecord(Protocol):
+    """Where the assignment is written down."""
+
+    def write(self, assignment: Mapping[str, Collection[str]], offline: Iterable[str]) -> None:
+        """Replace what is written down, as a whole or not at all. Raises OSError or EgressRouterError."""
+
+
+class DirectoryRecord:
+    """A file of the state directory, replaced atomically."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def write(self, assignment: Mapping[str, Collection[str]], offline: Iterable[str]) -> None:
+        """Write the EgressIPAssignment object."""
+        value = {
+            "kind": "EgressIPAssignment",
+            "metadata": {"name": "automatic"},
+            "assignment": {node: list(ips) for node, ips in assignment.items()},
+            "offline": sorted(offline),
+        }
+        write_atomically(self._directory / RECORD_FILE, json.dumps(value, indent=2) + "\n")
+
+
+def record_assignment(directory: Path, offline: Iterable[str]) -> Decision:
+    """Decide with the recorded assignment as the present one, and record the result; nothing is written when it is the
+    same. Raises ConfigurationError when the objects have a problem, TryAgainError when a controller does this already.
+    """
+    lease = DirectoryLease(directory)
+    if not lease.acquire():
+        raise TryAgainError(f"the controller assigns ({lease.holder()}); two must not")
+    down = sorted(set(offline))
+    try:
+        with locked(directory):
+            state = read_directory(directory)
+            decision = decide(state, down)
+            if dict(decision.assignment) != dict(state.assignment) or tuple(down) != state.assigned_without:
+                DirectoryRecord(directory).write(decision.assignment, down)
+            return decision
+    finally:
+        lease.release()

@@ -1,0 +1,35 @@
+"""The figures of the controller for Prometheus."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from egress_router.daemon.metrics import common
+from egress_router.egressip.controller.controller import Controller
+from egress_router.egressip.node.metrics import counter, gauge, labelled
+
+_PREFIX = "egress_router_controller_"
+
+
+class ControllerCollector(Collector):
+    """Reads what the controller has noted."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every figure."""
+        figures = self._controller.figures
+        yield gauge("leads", "Whether this is the controller that assigns.", figures.leads, _PREFIX)
+        states = Counter(node.health.state.value for node in list(self._controller.watched.nodes.values()))
+        yield labelled("nodes", "Nodes by their health.", "health", states, _PREFIX)
+        assigned = sum(len(ips) for ips in list(figures.decision.assignment.values()))
+        yield gauge("egress_ips_assigned", "Egress IPs that are assigned to a node.", assigned, _PREFIX)
+        yield CounterMetricFamily(f"{_PREFIX}moves", "Egress IPs taken from a node.", value=figures.moves)
+        writes = {"ok": float(figures.writes), "failed": float(figures.failed_writes)}
+        yield counter("writes", "Assignments written down, by what became of them.", writes, "result", _PREFIX)
+        yield from common(self._controller, mode="controller")

@@ -1,0 +1,115 @@
+"""Which nodes the controller takes for offline, from probes. Pure: times are parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from egress_router.daemon.reachability import Health, HoldDown, HolderHealth
+from egress_router.net.icmp_probe import CALM_ROUNDS, Answer
+
+#: An agent that was asked so many times without a word is told of.
+SILENT_QUESTIONS = 10
+
+
+@dataclass(slots=True)
+class Watched:
+    """One node: its health, what it is waited for, and the rounds since its agent said anything."""
+
+    health: HolderHealth
+    hold: HoldDown
+    silent: int = 0
+
+
+@dataclass(slots=True)
+class WatchedNodes:
+    """All nodes that are probed. ``keepers`` hold addresses now: one of them whose kernel answers keeps them although
+    its agent says nothing; other nodes get addresses only when their agent works.
+    """
+
+    settings: ControllerSettings
+    nodes: dict[str, Watched] = field(default_factory=dict)
+    keepers: Collection[str] = ()
+    #: The IP versions in which no other machine answered in the last round.
+    cut_off: set[int] = field(default_factory=set)
+
+    def set_names(self, names: Collection[str], down: Collection[str]) -> None:
+        """Watch exactly these nodes; new ones of ``down`` are offline until they show otherwise."""
+        for name in self.nodes.keys() - set(names):
+            del self.nodes[name]
+        for name in set(names) - self.nodes.keys():
+            health = HolderHealth(self.settings.probe_misses, self.settings.probe_returns)
+            if name in down:
+                health.state = Health.DOWN
+            self.nodes[name] = Watched(health, HoldDown(self.settings.hold_down))
+
+    def probed(self, version: int, answers: Mapping[str, Answer], own: Collection[str], now: float) -> list[str]:
+        """Take in a round of probes by one IP version; return what changed, in words. ``own`` are this machine's names.
+
+        A round in which no other machine answered tells about us, not about them: it counts for this machine alone.
+        """
+        others = [name for name in answers if name not in own]
+        cut_off = bool(others) and not any(answers[name].echo for name in others)
+        said = []
+        if cut_off != (version in self.cut_off):
+            self.cut_off ^= {version}
+            said.append(
+                "no other machine answers; what others hold stays" if cut_off else "other machines answer again"
+            )
+        for name, answer in answers.items():
+            if name in self.nodes and not (cut_off and name in others):
+                said += self._one(name, answer, now)
+        return said
+
+    def _one(self, name: str, answer: Answer, now: float) -> list[str]:
+        node = self.nodes[name]
+        node.silent = node.silent + 1 if answer.lacks is None else 0
+        before = node.health.state
+        if not node.health.probed(echo=answer.echo, ready=answer.ready, draining=answer.draining):
+            return []
+        state = node.health.state
+        if before is Health.DOWN and state is Health.UP:
+            node.hold.came_back(now)
+            return [f"node {name} is back; it is given addresses in {node.hold.wait:g} s"]
+        return [f"node {name} is {state}"]
+
+    def offline(self, now: float) -> set[str]:
+        """Return the nodes that are given nothing and keep nothing."""
+        return {name for name in self.nodes if self._offline(name, now)}
+
+    def _offline(self, name: str, now: float) -> bool:
+        node = self.nodes[name]
+        if node.health.state is Health.UNKNOWN:
+            return name not in self.keepers
+        return node.health.state is Health.DOWN or node.hold.held(now)
+
+    def down(self, now: float) -> list[str]:
+        """Return the nodes that were seen to go and are not back for long enough, sorted."""
+        return sorted(
+            name for name, node in self.nodes.items() if node.health.state is Health.DOWN or node.hold.held(now)
+        )
+
+    def next_release(self, now: float) -> float | None:
+        """Return when the next node has been waited for long enough, None when none is waited for."""
+        return min((node.hold.until for node in self.nodes.values() if node.hold.held(now)), default=None)
+
+    def silent(self) -> list[str]:
+        """Return the nodes that answer while their agents do not."""
+        most = SILENT_QUESTIONS * CALM_ROUNDS
+        return sorted(
+            name for name, node in self.nodes.items() if node.silent > most and node.health.state is not Health.DOWN
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerSettings:
+    """Times are seconds. ``witnesses`` are addresses besides the nodes' whose answers show that the controller itself
+    is connected. A node that came back is given nothing for ``hold_down`` seconds, longer when it flaps.
+    """
+
+    witnesses: tuple[str, ...] = ()
+    probe_interval: float = 0.5
+    probe_misses: int = 3
+    probe_returns: int = 3
+    hold_down: float = 10.0
+    probe_port: int = 4791

@@ -1,0 +1,1 @@
+"""One node: what it shall hold, its kernel, its agent."""

@@ -1,0 +1,128 @@
+"""Connections of pods when a node's state changes: which survive, and how the others are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address, ip_network
+
+from egress_router.egressip.api import ClusterState, Decision, address_key, address_text
+from egress_router.egressip.node.nft_rules import recent_script
+from egress_router.egressip.node.state import MARK_MASK, MARK_SHIFT, NOT_OUTSIDE, OWN_SLOT, Network, NodeState
+from egress_router.egressip.node.tables import load
+from egress_router.errors import ToolFailed
+from egress_router.net.conntrack import Conntrack, Started
+from egress_router.net.process import run_tool
+
+# Which connections of pods can go on when a node's state changes. Pure.
+
+
+def serving(
+    me: str, state: ClusterState, decision: Decision, slots: Mapping[str, int], lacking: frozenset[str]
+) -> dict[str, frozenset[int]]:
+    """Return, for each pod address of node ``me`` whose namespace has egress IPs, the slots of the nodes that translate
+    it, used for new connections or not.
+    """
+    holder_of = {
+        ip: slot
+        for name, slot in slots.items()
+        if name in decision.nodes
+        for ip in decision.nodes[name].claims
+        if ip not in lacking
+    }
+    by_namespace: dict[tuple[str, bool], frozenset[int]] = {}
+    found: dict[str, frozenset[int]] = {}
+    for pod in state.pods.values():
+        space = state.namespaces.get(pod.namespace)
+        if pod.node != me or space is None or not space.egress_ips:
+            continue
+        for ip in pod.ips:
+            key = (pod.namespace, ":" in ip)
+            if key not in by_namespace:
+                texts = {address_text(known) for text in space.egress_ips if (known := address_key(text)) is not None}
+                by_namespace[key] = frozenset(
+                    holder_of[text] for text in texts if text in holder_of and (":" in text) == key[1]
+                )
+            found[ip] = by_namespace[key]
+    return found
+
+
+def suspects(before: NodeState | None, after: NodeState) -> set[str]:
+    """Return the pods whose connections are to be judged. Those of holders that went down are not among them: they are
+    all cut, or move by themselves. A pod that is new may have the address, and the connections, of one that is gone.
+    """
+    if before is None:
+        return {*after.ways, *after.translations}
+    gone = {h.slot for h in before.holders} - {h.slot for h in after.holders}
+    found = {pod for pod, ip in before.translations.items() if after.translations.get(pod) != ip}
+    for pod in before.ways.keys() | after.ways.keys():
+        old, new = before.ways.get(pod, "normal"), after.ways.get(pod, "normal")
+        left = before.serving.get(pod, frozenset()) - after.serving.get(pod, frozenset()) - gone
+        if left or (old == "normal") != (new == "normal"):
+            found.add(pod)
+    return found
+
+
+def goes_on(state: NodeState, pod: str, mark: int, source: str) -> bool:
+    """Tell whether a connection to the outside that ``pod`` started can go on, with the mark that it has and the source
+    that it left this node with.
+    """
+    slot = (mark & MARK_MASK) >> MARK_SHIFT
+    way = state.ways.get(pod)
+    if way is None or slot == OWN_SLOT:
+        return source == state.translations.get(pod)
+    if way == "normal" or slot == 0:
+        return way == "normal" and slot == 0
+    # Packets that are marked with the slot of a node that is not there take the pod's present way.
+    return slot in state.serving.get(pod, frozenset()) or slot not in {h.slot for h in state.holders}
+
+
+# Cut connections, so that clients start new ones at once. See conntrack(8).
+
+
+def cut_slot(slot: int) -> int:
+    """Delete the connections that leave by a slot; return how many."""
+    mark = f"{slot << MARK_SHIFT:#x}/{MARK_MASK:#x}"
+    return sum(_delete(["--mark", mark, "-f", family]) for family in ("ipv4", "ipv6"))
+
+
+def cut_egress_ip(ip: str) -> int:
+    """Delete the connections that are translated to an egress IP; return how many."""
+    return _delete(["-f", _family(ip), "--reply-dst", ip])
+
+
+def _family(ip: str) -> str:
+    return "ipv6" if ":" in ip else "ipv4"
+
+
+def _delete(arguments: list[str]) -> int:
+    try:
+        return len(run_tool(["conntrack", "-D", *arguments]).splitlines())
+    except ToolFailed as error:
+        # conntrack ends with 1 when nothing matched.
+        if "0 flow entries" in error.stderr:
+            return 0
+        raise
+
+
+# Cut the connections of pods that a change leaves without a way, so that what follows takes the new one.
+
+
+def cut_stale(before: NodeState | None, after: NodeState, cluster: Iterable[Network]) -> int:
+    """Cut the connections to the outside that ``after`` would drop for ever; return how many. A UDP flow that never
+    pauses keeps its entry, and so its former way, as long as it lasts. Raises PlatformError.
+    """
+    pods = suspects(before, after)
+    if not pods:
+        return 0
+    inside = [*cluster, *(ip_network(text) for texts in NOT_OUTSIDE.values() for text in texts)]
+
+    def stale(started: Started) -> bool:
+        return not goes_on(after, str(started.source), started.mark, str(started.answers_to)) and not any(
+            started.answers_from in network for network in inside
+        )
+
+    with Conntrack() as conntrack:
+        found = conntrack.started(map(ip_address, pods), stale)
+        # A reply that is on its way would make a connection the other way round.
+        load(recent_script({str(started.source) for started in found}))
+        return conntrack.end(found)

@@ -1,0 +1,124 @@
+"""Make one node's kernel hold a NodeState, in an order in which no packet ever leaves with a wrong source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove_egress_ip
+from egress_router.egressip.node.connections import cut_egress_ip, cut_slot, cut_stale
+from egress_router.egressip.node.nft_rules import change_script, replace_script
+from egress_router.egressip.node.routes import present_slots, set_holders
+from egress_router.egressip.node.state import TUNNEL_OVERHEAD, Holder, NodeSettings, NodeState
+from egress_router.egressip.node.tables import held_before, load
+from egress_router.egressip.node.tunnel import ensure_tunnel, set_peers, tunnel_gateway
+from egress_router.errors import ToolFailed
+from egress_router.net.netlink import Netlink
+from egress_router.net.rtnetlink.read import observe
+from egress_router.net.rtnetlink.values import Link, Observed
+
+
+class NodeKernel:
+    """The kernel of one node. Remembers what it has put there; ``forget`` makes the next ``apply`` put all anew."""
+
+    def __init__(self, settings: NodeSettings, host_ip: str, link: Link, log: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._host_ip = host_ip
+        self._link = link
+        self._log = log
+        self._applied: NodeState | None = None
+        self._addresses: frozenset[str] = frozenset()
+        self.netlink = Netlink()
+        #: Connections deleted since the start.
+        self.cut = 0
+
+    @property
+    def applied(self) -> NodeState | None:
+        """The state that the kernel holds, None before the first ``apply``."""
+        return self._applied
+
+    def forget(self) -> None:
+        """Trust nothing: replace everything at the next ``apply``."""
+        self._applied = None
+
+    def adopt(self) -> frozenset[str]:
+        """Take over the egress IPs that an earlier agent has put on the interface, and return them."""
+        on_link = {str(a.address.ip) for a in self.observed().addresses if a.interface == self._link.name}
+        self._addresses = egress_ips(self.netlink, self._link) | (held_before() & on_link)
+        return self._addresses
+
+    def slots_before(self, nodes: Mapping[str, str]) -> dict[str, int]:
+        """Return the slots that an earlier agent gave to nodes (name → hostIP)."""
+        by_gateway = present_slots(self.netlink)
+        found: dict[str, int] = {}
+        for name, host_ip in sorted(nodes.items()):
+            slot = next((by_gateway[g] for g in _gateways(host_ip) if g in by_gateway), None)
+            if slot is not None and slot not in found.values():
+                found[name] = slot
+        return found
+
+    def observed(self) -> Observed:
+        """Return the links, addresses, routes and rules of the node."""
+        return observe(self.netlink)
+
+    def add(self, ip: str) -> None:
+        """Put an egress IP on the interface."""
+        add_egress_ip(self.netlink, self._link, ip)
+        self._addresses |= {ip}
+
+    def apply(self, state: NodeState) -> None:
+        """Put ``state`` in place: the way to new holders before anyone is sent there, addresses that go away only after
+        nothing is translated to them, the tunnel only after the rules that judge what comes out of it. Then cut the
+        connections that cannot go on, and last tidy up.
+        """
+        before = self._applied
+        mtu = self._link.mtu - TUNNEL_OVERHEAD[6 if ":" in self._host_ip else 4]
+        if before is None:
+            load(replace_script(self._settings, state, mtu))
+            tunnel = ensure_tunnel(self.netlink, self._host_ip, self._link)
+            set_peers(self.netlink, tunnel, state.holders)
+            set_holders(self.netlink, tunnel, state.holders)
+        elif before != state:
+            if set(state.holders) - set(before.holders):
+                both = {h.slot: h for h in (*before.holders, *state.holders)}
+                self._ways_to(tuple(both.values()))
+            # A packet that was looked up among the flows of the tunnel just before its pod's way became this node must
+            # still find the holder it had.
+            moved = replace(state, draining=before.draining & state.draining)
+            self._change(before, moved, mtu)
+            if moved.draining != state.draining:
+                self._change(moved, state, mtu)
+            self._cut(before, state)
+            if before.holders != state.holders:
+                self._ways_to(state.holders)
+        for ip in sorted(self._addresses - state.held):
+            self.cut += cut_egress_ip(ip)
+            remove_egress_ip(self.netlink, self._link, ip)
+            self._addresses -= {ip}
+        if before != state:
+            self.cut += cut_stale(before, state, self._settings.cluster)
+        self._applied = state
+
+    def _ways_to(self, holders: tuple[Holder, ...]) -> None:
+        tunnel = ensure_tunnel(self.netlink, self._host_ip, self._link)
+        set_peers(self.netlink, tunnel, holders)
+        set_holders(self.netlink, tunnel, holders)
+
+    def _change(self, before: NodeState, state: NodeState, mtu: int) -> None:
+        try:
+            load(change_script(before, state))
+        except ToolFailed as error:
+            self._log(f"the tables are not as they were left; they are replaced ({error})")
+            load(replace_script(self._settings, state, mtu))
+
+    def _cut(self, before: NodeState, state: NodeState) -> None:
+        """Delete the connections that cannot go on: those of dead holders, those that started with another source."""
+        names = {h.slot: h.node for h in before.holders}
+        for slot in sorted(set(names) - {h.slot for h in state.holders}):
+            count = cut_slot(slot)
+            self.cut += count
+            self._log(f"cut {count} connections through {names[slot]}")
+
+
+def _gateways(host_ip: str) -> list[str]:
+    return [tunnel_gateway(host_ip, 6), tunnel_gateway(host_ip, 4)]

@@ -1,0 +1,228 @@
+"""The status of a node's agent: what it knows, as plain data, and as text with the problems first."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Container, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from egress_router.daemon.reachability import Health
+from egress_router.egressip.api import (
+    ClusterState,
+    Decision,
+    Disposition,
+    NamespaceDecision,
+    NetNamespace,
+    address_key,
+    address_text,
+    family,
+)
+from egress_router.egressip.node.gateways import Holders, Holdings
+from egress_router.egressip.node.state import DROPS, NodeState
+from egress_router.errors import Problem
+
+# What an agent knows at a moment, and what has happened since it started; status and metrics show it.
+
+
+@dataclass(slots=True)
+class View:
+    """Times are seconds; ``turned`` is when the loop turned last (monotonic)."""
+
+    state: ClusterState = field(default_factory=ClusterState)
+    decision: Decision = field(default_factory=lambda: Decision({}, {}, {}))
+    problems: tuple[Problem, ...] = ()
+    troubles: list[str] = field(default_factory=list)
+    ready: bool = False
+    turned: float = field(default_factory=time.monotonic)
+    applies: int = 0
+    failed_applies: int = 0
+    apply_seconds: float = 0.0
+    repairs: int = 0
+
+
+# The status of a node's agent as plain data.
+
+#: What the decision takes for offline is not always down.
+_OFFLINE = {
+    Health.DRAINING: "hands over (node drain); it carries what is open and gets nothing new",
+    Health.UNKNOWN: "has not answered yet",
+    Health.DOWN: "does not answer, or its agent does not yet say that it is ready",
+}
+#: Of so many pods the connections are listed.
+MOST_PODS = 20
+
+
+def drain_status(
+    view: View, held: Collection[str], draining: Container[str], left: Counter[str] | None, seconds: float, done: bool
+) -> dict[str, Any]:
+    """Return how far a hand-over is: connections (None: not counted yet), and the pods with most of them; for how many
+    seconds they are waited for; whether it is done; namespaces whose other holders, in a family, are all ``draining``.
+    """
+    state = view.state
+    names = {ip: f"{pod.namespace}/{pod.name}" for pod in state.pods.values() for ip in pod.ips if left and ip in left}
+    most = sorted((left or Counter()).items(), key=lambda item: (-item[1], item[0]))[:MOST_PODS]
+    return {
+        "connections": None if left is None else left.total(),
+        "pods": [{"pod": names.get(ip, "unknown"), "ip": ip, "connections": count} for ip, count in most],
+        "seconds_left": round(seconds, 1),
+        "done": done,
+        "alone": sorted(
+            name
+            for name, verdict in view.decision.namespaces.items()
+            if _alone(held, draining, state.namespaces.get(name), verdict)
+        ),
+    }
+
+
+def _alone(
+    held: Collection[str], draining: Container[str], space: NetNamespace | None, verdict: NamespaceDecision
+) -> bool:
+    if space is None:
+        return False
+    keys = (address_key(text) for text in space.egress_ips)
+    here = {family(key) for key in keys if key is not None and address_text(key) in held}
+    return bool(here - {6 if ":" in via.ip else 4 for via in verdict.via if via.node not in draining})
+
+
+def _true_to(reason: str, words: Mapping[str, str]) -> str:
+    """Return the reason with what this agent knows of a node instead of "is offline"."""
+    head, node, offline = reason.partition(": node ")
+    name = offline.removesuffix(" is offline")
+    return f"{head}{node}{name} {words[name]}" if name != offline and name in words else reason
+
+
+def node_status(
+    node: str,
+    view: View,
+    holders: Holders,
+    holdings: Holdings,
+    applied: NodeState,
+    users: Collection[str],
+    lacking: Collection[str],
+    drops: Mapping[str, int],
+    drain: Mapping[str, object] | None = None,
+    doubted: Mapping[str, Collection[str]] | None = None,
+) -> dict[str, object]:
+    """Return all that the status shows. ``drops`` are packets by counter, ``drain`` see ``drain_status``,
+    ``doubted`` see ``Heirs``.
+    """
+    refused = {**holdings.refused, **holdings.misfits}
+    mine = view.decision.nodes.get(node)
+    words = {name: _OFFLINE[health.state] for name, health in holders.health.items() if health.state in _OFFLINE}
+    if drain is not None:
+        words[node] = _OFFLINE[Health.DRAINING]
+    return {
+        "node": node,
+        "ready": view.ready,
+        "draining": drain is not None,
+        "drain": drain,
+        "problems": [*view.troubles, *map(str, view.problems)]
+        + [f"{ip} is not claimed: {why}" for ip, why in sorted(refused.items())]
+        + [
+            f"{ip} is the address of two pods, {rivals[0]} and {rivals[1]}; its traffic is dropped until one is gone"
+            for ip, rivals in sorted(applied.contested.items())
+        ]
+        + [
+            f"{ip} was another pod's or had another egress IP; not sent to {', '.join(sorted(nodes))} until the agent "
+            "there says that it knows"
+            for ip, nodes in sorted((doubted or {}).items())
+        ]
+        + (list(mine.problems) if mine else []),
+        "held": sorted(holdings.held),
+        "users": sorted(users),
+        "holders": {name: health.state.value for name, health in sorted(holders.health.items())},
+        "lacking": sorted(lacking),
+        "pods": len(applied.ways),
+        "dropped_packets": dict(drops),
+        "other_namespaces": sum(
+            verdict.disposition is Disposition.NORMAL for verdict in list(view.decision.namespaces.values())
+        ),
+        "namespaces": {
+            name: {
+                "disposition": verdict.disposition.value,
+                "via": [{"ip": via.ip, "node": via.node} for via in verdict.via],
+                "reasons": [_true_to(reason, words) for reason in verdict.reasons],
+            }
+            for name, verdict in list(view.decision.namespaces.items())
+            if verdict.disposition is not Disposition.NORMAL
+        },
+    }
+
+
+# A node's status for people: problems first.
+
+
+def status_text(status: Mapping[str, Any]) -> str:
+    """Return the status as lines: what is wrong, namespaces with the reasons of those that are dropped or lack a way
+    first, holders that are not up, what was dropped and why, then what works.
+    """
+    state = "ready" if status["ready"] else "NOT READY"
+    draining = _draining(status["drain"]) if status["draining"] else ""
+    lines = [f"node {status['node']}: {state}{draining}, {_count(status['pods'], 'pod address', 'pod addresses')}"]
+    lines += [f"  PROBLEM {problem}" for problem in status["problems"]]
+    well: list[str] = []
+    poorly: list[str] = []
+    for name, space in sorted(status["namespaces"].items(), key=lambda item: _rank(status, *item)):
+        ways = ", ".join(_way(status, via) for via in space["via"])
+        told = [f"namespace {name}: {_verdict(status, space, ways)}", *(f"    {text}" for text in space["reasons"])]
+        (well if _rank(status, name, space)[0] == _WELL else poorly).extend(told)
+    holders = [f"holder {name}: {health}" for name, health in status["holders"].items()]
+    dropped = sorted(status["dropped_packets"].items())
+    lines += poorly
+    lines += [line for line in holders if not line.endswith(": up")]
+    lines += [f"dropped {_count(count, 'packet', 'packets')}: {DROPS.get(why, why)}" for why, count in dropped if count]
+    lines += well
+    others = status["other_namespaces"]
+    leave = "leaves" if others == 1 else "leave"
+    lines.append(
+        f"{_count(others, 'namespace', 'namespaces')} without egress IPs {leave} with the address of the pod's node"
+    )
+    lines.append(f"holds {', '.join(status['held']) or 'nothing'}")
+    lines += [line for line in holders if line.endswith(": up")]
+    return "\n".join(lines)
+
+
+def _draining(drain: Mapping[str, Any]) -> str:
+    if drain["connections"] is None:
+        return ", draining"
+    left = f"{drain['connections']} connections left"
+    return f", drained, {left}" if drain["done"] else f", draining, {left}, {drain['seconds_left']:.0f} s to wait"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _waits(status: Mapping[str, Any], space: Mapping[str, Any]) -> bool:
+    """Tell whether no holder of the namespace has its address yet: until then it is dropped, too."""
+    return bool(space["via"]) and all(via["ip"] in status["lacking"] for via in space["via"])
+
+
+def _verdict(status: Mapping[str, Any], space: Mapping[str, Any], ways: str) -> str:
+    if not ways:
+        return "DROP"
+    return f"DROP until a holder has its address: {ways}" if _waits(status, space) else f"leaves with {ways}"
+
+
+#: How bad it is for a namespace: dropped, dropped for the moment, lacks an address, well.
+_DROPPED, _WAITS, _LACKS, _WELL = range(4)
+
+
+def _rank(status: Mapping[str, Any], name: str, space: Mapping[str, Any]) -> tuple[int, str]:
+    if not space["via"]:
+        return _DROPPED, name
+    if _waits(status, space):
+        return _WAITS, name
+    return (_LACKS if space["reasons"] else _WELL), name
+
+
+def _way(status: Mapping[str, Any], via: Mapping[str, str]) -> str:
+    """Return an address, where it is, and what is to be known about that."""
+    ip, node = via["ip"], via["node"]
+    if ip in status["lacking"]:
+        return f"{ip} on {node} (not used: not on its interface yet)"
+    if node == status["node"]:
+        return f"{ip} on this node"
+    return f"{ip} on {node} ({status['holders'].get(node, 'no pod here needs it')})"

@@ -1,0 +1,239 @@
+"""A directory of YAML and JSON files as the source of the cluster's objects, and changes of lists in it as ``oc
+patch`` makes them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from egress_router.config.inputs import Problems, read_file_variable
+from egress_router.daemon.file_watch import DirectoryWatch
+from egress_router.egressip.api import ClusterState
+from egress_router.egressip.source.objects import ClusterObject, assemble, documents, parse_objects, unpacked
+from egress_router.errors import ConfigurationError, Problem, UsageError
+
+# Where the cluster's objects come from: a small protocol, and a directory of YAML and JSON files.
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class ClusterSource(Protocol):
+    """Gives the cluster's objects, and tells when they may have changed."""
+
+    def read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
+        """Return the objects now, and what is wrong with those that are left out or as they were before."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when ``read`` may give something new."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds; True when ``read`` may give something new."""
+
+    def close(self) -> None:
+        """Release what is held."""
+
+
+class DirectorySource:
+    """The files of one directory whose names end in .yaml, .yml or .json and do not start with a dot.
+
+    A file that cannot be read or parsed keeps what it said before, so that half a file never turns an egress
+    namespace into a normal one; the problem is reported with every read until it is gone. A file that was never
+    good makes the first read fail: what it would say is unknown.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._watch = DirectoryWatch(directory)
+        self._stamps: dict[str, tuple[int, int, int]] = {}
+        self._objects: dict[str, list[ClusterObject]] = {}
+        self._problems: dict[str, list[Problem]] = {}
+        self._first = True
+
+    def read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
+        """Read the files that changed. Raises ConfigurationError when the first read finds a problem."""
+        names = set()
+        for name, stamp in _scan(self._directory):
+            names.add(name)
+            if self._stamps.get(name) != stamp:
+                self._stamps[name] = stamp
+                self._load(name)
+        for name in self._stamps.keys() - names:
+            del self._stamps[name]
+            self._objects.pop(name, None)
+            self._problems.pop(name, None)
+        together = Problems()
+        state = assemble(self._objects, together)
+        found = [problem for name in sorted(self._problems) for problem in self._problems[name]]
+        found += together.errors
+        if self._first and found:
+            for known in (self._stamps, self._objects, self._problems):
+                known.clear()
+            raise ConfigurationError(found)
+        self._first = False
+        return state, tuple(found)
+
+    def _load(self, name: str) -> None:
+        loaded = read_file_variable(name, str(self._directory / name))
+        if isinstance(loaded, Problem):
+            self._problems[name] = [loaded]
+            return
+        problems = Problems()
+        objects = parse_objects(name, loaded.text, problems)
+        if problems.errors:
+            self._problems[name] = problems.errors
+            return
+        self._objects[name] = objects
+        self._problems.pop(name, None)
+
+    def fileno(self) -> int:
+        """Return the inotify descriptor."""
+        return self._watch.fileno()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for a change in the directory."""
+        return self._watch.wait(timeout)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._watch.close()
+
+
+def _scan(directory: Path) -> list[tuple[str, tuple[int, int, int]]]:
+    """Return the state files, sorted, with what tells a new version from the old one."""
+    found = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or not entry.name.endswith(SUFFIXES):
+                continue
+            try:
+                status = entry.stat()
+            except FileNotFoundError:
+                continue
+            found.append((entry.name, (status.st_mtime_ns, status.st_size, status.st_ino)))
+    return sorted(found)
+
+
+def read_directory(directory: Path) -> ClusterState:
+    """Read a state directory once. Raises ConfigurationError with every problem in it."""
+    problems = Problems()
+    objects: dict[str, list[ClusterObject]] = {}
+    try:
+        names = [name for name, _ in _scan(directory)]
+    except OSError as error:
+        raise ConfigurationError(
+            [Problem(str(directory), None, "", f"cannot be read: {error.strerror}", "a directory of objects")]
+        ) from error
+    for name in names:
+        loaded = read_file_variable(name, str(directory / name))
+        if isinstance(loaded, Problem):
+            problems.errors.append(loaded)
+        else:
+            objects[name] = parse_objects(name, loaded.text, problems)
+    state = assemble(objects, problems)
+    problems.raise_if_any()
+    return state
+
+
+def wait_for_objects(source: ClusterSource, log: Callable[[str], None]) -> None:
+    """Return when the objects can be read for the first time; until then the kernel stays as it is."""
+    told = ""
+    while True:
+        try:
+            source.read()
+        except (ConfigurationError, OSError) as error:
+            if str(error) != told:
+                told = str(error)
+                log(told)
+            source.wait(5.0)
+        else:
+            return
+
+
+# Change lists of one object in a state directory, as ``oc patch`` does in a cluster.
+
+
+def patch_object(directory: Path, kind: str, name: str, fields: Mapping[str, Sequence[str]]) -> Path:
+    """Replace list fields of the object and return the file it stands in.
+
+    The file is replaced atomically; other objects in it stay, comments do not. Two patches at once wait for
+    each other. Raises UsageError when there is no such object, or more than one, and ConfigurationError when
+    a file cannot be parsed.
+    """
+    with locked(directory):
+        problems = Problems()
+        found: list[tuple[Path, list[object], dict[str, Any]]] = []
+        for path in sorted(directory.iterdir()):
+            if path.name.startswith(".") or path.suffix not in SUFFIXES:
+                continue
+            docs = documents(path.name, path.read_text(encoding="utf-8"), problems)
+            for document in docs:
+                for raw in unpacked(document):
+                    if _is(raw, kind, name):
+                        assert isinstance(raw, dict)  # noqa: S101 - what the parsers make of a mapping
+                        found.append((path, docs, raw))
+        problems.raise_if_any()
+        if not found:
+            raise UsageError(f"there is no {kind} {name} in {directory}")
+        if len(found) > 1:
+            files = ", ".join(sorted({path.name for path, _, _ in found}))
+            raise UsageError(f"{kind} {name} stands in {directory} {len(found)} times ({files}); keep one")
+        path, docs, raw = found[0]
+        raw.update({field: list(values) for field, values in fields.items()})
+        write_atomically(path, _rendered(path, docs))
+        return path
+
+
+def _is(raw: object, kind: str, name: str) -> bool:
+    if not isinstance(raw, Mapping) or raw.get("kind") != kind:
+        return False
+    metadata = raw.get("metadata")
+    return isinstance(metadata, Mapping) and metadata.get("name") == name
+
+
+def _rendered(path: Path, docs: list[object]) -> str:
+    if path.suffix == ".json":
+        return json.dumps(docs[0], indent=2) + "\n"
+    return yaml.safe_dump_all(docs, sort_keys=False, default_flow_style=False)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new text, also after a power cut."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), path.stat().st_mode & 0o777 if path.exists() else 0o644)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory against other writers of ours. Raises UsageError when there is no such directory."""
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,1 +1,0 @@
-"""What every process that stays shows over HTTP: `/healthz`, `/readyz`, `/metrics`, `/status`."""

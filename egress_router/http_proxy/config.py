@@ -1,0 +1,89 @@
+"""The EGRESS_HTTP_PROXY_* variables that are not the policy, and the grace of EGRESS_SHUTDOWN_GRACE."""
+
+from __future__ import annotations
+
+import re
+
+from egress_router.config.inputs import Inputs, Problems
+from egress_router.config.settings import on_off, parse_health_port, seconds, source_addresses, yield_to
+from egress_router.http_proxy.policy.values import ANY_PORT, MAX_PORT, HttpSettings, Ports, merge_ports
+
+# Port lists: ``443``, ``443,8443``, ``8000-8010``.
+
+_ITEM = re.compile(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?")
+
+
+def parse_ports(text: str) -> Ports:
+    """Return the ports of a comma-separated list; ValueError says what is wrong with it."""
+    ranges: list[tuple[int, int]] = []
+    for item in text.split(","):
+        matched = _ITEM.fullmatch(item.strip())
+        if not matched:
+            raise ValueError(f'has "{item}" where a port from 1 to {MAX_PORT} should be')
+        first, last = int(matched[1]), int(matched[2] or matched[1])
+        if not first <= last <= MAX_PORT:
+            raise ValueError(f'has "{item}", which is not a port or range within 1 to {MAX_PORT}')
+        ranges.append((first, last))
+    return Ports(merge_ports(ranges))
+
+
+# The EGRESS_HTTP_PROXY_* variables that are not the policy, and the grace of EGRESS_SHUTDOWN_GRACE.
+
+#: Squid of Debian is compiled with 65536 descriptors, and a client may need three.
+MAX_CLIENTS = 20_000
+#: More than any machine needs to fill its link.
+MAX_WORKERS = 64
+#: They stand on one line of squid.conf, which has a limit.
+MAX_PORT_RANGES = 256
+DAY = 86400
+
+
+def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
+    """Return the settings; what is unset has its default, what is wrong is noted and has its default."""
+    default = HttpSettings()
+    port = _number(inputs, problems, "EGRESS_HTTP_PROXY_PORT", default.port, 1, 65535)
+    health = parse_health_port(inputs, problems)
+    return HttpSettings(
+        port=port,
+        connect_ports=_connect_ports(inputs, problems),
+        max_clients=_number(inputs, problems, "EGRESS_HTTP_PROXY_MAX_CLIENTS", default.max_clients, 1, MAX_CLIENTS),
+        workers=_workers(inputs, problems),
+        access_log=on_off(inputs, problems, "EGRESS_HTTP_PROXY_ACCESS_LOG"),
+        grace=float(seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", int(default.grace), 0, DAY)),
+        sources=tuple(source_addresses(inputs, problems).values()),
+        health_port=yield_to(inputs, problems, health, "EGRESS_HTTP_PROXY_PORT" if health == port else ""),
+    )
+
+
+def _number(
+    inputs: Inputs, problems: Problems, variable: str, default: int, low: int, high: int, or_else: str = ""
+) -> int:
+    text = inputs.value(variable)
+    if text is None:
+        return default
+    if re.fullmatch(r"0|[1-9][0-9]{0,9}", text, re.ASCII) and low <= int(text) <= high:
+        return int(text)
+    problems.error(variable, None, text, "is not in range", f"a number from {low} to {high}{or_else}")
+    return default
+
+
+def _workers(inputs: Inputs, problems: Problems) -> int | None:
+    variable = "EGRESS_HTTP_PROXY_WORKERS"
+    if (inputs.value(variable) or "auto").lower() == "auto":
+        return None
+    return _number(inputs, problems, variable, 1, 1, MAX_WORKERS, " or auto")
+
+
+def _connect_ports(inputs: Inputs, problems: Problems) -> Ports:
+    variable = "EGRESS_HTTP_PROXY_CONNECT_PORTS"
+    text = inputs.value(variable)
+    if text is None or text.lower() == "any":
+        return ANY_PORT
+    try:
+        ports = parse_ports(text)
+        if len(ports.ranges) > MAX_PORT_RANGES:
+            raise ValueError(f"has more than {MAX_PORT_RANGES} ports or ranges")
+    except ValueError as error:
+        problems.error(variable, None, text, str(error), "any, or ports such as 443,8443")
+        return ANY_PORT
+    return ports

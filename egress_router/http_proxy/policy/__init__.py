@@ -1,0 +1,1 @@
+"""The policy: parsed, compiled, evaluated, explained, attributed. Pure."""

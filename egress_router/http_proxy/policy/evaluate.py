@@ -1,0 +1,239 @@
+"""What the policy means, written as simply as possible (the compiled policy is tested against it), and what decides
+about a URL, in words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from urllib.parse import urlsplit
+
+from egress_router.http_proxy.policy.values import (
+    ALWAYS_CLOSED,
+    NOWHERE,
+    Address,
+    Anything,
+    Block,
+    Decision,
+    HttpPolicy,
+    HttpSettings,
+    Name,
+    PolicyLine,
+    from_number,
+    spans,
+    to_number,
+)
+
+# What the policy means, written as simply as possible: the reference that the compiled policy is tested against.
+#
+# A request is for a host and a port. A host name has the addresses that it resolves to. The policy decides about
+# each address on its own, first match wins, and the request is allowed when every address is: the proxy may connect
+# to any of them.
+
+NO_LINE = "no line matches"
+_PART = re.compile(r"0x([0-9a-f]*)|0([0-7]*)|([1-9][0-9]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``line`` made the decision, or none did and ``why`` says what else; ``address`` is the one it is about."""
+
+    allowed: bool
+    line: PolicyLine | None
+    why: str
+    address: Address | None = None
+
+
+def literal_address(host: str) -> Address | None:
+    """Return the address that a host in a URL is, None for a name.
+
+    IPv4 in all spellings of inet_aton(3), which Squid understands: ``127.1``, ``0x7f000001``, ``017700000001``.
+    IPv6 in or without brackets; a mapped IPv4 address is the IPv4 address.
+    """
+    bare = host.removeprefix("[").removesuffix("]")
+    if ":" in bare:
+        try:
+            return from_number(to_number(IPv6Address(bare)))
+        except AddressValueError:
+            return None
+    parts = bare.lower().split(".")
+    if len(parts) > 4:
+        return None
+    numbers = []
+    for part in parts:
+        matched = _PART.fullmatch(part)
+        if not matched:
+            return None
+        hexadecimal, octal, decimal = matched.groups()
+        if hexadecimal is not None:
+            numbers.append(int(hexadecimal or "0", 16))
+        else:
+            numbers.append(int(decimal) if decimal else int(octal or "0", 8))
+    *heads, tail = numbers
+    if any(head > 255 for head in heads) or tail >= 1 << (8 * (5 - len(numbers))):
+        return None
+    value = tail
+    for place, head in enumerate(heads):
+        value |= head << (8 * (3 - place))
+    return IPv4Address(value)
+
+
+def matches(line: PolicyLine, host: str | None, address: Address | None, port: int) -> bool:
+    """Whether a line matches a host name (None for a literal), an address it has (None if it has none) and a port."""
+    if port not in line.ports:
+        return False
+    target = line.target
+    if isinstance(target, Anything):
+        return True
+    if isinstance(target, Name):
+        return host is not None and (host == target.name or (target.subdomains and host.endswith("." + target.name)))
+    return address is not None and _inside(target, address)
+
+
+def _inside(block: Block, address: Address) -> bool:
+    return any(first <= to_number(address) <= last for first, last in spans(block))
+
+
+def closed(policy: HttpPolicy, address: Address, port: int, own: Iterable[Address]) -> str | None:
+    """Return what a closed address is (loopback …); None when it is not closed or a line for exactly it opens it."""
+    if to_number(address) in NOWHERE:
+        return "no destination"
+    what = next((what for what, block in ALWAYS_CLOSED if _inside(block, address)), None)
+    if what is None and any(to_number(address) == to_number(one) for one in own):
+        what = "the pod's own address"
+    if what is None:
+        return None
+    exactly = Block(to_number(address), to_number(address))
+    opened = any(
+        line.target == exactly and line.decision is Decision.ALLOW and port in line.ports for line in policy.lines
+    )
+    return None if opened else what
+
+
+def evaluate(
+    policy: HttpPolicy, host: str, port: int, addresses: Sequence[Address] = (), own: Sequence[Address] = ()
+) -> Verdict:
+    """Decide about a request. ``addresses``: what the name resolves to, unused for a literal; ``own``: the pod's.
+
+    Several addresses may be denied, each by a line: the first of these lines counts, a closed address before all.
+    """
+    plain = host.removesuffix(".").lower()
+    name: str | None = plain
+    literal = literal_address(plain)
+    if literal is not None:
+        name, addresses = None, (literal,)
+    verdicts = [_about(policy, name, address, port, own) for address in addresses or (None,)]
+    return min((verdict for verdict in verdicts if not verdict.allowed), key=_place, default=verdicts[0])
+
+
+def _place(verdict: Verdict) -> tuple[bool, int]:
+    """Order denials: what is closed, then by line, and last what no line matches."""
+    if verdict.line is None:
+        return verdict.why == NO_LINE, verdict.address is not None and to_number(verdict.address) not in NOWHERE
+    return False, verdict.line.number + 1
+
+
+def _about(policy: HttpPolicy, name: str | None, address: Address | None, port: int, own: Sequence[Address]) -> Verdict:
+    if address is not None and (what := closed(policy, address, port, own)):
+        return Verdict(False, None, f"{address} is closed: {what}", address)
+    for line in policy.lines:
+        if matches(line, name, address, port):
+            return Verdict(line.decision is Decision.ALLOW, line, f"line {line.number}", address)
+    return Verdict(False, None, NO_LINE, address)
+
+
+# `explain` for the HTTP proxy: what decides about a URL or ``host:port``, in words.
+
+#: Squid answers it itself, on any host.
+MANAGER_PATH = "/squid-internal-mgr/"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+EXPECTED = "a URL such as http://free.fr/, or host:port such as free.fr:443"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked about: ``connect`` for a tunnel, as https:// and host:port make clients ask for; ``manager`` for a
+    path that Squid takes for its cache manager.
+    """
+
+    host: str
+    port: int
+    connect: bool
+    manager: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """``line`` decided, or None; ``text`` says it in a sentence. ``depends``: the answer of DNS may turn it."""
+
+    allowed: bool
+    line: PolicyLine | None
+    text: str
+    depends: bool = False
+
+
+def parse_target(text: str) -> Target:
+    """Return what a URL or ``host:port`` asks for. ValueError says what would be right."""
+    if "://" in text:
+        try:
+            parts = urlsplit(text)
+            port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+        except ValueError as error:
+            raise ValueError(f'"{text}": {error}; expected {EXPECTED}') from None
+        if not parts.hostname or not port:
+            raise ValueError(f'"{text}" is not {EXPECTED}')
+        tunnel = parts.scheme == "https"
+        return Target(parts.hostname, port, tunnel, manager=not tunnel and parts.path.startswith(MANAGER_PATH))
+    matched = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\s/]+)):([1-9][0-9]{0,4})", text)
+    if not matched or int(matched[3]) > 65535:
+        raise ValueError(f'"{text}" is not {EXPECTED}')
+    return Target(matched[1] or matched[2], int(matched[3]), connect=True)
+
+
+def explain_http(
+    policy: HttpPolicy,
+    asked: Target,
+    addresses: Sequence[Address] = (),
+    settings: HttpSettings | None = None,
+    own: Sequence[Address] = (),
+) -> Explanation:
+    """Say what the proxy does with a request. ``addresses``: what the name resolves to, when that is known.
+
+    Without them the answer for a name is that by name, and ``depends`` says whether address lines or closed
+    addresses may decide otherwise.
+    """
+    settings = settings or HttpSettings()
+    if asked.manager:
+        return Explanation(False, None, f"denied: {MANAGER_PATH} is Squid's cache manager, on any host")
+    if asked.connect and asked.port not in settings.connect_ports:
+        return Explanation(False, None, f"denied: {asked.port} is not one of EGRESS_HTTP_PROXY_CONNECT_PORTS")
+    verdict = evaluate(policy, asked.host, asked.port, addresses, own)
+    word = "allowed" if verdict.allowed else "denied"
+    about = f" ({verdict.address})" if verdict.address and literal_address(asked.host) is None else ""
+    if verdict.line:
+        text = f'{word} by line {verdict.line.number} "{verdict.line.text}"{about}'
+    else:
+        text = f"{word}: {verdict.why}"
+    if addresses or literal_address(asked.host) is not None:
+        return Explanation(verdict.allowed, verdict.line, text)
+    earlier = _address_lines(policy, asked.port, verdict.line, Decision.DENY if verdict.allowed else Decision.ALLOW)
+    numbers = ", ".join(str(line.number) for line in earlier[:10]) + (" …" if len(earlier) > 10 else "")
+    if verdict.allowed:
+        lines = f" or that line {numbers} denies" if earlier else ""
+        return Explanation(True, verdict.line, f"{text}, unless it resolves to an address that is closed{lines}", True)
+    if earlier:
+        text += f", unless every address it resolves to is allowed (line {numbers})"
+    return Explanation(False, verdict.line, text, bool(earlier))
+
+
+def _address_lines(policy: HttpPolicy, port: int, before: PolicyLine | None, decision: Decision) -> list[PolicyLine]:
+    return [
+        line
+        for line in policy.lines
+        if isinstance(line.target, Block)
+        and line.decision is decision
+        and port in line.ports
+        and (before is None or line.number < before.number)
+    ]

@@ -1,0 +1,1 @@
+"""Squid: its configuration, its processes, its log."""

@@ -1,0 +1,368 @@
+"""Squid as an engine of the supervisor, and what it leaves on disk and in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import re
+import resource
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from egress_router.config.inputs import Inputs, Problems
+from egress_router.daemon.children import Child, Launch
+from egress_router.daemon.log import LogOutput
+from egress_router.daemon.sockets import clients, listeners, listens
+from egress_router.errors import PlatformError, ToolFailed, TryAgainError
+from egress_router.http_proxy.policy.compile import compile_policy, shadow_warnings
+from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
+from egress_router.http_proxy.policy.values import Address, CompiledPolicy, HttpPolicy, HttpSettings
+from egress_router.http_proxy.squid.access_log import AccessLog, HttpTally
+from egress_router.http_proxy.squid.config import (
+    SquidPlace,
+    clients_with,
+    error_pages,
+    render_squid,
+    wanted_descriptors,
+)
+from egress_router.http_proxy.squid.log_line import Translator
+from egress_router.http_proxy.squid.manager import SquidManager
+from egress_router.http_proxy.squid.workers import Guard, listen_address
+
+# What a Squid of ours leaves on disk and in memory, and what it says about a configuration.
+
+#: Service names, and so the names of segments in /dev/shm, begin like this.
+SERVICE_PREFIX = "egressrouter"
+CHECK_TIMEOUT = 120.0
+#: Squid shrugs off sets that it does not understand as we do; we do not.
+REFUSED = re.compile(r"FATAL|ERROR|is ignored to keep splay tree|is a subdomain of|Bungled|aclParse")
+#: What stands before every message of Squid.
+STAMP = re.compile(r"^[0-9/]+ [0-9:]+(?: kid[0-9]+)?\| ?")
+
+
+def released(conf: str) -> str:
+    """Return a configuration that only the supervisor can reach, and that ends connections with their next answer."""
+    return re.sub("^http_port .*$", "client_persistent_connections off", conf, count=1, flags=re.MULTILINE)
+
+
+def unused_address() -> tuple[str, int]:
+    """Return an address of 127.0.0.0/8, which is the pod's own, and a port there that nobody uses now."""
+    address = f"127.{secrets.randbelow(255)}.{secrets.randbelow(255)}.{secrets.randbelow(254) + 1}"
+    with socket.create_server((address, 0)) as probe:
+        return address, probe.getsockname()[1]
+
+
+def write_files(directory: Path, files: dict[str, str]) -> None:
+    """Write the files of a generation. PlatformError when the directory is not writable."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).write_text(text)
+    except OSError as error:
+        raise PlatformError(
+            f"{directory} cannot be written ({error.strerror}); mount an emptyDir there, or name another writable "
+            "directory with EGRESS_RUN_DIR"
+        ) from error
+
+
+def check(program: str, conf: Path) -> None:
+    """Have Squid parse a configuration. ToolFailed when it refuses it or understands it differently."""
+    command = [program, "-N", "-k", "parse", "-f", str(conf)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT, check=False)
+    except OSError as error:
+        raise PlatformError(f"{program} cannot be run: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise ToolFailed(command, "timeout", f"no answer within {CHECK_TIMEOUT:g} s") from error
+    said = [STAMP.sub("", line) for line in (result.stdout + result.stderr).splitlines()]
+    wrong = [line for line in said if not line.startswith("Processing") and REFUSED.search(line)]
+    if result.returncode or wrong:
+        raise ToolFailed(command, result.returncode, "\n".join(wrong or said[-5:]))
+
+
+def remove_segments(living: Iterable[str], directory: Path = Path("/dev/shm")) -> None:  # noqa: S108  # Linux fixes it
+    """Remove shared memory that a killed Squid of ours left: the next one dies with "File exists" over it."""
+    alive = set(living)
+    for path in directory.glob(SERVICE_PREFIX + "*"):
+        if path.name.partition("-")[0] not in alive:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+# Squid as an engine of the supervisor.
+
+log = logging.getLogger(__name__)
+
+PROGRAM = "squid"
+#: Seconds between the start of a successor and the end of listening, for connections that were on their way.
+SETTLE = 2.0
+#: Squid forgets what it asked DNS when it gives up the port, and denies the requests that wait for it. So that is put
+#: off until none does, for at most so many seconds: a name server that never answers takes sixteen (dns_timeout).
+RESOLVE = 20.0
+#: The same when the container stops, when Squid would answer them with 503; at most half of the time there is.
+RESOLVE_FINALLY = 5.0
+#: Seconds between two looks at a draining Squid's connections.
+LOOK = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class SquidConfiguration:
+    """One generation: the policy, its compiled form, and the files, which may be written anew at any time."""
+
+    policy: HttpPolicy
+    compiled: CompiledPolicy
+    directory: Path
+    files: dict[str, str]
+
+
+@dataclass(slots=True)
+class _State:
+    """What the engine remembers of a child: ``conf`` is its own file in ``directory``."""
+
+    directory: Path
+    conf: Path
+    access_log: AccessLog
+    manager: SquidManager
+    listened: bool = False
+    retired: bool = False
+    final: bool = False
+    told: bool = False
+    next_look: float = 0.0
+    quiet: int = 0
+
+
+@dataclass(slots=True)
+class SquidEngine:
+    """Runs ``workers`` Squids for the policy that ``load`` reads, in the pod that has the addresses ``own`` tells.
+
+    ``directory`` is writable; ``output`` takes the access log (None: it is off), ``tally`` counts it in any case.
+    ``secret`` opens the cache manager to us. The kernel spreads connections over the Squids.
+    """
+
+    settings: HttpSettings
+    load: Callable[[], Inputs]
+    own: Callable[[], Iterable[Address]]
+    directory: Path
+    output: LogOutput | None
+    tally: HttpTally = field(default_factory=HttpTally)
+    secret: str = field(default_factory=lambda: secrets.token_hex(16))
+    program: str = PROGRAM
+    name: str = "squid"
+    workers: int = 1
+    _states: dict[str, _State] = field(default_factory=dict)
+    _guard: Guard | None = None
+
+    def managers(self) -> list[SquidManager]:
+        """Return the managers of the Squids in force. Called from any thread."""
+        return [state.manager for state in list(self._states.values()) if state.listened and not state.retired]
+
+    def probe(self) -> list[str]:
+        """Return why some Squid does not accept connections now; nothing when all do. Called from any thread."""
+        try:
+            for manager in (SquidManager("127.0.0.1", self.settings.port, self.secret), *self.managers()):
+                manager.page("idns")
+        except TryAgainError as error:
+            return [str(error)]
+        return []
+
+    def watched(self) -> Iterable[Path]:
+        """Return the file of the policy, if there is one."""
+        path = self.load().value(VARIABLE + "_FILE")
+        return [Path(path)] if path else []
+
+    def prepare(self, generation: int) -> SquidConfiguration:
+        """Parse, compile, render and let Squid itself check. ConfigurationError or ToolFailed say what is wrong."""
+        problems = Problems()
+        policy = parse_http_policy(self.load(), problems, required=True)
+        problems.raise_if_any()
+        if policy is None:
+            raise PlatformError("no policy and no problem")
+        for warning in (*problems.warnings, *shadow_warnings(policy)):
+            log.warning("%s", warning)
+        compiled = compile_policy(policy, self.own())
+        directory = self.directory / f"generation-{generation}"
+        listen = listen_address()
+        ipv6 = ":" in listen
+        share = replace(self.settings, max_clients=math.ceil(self.settings.max_clients / self.workers))
+        place = SquidPlace(
+            directory=str(directory),
+            listen=f"[{listen}]" if ipv6 else listen,
+            ipv6=ipv6,
+            secret=self.secret,
+            descriptors=self._descriptors(share, generation == 1),
+            error_directory=str(directory / "errors"),
+        )
+        files = render_squid(compiled, share, place) | error_pages("errors")
+        configuration = SquidConfiguration(policy, compiled, directory, files)
+        write_files(directory, files)
+        try:
+            check(self.program, directory / "squid.conf")
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return configuration
+
+    def _descriptors(self, share: HttpSettings, first: bool) -> int | None:
+        """Return how many descriptors a Squid may have, and tell when those are too few; it would fail to get more."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if limit == resource.RLIM_INFINITY:
+            return None
+        if first and limit < wanted_descriptors(share):
+            log.warning(
+                "the container may open %d files a process (RLIMIT_NOFILE): enough for %d clients, not for "
+                "EGRESS_HTTP_PROXY_MAX_CLIENTS=%d; more wait",
+                limit,
+                clients_with(limit) * self.workers,
+                self.settings.max_clients,
+            )
+        return limit
+
+    def launch(self, prepared: SquidConfiguration, previous: Child | None) -> list[Launch]:
+        """Return the commands of Squids in the foreground, without helpers, under names nobody had before."""
+        write_files(prepared.directory, prepared.files)
+        remove_segments(self._states)
+        self._close_guard()
+        if previous is None:
+            self._make_guard()
+        translator = Translator(prepared.policy, prepared.compiled)
+        return [self._launch(prepared, translator) for _ in range(self.workers)]
+
+    def _launch(self, prepared: SquidConfiguration, translator: Translator) -> Launch:
+        service = SERVICE_PREFIX + secrets.token_hex(4)
+        host, port = unused_address()
+        conf = prepared.directory / f"{service}.conf"
+        write_files(prepared.directory, {conf.name: f"{prepared.files['squid.conf']}\nhttp_port {host}:{port}\n"})
+        access_log = AccessLog(translator, self.tally, self.output)
+        manager = SquidManager(host, port, self.secret)
+        self._states[service] = _State(prepared.directory, conf, access_log, manager)
+        command = (self.program, "-N", "-n", service, "-f", str(conf))
+        return Launch(command, name=service, stdout=access_log.write_end)
+
+    def _make_guard(self) -> None:
+        try:
+            self._guard = Guard(listen_address(), self.settings.port, self.workers)
+        except PermissionError as error:
+            raise PlatformError(
+                f"port {self.settings.port} cannot be bound without privilege; choose another EGRESS_HTTP_PROXY_PORT "
+                "or lower the pod's sysctl net.ipv4.ip_unprivileged_port_start"
+            ) from error
+        except OSError as error:
+            raise PlatformError(f"port {self.settings.port} cannot be listened on: {error.strerror}") from error
+
+    def _close_guard(self) -> None:
+        if self._guard:
+            self._guard.close()
+            self._guard = None
+
+    def ready(self, child: Child, prepared: SquidConfiguration) -> bool:
+        """Return whether Squid listens. It says "Accepting HTTP Socket connections" a little too early."""
+        state = self._states[child.name]
+        state.access_log.started()
+        if not listens(child.pid, self.settings.port):
+            return False
+        state.listened = True
+        self._close_guard()
+        return True
+
+    def retire(self, child: Child, final: bool) -> None:
+        """Let Squid finish (``finished`` tells it to): when its last new connections have settled, or the container
+        stops, and no request waits for DNS.
+        """
+        state = self._states[child.name]
+        state.retired, state.final = True, final
+
+    def _may_be_told(self, state: _State, seconds: float) -> bool:
+        settle, resolve = (0.0, min(RESOLVE_FINALLY, self.settings.grace / 2)) if state.final else (SETTLE, RESOLVE)
+        if seconds < settle:
+            return False
+        return seconds >= settle + resolve or not state.manager.resolving()
+
+    def _tell(self, child: Child) -> None:
+        self._states[child.name].told = True
+        child.signal(signal.SIGTERM)
+
+    def _release(self, child: Child) -> None:
+        """Have Squid give up the port, and end each kept connection with the answer to its next request.
+
+        Its shutdown would answer requests on such connections with 503, or close them under a request on its way.
+        """
+        state = self._states[child.name]
+        try:
+            state.conf.write_text(released(state.conf.read_text()))
+        except OSError as error:
+            log.warning("%s cannot be written (%s): kept connections are closed", state.conf, error.strerror)
+            self._tell(child)
+            return
+        state.told = True
+        child.signal(signal.SIGHUP)
+
+    def finished(self, child: Child, seconds: float) -> bool:
+        """Return whether a retired Squid has no client any more (seen twice)."""
+        state = self._states[child.name]
+        now = time.monotonic()
+        if now < state.next_look:
+            return False
+        state.next_look = now + LOOK
+        if not state.told:
+            if self._may_be_told(state, seconds):
+                (self._tell if state.final else self._release)(child)
+            return False
+        state.quiet = state.quiet + 1 if clients(child.pid, self.settings.port) == 0 else 0
+        return state.quiet >= 2
+
+    def may_replace(self) -> bool:
+        """Return whether one generation listens: the program of ``reuseport`` is made for two at most."""
+        return listeners(self.settings.port) <= self.workers
+
+    def said(self, child: Child, line: str) -> None:
+        """Log what Squid says; its chatter at debug level."""
+        text = STAMP.sub("", line)
+        if "FATAL" in text or "ERROR" in text:
+            log.error("squid: %s", text)
+        elif "WARNING" in text and "requires the use of Via" not in text:
+            log.warning("squid: %s", text)
+        else:
+            log.debug("squid: %s", text)
+
+    def ended(self, child: Child) -> None:
+        """Remove the files and segments of a Squid that is gone."""
+        state = self._states.pop(child.name)
+        state.access_log.finish(2.0)
+        if any(not other.listened for other in self._states.values()) and listeners(self.settings.port) == 0:
+            # It died while its successors started, and the group of sockets went with it.
+            try:
+                self._make_guard()
+            except PlatformError as error:
+                log.warning("%s", error)
+        remove_segments(self._states)
+        if all(other.directory != state.directory for other in self._states.values()):
+            shutil.rmtree(state.directory, ignore_errors=True)
+
+
+def become_unprivileged(directory: Path, uid: int = 1001) -> None:
+    """Give up root, if we are root: Squid refuses to run as root and would look for a user by name instead.
+
+    PlatformError when that is not permitted.
+    """
+    if os.geteuid() != 0:
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        os.chown(directory, uid, 0)
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        raise PlatformError(
+            f"running as root without being able to give it up ({error.strerror}); set runAsUser to any other number"
+        ) from error

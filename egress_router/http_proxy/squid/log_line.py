@@ -1,0 +1,179 @@
+"""Squid's raw access log line (the logformat of squid.conf.j2): parsed, what decided, and as JSON text.
+
+Squid writes percent-encoded fields between spaces, so nothing that a client sends can end a field or a line; strings of
+JSON are written by the json module.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from egress_router.http_proxy.policy.attribution import Owners
+from egress_router.http_proxy.policy.codes import numbered_ranges
+from egress_router.http_proxy.policy.compile import NameLines
+from egress_router.http_proxy.policy.evaluate import literal_address
+from egress_router.http_proxy.policy.values import Address, Block, CompiledPolicy, Decision, HttpPolicy
+
+
+class RawLine(NamedTuple):
+    """The fields of squid.conf.j2's logformat, as text."""
+
+    time: str
+    client: str
+    method: str
+    host: str
+    port: str
+    status: str
+    size: str
+    duration: str
+    rule: str
+    at: str
+    server: str
+    error: str
+
+
+def parse(raw: str) -> RawLine | None:
+    """Return the fields of a raw line; None when it is not one of ours."""
+    fields = raw.split()
+    return RawLine._make(fields) if len(fields) == len(RawLine._fields) and fields[6].isdecimal() else None
+
+
+def plain(field: str) -> str | None:
+    """Return what a field means; None when it is empty."""
+    return None if field == "-" else unquote(field)
+
+
+class Decided(NamedTuple):
+    """What was decided, as the JSON has it, and the members that are the same for all such requests as text: those
+    about the target and those about the decision.
+    """
+
+    members: Mapping[str, str | int | None]
+    target: str
+    decision: str
+
+
+@lru_cache(maxsize=64)
+def _second(text: str) -> str:
+    return datetime.fromtimestamp(int(text), UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=8192)
+def _quoted(field: str) -> str:
+    return json.dumps(unquote(field))
+
+
+def entry(raw: RawLine, decided: Decided) -> str | None:
+    """Return the JSON text of a raw line; None when it is not one of ours. Little but the numbers is made anew: a busy
+    proxy writes thousands a second.
+    """
+    second, _, fraction = raw.time.partition(".")
+    if not (second.isdecimal() and fraction.isdecimal() and raw.status.isdecimal() and raw.duration.isdecimal()):
+        return None
+    return (
+        f'{{"time": "{_second(second)}.{fraction}Z", "client": {_quoted(raw.client)}, "method": {_quoted(raw.method)}, '
+        f'{decided.target}, "status": {int(raw.status)}, "bytes": {int(raw.size)}, "duration_ms": {int(raw.duration)}, '
+        f"{decided.decision}}}"
+    )
+
+
+#: What decided when it was no line: the notes of squid.conf.j2 in words.
+REASONS = {
+    "manager": "the cache manager is closed",
+    "scheme": "neither http nor https",
+    "connect_ports": "not one of EGRESS_HTTP_PROXY_CONNECT_PORTS",
+    "nowhere": "no destination",
+    "default": "no line matches",
+    "-": "not a request that could be judged",
+    # Before DNS had answered.
+    "gone": "the client left before it was judged",
+}
+
+
+CLOSED = "a closed address"
+
+
+#: Squid answered itself: it was asked for its cache alone, or to be the last to answer a TRACE.
+UNCONNECTED = "answered without a connection"
+
+
+#: See ``model.http_codes``.
+UNTOLD = "addresses of the name, in several lines"
+
+
+class Translator:
+    """Knows what decided about the raw lines of one generation. ``policy`` and ``compiled`` are what its Squid runs."""
+
+    def __init__(self, policy: HttpPolicy, compiled: CompiledPolicy) -> None:
+        self._rules = compiled.rules
+        self._names = NameLines()
+        for line in policy.lines:
+            if not isinstance(line.target, Block):
+                self._names.add(line)
+        self._lines = {line.number: line for line in policy.lines}
+        self._owners = Owners(compiled)
+        # Large, and of use for few policies.
+        self._asked = cache(lambda: numbered_ranges(compiled))
+        self._decide = lru_cache(maxsize=8192)(self._decision)
+
+    def decision(self, raw: RawLine) -> Decided:
+        """Return what was decided."""
+        rule = "gone" if raw.rule == "-" and raw.status.strip("0") == "" else raw.rule
+        return self._decide(raw.host, raw.port, rule, raw.at, raw.server)
+
+    def _decision(self, host: str, port: str, rule: str, at: str, server: str) -> Decided:
+        target = {"host": plain(host), "port": int(port) if port.isdecimal() else None}
+        host = (plain(host) or "").removesuffix(".").lower()
+        number = int(rule) if rule.isdecimal() else 0
+        allowed = number > 0 and self._rules[number - 1].decision is Decision.ALLOW
+        decided: int | str | None = REASONS.get(rule)
+        if (number or rule == "default") and port.isdecimal():
+            address = literal_address(host) or _address(allowed, server)
+            decided = self._decided(host, int(port), number, at, address)
+            if not allowed and self._allows(decided):
+                decided = None
+            elif allowed and address is not None:
+                # DNS may have changed its mind: what this address is not allowed, the second look denied.
+                allowed = self._allows(decided)
+        decision: dict[str, str | int | None] = {"decision": "allow" if allowed else "deny", "line": None}
+        if isinstance(decided, int) and decided:
+            decision |= {"line": decided, "rule": self._lines[decided].text}
+        else:
+            decision["reason"] = CLOSED if decided == 0 else decided or REASONS["default"]
+        if allowed and server != "-":
+            decision["server"] = server
+        return Decided(decision, json.dumps(target)[1:-1], json.dumps(decision)[1:-1])
+
+    def _decided(self, host: str, port: int, rule: int, at: str, address: Address | None) -> int | str | None:
+        """Return the number of the first line about a host: about the ``address`` that is known, or what ``at`` tells.
+
+        0 stands for closed addresses, None for no line, a text for what else is to be said.
+        """
+        found = self._names.first(host if literal_address(host) is None else "", port)
+        by_name = found.number if found else None
+        if address is not None:
+            by_address = self._owners.line(address, port)
+        elif not rule or not (lines := self._rules[rule - 1].addresses):
+            return by_name
+        elif len(lines) == 1:
+            by_address = lines[0].number
+        elif rule not in self._asked():
+            return UNCONNECTED
+        else:
+            by_address = self._asked()[rule].told(unquote(at).split(","))
+            if by_address is None:
+                return UNTOLD
+        return min((one for one in (by_name, by_address) if one is not None), default=None)
+
+    def _allows(self, decided: int | str | None) -> bool:
+        line = self._lines.get(decided) if isinstance(decided, int) else None
+        return line is not None and line.decision is Decision.ALLOW
+
+
+def _address(allowed: bool, server: str) -> Address | None:
+    return literal_address(server) if allowed and server != "-" else None

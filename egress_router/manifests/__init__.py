@@ -1,0 +1,1 @@
+"""Kubernetes objects for routers, written from options or from the manifests of other egress routers."""

@@ -1,0 +1,143 @@
+"""ManifestRequest → ManifestSet: what is decided. Pure."""
+
+from __future__ import annotations
+
+import json
+
+from egress_router.config.settings import HEALTH_PORT
+from egress_router.config.values import Family
+from egress_router.errors import ConfigurationError
+from egress_router.manifests.ports import _rule_families, policy_ports, service_ports
+from egress_router.manifests.validate import attach_of, forwarding_of, refusals, warnings_about
+from egress_router.manifests.values import (
+    Attach,
+    Component,
+    Forwarding,
+    ManifestRequest,
+    ManifestSet,
+    OneRouter,
+    Platform,
+)
+
+#: The interface that ``init`` looks for first.
+EGRESS_INTERFACE = "macvlan0"
+FORWARDING_SYSCTLS = {Family.IPV4: "net.ipv4.ip_forward", Family.IPV6: "net.ipv6.conf.all.forwarding"}
+#: A safe sysctl (Kubernetes 1.22): any pod may set it.
+LOW_PORTS_SYSCTL = "net.ipv4.ip_unprivileged_port_start"
+IMAGES = {
+    Component.REDIRECT: "egress-router-init",
+    Component.HTTP_PROXY: "egress-router-proxy",
+    Component.DNS_PROXY: "egress-router-dns",
+}
+
+
+def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
+    """Return the objects for ``request``; ``version`` is the tag of images where none is asked for.
+
+    Raises ConfigurationError with every reason why what was asked for cannot work.
+    """
+    problems = refusals(request)
+    if problems:
+        raise ConfigurationError(problems)
+    forwarding = forwarding_of(request)
+    families = sorted(request.sources[0])
+    sysctls, unsafe = _sysctls(request, forwarding, families)
+    return ManifestSet(
+        component=request.component,
+        name=request.name,
+        namespace=request.namespace,
+        platform=request.platform,
+        kind=request.kind,
+        attach=attach_of(request),
+        routers=_routers(request),
+        gateway=" ".join(str(request.gateways[family]) for family in families),
+        mode=str(request.component.mode),
+        destination_variable=request.component.destination_variable,
+        destinations=request.destinations,
+        init_image=_image(request, Component.REDIRECT, version),
+        main_image=_image(request, request.component, version),
+        # ``init`` refuses names, and ``run`` does all that it does.
+        init_container=request.rules is None or not request.rules.names,
+        privileged_init=forwarding is Forwarding.INIT,
+        sysctls=sysctls,
+        unsafe_sysctls=unsafe,
+        annotation=_annotation(request),
+        network_config=_network_config(request, forwarding, families),
+        main_env=_main_env(request),
+        health_port=HEALTH_PORT,
+        service_ports=service_ports(request),
+        headless=request.headless,
+        families=_service_families(request),
+        policy_ports=policy_ports(request, attach_of(request)),
+        allow_from=request.allow_from,
+        node_selector=request.node_selector,
+        metrics_port=HEALTH_PORT if request.service_monitor else None,
+        warnings=warnings_about(request),
+    )
+
+
+def _routers(request: ManifestRequest) -> tuple[OneRouter, ...]:
+    several = len(request.sources) > 1
+    routers = []
+    for number, source in enumerate(request.sources, start=1):
+        values = [source[family] for family in sorted(source)]
+        text = " ".join(str(value.ip) if value.network.num_addresses == 1 else str(value) for value in values)
+        name = f"{request.name}-{number}" if several else request.name
+        routers.append(OneRouter(name, text))
+    return tuple(routers)
+
+
+def _image(request: ManifestRequest, component: Component, version: str) -> str:
+    prefix = request.registry.rstrip("/") + "/" if request.registry else ""
+    return f"{prefix}{IMAGES[component]}:{request.tag or version}"
+
+
+def _sysctls(
+    request: ManifestRequest, forwarding: Forwarding | None, families: list[Family]
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    if request.component is not Component.REDIRECT:
+        low = any(port.port < 1024 for port in service_ports(request))
+        return ((LOW_PORTS_SYSCTL, "0"),) if low else (), ()
+    if forwarding is not Forwarding.POD:
+        return (), ()
+    names = tuple(FORWARDING_SYSCTLS[family] for family in families)
+    return tuple((name, "1") for name in names), names
+
+
+def _annotation(request: ManifestRequest) -> tuple[str, str]:
+    if attach_of(request) is Attach.SDN:
+        return "pod.network.openshift.io/assign-macvlan", "true"
+    namespace, slash, name = (request.network or "").rpartition("/")
+    item = {"name": name or request.name, "interface": EGRESS_INTERFACE}
+    if slash:
+        item["namespace"] = namespace
+    return "k8s.v1.cni.cncf.io/networks", json.dumps([item])
+
+
+def _network_config(request: ManifestRequest, forwarding: Forwarding | None, families: list[Family]) -> str | None:
+    """Return the CNI configuration: a macvlan without addresses (init adds its own), and forwarding where it is
+    the network's to switch on.
+    """
+    if request.parent_interface is None:
+        return None
+    plugins: list[dict[str, object]] = [
+        {"type": "macvlan", "master": request.parent_interface, "mode": "private", "ipam": {}}
+    ]
+    if forwarding is Forwarding.NETWORK:
+        plugins.append({"type": "tuning", "sysctl": {FORWARDING_SYSCTLS[family]: "1" for family in families}})
+    return json.dumps({"cniVersion": "0.3.1", "name": request.name, "plugins": plugins}, indent=2)
+
+
+def _main_env(request: ManifestRequest) -> tuple[tuple[str, str], ...]:
+    if request.http_port not in (None, 8080):
+        return (("EGRESS_HTTP_PROXY_PORT", str(request.http_port)),)
+    return ()
+
+
+def _service_families(request: ManifestRequest) -> tuple[str, ...]:
+    """Return the families of the Service, empty for the cluster's default. A redirect does not change the family, so
+    clients need an address of the family of the destination.
+    """
+    if request.rules is None or (request.platform is Platform.OPENSHIFT and attach_of(request) is Attach.SDN):
+        return ()
+    return tuple(f"{family}" for family in sorted(_rule_families(request.rules, request.sources[0])))

@@ -1,0 +1,80 @@
+"""All variables of a pod at once: the router's, and each proxy's that is set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, Inputs, Problems, warn_unknown
+from egress_router.config.settings import parse_log
+from egress_router.dns_proxy.destinations import DnsProxyConfig, parse_dns_proxy
+from egress_router.errors import ConfigurationError
+from egress_router.http_proxy.config import parse_http_settings
+from egress_router.http_proxy.policy.parse import VARIABLE as POLICY
+from egress_router.http_proxy.policy.parse import parse_http_policy
+from egress_router.http_proxy.policy.values import HttpPolicy, HttpSettings
+from egress_router.redirect.config import parse_router, parse_staying
+from egress_router.redirect.values import Mode, RouterConfig
+
+T = TypeVar("T")
+
+_ROUTER_ONLY = ("EGRESS_GATEWAY", "EGRESS_ROUTER_MODE", "EGRESS_DESTINATION", "EGRESS_DESTINATION_FILE")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """The HTTP proxy: its policy and its other settings."""
+
+    policy: HttpPolicy
+    settings: HttpSettings
+
+
+@dataclass(frozen=True, slots=True)
+class PodConfig:
+    """What the variables of a pod's containers say together; None for a part that they do not mention."""
+
+    router: RouterConfig | None
+    http: HttpConfig | None = None
+    dns: DnsProxyConfig | None = None
+
+
+def parse_pod(inputs: Inputs, problems: Problems) -> PodConfig:
+    """Check every EGRESS_* variable that is set, whatever the mode. Raises ConfigurationError with all problems.
+
+    EGRESS_SOURCE beside nothing but a proxy's variables is a proxy container's, so no gateway is asked for.
+    """
+    # An empty policy is one that allows nothing, and a mistake; an empty value of another variable is none.
+    http_set = POLICY in inputs.env or any(inputs.value(name) for name in HTTP_PROXY)
+    dns_set = any(inputs.value(name) for name in DNS_PROXY)
+    parse_log(inputs, problems, terminal=True)
+    router = http = dns = None
+    if any(inputs.value(name) for name in _ROUTER_ONLY) or not (http_set or dns_set):
+        router = parse_router(inputs, problems)
+        if router is None or router.mode is Mode.LEGACY:
+            staying = parse_staying(inputs, problems, router)
+            router = None if staying is None else staying.router
+    if http_set:
+        http = _apart(problems, lambda own: _http(inputs, own))
+    if dns_set:
+        dns = _apart(problems, lambda own: parse_dns_proxy(inputs, own, required=True))
+    warn_unknown(inputs, problems)
+    if problems.errors:
+        raise ConfigurationError(problems.errors)
+    return PodConfig(router, http, dns)
+
+
+def _http(inputs: Inputs, problems: Problems) -> HttpConfig | None:
+    settings = parse_http_settings(inputs, problems)
+    policy = parse_http_policy(inputs, problems, required=True)
+    return None if policy is None else HttpConfig(policy, settings)
+
+
+def _apart(problems: Problems, parse: Callable[[Problems], T]) -> T:
+    """Parse one part; of a variable that several parts read (EGRESS_SOURCE) only the first complaint is kept."""
+    own = Problems()
+    result = parse(own)
+    known = {problem.variable for problem in problems.errors}
+    problems.errors += [problem for problem in own.errors if problem.variable not in known]
+    problems.warnings += own.warnings
+    return result

@@ -1,0 +1,59 @@
+"""The ports of a router as its Service, its NetworkPolicy and its probes need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from egress_router.config.values import Family, PortRange, Protocol
+from egress_router.manifests.values import (
+    Attach,
+    ManifestRequest,
+    PolicyPort,
+    ServicePort,
+)
+from egress_router.redirect.values import Ruleset
+
+
+def _rule_families(rules: Ruleset, sources: Iterable[Family]) -> set[Family]:
+    if rules.names:
+        return set(sources)
+    return {rule.family for rule in rules.redirects} | {rule.family for rule in rules.fallbacks}
+
+
+def claimed(request: ManifestRequest) -> list[tuple[Protocol, PortRange]]:
+    """Return the ports that the router listens on or redirects, sorted, each once; ranges as they were written."""
+    if request.rules is not None:
+        return sorted({(rule.protocol, rule.ports) for rule in request.rules.claims})
+    if request.dns is not None:
+        return sorted((Protocol.TCP, PortRange(item.port, item.port)) for item in request.dns.destinations)
+    port = request.http_port or 8080
+    return [(Protocol.TCP, PortRange(port, port))]
+
+
+def service_ports(request: ManifestRequest) -> tuple[ServicePort, ...]:
+    """Return one port for each that a client may ask for."""
+    found = {(protocol, port) for protocol, ports in claimed(request) for port in range(ports.first, ports.last + 1)}
+    return tuple(ServicePort(f"{protocol}-{port}", protocol, port) for protocol, port in sorted(found))
+
+
+def service_port_count(request: ManifestRequest) -> int:
+    """Return how many ports a Service would need, at most (ranges of two families may overlap)."""
+    return sum(len(ports) for _, ports in claimed(request))
+
+
+def fallback_lines(request: ManifestRequest) -> list[int]:
+    """Return the lines that take every port which no other one claims."""
+    if request.rules is None:
+        return []
+    named = request.rules.named_fallback
+    return [*(rule.line for rule in request.rules.fallbacks), *([named.line] if named else [])]
+
+
+def policy_ports(request: ManifestRequest, attach: Attach) -> tuple[PolicyPort, ...]:
+    """Return the ports that the NetworkPolicy opens; none where a fallback takes every port."""
+    if fallback_lines(request):
+        return ()
+    if attach is Attach.SDN:
+        # OpenShift SDN's network policy has no endPort.
+        return tuple(PolicyPort(port.protocol, PortRange(port.port, port.port)) for port in service_ports(request))
+    return tuple(PolicyPort(protocol, ports) for protocol, ports in claimed(request))

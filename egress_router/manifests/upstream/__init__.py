@@ -1,0 +1,1 @@
+"""Manifests of other egress routers, read."""

@@ -1,0 +1,200 @@
+"""What is asked of `manifests`, what it writes, and what was found in the manifests of other egress routers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from egress_router.config.values import Address, Family, Interface, PortRange, Protocol
+from egress_router.dns_proxy.destinations import DnsProxyConfig
+from egress_router.errors import Problem
+from egress_router.redirect.values import Mode, Ruleset
+
+# What ``egress-router manifests`` is asked for, and the objects that it writes, as values.
+
+
+class Component(StrEnum):
+    """The three routers."""
+
+    REDIRECT = "redirect"
+    HTTP_PROXY = "http-proxy"
+    DNS_PROXY = "dns-proxy"
+
+    @property
+    def mode(self) -> Mode:
+        """EGRESS_ROUTER_MODE of the init container."""
+        return Mode.INIT if self is Component.REDIRECT else Mode(self.value)
+
+    @property
+    def destination_variable(self) -> str:
+        """The variable that lists its destinations."""
+        names = {"redirect": "EGRESS_DESTINATION", "http-proxy": "EGRESS_HTTP_PROXY_DESTINATION"}
+        return names.get(self.value, "EGRESS_DNS_PROXY_DESTINATION")
+
+
+class Platform(StrEnum):
+    """Whose admission the pods must pass: SecurityContextConstraints, or Pod Security."""
+
+    OPENSHIFT = "openshift"
+    KUBERNETES = "kubernetes"
+
+
+class Kind(StrEnum):
+    """What keeps a router running."""
+
+    DEPLOYMENT = "Deployment"
+    REPLICATION_CONTROLLER = "ReplicationController"
+
+
+class Forwarding(StrEnum):
+    """Who switches forwarding on for a redirect router: its privileged init container, the pod's securityContext
+    (the kubelet must allow these sysctls), or the tuning plugin of the network attachment.
+    """
+
+    INIT = "init"
+    POD = "pod"
+    NETWORK = "network"
+
+
+class Attach(StrEnum):
+    """Where the egress interface comes from: OpenShift SDN's annotation, or a network attachment of Multus."""
+
+    SDN = "sdn"
+    MULTUS = "multus"
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRequest:
+    """The options. ``sources`` has one entry for each router, with one address of each family.
+
+    ``destinations`` is the text of the list; what it says is in ``rules`` (redirect), ``http_port`` (HTTP proxy) or
+    ``dns`` (DNS proxy), None for the other components. ``forwarding`` None leaves the choice to the plan.
+    """
+
+    component: Component
+    name: str
+    platform: Platform
+    sources: tuple[Mapping[Family, Interface], ...] = ()
+    gateways: Mapping[Family, Address] = field(default_factory=dict)
+    destinations: str = ""
+    namespace: str = "egress-routers"
+    kind: Kind = Kind.DEPLOYMENT
+    rules: Ruleset | None = None
+    http_port: int | None = None
+    dns: DnsProxyConfig | None = None
+    parent_interface: str | None = None
+    network: str | None = None
+    forwarding: Forwarding | None = None
+    headless: bool = False
+    allow_from: tuple[str, ...] = ()
+    node_selector: tuple[tuple[str, str], ...] = ()
+    registry: str = ""
+    tag: str = ""
+    service_monitor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OneRouter:
+    """One workload with its own EGRESS_SOURCE, as the variable's text."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """One port of the Service."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPort:
+    """Ports of one protocol that clients may reach."""
+
+    protocol: Protocol
+    ports: PortRange
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestSet:
+    """Everything that the templates print. An object that is not wanted has None or is empty.
+
+    Without ``init_container`` the main one sets the pod up.
+
+    ``policy_ports`` empty means any port. ``sysctls`` belong to the pod, ``unsafe_sysctls`` are those among them that
+    the kubelet and the SCC must allow by name. Probes ask ``health_port``.
+    """
+
+    component: Component
+    name: str
+    namespace: str
+    platform: Platform
+    kind: Kind
+    attach: Attach
+    routers: tuple[OneRouter, ...]
+    gateway: str
+    mode: str
+    destination_variable: str
+    destinations: str
+    init_image: str
+    main_image: str
+    init_container: bool
+    privileged_init: bool
+    sysctls: tuple[tuple[str, str], ...]
+    unsafe_sysctls: tuple[str, ...]
+    annotation: tuple[str, str]
+    network_config: str | None
+    main_env: tuple[tuple[str, str], ...]
+    health_port: int
+    service_ports: tuple[ServicePort, ...]
+    headless: bool
+    families: tuple[str, ...]
+    policy_ports: tuple[PolicyPort, ...]
+    allow_from: tuple[str, ...]
+    node_selector: tuple[tuple[str, str], ...]
+    metrics_port: int | None = None
+    warnings: tuple[Problem, ...] = field(default=())
+
+    @property
+    def redundant(self) -> bool:
+        """Whether several routers stand behind the Service."""
+        return len(self.routers) > 1
+
+
+# What is found in manifests that were written for other egress routers.
+
+
+class NoteKind(StrEnum):
+    """Whether the old manifest was mistaken, or ours does it another way."""
+
+    WRONG = "was wrong"
+    CHANGED = "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing that the person who migrates should know; ``where`` is the object of the old manifest."""
+
+    kind: NoteKind
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.where}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class OldRouter:
+    """One router of the old manifest. ``request`` lacks what the three texts and ``http_port`` say."""
+
+    where: str
+    request: ManifestRequest
+    source: str
+    gateway: str
+    destinations: str
+    destinations_name: str
+    http_port: str | None = None

@@ -1,1 +1,0 @@
-"""What the system talks about: frozen values, standard library only."""

@@ -1,1 +1,0 @@
-"""Host names of destinations: looked up, and kept looked up."""

@@ -1,0 +1,3 @@
+"""The only code that touches the kernel: netlink, nftables, iptables, conntrack, neighbours, sysctl. No product's word
+in it.
+"""

@@ -1,0 +1,262 @@
+"""Ask who has an address, tell everybody that we have it, and hear who claims ours. ARP: RFC 826, IPv6: RFC 4861."""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from egress_router.config.values import Address
+from egress_router.errors import AddressInUse, TryAgainError
+
+# Ask who has an address, and tell everybody that we have it, by raw sockets.
+#
+# ARP: RFC 826, RFC 5227. IPv6 neighbour discovery: RFC 4861, duplicate detection: RFC 4862.
+
+_ETH_P_ALL = 0x0003
+_ETH_P_ARP = 0x0806
+_ETH_P_IPV6 = 0x86DD
+_BROADCAST = b"\xff" * 6
+_ALL_NODES_MAC = b"\x33\x33\x00\x00\x00\x01"
+_ALL_NODES = socket.inet_pton(socket.AF_INET6, "ff02::1")
+_UNSPECIFIED6 = bytes(16)
+_ARP = struct.Struct("!HHBBH6s4s6s4s")
+_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_MULTICAST = 263, 1, 0
+_NS, _NA = 135, 136
+_OVERRIDE = 0x20000000
+
+#: RFC 5227 probes three times, one to two seconds apart, because of the slow links of its day. A switched LAN answers
+#: within milliseconds: three probes, 0.2 s apart, and 0.3 s of listening after the last one find what answers at all.
+PROBES = 3
+PROBE_INTERVAL = 0.2
+LISTEN_AFTER = 0.3
+
+
+class Neighbours:
+    """Speaks ARP and neighbour discovery on one interface, which must be up. ``mac`` is the interface's own.
+
+    Everything here raises TryAgainError when the interface goes down or away meanwhile.
+    """
+
+    def __init__(self, interface: str, index: int, mac: str) -> None:
+        self._interface = interface
+        self._mac = bytes.fromhex(mac.replace(":", ""))
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.htons(_ETH_P_ALL))
+        self._index = index
+        try:
+            self._socket.bind((interface, _ETH_P_ALL))
+        except OSError as error:
+            self._socket.close()
+            raise self._lost(error) from error
+        self._hear(_ALL_NODES_MAC)
+
+    def _hear(self, group: bytes) -> None:
+        """Let frames to a multicast MAC through the interface's filter."""
+        membership = struct.pack("=iHH8s", self._index, _PACKET_MR_MULTICAST, 6, group)
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
+
+    def _send(self, frame: bytes) -> None:
+        try:
+            self._socket.send(frame)
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: OSError) -> TryAgainError:
+        return TryAgainError(f"no ARP or neighbour discovery on {self._interface}: {error.strerror}")
+
+    def close(self) -> None:
+        """Close the raw socket."""
+        self._socket.close()
+
+    def check_duplicates(self, addresses: Iterable[Address]) -> None:
+        """Probe for ``addresses`` together; about 0.7 s. Raises AddressInUse naming the MAC that answers."""
+        wanted = list(addresses)
+        for address in wanted:
+            if address.version == 6:
+                # Where other machines' probes for it go (RFC 4862, 5.4.2).
+                self._hear(b"\x33\x33\xff" + address.packed[13:])
+        end = time.monotonic()
+        for _ in range(PROBES):
+            for address in wanted:
+                self._send(self._probe(address))
+            end += PROBE_INTERVAL
+            self._listen(wanted, end)
+        self._listen(wanted, end - PROBE_INTERVAL + LISTEN_AFTER)
+
+    def announce(self, addresses: Iterable[Address]) -> None:
+        """Send a gratuitous ARP request (RFC 5227, 2.3) or an unsolicited advertisement (RFC 4861, 7.2.6) for each."""
+        for address in addresses:
+            self._send(self._announcement(address))
+
+    def _listen(self, wanted: list[Address], end: float) -> None:
+        by_bytes = {address.packed: address for address in wanted}
+        while (left := end - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            try:
+                frame = self._socket.recv(2048)
+            except TimeoutError:
+                return
+            except OSError as error:
+                raise self._lost(error) from error
+            claim = claimed(frame)
+            if claim is None or claim[1] not in by_bytes or claim[0] == self._mac:
+                continue
+            mac = claim[0].hex(":")
+            raise AddressInUse(
+                f"{by_bytes[claim[1]]} is in use: {mac} answers for it on {self._interface}. Two machines with one "
+                "address break each other; remove the other one (an old router pod?), or choose another EGRESS_SOURCE"
+            )
+
+    def _probe(self, address: Address) -> bytes:
+        if address.version == 4:
+            return self._arp(bytes(4), address.packed)
+        # RFC 4861, 4.3: to the solicited-node address, from ::, without a source option.
+        group = socket.inet_pton(socket.AF_INET6, "ff02::1:ff00:0")[:13] + address.packed[13:]
+        body = struct.pack("!BBHI", _NS, 0, 0, 0) + address.packed
+        return self._ipv6(b"\x33\x33" + group[12:], _UNSPECIFIED6, group, body)
+
+    def _announcement(self, address: Address) -> bytes:
+        if address.version == 4:
+            return self._arp(address.packed, address.packed)
+        option = struct.pack("!BB6s", 2, 1, self._mac)
+        body = struct.pack("!BBHI", _NA, 0, 0, _OVERRIDE) + address.packed + option
+        return self._ipv6(_ALL_NODES_MAC, address.packed, _ALL_NODES, body)
+
+    def _arp(self, sender: bytes, target: bytes) -> bytes:
+        header = _BROADCAST + self._mac + struct.pack("!H", _ETH_P_ARP)
+        return header + _ARP.pack(1, 0x0800, 6, 4, 1, self._mac, sender, bytes(6), target)
+
+    def _ipv6(self, mac: bytes, source: bytes, destination: bytes, body: bytes) -> bytes:
+        checksum = _checksum(source + destination + struct.pack("!II", len(body), socket.IPPROTO_ICMPV6) + body)
+        body = body[:2] + struct.pack("!H", checksum) + body[4:]
+        # Hop limit 255 proves that no router passed it on (RFC 4861, 7.1).
+        header = struct.pack("!IHBB", 6 << 28, len(body), socket.IPPROTO_ICMPV6, 255) + source + destination
+        return mac + self._mac + struct.pack("!H", _ETH_P_IPV6) + header + body
+
+
+def claimed(frame: bytes) -> tuple[bytes, bytes] | None:
+    """Return (MAC, packed address) that an Ethernet frame claims or probes for; None for other frames.
+
+    ARP: the sender of any ARP packet, or the target of a probe. IPv6: the target of an advertisement, or of a
+    solicitation from ``::`` (another machine's duplicate detection).
+    """
+    if len(frame) < 42:
+        return None
+    kind: int = struct.unpack_from("!H", frame, 12)[0]
+    if kind == _ETH_P_ARP:
+        _, protocol, _, _, _, mac, sender, _, target = _ARP.unpack_from(frame, 14)
+        if protocol != 0x0800:
+            return None
+        return (mac, target if sender == bytes(4) else sender)
+    if kind != _ETH_P_IPV6 or len(frame) < 78 or frame[20] != socket.IPPROTO_ICMPV6 or frame[21] != 255:
+        return None
+    type_, source, target = frame[54], frame[22:38], frame[62:78]
+    if type_ == _NA or (type_ == _NS and source == _UNSPECIFIED6):
+        return (frame[6:12], target)
+    return None
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    data += b"\0" * (len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+# Ask gateways whether they are there, and hear who claims our addresses. ARP: RFC 826, IPv6: RFC 4861.
+
+_SO_ATTACH_FILTER = 26
+_NS, _NA = 135, 136
+_ARP_TYPE = b"\x08\x06"
+#: linux/filter.h: (code, jump if true, jump if false, operand). Without it every packet would wake us up.
+#: ARP, or IPv6 with ICMPv6 as its first header and type 136 (neighbour advertisement).
+_FILTER = (
+    (0x28, 0, 0, 12),  # load the EtherType
+    (0x15, 5, 0, 0x0806),  # ARP: accept
+    (0x15, 0, 5, 0x86DD),  # not IPv6: drop
+    (0x30, 0, 0, 20),  # load the next header
+    (0x15, 0, 3, 58),
+    (0x30, 0, 0, 54),  # load the ICMPv6 type
+    (0x15, 0, 1, _NA),
+    (0x06, 0, 0, 0xFFFF),
+    (0x06, 0, 0, 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """``mac`` says that it has ``address``."""
+
+    mac: str
+    address: Address
+
+
+class NeighbourWatch(Neighbours):
+    """Speaks and hears ARP and neighbour discovery on one interface, without ever waiting."""
+
+    def __init__(self, interface: str, index: int, mac: str) -> None:
+        super().__init__(interface, index, mac)
+        program = b"".join(struct.pack("=HBBI", *line) for line in _FILTER)
+        self._buffer = ctypes.create_string_buffer(program)
+        head = struct.pack("@HP", len(_FILTER), ctypes.addressof(self._buffer))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, head)
+        self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def ask(self, address: Address, source: Address) -> None:
+        """Ask who has ``address``, as ``source``. An interface that is down asks nobody."""
+        try:
+            self._send(self._question(address, source))
+        except TryAgainError:
+            return
+
+    def probe_own(self, address: Address) -> None:
+        """Ask who else has our ``address`` (RFC 5227, 2.1.1): another machine that has it answers."""
+        try:
+            self._send(self._probe(address))
+        except TryAgainError:
+            return
+
+    def tell(self, addresses: tuple[Address, ...]) -> None:
+        """Announce that we have ``addresses``. An interface that is down tells nobody."""
+        try:
+            self.announce(addresses)
+        except TryAgainError:
+            return
+
+    def heard(self) -> list[Heard]:
+        """Return what other machines have said since the last time."""
+        found: list[Heard] = []
+        for _ in range(1000):
+            try:
+                frame = self._socket.recv(2048)
+            except OSError:
+                # Nothing more, or the interface went down; the link's own events tell that.
+                break
+            claim = claimed(frame)
+            if claim is None or claim[0] == self._mac or _asks_only(frame):
+                continue
+            found.append(Heard(claim[0].hex(":"), ip_address(claim[1])))
+        return found
+
+    def _question(self, address: Address, source: Address) -> bytes:
+        if address.version == 4:
+            return self._arp(source.packed, address.packed)
+        group = socket.inet_pton(socket.AF_INET6, "ff02::1:ff00:0")[:13] + address.packed[13:]
+        option = struct.pack("!BB6s", 1, 1, self._mac)
+        body = struct.pack("!BBHI", _NS, 0, 0, 0) + address.packed + option
+        return self._ipv6(b"\x33\x33" + group[12:], source.packed, group, body)
+
+
+def _asks_only(frame: bytes) -> bool:
+    """Whether it is an ARP probe: somebody asks for an address before it takes it, which the kernel answers."""
+    return frame[12:14] == _ARP_TYPE and frame[28:32] == bytes(4)

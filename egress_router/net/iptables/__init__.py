@@ -1,0 +1,1 @@
+"""Legacy iptables through python-iptables."""

@@ -1,0 +1,117 @@
+"""Network namespaces and capabilities of this process. See setns(2), namespaces(7), capabilities(7)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from egress_router.errors import CapabilityError, PlatformError
+
+# Network namespaces: which one is ours, and sockets that live in another one. See setns(2), namespaces(7).
+
+T = TypeVar("T")
+
+OWN = "/proc/self/ns/net"
+_CLONE_NEWNET = 0x40000000
+
+
+def may_look_at(path: str) -> bool:
+    """Whether the permissions suffice to see which namespace ``path`` is (ptrace(2), PTRACE_MODE_READ_FSCREDS)."""
+    try:
+        Path(path).stat()
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def same_namespace(path: str) -> bool:
+    """Whether ``path`` is the namespace that we are in. Raises PlatformError when it cannot be looked at."""
+    try:
+        theirs, ours = Path(path).stat(), Path(OWN).stat()
+    except PermissionError as error:
+        raise _ptrace_missing(path) from error
+    except OSError as error:
+        raise PlatformError(f"the network namespace {path} cannot be opened: {error.strerror}") from error
+    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def made_in(path: str, make: Callable[[], T]) -> T:
+    """Return ``make()``, called with the process in the network namespace at ``path``, then go back.
+
+    For opening sockets: a socket stays in the namespace that it was made in. Only for processes with one thread.
+    Raises CapabilityError without CAP_SYS_ADMIN, PlatformError when the path is no namespace.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise _ptrace_missing(path) from error
+    except OSError as error:
+        raise PlatformError(f"the network namespace {path} cannot be opened: {error.strerror}") from error
+    back = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(there, _CLONE_NEWNET) != 0:
+            code = ctypes.get_errno()
+            if code == 1:
+                raise CapabilityError(
+                    f"entering the network namespace {path} is not permitted: the container needs SYS_ADMIN to create "
+                    "the macvlan in the host's namespace (or have the macvlan made for it and drop that need)"
+                )
+            raise PlatformError(f"the network namespace {path} cannot be entered: {os.strerror(code)}")
+        try:
+            return make()
+        finally:
+            if libc.setns(back, _CLONE_NEWNET) != 0:
+                # Going on in a foreign namespace would configure the host.
+                os.abort()
+    finally:
+        os.close(there)
+        os.close(back)
+
+
+def _ptrace_missing(path: str) -> CapabilityError:
+    return CapabilityError(
+        f"the network namespace {path} cannot be looked at: the container needs SYS_PTRACE for another process's /proc "
+        "entry (or have the macvlan made for it and drop that need)"
+    )
+
+
+# Which Linux capabilities this process has. See capabilities(7).
+
+#: linux/capability.h
+NUMBERS = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_PTRACE": 19, "SYS_ADMIN": 21}
+
+
+def effective() -> frozenset[str]:
+    """Return those of NUMBERS that are in the effective set."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            bits = int(line.split()[1], 16)
+            return frozenset(name for name, number in NUMBERS.items() if bits >> number & 1)
+    return frozenset()
+
+
+def require(names: Iterable[str], purpose: str) -> None:
+    """Raise CapabilityError naming every capability of ``names`` that is missing and the manifest field to set."""
+    missing = sorted(set(names) - effective())
+    if missing:
+        creating = any(name.startswith("SYS_") for name in missing)
+        hint = " (an interface that was made for the pod needs neither SYS_ADMIN nor SYS_PTRACE)" if creating else ""
+        raise CapabilityError(
+            f"{purpose} needs {' and '.join(missing)}; grant with "
+            f"securityContext.capabilities.add: [{', '.join(missing)}], or privileged: true{hint}"
+        )
+
+
+def to_enter(netns: str) -> tuple[str, ...]:
+    """Return what opening sockets in the network namespace at ``netns`` needs.
+
+    setns(2) takes SYS_ADMIN; looking at another process's ``/proc/PID/ns`` takes SYS_PTRACE, unless that process has
+    no capability that we lack (ptrace(2)).
+    """
+    return ("SYS_ADMIN",) if may_look_at(netns) else ("SYS_ADMIN", "SYS_PTRACE")

@@ -1,0 +1,1 @@
+"""Links, addresses, routes and policy rules by rtnetlink(7)."""

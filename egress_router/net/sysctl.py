@@ -1,0 +1,63 @@
+"""Kernel parameters under /proc/sys, and those of one interface by netlink too. See sysctl(8), rtnetlink(7)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+
+from egress_router.errors import PlatformError
+from egress_router.net.netlink import NLA_F_NESTED, Netlink, attribute, ifinfmsg
+from egress_router.net.rtnetlink.values import Link, Sysctl
+
+ROOT = Path("/proc/sys")
+_RTM_SETLINK = 19
+_IFLA_AF_SPEC = 26
+_IFLA_INET_CONF = 1
+#: linux/ip.h: IPV4_DEVCONF_*
+_IPV4_DEVCONF = {"forwarding": 1, "rp_filter": 8, "arp_announce": 18, "arp_ignore": 19}
+
+
+def read_sysctl(item: Sysctl) -> int | None:
+    """Return the present value; None when this kernel has no such parameter or it is no number."""
+    try:
+        return int((ROOT / item.key).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def set_sysctl(item: Sysctl, netlink: Netlink, link: Link | None) -> str | None:
+    """Set a parameter and read it back. Return None when it holds, else what is wrong with an optional one.
+
+    Where /proc/sys is read-only (an unprivileged container) the IPv4 parameters of an interface, which ``link`` is
+    then, are set by netlink, for which NET_ADMIN is enough. Raises PlatformError for a required parameter that cannot
+    be set; the text says what to change.
+    """
+    if read_sysctl(item) == item.value:
+        return None
+    try:
+        # The first choice: forwarding switches LRO off in the NIC, which the kernel does on this way only.
+        (ROOT / item.key).write_text(str(item.value))
+        reason = ""
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if link is not None:
+            _set_by_netlink(item, netlink, link)
+    actual = read_sysctl(item)
+    if actual == item.value:
+        return None
+    wrong = f"{item.key.replace('/', '.')} is {actual}, {item.value} is needed"
+    if reason:
+        wrong += f", and it cannot be set ({reason})"
+    if item.required:
+        raise PlatformError(f"{wrong}. {item.fix}".rstrip())
+    return wrong
+
+
+def _set_by_netlink(item: Sysctl, netlink: Netlink, link: Link) -> None:
+    number = _IPV4_DEVCONF[item.key.rpartition("/")[2]]
+    conf = attribute(_IFLA_INET_CONF | NLA_F_NESTED, attribute(number, struct.pack("=I", item.value)))
+    spec = attribute(_IFLA_AF_SPEC | NLA_F_NESTED, attribute(socket.AF_INET | NLA_F_NESTED, conf))
+    request = ifinfmsg()
+    request["index"] = link.index
+    netlink.change(request, _RTM_SETLINK, 0, f"set {item}", extra=spec)

@@ -1,1 +1,0 @@
-"""Squid and HAProxy as child processes: start, check, reload, drain."""

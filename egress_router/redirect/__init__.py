@@ -1,0 +1,1 @@
+"""The redirect router: EGRESS_DESTINATION lines become DNAT and SNAT rules of a pod."""

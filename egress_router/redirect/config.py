@@ -1,0 +1,252 @@
+"""The variables of the redirect router, of every init container, and of `egress-router run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from enum import StrEnum
+from ipaddress import IPv4Network
+from typing import TypeVar
+
+from egress_router.config import fields
+from egress_router.config.fields import Wrong
+from egress_router.config.inputs import Inputs, Problems
+from egress_router.config.settings import EXPECTED_SOURCE, on_off, parse_health_port, seconds, yield_to
+from egress_router.config.values import Address, Family, Interface, Network, Protocol, family_of, host_network
+from egress_router.net.rtnetlink.values import MacvlanMode
+from egress_router.redirect.destinations import parse_rules
+from egress_router.redirect.values import Backend, Check, Mode, RouterConfig, RunConfig
+
+# The variables of the redirect router and of every init container: one function, all problems together.
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+
+
+def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
+    """Return the configuration of the router, None when something is wrong (every problem is noted)."""
+    before = len(problems.errors)
+    mode = _choice(inputs, problems, "EGRESS_ROUTER_MODE", Mode, Mode.LEGACY)
+    sources = _sources(inputs, problems)
+    gateways = _gateways(inputs, problems, sources)
+    mode_known = not _has_errors(problems, "EGRESS_ROUTER_MODE")
+    sources_known = sources if not _has_errors(problems, "EGRESS_SOURCE") else {}
+    # With a mode that is none, a name is not what is wrong.
+    names = mode is Mode.LEGACY or not mode_known
+    rules = parse_rules(inputs, sources_known, problems, required=mode.redirects and mode_known, names=names)
+    config = RouterConfig(
+        mode=mode,
+        sources=sources,
+        gateways=gateways,
+        rules=rules,
+        backend=_choice(inputs, problems, "EGRESS_NAT_BACKEND", Backend, Backend.AUTO),
+        interface=_interface(inputs, problems, "EGRESS_INTERFACE"),
+        parent_interface=_interface(inputs, problems, "EGRESS_PARENT_INTERFACE"),
+        host_netns=_path(inputs, problems, "EGRESS_HOST_NETNS"),
+        macvlan_mode=_choice(inputs, problems, "EGRESS_MACVLAN_MODE", MacvlanMode, MacvlanMode.PRIVATE),
+        cluster_cidrs=_cluster_cidrs(inputs, problems, sources, gateways),
+        dad=on_off(inputs, problems, "EGRESS_DAD", default=True),
+    )
+    if not mode.redirects and rules.all:
+        problems.warn("EGRESS_DESTINATION", None, "", f"is not used with EGRESS_ROUTER_MODE={mode}")
+    return config if len(problems.errors) == before else None
+
+
+def _has_errors(problems: Problems, variable: str) -> bool:
+    return any(problem.variable == variable for problem in problems.errors)
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _per_family(
+    inputs: Inputs,
+    problems: Problems,
+    variable: str,
+    read: Callable[[str], tuple[Family, T] | Wrong],
+    expected: str,
+) -> dict[Family, T]:
+    text = inputs.value(variable)
+    if text is None or not _words(text):
+        problems.error(variable, None, text or "", "is not set" if text is None else "has no address", expected)
+        return {}
+    found: dict[Family, T] = {}
+    for word in _words(text):
+        value = read(word)
+        if isinstance(value, Wrong):
+            problems.error(variable, None, text, value, expected)
+            continue
+        family, address = value
+        if family in found:
+            problems.error(variable, None, text, f"has two {family} addresses", "one of each family")
+        found[family] = address
+    return found
+
+
+def _sources(inputs: Inputs, problems: Problems) -> dict[Family, Interface]:
+    def read(word: str) -> tuple[Family, Interface] | Wrong:
+        value = fields.interface_address(word)
+        if isinstance(value, Wrong):
+            return value
+        return _unusable_source(value) or (family_of(value), value)
+
+    return _per_family(inputs, problems, "EGRESS_SOURCE", read, EXPECTED_SOURCE)
+
+
+def _unusable_source(value: Interface) -> Wrong | None:
+    ip, network = value.ip, value.network
+    kind = fields.not_a_host(ip)
+    if kind:
+        return Wrong(f'"{ip}" cannot be a source: it is {kind}')
+    if ip.version == 6 and ip.is_link_local:
+        return Wrong(f'"{ip}" cannot be a source: it is link-local')
+    return _network_or_broadcast(ip, network)
+
+
+def _network_or_broadcast(ip: Address, network: Network) -> Wrong | None:
+    if isinstance(network, IPv4Network) and network.prefixlen < 31:
+        if ip == network.network_address:
+            return Wrong(f'"{ip}" is the address of the network {network}, not of a host')
+        if ip == network.broadcast_address:
+            return Wrong(f'"{ip}" is the broadcast address of {network}')
+    return None
+
+
+def _gateways(inputs: Inputs, problems: Problems, sources: dict[Family, Interface]) -> dict[Family, Address]:
+    def read(word: str) -> tuple[Family, Address] | Wrong:
+        value = fields.address(word)
+        if isinstance(value, Wrong):
+            return value
+        kind = fields.not_a_host(value)
+        if kind:
+            return Wrong(f'"{value}" cannot be a gateway: it is {kind}')
+        source = sources.get(family_of(value))
+        if source is not None and source.ip == value:
+            return Wrong(f'"{value}" is EGRESS_SOURCE itself')
+        return (source and _network_or_broadcast(value, source.network)) or (family_of(value), value)
+
+    name = "EGRESS_GATEWAY"
+    expected = "an address such as 192.0.2.1, one per family of EGRESS_SOURCE"
+    gateways = _per_family(inputs, problems, name, read, expected)
+    text = inputs.value(name) or ""
+    if not _has_errors(problems, name):
+        for family in sources.keys() - gateways.keys():
+            problems.error(name, None, text, f"has no {family} address, but EGRESS_SOURCE has one", expected)
+    if not _has_errors(problems, "EGRESS_SOURCE"):
+        for family in gateways.keys() - sources.keys():
+            problems.error(name, None, text, f"has an {family} address, but EGRESS_SOURCE has none", expected)
+    for family, source in sources.items():
+        gateway = gateways.get(family)
+        alone = source.network.prefixlen == family.bits
+        if gateway is not None and not alone and gateway not in source.network and not gateway.is_link_local:
+            problems.warn(name, None, str(gateway), f"is outside of EGRESS_SOURCE's network {source.network}")
+    return gateways
+
+
+def _cluster_cidrs(
+    inputs: Inputs, problems: Problems, sources: dict[Family, Interface], gateways: dict[Family, Address]
+) -> tuple[Network, ...]:
+    text = inputs.value("EGRESS_CLUSTER_CIDRS")
+    egress_side = [source.network for source in sources.values()] + [host_network(item) for item in gateways.values()]
+    found: list[Network] = []
+    for word in _words(text or ""):
+        value = fields.network(word)
+        if isinstance(value, Wrong):
+            problems.error("EGRESS_CLUSTER_CIDRS", None, text or "", value, "prefixes such as 10.128.0.0/14")
+        elif value.prefixlen == 0:
+            message = f'"{value}" is everything'
+            problems.error("EGRESS_CLUSTER_CIDRS", None, text or "", message, "the cluster's prefixes")
+        elif value in egress_side:
+            message = f'"{value}" is on the egress side, by EGRESS_SOURCE or EGRESS_GATEWAY'
+            problems.error("EGRESS_CLUSTER_CIDRS", None, text or "", message, "the cluster's prefixes")
+        elif value not in found:
+            found.append(value)
+    return tuple(found)
+
+
+def _choice(inputs: Inputs, problems: Problems, variable: str, kind: type[E], default: E) -> E:
+    text = inputs.value(variable)
+    if text is None:
+        return default
+    try:
+        return kind(text.lower())
+    except ValueError:
+        problems.error(variable, None, text, "is not known", f"one of {', '.join(kind)}")
+        return default
+
+
+def _interface(inputs: Inputs, problems: Problems, variable: str) -> str | None:
+    text = inputs.value(variable)
+    if text is None:
+        return None
+    name = fields.interface_name(text)
+    if isinstance(name, Wrong):
+        problems.error(variable, None, text, name, "1 to 15 letters, digits and _ . - @")
+        return None
+    return name
+
+
+def _path(inputs: Inputs, problems: Problems, variable: str) -> str | None:
+    text = inputs.value(variable)
+    if text is not None and not text.startswith("/"):
+        problems.error(variable, None, text, "is not an absolute path", "such as /proc/1/ns/net")
+    return text
+
+
+# The variables of ``egress-router run``: the router's, and those of a router that stays.
+
+EXPECTED_CHECK = "ADDRESS:PORT, such as 203.0.113.25:443 or [2001:db8::25]:443"
+_DAY = 86400
+
+
+def parse_run(inputs: Inputs, problems: Problems) -> RunConfig | None:
+    """Return the configuration of a router that stays, None when something is wrong (every problem is noted)."""
+    router = parse_router(inputs, problems)
+    if router is not None and router.mode is not Mode.LEGACY:
+        message = "is not for a router that stays"
+        expected = "unset, or legacy; `egress-router init` does init, http-proxy and dns-proxy"
+        problems.error("EGRESS_ROUTER_MODE", None, str(router.mode), message, expected)
+    run = parse_staying(inputs, problems, router)
+    return run if router is not None and router.mode is Mode.LEGACY else None
+
+
+def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | None) -> RunConfig | None:
+    """Add to ``router`` what a router that stays needs; None when something is wrong."""
+    before = len(problems.errors)
+    health = parse_health_port(inputs, problems)
+    grace = seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", 30, 0, _DAY)
+    announce = seconds(inputs, problems, "EGRESS_ANNOUNCE_INTERVAL", 30, 0, _DAY)
+    probe = seconds(inputs, problems, "EGRESS_PROBE_INTERVAL", 3, 1, _DAY)
+    hold = seconds(inputs, problems, "EGRESS_NAME_HOLD", 3600, 0, 30 * _DAY)
+    checks = _checks(inputs, problems, {} if router is None else router.sources)
+    if router is not None and health is not None:
+        health = _unclaimed(inputs, problems, router, health)
+    if router is None or len(problems.errors) > before:
+        return None
+    return RunConfig(replace(router, health_port=health), grace, announce, probe, checks, hold)
+
+
+def _unclaimed(inputs: Inputs, problems: Problems, router: RouterConfig, port: int) -> int | None:
+    """Return ``port``, or None when a destination claims it."""
+    claims = (r for r in router.rules.claims if r.protocol is Protocol.TCP and port in r.ports)
+    rule = next(claims, None)
+    return yield_to(inputs, problems, port, f"line {rule.line} of EGRESS_DESTINATION ({rule})" if rule else "")
+
+
+def _checks(inputs: Inputs, problems: Problems, sources: Mapping[Family, Interface]) -> tuple[Check, ...]:
+    variable = "EGRESS_CHECK"
+    text = inputs.value(variable) or ""
+    found: list[Check] = []
+    for word in text.replace(",", " ").split():
+        host, _, port_text = word.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        address, port = fields.address(bare), fields.port(port_text)
+        if isinstance(address, Wrong) or isinstance(port, Wrong) or (":" in bare and bare == host):
+            problems.error(variable, None, word, "is not a destination", EXPECTED_CHECK)
+        elif sources and family_of(address) not in sources:
+            message = f"is {family_of(address)}, but EGRESS_SOURCE has no {family_of(address)} address"
+            problems.error(variable, None, word, message, EXPECTED_CHECK)
+        else:
+            found.append(Check(address, port))
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,187 @@
+"""The router that stays: reload its destinations, put back what got lost, cut what must not go on, leave.
+
+Everything here waits for the kernel to be done, milliseconds as a rule; the loop decides when.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from egress_router.config.inputs import Problems, load_inputs
+from egress_router.config.values import Address, HostName
+from egress_router.daemon.log import LOGGER
+from egress_router.errors import ConfigurationError, EgressRouterError
+from egress_router.net.conntrack import Connection
+from egress_router.net.process import give_back_memory
+from egress_router.net.rtnetlink.values import NetworkState, Observed
+from egress_router.redirect.config import parse_run
+from egress_router.redirect.connections import end_stale, translated
+from egress_router.redirect.desired import desired_state
+from egress_router.redirect.nat import NatBackend
+from egress_router.redirect.plan import plan_translation
+from egress_router.redirect.setup import put_back
+from egress_router.redirect.state import State
+from egress_router.redirect.values import Counters, Desired, RouterConfig, Ruleset, Translation
+
+#: A table of ten thousand destinations that was deleted would fill the log.
+LOGGED_LINES = 100
+
+
+class LiveRouter:
+    """A router that is set up. Its lock is held while the kernel is changed or its rules are read."""
+
+    def __init__(
+        self, env: Mapping[str, str], config: RouterConfig, desired: Desired, backend: NatBackend, state: State
+    ) -> None:
+        self._env = env
+        self.config = config
+        self.desired = desired
+        self.backend = backend
+        self.state = state
+        self.lock = threading.Lock()
+        self._answers: dict[HostName, tuple[Address, ...]] = {}
+        state.follow(config.rules.names, only=not config.rules.addressed)
+
+    def reload(self) -> None:
+        """Read the destinations anew and put them in place; when they cannot be used the old ones stay."""
+        try:
+            rules = self._read_rules()
+            with self.lock:
+                config = replace(self.config, rules=rules)
+                answers = {name: found for name, found in self._answers.items() if name in rules.names}
+                translation = plan_translation(config, self.desired.network, answers)
+                changed = self.backend.apply(translation)
+                self.config, self._answers = config, answers
+                self.desired = replace(self.desired, translation=translation)
+                ended = self.end_stale() if changed else 0
+        except EgressRouterError as error:
+            self.state.reload_failures += 1
+            self.state.reload_error = str(error)
+            LOGGER.error("reload refused, the destinations in force stay: %s", error)
+            return
+        self.state.follow(rules.names, only=not rules.addressed)
+        self.state.reloads += 1
+        self.state.reload_error = ""
+        self.state.last_reload = time.time()
+        give_back_memory()
+        what = "changed" if changed else "as they were"
+        LOGGER.info("reload: %d destinations, %s; %d connections ended", len(rules.all), what, ended)
+
+    def take_answers(self, answers: dict[HostName, tuple[Address, ...]], names: Collection[HostName]) -> bool:
+        """Send new connections to the addresses of ``answers``, which are others for ``names``; return whether that is
+        done.
+        """
+        with self.lock:
+            self._answers = answers
+            self.desired = replace(self.desired, translation=replace(self.desired.translation, answers=answers))
+            try:
+                self.backend.readdress(self.desired.translation, names)
+            except EgressRouterError as error:
+                LOGGER.warning("new addresses of %s are not in place yet: %s", ", ".join(map(str, names)), error)
+                return False
+        return True
+
+    def _read_rules(self) -> Ruleset:
+        inputs = load_inputs(self._env)
+        problems = Problems()
+        run = parse_run(inputs, problems)
+        if run is not None and run.router.health_port != self.config.health_port:
+            # The default gave way to a destination, which only a router that starts can do.
+            problems.errors += [p for p in problems.warnings if p.variable == "EGRESS_HEALTH_PORT"]
+        if run is None or problems.errors:
+            raise ConfigurationError(problems.errors)
+        for warning in problems.warnings:
+            LOGGER.warning("%s", warning)
+        return run.router.rules
+
+    def end_stale(self) -> int:
+        """End the connections that the rules in force would not make; return how many. Raises PlatformError."""
+        return end_stale(self.desired)
+
+    def check(self, *, rules: bool, network: bool) -> bool:
+        """Look whether the rules, or the network, or both are in place and put back what is not; return whether all of
+        that is in place now.
+        """
+        try:
+            with self.lock:
+                # First, for what may not pass must be held back while the rest is looked at.
+                lines = self.backend.mend(self.desired.translation) if rules else []
+                if network:
+                    missing, observed = put_back(self.config, self.desired)
+                    if not missing and self._adopt(observed):
+                        missing, _ = put_back(self.config, self.desired)
+                        missing += self.backend.mend(self.desired.translation)
+                    lines += missing
+                if lines and rules:
+                    self.end_stale()
+        except EgressRouterError as error:
+            if str(error) != self.state.problem:
+                LOGGER.error("what is missing cannot be put back: %s", error)
+            self.state.problem = str(error)
+            return False
+        if self.state.problem and rules and network:
+            LOGGER.info("all is in place again")
+            self.state.problem = ""
+        if lines:
+            self.state.repairs += 1
+            shown = lines[:LOGGED_LINES] + [f"and {len(lines) - LOGGED_LINES} more"] * (len(lines) > LOGGED_LINES)
+            LOGGER.warning("put back what was missing (- desired, + actual):\n  %s", "\n  ".join(shown))
+        return True
+
+    def _adopt(self, observed: Observed) -> bool:
+        """Take over routes and addresses that the cluster side has got since; return whether there are any.
+
+        What is gone from the cluster side is not: that is a loss, to be put back.
+        """
+        network = self.desired.network
+        try:
+            planned = desired_state(self.config, observed, network.egress).network
+            planned = replace(planned, displaced=network.displaced)
+        except EgressRouterError:
+            return False
+        if planned == network or not _adds_to(network, planned):
+            return False
+        translation = plan_translation(self.config, planned, self._answers)
+        self.desired = Desired(planned, replace(translation, accepting=self.desired.translation.accepting))
+        return True
+
+    def counters(self) -> dict[str, Counters]:
+        """Return the traffic of each destination, by its text. Raises EgressRouterError."""
+        with self.lock:
+            translation = self.desired.translation
+            found = self.backend.counters(translation)
+        return {str(rule): found.get(rule.line, Counters()) for rule in translation.rules.all}
+
+    def drift(self) -> list[str]:
+        """Return how the rules differ from the desired ones. Raises EgressRouterError."""
+        with self.lock:
+            return self.backend.drift(self.desired.translation)
+
+    def connections(self) -> list[Connection]:
+        """Return the translated connections. Raises PlatformError."""
+        return translated(self.desired)
+
+    def stop_accepting(self) -> None:
+        """Let established connections go on and refuse new ones. Raises EgressRouterError."""
+        self._apply(replace(self.desired.translation, accepting=False))
+
+    def close(self) -> None:
+        """Forward nothing any more, and end what was forwarded. Raises EgressRouterError."""
+        self._apply(replace(self.desired.translation, rules=Ruleset()))
+        with self.lock:
+            self.end_stale()
+
+    def _apply(self, translation: Translation) -> None:
+        with self.lock:
+            self.desired = replace(self.desired, translation=translation)
+            self.backend.apply(self.desired.translation)
+
+
+def _adds_to(old: NetworkState, new: NetworkState) -> bool:
+    """Whether ``new`` has all that ``old`` has."""
+    pairs = [(old.routes, new.routes), (old.rules, new.rules), (old.addresses, new.addresses)]
+    pairs += [(old.pod_addresses[family], new.pod_addresses[family]) for family in old.pod_addresses]
+    return all(item in ours for theirs, ours in pairs for item in theirs)

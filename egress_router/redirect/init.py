@@ -1,0 +1,50 @@
+"""``egress-router init``: read the environment, make the pod an egress router, exit (or stay, in legacy mode)."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Mapping
+
+from egress_router.config.inputs import Problems, load_inputs, warn_unknown
+from egress_router.config.settings import parse_log
+from egress_router.daemon.log import LOGGER, set_up_log
+from egress_router.errors import ConfigurationError, PlatformError
+from egress_router.redirect.config import parse_router
+from egress_router.redirect.connections import end_stale
+from egress_router.redirect.setup import set_up
+from egress_router.redirect.values import Desired, Mode
+
+
+def run_init(env: Mapping[str, str]) -> int:
+    """Set up what ``env`` says and return 0; in legacy mode do as ``egress-router run``. Raises EgressRouterError."""
+    inputs = load_inputs(env)
+    problems = Problems()
+    set_up_log(parse_log(inputs, problems, terminal=sys.stderr.isatty()))
+    config = parse_router(inputs, problems)
+    if config is not None and config.mode is Mode.LEGACY:
+        # It stays, and may make cycles; the command line has switched this off for what is soon over.
+        gc.enable()
+        # Imported here: an init container needs none of it, and its pod waits.
+        from egress_router.redirect.run import run_router
+
+        return run_router(env)
+    warn_unknown(inputs, problems)
+    if config is None or problems.errors:
+        raise ConfigurationError(problems.errors)
+    for warning in problems.warnings:
+        LOGGER.warning("%s", warning)
+    desired, _ = set_up(config)
+    _end_stale(desired)
+    return 0
+
+
+def _end_stale(desired: Desired) -> None:
+    """End what former rules have made, in a pod where ``init`` runs again; the pod is a router without that, too."""
+    try:
+        ended = end_stale(desired)
+    except PlatformError as error:
+        LOGGER.warning("connections of former rules, if there are any, go on until they end: %s", error)
+    else:
+        if ended:
+            LOGGER.info("%d connections of former rules ended", ended)

@@ -1,0 +1,368 @@
+"""Translation → our part of the iptables tables of one family, and as text. See iptables-extensions(8), iptables-
+save(8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import collapse_addresses
+
+from egress_router.config.values import Address, Family, PortRange, Protocol, host_network
+from egress_router.net.iptables.rules import PREFIX, IptMatch, IptRule, IptTable
+from egress_router.net.rtnetlink.values import CLUSTER_MARK
+from egress_router.redirect.values import NamedFallback, NamedRedirect, Redirect, Spread, Translation
+
+# Rules with names → iptables. Each has a chain of its own in nat, so that another answer changes one chain and no
+# counter::
+#
+#     -A EGRESSR-PREROUTING -p tcp -m tcp --dport 443 -g EGRESSR-to-tcp-443
+#     -A EGRESSR-to-tcp-443 -j CONNMARK --set-xmark MARK/0xffffffff
+#     -A EGRESSR-to-tcp-443 -p tcp -m statistic --mode random --probability 0.5 -m tcp --dport 443 -j DNAT …
+#     -A EGRESSR-to-tcp-443 -p tcp -m tcp --dport 443 -j DNAT …
+#     -A EGRESSR-to-tcp-443 -p tcp -m tcp --dport 443 -j ACCEPT
+#
+# What finds no address is accepted as it is (iptables refuses DROP in nat) and reaches the pod itself, where
+# ``EGRESSR-LATE`` of filter drops it.
+
+_NEW = IptMatch("conntrack", (("ctstate", "NEW"),))
+
+
+def ports_match(protocol: Protocol, ports: PortRange) -> IptMatch:
+    """Return the match for a packet's destination port."""
+    text = str(ports.first) if len(ports) == 1 else f"{ports.first}:{ports.last}"
+    return IptMatch(str(protocol), (("dport", text),))
+
+
+def dnat_target(address: Address, ports: PortRange, to_ports: PortRange) -> tuple[tuple[str, str], ...]:
+    """Return the options of DNAT. A range keeps its offsets: ``ADDRESS:FIRST-LAST/BASE`` (Linux 4.18)."""
+    host = f"[{address}]" if address.version == 6 else str(address)
+    if ports == to_ports:
+        to = str(address)
+    elif len(ports) == 1:
+        to = f"{host}:{to_ports}"
+    else:
+        to = f"{host}:{to_ports}/{ports.first}"
+    return (("to-destination", to),)
+
+
+def name_chain(rule: NamedRedirect | NamedFallback) -> str:
+    """Return the name of the chain that a rule's connections go to."""
+    what = f"{rule.protocol}-{rule.ports.first}" if isinstance(rule, NamedRedirect) else "any"
+    return f"{PREFIX}to-{what}"
+
+
+def spread_rules(spread: Spread) -> tuple[IptRule, ...]:
+    """Return the rules of that chain."""
+    rule, count = spread.rule, len(spread.addresses)
+    protocol: str | None = None
+    matches: tuple[IptMatch, ...] = ()
+    if isinstance(rule, NamedRedirect):
+        protocol, matches = str(rule.protocol), (ports_match(rule.protocol, rule.ports),)
+    found = []
+    if count:
+        found.append(IptRule("CONNMARK", (("set-xmark", f"{rule.name.mark:#x}/0xffffffff"),)))
+    for number, address in enumerate(spread.addresses):
+        left = count - number
+        chance = (("mode", "random"), ("probability", f"{1 / left:.11f}"))
+        choice = () if left == 1 else (IptMatch("statistic", chance),)
+        if isinstance(rule, NamedRedirect):
+            options = dnat_target(address, rule.ports, rule.to_ports)
+        else:
+            options = (("to-destination", str(address)),)
+        found.append(IptRule("DNAT", options, protocol=protocol, matches=(*choice, *matches)))
+    return (*found, IptRule("ACCEPT", protocol=protocol, matches=matches, line=rule.line))
+
+
+def unanswered(translation: Translation, family: Family) -> tuple[IptRule, ...]:
+    """Return the rules for filter INPUT that drop what a name without an address has let through."""
+    found: list[IptRule] = []
+    for spread in translation.spreads(family):
+        rule = spread.rule
+        if isinstance(rule, NamedRedirect):
+            matches = (_NEW, ports_match(rule.protocol, rule.ports))
+            found.append(IptRule("DROP", protocol=str(rule.protocol), matches=matches))
+            continue
+        if translation.health_port is not None:
+            port = PortRange(translation.health_port, translation.health_port)
+            found.append(IptRule("RETURN", protocol="tcp", matches=(ports_match(Protocol.TCP, port),)))
+        found += [IptRule("DROP", protocol=str(protocol), matches=(_NEW,)) for protocol in Protocol]
+    return tuple(found)
+
+
+# Rules with port ranges as a tree of chains, so that iptables walks tens of rules where there are thousands.
+
+#: Rules in a chain, and branches of an inner one. The cost of a look-up is about FAN_OUT / 2 per level.
+FAN_OUT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PortRule:
+    """A leaf: the rule for a range of ports; ranges of one tree do not overlap."""
+
+    ports: PortRange
+    rule: IptRule
+
+
+def port_tree(
+    leaves: Sequence[PortRule], protocol: str, branch: Callable[[PortRange, str], IptRule]
+) -> tuple[tuple[IptRule, ...], dict[str, tuple[IptRule, ...]]]:
+    """Return the top rules for ``leaves`` and the chains below them.
+
+    ``branch(ports, chain)`` makes the rule that sends the ports of a range to a chain.
+    """
+    level = sorted(leaves, key=lambda leaf: leaf.ports)
+    chains: dict[str, tuple[IptRule, ...]] = {}
+    while len(level) > FAN_OUT:
+        groups = [level[start : start + FAN_OUT] for start in range(0, len(level), FAN_OUT)]
+        level = []
+        for group in groups:
+            ports = PortRange(group[0].ports.first, group[-1].ports.last)
+            name = f"{PREFIX}{protocol}-{ports}"
+            while name in chains:
+                # A group of one keeps the range, and so the name, of the level below.
+                name += "+"
+            chains[name] = tuple(leaf.rule for leaf in group)
+            level.append(PortRule(ports, branch(ports, name)))
+    return tuple(leaf.rule for leaf in level), chains
+
+
+# Translation → our part of the iptables tables of one family. See iptables-extensions(8).
+
+_ICMP = {Family.IPV4: "icmp", Family.IPV6: "icmpv6"}
+_REJECT = {Family.IPV4: "icmp-admin-prohibited", Family.IPV6: "icmp6-adm-prohibited"}
+#: Multicast, broadcast and link-local: neighbour discovery and its kin stay on the link.
+_LINK_SCOPE = {Family.IPV4: ("224.0.0.0/4", "255.255.255.255/32"), Family.IPV6: ("fe80::/10", "ff00::/8")}
+_ORIGINAL = IptMatch("conntrack", (("ctstate", "DNAT"), ("ctdir", "ORIGINAL")))
+_REPLY = IptMatch("conntrack", (("ctstate", "DNAT"), ("ctdir", "REPLY")))
+#: An ICMP error about a packet of the client: in OUTPUT a new mark makes the kernel look again for the way.
+_ERROR = IptMatch("conntrack", (("ctstate", "RELATED"), ("ctdir", "REPLY")))
+_KNOWN = IptMatch("conntrack", (("ctstate", "RELATED,ESTABLISHED"),))
+
+
+def iptables_tables(translation: Translation, family: Family) -> tuple[IptTable, ...]:
+    """Return the tables in the order in which they are committed: what forbids first, what translates last."""
+    return (_filter(translation, family), _mangle(translation, family), _nat(translation, family))
+
+
+def _redirects(translation: Translation, family: Family) -> dict[Protocol, list[Redirect | NamedRedirect]]:
+    found: dict[Protocol, list[Redirect | NamedRedirect]] = {}
+    if family in translation.sources:
+        for rule in translation.rules.claims:
+            if isinstance(rule, NamedRedirect) or rule.family == family:
+                found.setdefault(rule.protocol, []).append(rule)
+    return found
+
+
+def _fallback(translation: Translation, family: Family) -> list[IptRule]:
+    """Return what is done with the ports that no line claims, a rule for each protocol; [] when nothing is."""
+    if family not in translation.sources:
+        return []
+    named = translation.rules.named_fallback
+    if named is not None:
+        return [IptRule(name_chain(named), protocol=str(item), goto=True, line=named.line) for item in Protocol]
+    return [
+        IptRule("DNAT", (("to-destination", str(fallback.address)),), protocol=str(item), line=fallback.line)
+        for fallback in translation.rules.fallbacks
+        if fallback.family == family
+        for item in Protocol
+    ]
+
+
+def _forwards(translation: Translation, family: Family) -> bool:
+    return bool(_redirects(translation, family) or _fallback(translation, family))
+
+
+def _original_ports(ports: PortRange) -> IptMatch:
+    return IptMatch("conntrack", (("ctorigdstport", f"{ports.first}:{ports.last}"),))
+
+
+def _nat(translation: Translation, family: Family) -> IptTable:
+    if family not in translation.sources:
+        return IptTable("nat", {}, ())
+    chains: dict[str, tuple[IptRule, ...]] = {}
+    top: list[IptRule] = []
+    for protocol, rules in _redirects(translation, family).items():
+        name = str(protocol)
+
+        def branch(ports: PortRange, chain: str, protocol: Protocol = protocol) -> IptRule:
+            return IptRule(chain, protocol=str(protocol), matches=(ports_match(protocol, ports),))
+
+        leaves = [PortRule(rule.ports, _dnat(rule)) for rule in rules]
+        first, below = port_tree(leaves, name, branch)
+        chains |= below
+        top += first
+    fallback = _fallback(translation, family)
+    if fallback:
+        if translation.health_port is not None:
+            port = PortRange(translation.health_port, translation.health_port)
+            top.append(IptRule("RETURN", protocol="tcp", matches=(ports_match(Protocol.TCP, port),)))
+        top += fallback
+    spreads = list(translation.spreads(family))
+    chains |= {name_chain(spread.rule): spread_rules(spread) for spread in spreads}
+    source = str(translation.sources[family])
+    hooks = []
+    if top:
+        chains[f"{PREFIX}PREROUTING"] = tuple(top)
+    if top and translation.accepting:
+        hooks = [
+            (
+                "PREROUTING",
+                IptRule(
+                    f"{PREFIX}PREROUTING",
+                    destination=str(host_network(address)),
+                    in_interface=translation.cluster,
+                ),
+            )
+            for address in translation.pod_addresses[family]
+        ]
+    chains[f"{PREFIX}POSTROUTING"] = (IptRule("SNAT", (("to-source", source),)),)
+    hooks.append(("POSTROUTING", IptRule(f"{PREFIX}POSTROUTING", out_interface=translation.egress)))
+    unknown = frozenset(name_chain(spread.rule) for spread in spreads) if translation.answers is None else frozenset()
+    return IptTable("nat", chains, tuple(hooks), unknown)
+
+
+def _dnat(rule: Redirect | NamedRedirect) -> IptRule:
+    protocol, matches = str(rule.protocol), (ports_match(rule.protocol, rule.ports),)
+    if isinstance(rule, NamedRedirect):
+        return IptRule(name_chain(rule), protocol=protocol, matches=matches, goto=True, line=rule.line)
+    options = dnat_target(rule.address, rule.ports, rule.to_ports)
+    return IptRule("DNAT", options, protocol=protocol, matches=matches, line=rule.line)
+
+
+def _mangle(translation: Translation, family: Family) -> IptTable:
+    """Clamp the MSS to the path, both ways, and count by line. Counting rules return to where the counting began."""
+    chains: dict[str, tuple[IptRule, ...]] = {f"{PREFIX}POSTROUTING": _translated(translation, family)}
+    guard = ("POSTROUTING", IptRule(f"{PREFIX}POSTROUTING", out_interface=translation.egress))
+    if not _forwards(translation, family):
+        return IptTable("mangle", chains, (guard,))
+    top: list[IptRule] = []
+    for protocol, rules in _redirects(translation, family).items():
+        name = str(protocol)
+
+        def branch(ports: PortRange, chain: str, name: str = name) -> IptRule:
+            return IptRule(chain, protocol=name, matches=(_original_ports(ports),), goto=True)
+
+        leaves = [
+            PortRule(
+                rule.ports, IptRule("RETURN", protocol=name, matches=(_original_ports(rule.ports),), line=rule.line)
+            )
+            for rule in rules
+        ]
+        first, below = port_tree(leaves, name, branch)
+        chains |= below
+        top += first
+    syn = IptMatch("tcp", (("tcp-flags", "SYN,RST SYN"),))
+    out, back = translation.egress, translation.cluster
+    clamp = [
+        IptRule("TCPMSS", (("clamp-mss-to-pmtu", ""),), protocol="tcp", out_interface=name, matches=(syn,))
+        for name in (out, back)
+    ]
+    chains[f"{PREFIX}COUNT"] = tuple(top)
+    chains[f"{PREFIX}FORWARD"] = (
+        *clamp,
+        IptRule(f"{PREFIX}COUNT", in_interface=back, out_interface=out, matches=(_ORIGINAL,)),
+        IptRule(f"{PREFIX}COUNT", in_interface=out, out_interface=back, matches=(_REPLY,)),
+    )
+    chains[f"{PREFIX}OUTPUT"] = (IptRule("MARK", (("set-xmark", f"{CLUSTER_MARK:#x}/0xffffffff"),), matches=(_ERROR,)),)
+    hooks = (
+        ("FORWARD", IptRule(f"{PREFIX}FORWARD")),
+        ("OUTPUT", IptRule(f"{PREFIX}OUTPUT", out_interface=out)),
+        guard,
+    )
+    return IptTable("mangle", chains, hooks)
+
+
+def _translated(translation: Translation, family: Family) -> tuple[IptRule, ...]:
+    """Drop what the translation, which comes next, would give another source than ours: replies (of ours, ICMP errors
+    to clients), and connections that were translated before the source changed.
+    """
+    source = translation.sources.get(family)
+    rules = [IptRule("DROP", matches=(IptMatch("conntrack", (("ctdir", "REPLY"),)),))]
+    if source is not None:
+        stale = (("ctstatus", "CONFIRMED"), ("ctrepldst", f"!{source}"))
+        rules.append(IptRule("DROP", matches=(IptMatch("conntrack", stale),)))
+    return tuple(rules)
+
+
+def _filter(translation: Translation, family: Family) -> IptTable:
+    out, back = translation.egress, translation.cluster
+    accept = (
+        IptRule("ACCEPT", in_interface=back, out_interface=out, matches=(_ORIGINAL,)),
+        IptRule("ACCEPT", in_interface=out, out_interface=back, matches=(_REPLY,)),
+    )
+    chains = {
+        f"{PREFIX}FORWARD": (*(accept if _forwards(translation, family) else ()), IptRule("DROP")),
+        f"{PREFIX}INPUT": _input(family),
+        f"{PREFIX}OUTPUT": _output(translation, family),
+        f"{PREFIX}GUARD": _guard(translation, family),
+    }
+    hooks: tuple[tuple[str, IptRule], ...] = (
+        ("FORWARD", IptRule(f"{PREFIX}FORWARD")),
+        ("INPUT", IptRule(f"{PREFIX}INPUT", in_interface=out)),
+        ("OUTPUT", IptRule(f"{PREFIX}OUTPUT", out_interface=back)),
+        ("OUTPUT", IptRule(f"{PREFIX}GUARD", out_interface=out)),
+    )
+    if _forwards(translation, family):
+        # A client's packet that belongs to no connection (late, or outside of the window) is not translated and so
+        # reaches the pod itself, whose reset would end the connection that it came from.
+        late = IptRule("DROP", matches=(IptMatch("conntrack", (("ctstate", "INVALID"),)),))
+        chains[f"{PREFIX}LATE"] = (late, *unanswered(translation, family))
+        hooks = (*hooks, ("INPUT", IptRule(f"{PREFIX}LATE", in_interface=back)))
+    return IptTable("filter", chains, hooks)
+
+
+def _icmp(family: Family, type_: str, target: str, source: str | None = None) -> IptRule:
+    name, option = ("icmp", "icmp-type") if family is Family.IPV4 else ("icmp6", "icmpv6-type")
+    return IptRule(target, protocol=_ICMP[family], source=source, matches=(IptMatch(name, ((option, type_),)),))
+
+
+def _input(family: Family) -> tuple[IptRule, ...]:
+    """Nothing new comes in from outside. Neighbour discovery (135, 136) is not tracked and has its own line."""
+    known = IptRule("RETURN", matches=(_KNOWN,))
+    if family is Family.IPV4:
+        return (_icmp(family, "5", "DROP"), known, IptRule("DROP"))
+    return (known, _icmp(family, "135", "RETURN"), _icmp(family, "136", "RETURN"), IptRule("DROP"))
+
+
+def _output(translation: Translation, family: Family) -> tuple[IptRule, ...]:
+    """What the pod itself opens through the cluster interface goes to the cluster's own prefixes only."""
+    replies = IptRule("RETURN", matches=(IptMatch("conntrack", (("ctdir", "REPLY"),)),))
+    prefixes = [str(item) for item in collapse_addresses(translation.cluster_prefixes.get(family, ()))]  # type: ignore[type-var]
+    allowed = [IptRule("RETURN", destination=item) for item in (*prefixes, *_LINK_SCOPE[family])]
+    return (replies, *allowed, IptRule("REJECT", (("reject-with", _REJECT[family]),)))
+
+
+def _guard(translation: Translation, family: Family) -> tuple[IptRule, ...]:
+    """Nothing leaves by the egress interface with another source. Forwarded packets are translated in one step with
+    their destination, so what the pod itself sends is what is left to look at.
+    """
+    source = translation.sources.get(family)
+    if source is None:
+        return (IptRule("DROP"),)
+    wrong = IptRule("DROP", source=f"!{host_network(source)}")
+    if family is Family.IPV4:
+        return (wrong,)
+    # Multicast listener reports carry no address while there is no link-local one (RFC 3810, 5.2.13).
+    return (_icmp(family, "143", "RETURN", source="::/128"), wrong)
+
+
+# Our part of the iptables tables as text, in the form of iptables-save(8).
+
+
+def iptables_text(tables: Iterable[IptTable]) -> str:
+    """Return the tables for ``iptables-restore --noflush``; ours stand first in the built-in chains."""
+    lines: list[str] = []
+    for table in tables:
+        if not table.chains:
+            continue
+        lines.append(f"*{table.name}")
+        lines += [f":{name} - [0:0]" for name in table.chains]
+        for chain, rules in table.chains.items():
+            lines += [f"-A {chain} {rule}" for rule in rules]
+        counts: dict[str, int] = {}
+        for chain, rule in table.hooks:
+            counts[chain] = counts.get(chain, 0) + 1
+            lines.append(f"-I {chain} {counts[chain]} {rule}")
+        lines.append("COMMIT")
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,90 @@
+"""The figures of the long-lived router for Prometheus. See https://prometheus.io/docs/practices/naming/"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from egress_router.daemon.metrics import NameFigures, common, name_figures, reloads
+from egress_router.net.conntrack import fill
+from egress_router.redirect.daemon import LiveRouter
+from egress_router.redirect.state import State
+
+
+class RouterCollector(Collector):
+    """Reads the kernel when it is asked; nothing is counted twice."""
+
+    def __init__(self, live: LiveRouter) -> None:
+        self._live = live
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every figure. Raises EgressRouterError."""
+        yield from self._traffic()
+        yield from self._tracked()
+        state = self._live.state
+        yield from _own(state)
+        yield from reloads(state.reloads, state.reload_failures, in_force=not state.reload_error)
+        yield from common(state, mode="redirect", backend=self._live.backend.name)
+
+    def _traffic(self) -> Iterator[Metric]:
+        label = ("destination",)
+        prefix = "egress_router_destination_"
+        packets = CounterMetricFamily(f"{prefix}packets", "Packets of a destination line, both ways.", labels=label)
+        size = CounterMetricFamily(f"{prefix}bytes", "Bytes of a destination line, both ways.", labels=label)
+        connections = CounterMetricFamily(
+            f"{prefix}connections", "Connections that a destination line has redirected.", labels=label
+        )
+        for text, counters in self._live.counters().items():
+            packets.add_metric((text,), counters.packets)
+            size.add_metric((text,), counters.bytes)
+            connections.add_metric((text,), counters.connections)
+        yield from (packets, size, connections)
+
+    def _tracked(self) -> Iterator[Metric]:
+        entries, limit = fill()
+        yield GaugeMetricFamily("egress_router_conntrack_entries", "Connections that the pod tracks.", value=entries)
+        yield GaugeMetricFamily("egress_router_conntrack_entries_limit", "The most it can track.", value=limit)
+        ports = GaugeMetricFamily(
+            "egress_router_source_ports_used",
+            "Ports of EGRESS_SOURCE in use towards one remote address and port; about 64000 can be.",
+            labels=("protocol", "remote", "port"),
+        )
+        used = Counter(
+            (str(item.protocol), str(item.reply_address), str(item.reply_port)) for item in self._live.connections()
+        )
+        for labels, count in used.items():
+            ports.add_metric(labels, count)
+        yield ports
+
+
+def _own(state: State) -> Iterable[Metric]:
+    yield CounterMetricFamily(
+        "egress_router_repairs", "Times that something was missing and was put back.", value=state.repairs
+    )
+    yield CounterMetricFamily(
+        "egress_router_address_conflicts", "Claims of EGRESS_SOURCE by another machine.", value=state.conflicts_seen
+    )
+    gateways = GaugeMetricFamily("egress_router_gateway_up", "Whether a gateway answers.", labels=("gateway",))
+    for address, gateway in list(state.gateways.items()):
+        gateways.add_metric((str(address),), 1 if gateway.up else 0)
+    yield gateways
+    yield from _names(state)
+    checks = GaugeMetricFamily("egress_router_check_up", "Whether an EGRESS_CHECK accepts connections.", labels=("to",))
+    for check, reached in list(state.checks.items()):
+        checks.add_metric((str(check),), 1 if reached.up else 0)
+    yield checks
+    yield GaugeMetricFamily(
+        "egress_router_link_up", "Whether the egress interface has a carrier.", value=int(state.carrier)
+    )
+
+
+def _names(state: State) -> Iterable[Metric]:
+    names = (
+        NameFigures(str(name), len(item.addresses), item.answered, item.failures)
+        for name, item in list(state.names.items())
+    )
+    return name_figures(names, time.monotonic())

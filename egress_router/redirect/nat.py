@@ -1,0 +1,61 @@
+"""What a NAT backend does; iptables and nftables obey the same contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+from egress_router.config.values import HostName
+from egress_router.redirect.values import Backend, Counters, Translation
+
+
+class NatBackend(Protocol):
+    """Puts a Translation into the kernel and tells what is there."""
+
+    name: str
+
+    def apply(self, desired: Translation) -> bool:
+        """Make the kernel do ``desired``, one transaction per table and family; return whether anything changed.
+
+        Nothing is written when all is in place. What belongs to others is never touched. Everything is read back and
+        compared afterwards. Raises PlatformError, and StateMismatch when what was read back is something else.
+        """
+        ...
+
+    def mend(self, desired: Translation) -> list[str]:
+        """Do as ``apply``, and return as ``drift`` does what was different before."""
+        ...
+
+    def readdress(self, desired: Translation, names: Collection[HostName]) -> None:
+        """Put the present answers for ``names`` in place by one transaction per family, where nothing else has changed
+        since ``apply``. Only the rules that answers change are written and looked at. Raises PlatformError, and
+        StateMismatch: then ``apply`` may help.
+        """
+        ...
+
+    def drift(self, desired: Translation) -> list[str]:
+        """Return a unified diff, desired against actual; empty when they are the same. Where the answers for names are
+        not known, any will do. Raises PlatformError.
+        """
+        ...
+
+    def counters(self, desired: Translation) -> dict[int, Counters]:
+        """Return the traffic of each configuration line. Raises PlatformError."""
+        ...
+
+    def remove(self) -> None:
+        """Take away everything of ours. Raises PlatformError."""
+        ...
+
+
+def choose_backend(wanted: Backend) -> NatBackend:
+    """Return the backend; ``auto`` takes iptables where the kernel already offers legacy iptables."""
+    legacy = Path("/proc/net/ip_tables_names").exists()
+    if wanted is Backend.IPTABLES or (wanted is Backend.AUTO and legacy):
+        from egress_router.redirect.iptables_backend import Iptables
+
+        return Iptables()
+    from egress_router.redirect.nft_backend import Nftables
+
+    return Nftables()

@@ -1,0 +1,339 @@
+"""The desired network and translation of an egress router. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
+
+from egress_router.config.values import ANY, Address, Family, HostName, Network, family_of, host_network
+from egress_router.errors import PlatformError
+from egress_router.net.rtnetlink.values import (
+    CLUSTER_MARK,
+    CLUSTER_TABLE,
+    EGRESS_TABLE,
+    MAIN_TABLE,
+    PROTOCOL,
+    RULE_PRIORITIES,
+    Link,
+    LinkAddress,
+    NetworkState,
+    Observed,
+    PolicyRule,
+    Route,
+    Sysctl,
+)
+from egress_router.redirect.values import Mode, RouterConfig, Ruleset, Translation
+
+# Which interface is the egress interface: one that exists, or one to create.
+
+#: What OpenShift SDN's annotation makes, and what we make.
+DEFAULT_NAME = "macvlan0"
+
+
+@dataclass(frozen=True, slots=True)
+class EgressLink:
+    """The egress interface: adopt the one that exists, or create it under ``name``; ``reason`` for the log."""
+
+    name: str
+    create: bool
+    reason: str
+
+
+def choose_egress_link(wanted: str | None, links: tuple[Link, ...], cluster: str | None) -> EgressLink:
+    """Choose: EGRESS_INTERFACE, else ``macvlan0``, else the only macvlan link, else create ``macvlan0``.
+
+    ``cluster`` is the interface towards the cluster, which is never chosen. Raises PlatformError, listing the links,
+    when EGRESS_INTERFACE does not exist or is the cluster interface, when several macvlan links leave it open, or when
+    ``macvlan0`` is the cluster interface.
+    """
+    names = {link.name for link in links}
+    if wanted is not None:
+        if wanted not in names:
+            raise PlatformError(f"EGRESS_INTERFACE={wanted}: there is no such interface here; {seen(links)}")
+        if wanted == cluster:
+            raise PlatformError(
+                f"EGRESS_INTERFACE={wanted} carries the pod's default route, so it is the cluster interface; "
+                f"the egress interface must be another one; {seen(links)}"
+            )
+        return EgressLink(wanted, create=False, reason="named by EGRESS_INTERFACE")
+    if DEFAULT_NAME in names and cluster != DEFAULT_NAME:
+        return EgressLink(DEFAULT_NAME, create=False, reason=f"{DEFAULT_NAME} exists")
+    macvlans = [link.name for link in links if link.kind == "macvlan" and link.name != cluster]
+    if len(macvlans) == 1:
+        return EgressLink(macvlans[0], create=False, reason="the only macvlan link")
+    if macvlans:
+        raise PlatformError(
+            f"there are {len(macvlans)} macvlan links and none is {DEFAULT_NAME}: set EGRESS_INTERFACE to one of "
+            f"{', '.join(macvlans)}; {seen(links)}"
+        )
+    if DEFAULT_NAME in names:
+        raise PlatformError(
+            f"{DEFAULT_NAME} carries the pod's default route, so it is the cluster interface, and there is no other "
+            f"macvlan link; the pod network must keep its default route, or set EGRESS_INTERFACE; {seen(links)}"
+        )
+    return EgressLink(DEFAULT_NAME, create=True, reason="there is no macvlan link")
+
+
+def seen(links: tuple[Link, ...]) -> str:
+    """List links for an error text."""
+    return "links seen: " + (", ".join(map(str, links)) or "none")
+
+
+# Addresses, routes, policy rules and sysctls of an egress router.
+#
+# Three lookups decide where a packet goes, and none of them depends on the CNI's prefixes:
+#
+# - ``from POD-ADDRESS lookup CLUSTER_TABLE``: what the pod answers goes back the way it came;
+# - ``iif EGRESS lookup CLUSTER_TABLE``: replies from outside go back to the client, wherever in the cluster it is;
+# - ``iif CLUSTER lookup EGRESS_TABLE``: what is forwarded for a client leaves by the egress interface or not at all,
+#   whatever the main table says (the table ends in ``unreachable``);
+# - ``fwmark CLUSTER_MARK lookup CLUSTER_TABLE``: ICMP errors that the pod sends to a client whose packet it cannot
+#   forward. The kernel looks for their way before they have a source, so the first rule does not see them.
+#
+# The main table's default route goes to the egress gateway too, for processes in the pod (a proxy).
+
+#: Behind every other route of EGRESS_TABLE; any large value does.
+LAST_METRIC = 65535
+#: IPv6 prefers the smaller metric and CNIs use 1024 (IP6_RT_PRIO_USER), so ours wins before theirs is removed.
+DEFAULT_METRIC = {Family.IPV4: 0, Family.IPV6: 1}
+PLAIN_METRIC = {Family.IPV4: 0, Family.IPV6: 1024}
+
+_LINK_LOCAL = IPv6Network("fe80::/10")
+_MULTICAST = IPv6Network("ff00::/8")
+
+FORWARDING_FIX = (
+    "/proc/sys is read-only here: run the container privileged, or have the pod set "
+    "net.ipv6.conf.all.forwarding=1 (spec.securityContext.sysctls, an unsafe sysctl that the kubelet must allow)"
+)
+
+
+def find_cluster_interface(observed: Observed, egress: str | None) -> str | None:
+    """Return the interface towards the cluster: the one with the default route, or, once we have moved that route,
+    the one of CLUSTER_TABLE's copy. None when there is neither. ``egress`` is never the answer.
+    """
+    defaults = [route for route in observed.routes if route.is_default and route.interface not in (None, egress)]
+    foreign = [r for r in defaults if r.table == MAIN_TABLE and r.protocol != PROTOCOL]
+    copies = [r for r in defaults if r.table == CLUSTER_TABLE and r.protocol == PROTOCOL]
+    candidates = copies or sorted(foreign, key=lambda r: r.metric if r.family == Family.IPV4 else r.metric + 2**32)
+    return candidates[0].interface if candidates else None
+
+
+def plan_network(
+    config: RouterConfig, observed: Observed, egress: str, nameservers: Iterable[Address] = ()
+) -> NetworkState:
+    """Return the desired state of the pod's network with ``egress`` as the egress interface.
+
+    Raises PlatformError when no interface carries a default route (there is no way back to the cluster then).
+    """
+    cluster = find_cluster_interface(observed, egress)
+    if cluster is None:
+        raise PlatformError(
+            f"no interface except {egress} carries a default route, so the cluster interface cannot be told; "
+            "the pod network must keep its default route (Multus: no `default-route` on the egress network)"
+        )
+    servers = tuple(nameservers)
+    addresses: list[LinkAddress] = []
+    routes: list[Route] = []
+    rules: list[PolicyRule] = []
+    pod_addresses: dict[Family, tuple[Address, ...]] = {}
+    prefixes: dict[Family, tuple[Network, ...]] = {}
+    for family in Family:
+        pod_addresses[family] = tuple(
+            item.address.ip
+            for item in observed.addresses
+            if item.interface == cluster and item.global_scope and family_of(item.address) == family
+        )
+        own = _cluster_routes(observed, cluster, family)
+        # Also of a family without a source, whose default route stays: the pod may ask an IPv4 nameserver of the
+        # cluster while it leaves with IPv6 alone.
+        kept = _kept_on_cluster(config, servers, own, family)
+        prefixes[family] = tuple(dict.fromkeys(r.destination for r in (*own, *kept) if not r.is_default))
+        if family not in config.sources:
+            continue
+        addresses.append(LinkAddress(egress, config.sources[family]))
+        routes += [*own, *_egress_routes(config, family, egress, EGRESS_TABLE), *kept]
+        routes += _egress_routes(config, family, egress, MAIN_TABLE)
+        rules += _policy_rules(family, pod_addresses[family], egress, cluster)
+    families = set(config.sources)
+    displaced = tuple(
+        r
+        for r in observed.routes
+        if r.table == MAIN_TABLE and r.is_default and r.family in families and r not in routes
+    )
+    return NetworkState(
+        egress=egress,
+        cluster=cluster,
+        pod_addresses=pod_addresses,
+        cluster_prefixes=prefixes,
+        addresses=tuple(addresses),
+        routes=tuple(routes),
+        rules=tuple(rules),
+        sysctls=tuple(_sysctls(config, egress, cluster)),
+        displaced=displaced,
+    )
+
+
+def _cluster_routes(observed: Observed, cluster: str, family: Family) -> tuple[Route, ...]:
+    """Copy the cluster interface's routes into CLUSTER_TABLE; routes without a gateway first, they carry the others.
+
+    Default routes are taken from our own copy once we have moved them, or, after a kill, some of them.
+    """
+    foreign = [
+        route
+        for route in observed.routes
+        if route.family == family
+        and route.table == MAIN_TABLE
+        and route.interface == cluster
+        and route.protocol != PROTOCOL
+        and not _is_link_local(route.destination)
+    ]
+    metrics = {route.metric for route in foreign if route.is_default}
+    if not metrics or _moved(observed, family):
+        # What we have taken away lives on in our copy; what stands there again is newer.
+        foreign += [
+            route
+            for route in observed.routes
+            if route.family == family
+            and route.table == CLUSTER_TABLE
+            and route.interface == cluster
+            and route.is_default
+            and route.metric not in metrics
+        ]
+    copies = [replace(route, table=CLUSTER_TABLE, protocol=PROTOCOL) for route in foreign]
+    return tuple(sorted(dict.fromkeys(copies), key=lambda r: (r.gateway is not None, r.is_default)))
+
+
+def _moved(observed: Observed, family: Family) -> bool:
+    return any(
+        route.family == family and route.table == MAIN_TABLE and route.is_default and route.protocol == PROTOCOL
+        for route in observed.routes
+    )
+
+
+def _is_link_local(destination: Network) -> bool:
+    return isinstance(destination, IPv6Network) and (
+        destination.subnet_of(_LINK_LOCAL) or destination.subnet_of(_MULTICAST)
+    )
+
+
+def _kept_on_cluster(
+    config: RouterConfig, nameservers: Iterable[Address], own: tuple[Route, ...], family: Family
+) -> tuple[Route, ...]:
+    """Routes of the main table for nameservers and EGRESS_CLUSTER_CIDRS, through the old gateway."""
+    default = next((route for route in own if route.is_default), None)
+    if default is None:
+        return ()
+    connected = [route.destination for route in own if not route.is_default]
+    wanted: list[Network] = [item for item in config.cluster_cidrs if family_of(item) == family]
+    for server in nameservers:
+        host = host_network(server)
+        # A nameserver on the link, or at the egress gateway, is not behind the cluster's gateway.
+        elsewhere = server.is_loopback or _is_link_local(host) or server == config.gateways.get(family)
+        if family_of(server) == family and not elsewhere and not any(_covers(net, host) for net in connected):
+            wanted.append(host)
+    return tuple(
+        replace(default, table=MAIN_TABLE, destination=item, metric=PLAIN_METRIC[family], protocol=PROTOCOL)
+        for item in dict.fromkeys(wanted)
+        if item not in connected
+    )
+
+
+def _covers(wide: Network, narrow: Network) -> bool:
+    return wide.version == narrow.version and narrow.network_address in wide and wide.prefixlen <= narrow.prefixlen
+
+
+def _egress_routes(config: RouterConfig, family: Family, egress: str, table: int) -> list[Route]:
+    source, gateway = config.sources[family], config.gateways[family]
+    metric = PLAIN_METRIC[family]
+    routes = []
+    if table == EGRESS_TABLE and source.network.prefixlen < family.bits:
+        # The main table gets this one from the kernel, with the address.
+        routes.append(Route(family, table, source.network, egress, source=source.ip, metric=metric))
+    if not _is_link_local(host_network(gateway)):
+        routes.append(Route(family, table, host_network(gateway), egress, source=source.ip, metric=metric))
+    default = Route(family, table, ANY[family], egress, gateway, source.ip, DEFAULT_METRIC[family])
+    routes.append(default)
+    if table == EGRESS_TABLE:
+        routes.append(Route(family, table, ANY[family], None, metric=LAST_METRIC, type="unreachable"))
+    return routes
+
+
+def _policy_rules(family: Family, pod: tuple[Address, ...], egress: str, cluster: str) -> list[PolicyRule]:
+    first, second, third, fourth = RULE_PRIORITIES[:4]
+    rules = [PolicyRule(family, first, CLUSTER_TABLE, source=host_network(item)) for item in pod]
+    rules.append(PolicyRule(family, second, CLUSTER_TABLE, in_interface=egress))
+    rules.append(PolicyRule(family, third, EGRESS_TABLE, in_interface=cluster))
+    rules.append(PolicyRule(family, fourth, CLUSTER_TABLE, mark=CLUSTER_MARK))
+    return rules
+
+
+def _sysctls(config: RouterConfig, egress: str, cluster: str) -> Iterable[Sysctl]:
+    """What must be switched on. See Documentation/networking/ip-sysctl.rst of the kernel."""
+    if config.mode.redirects and Family.IPV4 in config.sources:
+        # Of these two interfaces alone: a third one forwards nothing, and NET_ADMIN is enough (by netlink).
+        for interface in (cluster, egress):
+            yield Sysctl(f"net/ipv4/conf/{interface}/forwarding", 1)
+    if config.mode.redirects and Family.IPV6 in config.sources:
+        # IPv6 forwards as a whole or not at all.
+        yield Sysctl("net/ipv6/conf/all/forwarding", 1, fix=FORWARDING_FIX)
+    if config.mode in (Mode.HTTP_PROXY, Mode.DNS_PROXY):
+        # The proxies run as any user without capabilities and hand their listening sockets over at a reload.
+        yield Sysctl("net/ipv4/ip_unprivileged_port_start", 0, required=False)
+        yield Sysctl("net/ipv4/tcp_migrate_req", 1, required=False)
+    if Family.IPV4 in config.sources:
+        # An address of the cluster side is nobody's business on the egress side, and the other way round.
+        yield Sysctl(f"net/ipv4/conf/{egress}/arp_ignore", 1, required=False)
+        yield Sysctl(f"net/ipv4/conf/{egress}/arp_announce", 2, required=False)
+
+
+# The translation that belongs to a configuration and the planned network.
+
+
+def plan_translation(
+    config: RouterConfig, network: NetworkState, answers: Mapping[HostName, tuple[Address, ...]] | None
+) -> Translation:
+    """Return what the NAT backend must do; the proxy modes forward nothing. ``answers``: see Translation."""
+    return Translation(
+        egress=network.egress,
+        cluster=network.cluster,
+        pod_addresses=network.pod_addresses,
+        sources={family: source.ip for family, source in config.sources.items()},
+        rules=config.rules if config.mode.redirects else Ruleset(),
+        cluster_prefixes=network.cluster_prefixes,
+        health_port=config.health_port,
+        answers=answers,
+    )
+
+
+# A pod to plan for where none is at hand: one interface, a default route, both families.
+
+_KERNEL, _BOOT = 2, 3
+
+SAMPLE_POD = Observed(
+    links=(
+        Link(1, "lo", "", "00:00:00:00:00:00", 65536, up=True, lower_up=True),
+        Link(2, "eth0", "veth", "0a:58:0a:80:00:0a", 1450, up=True, lower_up=True),
+        Link(3, "macvlan0", "macvlan", "d6:76:cc:f4:e3:d9", 1500, up=False, lower_up=False),
+    ),
+    addresses=(
+        LinkAddress("eth0", ip_interface("10.128.0.10/23")),
+        LinkAddress("eth0", ip_interface("2001:db8:80::10/64")),
+    ),
+    routes=(
+        Route(Family.IPV4, MAIN_TABLE, ANY[Family.IPV4], "eth0", ip_address("10.128.0.1"), protocol=_BOOT),
+        Route(
+            Family.IPV4,
+            MAIN_TABLE,
+            ip_network("10.128.0.0/23"),
+            "eth0",
+            source=ip_address("10.128.0.10"),
+            protocol=_KERNEL,
+        ),
+        Route(
+            Family.IPV6, MAIN_TABLE, ANY[Family.IPV6], "eth0", ip_address("2001:db8:80::1"), metric=1024, protocol=_BOOT
+        ),
+        Route(Family.IPV6, MAIN_TABLE, ip_network("2001:db8:80::/64"), "eth0", metric=256, protocol=_KERNEL),
+    ),
+)
+SAMPLE_NAMESERVERS = (ip_address("10.96.0.10"),)

@@ -1,0 +1,126 @@
+"""The desired state for people and as JSON; which line decides about a connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from egress_router.config.values import Address, Family, HostName, Protocol
+from egress_router.net.rtnetlink.values import Route
+from egress_router.redirect.values import Desired, Fallback, NamedRedirect, Redirect, RouterConfig, Rule, Ruleset
+
+# The desired state for people, and as JSON.
+
+
+def plan_text(desired: Desired, config: RouterConfig) -> str:
+    """Return the plan in the words of ip(8), in the order in which it is put in place, then the redirect rules."""
+    network = desired.network
+    lines = [f"egress interface {network.egress}, cluster interface {network.cluster}", ""]
+    lines += [str(item) for item in (*network.sysctls, *network.addresses, *network.routes, *network.rules)]
+    lines += [f"no {route}" for route in network.displaced]
+    if config.mode.redirects:
+        lines.append("")
+        for rule in config.rules.all:
+            lines.append(f"line {rule.line}: {rule}, {_leaving(rule, config)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _leaving(rule: Rule, config: RouterConfig) -> str:
+    if isinstance(rule, Redirect | Fallback):
+        return f"leaving with {config.sources[rule.family].ip}"
+    sources = " or ".join(str(config.sources[family].ip) for family in sorted(config.sources))
+    return f"every address of {rule.name}, as `egress-router run` keeps looking it up, leaving with {sources}"
+
+
+def plan_json(desired: Desired, config: RouterConfig) -> dict[str, Any]:
+    """Return the plan as plain values; addresses and prefixes are strings, ports are [first, last]."""
+    network = desired.network
+    return {
+        "mode": str(config.mode),
+        "egress_interface": network.egress,
+        "cluster_interface": network.cluster,
+        "pod_addresses": [
+            str(item) for family in sorted(network.pod_addresses) for item in network.pod_addresses[family]
+        ],
+        "sources": [str(config.sources[family]) for family in sorted(config.sources)],
+        "gateways": [str(config.gateways[family]) for family in sorted(config.gateways)],
+        "sysctls": {item.key.replace("/", "."): item.value for item in network.sysctls},
+        "routes": [_route(route) for route in network.routes],
+        "removed_routes": [_route(route) for route in network.displaced],
+        "rules": [
+            {
+                "family": rule.family.value,
+                "priority": rule.priority,
+                "from": str(rule.source) if rule.source else None,
+                "iif": rule.in_interface,
+                "table": rule.table,
+            }
+            for rule in network.rules
+        ],
+        "cluster_prefixes": [
+            str(item) for family in sorted(network.cluster_prefixes) for item in network.cluster_prefixes[family]
+        ],
+        "destinations": [_destination(rule) for rule in desired.translation.rules.all],
+    }
+
+
+def _route(route: Route) -> dict[str, Any]:
+    return {
+        "family": route.family.value,
+        "type": route.type,
+        "dst": str(route.destination),
+        "via": str(route.gateway) if route.gateway else None,
+        "dev": route.interface,
+        "src": str(route.source) if route.source else None,
+        "metric": route.metric,
+        "table": route.table,
+    }
+
+
+def _destination(rule: Rule) -> dict[str, Any]:
+    to = {"address": str(rule.address)} if isinstance(rule, Redirect | Fallback) else {"name": str(rule.name)}
+    if isinstance(rule, Redirect | NamedRedirect):
+        return {
+            "line": rule.line,
+            "protocol": str(rule.protocol),
+            "ports": [rule.ports.first, rule.ports.last],
+            **to,
+            "to_ports": [rule.to_ports.first, rule.to_ports.last],
+        }
+    return {"line": rule.line, "fallback": True, **to}
+
+
+# Which line of EGRESS_DESTINATION decides about a connection.
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a connection to a port of the pod goes: ``rule`` None is refused, by no line. It goes to ``address``, or to
+    one of those of ``name``.
+    """
+
+    family: Family
+    protocol: Protocol
+    port: int
+    rule: Rule | None
+    address: Address | None
+    to_port: int
+    name: HostName | None = None
+
+
+def explain_redirect(rules: Ruleset, family: Family, protocol: Protocol, port: int) -> Decision:
+    """Return what happens to a new connection to ``port`` of the pod's address of ``family``."""
+    for rule in rules.claims:
+        if rule.protocol != protocol or port not in rule.ports:
+            continue
+        to_port = port - rule.ports.first + rule.to_ports.first
+        if isinstance(rule, NamedRedirect):
+            return Decision(family, protocol, port, rule, None, to_port, rule.name)
+        if rule.family == family:
+            return Decision(family, protocol, port, rule, rule.address, to_port)
+    if rules.named_fallback is not None:
+        return Decision(family, protocol, port, rules.named_fallback, None, port, rules.named_fallback.name)
+    for fallback in rules.fallbacks:
+        if fallback.family == family:
+            return Decision(family, protocol, port, fallback, fallback.address, port)
+    return Decision(family, protocol, port, None, None, port)

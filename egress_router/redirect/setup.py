@@ -1,0 +1,283 @@
+"""The redirect router on this kernel: bring the pod's network to the desired state, and tell how far it is from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from egress_router.config.values import family_of
+from egress_router.daemon.log import LOGGER
+from egress_router.errors import PlatformError, StateMismatch
+from egress_router.net import netns as capabilities
+from egress_router.net.arp_nd import Neighbours
+from egress_router.net.netlink import Netlink
+from egress_router.net.rtnetlink import links, routes
+from egress_router.net.rtnetlink.read import observe
+from egress_router.net.rtnetlink.values import (
+    CLUSTER_TABLE,
+    EGRESS_TABLE,
+    MAIN_TABLE,
+    PROTOCOL,
+    RULE_PRIORITIES,
+    Link,
+    LinkAddress,
+    NetworkState,
+    Observed,
+    PolicyRule,
+    Route,
+)
+from egress_router.net.sysctl import read_sysctl, set_sysctl
+from egress_router.redirect.desired import desired_state, wanted_link
+from egress_router.redirect.nat import NatBackend, choose_backend
+from egress_router.redirect.plan import seen
+from egress_router.redirect.values import Desired, RouterConfig
+
+# Desired against actual: what is missing and what is there but not desired.
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """The difference between the desired and the actual network."""
+
+    missing_addresses: tuple[LinkAddress, ...] = ()
+    missing_routes: tuple[Route, ...] = ()
+    missing_rules: tuple[PolicyRule, ...] = ()
+    unexpected_routes: tuple[Route, ...] = ()
+    unexpected_rules: tuple[PolicyRule, ...] = ()
+    link_down: bool = False
+
+    def lines(self) -> list[str]:
+        """Describe the difference, a line each: ``-`` is missing, ``+`` is there and should not be."""
+        missing = (*self.missing_addresses, *self.missing_routes, *self.missing_rules)
+        unexpected = (*self.unexpected_routes, *self.unexpected_rules)
+        down = ["- the egress interface up"] if self.link_down else []
+        return [*down, *(f"- {item}" for item in missing), *(f"+ {item}" for item in unexpected)]
+
+
+def network_drift(desired: NetworkState, observed: Observed) -> Drift:
+    """Compare ``desired`` with ``observed``. Foreign routes and rules are not looked at, except default routes that
+    would take traffic past the egress interface.
+    """
+    families = {family_of(item.address) for item in desired.addresses}
+    ours = [
+        r
+        for r in observed.routes
+        if r.table in (CLUSTER_TABLE, EGRESS_TABLE) or (r.table == MAIN_TABLE and r.protocol == PROTOCOL)
+    ]
+    past_us = [r for r in observed.routes if r.table == MAIN_TABLE and r.is_default and r.family in families]
+    actual_rules = [r for r in observed.rules if r.priority in RULE_PRIORITIES and r.protocol == PROTOCOL]
+    link = observed.link(desired.egress)
+    return Drift(
+        missing_addresses=tuple(item for item in desired.addresses if item not in observed.addresses),
+        missing_routes=tuple(r for r in desired.routes if r not in ours),
+        missing_rules=tuple(r for r in desired.rules if r not in actual_rules),
+        unexpected_routes=tuple(dict.fromkeys(r for r in (*ours, *past_us) if r not in desired.routes)),
+        unexpected_rules=tuple(r for r in actual_rules if r not in desired.rules),
+        link_down=link is None or not link.up,
+    )
+
+
+# The redirect router on this kernel: bring the pod's network to the desired state, and tell how far it is from it.
+
+#: Changing links, addresses, routes and rules; asking and telling the neighbours, and reading iptables.
+CAPABILITIES = ("NET_ADMIN", "NET_RAW")
+PUT_BACK_ATTEMPTS = 3
+
+
+def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
+    """Make the pod an egress router; return what is in place now, and by which backend.
+
+    Safe to run again and after a kill at any point: what is in place stays.
+
+    The filter and the translation stand before the interface comes up, the egress default route is in place before
+    the cluster's one goes, and what is forwarded never looks at the main table, so there is no instant at which a
+    packet can leave with another source. Raises EgressRouterError.
+    """
+    with Netlink() as netlink:
+        link, observed = _egress_link(netlink, config)
+        desired = desired_state(config, observed, link.name)
+        _refuse_other_addresses(config, observed, link)
+        backend = choose_backend(config.backend)
+        drift = network_drift(desired.network, observed)
+        changed = backend.apply(desired.translation)
+        LOGGER.debug("%s rules are in place (%s)", backend.name, "changed" if changed else "as they were")
+        changed |= _set_sysctls(netlink, desired.network, link, observed)
+        changed |= bool(drift.lines())
+        _apply_network(netlink, config, desired.network, drift, link, observed)
+        _verify_network(netlink, desired.network)
+    sources = ", ".join(str(source) for source in config.sources.values())
+    state = "set up" if changed else "already in place, nothing changed"
+    LOGGER.info("%s: leaving by %s with %s (%s)", state, link.name, sources, backend.name)
+    return desired, backend
+
+
+def put_back(config: RouterConfig, desired: Desired) -> tuple[list[str], Observed]:
+    """Put back what is missing from the network of a router that was set up.
+
+    Returns it as diff lines, nothing when all is there, and what was there. Raises EgressRouterError when it cannot be
+    put back.
+    """
+    network = desired.network
+    found = []
+    with Netlink() as netlink:
+        observed = observe(netlink)
+        link = observed.link(network.egress)
+        if link is None:
+            link, observed = _egress_link(netlink, config)
+            found.append(f"- the interface {network.egress}")
+            if link.name != network.egress:
+                raise PlatformError(f"{network.egress} is gone; {seen(observed.links)}")
+        for attempt in range(PUT_BACK_ATTEMPTS):
+            lines = _network_drift_lines(network, observed)
+            if not lines:
+                break
+            found += [line for line in lines if line not in found]
+            drift = network_drift(network, observed)
+            _set_sysctls(netlink, network, link, observed)
+            # No duplicate detection: the address was ours a moment ago, and every moment without it costs.
+            _apply_network(netlink, replace(config, dad=False), network, drift, link, observed)
+            try:
+                _verify_network(netlink, network)
+            except StateMismatch:
+                # What takes things away may be in the middle of it: a link that goes down loses its routes one by one.
+                if attempt + 1 == PUT_BACK_ATTEMPTS:
+                    raise
+                observed = observe(netlink)
+                link = observed.link(network.egress) or link
+            else:
+                break
+    return found, observed
+
+
+def _egress_link(netlink: Netlink, config: RouterConfig) -> tuple[Link, Observed]:
+    """Choose the egress interface, or create it; before anything is changed all capabilities are checked.
+
+    Returns the interface, and what the namespace holds with it.
+    """
+    observed = observe(netlink)
+    choice = wanted_link(config, observed)
+    if not choice.create:
+        capabilities.require(CAPABILITIES, "setting up an egress router")
+        LOGGER.debug("egress interface %s: %s", choice.name, choice.reason)
+    else:
+        try:
+            host_netns = links.host_namespace(config.host_netns)
+            more = capabilities.to_enter(host_netns)
+            purpose = f"setting up an egress router and creating its interface on a NIC of {host_netns}"
+            capabilities.require((*CAPABILITIES, *more), purpose)
+            done = links.create_macvlan(choice.name, config.parent_interface, config.macvlan_mode, host_netns)
+        except PlatformError as error:
+            raise PlatformError(
+                f"there is no egress interface. EGRESS_INTERFACE is not set, there is no macvlan0 and no macvlan link "
+                f"({seen(observed.links)}), and {error}"
+            ) from error
+        LOGGER.info("%s", done)
+        observed = observe(netlink)
+    link = observed.link(choice.name)
+    if link is None:
+        raise PlatformError(f"{choice.name} was there and is gone; {seen(observed.links)}")
+    return link, observed
+
+
+def _refuse_other_addresses(config: RouterConfig, observed: Observed, link: Link) -> None:
+    for item in observed.addresses:
+        wanted = config.sources.get(family_of(item.address))
+        if item.interface == link.name and item.global_scope and wanted is not None and item.address != wanted:
+            raise PlatformError(
+                f"{link.name} already carries {item.address}, EGRESS_SOURCE is {wanted}: traffic could leave with "
+                f"either. Remove it (ip address del {item.address} dev {link.name}) or name another EGRESS_INTERFACE"
+            )
+
+
+def _set_sysctls(netlink: Netlink, network: NetworkState, link: Link, observed: Observed) -> bool:
+    before = [read_sysctl(item) for item in network.sysctls]
+    # Whoever made the interface may have brought it up already, link-local address and all.
+    links.prepare(netlink, link)
+    for item in network.sysctls:
+        problem = set_sysctl(item, netlink, observed.link(item.interface or ""))
+        if problem is not None:
+            LOGGER.warning("%s", problem)
+    return before != [read_sysctl(item) for item in network.sysctls]
+
+
+def _apply_network(
+    netlink: Netlink,
+    config: RouterConfig,
+    network: NetworkState,
+    drift: Drift,
+    link: Link,
+    observed: Observed,
+) -> None:
+    """Put in place what is missing, in the order that lets nothing out by the wrong way; then remove the rest."""
+    index = {item.name: item.index for item in observed.links}
+
+    def add(missing: tuple[Route, ...]) -> None:
+        for route in missing:
+            routes.add_route(netlink, route, index.get(route.interface or ""))
+
+    by_cluster = tuple(r for r in drift.missing_routes if r.interface == network.cluster)
+    add(tuple(r for r in by_cluster if r.table != MAIN_TABLE))
+    for rule in drift.missing_rules:
+        routes.add_rule(netlink, rule)
+    for rule in drift.unexpected_rules:
+        routes.remove_rule(netlink, rule)
+    if drift.link_down:
+        links.set_up(netlink, link)
+    for item in observed.addresses:
+        if item.interface == link.name and not item.global_scope:
+            links.remove_address(netlink, link, item)
+    neighbours = Neighbours(link.name, link.index, link.mac)
+    try:
+        _add_addresses(netlink, config, drift.missing_addresses, link, neighbours)
+        add(tuple(r for r in drift.missing_routes if r.interface != network.cluster))
+        add(tuple(r for r in by_cluster if r.table == MAIN_TABLE))
+        # Adding replaces what has the same key; removing that would hit the new one.
+        replaced = {_key(route) for route in drift.missing_routes}
+        for route in (r for r in drift.unexpected_routes if _key(r) not in replaced):
+            routes.remove_route(netlink, route, index.get(route.interface or ""))
+        # A second announcement, a moment after the first: one may get lost (RFC 5227, 2.3 asks for two).
+        neighbours.announce(item.address.ip for item in network.addresses)
+    finally:
+        neighbours.close()
+
+
+def _key(route: Route) -> Route:
+    """Return what the kernel tells routes apart by, when one is removed."""
+    return replace(route, source=None, mtu=None, protocol=PROTOCOL)
+
+
+def _add_addresses(
+    netlink: Netlink,
+    config: RouterConfig,
+    missing: tuple[LinkAddress, ...],
+    link: Link,
+    neighbours: Neighbours,
+) -> None:
+    if config.dad and missing:
+        neighbours.check_duplicates(item.address.ip for item in missing)
+    for item in missing:
+        links.add_address(netlink, link, item)
+    neighbours.announce(item.address.ip for item in missing)
+
+
+def drift_lines(netlink: Netlink, desired: Desired, backend: NatBackend) -> list[str]:
+    """Return every difference between the desired state and the kernel's, as diff lines; empty when there is none."""
+    return _network_drift_lines(desired.network, observe(netlink)) + backend.drift(desired.translation)
+
+
+def _network_drift_lines(network: NetworkState, observed: Observed) -> list[str]:
+    found = network_drift(network, observed).lines()
+    for item in network.sysctls:
+        actual = read_sysctl(item)
+        if item.required and actual != item.value:
+            found += [f"- {item}", f"+ sysctl {item.key} = {actual}"]
+    return found
+
+
+def _verify_network(netlink: Netlink, network: NetworkState) -> None:
+    """Read the network back; the backend has done so with its rules. Raises StateMismatch with the difference."""
+    found = _network_drift_lines(network, observe(netlink))
+    if found:
+        raise StateMismatch(
+            "what was read back is not what was put in place (- desired, + actual); something else changes this pod's "
+            "network at the same time:\n  " + "\n  ".join(found)
+        )

@@ -1,0 +1,82 @@
+"""How far the kernel is from the desired state, and what went through."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from ipaddress import ip_address
+from typing import Any
+
+from egress_router.config.values import Address, HostName, Interface
+from egress_router.net import netns as capabilities
+from egress_router.net.netlink import Netlink
+from egress_router.redirect.desired import desired_here
+from egress_router.redirect.nat import choose_backend
+from egress_router.redirect.setup import drift_lines
+from egress_router.redirect.values import Counters, RouterConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A destination line and its traffic."""
+
+    line: int
+    rule: str
+    counters: Counters
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What ``egress-router status`` shows; an empty ``drift`` is what should be.
+
+    ``live`` is what the router that stays says of itself (State.as_json); None where none runs or it does not answer.
+    """
+
+    egress: str
+    backend: str
+    sources: tuple[Interface, ...]
+    drift: tuple[str, ...]
+    rows: tuple[Row, ...]
+    live: dict[str, Any] | None = None
+
+
+def read_status(config: RouterConfig) -> Status:
+    """Read the status of the pod that this process is in. Raises EgressRouterError."""
+    backend = choose_backend(config.backend)
+    # Legacy iptables is read through a raw socket.
+    capabilities.require(
+        ("NET_ADMIN", "NET_RAW") if backend.name == "iptables" else ("NET_ADMIN",), "reading the rules"
+    )
+    live = _ask(config)
+    desired = desired_here(config, _answers(config, live))
+    with Netlink() as netlink:
+        drift = drift_lines(netlink, desired, backend)
+    counters = backend.counters(desired.translation)
+    rows = tuple(
+        Row(rule.line, str(rule), counters.get(rule.line, Counters())) for rule in desired.translation.rules.all
+    )
+    sources = tuple(config.sources[family] for family in sorted(config.sources))
+    return Status(desired.network.egress, backend.name, sources, tuple(drift), rows, live)
+
+
+def _answers(config: RouterConfig, live: dict[str, Any] | None) -> dict[HostName, tuple[Address, ...]] | None:
+    """Return the addresses of names that the router which stays uses; None when nobody tells."""
+    if live is None or not config.rules.names:
+        return None
+    known = live.get("names", {})
+    return {name: tuple(map(ip_address, known.get(str(name), {}).get("addresses", ()))) for name in config.rules.names}
+
+
+def _ask(config: RouterConfig) -> dict[str, Any] | None:
+    if config.health_port is None:
+        return None
+    connection = HTTPConnection("127.0.0.1", config.health_port, timeout=2)
+    try:
+        connection.request("GET", "/status")
+        value = json.loads(connection.getresponse().read())
+    except (OSError, HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+    return value if isinstance(value, dict) and "reasons" in value else None

@@ -1,0 +1,158 @@
+"""The egress side, watched: is the link up, do the gateways answer, does anybody else claim our addresses?"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+from egress_router.config.values import Address, family_of
+from egress_router.daemon.log import LOGGER
+from egress_router.daemon.reachability import Reachability
+from egress_router.errors import TryAgainError
+from egress_router.net.arp_nd import NeighbourWatch
+from egress_router.net.netlink import Netlink
+from egress_router.net.rtnetlink.read import read_links
+from egress_router.redirect.state import State
+from egress_router.redirect.values import Check, RunConfig
+
+#: A second announcement, a moment after the first: one may get lost (RFC 5227, 2.3).
+AGAIN_SECONDS = 1.0
+#: A claim stands for so long after it was last seen: longer than two rounds of asking.
+CONFLICT_SECONDS = 15.0
+#: Between two questions whether somebody else has our addresses.
+ASK_OWN_SECONDS = 5.0
+CHECK_TIMEOUT_SECONDS = 2.0
+
+
+class EgressSide:
+    """Watches the interface ``state.interface`` from a running event loop."""
+
+    def __init__(self, run: RunConfig, state: State, loop: asyncio.AbstractEventLoop) -> None:
+        self._run = run
+        self._state = state
+        self._loop = loop
+        self._watch: NeighbourWatch | None = None
+        self._link = (0, "")
+        self._sources = {source.ip for source in run.router.sources.values()}
+        self._asked: set[Address] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._next_own = 0.0
+        state.gateways = {gateway: Reachability() for gateway in run.router.gateways.values()}
+        state.checks = {check: Reachability() for check in run.checks}
+
+    def look_at_link(self) -> None:
+        """Find out whether the link is up; when it came back, or is another one now, tell everybody again."""
+        with Netlink() as netlink:
+            link = next((item for item in read_links(netlink) if item.name == self._state.interface), None)
+        carrier = link is not None and link.up and link.lower_up
+        if link is not None and self._link != (link.index, link.mac):
+            self._open(link.index, link.mac)
+            carrier_before = False
+        else:
+            carrier_before = self._state.carrier
+        self._state.carrier = carrier
+        if carrier and not carrier_before:
+            self.announce()
+            self._loop.call_later(AGAIN_SECONDS, self.announce)
+        elif carrier_before and not carrier:
+            LOGGER.warning("%s has no carrier", self._state.interface)
+
+    def announce(self) -> None:
+        """Tell everybody that we have our addresses."""
+        if self._watch is not None and not self._state.leaving:
+            self._watch.tell(tuple(self._sources))
+
+    def probe(self) -> None:
+        """Judge the last question to each gateway, ask again, and start the checks of destinations."""
+        for address in self._asked:
+            self._note_gateway(address, answer=False)
+        self._asked = set(self._state.gateways)
+        self._ask()
+        for check in self._run.checks:
+            task = self._loop.create_task(self._check(check))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _ask(self) -> None:
+        if self._watch is None:
+            return
+        by_family = {family_of(source): source for source in self._sources}
+        for gateway in self._state.gateways:
+            self._watch.ask(gateway, by_family[family_of(gateway)])
+        now = time.monotonic()
+        if now >= self._next_own:
+            self._next_own = now + ASK_OWN_SECONDS
+            for source in self._sources:
+                self._watch.probe_own(source)
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._watch is not None:
+            self._loop.remove_reader(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+
+    def _open(self, index: int, mac: str) -> None:
+        self.close()
+        self._link = (0, "")
+        try:
+            self._watch = NeighbourWatch(self._state.interface, index, mac)
+        except TryAgainError:
+            # It went away since it was seen, which its own event tells.
+            return
+        self._link = (index, mac)
+        self._loop.add_reader(self._watch.fileno(), self._listen)
+
+    def _listen(self) -> None:
+        if self._watch is None:
+            return
+        for heard in self._watch.heard():
+            if heard.address in self._sources:
+                self._note_conflict(heard.address, heard.mac)
+            elif heard.address in self._asked:
+                self._asked.discard(heard.address)
+                self._note_gateway(heard.address, answer=True)
+
+    def _note_gateway(self, address: Address, *, answer: bool) -> None:
+        reached = self._state.gateways[address]
+        if reached.note(answer=answer):
+            if reached.up:
+                LOGGER.info("gateway %s answers", address)
+            else:
+                LOGGER.warning("gateway %s does not answer on %s", address, self._state.interface)
+
+    def _note_conflict(self, source: Address, mac: str) -> None:
+        now = time.monotonic()
+        known, until = self._state.conflicts.get(source, ("", 0.0))
+        self._state.conflicts[source] = (mac, now + CONFLICT_SECONDS)
+        self._state.conflicts_seen += 1
+        if known != mac or now >= until:
+            LOGGER.error(
+                "%s claims %s, which is ours, on %s: two machines with one address break each other; remove the other "
+                "one (an old router pod?)",
+                mac,
+                source,
+                self._state.interface,
+            )
+
+    async def _check(self, check: Check) -> None:
+        reached = self._state.checks[check]
+        if reached.note(answer=await self._accepts(check)):
+            if reached.up:
+                LOGGER.info("%s accepts connections", check)
+            else:
+                LOGGER.warning("%s does not accept connections", check)
+
+    async def _accepts(self, check: Check) -> bool:
+        version = check.address.version
+        source = next(item for item in self._sources if item.version == version)
+        with socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET, socket.SOCK_STREAM) as own:
+            own.setblocking(False)
+            try:
+                own.bind((str(source), 0))
+                async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+                    await self._loop.sock_connect(own, (str(check.address), check.port))
+            except OSError:
+                return False
+            return True

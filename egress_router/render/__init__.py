@@ -1,1 +1,0 @@
-"""The desired state becomes the text that the kernel tools, Squid and HAProxy read."""

@@ -1,1 +1,0 @@
-"""Wires the pure half to the effects."""
