@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from egress_router.egressip.node.nft_rules import replace_script
 from egress_router.egressip.node.state import NodeSettings, NodeState
 from lab import LAN, PODS, Host, Lab
-from tests.kernel.egress_cluster import EgressCluster
+from tests.egressip.kernel.egress_cluster import EgressCluster
 
 SERVICE, EGRESS_IP, FAR_IP = "203.0.113.25", "192.0.2.45", "192.0.2.54"
 MANY = 10_000

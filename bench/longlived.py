@@ -16,7 +16,7 @@ from statistics import median
 
 from bench.load import HAPROXY
 from lab import Lab
-from tests.kernel.live import LiveRouter
+from tests.redirect.kernel.live import LiveRouter
 
 IDLE_SECONDS = 20.0
 PATIENCE = 60.0

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.load import CHILDREN, SERVICE
 from lab import Host, Lab
 from lab.process import end
-from tests.kernel.egress_cluster import EgressCluster
+from tests.egressip.kernel.egress_cluster import EgressCluster
 
 IPS = ("192.0.2.45", "192.0.2.54")
 EVERY = 0.002

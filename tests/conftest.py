@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from tests.support.golden import update
+from tests.support.guard import GUARD, Guard
 
 # The same examples on every run of CI, so that a change is judged by what it changes; new ones on every other run.
 # No deadline: the time of one example says nothing on a shared machine. No database: nothing is left behind.
@@ -13,14 +17,30 @@ settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 settings.register_profile("local", deadline=None, database=None)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.support.kernel"]
 
 LEFT_OUT = pytest.StashKey[int]()
 
 
+@pytest.fixture(autouse=True)
+def guard(request: pytest.FixtureRequest) -> Iterator[Guard | None]:
+    """Refuse sockets and processes during each test in a folder ``unit`` or ``golden``: they are pure."""
+    if {"unit", "golden"}.isdisjoint(request.path.parts[-3:-1]):
+        yield None
+        return
+    with GUARD.watching() as guard:
+        yield guard
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of the golden tests; here, since options of deeper folders come too late."""
-    parser.addoption("--golden-update", action="store_true", help="write the files of tests/golden anew")
+    """Add the one switch that writes expected files."""
+    parser.addoption("--golden-update", action="store_true", help="write expected files anew")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Pass the option on."""
+    if config.getoption("--golden-update"):
+        update()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -18,8 +18,8 @@ from bench.question import ArmTable, Metric, Question
 from bench.router import RouterPods, forget_connections
 from lab import Lab
 from lab.addressing import Address
-from tests.kernel import connections
-from tests.kernel.dns_proxy_pod import DnsProxyPod, echoes
+from tests.dns_proxy.kernel.dns_proxy_pod import DnsProxyPod, echoes
+from tests.support import connections
 
 PROXY, REDIRECT, DIRECT = "dns-proxy", "redirect, nftables", "direct path"
 NAME, ECHO_NAME, ECHO = "server.example", "echo.example", "203.0.113.26"

@@ -14,7 +14,7 @@ from bench.http_policy import ASKED, ORIGIN_ADDRESS, Form, lines_of, upstream
 from bench.question import ArmTable, Metric, Question, SizeTable
 from bench.squid import DOWNLOADED, TUNNELLED, Watched, origin, upstream_conf, wait_for_answer
 from lab import Host, Lab
-from tests.kernel.http_pod import PORT, Proxy
+from tests.http_proxy.kernel.http_pod import PORT, Proxy
 
 OURS, RECONFIGURE = "egress-router http-proxy", "Squid, one ACL a line, reconfigure"
 EVERYTHING_HERE = "203.0.113.0/24"

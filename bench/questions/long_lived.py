@@ -20,9 +20,9 @@ from bench.router import BACKENDS
 from bench.squid import origin, wait_for_answer
 from bench.switch_over import Moving
 from lab import Host, Lab
-from tests.kernel.dns_proxy_pod import DnsProxyPod
-from tests.kernel.http_pod import PORT, Proxy
-from tests.kernel.live import LiveRouter
+from tests.dns_proxy.kernel.dns_proxy_pod import DnsProxyPod
+from tests.http_proxy.kernel.http_pod import PORT, Proxy
+from tests.redirect.kernel.live import LiveRouter
 
 PAUSE, SQUID, HAPROXY = "pause (sleep)", "bare Squid", "bare HAProxy"
 HTTP, DNS, NODE = "http-proxy, with Squid", "dns-proxy, with HAProxy", "node agent"

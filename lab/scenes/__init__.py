@@ -12,7 +12,7 @@ To add a scene, add a file to this folder; nothing else needs to know of it. Its
 A scene checks itself: whatever it tells the reader is a ``claim`` about what was really seen, and one that does not
 hold makes the demo fail. Claim that a thing works before claiming that another is impossible. Output of a command is
 printed as it came; addresses are the lab's (documentation ranges). Keep a scene to some ten seconds, and end what it
-started with the lab. tests/kernel/test_demo.py plays every scene in this folder in both shapes.
+started with the lab. tests/lab/kernel/test_demo.py plays every scene in this folder in both shapes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,80 @@
+"""``egress-router`` as a process: what it imports, and what its reader and its variables may do to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[3]
+WRONG = {"EGRESS_SOURCE": "x", "EGRESS_ROUTER_MODE": "init"}
+
+
+def process(*words: str, env: Mapping[str, str | bytes], code: str = "") -> subprocess.CompletedProcess[bytes]:
+    """Run ``egress-router WORDS`` with nothing but ``env``; ``code`` is Python that runs at its exit."""
+    program = f"import atexit, os, sys\natexit.register(lambda: exec({code!r}))\n"
+    # init leaves without what Python does at its end.
+    program += (
+        f"def leave(status, end=os._exit):\n exec({code!r})\n sys.stdout.flush()\n end(status)\nos._exit = leave\n"
+    )
+    program += "from egress_router.cli.main import main\nmain()"
+    return subprocess.run([sys.executable, "-c", program, *words], env=env, cwd=CHECKOUT, capture_output=True)
+
+
+LIST = "print('\\n'.join(sys.modules), file=sys.stdout)"
+
+
+def test_init_does_not_import_what_it_does_not_need() -> None:
+    """Every pod waits for it: click, pyroute2 and iptc cost some 0.1, 0.25 and 0.3 s."""
+    done = process("init", env=WRONG, code=LIST)
+    assert done.returncode == 78
+    loaded = done.stdout.decode().split()
+    assert "egress_router.redirect.init" in loaded
+    unwanted = {"click", "yaml", "jinja2", "pyroute2", "iptc", "asyncio", "difflib", "egress_router.cli.group"}
+    assert unwanted.isdisjoint(loaded)
+
+
+def test_other_verbs_do_import_click() -> None:
+    """The control of the test above."""
+    assert "click" in process("check", env=WRONG, code=LIST).stdout.decode().split()
+
+
+@pytest.mark.parametrize("verb", ["init", "check"])
+def test_variables_that_are_no_text(verb: str) -> None:
+    done = process(verb, env={**WRONG, "EGRESS_DESTINATION": b"80 tcp \xff\x1b[2J", "EGRESS_LOG_FORMAT": b"\xfe"})
+    assert done.returncode == 78
+    assert b"Traceback" not in done.stderr
+    assert b"EGRESS_DESTINATION line 1" in done.stderr
+
+
+def test_output_for_a_terminal_that_knows_ascii() -> None:
+    env = {**WRONG, "PYTHONIOENCODING": "ascii", "EGRESS_SOURCE": "ä"}
+    for words in (["check"], ["check", "-o", "json"]):
+        done = process(*words, env=env)
+        assert done.returncode == 78
+        assert b"Traceback" not in done.stderr
+
+
+def test_the_reader_goes_away() -> None:
+    """Exit code 1 would mean drift."""
+    command = [sys.executable, "-m", "egress_router", "check", "--help"]
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        done = subprocess.run(command, cwd=CHECKOUT, stdout=write_end, stderr=subprocess.PIPE, env={})
+    finally:
+        os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_router_without_names_has_nothing_of_dns_in_memory() -> None:
+    """dnspython is some 4 MB of 40."""
+    code = "import sys, egress_router.runtime.run\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "egress_router.redirect.names" in loaded
+    assert {"dns", "egress_router.dns.resolver", "idna"}.isdisjoint(loaded)

@@ -1,0 +1,40 @@
+"""``egressip`` and ``node``: what is refused before anything starts, and what is printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.unit.conftest import CommandLine
+
+
+def test_the_guard_names_the_networks_and_what_is_never_outside(cli: CommandLine) -> None:
+    result = cli("node", "guard", env={"EGRESS_CLUSTER_NETWORKS": "198.51.100.0/24, 2001:db8:a::/48"})
+    assert (result.status, result.err) == (0, "")
+    assert "set cluster4 { type ipv4_addr; flags interval; auto-merge; elements = { 198.51.100.0/24 }; }" in result.out
+    assert "elements = { 2001:db8:a::/48, fe80::/10, ff00::/8 };" in result.out
+    assert result.out.startswith("table inet egress_guard {}\ndelete table inet egress_guard\n")
+
+
+def test_the_unit_loads_before_the_kubelet(cli: CommandLine) -> None:
+    result = cli("node", "guard", "--unit")
+    assert result.status == 0
+    assert "RequiredBy=kubelet.service" in result.out
+    assert "ExecStart=/usr/sbin/nft -f /etc/egress-router/guard.nft" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "blamed"),
+    [
+        (["node", "guard"], "--cluster"),
+        (["egressip", "controller", "--witness", "192.0.2.999"], "192.0.2.999"),
+        (["egressip", "controller", "--health-port", "0"], "--health-port"),
+        (["egressip", "controller", "--hold-down", "601"], "--hold-down"),
+        (["egressip", "patch", "netnamespace", "toto", "--egress-ips", "127.0.0.1"], "127.0.0.1"),
+    ],
+)
+def test_usage(cli: CommandLine, tmp_path: Path, arguments: list[str], blamed: str) -> None:
+    result = cli(*arguments, env={"EGRESS_STATE_DIR": str(tmp_path)})
+    assert result.status == 2
+    assert blamed in result.err
