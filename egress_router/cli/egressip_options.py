@@ -35,7 +35,7 @@ class _PortOrOff(click.ParamType[int]):
         if text == "off":
             return 0
         port = fields.port(text)
-        if isinstance(port, fields.Wrong):
+        if isinstance(port, fields.Invalid):
             self.fail(f"{value!r} {port}; {fields.EXPECTED_PORT}, or off", param, ctx)
         return port
 

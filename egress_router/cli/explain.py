@@ -10,7 +10,7 @@ import click
 from egress_router.cli.output import print_pods
 from egress_router.cli.sources import read_pods, source_options
 from egress_router.config import fields
-from egress_router.config.fields import Wrong
+from egress_router.config.fields import Invalid
 from egress_router.config.values import Family, Protocol
 from egress_router.dns_proxy.explain import explain_dns
 from egress_router.errors import UsageError
@@ -60,7 +60,7 @@ def explain(pod: PodConfig, target: str) -> list[Row]:
     if found is None:
         return [_http(pod, target)]
     port = fields.port(found[1])
-    if isinstance(port, Wrong):
+    if isinstance(port, Invalid):
         raise UsageError(f'"{target}": {port} ({fields.EXPECTED_PORT})')
     protocol = (found[2] or "").lower()
     if pod.dns is not None and protocol in ("", "tcp"):

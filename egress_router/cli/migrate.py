@@ -12,7 +12,7 @@ from egress_router.errors import ConfigurationError
 from egress_router.manifests.plan import plan_manifests
 from egress_router.manifests.render import render_manifests
 from egress_router.manifests.request import complete_request
-from egress_router.manifests.upstream.manifest import read_old
+from egress_router.manifests.upstream.manifest import parse_legacy
 from egress_router.manifests.values import Component, Kind, ManifestRequest, Note, NoteKind, Platform
 
 
@@ -60,7 +60,7 @@ def command(
         tag=tag,
     )
     problems = Problems()
-    routers, notes = read_old(read_text(old), old, defaults, problems)
+    routers, notes = parse_legacy(read_text(old), old, defaults, problems)
     texts = []
     for router in routers:
         destinations = SourceText(router.destinations_name, router.destinations)

@@ -1,4 +1,4 @@
-"""Strict readers of single values. Each returns the value, or a text that says what is wrong.
+"""Strict readers of single values. Each returns the value, or an ``Invalid`` with the reason why it is none.
 
 Numbers are plain decimal without leading zeros: ``0443`` is an error, not 443 and not octal 291.
 """
@@ -30,49 +30,49 @@ _NO_INTERFACE = (".", "..", "all", "default")
 EXPECTED_PORT = "a number from 1 to 65535 without leading zeros"
 
 
-class Wrong(str):
-    """What is wrong with a value, as text."""
+class Invalid(str):
+    """The reason why a value is not valid, as text."""
 
     __slots__ = ()
 
 
-def port(text: str) -> int | Wrong:
+def port(text: str) -> int | Invalid:
     """Read a port number, 1 to 65535."""
     if _PORT.fullmatch(text):
         value = int(text)
         if value <= 65535:
             return value
-    return Wrong(f"{quoted(text)} is not a port")
+    return Invalid(f"{quoted(text)} is not a port")
 
 
-def port_range(text: str) -> PortRange | Wrong:
+def port_range(text: str) -> PortRange | Invalid:
     """Read ``N`` or ``N-M`` with N ≤ M."""
     first_text, dash, last_text = text.partition("-")
     first = port(first_text)
-    if isinstance(first, Wrong):
-        return Wrong(f"{quoted(text)} is not a port or a range of ports") if dash else first
+    if isinstance(first, Invalid):
+        return Invalid(f"{quoted(text)} is not a port or a range of ports") if dash else first
     if not dash:
         return PortRange(first, first)
     last = port(last_text)
-    if isinstance(last, Wrong):
-        return Wrong(f"{quoted(text)} is not a port or a range of ports")
+    if isinstance(last, Invalid):
+        return Invalid(f"{quoted(text)} is not a port or a range of ports")
     if last < first:
-        return Wrong(f"{quoted(text)} ends before it starts")
+        return Invalid(f"{quoted(text)} ends before it starts")
     return PortRange(first, last)
 
 
-def address(text: str) -> Address | Wrong:
+def address(text: str) -> Address | Invalid:
     """Read an IPv4 or IPv6 address. Zone indices and IPv4-mapped addresses are refused."""
     try:
         if ":" not in text:
             return IPv4Address(text)
         if "%" in text:
-            return Wrong(f"{quoted(text)} has a zone index")
+            return Invalid(f"{quoted(text)} has a zone index")
         value = IPv6Address(text)
     except AddressValueError:
-        return Wrong(f"{quoted(text)} is not an IP address{_octal_hint(text)}")
+        return Invalid(f"{quoted(text)} is not an IP address{_octal_hint(text)}")
     if value.ipv4_mapped is not None:
-        return Wrong(f"{quoted(text)} is an IPv4-mapped address; write {value.ipv4_mapped}")
+        return Invalid(f"{quoted(text)} is an IPv4-mapped address; write {value.ipv4_mapped}")
     return value
 
 
@@ -93,68 +93,65 @@ def not_a_host(value: Address) -> str | None:
     return "the broadcast address" if str(value) == "255.255.255.255" else None
 
 
-def interface_address(text: str) -> Interface | Wrong:
+def interface_address(text: str) -> Interface | Invalid:
     """Read ``ADDRESS[/LENGTH]``; without a length it is the whole address, /32 or /128."""
     host_text, slash, length_text = text.partition("/")
     host = address(host_text)
-    if isinstance(host, Wrong):
+    if isinstance(host, Invalid):
         return host
     if slash and not (_LENGTH.fullmatch(length_text) and 1 <= int(length_text) <= host.max_prefixlen):
-        return Wrong(f"{quoted('/' + length_text)} is not a prefix length from /1 to /{host.max_prefixlen}")
+        return Invalid(f"{quoted('/' + length_text)} is not a prefix length from /1 to /{host.max_prefixlen}")
     length = int(length_text) if slash else host.max_prefixlen
     return IPv4Interface((host, length)) if isinstance(host, IPv4Address) else IPv6Interface((host, length))
 
 
-def network(text: str) -> Network | Wrong:
+def network(text: str) -> Network | Invalid:
     """Read ``ADDRESS[/LENGTH]`` as a prefix; bits behind the prefix must be zero."""
     host_text, slash, length_text = text.partition("/")
     host = address(host_text)
-    if isinstance(host, Wrong):
+    if isinstance(host, Invalid):
         return host
     if slash and not (_LENGTH.fullmatch(length_text) and int(length_text) <= host.max_prefixlen):
-        return Wrong(f"{quoted('/' + length_text)} is not a prefix length from /0 to /{host.max_prefixlen}")
+        return Invalid(f"{quoted('/' + length_text)} is not a prefix length from /0 to /{host.max_prefixlen}")
     length = int(length_text) if slash else host.max_prefixlen
     try:
         return IPv4Network((host, length)) if isinstance(host, IPv4Address) else IPv6Network((host, length))
     except ValueError:
         kind = IPv4Network if isinstance(host, IPv4Address) else IPv6Network
-        return Wrong(f"{quoted(text)} has bits set behind its prefix; write {kind((host, length), strict=False)}")
+        return Invalid(f"{quoted(text)} has bits set behind its prefix; write {kind((host, length), strict=False)}")
 
 
-def interface_name(text: str) -> str | Wrong:
+def interface_name(text: str) -> str | Invalid:
     """Read an interface name: 1 to 15 letters, digits and ``_ . - @``."""
     if _INTERFACE.fullmatch(text) and text not in _NO_INTERFACE and not text.startswith("-"):
         return text
-    return Wrong(f"{quoted(text)} is not an interface name")
+    return Invalid(f"{quoted(text)} is not an interface name")
 
-
-# A strict reader of durations.
 
 _DURATION = re.compile(r"(0|[1-9][0-9]{0,8})([smhd]?)", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 EXPECTED_DURATION = "a number of seconds, or one with a unit, such as 90s, 15m, 1h or 2d"
 
 
-def duration(text: str, least: int, most: int) -> int | Wrong:
+def duration(text: str, least: int, most: int) -> int | Invalid:
     """Read ``N`` or ``N`` with s, m, h or d as whole seconds from ``least`` to ``most``."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        return Wrong(f'"{text}" is not a duration')
+        return Invalid(f'"{text}" is not a duration')
     seconds = int(match[1]) * _SECONDS[match[2]]
     if not least <= seconds <= most:
-        return Wrong(f'"{text}" is not between {least} s and {most} s')
+        return Invalid(f'"{text}" is not between {least} s and {most} s')
     return seconds
 
 
-# A strict reader of host names (RFC 1123, plus the underscores that service names have).
-
+#: RFC 1123, plus the underscores that names of services have (RFC 2782).
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 #: What inet_aton(3) and browsers take for a number: a "name" that ends so is a mistyped address.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 MAX_NAME = 253
 
 
-def host_name(text: str) -> HostName | Wrong:
+def host_name(text: str) -> HostName | Invalid:
     """Read a DNS name: lower cased, internationalised labels encoded (IDNA 2008, UTS 46), a trailing dot kept."""
     name = text.lower()
     if not name.isascii():
@@ -163,16 +160,16 @@ def host_name(text: str) -> HostName | Wrong:
         try:
             name = idna.encode(name, uts46=True).decode("ascii")
         except idna.IDNAError as error:
-            return Wrong(f"{quoted(text)} is not a name: {printable(str(error))}")
+            return Invalid(f"{quoted(text)} is not a name: {printable(str(error))}")
     bare = name.removesuffix(".")
     labels = bare.split(".")
     if len(bare) > MAX_NAME:
-        return Wrong(f"the name has {len(bare)} characters, DNS allows {MAX_NAME}")
+        return Invalid(f"the name has {len(bare)} characters, DNS allows {MAX_NAME}")
     for label in labels:
         if not _LABEL.fullmatch(label):
-            return Wrong(f"{quoted(text)} is neither an address nor a name")
+            return Invalid(f"{quoted(text)} is neither an address nor a name")
     if _NUMBER.fullmatch(labels[-1]):
-        return Wrong(f"{quoted(text)} is not an address, and a name does not end in a number")
+        return Invalid(f"{quoted(text)} is not an address, and a name does not end in a number")
     if labels[-1] == "localhost":
-        return Wrong(f"{quoted(text)} is this pod itself (RFC 6761)")
+        return Invalid(f"{quoted(text)} is this pod itself (RFC 6761)")
     return HostName(name)

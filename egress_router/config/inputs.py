@@ -156,8 +156,6 @@ def load_inputs(
     return Inputs(ours, files)
 
 
-# Files of NAME=VALUE lines, as ``podman run --env-file`` and ``docker run --env-file`` take them.
-
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 EXPECTED = 'such as EGRESS_SOURCE=192.0.2.46, or EGRESS_DESTINATION="80 tcp 203.0.113.25\\n203.0.113.27"'
 
@@ -187,8 +185,7 @@ def parse_env_file(text: str, label: str) -> dict[str, str]:
     return found
 
 
-# All EGRESS_* variables there are: a misspelt one must not pass in silence.
-
+#: All EGRESS_* variables there are, for a warning of misspelt ones.
 ROUTER = (
     "EGRESS_SOURCE",
     "EGRESS_GATEWAY",

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from egress_router.config import fields
-from egress_router.config.fields import EXPECTED_DURATION, Wrong, duration
+from egress_router.config.fields import EXPECTED_DURATION, Invalid, duration
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.values import Address, Family, family_of
-
-# Readers of variables that more than one part of the configuration has.
 
 EXPECTED_SOURCE = "ADDRESS[/LENGTH], such as 192.0.2.46 or 192.0.2.46/24; one of each family"
 
@@ -31,7 +29,7 @@ def seconds(inputs: Inputs, problems: Problems, variable: str, default: int, lea
     if text is None:
         return default
     value = duration(text, least, most)
-    if isinstance(value, Wrong):
+    if isinstance(value, Invalid):
         problems.error(variable, None, text, value, EXPECTED_DURATION)
         return default
     return value
@@ -43,7 +41,7 @@ def source_addresses(inputs: Inputs, problems: Problems) -> dict[Family, Address
     text = inputs.value("EGRESS_SOURCE") or ""
     for word in text.replace(",", " ").split():
         value = fields.interface_address(word)
-        if isinstance(value, Wrong):
+        if isinstance(value, Invalid):
             problems.error("EGRESS_SOURCE", None, text, value, EXPECTED_SOURCE)
             continue
         family = family_of(value)
@@ -53,9 +51,9 @@ def source_addresses(inputs: Inputs, problems: Problems) -> dict[Family, Address
     return found
 
 
-# EGRESS_HEALTH_PORT: where a process that stays answers probes and shows its figures.
-
 VARIABLE = "EGRESS_HEALTH_PORT"
+#: Its default: /healthz, /readyz and /metrics of every process that stays.
+HEALTH_PORT = 9909
 
 
 def parse_health_port(inputs: Inputs, problems: Problems) -> int | None:
@@ -66,13 +64,13 @@ def parse_health_port(inputs: Inputs, problems: Problems) -> int | None:
     if text.lower() == "off":
         return None
     port = fields.port(text)
-    if isinstance(port, Wrong):
+    if isinstance(port, Invalid):
         problems.error(VARIABLE, None, text, port, f"{fields.EXPECTED_PORT}, or off")
         return None
     return port
 
 
-def yield_to(inputs: Inputs, problems: Problems, port: int | None, claim: str) -> int | None:
+def unclaimed_port(inputs: Inputs, problems: Problems, port: int | None, claim: str) -> int | None:
     """Return ``port``, or None when there is a ``claim`` ("line 3 of …") to it.
 
     The default gives way, with a warning: manifests that never heard of it go on. A port that was asked for is a
@@ -86,9 +84,6 @@ def yield_to(inputs: Inputs, problems: Problems, port: int | None, claim: str) -
     else:
         problems.warn(VARIABLE, None, str(port), f"{message}: there is no /healthz, /readyz or /metrics")
     return None
-
-
-# How to log.
 
 
 class LogFormat(StrEnum):
@@ -115,9 +110,6 @@ class LogSettings:
     level: LogLevel
 
 
-# EGRESS_LOG_FORMAT, EGRESS_LOG_LEVEL and EGRESS_ROUTER_DEBUG.
-
-
 def parse_log(inputs: Inputs, problems: Problems, *, terminal: bool) -> LogSettings:
     """Return how to log: text on a terminal and JSON elsewhere unless said otherwise; debug when
     EGRESS_ROUTER_DEBUG has any value.
@@ -136,7 +128,3 @@ def parse_log(inputs: Inputs, problems: Problems, *, terminal: bool) -> LogSetti
         except ValueError:
             problems.error("EGRESS_LOG_LEVEL", None, wanted_level, "is not known", f"one of {', '.join(LogLevel)}")
     return LogSettings(form, level)
-
-
-#: EGRESS_HEALTH_PORT's default: /healthz, /readyz and /metrics of every process that stays.
-HEALTH_PORT = 9909

@@ -17,7 +17,7 @@ import dns.resolver
 from dns.nameserver import Do53Nameserver
 
 from egress_router.config import fields
-from egress_router.config.fields import Wrong
+from egress_router.config.fields import Invalid
 from egress_router.config.values import Address, Family, HostName, NameServer
 from egress_router.dns.cache import Failed, Found, Nothing, Reply, Tried
 from egress_router.errors import printable
@@ -34,7 +34,7 @@ def nameservers(text: str) -> tuple[Address, ...]:
         words = line.split()
         if len(words) >= 2 and words[0] == "nameserver":
             value = fields.address(words[1].partition("%")[0])
-            if not isinstance(value, Wrong) and not fields.not_a_host(value) and value not in found:
+            if not isinstance(value, Invalid) and not fields.not_a_host(value) and value not in found:
                 found.append(value)
     return tuple(found)
 

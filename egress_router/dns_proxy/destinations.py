@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from egress_router.config import fields
-from egress_router.config.fields import Wrong, host_name
+from egress_router.config.fields import Invalid, host_name
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
-from egress_router.config.settings import on_off, parse_health_port, seconds, source_addresses, yield_to
+from egress_router.config.settings import (
+    on_off,
+    parse_health_port,
+    seconds,
+    source_addresses,
+    unclaimed_port,
+)
 from egress_router.config.values import Address, Family, HostName, NameServer, family_of
 
 
@@ -109,7 +115,7 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     elif len(problems.errors) == before:
         problems.error(VARIABLE, None, "", "is not set", EXPECTED_LINE)
     owner = next((item for item in destinations if item.port == health), None)
-    health = yield_to(inputs, problems, health, f"line {owner.line} of {VARIABLE} ({owner})" if owner else "")
+    health = unclaimed_port(inputs, problems, health, f"line {owner.line} of {VARIABLE} ({owner})" if owner else "")
     if len(problems.errors) > before:
         return None
     return DnsProxyConfig(destinations, sources, nameservers, idle, grace, access_log, health)
@@ -144,7 +150,7 @@ class _Reader:
 
     def _port(self, line: Line, text: str) -> int | None:
         value = fields.port(text)
-        if isinstance(value, Wrong):
+        if isinstance(value, Invalid):
             self._error(line, value, fields.EXPECTED_PORT)
             return None
         return value
@@ -168,41 +174,41 @@ class _Reader:
 
     def _host(self, line: Line, text: str) -> HostName | Address | None:
         value = read_host(text)
-        if not isinstance(value, Wrong | HostName):
+        if not isinstance(value, Invalid | HostName):
             value = self._unusable(value) or value
-        if isinstance(value, Wrong):
+        if isinstance(value, Invalid):
             self._error(line, value, EXPECTED_HOST)
             return None
         return value
 
-    def _unusable(self, value: Address) -> Wrong | None:
+    def _unusable(self, value: Address) -> Invalid | None:
         kind = fields.not_a_host(value)
         if kind is None and value.version == 6 and value.is_link_local:
             kind = "link-local"
         if kind:
-            return Wrong(f"{value} cannot be a destination: it is {kind}")
+            return Invalid(f"{value} cannot be a destination: it is {kind}")
         if value in self._sources.values():
-            return Wrong(f"{value} is EGRESS_SOURCE itself")
+            return Invalid(f"{value} is EGRESS_SOURCE itself")
         if self._sources and family_of(value) not in self._sources:
-            return Wrong(f"{value} is {family_of(value)}, but EGRESS_SOURCE has no {family_of(value)} address")
+            return Invalid(f"{value} is {family_of(value)}, but EGRESS_SOURCE has no {family_of(value)} address")
         return None
 
 
-def read_host(text: str) -> HostName | Address | Wrong:
+def read_host(text: str) -> HostName | Address | Invalid:
     """Read a name or an address; an IPv6 address may stand in brackets. What parses as an address is one."""
     if text.startswith("["):
         inner, bracket, rest = text[1:].partition("]")
         if not bracket or rest or ":" not in inner:
-            return Wrong(f'"{text}" is not an IPv6 address in brackets; a port is a word of its own')
+            return Invalid(f'"{text}" is not an IPv6 address in brackets; a port is a word of its own')
         return fields.address(inner)
     if text.count(":") == 1:
-        return Wrong(f'"{text}" has a colon; a port is a word of its own')
+        return Invalid(f'"{text}" has a colon; a port is a word of its own')
     value = fields.address(text)
-    if ":" in text or not isinstance(value, Wrong):
+    if ":" in text or not isinstance(value, Invalid):
         return value
     name = host_name(text)
     # "010.0.0.1": the address reader knows best what is wrong with it.
-    return value if isinstance(name, Wrong) and set(text) <= set("0123456789.") else name
+    return value if isinstance(name, Invalid) and set(text) <= set("0123456789.") else name
 
 
 def _nameservers(inputs: Inputs, problems: Problems) -> tuple[NameServer, ...]:
@@ -211,7 +217,7 @@ def _nameservers(inputs: Inputs, problems: Problems) -> tuple[NameServer, ...]:
     found: list[NameServer] = []
     for word in (text or "").replace(",", " ").split():
         value = _nameserver(word)
-        if isinstance(value, Wrong):
+        if isinstance(value, Invalid):
             problems.error(variable, None, text or "", value, EXPECTED_NAMESERVERS)
         elif value not in found:
             found.append(value)
@@ -220,20 +226,20 @@ def _nameservers(inputs: Inputs, problems: Problems) -> tuple[NameServer, ...]:
     return tuple(found)
 
 
-def _nameserver(word: str) -> NameServer | Wrong:
+def _nameserver(word: str) -> NameServer | Invalid:
     host_text, port_text = word, ""
     if word.startswith("["):
         host_text, bracket, port_text = word[1:].partition("]")
         if not bracket or (port_text and not port_text.startswith(":")) or ":" not in host_text:
-            return Wrong(f'"{word}" is not an address')
+            return Invalid(f'"{word}" is not an address')
     elif word.count(":") == 1:
         host_text, _, port_text = word.partition(":")
         port_text = ":" + port_text
     host = fields.address(host_text)
-    if isinstance(host, Wrong):
+    if isinstance(host, Invalid):
         return host
     # Loopback is fine here: a caching name server may run beside the proxy.
     if host.is_multicast or host.is_unspecified:
-        return Wrong(f"{host} cannot be a name server: it is {fields.not_a_host(host)}")
+        return Invalid(f"{host} cannot be a name server: it is {fields.not_a_host(host)}")
     port = fields.port(port_text[1:]) if port_text else 53
-    return port if isinstance(port, Wrong) else NameServer(host, port)
+    return port if isinstance(port, Invalid) else NameServer(host, port)

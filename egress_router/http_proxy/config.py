@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.config.settings import on_off, parse_health_port, seconds, source_addresses, yield_to
+from egress_router.config.settings import (
+    on_off,
+    parse_health_port,
+    seconds,
+    source_addresses,
+    unclaimed_port,
+)
 from egress_router.http_proxy.policy.values import ANY_PORT, MAX_PORT, HttpSettings, Ports, merge_ports
 
 # Port lists: ``443``, ``443,8443``, ``8000-8010``.
@@ -51,7 +57,7 @@ def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
         access_log=on_off(inputs, problems, "EGRESS_HTTP_PROXY_ACCESS_LOG"),
         grace=float(seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", int(default.grace), 0, DAY)),
         sources=tuple(source_addresses(inputs, problems).values()),
-        health_port=yield_to(inputs, problems, health, "EGRESS_HTTP_PROXY_PORT" if health == port else ""),
+        health_port=unclaimed_port(inputs, problems, health, "EGRESS_HTTP_PROXY_PORT" if health == port else ""),
     )
 
 

@@ -7,16 +7,16 @@ import json
 from egress_router.config.settings import HEALTH_PORT
 from egress_router.config.values import Family
 from egress_router.errors import ConfigurationError
-from egress_router.manifests.ports import _rule_families, policy_ports, service_ports
-from egress_router.manifests.validate import attach_of, forwarding_of, refusals, warnings_about
+from egress_router.manifests.ports import policy_ports, rule_families, service_ports
+from egress_router.manifests.validate import attach_of, forwarding_of, validation_errors, warnings_about
 from egress_router.manifests.values import (
     Attach,
     Component,
     Forwarding,
     ManifestRequest,
     ManifestSet,
-    OneRouter,
     Platform,
+    RouterWorkload,
 )
 
 #: The interface that ``init`` looks for first.
@@ -36,7 +36,7 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
 
     Raises ConfigurationError with every reason why what was asked for cannot work.
     """
-    problems = refusals(request)
+    problems = validation_errors(request)
     if problems:
         raise ConfigurationError(problems)
     forwarding = forwarding_of(request)
@@ -76,14 +76,14 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
     )
 
 
-def _routers(request: ManifestRequest) -> tuple[OneRouter, ...]:
+def _routers(request: ManifestRequest) -> tuple[RouterWorkload, ...]:
     several = len(request.sources) > 1
     routers = []
     for number, source in enumerate(request.sources, start=1):
         values = [source[family] for family in sorted(source)]
         text = " ".join(str(value.ip) if value.network.num_addresses == 1 else str(value) for value in values)
         name = f"{request.name}-{number}" if several else request.name
-        routers.append(OneRouter(name, text))
+        routers.append(RouterWorkload(name, text))
     return tuple(routers)
 
 
@@ -140,4 +140,4 @@ def _service_families(request: ManifestRequest) -> tuple[str, ...]:
     """
     if request.rules is None or (request.platform is Platform.OPENSHIFT and attach_of(request) is Attach.SDN):
         return ()
-    return tuple(f"{family}" for family in sorted(_rule_families(request.rules, request.sources[0])))
+    return tuple(f"{family}" for family in sorted(rule_families(request.rules, request.sources[0])))

@@ -55,9 +55,9 @@ def parse_pod(inputs: Inputs, problems: Problems) -> PodConfig:
             staying = parse_staying(inputs, problems, router)
             router = None if staying is None else staying.router
     if http_set:
-        http = _apart(problems, lambda own: _http(inputs, own))
+        http = _parse_part(problems, lambda own: _http(inputs, own))
     if dns_set:
-        dns = _apart(problems, lambda own: parse_dns_proxy(inputs, own, required=True))
+        dns = _parse_part(problems, lambda own: parse_dns_proxy(inputs, own, required=True))
     warn_unknown(inputs, problems)
     if problems.errors:
         raise ConfigurationError(problems.errors)
@@ -70,7 +70,7 @@ def _http(inputs: Inputs, problems: Problems) -> HttpConfig | None:
     return None if policy is None else HttpConfig(policy, settings)
 
 
-def _apart(problems: Problems, parse: Callable[[Problems], T]) -> T:
+def _parse_part(problems: Problems, parse: Callable[[Problems], T]) -> T:
     """Parse one part; of a variable that several parts read (EGRESS_SOURCE) only the first complaint is kept."""
     own = Problems()
     result = parse(own)

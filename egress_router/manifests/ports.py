@@ -14,7 +14,8 @@ from egress_router.manifests.values import (
 from egress_router.redirect.values import Ruleset
 
 
-def _rule_families(rules: Ruleset, sources: Iterable[Family]) -> set[Family]:
+def rule_families(rules: Ruleset, sources: Iterable[Family]) -> set[Family]:
+    """Return the families that the rules redirect; with names, those of the sources."""
     if rules.names:
         return set(sources)
     return {rule.family for rule in rules.redirects} | {rule.family for rule in rules.fallbacks}

@@ -49,7 +49,7 @@ def forwarding_of(request: ManifestRequest) -> Forwarding | None:
     return Forwarding.NETWORK if own else Forwarding.INIT
 
 
-def refusals(request: ManifestRequest) -> list[Problem]:
+def validation_errors(request: ManifestRequest) -> list[Problem]:
     """Return every reason why ``request`` cannot work or is not safe."""
     return [*_names(request), *_addresses(request), *_network(request), *_service(request)]
 

@@ -11,8 +11,6 @@ from egress_router.dns_proxy.destinations import DnsProxyConfig
 from egress_router.errors import Problem
 from egress_router.redirect.values import Mode, Ruleset
 
-# What ``egress-router manifests`` is asked for, and the objects that it writes, as values.
-
 
 class Component(StrEnum):
     """The three routers."""
@@ -95,7 +93,7 @@ class ManifestRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class OneRouter:
+class RouterWorkload:
     """One workload with its own EGRESS_SOURCE, as the variable's text."""
 
     name: str
@@ -135,7 +133,7 @@ class ManifestSet:
     platform: Platform
     kind: Kind
     attach: Attach
-    routers: tuple[OneRouter, ...]
+    routers: tuple[RouterWorkload, ...]
     gateway: str
     mode: str
     destination_variable: str
@@ -165,9 +163,6 @@ class ManifestSet:
         return len(self.routers) > 1
 
 
-# What is found in manifests that were written for other egress routers.
-
-
 class NoteKind(StrEnum):
     """Whether the old manifest was mistaken, or ours does it another way."""
 
@@ -188,7 +183,7 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class OldRouter:
+class LegacyRouter:
     """One router of the old manifest. ``request`` lacks what the three texts and ``http_port`` say."""
 
     where: str

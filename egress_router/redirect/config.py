@@ -9,9 +9,15 @@ from ipaddress import IPv4Network
 from typing import TypeVar
 
 from egress_router.config import fields
-from egress_router.config.fields import Wrong
+from egress_router.config.fields import Invalid
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.config.settings import EXPECTED_SOURCE, on_off, parse_health_port, seconds, yield_to
+from egress_router.config.settings import (
+    EXPECTED_SOURCE,
+    on_off,
+    parse_health_port,
+    seconds,
+    unclaimed_port,
+)
 from egress_router.config.values import Address, Family, Interface, Network, Protocol, family_of, host_network
 from egress_router.net.rtnetlink.values import MacvlanMode
 from egress_router.redirect.destinations import parse_rules
@@ -64,7 +70,7 @@ def _per_family(
     inputs: Inputs,
     problems: Problems,
     variable: str,
-    read: Callable[[str], tuple[Family, T] | Wrong],
+    read: Callable[[str], tuple[Family, T] | Invalid],
     expected: str,
 ) -> dict[Family, T]:
     text = inputs.value(variable)
@@ -74,7 +80,7 @@ def _per_family(
     found: dict[Family, T] = {}
     for word in _words(text):
         value = read(word)
-        if isinstance(value, Wrong):
+        if isinstance(value, Invalid):
             problems.error(variable, None, text, value, expected)
             continue
         family, address = value
@@ -85,45 +91,45 @@ def _per_family(
 
 
 def _sources(inputs: Inputs, problems: Problems) -> dict[Family, Interface]:
-    def read(word: str) -> tuple[Family, Interface] | Wrong:
+    def read(word: str) -> tuple[Family, Interface] | Invalid:
         value = fields.interface_address(word)
-        if isinstance(value, Wrong):
+        if isinstance(value, Invalid):
             return value
         return _unusable_source(value) or (family_of(value), value)
 
     return _per_family(inputs, problems, "EGRESS_SOURCE", read, EXPECTED_SOURCE)
 
 
-def _unusable_source(value: Interface) -> Wrong | None:
+def _unusable_source(value: Interface) -> Invalid | None:
     ip, network = value.ip, value.network
     kind = fields.not_a_host(ip)
     if kind:
-        return Wrong(f'"{ip}" cannot be a source: it is {kind}')
+        return Invalid(f'"{ip}" cannot be a source: it is {kind}')
     if ip.version == 6 and ip.is_link_local:
-        return Wrong(f'"{ip}" cannot be a source: it is link-local')
+        return Invalid(f'"{ip}" cannot be a source: it is link-local')
     return _network_or_broadcast(ip, network)
 
 
-def _network_or_broadcast(ip: Address, network: Network) -> Wrong | None:
+def _network_or_broadcast(ip: Address, network: Network) -> Invalid | None:
     if isinstance(network, IPv4Network) and network.prefixlen < 31:
         if ip == network.network_address:
-            return Wrong(f'"{ip}" is the address of the network {network}, not of a host')
+            return Invalid(f'"{ip}" is the address of the network {network}, not of a host')
         if ip == network.broadcast_address:
-            return Wrong(f'"{ip}" is the broadcast address of {network}')
+            return Invalid(f'"{ip}" is the broadcast address of {network}')
     return None
 
 
 def _gateways(inputs: Inputs, problems: Problems, sources: dict[Family, Interface]) -> dict[Family, Address]:
-    def read(word: str) -> tuple[Family, Address] | Wrong:
+    def read(word: str) -> tuple[Family, Address] | Invalid:
         value = fields.address(word)
-        if isinstance(value, Wrong):
+        if isinstance(value, Invalid):
             return value
         kind = fields.not_a_host(value)
         if kind:
-            return Wrong(f'"{value}" cannot be a gateway: it is {kind}')
+            return Invalid(f'"{value}" cannot be a gateway: it is {kind}')
         source = sources.get(family_of(value))
         if source is not None and source.ip == value:
-            return Wrong(f'"{value}" is EGRESS_SOURCE itself')
+            return Invalid(f'"{value}" is EGRESS_SOURCE itself')
         return (source and _network_or_broadcast(value, source.network)) or (family_of(value), value)
 
     name = "EGRESS_GATEWAY"
@@ -152,7 +158,7 @@ def _cluster_cidrs(
     found: list[Network] = []
     for word in _words(text or ""):
         value = fields.network(word)
-        if isinstance(value, Wrong):
+        if isinstance(value, Invalid):
             problems.error("EGRESS_CLUSTER_CIDRS", None, text or "", value, "prefixes such as 10.128.0.0/14")
         elif value.prefixlen == 0:
             message = f'"{value}" is everything'
@@ -181,7 +187,7 @@ def _interface(inputs: Inputs, problems: Problems, variable: str) -> str | None:
     if text is None:
         return None
     name = fields.interface_name(text)
-    if isinstance(name, Wrong):
+    if isinstance(name, Invalid):
         problems.error(variable, None, text, name, "1 to 15 letters, digits and _ . - @")
         return None
     return name
@@ -231,7 +237,7 @@ def _unclaimed(inputs: Inputs, problems: Problems, router: RouterConfig, port: i
     """Return ``port``, or None when a destination claims it."""
     claims = (r for r in router.rules.claims if r.protocol is Protocol.TCP and port in r.ports)
     rule = next(claims, None)
-    return yield_to(inputs, problems, port, f"line {rule.line} of EGRESS_DESTINATION ({rule})" if rule else "")
+    return unclaimed_port(inputs, problems, port, f"line {rule.line} of EGRESS_DESTINATION ({rule})" if rule else "")
 
 
 def _checks(inputs: Inputs, problems: Problems, sources: Mapping[Family, Interface]) -> tuple[Check, ...]:
@@ -242,7 +248,7 @@ def _checks(inputs: Inputs, problems: Problems, sources: Mapping[Family, Interfa
         host, _, port_text = word.rpartition(":")
         bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         address, port = fields.address(bare), fields.port(port_text)
-        if isinstance(address, Wrong) or isinstance(port, Wrong) or (":" in bare and bare == host):
+        if isinstance(address, Invalid) or isinstance(port, Invalid) or (":" in bare and bare == host):
             problems.error(variable, None, word, "is not a destination", EXPECTED_CHECK)
         elif sources and family_of(address) not in sources:
             message = f"is {family_of(address)}, but EGRESS_SOURCE has no {family_of(address)} address"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from egress_router.config import fields
-from egress_router.config.fields import Wrong, host_name
+from egress_router.config.fields import Invalid, host_name
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
 from egress_router.config.values import Address, Family, HostName, Interface, Protocol, family_of
 from egress_router.errors import quoted
@@ -96,7 +96,7 @@ class _Reader:
     def rule(self, line: Line) -> Redirect | NamedRedirect | Fallback | NamedFallback | None:
         """Return what the line says; None when it says nothing usable."""
         words = line.words
-        if len(words) == 1 and isinstance(fields.port_range(words[0]), Wrong):
+        if len(words) == 1 and isinstance(fields.port_range(words[0]), Invalid):
             destination = self._destination(line, words[0])
             if isinstance(destination, HostName):
                 return NamedFallback(line.number, destination)
@@ -105,16 +105,16 @@ class _Reader:
             self.error(line, f"has {len(words)} word{'s' * (len(words) > 1)}", EXPECTED_LINE)
             return None
         ports = fields.port_range(words[0])
-        if isinstance(ports, Wrong):
+        if isinstance(ports, Invalid):
             self.error(line, ports, f"{fields.EXPECTED_PORT}, or two of them as FIRST-LAST")
         protocol = PROTOCOLS.get(words[1].lower())
         if protocol is None:
             self.error(line, f"{quoted(words[1])} is not a protocol", f"one of {', '.join(PROTOCOLS)}")
         destination = self._destination(line, words[2])
         to_ports = fields.port_range(words[3]) if len(words) == 4 else ports
-        if len(words) == 4 and isinstance(to_ports, Wrong):
+        if len(words) == 4 and isinstance(to_ports, Invalid):
             self.error(line, to_ports, f"{fields.EXPECTED_PORT}, or two of them as FIRST-LAST")
-        if isinstance(ports, Wrong) or isinstance(to_ports, Wrong) or protocol is None or destination is None:
+        if isinstance(ports, Invalid) or isinstance(to_ports, Invalid) or protocol is None or destination is None:
             return None
         if len(ports) != len(to_ports):
             message = f"maps {len(ports)} port{'s' * (len(ports) > 1)} to {len(to_ports)}"
@@ -140,18 +140,18 @@ class _Reader:
 
     def _read(self, text: str) -> Address | HostName | tuple[str, str]:
         value = fields.address(text)
-        if isinstance(value, Wrong):
+        if isinstance(value, Invalid):
             return self._read_name(text, value)
         unusable = self._unusable(value)
         return value if unusable is None else (f'"{value}" {unusable[0]}', unusable[1])
 
-    def _read_name(self, text: str, wrong: Wrong) -> HostName | tuple[str, str]:
+    def _read_name(self, text: str, wrong: Invalid) -> HostName | tuple[str, str]:
         """Read what is no address, ``wrong`` says why."""
         expected = EXPECTED_DESTINATION if self._names else EXPECTED_ADDRESS
         if ":" in text or "/" in text or set(text) <= set("0123456789."):
             return wrong, expected
         name = host_name(text)
-        if isinstance(name, Wrong):
+        if isinstance(name, Invalid):
             return (name if self._names else wrong), expected
         if not self._names:
             return f"{quoted(text)} is a name: nobody looks it up again once the router is set up", EXPECTED_RUN

@@ -1,4 +1,4 @@
-"""Manifests of other egress routers → OldRouter, with notes of what was wrong there."""
+"""Manifests of other egress routers → LegacyRouter, with notes of what was wrong there."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from egress_router.config.inputs import Problems
 from egress_router.config.manifest import as_list, as_mapping, manifest_objects, name_of
 from egress_router.errors import ConfigurationError, Problem
 from egress_router.manifests.upstream.pod import WORKLOADS, read_pods
-from egress_router.manifests.values import Component, Kind, ManifestRequest, Note, NoteKind, OldRouter, Platform
+from egress_router.manifests.values import Component, Kind, LegacyRouter, ManifestRequest, Note, NoteKind, Platform
 
-# The EgressRouter resource of OVN-Kubernetes (network.operator.openshift.io/v1) → OldRouter.
+# The EgressRouter resource of OVN-Kubernetes (network.operator.openshift.io/v1) → LegacyRouter.
 #
 # What its operator does with it: the cluster network operator's manifests for egress-router (bindata/egress-router).
 
@@ -25,7 +25,7 @@ NODE_BRIDGE = "br-ex"
 
 def read_resource(
     item: Mapping[str, Any], defaults: ManifestRequest, problems: Problems, notes: list[Note]
-) -> list[OldRouter]:
+) -> list[LegacyRouter]:
     """Return the router that an EgressRouter asks for, none when it cannot be told."""
     where = f"EgressRouter/{name_of(item)}"
     spec = as_mapping(item.get("spec"))
@@ -63,7 +63,7 @@ def read_resource(
     )
     sources, gateways = zip(*((str(one.get("ip", "")), str(one.get("gateway", ""))) for one in addresses), strict=True)
     text = "".join(f"{line}\n" for line in lines)
-    return [OldRouter(where, request, " ".join(sources), " ".join(gateways), text, f"{where} spec.redirect")]
+    return [LegacyRouter(where, request, " ".join(sources), " ".join(gateways), text, f"{where} spec.redirect")]
 
 
 def _attached(network: Mapping[str, Any], defaults: ManifestRequest, wrong: Say, changed: Say) -> ManifestRequest:
@@ -85,7 +85,7 @@ def _rule(rule: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-# Manifests of other egress routers → OldRouter, with notes of what was wrong there.
+# Manifests of other egress routers → LegacyRouter, with notes of what was wrong there.
 
 _MENDED = str.maketrans({"“": '"', "”": '"', "„": '"', "″": '"', "‘": "'", "’": "'", "‚": "'", "‑": "-"})
 _SPACES = str.maketrans(dict.fromkeys("\u00a0\u2007\u202f", " "))
@@ -101,9 +101,9 @@ _REPLACED = {
 }
 
 
-def read_old(
+def parse_legacy(
     text: str, label: str, defaults: ManifestRequest, problems: Problems
-) -> tuple[list[OldRouter], list[Note]]:
+) -> tuple[list[LegacyRouter], list[Note]]:
     """Return the routers of a YAML text and the notes about them.
 
     ``defaults`` has what the command line asks for; what it leaves open (name, kind, namespace) comes from the
@@ -111,7 +111,7 @@ def read_old(
     """
     mended, notes = mend(text, label)
     objects = manifest_objects(mended, label)
-    routers: list[OldRouter] = []
+    routers: list[LegacyRouter] = []
     for item in objects:
         if item.get("kind") == "EgressRouter":
             routers += read_resource(item, defaults, problems, notes)
@@ -144,7 +144,7 @@ def _differing(old: str, new: str) -> list[int]:
     return [number for number, (before, after) in enumerate(pairs, start=1) if before != after]
 
 
-def _with_service(router: OldRouter, objects: list[dict[str, Any]], notes: list[Note]) -> OldRouter:
+def _with_service(router: LegacyRouter, objects: list[dict[str, Any]], notes: list[Note]) -> LegacyRouter:
     """Keep the name that clients know: that of the Service which selects the pod."""
     labels = next((pod_labels(item) for item in objects if _where(item) == router.where), {})
     for item in objects:
@@ -174,7 +174,7 @@ def _left_out(objects: list[dict[str, Any]]) -> Iterator[Note]:
             yield Note(NoteKind.CHANGED, _where(item), "is left out: it is no part of a router")
 
 
-def _refuse_twins(routers: list[OldRouter], problems: Problems) -> None:
+def _refuse_twins(routers: list[LegacyRouter], problems: Problems) -> None:
     owners: dict[str, str] = {}
     for router in routers:
         for word in router.source.replace(",", " ").split():

@@ -1,4 +1,4 @@
-"""Pods of origin-egress-router, -http-proxy and -dns-proxy → OldRouter."""
+"""Pods of origin-egress-router, -http-proxy and -dns-proxy → LegacyRouter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, Problems
 from egress_router.config.manifest import ManifestPod, as_list, as_mapping, manifest_pods, name_of, pod_spec_of
 from egress_router.errors import ConfigurationError
-from egress_router.manifests.values import Component, Kind, ManifestRequest, Note, NoteKind, OldRouter, Platform
+from egress_router.manifests.values import Component, Kind, LegacyRouter, ManifestRequest, Note, NoteKind, Platform
 
 #: What may make pods, besides a bare Pod.
 WORKLOADS = ("Pod", "Deployment", "ReplicationController", "DeploymentConfig", "DaemonSet", "StatefulSet", "ReplicaSet")
@@ -38,7 +38,7 @@ def read_pods(
     defaults: ManifestRequest,
     problems: Problems,
     notes: list[Note],
-) -> list[OldRouter]:
+) -> list[LegacyRouter]:
     """Return a router for each pod template that has EGRESS_* variables."""
     try:
         pods = {pod.name: pod for pod in manifest_pods(text, label, problems)}
@@ -61,7 +61,7 @@ def _router(
     defaults: ManifestRequest,
     problems: Problems,
     note: _Notes,
-) -> OldRouter | None:
+) -> LegacyRouter | None:
     component = _component(pod)
     kind = _workload(item, defaults, note)
     _containers(spec, component, note)
@@ -92,7 +92,7 @@ def _router(
     name = f"{note.where} {source.variable}"
     env = pod.env
     gateway, http_port = env.get("EGRESS_GATEWAY", ""), env.get("EGRESS_HTTP_PROXY_PORT")
-    return OldRouter(note.where, request, env.get("EGRESS_SOURCE", ""), gateway, source.text, name, http_port)
+    return LegacyRouter(note.where, request, env.get("EGRESS_SOURCE", ""), gateway, source.text, name, http_port)
 
 
 def _component(pod: ManifestPod) -> Component:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.config import fields
-from egress_router.config.fields import Wrong
+from egress_router.config.fields import Invalid
 from egress_router.config.values import PortRange
 from tests.support.strategies import ADDRESSES, ANY_TEXT, NUMBERS, RANGES
 
@@ -57,8 +57,8 @@ def test_port(text: str, value: int) -> None:
     ],
 )
 def test_not_a_port(text: str) -> None:
-    assert isinstance(fields.port(text), Wrong)
-    assert isinstance(fields.port_range(text), Wrong)
+    assert isinstance(fields.port(text), Invalid)
+    assert isinstance(fields.port_range(text), Invalid)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_port_range(text: str, value: PortRange) -> None:
     ],
 )
 def test_not_a_range(text: str, message: str) -> None:
-    assert fields.port_range(text) == Wrong(message)
+    assert fields.port_range(text) == Invalid(message)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_not_a_range(text: str, message: str) -> None:
     ],
 )
 def test_not_an_address(text: str, message: str) -> None:
-    assert fields.address(text) == Wrong(message)
+    assert fields.address(text) == Invalid(message)
 
 
 @pytest.mark.parametrize("text", ["203.0.113.25", "0.0.0.0", "2001:db8::25", "2001:DB8:0:0::25", "::"])
@@ -151,7 +151,7 @@ def test_interface_address(text: str, value: str) -> None:
     "length", ["33", "0", "", "024", "-1", "+8", "255.255.255.0", "24/24", " 24", "18446744073709551640", "٢٤"]
 )
 def test_not_a_length(length: str) -> None:
-    expected = Wrong(f'"/{length}" is not a prefix length from /1 to /32')
+    expected = Invalid(f'"/{length}" is not a prefix length from /1 to /32')
     assert fields.interface_address(f"192.0.2.46/{length}") == expected
 
 
@@ -182,7 +182,7 @@ def test_network(text: str, value: str) -> None:
     ],
 )
 def test_not_a_network(text: str, message: str) -> None:
-    assert fields.network(text) == Wrong(message)
+    assert fields.network(text) == Invalid(message)
 
 
 @pytest.mark.parametrize("text", ["eth0", "macvlan0", "net1", "bond0.100", "br-ex", "if_1", "a", "x" * 15, "veth1@if2"])
@@ -218,14 +218,14 @@ def test_interface_name(text: str) -> None:
 )
 def test_not_an_interface_name(text: str) -> None:
     """What nft(8), iptables(8) or the kernel's sysctl tree would take for something else is refused."""
-    assert isinstance(fields.interface_name(text), Wrong)
+    assert isinstance(fields.interface_name(text), Invalid)
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: getattr(reader, "__name__", ""))
 @given(text=st.one_of(ANY_TEXT, RANGES, ADDRESSES, st.tuples(ADDRESSES, NUMBERS).map("/".join)))
 def test_no_text_makes_a_traceback_and_what_is_read_round_trips(reader: Callable[[str], object], text: str) -> None:
     value = reader(text)
-    if isinstance(value, Wrong):
+    if isinstance(value, Invalid):
         assert value.isprintable()
         assert value.startswith('"')
     else:
