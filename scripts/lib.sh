@@ -7,6 +7,8 @@ PACKAGES="iproute2 nftables iptables tcpdump conntrack procps bind9-dnsutils soc
 say() { printf '>>> %s\n' "$*"; }
 die() { printf '%s: %s\n' "$0" "$*" >&2; exit 69; }
 
+usage_error() { printf '%s: %s\n' "$0" "$*" >&2; exit 2; }
+
 is_root() { [ "$(id -u)" = 0 ]; }
 
 installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
@@ -69,4 +71,15 @@ ensure_venv() {
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -e .
     cp requirements/dev.txt "$stamp"
+}
+
+# Lint, format, types, import contracts.
+run_checks() {
+    say "ruff"
+    "$VENV/bin/ruff" check .
+    "$VENV/bin/ruff" format --check .
+    say "mypy"
+    "$VENV/bin/mypy"
+    say "import contracts"
+    "$VENV/bin/lint-imports"
 }

@@ -178,19 +178,19 @@ def test_names_in_the_kernel() -> None:
         Inputs({**MINIMAL, "EGRESS_DESTINATION": "80 tcp 203.0.113.25\n203.0.113.27\n2001:db8:113::27"}), Problems()
     )
     assert config is not None
-    text = page("docs/architecture.md")
+    text = page("docs/design/redirect.md")
     desired = desired_sample(config)
     assert SAMPLE_POD.links[1].name == desired.network.cluster == "eth0"
     for number in (PROTOCOL, CLUSTER_TABLE, EGRESS_TABLE, f"{CLUSTER_MARK:#x}"):
         assert str(number) in text
     priorities = {str(rule.priority) for rule in desired.network.rules}
     assert {
-        cell for cell in rows(section("docs/architecture.md", "### Tables and rules")) if cell.isdigit()
+        cell for cell in rows(section("docs/design/redirect.md", "### Tables and rules")) if cell.isdigit()
     } == priorities
     chains = {chain.name for chain in nft_table(desired.translation).chains}
-    nft = " ".join(rows(section("docs/architecture.md", "### nftables: the table `inet egress_router`")))
+    nft = " ".join(rows(section("docs/design/redirect.md", "### nftables: the table `inet egress_router`")))
     assert set(re.findall(r"`(\w+)`", nft)) | {"redirect4", "redirect6"} == chains
-    iptables = rows(section("docs/architecture.md", "### iptables: chains `EGRESSR-*`"))
+    iptables = rows(section("docs/design/redirect.md", "### iptables: chains `EGRESSR-*`"))
     for family in config.sources:
         for table in iptables_tables(desired.translation, family):
             named = {name.removeprefix("EGRESSR") for name in re.findall(r"`([-A-Z]+)`", iptables[table.name][0])}
