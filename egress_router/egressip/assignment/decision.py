@@ -17,9 +17,9 @@ from egress_router.egressip.api import (
     address_key,
     address_text,
 )
-from egress_router.egressip.assignment.evaluate import judge_namespace, judge_node
+from egress_router.egressip.assignment.evaluate import evaluate_namespace, evaluate_node
 from egress_router.egressip.assignment.index import Index
-from egress_router.egressip.assignment.solve import settle
+from egress_router.egressip.assignment.solve import solve
 
 # The decision on the cluster: from scratch, and kept up to date change by change.
 
@@ -55,7 +55,7 @@ class Evaluator:
         self._index = Index(follows=follows)
         self._namespaces: dict[str, NamespaceDecision] = {}
         self._nodes: dict[str, NodeDecision] = {}
-        self._index.pool.start_from(_by_address(present or {}))
+        self._index.graph.start_from(_by_address(present or {}))
 
     def update(
         self,
@@ -75,22 +75,22 @@ class Evaluator:
                 index.set_node(name, node)
         if offline is not None:
             index.set_offline(offline)
-        for key, ends in settle(index.pool).items():
-            index.dirty_namespaces |= index.wanted_by(key)
+        for key, ends in solve(index.graph).items():
+            index.dirty_namespaces |= index.namespaces_listing(key)
             index.dirty_nodes.update(node for node in ends if node is not None)
-        return self._judge()
+        return self._evaluate()
 
-    def _judge(self) -> Change:
+    def _evaluate(self) -> Change:
         index = self._index
         change = Change(frozenset(index.dirty_namespaces), frozenset(index.dirty_nodes))
         for name in change.namespaces:
             if name in index.namespaces:
-                self._namespaces[name] = judge_namespace(index, name)
+                self._namespaces[name] = evaluate_namespace(index, name)
             else:
                 self._namespaces.pop(name, None)
         for name in change.nodes:
             if name in index.nodes:
-                self._nodes[name] = judge_node(index, name)
+                self._nodes[name] = evaluate_node(index, name)
             else:
                 self._nodes.pop(name, None)
         index.dirty_namespaces.clear()
@@ -110,7 +110,7 @@ class Evaluator:
         return Decision(
             {name: self._namespaces[name] for name in sorted(self._namespaces)},
             {name: self._nodes[name] for name in sorted(self._nodes)},
-            {node: tuple(address_text(key) for key in keys) for node, keys in self._index.pool.assignment().items()},
+            {node: tuple(address_text(key) for key in keys) for node, keys in self._index.graph.assignment().items()},
         )
 
 

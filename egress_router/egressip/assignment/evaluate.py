@@ -15,7 +15,7 @@ from egress_router.egressip.api import (
     family,
 )
 from egress_router.egressip.assignment.index import Index
-from egress_router.egressip.assignment.node_facts import outside
+from egress_router.egressip.assignment.node_constraints import outside
 from egress_router.errors import printable
 
 
@@ -30,31 +30,31 @@ class Verdict:
     reason: str = ""
 
 
-def judge_address(index: Index, key: int) -> Verdict:
-    """Judge an address that at least one namespace lists (rules 2, 3, 5 and 6)."""
+def evaluate_address(index: Index, key: int) -> Verdict:
+    """Evaluate an address that at least one namespace lists (rules 2, 3, 5 and 6)."""
     text = address_text(key)
-    own = index.own_of(key)
+    own = index.nodes_with_host_ip(key)
     if own:
         return Verdict(None, usable=False, reason=f"{text}: the own address of {named('node', own)}")
-    rivals = rivalry(index, key)
-    if rivals:
-        return Verdict(None, usable=False, reason=f"{text}: {rivals}")
-    listed = index.listed_by(key)
+    others = conflict(index, key)
+    if others:
+        return Verdict(None, usable=False, reason=f"{text}: {others}")
+    listed = index.nodes_listing(key)
     if not listed:
-        return judge_automatic(index, key)
+        return evaluate_assigned(index, key)
     (node,) = listed
-    if not index.sound(node):
+    if not index.eligible(node):
         return Verdict(None, usable=False, reason=f"{text}: node {node} has no hostIP of its own")
-    if not index.facts[node].may_hold(key):
+    if not index.constraints[node].may_hold(key):
         return Verdict(None, usable=False, reason=outside(key, node))
     if node in index.offline:
         return Verdict(node, usable=False, reason=f"{text}: node {node} is offline")
     return Verdict(node, usable=True)
 
 
-def judge_automatic(index: Index, key: int) -> Verdict:
-    """Judge an address that one namespace and no node lists: the assignment has the word (rule 8)."""
-    node = index.pool.node_of(key)
+def evaluate_assigned(index: Index, key: int) -> Verdict:
+    """Evaluate an address that one namespace and no node lists: the assignment has the word (rule 8)."""
+    node = index.graph.node_of(key)
     if node is not None:
         return Verdict(node, usable=True)
     why = (
@@ -65,17 +65,17 @@ def judge_automatic(index: Index, key: int) -> Verdict:
     return Verdict(None, usable=False, reason=f"{address_text(key)}: no node lists it, and {why}")
 
 
-def rivalry(index: Index, key: int) -> str:
+def conflict(index: Index, key: int) -> str:
     """Return the words about a conflict (rule 3), empty when there is none."""
     words = []
-    if len(index.wanted_by(key)) > 1:
-        words.append(f"listed by {named('namespace', index.wanted_by(key))}")
-    if len(index.listed_by(key)) > 1:
-        words.append(f"listed by {named('node', index.listed_by(key))}")
+    if len(index.namespaces_listing(key)) > 1:
+        words.append(f"listed by {named('namespace', index.namespaces_listing(key))}")
+    if len(index.nodes_listing(key)) > 1:
+        words.append(f"listed by {named('node', index.nodes_listing(key))}")
     return " and ".join(words) + "; released until one is left" if words else ""
 
 
-def judge_namespace(index: Index, name: str) -> NamespaceDecision:
+def evaluate_namespace(index: Index, name: str) -> NamespaceDecision:
     """Decide what happens to a namespace's traffic (rules 1, 2 and 4)."""
     namespace = index.namespaces[name]
     if not namespace.egress_ips:
@@ -88,7 +88,7 @@ def judge_namespace(index: Index, name: str) -> NamespaceDecision:
     via: list[tuple[int, str]] = []
     first_on: dict[tuple[str, int], int] = {}
     for key in index.keys[name]:
-        verdict = judge_address(index, key)
+        verdict = evaluate_address(index, key)
         if verdict.holder is not None:
             first = first_on.setdefault((verdict.holder, family(key)), key)
             if first != key:
@@ -109,26 +109,28 @@ def judge_namespace(index: Index, name: str) -> NamespaceDecision:
     )
 
 
-def judge_node(index: Index, name: str) -> NodeDecision:
+def evaluate_node(index: Index, name: str) -> NodeDecision:
     """Decide what a node has on its interface (rules 2, 3, 5, 6 and 8), and what is wrong with its object."""
-    facts = index.facts[name]
-    claims = list(index.pool.addresses_on(name))
-    problems = set(facts.problems)
-    if facts.host is not None and not index.sound(name):
-        rivals = index.own_of(facts.host)
-        problems.add(f"hostIP {address_text(facts.host)} stands on {named('node', rivals)}; none holds an egress IP")
-    for key in facts.listed:
-        if not facts.may_hold(key):
+    constraints = index.constraints[name]
+    claims = list(index.graph.addresses_on(name))
+    problems = set(constraints.problems)
+    if constraints.host is not None and not index.eligible(name):
+        others = index.nodes_with_host_ip(constraints.host)
+        problems.add(
+            f"hostIP {address_text(constraints.host)} stands on {named('node', others)}; none holds an egress IP"
+        )
+    for key in constraints.listed:
+        if not constraints.may_hold(key):
             problems.add(outside(key, name))
-        if not index.wanted_by(key):
-            if index.own_of(key):
-                problems.add(f"{address_text(key)}: the own address of {named('node', index.own_of(key))}")
-            elif rivals_text := rivalry(index, key):
-                problems.add(f"{address_text(key)}: {rivals_text}")
+        if not index.namespaces_listing(key):
+            if index.nodes_with_host_ip(key):
+                problems.add(f"{address_text(key)}: the own address of {named('node', index.nodes_with_host_ip(key))}")
+            elif conflict_text := conflict(index, key):
+                problems.add(f"{address_text(key)}: {conflict_text}")
             else:
                 problems.add(f"{address_text(key)}: no namespace lists it; not claimed")
             continue
-        verdict = judge_address(index, key)
+        verdict = evaluate_address(index, key)
         if verdict.holder == name:
             claims.append(key)
         else:

@@ -80,7 +80,7 @@ class Segments:
         return tuple(sorted(names & self._ready))
 
     def covers(self, name: str, key: int) -> bool:
-        """Tell whether the node is ready and may be given the address."""
+        """Return whether the node is ready and may be given the address."""
         return name in self._ready and any(first <= key <= last for first, last in self._ranges.get(name, ()))
 
     def ready(self) -> set[str]:
@@ -88,45 +88,45 @@ class Segments:
         return self._ready & self._ranges.keys()
 
 
-# The automatic assignment: its graph, where every address sits, and what changed since it was last settled.
+# The assignment graph, where every address is assigned, and what changed since the last solution.
 
-Slot = tuple[str, int, str]
+Placement = tuple[str, int, str]
 
 
-class Pool:
-    """Addresses that wait for a node, nodes with room, and the rules between them.
+class AssignmentGraph:
+    """Addresses that wait for a node, nodes with free capacity, and the rules between them.
 
     An address may sit on a node when the node is ready and has a range with it, when the node lists none of
     the namespace's addresses by hand (``block``), and when no other address of the same namespace and family
-    sits there (a slot holds one). Only ``settle`` moves addresses. Its result is a function of the present
+    sits there (a placement takes one). Only ``solve`` moves addresses. Its result is a function of the present
     graph and the assignment before, never of the order of the changes.
     """
 
     def __init__(self) -> None:
         self.segments = Segments()
         self.owner: dict[int, str] = {}
-        self.at: dict[int, str] = {}
-        self.on: dict[str, dict[int, set[int]]] = {}
+        self.node_by_address: dict[int, str] = {}
+        self.addresses_by_node: dict[str, dict[int, set[int]]] = {}
         self.load: dict[str, int] = {}
-        self.occupant: dict[Slot, int] = {}
-        self.unplaced: set[int] = set()
+        self.occupant: dict[Placement, int] = {}
+        self.unassigned: set[int] = set()
         self.present: dict[int, str] = {}
         self.moved: set[int] = set()
         self._segment_of: dict[int, int] = {}
-        self._slot_of: dict[int, Slot] = {}
-        self._room: dict[str, int | None] = {}
-        self._blocks: dict[Slot, int] = {}
+        self._placement_of: dict[int, Placement] = {}
+        self._capacity: dict[str, int | None] = {}
+        self._blocks: dict[Placement, int] = {}
         self._dirty_nodes: set[str] = set()
         self._dirty_keys: set[int] = set()
         self._recut = False
 
     def start_from(self, present: Mapping[int, str]) -> None:
-        """Take a present assignment; only for a pool that was never settled."""
+        """Take a present assignment; only for a graph that was never solved."""
         self.present.update(present)
         self._dirty_nodes.update(present.values())
 
     def set_address(self, key: int, owner: str | None) -> None:
-        """Tell which namespace wants the address; None takes it out of the pool."""
+        """Tell which namespace wants the address; None takes it out of the graph."""
         if self.owner.get(key) == owner:
             return
         self._dirty_keys.add(key)
@@ -135,101 +135,101 @@ class Pool:
         else:
             self.owner[key] = owner
 
-    def set_node(self, name: str, ranges: tuple[Range, ...], room: int | None, *, ready: bool) -> None:
+    def set_node(self, name: str, ranges: tuple[Range, ...], capacity: int | None, *, ready: bool) -> None:
         """Tell what a node may be given, how many (None: any number), and whether it may be given any now."""
         self._recut |= self.segments.set_node(name, ranges, ready=ready)
         if ranges:
-            self._room[name] = room
+            self._capacity[name] = capacity
         else:
-            self._room.pop(name, None)
+            self._capacity.pop(name, None)
         self._dirty_nodes.add(name)
 
     def block(self, key: int, namespace: str, node: str, step: int) -> None:
         """Count one reason more (or less) why the namespace gets no address of this family on the node."""
-        slot = (namespace, family(key), node)
-        count = self._blocks.get(slot, 0) + step
+        placement = (namespace, family(key), node)
+        count = self._blocks.get(placement, 0) + step
         if count:
-            self._blocks[slot] = count
+            self._blocks[placement] = count
         else:
-            self._blocks.pop(slot, None)
+            self._blocks.pop(placement, None)
         self._dirty_nodes.add(node)
 
     def node_of(self, key: int) -> str | None:
         """Return the node an address was given to."""
-        return self.at.get(key)
+        return self.node_by_address.get(key)
 
     def addresses_on(self, node: str) -> list[int]:
         """Return the addresses given to a node, unsorted."""
-        return [key for keys in self.on.get(node, {}).values() for key in keys]
+        return [key for keys in self.addresses_by_node.get(node, {}).values() for key in keys]
 
     def assignment(self) -> dict[str, list[int]]:
         """Return the sorted addresses of every node that was given one."""
-        return {node: sorted(self.addresses_on(node)) for node in sorted(self.on) if self.load.get(node)}
+        return {node: sorted(self.addresses_on(node)) for node in sorted(self.addresses_by_node) if self.load.get(node)}
 
-    # What the steps of settling use: cheap looks at the graph, and the two moves.
+    # What the steps of solving use: cheap looks at the graph, and the two moves.
 
     def segment(self, key: int) -> int:
-        """Return the segment of a pooled address."""
+        """Return the segment of an assignable address."""
         return self._segment_of[key]
 
     def candidates(self, key: int) -> tuple[str, ...]:
         """Return the ready nodes whose ranges hold the address, sorted."""
         return self.segments.candidates(self._segment_of[key])
 
-    def slot(self, key: int, node: str) -> Slot:
-        """Return the slot the address would take on the node."""
+    def placement(self, key: int, node: str) -> Placement:
+        """Return the placement the address would take on the node."""
         return self.owner[key], family(key), node
 
-    def blocked(self, slot: Slot) -> bool:
-        """Tell whether the node lists an address of this namespace and family by hand."""
-        return slot in self._blocks
+    def blocked(self, placement: Placement) -> bool:
+        """Return whether the node lists an address of this namespace and family by hand."""
+        return placement in self._blocks
 
-    def spare(self, node: str) -> bool:
-        """Tell whether the node has room for one more."""
-        room = self._room.get(node)
-        return room is None or self.load.get(node, 0) < room
+    def has_capacity(self, node: str) -> bool:
+        """Return whether the node can take one more address."""
+        capacity = self._capacity.get(node)
+        return capacity is None or self.load.get(node, 0) < capacity
 
-    def home(self, key: int) -> str | None:
+    def previous_node(self, key: int) -> str | None:
         """Return the node that had the address before and still could; moving there costs no move."""
         node = self.present.get(key)
-        if node is None or not self.segments.covers(node, key) or self.slot(key, node) in self._blocks:
+        if node is None or not self.segments.covers(node, key) or self.placement(key, node) in self._blocks:
             return None
         return node
 
-    def place(self, key: int, node: str) -> None:
-        """Put an unplaced address on a node that can take it."""
-        self.at[key] = node
-        self.on.setdefault(node, {}).setdefault(self._segment_of[key], set()).add(key)
+    def assign(self, key: int, node: str) -> None:
+        """Put an unassigned address on a node that can take it."""
+        self.node_by_address[key] = node
+        self.addresses_by_node.setdefault(node, {}).setdefault(self._segment_of[key], set()).add(key)
         self.load[node] = self.load.get(node, 0) + 1
-        slot = self.owner[key], family(key), node
-        self.occupant[slot] = key
-        self._slot_of[key] = slot
-        self.unplaced.discard(key)
+        placement = self.owner[key], family(key), node
+        self.occupant[placement] = key
+        self._placement_of[key] = placement
+        self.unassigned.discard(key)
         self.moved.add(key)
 
-    def unplace(self, key: int) -> None:
-        """Take a pooled address off its node."""
-        node = self.at.pop(key)
-        bucket = self.on[node][self._segment_of[key]]
+    def unassign(self, key: int) -> None:
+        """Take an assignable address off its node."""
+        node = self.node_by_address.pop(key)
+        bucket = self.addresses_by_node[node][self._segment_of[key]]
         bucket.discard(key)
         if not bucket:
-            del self.on[node][self._segment_of[key]]
+            del self.addresses_by_node[node][self._segment_of[key]]
         self.load[node] -= 1
-        del self.occupant[self._slot_of.pop(key)]
-        self.unplaced.add(key)
+        del self.occupant[self._placement_of.pop(key)]
+        self.unassigned.add(key)
         self.moved.add(key)
 
-    def shift(self, moves: Iterable[tuple[int, str | None]]) -> None:
+    def apply_moves(self, moves: Iterable[tuple[int, str | None]]) -> None:
         """Move several addresses at once; None takes one off."""
         steps = list(moves)
         for key, _ in steps:
-            if key in self.at:
-                self.unplace(key)
+            if key in self.node_by_address:
+                self.unassign(key)
         for key, node in steps:
             if node is not None:
-                self.place(key, node)
+                self.assign(key, node)
 
-    # Bringing the graph up to date before settling.
+    # Bringing the graph up to date before solving.
 
     def revalidate(self) -> bool:
         """Take in all changes: keep what may stay, lowest addresses first; False when nothing changed."""
@@ -242,16 +242,16 @@ class Pool:
         for key in self._dirty_keys:
             if key in self.owner:
                 self._segment_of[key] = self.segments.of(key)
-                self.unplaced.add(key)
+                self.unassigned.add(key)
             else:
                 self._segment_of.pop(key, None)
-                self.unplaced.discard(key)
+                self.unassigned.discard(key)
         for key in sorted(staying):
-            node = self.home(key) if key in self.owner else None
-            if node is not None and self.spare(node) and self.slot(key, node) not in self.occupant:
-                self.place(key, node)
+            node = self.previous_node(key) if key in self.owner else None
+            if node is not None and self.has_capacity(node) and self.placement(key, node) not in self.occupant:
+                self.assign(key, node)
             elif key in self.owner:
-                self.unplaced.add(key)
+                self.unassigned.add(key)
             self.moved.add(key)
         self._dirty_keys.clear()
         self._dirty_nodes.clear()
@@ -259,27 +259,27 @@ class Pool:
         return True
 
     def _clear(self, nodes: set[str]) -> list[int]:
-        """Empty these nodes and return the addresses that were on them at the last settling."""
-        if not self.at:
+        """Empty these nodes and return the addresses that were on them at the last solving."""
+        if not self.node_by_address:
             return [key for key, node in self.present.items() if node in nodes]
         before = [key for node in nodes for key in self.addresses_on(node)]
         for key in before:
-            del self.at[key]
-            del self.occupant[self._slot_of.pop(key)]
+            del self.node_by_address[key]
+            del self.occupant[self._placement_of.pop(key)]
         for node in nodes:
-            self.on.pop(node, None)
+            self.addresses_by_node.pop(node, None)
             self.load.pop(node, None)
         return before
 
     def _cut_again(self) -> None:
         of = self.segments.of
         self._segment_of = {key: of(key) for key in self.owner}
-        for node, buckets in self.on.items():
+        for node, buckets in self.addresses_by_node.items():
             fresh: dict[int, set[int]] = {}
             for keys in buckets.values():
                 for key in keys:
                     fresh.setdefault(self._segment_of[key], set()).add(key)
-            self.on[node] = fresh
+            self.addresses_by_node[node] = fresh
 
     def finish(self) -> dict[int, tuple[str | None, str | None]]:
         """Make the present placement the one that later changes are counted from; return each address that
@@ -287,7 +287,7 @@ class Pool:
         """
         changed = {}
         for key in self.moved:
-            before, after = self.present.get(key), self.at.get(key)
+            before, after = self.present.get(key), self.node_by_address.get(key)
             if before == after:
                 continue
             changed[key] = (before, after)

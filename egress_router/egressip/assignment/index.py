@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from egress_router.egressip.api import HostSubnet, NetNamespace, address_key
-from egress_router.egressip.assignment.graph import Pool
-from egress_router.egressip.assignment.node_facts import NodeFacts, node_facts
+from egress_router.egressip.assignment.graph import AssignmentGraph
+from egress_router.egressip.assignment.node_constraints import NodeConstraints, node_constraints
 
 _NONE: frozenset[str] = frozenset()
 
 
 class Index:
-    """The objects and their cross references. Every setter marks what must be judged again."""
+    """The objects and their cross references. Every setter marks what must be evaluated again."""
 
     def __init__(self, *, follows: bool = False) -> None:
         #: Whether somebody else assigns, and this only follows.
@@ -20,31 +20,31 @@ class Index:
         self.namespaces: dict[str, NetNamespace] = {}
         self.keys: dict[str, tuple[int, ...]] = {}
         self.nodes: dict[str, HostSubnet] = {}
-        self.facts: dict[str, NodeFacts] = {}
+        self.constraints: dict[str, NodeConstraints] = {}
         self.offline: set[str] = set()
-        self.pool = Pool()
+        self.graph = AssignmentGraph()
         self.dirty_namespaces: set[str] = set()
         self.dirty_nodes: set[str] = set()
-        self._wanted_by: dict[int, set[str]] = {}
-        self._listed_by: dict[int, set[str]] = {}
-        self._own_of: dict[int, set[str]] = {}
+        self._namespaces_listing: dict[int, set[str]] = {}
+        self._nodes_listing: dict[int, set[str]] = {}
+        self._nodes_with_host_ip: dict[int, set[str]] = {}
 
-    def wanted_by(self, key: int) -> set[str] | frozenset[str]:
+    def namespaces_listing(self, key: int) -> set[str] | frozenset[str]:
         """Return the namespaces that list the address."""
-        return self._wanted_by.get(key, _NONE)
+        return self._namespaces_listing.get(key, _NONE)
 
-    def listed_by(self, key: int) -> set[str] | frozenset[str]:
+    def nodes_listing(self, key: int) -> set[str] | frozenset[str]:
         """Return the nodes that list the address by hand."""
-        return self._listed_by.get(key, _NONE)
+        return self._nodes_listing.get(key, _NONE)
 
-    def own_of(self, key: int) -> set[str] | frozenset[str]:
+    def nodes_with_host_ip(self, key: int) -> set[str] | frozenset[str]:
         """Return the nodes whose own address (hostIP) it is."""
-        return self._own_of.get(key, _NONE)
+        return self._nodes_with_host_ip.get(key, _NONE)
 
-    def sound(self, name: str) -> bool:
-        """Tell whether the node can hold anything: its hostIP is an address and no other node has the same."""
-        host = self.facts[name].host
-        return host is not None and len(self._own_of[host]) == 1
+    def eligible(self, name: str) -> bool:
+        """Return whether the node can hold anything: its hostIP is an address and no other node has the same."""
+        host = self.constraints[name].host
+        return host is not None and len(self._nodes_with_host_ip[host]) == 1
 
     def set_namespace(self, name: str, new: NetNamespace | None) -> None:
         """Add, replace or (None) remove a namespace."""
@@ -60,25 +60,25 @@ class Index:
             self.keys[name] = new_keys
         self.dirty_namespaces.add(name)
         if old_keys != new_keys:
-            self._relist(self._wanted_by, name, old_keys, new_keys)
+            self._relist(self._namespaces_listing, name, old_keys, new_keys)
 
     def set_node(self, name: str, new: HostSubnet | None) -> None:
         """Add, replace or (None) remove a node."""
-        old = self.facts.get(name)
-        facts = None if new is None else node_facts(new)
-        if new is None or facts is None:
+        old = self.constraints.get(name)
+        constraints = None if new is None else node_constraints(new)
+        if new is None or constraints is None:
             self.nodes.pop(name, None)
         else:
             self.nodes[name] = new
-            self.facts[name] = facts
+            self.constraints[name] = constraints
         self.dirty_nodes.add(name)
         old_listed = () if old is None else old.listed
-        new_listed = () if facts is None else facts.listed
+        new_listed = () if constraints is None else constraints.listed
         if old_listed != new_listed:
-            self._relist(self._listed_by, name, old_listed, new_listed)
-        if facts is None:
-            self.facts.pop(name, None)
-        self._move_host(name, None if old is None else old.host, None if facts is None else facts.host)
+            self._relist(self._nodes_listing, name, old_listed, new_listed)
+        if constraints is None:
+            self.constraints.pop(name, None)
+        self._move_host(name, None if old is None else old.host, None if constraints is None else constraints.host)
         self._refresh_node(name)
 
     def set_offline(self, names: Iterable[str]) -> None:
@@ -89,14 +89,14 @@ class Index:
         for name in sorted(changed):
             self._refresh_node(name)
 
-    def touch(self, key: int) -> None:
-        """Mark everyone whom the address concerns, and give it to the pool or take it away."""
-        wanted = self.wanted_by(key)
-        listed = self.listed_by(key)
+    def mark_changed(self, key: int) -> None:
+        """Mark everyone whom the address concerns, and add it to the assignment graph or take it out."""
+        wanted = self.namespaces_listing(key)
+        listed = self.nodes_listing(key)
         self.dirty_namespaces |= wanted
         self.dirty_nodes |= listed
-        automatic = len(wanted) == 1 and not listed and key not in self._own_of
-        self.pool.set_address(key, next(iter(wanted)) if automatic else None)
+        automatic = len(wanted) == 1 and not listed and key not in self._nodes_with_host_ip
+        self.graph.set_address(key, next(iter(wanted)) if automatic else None)
 
     def _relist(
         self, table: dict[int, set[str]], name: str, old_keys: tuple[int, ...], new_keys: tuple[int, ...]
@@ -108,13 +108,13 @@ class Index:
             if not who:
                 del table[key]
             self._block(key, 1)
-            self.touch(key)
+            self.mark_changed(key)
 
     def _block(self, key: int, step: int) -> None:
         """A namespace is not given a second IP on a node that lists one of its IPs by hand."""
-        for node in self.listed_by(key):
-            for namespace in self.wanted_by(key):
-                self.pool.block(key, namespace, node, step)
+        for node in self.nodes_listing(key):
+            for namespace in self.namespaces_listing(key):
+                self.graph.block(key, namespace, node, step)
 
     def _move_host(self, name: str, old: int | None, new: int | None) -> None:
         if old == new:
@@ -122,22 +122,22 @@ class Index:
         for key in (old, new):
             if key is None:
                 continue
-            who = self._own_of.setdefault(key, set())
+            who = self._nodes_with_host_ip.setdefault(key, set())
             who.symmetric_difference_update((name,))
             if not who:
-                del self._own_of[key]
-            self.touch(key)
+                del self._nodes_with_host_ip[key]
+            self.mark_changed(key)
             for other in sorted(who - {name}):
                 self._refresh_node(other)
 
     def _refresh_node(self, name: str) -> None:
-        """Mark the node and all its addresses, and tell the pool what it may be given."""
+        """Mark the node and all its addresses, and tell the graph what it may be given."""
         self.dirty_nodes.add(name)
-        facts = self.facts.get(name)
-        if facts is None:
-            self.pool.set_node(name, (), None, ready=False)
+        constraints = self.constraints.get(name)
+        if constraints is None:
+            self.graph.set_node(name, (), None, ready=False)
             return
-        for key in facts.listed:
-            self.touch(key)
-        ready = self.sound(name) and name not in self.offline
-        self.pool.set_node(name, facts.ranges, facts.room, ready=ready)
+        for key in constraints.listed:
+            self.mark_changed(key)
+        ready = self.eligible(name) and name not in self.offline
+        self.graph.set_node(name, constraints.ranges, constraints.capacity, ready=ready)

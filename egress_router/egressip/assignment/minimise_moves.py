@@ -1,8 +1,8 @@
-"""The last step of settling: bring addresses back home where that costs nothing else.
+"""The last step of solving: bring addresses back to their previous nodes where that costs nothing else.
 
-Searches cycles of negative cost (-1 for an address that comes home, +1 for one that leaves its home) in the residual
-graph, along steps that change neither the number of addresses nor the balance. Bellman-Ford with a queue, started
-from zero everywhere, so it only ever looks at what an address that is away from home can improve.
+Searches cycles of negative cost (-1 for an address that returns to its previous node, +1 for one that leaves it) in the
+residual graph, along steps that change neither the number of addresses nor the balance. Bellman-Ford with a queue,
+started from zero everywhere, so it only ever looks at what an address that moved away can improve.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from egress_router.egressip.assignment.graph import Pool
+from egress_router.egressip.assignment.graph import AssignmentGraph
 
-#: An address in the hand, a node that takes one more, a load that moves up one node, or the unplaced ones.
+#: An address in hand, a node that takes one more, a load that moves up one node, or the unassigned ones.
 Vertex = tuple[str, int | str]
 OFF: Vertex = ("off", "")
 
 
-def bring_home(pool: Pool) -> None:
+def minimise_moves(graph: AssignmentGraph) -> None:
     """Apply improving cycles until there is none."""
     while True:
-        away = sorted(key for key in pool.moved if key in pool.owner and _away(pool, key))
-        if not away:
+        moved_away = sorted(key for key in graph.moved if key in graph.owner and _moved_away(graph, key))
+        if not moved_away:
             return
-        cycle = _Search(pool, away).run()
+        cycle = _Search(graph, moved_away).run()
         if cycle is None:
             return
-        pool.shift(_moves(pool, cycle))
+        graph.apply_moves(_moves(graph, cycle))
 
 
-def _away(pool: Pool, key: int) -> bool:
-    home = pool.home(key)
-    return home is not None and pool.at.get(key) != home
+def _moved_away(graph: AssignmentGraph, key: int) -> bool:
+    previous = graph.previous_node(key)
+    return previous is not None and graph.node_by_address.get(key) != previous
 
 
-def _moves(pool: Pool, cycle: list[Vertex]) -> list[tuple[int, str | None]]:
+def _moves(graph: AssignmentGraph, cycle: list[Vertex]) -> list[tuple[int, str | None]]:
     """Return the moves of a cycle: each address goes where the next vertex says."""
     moves: list[tuple[int, str | None]] = []
     for vertex, after in zip(cycle, cycle[1:] + cycle[:1], strict=True):
@@ -47,36 +47,36 @@ def _moves(pool: Pool, cycle: list[Vertex]) -> list[tuple[int, str | None]]:
             moves.append((key, str(name)))
         elif kind == "key":
             assert isinstance(name, int)  # noqa: S101 - narrows the vertex type
-            moves.append((key, pool.at[name]))
+            moves.append((key, graph.node_by_address[name]))
         else:
             moves.append((key, None))
     return moves
 
 
 class _Search:
-    def __init__(self, pool: Pool, away: list[int]) -> None:
-        self._pool = pool
-        self._away = away
+    def __init__(self, graph: AssignmentGraph, moved_away: list[int]) -> None:
+        self._graph = graph
+        self._moved_away = moved_away
         self._cost: dict[Vertex, int] = {}
         self._before: dict[Vertex, Vertex] = {}
         self._queue: deque[Vertex] = deque()
         self._queued: set[Vertex] = set()
         self._left: dict[int, tuple[int, list[str]]] = {}
-        self._loose: dict[str, list[int]] = {}
-        for key in sorted(pool.moved):
-            node = pool.at.get(key)
-            if node is not None and pool.home(key) != node:
-                self._loose.setdefault(node, []).append(key)
+        self._misplaced: dict[str, list[int]] = {}
+        for key in sorted(graph.moved):
+            node = graph.node_by_address.get(key)
+            if node is not None and graph.previous_node(key) != node:
+                self._misplaced.setdefault(node, []).append(key)
         self._at_load: dict[int, list[str]] = {}
-        for node in sorted(pool.segments.ready()):
-            self._at_load.setdefault(pool.load.get(node, 0), []).append(node)
+        for node in sorted(graph.segments.ready()):
+            self._at_load.setdefault(graph.load.get(node, 0), []).append(node)
 
     def run(self) -> list[Vertex] | None:
         """Return the vertices of an improving cycle in order, None when there is none."""
-        for key in self._away:
-            home = self._pool.home(key)
-            if home is not None:
-                found = self._relax(("key", key), self._arrival(key, home, 0))
+        for key in self._moved_away:
+            previous = self._graph.previous_node(key)
+            if previous is not None:
+                found = self._relax(("key", key), self._arrival(key, previous, 0))
                 if found:
                     return found
         while self._queue:
@@ -125,47 +125,47 @@ class _Search:
             for node in self._at_load.get(int(name) + 1, ()):
                 yield ("node", node), cost
         else:
-            for key in sorted(self._pool.unplaced):
-                if self._pool.home(key) is not None or not self._exhausted(self._pool.segment(key), cost):
+            for key in sorted(self._graph.unassigned):
+                if self._graph.previous_node(key) is not None or not self._exhausted(self._graph.segment(key), cost):
                     yield ("key", key), cost
 
     def _pick_up(self, node: str, cost: int) -> Iterator[tuple[Vertex, int]]:
         """A node that takes one more either gives one away or swaps its load with a node that has one more."""
-        pool = self._pool
-        if pool.spare(node):
-            yield ("load", pool.load.get(node, 0)), cost
-        for key in self._loose.get(node, ()):
+        graph = self._graph
+        if graph.has_capacity(node):
+            yield ("load", graph.load.get(node, 0)), cost
+        for key in self._misplaced.get(node, ()):
             yield ("key", key), cost
         if cost + 1 < 0:
-            buckets = pool.on.get(node, {})
+            buckets = graph.addresses_by_node.get(node, {})
             for segment in sorted(buckets):
                 for key in sorted(buckets[segment]):
                     if self._exhausted(segment, cost + 1):
                         break
-                    if pool.home(key) == node:
+                    if graph.previous_node(key) == node:
                         yield ("key", key), cost + 1
 
     def _exhausted(self, segment: int, cost: int) -> bool:
-        """Tell whether an address of the segment, held for this cost, reaches only what is reached already (its
-        home apart).
+        """Return whether an address of the segment, held for this cost, reaches only what is reached already (its
+        previous node apart).
         """
         best, left = self._left.get(segment, (0, []))
         return best <= cost and not left
 
     def _put_down(self, key: int, cost: int) -> Iterator[tuple[Vertex, int]]:
-        """An address in the hand goes home, to any other candidate, or off."""
-        pool = self._pool
-        home = pool.home(key)
-        sits_on = pool.at.get(key)
-        if home is not None and home != sits_on:
-            step = self._arrival(key, home, cost)
+        """An address in hand goes to its previous node, to any other candidate, or stays unassigned."""
+        graph = self._graph
+        previous = graph.previous_node(key)
+        sits_on = graph.node_by_address.get(key)
+        if previous is not None and previous != sits_on:
+            step = self._arrival(key, previous, cost)
             if step:
                 yield step
         if sits_on is not None:
             yield OFF, cost
-        segment = pool.segment(key)
+        segment = graph.segment(key)
         best, left = self._left.get(segment, (0, []))
-        nodes = pool.candidates(key) if cost < best else left
+        nodes = graph.candidates(key) if cost < best else left
         stay: list[str] = []
         for node in nodes:
             # A node that takes one more for this cost can give away any of its addresses: no need to push one out.
@@ -181,15 +181,15 @@ class _Search:
 
     def _arrival(self, key: int, node: str, cost: int) -> tuple[Vertex, int] | None:
         """Return the vertex that the address reaches on the node, and the cost there."""
-        pool = self._pool
-        slot = pool.slot(key, node)
-        if pool.blocked(slot):
+        graph = self._graph
+        placement = graph.placement(key, node)
+        if graph.blocked(placement):
             return None
-        if pool.home(key) == node:
+        if graph.previous_node(key) == node:
             cost -= 1
-        sibling = pool.occupant.get(slot)
+        sibling = graph.occupant.get(placement)
         if sibling is None:
             return ("node", node), cost
         if sibling == key:
             return None
-        return ("key", sibling), cost + (1 if pool.home(sibling) == node else 0)
+        return ("key", sibling), cost + (1 if graph.previous_node(sibling) == node else 0)

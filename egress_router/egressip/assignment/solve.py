@@ -1,4 +1,11 @@
-"""Settling the assignment: as many addresses as possible, then balanced loads, then the fewest moves."""
+"""The solver of the automatic assignment: as many addresses as possible, then balanced loads, then the fewest moves.
+
+A minimum-cost flow with a convex cost per node, solved from the present assignment in three steps, each of which keeps
+what the ones before have reached: augmenting paths until no address can be added; paths from fuller to emptier nodes
+until none is left (the least sum of squared loads, which is the most even spread that exists); cycles that bring an
+address back to its previous node without changing the balance. No negative cycle in (number, balance, moves) is left,
+so the result is optimal in that order (Ahuja, Magnanti, Orlin, Network Flows, theorem 9.1).
+"""
 
 from __future__ import annotations
 
@@ -6,39 +13,37 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
-from egress_router.egressip.assignment.graph import Pool
-from egress_router.egressip.assignment.minimise_moves import bring_home
-
-# Which nodes can be reached by moving addresses one after another: breadth-first search in the residual graph.
+from egress_router.egressip.assignment.graph import AssignmentGraph
+from egress_router.egressip.assignment.minimise_moves import minimise_moves
 
 
-class Frontier:
+class AugmentingPathSearch:
     """A search that can be continued from further roots and never visits anything twice.
 
-    Vertices are addresses in the hand (taken off where they sit, or not placed yet) and nodes that are about to
-    take one more. An address in the hand enters a candidate node, or pushes out the address of the same
+    Vertices are addresses in hand (taken off their node, or not assigned yet) and nodes that are about to
+    take one more. An address in hand enters a candidate node, or pushes out the address of the same
     namespace that sits there; a node that was entered can give away any of its addresses. Nodes that a
     segment's addresses have all reached are not looked at again, so a search costs as much as there are nodes
     and addresses, not their product.
     """
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, graph: AssignmentGraph) -> None:
+        self._graph = graph
         self._entered_by: dict[str, int | None] = {}
         self._taken_from: dict[int, tuple[str | None, int | None]] = {}
         self._left: dict[int, list[str]] = {}
 
     def visited(self, node: str) -> bool:
-        """Tell whether a search has reached the node."""
+        """Return whether a search has reached the node."""
         return node in self._entered_by
 
     def exhausted(self, segment: int) -> bool:
-        """Tell whether addresses of the segment have reached every candidate node: another one finds nothing new."""
+        """Return whether addresses of the segment have reached every candidate node: another one finds nothing new."""
         left = self._left.get(segment)
         return left is not None and not left
 
     def from_address(self, key: int, accept: Callable[[str], bool]) -> str | None:
-        """Search from an unplaced address; return the first accepted node that can be reached."""
+        """Search from an unassigned address; return the first accepted node that can be reached."""
         self._taken_from[key] = (None, None)
         return self._run(deque([key]), accept)
 
@@ -58,7 +63,7 @@ class Frontier:
             moves.append((key, target))
             giver, pusher = self._taken_from[key]
             if pusher is not None:
-                target = self._pool.at[key]
+                target = self._graph.node_by_address[key]
                 key = pusher
             elif giver is not None:
                 target = giver
@@ -78,14 +83,14 @@ class Frontier:
         return None
 
     def _leave(self, node: str, queue: deque[int | str], accept: Callable[[str], bool]) -> str | None:
-        """Take addresses off the node, those that are not at home first."""
-        pool = self._pool
-        buckets = pool.on.get(node, {})
+        """Take addresses off the node, those first that were on another node before."""
+        graph = self._graph
+        buckets = graph.addresses_by_node.get(node, {})
         for segment in sorted(buckets):
             left = self._left.get(segment)
             if left is not None and not left:
                 continue
-            for key in sorted(buckets[segment], key=lambda key: (pool.home(key) == node, key)):
+            for key in sorted(buckets[segment], key=lambda key: (graph.previous_node(key) == node, key)):
                 if key in self._taken_from:
                     continue
                 self._taken_from[key] = (node, None)
@@ -97,23 +102,23 @@ class Frontier:
         return None
 
     def _enter(self, key: int, queue: deque[int | str], accept: Callable[[str], bool]) -> str | None:
-        """Bring an address in the hand to every candidate node that was not reached yet."""
-        pool = self._pool
-        segment = pool.segment(key)
+        """Bring an address in hand to every candidate node that was not reached yet."""
+        graph = self._graph
+        segment = graph.segment(key)
         left = self._left.get(segment)
         if left is None:
-            left = list(pool.candidates(key))
+            left = list(graph.candidates(key))
         stay: list[str] = []
         self._left[segment] = stay
-        sits_on = pool.at.get(key)
+        sits_on = graph.node_by_address.get(key)
         for at, node in enumerate(left):
             if node in self._entered_by:
                 continue
-            slot = pool.slot(key, node)
-            if node == sits_on or pool.blocked(slot):
+            placement = graph.placement(key, node)
+            if node == sits_on or graph.blocked(placement):
                 stay.append(node)
                 continue
-            sibling = pool.occupant.get(slot)
+            sibling = graph.occupant.get(placement)
             if sibling is not None:
                 stay.append(node)
                 if sibling not in self._taken_from:
@@ -128,149 +133,144 @@ class Frontier:
         return None
 
 
-# Settling the assignment: as many addresses as possible, then balanced loads, then the fewest moves.
-#
-# This is a minimum-cost flow with a convex cost per node, solved from the present assignment in three steps, each of
-# which keeps what the ones before have reached: augmenting paths until no address can be added; paths from fuller to
-# emptier nodes until none is left (the least sum of squared loads, which is the most even spread that exists); cycles
-# that bring an address home without changing the balance. No negative cycle in (number, balance, moves) is left, so
-# the result is optimal in that order (Ahuja, Magnanti, Orlin, Network Flows, theorem 9.1).
-
-
-def settle(pool: Pool) -> dict[int, tuple[str | None, str | None]]:
-    """Settle the pool after changes; return each address that moved, with the node before and after."""
-    if not pool.revalidate():
+def solve(graph: AssignmentGraph) -> dict[int, tuple[str | None, str | None]]:
+    """Assign all addresses anew after changes; return each that moved, with the node before and after."""
+    if not graph.revalidate():
         return {}
-    insert_directly(pool)
-    augment(pool)
-    if uneven(pool):
-        level_directly(pool)
-        while level_once(pool):
+    insert_directly(graph)
+    augment(graph)
+    if uneven(graph):
+        balance_directly(graph)
+        while balance_once(graph):
             pass
-    bring_home(pool)
-    return pool.finish()
+    minimise_moves(graph)
+    return graph.finish()
 
 
-def insert_directly(pool: Pool) -> None:
-    """Put each unplaced address, lowest first, on the least loaded node that can take it as it is."""
+def insert_directly(graph: AssignmentGraph) -> None:
+    """Put each unassigned address, lowest first, on the least loaded node that can take it as it is."""
     heaps: dict[int, list[tuple[int, str]]] = {}
-    for key in sorted(pool.unplaced):
-        segment = pool.segment(key)
+    for key in sorted(graph.unassigned):
+        segment = graph.segment(key)
         heap = heaps.get(segment)
         if heap is None:
-            heap = [(pool.load.get(node, 0), node) for node in pool.segments.candidates(segment) if pool.spare(node)]
+            heap = [
+                (graph.load.get(node, 0), node)
+                for node in graph.segments.candidates(segment)
+                if graph.has_capacity(node)
+            ]
             heapify(heap)
             heaps[segment] = heap
         aside = []
         while heap:
             load, node = heappop(heap)
-            if not pool.spare(node):
+            if not graph.has_capacity(node):
                 continue
-            if load != pool.load.get(node, 0):
-                heappush(heap, (pool.load[node], node))
+            if load != graph.load.get(node, 0):
+                heappush(heap, (graph.load[node], node))
                 continue
-            slot = pool.slot(key, node)
-            if slot in pool.occupant or pool.blocked(slot):
+            placement = graph.placement(key, node)
+            if placement in graph.occupant or graph.blocked(placement):
                 aside.append((load, node))
                 continue
-            pool.place(key, node)
+            graph.assign(key, node)
             heappush(heap, (load + 1, node))
             break
         for entry in aside:
             heappush(heap, entry)
 
 
-def augment(pool: Pool) -> None:
+def augment(graph: AssignmentGraph) -> None:
     """Add every further address that fits when others move. What one failed search has reached, no later one
     needs to look at, until a path is found.
     """
-    frontier = Frontier(pool)
-    for key in sorted(pool.unplaced):
-        if frontier.exhausted(pool.segment(key)):
+    search = AugmentingPathSearch(graph)
+    for key in sorted(graph.unassigned):
+        if search.exhausted(graph.segment(key)):
             continue
-        found = frontier.from_address(key, pool.spare)
+        found = search.from_address(key, graph.has_capacity)
         if found is not None:
-            pool.shift(frontier.moves_to(found))
-            frontier = Frontier(pool)
+            graph.apply_moves(search.moves_to(found))
+            search = AugmentingPathSearch(graph)
 
 
-def uneven(pool: Pool) -> bool:
-    """Tell whether two loads, one of a node with room, differ by more than one; False needs no search."""
-    loads = [(pool.load.get(node, 0), node) for node in pool.segments.ready()]
-    lowest = min((load for load, node in loads if pool.spare(node)), default=None)
+def uneven(graph: AssignmentGraph) -> bool:
+    """Return whether two loads, one of a node with free capacity, differ by more than one; False needs no search."""
+    loads = [(graph.load.get(node, 0), node) for node in graph.segments.ready()]
+    lowest = min((load for load, node in loads if graph.has_capacity(node)), default=None)
     return lowest is not None and max(load for load, _ in loads) > lowest + 1
 
 
-def level_directly(pool: Pool) -> None:
+def balance_directly(graph: AssignmentGraph) -> None:
     """Move single addresses from the fullest to the emptiest node of each segment: the bulk of the work when many
     nodes come at once, without a search for each move.
     """
-    for segment in sorted({segment for buckets in pool.on.values() for segment in buckets}):
-        nodes = pool.segments.candidates(segment)
-        low = [(pool.load.get(node, 0), node) for node in nodes if pool.spare(node)]
-        high = [(-pool.load[node], node) for node in nodes if segment in pool.on.get(node, {})]
+    for segment in sorted({segment for buckets in graph.addresses_by_node.values() for segment in buckets}):
+        nodes = graph.segments.candidates(segment)
+        low = [(graph.load.get(node, 0), node) for node in nodes if graph.has_capacity(node)]
+        high = [(-graph.load[node], node) for node in nodes if segment in graph.addresses_by_node.get(node, {})]
         heapify(low)
         heapify(high)
         queues: dict[str, list[int]] = {}
         while low and high:
             load, emptiest = heappop(low)
-            if not pool.spare(emptiest):
+            if not graph.has_capacity(emptiest):
                 continue
-            if load != pool.load.get(emptiest, 0):
-                heappush(low, (pool.load.get(emptiest, 0), emptiest))
+            if load != graph.load.get(emptiest, 0):
+                heappush(low, (graph.load.get(emptiest, 0), emptiest))
                 continue
             full, fullest = heappop(high)
-            if -full != pool.load[fullest]:
+            if -full != graph.load[fullest]:
                 heappush(low, (load, emptiest))
-                heappush(high, (-pool.load[fullest], fullest))
+                heappush(high, (-graph.load[fullest], fullest))
                 continue
             if -full < load + 2:
                 break
-            key = _next_for(pool, segment, fullest, emptiest, queues)
+            key = _next_for(graph, segment, fullest, emptiest, queues)
             if key is not None:
-                pool.shift([(key, emptiest)])
+                graph.apply_moves([(key, emptiest)])
                 load += 1
                 heappush(high, (full + 1, fullest))
             heappush(low, (load, emptiest))
 
 
-def _next_for(pool: Pool, segment: int, giver: str, taker: str, queues: dict[str, list[int]]) -> int | None:
-    """Return an address of the giver that the taker can have, those not at home first, else the highest."""
+def _next_for(graph: AssignmentGraph, segment: int, giver: str, taker: str, queues: dict[str, list[int]]) -> int | None:
+    """Return an address of the giver that the taker can have: those that were elsewhere before, or the highest."""
     queue = queues.get(giver)
     if queue is None:
-        keys = pool.on.get(giver, {}).get(segment, set())
-        queue = queues[giver] = sorted(keys, key=lambda key: (pool.home(key) != giver, key))
+        keys = graph.addresses_by_node.get(giver, {}).get(segment, set())
+        queue = queues[giver] = sorted(keys, key=lambda key: (graph.previous_node(key) != giver, key))
     for at in range(len(queue) - 1, -1, -1):
-        slot = pool.slot(queue[at], taker)
-        if slot not in pool.occupant and not pool.blocked(slot):
+        placement = graph.placement(queue[at], taker)
+        if placement not in graph.occupant and not graph.blocked(placement):
             return queue.pop(at)
     return None
 
 
-def level_once(pool: Pool) -> bool:
-    """Find one path from a node to another that has at least two addresses less and room, and move along it.
+def balance_once(graph: AssignmentGraph) -> bool:
+    """Find one path from a node to another that has at least two addresses less and free capacity, and move along it.
 
     Roots are taken from the fullest node down and share what they have visited: a node that a fuller root has
     reached is full enough for that root, so it is for every later one.
     """
-    nodes = sorted(pool.segments.ready(), key=lambda node: (-pool.load.get(node, 0), node))
-    spare = [pool.load.get(node, 0) for node in nodes if pool.spare(node)]
+    nodes = sorted(graph.segments.ready(), key=lambda node: (-graph.load.get(node, 0), node))
+    spare = [graph.load.get(node, 0) for node in nodes if graph.has_capacity(node)]
     if not spare:
         return False
     lowest = min(spare)
-    frontier = Frontier(pool)
+    search = AugmentingPathSearch(graph)
     for root in nodes:
-        limit = pool.load.get(root, 0) - 2
+        limit = graph.load.get(root, 0) - 2
         if limit < lowest:
             return False
-        if frontier.visited(root):
+        if search.visited(root):
             continue
-        found = frontier.from_node(root, _accepts(pool, limit))
+        found = search.from_node(root, _accepts(graph, limit))
         if found is not None:
-            pool.shift(frontier.moves_to(found))
+            graph.apply_moves(search.moves_to(found))
             return True
     return False
 
 
-def _accepts(pool: Pool, limit: int) -> Callable[[str], bool]:
-    return lambda node: pool.load.get(node, 0) <= limit and pool.spare(node)
+def _accepts(graph: AssignmentGraph, limit: int) -> Callable[[str], bool]:
+    return lambda node: graph.load.get(node, 0) <= limit and graph.has_capacity(node)

@@ -110,7 +110,7 @@ class Agent:
         """Count who still uses this node's addresses; tell whether they are to fall silent, or to answer again."""
         self.hand_over.look(self.holdings.held, time.monotonic())
         applied = self.kernel.applied
-        return applied is not None and applied.quiet != self._quiet()
+        return applied is not None and applied.arp_suppressed != self._quiet()
 
     def _require_host_ip(self) -> None:
         """Raise TryAgainError when the machine has another hostIP by now: the tunnel and the probes stand on it, and an
@@ -202,7 +202,7 @@ class Agent:
         if applied is None:
             return frozenset(self.holders.health)
         ways = set(applied.ways.values())
-        return frozenset(h.node for h in applied.holders if f"to_{h.slot}" in ways)
+        return frozenset(h.node for h in applied.gateways if f"to_{h.slot}" in ways)
 
     def _answers(self, answers: Mapping[str, Answer]) -> None:
         """Called from the prober's thread after each round."""
@@ -228,7 +228,7 @@ class Agent:
             wanted = set(self._claims())
             self._claimer.check(holdings.settle(wanted, time.monotonic()))
             state = self._node_state()
-            answered = state.held - state.quiet
+            answered = state.assigned - state.arp_suppressed
             fresh = answered - self._claimer.answered
             self._claimer.answered = answered
             self.kernel.apply(state)

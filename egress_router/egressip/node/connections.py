@@ -16,8 +16,8 @@ from egress_router.net.process import run_tool
 # Which connections of pods can go on when a node's state changes. Pure.
 
 
-def serving(
-    me: str, state: ClusterState, decision: Decision, slots: Mapping[str, int], lacking: frozenset[str]
+def translating_nodes(
+    me: str, state: ClusterState, decision: Decision, slots: Mapping[str, int], pending: frozenset[str]
 ) -> dict[str, frozenset[int]]:
     """Return, for each pod address of node ``me`` whose namespace has egress IPs, the slots of the nodes that translate
     it, used for new connections or not.
@@ -27,7 +27,7 @@ def serving(
         for name, slot in slots.items()
         if name in decision.nodes
         for ip in decision.nodes[name].claims
-        if ip not in lacking
+        if ip not in pending
     }
     by_namespace: dict[tuple[str, bool], frozenset[int]] = {}
     found: dict[str, frozenset[int]] = {}
@@ -46,23 +46,23 @@ def serving(
     return found
 
 
-def suspects(before: NodeState | None, after: NodeState) -> set[str]:
+def pods_to_recheck(before: NodeState | None, after: NodeState) -> set[str]:
     """Return the pods whose connections are to be judged. Those of holders that went down are not among them: they are
     all cut, or move by themselves. A pod that is new may have the address, and the connections, of one that is gone.
     """
     if before is None:
         return {*after.ways, *after.translations}
-    gone = {h.slot for h in before.holders} - {h.slot for h in after.holders}
+    gone = {h.slot for h in before.gateways} - {h.slot for h in after.gateways}
     found = {pod for pod, ip in before.translations.items() if after.translations.get(pod) != ip}
     for pod in before.ways.keys() | after.ways.keys():
         old, new = before.ways.get(pod, "normal"), after.ways.get(pod, "normal")
-        left = before.serving.get(pod, frozenset()) - after.serving.get(pod, frozenset()) - gone
+        left = before.translating_nodes.get(pod, frozenset()) - after.translating_nodes.get(pod, frozenset()) - gone
         if left or (old == "normal") != (new == "normal"):
             found.add(pod)
     return found
 
 
-def goes_on(state: NodeState, pod: str, mark: int, source: str) -> bool:
+def survives(state: NodeState, pod: str, mark: int, source: str) -> bool:
     """Tell whether a connection to the outside that ``pod`` started can go on, with the mark that it has and the source
     that it left this node with.
     """
@@ -73,7 +73,7 @@ def goes_on(state: NodeState, pod: str, mark: int, source: str) -> bool:
     if way == "normal" or slot == 0:
         return way == "normal" and slot == 0
     # Packets that are marked with the slot of a node that is not there take the pod's present way.
-    return slot in state.serving.get(pod, frozenset()) or slot not in {h.slot for h in state.holders}
+    return slot in state.translating_nodes.get(pod, frozenset()) or slot not in {h.slot for h in state.gateways}
 
 
 # Cut connections, so that clients start new ones at once. See conntrack(8).
@@ -111,13 +111,13 @@ def cut_stale(before: NodeState | None, after: NodeState, cluster: Iterable[Netw
     """Cut the connections to the outside that ``after`` would drop for ever; return how many. A UDP flow that never
     pauses keeps its entry, and so its former way, as long as it lasts. Raises PlatformError.
     """
-    pods = suspects(before, after)
+    pods = pods_to_recheck(before, after)
     if not pods:
         return 0
     inside = [*cluster, *(ip_network(text) for texts in NOT_OUTSIDE.values() for text in texts)]
 
     def stale(started: Started) -> bool:
-        return not goes_on(after, str(started.source), started.mark, str(started.answers_to)) and not any(
+        return not survives(after, str(started.source), started.mark, str(started.answers_to)) and not any(
             started.answers_from in network for network in inside
         )
 

@@ -9,7 +9,7 @@ from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove
 from egress_router.egressip.node.connections import cut_egress_ip, cut_slot, cut_stale
 from egress_router.egressip.node.nft_rules import change_script, replace_script
 from egress_router.egressip.node.routes import present_slots, set_holders
-from egress_router.egressip.node.state import TUNNEL_OVERHEAD, Holder, NodeSettings, NodeState
+from egress_router.egressip.node.state import TUNNEL_OVERHEAD, Gateway, NodeSettings, NodeState
 from egress_router.egressip.node.tables import held_before, load
 from egress_router.egressip.node.tunnel import ensure_tunnel, set_peers, tunnel_gateway
 from egress_router.errors import ToolFailed
@@ -76,11 +76,11 @@ class NodeKernel:
         if before is None:
             load(replace_script(self._settings, state, mtu))
             tunnel = ensure_tunnel(self.netlink, self._host_ip, self._link)
-            set_peers(self.netlink, tunnel, state.holders)
-            set_holders(self.netlink, tunnel, state.holders)
+            set_peers(self.netlink, tunnel, state.gateways)
+            set_holders(self.netlink, tunnel, state.gateways)
         elif before != state:
-            if set(state.holders) - set(before.holders):
-                both = {h.slot: h for h in (*before.holders, *state.holders)}
+            if set(state.gateways) - set(before.gateways):
+                both = {h.slot: h for h in (*before.gateways, *state.gateways)}
                 self._ways_to(tuple(both.values()))
             # A packet that was looked up among the flows of the tunnel just before its pod's way became this node must
             # still find the holder it had.
@@ -89,9 +89,9 @@ class NodeKernel:
             if moved.draining != state.draining:
                 self._change(moved, state, mtu)
             self._cut(before, state)
-            if before.holders != state.holders:
-                self._ways_to(state.holders)
-        for ip in sorted(self._addresses - state.held):
+            if before.gateways != state.gateways:
+                self._ways_to(state.gateways)
+        for ip in sorted(self._addresses - state.assigned):
             self.cut += cut_egress_ip(ip)
             remove_egress_ip(self.netlink, self._link, ip)
             self._addresses -= {ip}
@@ -99,7 +99,7 @@ class NodeKernel:
             self.cut += cut_stale(before, state, self._settings.cluster)
         self._applied = state
 
-    def _ways_to(self, holders: tuple[Holder, ...]) -> None:
+    def _ways_to(self, holders: tuple[Gateway, ...]) -> None:
         tunnel = ensure_tunnel(self.netlink, self._host_ip, self._link)
         set_peers(self.netlink, tunnel, holders)
         set_holders(self.netlink, tunnel, holders)
@@ -113,8 +113,8 @@ class NodeKernel:
 
     def _cut(self, before: NodeState, state: NodeState) -> None:
         """Delete the connections that cannot go on: those of dead holders, those that started with another source."""
-        names = {h.slot: h.node for h in before.holders}
-        for slot in sorted(set(names) - {h.slot for h in state.holders}):
+        names = {h.slot: h.node for h in before.gateways}
+        for slot in sorted(set(names) - {h.slot for h in state.gateways}):
             count = cut_slot(slot)
             self.cut += count
             self._log(f"cut {count} connections through {names[slot]}")

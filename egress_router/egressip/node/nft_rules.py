@@ -15,7 +15,7 @@ from egress_router.egressip.node.state import (
     TUNNEL,
     TUNNEL_PORT,
     TUNNEL_ZONE,
-    Holder,
+    Gateway,
     NodeSettings,
     NodeState,
 )
@@ -52,7 +52,7 @@ def elements(state: NodeState) -> Elements:
             return {text: "" for text in texts if (":" in text) == (version == 6)}
 
         found[f"pods{version}"] = ours(state.pods)
-        found[f"held{version}"] = ours(state.held)
+        found[f"held{version}"] = ours(state.assigned)
         found[f"egress{version}"] = ours(state.egress)
         found[f"served{version}"] = ours(state.translations)
         found[f"peers{version}"] = ours(state.peers)
@@ -62,13 +62,13 @@ def elements(state: NodeState) -> Elements:
             pod: f"goto {_CHAIN.get(state.ways[pod], state.ways[pod])}" for pod in ours(state.ways)
         }
         found[f"far{version}"] = ours(pod for pod, way in state.ways.items() if _is_far(way, pod in state.translations))
-    found["stay"] = {_hex(mark_of(slot)): f"goto to_{slot}" for slot in sorted({h.slot for h in state.holders})}
+    found["stay"] = {_hex(mark_of(slot)): f"goto to_{slot}" for slot in sorted({h.slot for h in state.gateways})}
     found["stay"][_hex(mark_of(OWN_SLOT))] = "goto own"
     leaving = {_hex(mark_of(slot)) for slot in state.draining}
     found["keep"] = {mark: verdict for mark, verdict in found["stay"].items() if mark not in leaving}
-    found["here"] = {text: "" for text in state.held if ":" not in text}
-    found["quiet"] = {text: "" for text in state.quiet if ":" not in text}
-    found["quiet6"] = {f"0x{int(IPv6Address(text)):032x}": "" for text in state.quiet if ":" in text}
+    found["here"] = {text: "" for text in state.assigned if ":" not in text}
+    found["quiet"] = {text: "" for text in state.arp_suppressed if ":" not in text}
+    found["quiet6"] = {f"0x{int(IPv6Address(text)):032x}": "" for text in state.arp_suppressed if ":" in text}
     return found
 
 
@@ -90,7 +90,7 @@ def replace_script(settings: NodeSettings, state: NodeState, mtu: int) -> str:
     lines += [line.replace("type @", "typeof @") for line in _set("quiet6", _ND_TARGET, have["quiet6"])]
     for name in ("stay", "keep"):
         lines += _map(name, "mark : verdict", have[name])
-    for holder in state.holders:
+    for holder in state.gateways:
         lines += _holder_chain(holder)
     lines += _chains(settings, mtu)
     lines += ["}", f"table arp {TABLE} {{}}", f"delete table arp {TABLE}", f"table arp {TABLE} {{"]
@@ -115,9 +115,9 @@ def change_script(before: NodeState, after: NodeState) -> str:
     old, new = elements(before), elements(after)
     first: list[str] = []
     last: list[str] = []
-    gone = {h.slot for h in before.holders} - {h.slot for h in after.holders}
-    for holder in after.holders:
-        if holder.slot not in {h.slot for h in before.holders}:
+    gone = {h.slot for h in before.gateways} - {h.slot for h in after.gateways}
+    for holder in after.gateways:
+        if holder.slot not in {h.slot for h in before.gateways}:
             first += [f"add chain inet {TABLE} to_{holder.slot}"]
             first += [f"add rule inet {TABLE} to_{holder.slot} {rule.strip()}" for rule in _holder_chain(holder)[1:-1]]
     for name in new:
@@ -168,7 +168,7 @@ def _sets(version: int, settings: NodeSettings, have: Elements) -> list[str]:
     return lines
 
 
-def _holder_chain(holder: Holder) -> list[str]:
+def _holder_chain(holder: Gateway) -> list[str]:
     return [f"  chain to_{holder.slot} {{", *_marking(mark_of(holder.slot)), "  }"]
 
 

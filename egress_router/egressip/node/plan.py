@@ -16,8 +16,8 @@ from egress_router.egressip.api import (
     family,
     network_range,
 )
-from egress_router.egressip.node.connections import serving
-from egress_router.egressip.node.state import LAST_SLOT, Holder, NodeState
+from egress_router.egressip.node.connections import translating_nodes
+from egress_router.egressip.node.state import LAST_SLOT, Gateway, NodeState
 
 _NOTHING: Mapping[int, str] = {}
 
@@ -27,30 +27,31 @@ def node_plan(
     state: ClusterState,
     decision: Decision,
     slots: Mapping[str, int],
-    held: frozenset[str],
-    quiet: frozenset[str] = frozenset(),
-    lacking: Iterable[str] = (),
+    assigned: frozenset[str],
+    arp_suppressed: frozenset[str] = frozenset(),
+    pending: Iterable[str] = (),
     draining: Container[str] = (),
-    doubted: Mapping[str, Collection[str]] | None = None,
+    unconfirmed: Mapping[str, Collection[str]] | None = None,
 ) -> NodeState:
     """Return the state of node ``me``.
 
-    ``slots`` gives every holder its slot; ``held`` are the egress IPs that really stand on this node's interface: an
-    address that is decided but not there yet translates nothing, and its pods take another way or none. ``lacking`` are
-    addresses that their holder says it does not have. Nodes that are ``draining`` are used where there is no other.
-    ``doubted`` are holders, by pod address, that may still translate it for whom it was before.
+    ``slots``: the slot of every gateway that is not down. ``assigned``: the egress IPs that stand on this node's
+    interface. An address that is decided and not there yet translates nothing, and its pods use another address or are
+    dropped. ``arp_suppressed``: those of them that nothing answers for. ``pending``: addresses that the node which
+    shall have them does not have yet. ``draining``: nodes that are used only where there is no other. ``unconfirmed``:
+    by pod address, gateways that may still translate it to an egress IP of its former owner.
 
-    Pods in a node's network are no pods here, whether their objects say so or not. An address that pods of two
-    namespaces have, while one takes it over from the other say, is dropped unless neither has egress IPs.
+    Pods with the address of a node (``hostNetwork``) are left out. An address that pods of two namespaces have is
+    dropped, unless neither namespace has egress IPs.
     """
-    lacking = frozenset(lacking)
-    doubted = doubted or {}
+    pending = frozenset(pending)
+    unconfirmed = unconfirmed or {}
     ways: dict[str, str] = {}
     translations: dict[str, str] = {}
     egress: set[str] = set()
     owners: dict[str, Pod] = {}
-    contested: dict[str, tuple[str, str]] = {}
-    mine = _own_ips(state, held)
+    duplicate_pod_ips: dict[str, tuple[str, str]] = {}
+    mine = _own_ips(state, assigned)
     host = state.nodes.get(me)
     subnets = [part.strip() for part in host.subnet.split(",")] if host else []
     ranges = {part: span for part in subnets if (span := network_range(part)) is not None}
@@ -67,7 +68,7 @@ def node_plan(
             owner = owners.setdefault(ip, pod)
             if owner.namespace != pod.namespace:
                 rivals = sorted((f"{owner.namespace}/{owner.name}", f"{pod.namespace}/{pod.name}"))
-                contested[ip] = (rivals[0], rivals[1])
+                duplicate_pod_ips[ip] = (rivals[0], rivals[1])
             if verdict is None:
                 continue
             if pod.node == me and not _inside(ip, ranges.values()):
@@ -81,24 +82,24 @@ def node_plan(
             if own is not None:
                 translations[ip] = own
             if pod.node == me:
-                ways_out = [v for v in verdict.via if (":" in v.ip) == (version == 6) and v.ip not in lacking]
-                trusted = [v for v in ways_out if v.node not in doubted.get(ip, ())]
+                ways_out = [v for v in verdict.via if (":" in v.ip) == (version == 6) and v.ip not in pending]
+                trusted = [v for v in ways_out if v.node not in unconfirmed.get(ip, ())]
                 ways[ip] = _way(me, ip, [v for v in trusted if v.node not in draining] or trusted, own, slots)
             if pod.node == me or own is not None:
                 egress.add(ip)
-    contested = {ip: rivals for ip, rivals in contested.items() if ip in egress}
-    served_by = serving(me, state, decision, slots, lacking)
+    duplicate_pod_ips = {ip: rivals for ip, rivals in duplicate_pod_ips.items() if ip in egress}
+    served_by = translating_nodes(me, state, decision, slots, pending)
     served_by = {
-        ip: nodes - {slots[node] for node in doubted.get(ip, ()) if node in slots}
+        ip: nodes - {slots[node] for node in unconfirmed.get(ip, ()) if node in slots}
         for ip, nodes in served_by.items()
-        if ip in ways and ip not in contested
+        if ip in ways and ip not in duplicate_pod_ips
     }
-    for ip in contested:
+    for ip in duplicate_pod_ips:
         translations.pop(ip, None)
         if ip in ways:
             ways[ip] = "drop"
-    holders = tuple(
-        Holder(slot, name, state.nodes[name].host_ip)
+    gateways = tuple(
+        Gateway(slot, name, state.nodes[name].host_ip)
         for name, slot in sorted(slots.items(), key=lambda item: item[1])
         if name in state.nodes and name != me
     )
@@ -107,14 +108,14 @@ def node_plan(
         ways,
         translations,
         frozenset(egress),
-        held,
-        quiet & held,
+        assigned,
+        arp_suppressed & assigned,
         frozenset(pods),
         peers,
-        holders,
-        draining=frozenset(holder.slot for holder in holders if holder.node in draining),
-        contested=contested,
-        serving=served_by,
+        gateways,
+        draining=frozenset(holder.slot for holder in gateways if holder.node in draining),
+        duplicate_pod_ips=duplicate_pod_ips,
+        translating_nodes=served_by,
     )
 
 
@@ -123,9 +124,9 @@ def _inside(ip: str, ranges: Iterable[tuple[int, int]]) -> bool:
     return key is not None and any(first <= key <= last for first, last in ranges)
 
 
-def _own_ips(state: ClusterState, held: frozenset[str]) -> dict[str, dict[int, str]]:
-    """Return, by namespace and family, the first address that stands on this node; only namespaces that have one."""
-    here = {key for text in held if (key := address_key(text)) is not None}
+def _own_ips(state: ClusterState, assigned: frozenset[str]) -> dict[str, dict[int, str]]:
+    """Return, by namespace and IP version, the first of its addresses that stands on this node."""
+    here = {key for text in assigned if (key := address_key(text)) is not None}
     found: dict[str, dict[int, str]] = {}
     for name, space in state.namespaces.items() if here else ():
         for text in space.egress_ips:
@@ -136,7 +137,7 @@ def _own_ips(state: ClusterState, held: frozenset[str]) -> dict[str, dict[int, s
 
 
 def _way(me: str, pod_ip: str, ways: list[Via], own: str | None, slots: Mapping[str, int]) -> str:
-    """Through this node where it holds a usable address, else through a holder by a stable hash."""
+    """Return the path of a pod: this node where it has a usable address, else a gateway chosen by a stable hash."""
     if own is not None and any(via.node == me for via in ways):
         return "own"
     others = [via for via in ways if via.node in slots and via.node != me]
@@ -146,17 +147,17 @@ def _way(me: str, pod_ip: str, ways: list[Via], own: str | None, slots: Mapping[
 
 
 def chosen(pod_ip: str, ways: Iterable[Via]) -> Via:
-    """Return the way with the highest hash of pod and address: when a way goes, only its own pods move, and when it
+    """Return the egress IP with the highest hash of pod and address. When one goes, only its own pods move, and when it
     comes back the same ones return (rendezvous hashing, Thaler and Ravishankar 1998).
     """
     return max(ways, key=lambda via: (blake2b(f"{pod_ip} {via.ip}".encode(), digest_size=8).digest(), via.ip))
 
 
-def assign_slots(holders: Iterable[str], present: Mapping[str, int]) -> dict[str, int]:
-    """Give each holder a slot: the one it has, else the lowest free one, in the order of names. Holders beyond the
-    last slot get none; traffic for them is dropped.
+def assign_slots(gateways: Iterable[str], present: Mapping[str, int]) -> dict[str, int]:
+    """Return a slot for each gateway: its present one, else the lowest free one, in the order of names. Gateways beyond
+    the last slot get none; traffic for them is dropped.
     """
-    wanted = sorted(set(holders))
+    wanted = sorted(set(gateways))
     result = {name: present[name] for name in wanted if name in present}
     taken = set(result.values())
     slot = 1

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from egress_router.config.values import Family
-from egress_router.egressip.node.state import LAST_SLOT, MARK_MASK, MARK_SHIFT, NODE_PROTOCOL, TUNNEL, Holder
+from egress_router.egressip.node.state import LAST_SLOT, MARK_MASK, MARK_SHIFT, NODE_PROTOCOL, TUNNEL, Gateway
 from egress_router.egressip.node.tunnel import tunnel_gateway
 from egress_router.net.netlink import NLM_F_CREATE, NLM_F_EXCL, Netlink, NetlinkError, fibmsg, rtmsg
 from egress_router.net.rtnetlink.routes import RTM_DELRULE, RTM_NEWRULE, add_route, remove_route
@@ -49,7 +49,7 @@ def table_of(slot: int) -> int:
     return TABLE_BASE + slot
 
 
-def set_holders(netlink: Netlink, tunnel: Link, holders: tuple[Holder, ...]) -> None:
+def set_holders(netlink: Netlink, tunnel: Link, holders: tuple[Gateway, ...]) -> None:
     """Make tables and rules exactly those of the holders; tables are filled before a rule leads to them."""
     rules = {_Rule(RULE_PRIORITY, holder.slot << MARK_SHIFT, MARK_MASK, table_of(holder.slot)) for holder in holders}
     for version in (4, 6):

@@ -8,12 +8,12 @@ from ipaddress import IPv4Network, IPv6Network
 
 Network = IPv4Network | IPv6Network
 
-#: Bits of the packet and connection mark that say which way a connection leaves. Other bits are left alone.
+#: Bits of the packet and connection mark that select the egress path of a connection. Other bits are left alone.
 MARK_MASK = 0x0FFF0000
 MARK_SHIFT = 16
-#: The way of pods whose egress IP this node holds itself.
+#: The slot of pods whose egress IP stands on this node itself.
 OWN_SLOT = 0xFFF
-#: Slots of other holders: 1 to this.
+#: Slots of other gateways: 1 to this.
 LAST_SLOT = 0xFFE
 
 #: The protocol number of the agent's routes, rules and addresses.
@@ -66,8 +66,8 @@ class NodeSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
-    """Another node that egress traffic is sent to: its slot and its address."""
+class Gateway:
+    """Another node that egress traffic is sent to: its slot, name and address."""
 
     slot: int
     node: str
@@ -76,26 +76,30 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """Everything that one node's kernel shall hold; addresses as text, keyed by family where they come in both.
+    """Everything that one node's kernel shall hold; addresses as canonical text.
 
-    ``ways``: how each local pod leaves: "normal", "drop", "own" or "to_SLOT". ``translations``: the egress IP of each
-    pod (of any node) that this node translates. ``egress``: pods that must never leave with any other address.
-    ``held``: the egress IPs on the interface; ``quiet``: those of them that are not answered for. ``pods``: networks
-    and addresses of the pods of this node. ``peers``: the other nodes' addresses, the only ones that the tunnel
-    listens to. ``holders``: the other nodes that may be sent to, without those that are down; ``draining``: the slots
-    of those that keep nothing but connections. ``contested``: addresses that pods of two namespaces have
-    (NAMESPACE/NAME), which are dropped. ``serving``: the slots of the nodes that translate a local pod; its connections
-    go on there even where new ones take another way.
+    ``ways``: how each local pod leaves: "normal", "drop", "own" or "to_SLOT".
+    ``translations``: the egress IP of each pod, of any node, that this node translates.
+    ``egress``: addresses of pods that must never leave with an address that is not their egress IP.
+    ``assigned``: the egress IPs on the outside interface; ``arp_suppressed``: those of them that ARP and neighbour
+    discovery do not answer for.
+    ``pods``: networks and addresses of the pods of this node.
+    ``peers``: addresses of the other nodes, the only ones that the tunnel accepts packets from.
+    ``gateways``: the other nodes that traffic may be sent to, without those that are down; ``draining``: the slots of
+    those that only keep established connections.
+    ``duplicate_pod_ips``: addresses that pods of two namespaces have (two of NAMESPACE/NAME); dropped.
+    ``translating_nodes``: by local pod address, the slots of the nodes that translate it; established connections stay
+    there, wherever new ones go.
     """
 
     ways: Mapping[str, str] = field(default_factory=dict)
     translations: Mapping[str, str] = field(default_factory=dict)
     egress: frozenset[str] = frozenset()
-    held: frozenset[str] = frozenset()
-    quiet: frozenset[str] = frozenset()
+    assigned: frozenset[str] = frozenset()
+    arp_suppressed: frozenset[str] = frozenset()
     pods: frozenset[str] = frozenset()
     peers: frozenset[str] = frozenset()
-    holders: tuple[Holder, ...] = ()
+    gateways: tuple[Gateway, ...] = ()
     draining: frozenset[int] = frozenset()
-    contested: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    serving: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    duplicate_pod_ips: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    translating_nodes: Mapping[str, frozenset[int]] = field(default_factory=dict)

@@ -122,7 +122,7 @@ def node_status(
         + [f"{ip} is not claimed: {why}" for ip, why in sorted(refused.items())]
         + [
             f"{ip} is the address of two pods, {rivals[0]} and {rivals[1]}; its traffic is dropped until one is gone"
-            for ip, rivals in sorted(applied.contested.items())
+            for ip, rivals in sorted(applied.duplicate_pod_ips.items())
         ]
         + [
             f"{ip} was another pod's or had another egress IP; not sent to {', '.join(sorted(nodes))} until the agent "

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
-from egress_router.egressip.node.state import TUNNEL, TUNNEL_ID, TUNNEL_OVERHEAD, TUNNEL_PORT, Holder
+from egress_router.egressip.node.state import TUNNEL, TUNNEL_ID, TUNNEL_OVERHEAD, TUNNEL_PORT, Gateway
 from egress_router.net.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -137,7 +137,7 @@ def _create(netlink: Netlink, host_ip: str, mtu: int) -> None:
     netlink.change(request, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, f"create {TUNNEL}")
 
 
-def set_peers(netlink: Netlink, tunnel: Link, holders: tuple[Holder, ...]) -> None:
+def set_peers(netlink: Netlink, tunnel: Link, holders: tuple[Gateway, ...]) -> None:
     """Make the neighbour and forwarding entries of the tunnel exactly those of the holders. Raises NetlinkError."""
     wanted: set[tuple[int, str, str]] = set()
     for holder in holders:

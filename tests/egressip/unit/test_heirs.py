@@ -61,6 +61,6 @@ def test_a_doubted_holder_is_not_used() -> None:
     state = owned_by("q")
     slots = {"b": 1, "c": 2}
     used = node_plan("a", state, decide(state), slots, frozenset())
-    assert (used.ways[POD], used.serving[POD]) == ("to_1", frozenset({1}))
-    doubted = node_plan("a", state, decide(state), slots, frozenset(), doubted={POD: {"b"}})
-    assert (doubted.ways[POD], doubted.serving[POD]) == ("drop", frozenset())
+    assert (used.ways[POD], used.translating_nodes[POD]) == ("to_1", frozenset({1}))
+    doubted = node_plan("a", state, decide(state), slots, frozenset(), unconfirmed={POD: {"b"}})
+    assert (doubted.ways[POD], doubted.translating_nodes[POD]) == ("drop", frozenset())

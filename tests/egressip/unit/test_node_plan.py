@@ -38,10 +38,10 @@ def plan(
     me: str,
     held: tuple[str, ...] = (),
     offline: tuple[str, ...] = (),
-    lacking: tuple[str, ...] = (),
+    pending: tuple[str, ...] = (),
     draining: tuple[str, ...] = (),
 ) -> NodeState:
-    return node_plan(me, STATE, decide(STATE, offline), SLOTS, frozenset(held), lacking=lacking, draining=draining)
+    return node_plan(me, STATE, decide(STATE, offline), SLOTS, frozenset(held), pending=pending, draining=draining)
 
 
 def test_a_draining_node_is_the_last_resort() -> None:
@@ -83,8 +83,8 @@ def test_a_holder_translates_for_all_and_sends_its_own_pods_itself() -> None:
 
 def test_an_address_that_is_not_there_yet_is_not_used() -> None:
     assert plan("b").ways == {"198.51.100.40": "to_2"}
-    assert plan("a", lacking=("192.0.2.45",)).ways["198.51.100.2"] == "to_2"
-    assert plan("a", lacking=("192.0.2.45", "192.0.2.46")).ways["198.51.100.2"] == "drop"
+    assert plan("a", pending=("192.0.2.45",)).ways["198.51.100.2"] == "to_2"
+    assert plan("a", pending=("192.0.2.45", "192.0.2.46")).ways["198.51.100.2"] == "drop"
 
 
 def test_a_draining_node_sends_its_pods_elsewhere_and_goes_on_translating() -> None:

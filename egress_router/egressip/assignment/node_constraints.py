@@ -18,26 +18,26 @@ Range = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class NodeFacts:
+class NodeConstraints:
     """``listed`` are the well-formed egress IPs in the object's order, each once; ``ranges`` the addresses that
     may be assigned automatically (sorted, disjoint); ``subnets`` what its interface can hold (None: not told);
-    ``room`` the number of addresses that may be assigned automatically (None: any).
+    ``capacity`` the number of addresses that may be assigned automatically (None: any).
     """
 
     host: int | None
     listed: tuple[int, ...]
     subnets: tuple[Range, ...] | None
     ranges: tuple[Range, ...]
-    room: int | None
+    capacity: int | None
     problems: tuple[str, ...]
 
     def may_hold(self, key: int) -> bool:
-        """Tell whether the address fits a subnet of the node's outside interface, as far as the objects tell."""
+        """Return whether the address fits a subnet of the node's outside interface, as far as the objects tell."""
         return self.subnets is None or any(first <= key <= last for first, last in self.subnets)
 
 
-def node_facts(node: HostSubnet) -> NodeFacts:
-    """Return the facts of one HostSubnet."""
+def node_constraints(node: HostSubnet) -> NodeConstraints:
+    """Return the constraints of one HostSubnet."""
     problems: list[str] = []
     host = address_key(node.host_ip)
     if host is None:
@@ -52,13 +52,13 @@ def node_facts(node: HostSubnet) -> NodeFacts:
         for text in _ranges(node.egress_cidrs, "egressCIDRs", problems)
         if (span := network_range(text)) is not None
     ]
-    room = None
+    capacity = None
     if node.capacity is not None:
         by_hand = sum(1 for key in listed if subnets is None or any(a <= key <= b for a, b in subnets))
-        room = max(0, node.capacity - by_hand)
+        capacity = max(0, node.capacity - by_hand)
         if by_hand > node.capacity:
             problems.append(f"egressIPs lists {by_hand} addresses, more than egressIPCapacity {node.capacity}")
-    return NodeFacts(host, listed, subnets, merged(intersections(cidrs, subnets)), room, tuple(problems))
+    return NodeConstraints(host, listed, subnets, merged(intersections(cidrs, subnets)), capacity, tuple(problems))
 
 
 def intersections(wanted: Iterable[Range], subnets: Iterable[Range] | None) -> list[Range]:

@@ -1,4 +1,4 @@
-"""Which connections are judged after a change, and which of them go on."""
+"""Which connections are looked at after a change, and which of them survive."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pytest
 
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.assignment.decision import decide
-from egress_router.egressip.node.connections import goes_on, serving, suspects
+from egress_router.egressip.node.connections import pods_to_recheck, survives, translating_nodes
 from egress_router.egressip.node.nft_rules import mark_of
 from egress_router.egressip.node.plan import node_plan
-from egress_router.egressip.node.state import OWN_SLOT, Holder, NodeState
+from egress_router.egressip.node.state import OWN_SLOT, Gateway, NodeState
 
 POD, FAR, PLAIN, GONE = "198.51.100.2", "198.51.100.40", "198.51.100.3", "198.51.100.9"
 FIRST, OTHER, NODE = "192.0.2.45", "192.0.2.46", "192.0.2.11"
 STATE = NodeState(
     ways={POD: "to_1", PLAIN: "normal"},
     translations={FAR: FIRST, POD: FIRST},
-    holders=(Holder(1, "b", "192.0.2.12"), Holder(2, "c", "192.0.2.13")),
-    serving={POD: frozenset({1})},
+    gateways=(Gateway(1, "b", "192.0.2.12"), Gateway(2, "c", "192.0.2.13")),
+    translating_nodes={POD: frozenset({1})},
 )
 
 
@@ -39,23 +39,27 @@ STATE = NodeState(
         (GONE, 1, GONE, False),
     ],
 )
-def test_what_goes_on(pod: str, slot: int, source: str, expected: bool) -> None:
+def test_which_connections_survive(pod: str, slot: int, source: str, expected: bool) -> None:
     """A slot that no holder has is no reason to cut: such packets take the pod's present way."""
-    assert goes_on(STATE, pod, mark_of(slot) | 0x4001, source) is expected
+    assert survives(STATE, pod, mark_of(slot) | 0x4001, source) is expected
 
 
-def test_who_is_judged() -> None:
-    assert suspects(None, STATE) == {POD, FAR, PLAIN}
-    assert suspects(STATE, STATE) == set()
-    assert suspects(STATE, replace(STATE, ways={**STATE.ways, POD: "to_2"})) == set(), "the old holder serves it still"
-    assert suspects(STATE, replace(STATE, ways={**STATE.ways, POD: "drop"})) == set()
-    assert suspects(STATE, replace(STATE, serving={POD: frozenset({2})})) == {POD}
-    down = replace(STATE, serving={POD: frozenset()}, holders=STATE.holders[1:])
-    assert suspects(STATE, down) == set(), "all connections of a holder that is down are cut anyway"
-    assert suspects(STATE, replace(STATE, translations={FAR: OTHER, POD: FIRST})) == {FAR}
-    assert suspects(STATE, replace(STATE, ways={PLAIN: "normal"})) == {POD}
-    assert suspects(STATE, replace(STATE, ways={POD: "to_1"})) == set()
-    assert suspects(STATE, replace(STATE, ways={**STATE.ways, GONE: "drop"})) == {GONE}, "it may have had another owner"
+def test_whose_connections_are_looked_at() -> None:
+    assert pods_to_recheck(None, STATE) == {POD, FAR, PLAIN}
+    assert pods_to_recheck(STATE, STATE) == set()
+    assert pods_to_recheck(STATE, replace(STATE, ways={**STATE.ways, POD: "to_2"})) == set(), (
+        "the old holder serves it still"
+    )
+    assert pods_to_recheck(STATE, replace(STATE, ways={**STATE.ways, POD: "drop"})) == set()
+    assert pods_to_recheck(STATE, replace(STATE, translating_nodes={POD: frozenset({2})})) == {POD}
+    down = replace(STATE, translating_nodes={POD: frozenset()}, gateways=STATE.gateways[1:])
+    assert pods_to_recheck(STATE, down) == set(), "all connections of a holder that is down are cut anyway"
+    assert pods_to_recheck(STATE, replace(STATE, translations={FAR: OTHER, POD: FIRST})) == {FAR}
+    assert pods_to_recheck(STATE, replace(STATE, ways={PLAIN: "normal"})) == {POD}
+    assert pods_to_recheck(STATE, replace(STATE, ways={POD: "to_1"})) == set()
+    assert pods_to_recheck(STATE, replace(STATE, ways={**STATE.ways, GONE: "drop"})) == {GONE}, (
+        "it may have had another owner"
+    )
 
 
 CLUSTER = ClusterState(
@@ -77,12 +81,12 @@ SLOTS = {"b": 1, "c": 2}
 def test_who_serves_a_pod() -> None:
     """Also who is offline or drains, but not who lacks the address."""
     decision = decide(CLUSTER, {"b"})
-    assert serving("a", CLUSTER, decision, SLOTS, frozenset()) == {
+    assert translating_nodes("a", CLUSTER, decision, SLOTS, frozenset()) == {
         POD: frozenset({1, 2}),
         "2001:db8:a::2": frozenset({1}),
     }
-    assert serving("a", CLUSTER, decision, SLOTS, frozenset({FIRST}))[POD] == {2}
-    assert serving("a", CLUSTER, decision, {"c": 2}, frozenset())[POD] == {2}
+    assert translating_nodes("a", CLUSTER, decision, SLOTS, frozenset({FIRST}))[POD] == {2}
+    assert translating_nodes("a", CLUSTER, decision, {"c": 2}, frozenset())[POD] == {2}
 
 
 def test_an_address_of_two_pods_is_dropped() -> None:
@@ -91,8 +95,8 @@ def test_an_address_of_two_pods_is_dropped() -> None:
     state = replace(CLUSTER, pods={**CLUSTER.pods, ("q", "heir"): heir})
     plan = node_plan("a", state, decide(state), SLOTS, frozenset())
     assert plan.ways[POD] == "drop"
-    assert plan.contested == {POD: ("p/one", "q/heir")}
-    assert POD not in plan.serving
+    assert plan.duplicate_pod_ips == {POD: ("p/one", "q/heir")}
+    assert POD not in plan.translating_nodes
     assert plan.ways["2001:db8:a::2"] == "to_1"
     holder = replace(CLUSTER, pods={**CLUSTER.pods, ("q", "heir"): Pod("q", "heir", "b", (FAR,))})
     plan = node_plan("b", holder, decide(holder), {}, frozenset({FIRST}))
