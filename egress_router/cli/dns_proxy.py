@@ -19,12 +19,12 @@ from egress_router.daemon.log import LogOutput, set_up_log
 from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.supervisor import Supervisor
-from egress_router.dns.resolver import Lookup
+from egress_router.dns.resolver import Resolver
 from egress_router.dns.watcher import unusable
 from egress_router.dns_proxy.destinations import VARIABLE, DnsProxyConfig, parse_dns_proxy
 from egress_router.dns_proxy.haproxy.engine import LAST_LINES_SECONDS, HaproxyEngine, families_with_a_route
 from egress_router.dns_proxy.metrics import DnsProxyCollector, names_as_json
-from egress_router.dns_proxy.names import NameKeeper
+from egress_router.dns_proxy.names import BackendWatcher
 from egress_router.errors import ConfigurationError, EgressRouterError
 from egress_router.net.netlink import Netlink
 from egress_router.net.rtnetlink.read import observe
@@ -58,7 +58,7 @@ def run_dns_proxy(env: Mapping[str, str]) -> int:
     output = LogOutput(sys.stdout.fileno()) if config.access_log else None
     engine = HaproxyEngine(
         reader.read,
-        NameKeeper(Lookup(config.nameservers), sorted(config.sources) or families_with_a_route(), unusable),
+        BackendWatcher(Resolver(config.nameservers), sorted(config.sources) or families_with_a_route(), unusable),
         Path(env.get("EGRESS_RUN_DIR") or RUN_DIR) / "dns-proxy",
         watch=[Path(file)] if file else [],
         output=output,

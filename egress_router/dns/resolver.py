@@ -19,7 +19,7 @@ from dns.nameserver import Do53Nameserver
 from egress_router.config import fields
 from egress_router.config.fields import Invalid
 from egress_router.config.values import Address, Family, HostName, NameServer
-from egress_router.dns.cache import Failed, Found, Nothing, Reply, Tried
+from egress_router.dns.cache import Answer, CandidateReplies, Failure, NegativeAnswer, Reply
 from egress_router.errors import printable
 
 # /etc/resolv.conf. See resolv.conf(5).
@@ -87,7 +87,7 @@ LOOKUP_TIMEOUT = 6.0
 RECORD = {Family.IPV4: dns.rdatatype.A, Family.IPV6: dns.rdatatype.AAAA}
 
 
-class Lookup:
+class Resolver:
     """Looks names up with the name servers and search domains of resolv.conf, read again whenever it changed.
 
     ``nameservers`` replaces those of the file.
@@ -101,36 +101,36 @@ class Lookup:
         self.search = SearchPath()
         self._read_if_changed()
 
-    async def look_up(self, name: HostName, families: Sequence[Family]) -> list[Tried]:
+    async def resolve(self, name: HostName, families: Sequence[Family]) -> list[CandidateReplies]:
         """Ask for the candidates of ``name`` in order until one has an address; return all replies.
 
         It ends at a candidate that no name server says anything about, as in the C library: the next would fare no
         better.
         """
         self._read_if_changed()
-        tried: list[Tried] = []
+        tried: list[CandidateReplies] = []
         for candidate in candidates(name, self.search):
             replies = await asyncio.gather(*(self._ask(candidate, family) for family in families))
-            tried.append(Tried(candidate, dict(zip(families, replies, strict=True))))
+            tried.append(CandidateReplies(candidate, dict(zip(families, replies, strict=True))))
             if tried[-1].found or tried[-1].silent:
                 break
         return tried
 
     async def _ask(self, candidate: str, family: Family) -> Reply:
         if not self._resolver.nameservers:
-            return Failed(f"{self._path} names no name server")
+            return Failure(f"{self._path} names no name server")
         try:
             answer = await self._resolve(candidate, RECORD[family])
         except dns.resolver.NXDOMAIN:
-            return Nothing("does not exist")
+            return NegativeAnswer("does not exist")
         except dns.resolver.LifetimeTimeout as error:
-            return Failed(_reason(error), silent=True)
+            return Failure(_reason(error), silent=True)
         except (dns.exception.DNSException, OSError) as error:
-            return Failed(_reason(error))
+            return Failure(_reason(error))
         if answer.rrset is None:
-            return Nothing(f"has no {family} address")
+            return NegativeAnswer(f"has no {family} address")
         addresses = frozenset(_address(record.to_text()) for record in answer.rrset)
-        return Found(addresses, float(answer.chaining_result.minimum_ttl))
+        return Answer(addresses, float(answer.chaining_result.minimum_ttl))
 
     async def _resolve(self, candidate: str, record: dns.rdatatype.RdataType) -> dns.resolver.Answer:
         """Ask with EDNS, and once more without where every server says that it does not know it (RFC 6891, 7)."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from egress_router.config.fields import not_a_host
 from egress_router.config.values import Address, Family, HostName
-from egress_router.dns.cache import Belief, Terms, believe, chosen, lapses, without_lapsed
-from egress_router.dns.resolver import Lookup
+from egress_router.dns.cache import CacheEntry, CachePolicy, expires_at, select_addresses, updated, without_expired
+from egress_router.dns.resolver import Resolver
 from egress_router.errors import printable
 
 # Keeps names looked up: asks again when an answer's time is over, and says what has changed.
@@ -25,34 +25,34 @@ PARALLEL = 32
 MOST_PER_SECOND = 50
 
 
-Learnt = Callable[[HostName, tuple[Address, ...], Belief], None]
+OnUpdate = Callable[[HostName, tuple[Address, ...], CacheEntry], None]
 
 
-class Follower:
+class DnsWatcher:
     """Looks up every name it was told to follow, for as long as it is followed, in the event loop ``loop``.
 
-    ``usable`` says why an address of an answer must not be connected to, or None. After every look-up ``learnt`` is
-    called with the name, the addresses to use, and the belief that they come from.
+    ``usable`` says why an address of an answer must not be connected to, or None. After every look-up ``on_update`` is
+    called with the name, the addresses to use, and the entry that they come from.
     """
 
     def __init__(
         self,
-        lookup: Lookup,
+        lookup: Resolver,
         families: Sequence[Family],
         usable: Callable[[Address], str | None],
-        learnt: Learnt,
+        on_update: OnUpdate,
         loop: asyncio.AbstractEventLoop,
-        terms: Terms,
+        policy: CachePolicy,
     ) -> None:
         self._lookup = lookup
         self._families = tuple(families)
         self._usable = usable
-        self._tell = learnt
+        self._tell = on_update
         self._loop = loop
-        self._terms = terms
+        self._policy = policy
         self._slots = asyncio.Semaphore(PARALLEL)
         self._tasks: dict[HostName, asyncio.Task[None]] = {}
-        self._beliefs: dict[HostName, Belief] = {}
+        self._entries: dict[HostName, CacheEntry] = {}
         self._addresses: dict[HostName, tuple[Address, ...]] = {}
 
     def follow(self, names: Iterable[HostName]) -> None:
@@ -66,54 +66,54 @@ class Follower:
         forgotten = list(self._tasks.keys() - set(names))
         for name in forgotten:
             self._tasks.pop(name).cancel()
-            self._beliefs.pop(name, None)
+            self._entries.pop(name, None)
             self._addresses.pop(name, None)
         return forgotten
 
     async def _keep(self, name: HostName) -> None:
-        belief = Belief()
+        entry = CacheEntry()
         while True:
             async with self._slots:
                 try:
-                    belief = await self._ask(name, belief)
+                    entry = await self._ask(name, entry)
                 except Exception:
                     # One strange reply must not end the look-ups of this name for good.
                     log.exception("%s: looking it up failed unexpectedly", name)
                     await asyncio.sleep(1)
-            self._learnt(name, belief)
-            await asyncio.sleep(max(belief.refresh, len(self._tasks) / MOST_PER_SECOND))
+            self._on_update(name, entry)
+            await asyncio.sleep(max(entry.refresh, len(self._tasks) / MOST_PER_SECOND))
 
-    async def _ask(self, name: HostName, belief: Belief) -> Belief:
-        """Look ``name`` up; what lapses while name servers are silent goes out of use on time."""
-        asked = self._loop.create_task(self._lookup.look_up(name, self._families))
+    async def _ask(self, name: HostName, entry: CacheEntry) -> CacheEntry:
+        """Look ``name`` up; what expires while name servers are silent goes out of use on time."""
+        asked = self._loop.create_task(self._lookup.resolve(name, self._families))
         try:
             while True:
-                end = lapses(belief, self._terms)
+                end = expires_at(entry, self._policy)
                 wait = None if end is None else max(0.0, end - time.monotonic())
                 done, _ = await asyncio.wait({asked}, timeout=wait)
                 if done:
-                    return believe(belief, asked.result(), time.monotonic(), self._terms)
-                belief = without_lapsed(belief, time.monotonic(), self._terms)
-                self._learnt(name, belief)
+                    return updated(entry, asked.result(), time.monotonic(), self._policy)
+                entry = without_expired(entry, time.monotonic(), self._policy)
+                self._on_update(name, entry)
         finally:
             asked.cancel()
 
-    def _learnt(self, name: HostName, belief: Belief) -> None:
-        before = self._beliefs.get(name)
+    def _on_update(self, name: HostName, entry: CacheEntry) -> None:
+        before = self._entries.get(name)
         in_use = self._addresses.get(name, ())
-        changed = before is None or before.addresses != belief.addresses
+        changed = before is None or before.addresses != entry.addresses
         refused: dict[Address, str] = {}
         addresses = in_use
         if changed:
-            refused = {address: why for address in belief.addresses if (why := self._usable(address))}
-            addresses = chosen(belief.addresses - refused.keys(), in_use, self._terms.most)
-        self._beliefs[name] = belief
+            refused = {address: why for address in entry.addresses if (why := self._usable(address))}
+            addresses = select_addresses(entry.addresses - refused.keys(), in_use, self._policy.most)
+        self._entries[name] = entry
         self._addresses[name] = addresses
-        self._tell(name, addresses, belief)
+        self._tell(name, addresses, entry)
         if changed:
             _report_refused(name, refused)
-            _report_change(name, in_use, addresses, len(belief.addresses) - len(refused))
-        _report_problem(name, before, belief)
+            _report_change(name, in_use, addresses, len(entry.addresses) - len(refused))
+        _report_problem(name, before, entry)
 
 
 def _report_refused(name: HostName, refused: dict[Address, str]) -> None:
@@ -131,33 +131,33 @@ def _report_change(name: HostName, before: Sequence[Address], now: Sequence[Addr
         log.info("%s: %d address%s (%s)", name, len(now), "" if len(now) == 1 else "es", shown)
 
 
-def _report_problem(name: HostName, before: Belief | None, belief: Belief) -> None:
+def _report_problem(name: HostName, before: CacheEntry | None, entry: CacheEntry) -> None:
     """Log a problem when it starts, when it changes and when it is over; not every time it is seen."""
-    if before is not None and before.problem == belief.problem and bool(before.addresses) == bool(belief.addresses):
+    if before is not None and before.problem == entry.problem and bool(before.addresses) == bool(entry.addresses):
         return
-    if belief.problem:
-        serving = f"{len(belief.addresses)} known addresses stay in use" if belief.addresses else "no address serves"
-        log.warning("%s: %s; %s", name, printable(belief.problem, 500), serving)
+    if entry.problem:
+        serving = f"{len(entry.addresses)} known addresses stay in use" if entry.addresses else "no address serves"
+        log.warning("%s: %s; %s", name, printable(entry.problem, 500), serving)
     elif before is not None and before.problem:
         log.info("%s: is answered again", name)
 
 
-# A Follower in a thread of its own: look-ups go on while the caller is busy, and what they stumble over stays.
+# A DnsWatcher in a thread of its own: look-ups go on while the caller is busy, and what they stumble over stays.
 
 
-class FollowerThread:
-    """Runs ``follower``, whose methods only this thread may call: by ``call``. ``learnt`` is called in it too."""
+class DnsWatcherThread:
+    """Runs ``watcher``, whose methods only this thread may call: by ``call``. ``on_update`` is called in it too."""
 
     def __init__(
         self,
-        lookup: Lookup,
+        lookup: Resolver,
         families: Sequence[Family],
         usable: Callable[[Address], str | None],
-        learnt: Learnt,
-        terms: Terms,
+        on_update: OnUpdate,
+        policy: CachePolicy,
     ) -> None:
         self._loop = asyncio.new_event_loop()
-        self.follower = Follower(lookup, families, usable, learnt, self._loop, terms)
+        self.watcher = DnsWatcher(lookup, families, usable, on_update, self._loop, policy)
         self._thread = threading.Thread(target=self._run, name="names", daemon=True)
         self._thread.start()
 
@@ -185,7 +185,7 @@ class FollowerThread:
         self._loop.close()
 
     def _end(self) -> None:
-        self.follower.forget_others(())
+        self.watcher.forget_others(())
         # One turn of the loop for the tasks to end.
         self._loop.call_soon(self._loop.stop)
 

@@ -21,7 +21,7 @@ from egress_router.dns_proxy.names import DnsProxyState
 
 
 class DnsProxyCollector(Collector):
-    """Reads the tally of the access log, the kernel's sockets and the names, and asks HAProxy; while that does not
+    """Reads the stats of the access log, the kernel's sockets and the names, and asks HAProxy; while that does not
     answer, its own figures are absent.
     """
 
@@ -49,7 +49,7 @@ class DnsProxyCollector(Collector):
         yield from supervised(self._counters, self._health, lost, mode="dns-proxy")
 
     def _ended(self, config: DnsProxyConfig) -> Iterator[Metric]:
-        counted = self._engine.tally.read()
+        counted = self._engine.stats.read()
         found = {item.way: counted.get(item.way, Traffic()) for item in config.destinations}
         prefix, label = "egress_router_destination_", "destination"
         values = {text: traffic.connections for text, traffic in found.items()}
@@ -71,8 +71,8 @@ def _open(config: DnsProxyConfig) -> Iterator[Metric]:
 
 
 def _figures(state: DnsProxyState, name: HostName) -> NameFigures:
-    belief = state.beliefs.get(name)
-    confirmed = [item.confirmed for item in belief.serving.values()] if belief else []
+    entry = state.entries.get(name)
+    confirmed = [item.confirmed for item in entry.serving.values()] if entry else []
     return NameFigures(
         str(name), len(state.addresses.get(name, ())), max(confirmed, default=None), state.failures(name)
     )

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from egress_router.config.values import Address, Family, HostName
-from egress_router.dns.cache import Belief, Terms
-from egress_router.dns.resolver import Lookup
-from egress_router.dns.watcher import FollowerThread
+from egress_router.dns.cache import CacheEntry, CachePolicy
+from egress_router.dns.resolver import Resolver
+from egress_router.dns.watcher import DnsWatcherThread
 from egress_router.dns_proxy.destinations import DnsProxyConfig
 from egress_router.dns_proxy.haproxy.servers import ServerSync
 from egress_router.errors import printable
@@ -26,7 +26,7 @@ class DnsProxyState:
     """
 
     config: DnsProxyConfig
-    beliefs: Mapping[HostName, Belief]
+    entries: Mapping[HostName, CacheEntry]
     addresses: Mapping[HostName, Sequence[Address]]
     failures: Callable[[HostName], int]
 
@@ -41,7 +41,7 @@ class DnsProxyState:
 
     def problem(self, name: HostName) -> str:
         """Return what is wrong with the last look-up of a name; empty when nothing is."""
-        return printable(self.beliefs[name].problem) if name in self.beliefs else "no answer yet"
+        return printable(self.entries[name].problem) if name in self.entries else "no answer yet"
 
 
 # Keeps names looked up, in a thread of its own, and HAProxy's servers equal to the answers.
@@ -50,25 +50,25 @@ class DnsProxyState:
 FULL_SYNC = 30.0
 
 
-class NameKeeper:
+class BackendWatcher:
     """Looks up every name it was told to follow, for as long as it is followed.
 
     ``usable`` says why an address of an answer must not be connected to, or None. All methods may be called from any
     thread.
     """
 
-    def __init__(self, lookup: Lookup, families: Sequence[Family], usable: Callable[[Address], str | None]) -> None:
+    def __init__(self, lookup: Resolver, families: Sequence[Family], usable: Callable[[Address], str | None]) -> None:
         self._changed = threading.Condition()
         self._addresses: dict[HostName, tuple[Address, ...]] = {}
-        self._beliefs: dict[HostName, Belief] = {}
+        self._entries: dict[HostName, CacheEntry] = {}
         self._failures: Counter[HostName] = Counter()
         self._sync: ServerSync | None = None
-        self._thread = FollowerThread(lookup, families, usable, self._learnt, Terms())
+        self._thread = DnsWatcherThread(lookup, families, usable, self._on_update, CachePolicy())
         self._thread.every(FULL_SYNC, self._full_sync)
 
     def follow(self, names: Iterable[HostName]) -> None:
         """Look these names up too from now on."""
-        self._thread.call(self._thread.follower.follow, tuple(names))
+        self._thread.call(self._thread.watcher.follow, tuple(names))
 
     def attach(self, config: DnsProxyConfig, socket: Path) -> None:
         """Serve the HAProxy behind ``socket`` from now on, which runs ``config``; forget names it does not have."""
@@ -89,10 +89,10 @@ class NameKeeper:
         with self._changed:
             return dict(self._addresses)
 
-    def beliefs(self) -> dict[HostName, Belief]:
+    def entries(self) -> dict[HostName, CacheEntry]:
         """Return what is believed of each name that was looked up."""
         with self._changed:
-            return dict(self._beliefs)
+            return dict(self._entries)
 
     def failures(self, name: HostName) -> int:
         """Return how many look-ups of a name brought no answer."""
@@ -107,22 +107,22 @@ class NameKeeper:
 
     def _attach(self, config: DnsProxyConfig, socket: Path) -> None:
         self._sync = ServerSync(config, socket)
-        self._thread.follower.follow(config.names)
-        for name in self._thread.follower.forget_others(config.names):
+        self._thread.watcher.follow(config.names)
+        for name in self._thread.watcher.forget_others(config.names):
             with self._changed:
                 self._addresses.pop(name, None)
-                self._beliefs.pop(name, None)
+                self._entries.pop(name, None)
         self._sync.run(self.known())
 
     def _full_sync(self) -> None:
         if self._sync:
             self._sync.run(self.known())
 
-    def _learnt(self, name: HostName, addresses: tuple[Address, ...], belief: Belief) -> None:
+    def _on_update(self, name: HostName, addresses: tuple[Address, ...], entry: CacheEntry) -> None:
         with self._changed:
             self._addresses[name] = addresses
-            self._beliefs[name] = belief
-            self._failures[name] += bool(belief.problem)
+            self._entries[name] = entry
+            self._failures[name] += bool(entry.problem)
             self._changed.notify_all()
         if self._sync:
             self._sync.run({name: addresses}, compare=False)

@@ -20,7 +20,7 @@ ERRORS = ("dns", "connect", "timeout", "server", "other")
 
 
 class HttpProxyCollector(Collector):
-    """Reads the tally of the access log and the kernel's sockets, and asks Squid; while that does not answer, its own
+    """Reads the stats of the access log and the kernel's sockets, and asks Squid; while that does not answer, its own
     figures are absent.
     """
 
@@ -41,7 +41,7 @@ class HttpProxyCollector(Collector):
         yield from supervised(self._counters, self._health, lost, mode="http-proxy")
 
     def _requests(self) -> Iterator[Metric]:
-        counts = self._engine.tally.read()
+        counts = self._engine.stats.read()
         decisions = {word: counts.decisions[word] for word in DECISIONS}
         text = "Requests that have ended, by decision; invalid ones could not be judged."
         yield by_label(CounterMetricFamily, "egress_router_http_requests", text, "decision", decisions)

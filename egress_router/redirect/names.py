@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from egress_router.config.values import Address, HostName
-from egress_router.dns.cache import Belief, Terms
+from egress_router.dns.cache import CacheEntry, CachePolicy
 from egress_router.redirect.state import NameState, State
 from egress_router.redirect.values import RunConfig
 
 if TYPE_CHECKING:
-    from egress_router.dns.watcher import FollowerThread
+    from egress_router.dns.watcher import DnsWatcherThread
 
 #: Upper bound of the time between two look-ups of a name: a change is seen after so long whatever its time to live.
 REFRESH_MAX = 300.0
@@ -46,7 +46,7 @@ class Names:
         self._state = state
         self._loop = loop
         self._tell = changed
-        self._thread: FollowerThread | None = None
+        self._thread: DnsWatcherThread | None = None
         self._answers: Answers = {}
         self._pending: dict[HostName, NameState] = {}
         self._not_before = 0.0
@@ -57,9 +57,9 @@ class Names:
             if not names:
                 return
             self._thread = self._start()
-        follower = self._thread.follower
-        self._thread.call(follower.follow, tuple(names))
-        self._thread.call(follower.forget_others, tuple(names))
+        watcher = self._thread.watcher
+        self._thread.call(watcher.follow, tuple(names))
+        self._thread.call(watcher.forget_others, tuple(names))
         self._answers = {name: found for name, found in self._answers.items() if name in names}
 
     def close(self) -> None:
@@ -67,22 +67,22 @@ class Names:
         if self._thread is not None:
             self._thread.close()
 
-    def _start(self) -> FollowerThread:
-        from egress_router.dns.resolver import Lookup
-        from egress_router.dns.watcher import FollowerThread, unusable
+    def _start(self) -> DnsWatcherThread:
+        from egress_router.dns.resolver import Resolver
+        from egress_router.dns.watcher import DnsWatcherThread, unusable
 
         families = sorted(self._run.router.sources)
-        terms = Terms(REFRESH_MAX, float(self._run.name_hold), MOST_ADDRESSES)
-        return FollowerThread(Lookup(), families, unusable, self._learnt_there, terms)
+        policy = CachePolicy(REFRESH_MAX, float(self._run.name_hold), MOST_ADDRESSES)
+        return DnsWatcherThread(Resolver(), families, unusable, self._on_update_in_thread, policy)
 
-    def _learnt_there(self, name: HostName, addresses: tuple[Address, ...], belief: Belief) -> None:
-        self._loop.call_soon_threadsafe(self._learnt, name, addresses, belief)
+    def _on_update_in_thread(self, name: HostName, addresses: tuple[Address, ...], entry: CacheEntry) -> None:
+        self._loop.call_soon_threadsafe(self._on_update, name, addresses, entry)
 
-    def _learnt(self, name: HostName, addresses: tuple[Address, ...], belief: Belief) -> None:
+    def _on_update(self, name: HostName, addresses: tuple[Address, ...], entry: CacheEntry) -> None:
         if name not in self._state.names:
             # It went out of the rules while it was looked up.
             return
-        state = after(self._pending.get(name, self._state.names[name]), addresses, belief)
+        state = after(self._pending.get(name, self._state.names[name]), addresses, entry)
         if name not in self._pending and self._answers.get(name, ()) == addresses:
             self._state.names[name] = state
             return
@@ -100,12 +100,12 @@ class Names:
         self._state.names.update((name, state) for name, state in pending.items() if name in self._state.names)
 
 
-def after(state: NameState, addresses: tuple[Address, ...], belief: Belief) -> NameState:
+def after(state: NameState, addresses: tuple[Address, ...], entry: CacheEntry) -> NameState:
     """Return the state of a name after a look-up."""
-    confirmed = [serving.confirmed for serving in belief.serving.values()]
+    confirmed = [serving.confirmed for serving in entry.serving.values()]
     return NameState(
         addresses,
         max(confirmed) if confirmed else state.answered,
-        belief.problem or ("" if addresses else "no address of the answer may be used"),
-        state.failures + bool(belief.problem),
+        entry.problem or ("" if addresses else "no address of the answer may be used"),
+        state.failures + bool(entry.problem),
     )

@@ -19,9 +19,9 @@ from egress_router.daemon.children import Child, Launch
 from egress_router.daemon.log import LogOutput
 from egress_router.dns_proxy.destinations import DnsProxyConfig
 from egress_router.dns_proxy.haproxy.config import render_haproxy
-from egress_router.dns_proxy.haproxy.log_pipe import DnsTally, LogPipe
+from egress_router.dns_proxy.haproxy.log_pipe import ConnectionStats, LogPipe
 from egress_router.dns_proxy.haproxy.servers import RuntimeSocket
-from egress_router.dns_proxy.names import DnsProxyState, NameKeeper
+from egress_router.dns_proxy.names import BackendWatcher, DnsProxyState
 from egress_router.errors import PlatformError, ToolFailed
 
 # What this pod is and may: its addresses, its families, its low ports.
@@ -121,9 +121,9 @@ class Prepared:
 
 class HaproxyEngine:
     """Runs the configuration that ``read`` returns (it raises EgressRouterError when there is none), with the answers
-    that ``keeper`` has.
+    that ``watcher`` has.
 
-    Files go to ``directory``, the access log to ``output`` (None: it is off), ``tally`` counts it in any case; a change
+    Files go to ``directory``, the access log to ``output`` (None: it is off), ``stats`` counts it in any case; a change
     of ``watch`` means a reload.
     """
 
@@ -132,19 +132,19 @@ class HaproxyEngine:
     def __init__(
         self,
         read: Callable[[], DnsProxyConfig],
-        keeper: NameKeeper,
+        watcher: BackendWatcher,
         directory: Path,
         *,
         watch: Iterable[Path] = (),
         output: LogOutput | None = None,
     ) -> None:
         self._read = read
-        self._keeper = keeper
+        self._watcher = watcher
         self._directory = directory
         self._watch = tuple(watch)
         self.output = output
-        self.tally = DnsTally()
-        self._log = LogPipe(self.tally, output, _remark)
+        self.stats = ConnectionStats()
+        self._log = LogPipe(self.stats, output, _remark)
         self.in_force: DnsProxyConfig | None = None
         self._runtime: RuntimeSocket | None = None
         self._sockets: dict[int, Path] = {}
@@ -156,7 +156,7 @@ class HaproxyEngine:
 
     def close(self) -> None:
         """Stop the threads. The children have ended."""
-        self._keeper.close()
+        self._watcher.close()
         self._log.finish(LAST_LINES_SECONDS)
 
     def watched(self) -> Iterable[Path]:
@@ -167,13 +167,13 @@ class HaproxyEngine:
         """Read and check; names that are new with a reload get a moment for their first answers."""
         config = self._read()
         require_low_ports(config)
-        self._keeper.follow(config.names)
+        self._watcher.follow(config.names)
         path = self._write("next", config)
         try:
             _check(path)
         finally:
             path.unlink(missing_ok=True)
-        if self._sockets and not self._keeper.wait(config.names, RELOAD_ANSWERS):
+        if self._sockets and not self._watcher.wait(config.names, RELOAD_ANSWERS):
             log.warning("some names have no answer yet; the new configuration starts without them")
         return Prepared(config, generation, time.monotonic())
 
@@ -196,9 +196,9 @@ class HaproxyEngine:
             except (OSError, ValueError):
                 return False
             self._sockets[child.pid] = path
-            self._keeper.attach(prepared.config, path)
+            self._watcher.attach(prepared.config, path)
         waited = time.monotonic() - prepared.since
-        ready = waited > FIRST_ANSWERS or self._keeper.looked_up(prepared.config.names)
+        ready = waited > FIRST_ANSWERS or self._watcher.looked_up(prepared.config.names)
         if ready:
             runtime = RuntimeSocket(self._sockets[child.pid], PROBE_SECONDS)
             self.in_force, self._runtime = prepared.config, runtime
@@ -209,7 +209,7 @@ class HaproxyEngine:
         config = self.in_force
         if config is None:
             return None
-        return DnsProxyState(config, self._keeper.beliefs(), self._keeper.known(), self._keeper.failures)
+        return DnsProxyState(config, self._watcher.entries(), self._watcher.known(), self._watcher.failures)
 
     def info(self) -> dict[str, str]:
         """Return what ``show info`` says. Called from any thread; OSError when HAProxy does not answer."""
@@ -263,7 +263,7 @@ class HaproxyEngine:
 
     def _write(self, generation: str, config: DnsProxyConfig) -> Path:
         path = self._socket(generation)
-        text = render_haproxy(config, self._keeper.known(), socket=str(path), ipv6=self._ipv6)
+        text = render_haproxy(config, self._watcher.known(), socket=str(path), ipv6=self._ipv6)
         log.debug("%s:\n%s", path.with_suffix(".cfg"), text)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ class Traffic:
     bytes: int = 0
 
 
-class DnsTally:
+class ConnectionStats:
     """Adds up entries of the access log; all methods may be called from any thread."""
 
     def __init__(self) -> None:
@@ -56,10 +56,10 @@ class DnsTally:
 
 
 class LogPipe(LinePipe):
-    """Lines of JSON are counted in ``tally`` and passed to ``output`` (None: to nobody), others to ``remark``."""
+    """Lines of JSON are counted in ``stats`` and passed to ``output`` (None: to nobody), others to ``remark``."""
 
-    def __init__(self, tally: DnsTally, output: LogOutput | None, remark: Callable[[str], None]) -> None:
-        self._tally = tally
+    def __init__(self, stats: ConnectionStats, output: LogOutput | None, remark: Callable[[str], None]) -> None:
+        self._stats = stats
         self._output = output
         self._remark = remark
         super().__init__(self._sort)
@@ -68,7 +68,7 @@ class LogPipe(LinePipe):
         entries = [line for line in lines if line.startswith(b"{")]
         if self._output:
             self._output.put(entries)
-        self._tally.add(entries)
+        self._stats.add(entries)
         for line in lines:
             if line.strip() and not line.startswith(b"{"):
                 self._remark(line.decode("utf-8", "replace"))

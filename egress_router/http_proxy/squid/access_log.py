@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from egress_router.daemon.children import LinePipe
 from egress_router.daemon.log import LogOutput
-from egress_router.http_proxy.squid.log_line import RawLine, Translator, entry, parse
+from egress_router.http_proxy.squid.log_line import RawLine, RuleAttributor, entry, parse
 
 # What Squid's access log adds up to. Requests count when they have ended, tunnels too.
 
@@ -43,7 +43,7 @@ def error_word(error: str, server: str) -> str | None:
 
 
 @dataclass(slots=True)
-class HttpCounts:
+class RequestCounts:
     """Requests by decision (``allow``, ``deny``, ``invalid``), by destination line, failed ones by ``error_word``, and
     bytes sent to clients.
     """
@@ -54,14 +54,14 @@ class HttpCounts:
     sent: int = 0
 
 
-class HttpTally:
+class RequestStats:
     """The sum of all generations; all methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sum = HttpCounts()
+        self._sum = RequestCounts()
 
-    def add(self, batch: HttpCounts) -> None:
+    def add(self, batch: RequestCounts) -> None:
         """Add a batch."""
         with self._lock:
             self._sum.decisions.update(batch.decisions)
@@ -71,11 +71,13 @@ class HttpTally:
             for text, count in batch.destinations.items():
                 known[text if text in known or len(known) < MAX_DESTINATIONS else OTHER] += count
 
-    def read(self) -> HttpCounts:
+    def read(self) -> RequestCounts:
         """Return what was counted so far."""
         with self._lock:
             total = self._sum
-            return HttpCounts(Counter(total.decisions), Counter(total.destinations), Counter(total.errors), total.sent)
+            return RequestCounts(
+                Counter(total.decisions), Counter(total.destinations), Counter(total.errors), total.sent
+            )
 
 
 # The access log of a Squid: counted, and written as one JSON object a line with the policy line that decided.
@@ -86,34 +88,34 @@ log = logging.getLogger(__name__)
 
 
 class AccessLog(LinePipe):
-    """The log of one Squid: counted in ``tally`` and written to ``output`` (None: to nobody). ``write_end`` becomes
+    """The log of one Squid: counted in ``stats`` and written to ``output`` (None: to nobody). ``write_end`` becomes
     that Squid's standard output.
     """
 
-    def __init__(self, translator: Translator, tally: HttpTally, output: LogOutput | None) -> None:
-        self._translator = translator
-        self._tally = tally
+    def __init__(self, attributor: RuleAttributor, stats: RequestStats, output: LogOutput | None) -> None:
+        self._attributor = attributor
+        self._stats = stats
         self._output = output
         super().__init__(self._copy_lines)
 
     def _copy_lines(self, lines: list[bytes]) -> None:
-        counts = HttpCounts()
+        counts = RequestCounts()
         written = []
         for text in (line.decode("utf-8", "replace") for line in lines):
             raw = parse(text)
-            decided = self._translator.decision(raw) if raw else None
+            decided = self._attributor.decision(raw) if raw else None
             line = entry(raw, decided) if raw and decided and self._output else ""
             if raw is None or decided is None or line is None:
                 log.warning("access log: a line that is not ours was dropped (%d characters)", len(text))
                 continue
             written.append(line.encode())
             _count(raw, decided.members, counts)
-        self._tally.add(counts)
+        self._stats.add(counts)
         if self._output:
             self._output.put(written)
 
 
-def _count(raw: RawLine, decision: Mapping[str, str | int | None], counts: HttpCounts) -> None:
+def _count(raw: RawLine, decision: Mapping[str, str | int | None], counts: RequestCounts) -> None:
     counts.decisions["invalid" if raw.rule == "-" else str(decision["decision"])] += 1
     counts.sent += int(raw.size)
     if "rule" in decision:

@@ -26,7 +26,7 @@ from egress_router.errors import PlatformError, ToolFailed, TryAgainError
 from egress_router.http_proxy.policy.compile import compile_policy, shadow_warnings
 from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
 from egress_router.http_proxy.policy.values import Address, CompiledPolicy, HttpPolicy, HttpSettings
-from egress_router.http_proxy.squid.access_log import AccessLog, HttpTally
+from egress_router.http_proxy.squid.access_log import AccessLog, RequestStats
 from egress_router.http_proxy.squid.config import (
     SquidPlace,
     clients_with,
@@ -34,7 +34,7 @@ from egress_router.http_proxy.squid.config import (
     render_squid,
     wanted_descriptors,
 )
-from egress_router.http_proxy.squid.log_line import Translator
+from egress_router.http_proxy.squid.log_line import RuleAttributor
 from egress_router.http_proxy.squid.manager import SquidManager
 from egress_router.http_proxy.squid.workers import Guard, listen_address
 
@@ -145,7 +145,7 @@ class _State:
 class SquidEngine:
     """Runs ``workers`` Squids for the policy that ``load`` reads, in the pod that has the addresses ``own`` tells.
 
-    ``directory`` is writable; ``output`` takes the access log (None: it is off), ``tally`` counts it in any case.
+    ``directory`` is writable; ``output`` takes the access log (None: it is off), ``stats`` counts it in any case.
     ``secret`` opens the cache manager to us. The kernel spreads connections over the Squids.
     """
 
@@ -154,7 +154,7 @@ class SquidEngine:
     own: Callable[[], Iterable[Address]]
     directory: Path
     output: LogOutput | None
-    tally: HttpTally = field(default_factory=HttpTally)
+    stats: RequestStats = field(default_factory=RequestStats)
     secret: str = field(default_factory=lambda: secrets.token_hex(16))
     program: str = PROGRAM
     name: str = "squid"
@@ -234,15 +234,15 @@ class SquidEngine:
         self._close_guard()
         if previous is None:
             self._make_guard()
-        translator = Translator(prepared.policy, prepared.compiled)
-        return [self._launch(prepared, translator) for _ in range(self.workers)]
+        attributor = RuleAttributor(prepared.policy, prepared.compiled)
+        return [self._launch(prepared, attributor) for _ in range(self.workers)]
 
-    def _launch(self, prepared: SquidConfiguration, translator: Translator) -> Launch:
+    def _launch(self, prepared: SquidConfiguration, attributor: RuleAttributor) -> Launch:
         service = SERVICE_PREFIX + secrets.token_hex(4)
         host, port = unused_address()
         conf = prepared.directory / f"{service}.conf"
         write_files(prepared.directory, {conf.name: f"{prepared.files['squid.conf']}\nhttp_port {host}:{port}\n"})
-        access_log = AccessLog(translator, self.tally, self.output)
+        access_log = AccessLog(attributor, self.stats, self.output)
         manager = SquidManager(host, port, self.secret)
         self._states[service] = _State(prepared.directory, conf, access_log, manager)
         command = (self.program, "-N", "-n", service, "-f", str(conf))

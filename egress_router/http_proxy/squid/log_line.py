@@ -48,7 +48,7 @@ def plain(field: str) -> str | None:
     return None if field == "-" else unquote(field)
 
 
-class Decided(NamedTuple):
+class Attribution(NamedTuple):
     """What was decided, as the JSON has it, and the members that are the same for all such requests as text: those
     about the target and those about the decision.
     """
@@ -68,7 +68,7 @@ def _quoted(field: str) -> str:
     return json.dumps(unquote(field))
 
 
-def entry(raw: RawLine, decided: Decided) -> str | None:
+def entry(raw: RawLine, decided: Attribution) -> str | None:
     """Return the JSON text of a raw line; None when it is not one of ours. Little but the numbers is made anew: a busy
     proxy writes thousands a second.
     """
@@ -106,7 +106,7 @@ UNCONNECTED = "answered without a connection"
 UNTOLD = "addresses of the name, in several lines"
 
 
-class Translator:
+class RuleAttributor:
     """Knows what decided about the raw lines of one generation. ``policy`` and ``compiled`` are what its Squid runs."""
 
     def __init__(self, policy: HttpPolicy, compiled: CompiledPolicy) -> None:
@@ -121,12 +121,12 @@ class Translator:
         self._asked = cache(lambda: numbered_ranges(compiled))
         self._decide = lru_cache(maxsize=8192)(self._decision)
 
-    def decision(self, raw: RawLine) -> Decided:
+    def decision(self, raw: RawLine) -> Attribution:
         """Return what was decided."""
         rule = "gone" if raw.rule == "-" and raw.status.strip("0") == "" else raw.rule
         return self._decide(raw.host, raw.port, rule, raw.at, raw.server)
 
-    def _decision(self, host: str, port: str, rule: str, at: str, server: str) -> Decided:
+    def _decision(self, host: str, port: str, rule: str, at: str, server: str) -> Attribution:
         target = {"host": plain(host), "port": int(port) if port.isdecimal() else None}
         host = (plain(host) or "").removesuffix(".").lower()
         number = int(rule) if rule.isdecimal() else 0
@@ -147,7 +147,7 @@ class Translator:
             decision["reason"] = CLOSED if decided == 0 else decided or REASONS["default"]
         if allowed and server != "-":
             decision["server"] = server
-        return Decided(decision, json.dumps(target)[1:-1], json.dumps(decision)[1:-1])
+        return Attribution(decision, json.dumps(target)[1:-1], json.dumps(decision)[1:-1])
 
     def _decided(self, host: str, port: int, rule: int, at: str, address: Address | None) -> int | str | None:
         """Return the number of the first line about a host: about the ``address`` that is known, or what ``at`` tells.

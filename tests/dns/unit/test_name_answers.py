@@ -11,42 +11,42 @@ from hypothesis import strategies as st
 
 from egress_router.config.values import Address, Family
 from egress_router.dns.cache import (
-    HOLD_NO,
+    HOLD_NEGATIVE,
     REFRESH_MIN,
     RETRY_MAX,
-    Belief,
-    Failed,
-    Found,
-    Nothing,
+    Answer,
+    CacheEntry,
+    CachePolicy,
+    CandidateReplies,
+    Failure,
+    NegativeAnswer,
     Reply,
-    Terms,
-    Tried,
-    believe,
-    chosen,
-    lapses,
-    without_lapsed,
+    expires_at,
+    select_addresses,
+    updated,
+    without_expired,
 )
 
 ONE, TWO, SIX = (ip_address(text) for text in ("203.0.113.25", "203.0.113.26", "2001:db8:113::25"))
-TERMS = Terms(refresh_max=300, hold=3600)
+TERMS = CachePolicy(refresh_max=300, hold=3600)
 HOLD_FAILED, REFRESH_MAX = TERMS.hold, TERMS.refresh_max
-NO, SERVFAIL, SILENT = Nothing("does not exist"), Failed("SERVFAIL"), Failed("no reply in time", silent=True)
+NO, SERVFAIL, SILENT = NegativeAnswer("does not exist"), Failure("SERVFAIL"), Failure("no reply in time", silent=True)
 
 
-def found(*addresses: Address, ttl: float = 5) -> Found:
-    return Found(frozenset(addresses), ttl)
+def found(*addresses: Address, ttl: float = 5) -> Answer:
+    return Answer(frozenset(addresses), ttl)
 
 
-def tried(reply: Reply, candidate: str = "a.", six: Reply | None = None) -> Tried:
-    return Tried(candidate, {Family.IPV4: reply} | ({Family.IPV6: six} if six else {}))
+def tried(reply: Reply, candidate: str = "a.", six: Reply | None = None) -> CandidateReplies:
+    return CandidateReplies(candidate, {Family.IPV4: reply} | ({Family.IPV6: six} if six else {}))
 
 
-def after(*outcomes: tuple[float, list[Tried]]) -> Belief:
-    """Return the belief after look-ups at the given times."""
-    belief = Belief()
+def after(*outcomes: tuple[float, list[CandidateReplies]]) -> CacheEntry:
+    """Return the entry after look-ups at the given times."""
+    entry = CacheEntry()
     for now, outcome in outcomes:
-        belief = believe(belief, outcome, now, TERMS)
-    return belief
+        entry = updated(entry, outcome, now, TERMS)
+    return entry
 
 
 def test_new_answer_replaces_the_old_one_at_once() -> None:
@@ -55,7 +55,7 @@ def test_new_answer_replaces_the_old_one_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("reply", "held"),
-    [(NO, HOLD_NO), (SERVFAIL, HOLD_FAILED), (SILENT, HOLD_FAILED)],
+    [(NO, HOLD_NEGATIVE), (SERVFAIL, HOLD_FAILED), (SILENT, HOLD_FAILED)],
     ids=["denied", "failed", "silent"],
 )
 def test_without_an_answer_the_last_one_serves_for_a_bounded_time(reply: Reply, held: float) -> None:
@@ -65,14 +65,14 @@ def test_without_an_answer_the_last_one_serves_for_a_bounded_time(reply: Reply, 
 
 
 def test_the_next_look_up_is_not_later_than_the_end_of_the_hold() -> None:
-    belief = after((0, [tried(found(ONE))]), (HOLD_NO - 0.25, [tried(NO)]))
-    assert belief.refresh == 0.25
+    entry = after((0, [tried(found(ONE))]), (HOLD_NEGATIVE - 0.25, [tried(NO)]))
+    assert entry.refresh == 0.25
 
 
 def test_never_resolved_is_empty_and_says_why() -> None:
-    belief = after((0, [tried(NO, "a.b."), tried(NO, "a.")]))
-    assert belief.addresses == set()
-    assert belief.problem == "a.b. does not exist; a. does not exist"
+    entry = after((0, [tried(NO, "a.b."), tried(NO, "a.")]))
+    assert entry.addresses == set()
+    assert entry.problem == "a.b. does not exist; a. does not exist"
 
 
 @pytest.mark.parametrize(("ttl", "refresh"), [(0, REFRESH_MIN), (5, 5), (86400, REFRESH_MAX)])
@@ -95,18 +95,18 @@ def test_a_family_that_fails_is_asked_for_again_soon_and_not_after_the_end_of_it
 
 
 def test_a_short_hold_bounds_the_patience_with_a_denied_name_too() -> None:
-    belief = believe(Belief(), [tried(found(ONE))], 0, Terms(hold=2))
-    assert believe(belief, [tried(NO)], 3, Terms(hold=2)).addresses == set()
+    entry = updated(CacheEntry(), [tried(found(ONE))], 0, CachePolicy(hold=2))
+    assert updated(entry, [tried(NO)], 3, CachePolicy(hold=2)).addresses == set()
 
 
 def test_what_is_in_use_lapses_on_time_while_name_servers_are_silent() -> None:
-    assert lapses(Belief(), TERMS) is None
+    assert expires_at(CacheEntry(), TERMS) is None
     first = after((0, [tried(found(ONE), six=found(SIX))]), (10, [tried(found(ONE), six=SERVFAIL)]))
-    end = lapses(first, TERMS)
+    end = expires_at(first, TERMS)
     assert end == HOLD_FAILED, "the family that was confirmed first"
-    assert without_lapsed(first, end - 0.1, TERMS).addresses == {ONE, SIX}
-    assert without_lapsed(first, end, TERMS).addresses == {ONE}
-    silent = without_lapsed(first, end + 10, TERMS)
+    assert without_expired(first, end - 0.1, TERMS).addresses == {ONE, SIX}
+    assert without_expired(first, end, TERMS).addresses == {ONE}
+    silent = without_expired(first, end + 10, TERMS)
     assert silent.addresses == set()
     assert silent.problem
 
@@ -131,33 +131,33 @@ def test_held_candidate_gives_way_once_its_time_is_over() -> None:
     first = (0.0, [tried(found(ONE), "a.first.")])
     held = after(first, (HOLD_FAILED + 1, doubtful))
     assert held.addresses == set()
-    assert believe(held, doubtful, HOLD_FAILED + 2, TERMS).addresses == {TWO}
+    assert updated(held, doubtful, HOLD_FAILED + 2, TERMS).addresses == {TWO}
 
 
 REPLIES: Any = st.one_of(
     st.just(NO),
     st.just(SERVFAIL),
     st.just(SILENT),
-    st.builds(Found, st.frozensets(st.sampled_from([ONE, TWO]), min_size=1), st.floats(0, 1e6)),
+    st.builds(Answer, st.frozensets(st.sampled_from([ONE, TWO]), min_size=1), st.floats(0, 1e6)),
 )
 
 
 @given(st.lists(st.tuples(st.floats(0, 2000), st.lists(REPLIES, min_size=1, max_size=3)), max_size=12))
 def test_nothing_serves_that_was_not_answered_within_the_hold(history: list[tuple[float, list[Reply]]]) -> None:
-    belief, now = Belief(), 0.0
+    entry, now = CacheEntry(), 0.0
     answered: dict[Address, float] = {}
     for pause, replies in history:
         now += pause
         outcome = [tried(reply, f"c{position}.") for position, reply in enumerate(replies)]
         for reply in replies:
-            if isinstance(reply, Found):
+            if isinstance(reply, Answer):
                 answered |= dict.fromkeys(reply.addresses, now)
-        belief = believe(belief, outcome, now, TERMS)
-        assert all(now - answered[address] <= HOLD_FAILED for address in belief.addresses)
-        assert 0 < belief.refresh <= REFRESH_MAX
+        entry = updated(entry, outcome, now, TERMS)
+        assert all(now - answered[address] <= HOLD_FAILED for address in entry.addresses)
+        assert 0 < entry.refresh <= REFRESH_MAX
 
 
 def test_too_many_addresses_keep_those_in_use() -> None:
     many = [ip_address(f"203.0.113.{last}") for last in range(100)]
-    assert chosen(many, many[90:], limit=12) == (*many[:2], *many[90:])
-    assert chosen(reversed(many), [], limit=100) == tuple(many)
+    assert select_addresses(many, many[90:], limit=12) == (*many[:2], *many[90:])
+    assert select_addresses(reversed(many), [], limit=100) == tuple(many)

@@ -27,7 +27,7 @@ from egress_router.http_proxy.policy.evaluate import evaluate, literal_address
 from egress_router.http_proxy.policy.values import HttpPolicy, HttpSettings
 from egress_router.http_proxy.squid.config import SquidPlace, render_squid
 from egress_router.http_proxy.squid.engine import check
-from egress_router.http_proxy.squid.log_line import CLOSED, RawLine, Translator
+from egress_router.http_proxy.squid.log_line import CLOSED, RawLine, RuleAttributor
 from egress_router.http_proxy.squid.log_line import parse as parse_raw
 from lab import Lab
 from lab.host import Host
@@ -83,7 +83,7 @@ class Squid:
         place = SquidPlace(directory=str(self.directory), listen="127.0.0.1", log=str(self.log))
         policy = parse(text)
         compiled = compile_policy(policy, OWN)
-        self.translator = Translator(policy, compiled)
+        self.attributor = RuleAttributor(policy, compiled)
         for name, content in render_squid(compiled, HttpSettings(port=port), place).items():
             (self.directory / name).write_text(content)
         conf = self.directory / "squid.conf"
@@ -193,7 +193,7 @@ def ask(squid: Squid, text: str, resolved: list[list[str]]) -> tuple[HttpPolicy,
 
 def check_line(squid: Squid, policy: HttpPolicy, request: Request, raw: RawLine) -> None:
     """The line is that of the reference; where there is none, the reason is as well."""
-    entry = squid.translator.decision(raw).members
+    entry = squid.attributor.decision(raw).members
     server = literal_address(raw.server) if raw.server != "-" else None
     verdict = evaluate(policy, request[0], request[2], request[1], OWN)
     assert entry["decision"] == ("allow" if verdict.allowed else "deny"), (policy, request, raw)
@@ -239,7 +239,7 @@ def test_a_line_among_more_than_squid_has_sets_for(squid: Squid, chance: random.
         patch.setattr(http_codes, "BLOCKS", 16)
         policy, logged = ask(squid, many_lines(chance), many_addresses(chance))
         for request, raw in logged:
-            entry = squid.translator.decision(raw).members
+            entry = squid.attributor.decision(raw).members
             if entry["decision"] == "allow" or raw.at == "-":
                 check_line(squid, policy, request, raw)
             else:

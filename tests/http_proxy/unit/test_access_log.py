@@ -12,24 +12,24 @@ from hypothesis import strategies as st
 from egress_router.http_proxy.policy.codes import numbered_ranges
 from egress_router.http_proxy.policy.compile import compile_policy
 from egress_router.http_proxy.policy.values import HttpPolicy
-from egress_router.http_proxy.squid.log_line import CLOSED, Translator, entry
+from egress_router.http_proxy.squid.log_line import CLOSED, RuleAttributor, entry
 from egress_router.http_proxy.squid.log_line import parse as parse_raw
 from tests.http_proxy.unit.strategies import parse
 from tests.http_proxy.unit.which import answers
 
 POLICY = parse("www.example.com\n!*.example.com\n*.example.org:443\n*.example.org:80")
-TRANSLATOR = Translator(POLICY, compile_policy(POLICY))
+TRANSLATOR = RuleAttributor(POLICY, compile_policy(POLICY))
 RAW = "1700000000.123 198.51.100.2 {method} {host} {port} 200 512 7 {rule} {at} {server} -"
 FIELDS = {"method": "GET", "port": "80", "at": "-", "server": "203.0.113.25"}
 
 
-def json_of(text: str, translator: Translator = TRANSLATOR) -> str | None:
+def json_of(text: str, attributor: RuleAttributor = TRANSLATOR) -> str | None:
     raw = parse_raw(text)
-    return entry(raw, translator.decision(raw)) if raw else None
+    return entry(raw, attributor.decision(raw)) if raw else None
 
 
-def translate(host: str, rule: str, translator: Translator = TRANSLATOR, **fields: str) -> dict[str, object]:
-    text = json_of(RAW.format(**FIELDS | fields, host=host, rule=rule), translator)
+def translate(host: str, rule: str, attributor: RuleAttributor = TRANSLATOR, **fields: str) -> dict[str, object]:
+    text = json_of(RAW.format(**FIELDS | fields, host=host, rule=rule), attributor)
     assert text is not None
     parsed = json.loads(text)
     assert isinstance(parsed, dict)
@@ -104,45 +104,45 @@ def test_a_name_denied_by_its_addresses_has_the_first_of_their_lines(addresses: 
     compiled = compile_policy(policy)
     rule = rule_about(policy, "deny")
     told = answers(numbered_ranges(compiled)[rule], [ip_address(text) for text in addresses.split()])
-    entry = translate("a.example", str(rule), Translator(policy, compiled), at="%2C".join(told), server="-")
+    entry = translate("a.example", str(rule), RuleAttributor(policy, compiled), at="%2C".join(told), server="-")
     assert (entry["decision"], entry["line"], entry.get("reason")) == ("deny", line, None if line else CLOSED)
 
 
 def test_the_line_of_a_literal_address_is_the_first_about_it() -> None:
     """Whatever Squid matched: rules of names and of everything come before those of addresses."""
     policy = parse("10.0.0.0/9\n!10.0.0.0/8\n[2001:db8::]:443\n*")
-    translator = Translator(policy, compile_policy(policy))
+    attributor = RuleAttributor(policy, compile_policy(policy))
     everything = str(next(n for n, one in enumerate(compile_policy(policy).rules, start=1) if one.everything))
     asked = [("10.1.1.1", "80", 1), ("2001:db8::", "443", 3), ("[2001:db8::]", "80", 4), ("0x0a010101", "80", 1)]
     for host, port, line in asked:
-        entry = translate(host, everything, translator, port=port)
+        entry = translate(host, everything, attributor, port=port)
         assert (entry["decision"], entry["line"]) == ("allow", line), host
-    denied = translate("10.128.0.1", str(rule_about(policy, "deny")), translator, server="-")
+    denied = translate("10.128.0.1", str(rule_about(policy, "deny")), attributor, server="-")
     assert (denied["decision"], denied["line"]) == ("deny", 2)
-    assert translate("127.1", "default", translator, server="-")["reason"] == CLOSED
+    assert translate("127.1", "default", attributor, server="-")["reason"] == CLOSED
 
 
 def test_what_the_second_look_denied_is_logged_as_denied() -> None:
     """DNS gave Squid another address to connect to than it was asked about."""
     policy = parse("!10.0.0.0/8\n*.example")
     compiled = compile_policy(policy)
-    translator = Translator(policy, compiled)
+    attributor = RuleAttributor(policy, compiled)
     by_name = str(next(n for n, one in enumerate(compiled.rules, start=1) if one.names))
-    assert translate("a.example", by_name, translator, server="203.0.113.9")["decision"] == "allow"
-    entry = translate("a.example", by_name, translator, server="10.1.1.1")
+    assert translate("a.example", by_name, attributor, server="203.0.113.9")["decision"] == "allow"
+    entry = translate("a.example", by_name, attributor, server="10.1.1.1")
     assert (entry["decision"], entry["line"]) == ("deny", 1)
-    entry = translate("a.example", by_name, translator, server="127.0.0.1")
+    entry = translate("a.example", by_name, attributor, server="127.0.0.1")
     assert (entry["decision"], entry["line"], entry["reason"]) == ("deny", None, CLOSED)
 
 
 def test_reasons_when_there_is_no_line() -> None:
     policy = parse("10.0.0.0/8\n192.0.2.0/24\n!*.example")
-    translator = Translator(policy, compile_policy(policy))
-    entry = translate("a.test", str(rule_about(policy, "allow")), translator, server="-")
+    attributor = RuleAttributor(policy, compile_policy(policy))
+    entry = translate("a.test", str(rule_about(policy, "allow")), attributor, server="-")
     assert (entry["decision"], entry["line"], entry["reason"]) == ("allow", None, "answered without a connection")
     gone = parse_raw(RAW.format(**FIELDS, host="a.test", rule="-").replace(" 200 ", " 0 "))
     assert gone
-    assert translator.decision(gone).members["reason"] == "the client left before it was judged"
+    assert attributor.decision(gone).members["reason"] == "the client left before it was judged"
 
 
 def test_an_allowed_name_has_the_line_of_the_address_it_went_to() -> None:
@@ -150,5 +150,5 @@ def test_an_allowed_name_has_the_line_of_the_address_it_went_to() -> None:
     policy = parse("\n".join(lines))
     compiled = compile_policy(policy)
     rule = next(number for number, one in enumerate(compiled.rules, start=1) if one.decision.value == "allow")
-    entry = translate("a.example", str(rule), Translator(policy, compiled), server="10.7.9.200")
+    entry = translate("a.example", str(rule), RuleAttributor(policy, compiled), server="10.7.9.200")
     assert (entry["decision"], entry["line"]) == ("allow", 7 * 256 + 9 + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egress_router.http_proxy.squid.access_log import MAX_DESTINATIONS, OTHER, HttpCounts, HttpTally, error_word
+from egress_router.http_proxy.squid.access_log import MAX_DESTINATIONS, OTHER, RequestCounts, RequestStats, error_word
 from egress_router.http_proxy.squid.manager import read_dns, read_tunnels
 
 IDNS = """\
@@ -49,12 +49,12 @@ def test_tunnels() -> None:
 
 
 def test_the_number_of_destinations_is_bounded() -> None:
-    tally = HttpTally()
+    stats = RequestStats()
     for number in range(MAX_DESTINATIONS + 5):
-        counts = HttpCounts(sent=2)
+        counts = RequestCounts(sent=2)
         counts.destinations[f"{number}.example"] += 1
-        tally.add(counts)
-    found = tally.read()
+        stats.add(counts)
+    found = stats.read()
     assert len(found.destinations) == MAX_DESTINATIONS + 1
     assert (found.destinations["0.example"], found.destinations[OTHER]) == (1, 5)
     assert found.sent == 2 * (MAX_DESTINATIONS + 5)

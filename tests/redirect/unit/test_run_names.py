@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from egress_router.config.values import Address, Family, HostName
-from egress_router.dns.cache import Belief, Serving
+from egress_router.dns.cache import CacheEntry, ServingAddresses
 from egress_router.redirect.names import Answers, Names, after
 from egress_router.redirect.state import NameState, State
 from egress_router.redirect.values import Mode, RouterConfig, RunConfig
@@ -18,22 +18,22 @@ API, WEB = HostName("api.example.com"), HostName("web.example.com")
 ONE, TWO = ip_address("203.0.113.25"), ip_address("203.0.113.26")
 
 
-def belief(*addresses: Address, confirmed: float = 10, problem: str = "") -> Belief:
-    serving = {Family.IPV4: Serving(frozenset(addresses), confirmed)} if addresses else {}
-    return Belief("api.example.com.", serving, problem)
+def entry(*addresses: Address, confirmed: float = 10, problem: str = "") -> CacheEntry:
+    serving = {Family.IPV4: ServingAddresses(frozenset(addresses), confirmed)} if addresses else {}
+    return CacheEntry("api.example.com.", serving, problem)
 
 
 def test_the_state_after_look_ups() -> None:
     state = NameState()
-    state = after(state, (), belief(problem="SERVFAIL"))
+    state = after(state, (), entry(problem="SERVFAIL"))
     assert state == NameState((), None, "SERVFAIL", 1)
-    state = after(state, (ONE,), belief(ONE))
+    state = after(state, (ONE,), entry(ONE))
     assert state == NameState((ONE,), 10, "", 1)
-    state = after(state, (ONE,), belief(ONE, problem="no reply in time"))
+    state = after(state, (ONE,), entry(ONE, problem="no reply in time"))
     assert state == NameState((ONE,), 10, "no reply in time", 2)
-    state = after(state, (), belief(problem="no reply in time"))
+    state = after(state, (), entry(problem="no reply in time"))
     assert state == NameState((), 10, "no reply in time", 3)
-    assert after(state, (), belief(ip_address("127.0.0.1"))).problem == "no address of the answer may be used"
+    assert after(state, (), entry(ip_address("127.0.0.1"))).problem == "no address of the answer may be used"
 
 
 def test_a_name_without_an_address_is_told_and_takes_no_other_destination_out_of_service() -> None:
@@ -80,10 +80,10 @@ def test_answers_are_put_in_place_in_bunches_and_told_afterwards(gone: bool) -> 
     loop: Any = Later()
     run = RunConfig(RouterConfig(Mode.LEGACY, {}, {}))
     names = Names(run, state, loop, changed)
-    names._learnt(API, (ONE,), belief(ONE))
-    names._learnt(WEB, (TWO,), belief(TWO))
-    names._learnt(API, (ONE, TWO), belief(ONE, TWO))
-    names._learnt(HostName("gone.example.com"), (TWO,), belief(TWO))
+    names._on_update(API, (ONE,), entry(ONE))
+    names._on_update(WEB, (TWO,), entry(TWO))
+    names._on_update(API, (ONE, TWO), entry(ONE, TWO))
+    names._on_update(HostName("gone.example.com"), (TWO,), entry(TWO))
     if gone:
         state.follow([API], only=True)
     (put,) = loop.actions
