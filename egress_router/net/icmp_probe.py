@@ -13,10 +13,19 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 _ECHO = {4: (8, 0), 6: (128, 129)}
 _MAX_DATAGRAM = 8192
+#: The messages of agents are an object with lists and an object of addresses in it; nothing nests deeper.
+_MOST_BRACKETS = 8
+#: What one message may say of that many addresses and no more; the longest text of an IPv6 address has 45 characters.
+_MOST_ITEMS = 64
+_MAX_ADDRESS = 45
+#: The numbers of probes: 16 bits, as in an ICMP echo.
+_MAX_NUMBER = 0xFFFF
 _SOL_RAW, _ICMP_FILTER = 255, 1
 _SO_RCVBUFFORCE = 33
 _BUFFER = 4 << 20
@@ -24,6 +33,8 @@ _BUFFER = 4 << 20
 _BURST = 32
 #: Answers to probes of so many rounds ago still count as a sign of life.
 LATEST_ROUNDS = 10
+#: A node that said so long ago that it sends traffic here is forgotten.
+_REMEMBERED_SECONDS = 600.0
 #: Agents of nodes that are up are asked in every so many rounds.
 CALM_ROUNDS = 3
 
@@ -41,11 +52,77 @@ class Answer:
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What an agent or a controller asks: the ``number`` of its probe, whether it sends traffic here (None: it does not
+    say, as controllers do) and the pods that it asks about.
+    """
+
+    number: int
+    uses: bool | None = None
+    pods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an agent says to the probe ``number``; see Answer."""
+
+    number: int
+    ready: bool
+    draining: bool
+    lacks: frozenset[str] | None
+    sources: Mapping[str, str]
+
+
+def parse_message(data: bytes) -> Question | Reply | None:
+    """Return what a datagram says, None when it is no message of an agent or controller. Never raises: the port is open
+    to every machine of the nodes' network. Nothing in it is trusted to be of a type, a size or a depth.
+    """
+    if data.count(b"[") + data.count(b"{") > _MOST_BRACKETS:
+        return None
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(message, dict):
+        return None
+    if "ask" in message:
+        number = _number(message["ask"])
+        uses = message["uses"] is True if "uses" in message else None
+        return None if number is None else Question(number, uses, tuple(_addresses(message.get("pods"))))
+    number = _number(message.get("told"))
+    if number is None:
+        return None
+    lacks, sources = message.get("lacks"), message.get("pods")
+    return Reply(
+        number,
+        message.get("ready") is True,
+        message.get("draining") is True,
+        frozenset(_addresses(lacks)) if isinstance(lacks, list) else None,
+        {pod: source for pod in _addresses(sources) if _is_short(source := sources[pod])}
+        if isinstance(sources, dict)
+        else {},
+    )
+
+
+def _number(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value <= _MAX_NUMBER else None
+
+
+def _addresses(value: object) -> list[str]:
+    """Return the short texts of a list, or of the keys of an object; nothing of anything else."""
+    return [item for item in list(value)[:_MOST_ITEMS] if _is_short(item)] if isinstance(value, list | dict) else []
+
+
+def _is_short(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) <= _MAX_ADDRESS and value.isascii() and value.isprintable()
+
+
 @dataclass(slots=True)
 class _Target:
     host_ip: str
     echoed: bool = False
-    word: dict[str, object] = field(default_factory=dict)
+    reply: Reply | None = None
 
 
 def _only_echo_replies(version: int) -> tuple[int, int, bytes]:
@@ -95,7 +172,9 @@ class Prober(threading.Thread):
         self._uses: frozenset[str] = frozenset()
         self._pods: Mapping[str, Collection[str]] = {}
         self._calm: frozenset[str] = frozenset()
-        self._users: dict[str, tuple[float, bool]] = {}
+        self._peers: Collection[str] = frozenset()
+        #: When each node said last that it sends traffic here, the longest ago first.
+        self._users: dict[str, float] = {}
         self._stop_asked = threading.Event()
         self._number = 0
         # Not the process number: in containers of one host network, several are process 1.
@@ -136,11 +215,17 @@ class Prober(threading.Thread):
             self._pods = pods or {}
             self._calm = calm - self._pods.keys()
 
+    def set_peers(self, addresses: Collection[str]) -> None:
+        """Believe only these nodes that they send traffic here."""
+        with self._lock:
+            self._peers = addresses
+            self._users = {ip: at for ip, at in self._users.items() if ip in addresses}
+
     def users(self, within: float) -> list[str]:
-        """Return the nodes that said within so many seconds that they send traffic here."""
+        """Return the addresses of the nodes that said within so many seconds that they send traffic here."""
         now = time.monotonic()
         with self._lock:
-            return sorted(name for name, (at, uses) in self._users.items() if uses and now - at < within)
+            return sorted(ip for ip, at in self._users.items() if now - at < within)
 
     def stop(self) -> None:
         """Ask the thread to end, and wait for it."""
@@ -163,17 +248,14 @@ class Prober(threading.Thread):
         with self._lock:
             found = {}
             for name, target in self._targets.items():
-                word = target.word
-                lacks, sources = word.get("lacks"), word.get("pods")
-                found[name] = Answer(
-                    target.echoed,
-                    word.get("ready") is True,
-                    word.get("draining") is True,
-                    frozenset(map(str, lacks)) if isinstance(lacks, list) else None,
-                    {pod: str(ip) for pod, ip in sources.items()} if isinstance(sources, dict) else {},
+                reply = target.reply
+                found[name] = (
+                    Answer(target.echoed, ready=False, draining=False)
+                    if reply is None
+                    else Answer(target.echoed, reply.ready, reply.draining, reply.lacks, reply.sources)
                 )
                 target.echoed = False
-                target.word = {}
+                target.reply = None
             return found
 
     def _send(self) -> None:
@@ -248,29 +330,32 @@ class Prober(threading.Thread):
         return (self._number - number) & 0xFFFF
 
     def _heard(self, data: bytes, ip: str, address: tuple[object, ...]) -> None:
-        try:
-            word = json.loads(data)
-        except ValueError:
-            return
-        if not isinstance(word, dict):
-            return
-        if "ask" in word:
-            self._answer(word, ip, address)
-        elif isinstance(told := word.get("told"), int) and self._age(told) <= LATEST_ROUNDS:
+        message = parse_message(data)
+        if isinstance(message, Question):
+            self._answer(message, ip, address)
+        elif message is not None and self._age(message.number) <= LATEST_ROUNDS:
             with self._lock:
                 for target in self._by_ip.get(ip, ()):
-                    target.word = word
+                    target.reply = message
 
-    def _answer(self, word: Mapping[str, object], ip: str, address: tuple[object, ...]) -> None:
+    def _answer(self, question: Question, ip: str, address: tuple[object, ...]) -> None:
         if self._tell is None:
             return
-        if "uses" in word:
-            # A controller asks too, perhaps from the same address as an agent, and uses nothing.
-            with self._lock:
-                self._users[ip] = (time.monotonic(), word["uses"] is True)
-        try:
-            pods = word.get("pods")
-            told = self._tell([str(pod) for pod in pods] if isinstance(pods, list) else [])
-            self._udp.sendto(json.dumps({"told": word["ask"], **told}).encode(), address)
-        except OSError:
-            return
+        # A controller asks too, perhaps from the same address as an agent, and does not say that it uses anything.
+        if question.uses is not None:
+            self._note_user(ip, uses=question.uses)
+        told = self._tell(question.pods)
+        with suppress(OSError):
+            self._udp.sendto(json.dumps({"told": question.number, **told}).encode(), address)
+
+    def _note_user(self, ip: str, *, uses: bool) -> None:
+        """Remember a node that sends traffic here; others, and those that said so long ago, are forgotten."""
+        now = time.monotonic()
+        with self._lock:
+            self._users.pop(ip, None)
+            if uses and ip in self._peers:
+                self._users[ip] = now
+            for known, at in list(self._users.items()):
+                if now - at < _REMEMBERED_SECONDS:
+                    break
+                del self._users[known]

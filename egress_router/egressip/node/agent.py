@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 from egress_router.daemon.reachability import Health
 from egress_router.daemon.signals import Inbox
+from egress_router.egressip.api import HostSubnet
 from egress_router.egressip.assignment.decision import Evaluator, with_recorded_assignment
 from egress_router.egressip.node.claims import Claimer
 from egress_router.egressip.node.control import ControlSocket
@@ -22,7 +23,7 @@ from egress_router.egressip.node.state import NodeSettings, NodeState
 from egress_router.egressip.node.status import View, drain_status, node_status
 from egress_router.egressip.node.tables import TableWatch, alive_before, dropped_packets, loaders, present, ways_before
 from egress_router.egressip.source.directory import ClusterSource
-from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
+from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError, quoted
 from egress_router.net.icmp_probe import CALM_ROUNDS, Answer, Prober
 from egress_router.net.netlink import Netlink
 from egress_router.net.rtnetlink.read import observe
@@ -53,17 +54,29 @@ class Agent:
         self._evaluator = Evaluator(follows=True)
         self._tables = TableWatch()
         self._lacked: tuple[str, ...] = ()
+        self._told_nodes: Mapping[str, HostSubnet] | None = None
         self._listens_since = time.monotonic()
         self._listen = USERS_WITHIN * settings.probe_interval
         self._read()
         host = self.view.state.nodes.get(settings.node)
         if host is None:
             raise PlatformError(f"there is no HostSubnet {settings.node}; --node must name this node's object")
-        self.host_ip = host_ip = str(ip_address(host.host_ip))
+        try:
+            self.host_ip = host_ip = str(ip_address(host.host_ip))
+        except ValueError:
+            raise PlatformError(
+                f"HostSubnet {settings.node}: hostIP {quoted(host.host_ip)} is not an address"
+            ) from None
         self._link = self._outside_link()
         self.kernel = NodeKernel(settings, host_ip, self._link, log)
         self._claimer = Claimer(self._link, lambda ip, reason: self.inbox.post(lambda: self._claim_checked(ip, reason)))
-        self._prober = Prober(host_ip, settings.probe_port, settings.probe_interval, self._answers, self._word)
+        try:
+            self._prober = Prober(host_ip, settings.probe_port, settings.probe_interval, self._answers, self._word)
+        except OSError as error:
+            raise PlatformError(
+                f"HostSubnet {settings.node}: probes cannot use hostIP {host_ip}, port {settings.probe_port}: "
+                f"{error.strerror}; it must be an address of this machine, and the port free"
+            ) from error
 
     def _word(self, pods: Collection[str]) -> dict[str, object]:
         """Return what other agents are told, and what the pods that they ask about are translated to."""
@@ -192,6 +205,9 @@ class Agent:
 
     def _tell_prober(self) -> None:
         nodes = self.view.state.nodes
+        if nodes is not self._told_nodes:
+            self._told_nodes = nodes
+            self._prober.set_peers(frozenset(_canonical(node.host_ip) for node in nodes.values()))
         up = self.holders.in_state(Health.UP)
         targets = {name: nodes[name].host_ip for name in self.holders.health}
         self._prober.set_targets(targets, self._used(), up, self.heirs.questions())
@@ -372,3 +388,11 @@ class Agent:
             self._drain_status(),
             doubted=dict(self.heirs.doubted),
         )
+
+
+def _canonical(host_ip: str) -> str:
+    """Return an address as the kernel spells it; what is none as it is."""
+    try:
+        return str(ip_address(host_ip))
+    except ValueError:
+        return host_ip

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from ipaddress import ip_address
 
 from egress_router.egressip.node.state import NODE_PROTOCOL
@@ -100,17 +101,21 @@ class Claimer:
             threading.Thread(target=self._check, args=(fresh,), name="claim", daemon=True).start()
 
     def _check(self, texts: list[str]) -> None:
-        reasons = self._reasons(texts)
-        with self._lock:
-            self._busy.difference_update(texts)
-        for text in texts:
-            self._done(text, reasons[text])
+        # Whatever goes wrong, an address is asked for again later.
+        reasons = dict.fromkeys(texts, "the check failed")
+        try:
+            reasons = self._reasons(texts)
+        finally:
+            with self._lock:
+                self._busy.difference_update(texts)
+            for text in texts:
+                self._done(text, reasons[text])
 
     def _reasons(self, texts: list[str]) -> dict[str, str]:
         """All at once first; only if that fails one by one, to tell which."""
         try:
             self._probe(texts)
-        except EgressRouterError as error:
+        except (EgressRouterError, OSError) as error:
             if len(texts) == 1:
                 return {texts[0]: _first_sentence(error)}
             reasons: dict[str, str] = {}
@@ -133,19 +138,22 @@ class Claimer:
             threading.Thread(target=self._announce, args=(wanted,), name="announce", daemon=True).start()
 
     def _announce(self, texts: list[str]) -> None:
+        for number in range(ANNOUNCEMENTS):
+            if number:
+                time.sleep(ANNOUNCE_EVERY)
+            # The link may be down for a moment; the next announcement may find it up.
+            with suppress(TryAgainError, OSError):
+                self._announce_once([text for text in texts if text in self.answered])
+
+    def _announce_once(self, texts: list[str]) -> None:
         neighbours = Neighbours(self._link.name, self._link.index, self._link.mac)
         try:
-            for number in range(ANNOUNCEMENTS):
-                if number:
-                    time.sleep(ANNOUNCE_EVERY)
-                try:
-                    neighbours.announce(ip_address(text) for text in texts if text in self.answered)
-                except TryAgainError:
-                    # The link is down for a moment; the next announcement may find it up.
-                    continue
+            neighbours.announce(map(ip_address, texts))
         finally:
             neighbours.close()
 
 
-def _first_sentence(error: EgressRouterError) -> str:
+def _first_sentence(error: EgressRouterError | OSError) -> str:
+    if isinstance(error, OSError):
+        return f"nobody can be asked whether it is free: {error.strerror}"
     return str(error).split(". ")[0] if isinstance(error, AddressInUse) else str(error)

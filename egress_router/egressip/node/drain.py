@@ -90,13 +90,15 @@ class HandOver:
 
     def _look(self, held: frozenset[str], flows: Drain) -> None:
         started = time.monotonic()
+        left: Counter[str] | None = None
         try:
             found = _departures(held) if held else []
-            left: Counter[str] | None = Counter(item.client for item in flows.carrying(found, time.monotonic()))
+            left = Counter(item.client for item in flows.carrying(found, time.monotonic()))
         except (PlatformError, OSError) as error:
             self._log(f"connections are not counted: {error}")
-            left = None
-        self._post(lambda: self._looked(left, flows, time.monotonic() - started))
+        finally:
+            # Also after what nobody foresaw: the next look is another try.
+            self._post(lambda: self._looked(left, flows, time.monotonic() - started))
 
     def _looked(self, left: Counter[str] | None, flows: Drain, took: float) -> bool:
         self._looking = False

@@ -17,9 +17,9 @@ DRIVER = """
 import logging, os, sys
 from pathlib import Path
 from egress_router.errors import ConfigurationError, Problem
-from egress_router.proxy.child import Launch
-from egress_router.proxy.engine import Limits
-from egress_router.proxy.supervisor import Supervisor
+from egress_router.daemon.children import Launch
+from egress_router.daemon.engine import Limits
+from egress_router.daemon.supervisor import Supervisor
 
 logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
 work = Path(sys.argv[1])

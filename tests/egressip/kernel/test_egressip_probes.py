@@ -14,7 +14,7 @@ pytestmark = pytest.mark.root
 
 SCRIPT = """
     import time
-    from egress_router.kernel.node_probe import Prober
+    from egress_router.net.icmp_probe import Prober
 
     rounds = []
     prober = Prober("0.0.0.0", 4791, 0.5, lambda answers: rounds.append(sum(a.echo for a in answers.values())))

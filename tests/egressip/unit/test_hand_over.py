@@ -106,3 +106,22 @@ def test_the_next_turn_is_a_look_or_the_end_of_the_grace(tmp_path: Path) -> None
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     Loop().hand_over(tmp_path / "node.drain").start(5.0)
     assert json.loads((tmp_path / "node.drain").read_text()).keys() == {"boot", "until"}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_look_that_fails_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(held: object) -> list[object]:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr("egress_router.egressip.node.drain._departures", fail)
+    loop, now = Loop(), time.monotonic()
+    hand_over = loop.hand_over(tmp_path / "node.drain")
+    hand_over.start(100.0)
+    hand_over.look(["192.0.2.45"], now)
+    loop.call()
+    assert not hand_over.over(now)
+    monkeypatch.setattr("egress_router.egressip.node.drain._departures", lambda _: [])
+    hand_over.look(["192.0.2.45"], now + 2 * LOOK_EVERY)
+    loop.call()
+    assert hand_over.left is not None
+    assert hand_over.over(now)
