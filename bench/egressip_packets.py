@@ -108,7 +108,7 @@ def state(ip: str, pods: int) -> NodeState:
         ways=dict.fromkeys(every, "own"),
         translations=dict.fromkeys(every, EGRESS_IP),
         egress=frozenset(every),
-        held=frozenset({EGRESS_IP}),
+        assigned=frozenset({EGRESS_IP}),
         pods=frozenset({"198.51.100.0/27"}),
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -16,59 +15,15 @@ import dns.rdatatype
 import dns.resolver
 from dns.nameserver import Do53Nameserver
 
-from egress_router.config import fields
-from egress_router.config.fields import Invalid
 from egress_router.config.values import Address, Family, HostName, NameServer
 from egress_router.dns.cache import Answer, CandidateReplies, Failure, NegativeAnswer, Reply
+from egress_router.dns.resolv_conf import SearchPath, candidates, search_domains
 from egress_router.errors import printable
 
 # /etc/resolv.conf. See resolv.conf(5).
 
 
-def nameservers(text: str) -> tuple[Address, ...]:
-    """Return the addresses of the ``nameserver`` lines in order. Those that are none are passed over, as libc does, and
-    so are those that no route leads to (loopback, ``0.0.0.0``, multicast).
-    """
-    found: list[Address] = []
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) >= 2 and words[0] == "nameserver":
-            value = fields.address(words[1].partition("%")[0])
-            if not isinstance(value, Invalid) and not fields.not_a_host(value) and value not in found:
-                found.append(value)
-    return tuple(found)
-
-
 # Which DNS names a host name stands for: the search list of resolv.conf(5).
-
-#: RFC 1035: 253 characters without the root's dot.
-MAX_NAME = 253
-
-
-@dataclass(frozen=True, slots=True)
-class SearchPath:
-    """The ``search`` and ``options ndots:N`` lines of resolv.conf. Domains without a trailing dot."""
-
-    domains: tuple[str, ...] = ()
-    ndots: int = 1
-
-
-def candidates(name: HostName, search: SearchPath) -> tuple[str, ...]:
-    """Return the absolute names to ask for, in order, each with its trailing dot.
-
-    As the C library does: a name with at least ``ndots`` dots is first tried as it is, any other name last; an
-    absolute name is tried alone. Candidates that are too long for DNS are left out.
-    """
-    if name.absolute:
-        return (name.text,)
-    searched = [f"{name.text}.{domain}" for domain in search.domains if domain]
-    ordered = [name.text, *searched] if name.dots >= search.ndots else [*searched, name.text]
-    return tuple(dict.fromkeys(f"{item}." for item in ordered if len(item) <= MAX_NAME))
-
-
-def search_domains(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the domains of a ``search`` line in canonical form; the root (a lone dot) adds nothing."""
-    return tuple(dict.fromkeys(bare for text in texts if (bare := text.lower().strip(".")) and bare.isascii()))
 
 
 # Asks name servers for the addresses of a name (dnspython): UDP with EDNS, TCP for what does not fit.

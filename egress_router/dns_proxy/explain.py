@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from egress_router.config.values import Family, HostName
-from egress_router.dns.resolver import SearchPath, candidates
+from egress_router.dns.resolv_conf import SearchPath, candidates
 from egress_router.dns_proxy.destinations import Destination, DnsProxyConfig
 
 

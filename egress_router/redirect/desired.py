@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from egress_router.config.values import Address, HostName
-from egress_router.dns.resolver import nameservers
+from egress_router.dns.resolv_conf import nameservers
 from egress_router.net.netlink import Netlink
 from egress_router.net.rtnetlink.read import observe
 from egress_router.net.rtnetlink.values import Observed

@@ -73,7 +73,7 @@ def test_the_reader_goes_away() -> None:
 
 def test_a_router_without_names_has_nothing_of_dns_in_memory() -> None:
     """dnspython is some 4 MB of 40."""
-    code = "import sys, egress_router.runtime.run\nprint('\\n'.join(sys.modules))"
+    code = "import sys, egress_router.redirect.run\nprint('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
     assert "egress_router.redirect.names" in loaded

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from egress_router.config.values import Family, HostName
-from egress_router.dns.resolver import SearchPath, candidates, search_domains
+from egress_router.dns.resolv_conf import SearchPath, candidates, search_domains
 from egress_router.dns_proxy.destinations import Destination, DnsProxyConfig
 from egress_router.dns_proxy.explain import explain_dns
 

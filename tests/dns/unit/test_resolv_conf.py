@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.dns.resolver import nameservers
+from egress_router.dns.resolv_conf import nameservers
 from tests.support.strategies import ADDRESSES, ANY_TEXT
 
 TEXT = """\

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from egress_router.egressip.node.nft_rules import change_script, replace_script
-from egress_router.egressip.node.state import Holder, NodeSettings, NodeState
+from egress_router.egressip.node.state import Gateway, NodeSettings, NodeState
 from lab import LAN, PODS, Lab, NoReply
 
 pytestmark = pytest.mark.root
@@ -61,7 +61,7 @@ def some_state(rng: random.Random) -> NodeState:
     pods = [f"198.51.100.{n}" for n in range(2, 12)] + [f"2001:db8:a:1::{n:x}" for n in range(2, 8)]
     chosen = rng.sample(pods, rng.randint(0, len(pods)))
     holders = tuple(
-        Holder(slot, f"n{slot}", f"192.0.2.{slot}") for slot in sorted(rng.sample(range(1, 6), rng.randint(0, 3)))
+        Gateway(slot, f"n{slot}", f"192.0.2.{slot}") for slot in sorted(rng.sample(range(1, 6), rng.randint(0, 3)))
     )
     ways = ["normal", "drop", "own", *(f"to_{holder.slot}" for holder in holders)]
     translated = rng.sample(chosen, rng.randint(0, len(chosen)))

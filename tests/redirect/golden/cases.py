@@ -14,7 +14,7 @@ from pathlib import Path
 
 from egress_router.config.inputs import Inputs, Problems, load_inputs, read_file_variable, warn_unknown
 from egress_router.config.values import Address, Family, HostName
-from egress_router.dns.resolver import nameservers
+from egress_router.dns.resolv_conf import nameservers
 from egress_router.errors import ConfigurationError
 from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, NetworkState, Observed, Route
 from egress_router.redirect.config import parse_router
