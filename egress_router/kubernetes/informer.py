@@ -1,0 +1,395 @@
+"""Follow the objects of one resource: a watch with initial events, or a paged list and a watch, in a thread of its own.
+
+What stands here about the API is in Kubernetes' documentation, "Kubernetes API Concepts" (efficient detection of
+changes, streaming lists, retrieving large results sets in chunks). A connection always begins with all objects, never
+with a resource version kept from an earlier one: after etcd was restored, or from a server that lags, such a watch
+would be silent, and what happened up to that version lost. Objects of a new connection are gathered beside the present
+ones and take their place at once, so that nothing is forgotten for a moment.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from json import JSONDecodeError
+from json.decoder import scanstring  # type: ignore[attr-defined]  # documented by its use in JSONDecoder
+from typing import Any, Generic, TypeVar
+
+from egress_router.errors import EgressRouterError
+from egress_router.kubernetes.client import ApiError, ApiUnavailable, Client, Stream, status_error
+
+T = TypeVar("T")
+
+#: A list is read in pages of so many objects.
+PAGE = 500
+#: A watch is asked to end after a time between these, so that not all clients come back at once; seconds.
+WATCH_FOR = (300.0, 600.0)
+#: The server sends a bookmark about once a minute; more silence than this is a dead connection; seconds.
+SILENCE = 75.0
+#: Seconds between attempts: the first, and the most. Each is drawn from the upper half of the span up to it.
+RETRY, RETRY_MOST = 0.2, 30.0
+#: The longest line of a watch that is read: etcd's limit is 1.5 MiB an object.
+LINE = 16 << 20
+#: A connection that lasted less is counted as a failure; seconds.
+SHORT = 5.0
+#: A server that could not stream a list is asked again after so long; seconds.
+ASK_AGAIN = 3600.0
+INITIAL_END = "k8s.io/initial-events-end"
+GONE, UNPROCESSABLE, BAD_REQUEST = 410, 422, 400
+_METADATA = "application/json;as={kind};g=meta.k8s.io;v=v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What is followed: ``path`` of the list, selectors, and whether only the metadata is wanted."""
+
+    path: str
+    field_selector: str = ""
+    label_selector: str = ""
+    metadata_only: bool = False
+
+    def query(self, **more: str) -> dict[str, str]:
+        """Return the query parameters."""
+        query = dict(more)
+        if self.field_selector:
+            query["fieldSelector"] = self.field_selector
+        if self.label_selector:
+            query["labelSelector"] = self.label_selector
+        return query
+
+    def accept(self, kind: str) -> str:
+        """Return the Accept header for objects (PartialObjectMetadata) or lists (PartialObjectMetadataList)."""
+        return _METADATA.format(kind=kind) if self.metadata_only else "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[T]):
+    """One object: its resource version, 0 where that is no number, and what was made of it."""
+
+    version: int
+    value: T
+
+
+class StreamingRefused(Exception):
+    """The server does not stream lists (the WatchList feature is off)."""
+
+
+class Informer(Generic[T]):
+    """Keeps what ``convert`` makes of every object, by uid: an object that is deleted takes away only what came with
+    its own uid, whatever has its name by then. ``convert`` returns None for an object that is of no interest.
+
+    ``changed`` is called from the thread after every change. ``stop`` ends the thread.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource,
+        convert: Callable[[Mapping[str, Any]], T | None],
+        changed: Callable[[], None],
+        log: Callable[[str], None] = lambda _text: None,
+        *,
+        silence: float = SILENCE,
+        watch_for: tuple[float, float] = WATCH_FOR,
+        retry: tuple[float, float] = (RETRY, RETRY_MOST),
+    ) -> None:
+        self.resource = resource
+        self._client = client
+        self._convert = convert
+        self._changed = changed
+        self._log = log
+        self._silence = silence
+        self._watch_for = watch_for
+        self._retry = retry
+        self._lock = threading.Lock()
+        self._objects: dict[str, Stored[T]] = {}
+        self._stopping = threading.Event()
+        self._stream: Stream | None = None
+        self._no_streaming_until = 0.0
+        self._list_next = False
+        self._thread = threading.Thread(target=self._run, name=f"watch {resource.path}", daemon=True)
+        #: Whether the objects were seen completely at least once.
+        self.synced = False
+        #: When the server was heard last (time.monotonic()), and since when it is not heard (0: it is).
+        self.heard = time.monotonic()
+        self.trouble = ""
+        #: Why the thread ended, when that is a fault of ours.
+        self.fault: BaseException | None = None
+        self.requests = 0
+        self.events = 0
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, without waiting for the thread."""
+        self._stopping.set()
+        stream = self._stream
+        if stream is not None:
+            stream.interrupt()
+
+    def join(self, timeout: float = 5.0) -> None:
+        """Wait for the thread."""
+        self._thread.join(timeout)
+
+    def objects(self) -> dict[str, T]:
+        """Return what was made of all objects, by uid."""
+        with self._lock:
+            return {uid: stored.value for uid, stored in self._objects.items()}
+
+    def assume(self, raw: Mapping[str, Any]) -> None:
+        """Take in an object that the server has just answered a write with, before the watch tells of it."""
+        self._put(raw, self._objects)
+
+    # The thread
+
+    def _run(self) -> None:
+        failures = 0
+        try:
+            while not self._stopping.is_set():
+                wait = 0.0
+                began = time.monotonic()
+                try:
+                    self._connection()
+                    # What ends at once, again and again, is no server's usual end of a watch.
+                    failures = failures + 1 if time.monotonic() - began < SHORT else 0
+                    wait = self._backoff(failures) if failures else 0.0
+                except StreamingRefused:
+                    self._no_streaming_until = time.monotonic() + ASK_AGAIN
+                    failures = 0
+                except (EgressRouterError, OSError, ValueError) as error:
+                    if self._stopping.is_set():
+                        break
+                    failures = failures + 1 if time.monotonic() - began < SHORT else 1
+                    wait = self._after(error, failures)
+                self._stopping.wait(wait)
+        except BaseException as error:
+            self.fault = error
+            self._changed()
+            raise
+
+    def _after(self, error: Exception, failures: int) -> float:
+        """Return how long to wait after an error, and tell of it once."""
+        text = f"{self.resource.path}: {error or type(error).__name__}"
+        if text != self.trouble:
+            self.trouble = text
+            self._log(text)
+            self._changed()
+        wait = self._backoff(failures)
+        return max(wait, error.retry_after) if isinstance(error, ApiError) else wait
+
+    def _backoff(self, failures: int) -> float:
+        most = min(self._retry[0] * 2 ** min(failures - 1, 16), self._retry[1])
+        return random.uniform(most / 2, most)  # noqa: S311 - spreads load, no secret
+
+    def _connection(self) -> None:
+        """Load all objects and follow them until the connection ends, which is no error when the server ends it."""
+        stream_it = not self._list_next and time.monotonic() >= self._no_streaming_until
+        self._list_next = False
+        if stream_it:
+            try:
+                self._watch({"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}, {})
+            except ApiError as error:
+                if error.code in (UNPROCESSABLE, BAD_REQUEST):
+                    raise StreamingRefused from error
+                raise
+        else:
+            fresh: dict[str, Stored[T]] = {}
+            version = self._list(fresh)
+            self._swap(fresh)
+            self._watch({"resourceVersion": version}, None)
+
+    def _list(self, fresh: dict[str, Stored[T]]) -> str:
+        """Read all pages; return the resource version of the whole."""
+        token = ""
+        while True:
+            query = self.resource.query(limit=str(PAGE))
+            if token:
+                query["continue"] = token
+            self.requests += 1
+            accept = self.resource.accept("PartialObjectMetadataList")
+            stream = self._stream = self._client.stream(self.resource.path, query, self._silence, accept)
+            try:
+                text = stream.read().decode()
+            finally:
+                self._stream = None
+                stream.close()
+            metadata: Mapping[str, Any] = {}
+            for name, value in list_members(text):
+                if name == "items" and isinstance(value, dict):
+                    self._put(value, fresh)
+                elif name == "metadata" and isinstance(value, dict):
+                    metadata = value
+            self.heard = time.monotonic()
+            version = metadata.get("resourceVersion")
+            if not isinstance(version, str) or not version:
+                raise ApiUnavailable(f"GET {self.resource.path}: the list has no resourceVersion")
+            token = str(metadata.get("continue") or "")
+            if not token:
+                return version
+            if self._stopping.is_set():
+                raise ApiUnavailable("stopped")
+
+    def _watch(self, more: Mapping[str, str], fresh: dict[str, Stored[T]] | None) -> None:
+        """Follow a watch to its end; objects go into ``fresh`` until the server says that the initial ones are over."""
+        seconds = random.uniform(*self._watch_for)  # noqa: S311 - spreads load, no secret
+        query = self.resource.query(
+            watch="true", allowWatchBookmarks="true", timeoutSeconds=str(max(1, int(seconds))), **more
+        )
+        self.requests += 1
+        accept = self.resource.accept("PartialObjectMetadata")
+        stream = self._stream = self._client.stream(self.resource.path, query, self._silence, accept)
+        try:
+            if self._stopping.is_set():
+                return
+            while line := stream.readline(LINE):
+                if not line.endswith(b"\n"):
+                    raise ApiUnavailable(f"{self.resource.path}: the watch was cut off in the middle of an event")
+                if self._event(json.loads(line), fresh):
+                    assert fresh is not None  # noqa: S101 - the initial events end only where there are some
+                    self._swap(fresh)
+                    fresh = None
+        except OSError as error:
+            # A server that knows nothing of initial events may be silent instead: next time a list.
+            self._list_next = fresh is not None
+            raise ApiUnavailable(f"the watch broke: {error or type(error).__name__}") from error
+        finally:
+            self._stream = None
+            stream.close()
+        if fresh is not None:
+            self._list_next = True
+            raise ApiUnavailable("the watch ended before all objects had come")
+
+    def _event(self, event: object, fresh: dict[str, Stored[T]] | None) -> bool:
+        """Take in an event; return whether it ends the initial ones."""
+        kind = event.get("type") if isinstance(event, dict) else None
+        raw = event.get("object") if isinstance(event, dict) else None
+        if not isinstance(raw, dict):
+            raise ApiUnavailable("the watch sent something that is no event")
+        if kind == "ERROR":
+            raise status_error(raw)
+        self.heard = time.monotonic()
+        self.events += 1
+        if kind == "BOOKMARK":
+            metadata = raw.get("metadata")
+            annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+            return fresh is not None and isinstance(annotations, dict) and annotations.get(INITIAL_END) == "true"
+        if kind not in ("ADDED", "MODIFIED", "DELETED"):
+            raise ApiUnavailable(f"the watch sent an event of an unknown type: {kind!r}"[:200])
+        objects = self._objects if fresh is None else fresh
+        changed = self._remove(raw, objects) if kind == "DELETED" else self._put(raw, objects)
+        if changed and fresh is None:
+            self._changed()
+        return False
+
+    # What is kept
+
+    def _put(self, raw: Mapping[str, Any], objects: dict[str, Stored[T]]) -> bool:
+        """Keep what is made of an object; return whether that is something else than before.
+
+        An older state of the object than the present one, which comes after a write of our own, is passed over.
+        """
+        uid, version = _identity(raw)
+        before = objects.get(uid)
+        if before is not None and version and version < before.version:
+            return False
+        value = self._convert(raw)
+        with self._lock:
+            if value is None:
+                return objects.pop(uid, None) is not None
+            if before is not None and before.value == value:
+                value = before.value
+                objects[uid] = Stored(version, value)
+                return False
+            objects[uid] = Stored(version, value)
+        return True
+
+    def _remove(self, raw: Mapping[str, Any], objects: dict[str, Stored[T]]) -> bool:
+        uid, _ = _identity(raw)
+        with self._lock:
+            return objects.pop(uid, None) is not None
+
+    def _swap(self, fresh: dict[str, Stored[T]]) -> None:
+        """Put the new objects in place of the present ones. Equal ones stay the same Python object, so compare fast."""
+        with self._lock:
+            old = self._objects
+            for uid, stored in fresh.items():
+                before = old.get(uid)
+                if before is not None and before.value == stored.value:
+                    fresh[uid] = Stored(stored.version, before.value)
+            same = old.keys() == fresh.keys() and all(old[uid].value is fresh[uid].value for uid in fresh)
+            self._objects = fresh
+            first, self.synced = not self.synced, True
+        had_trouble, self.trouble = self.trouble, ""
+        if had_trouble:
+            self._log(f"{self.resource.path}: followed again")
+        if first or not same or had_trouble:
+            self._changed()
+
+
+def _identity(raw: Mapping[str, Any]) -> tuple[str, int]:
+    metadata = raw.get("metadata")
+    uid = metadata.get("uid") if isinstance(metadata, Mapping) else None
+    if not isinstance(metadata, Mapping) or not isinstance(uid, str) or not uid:
+        raise ApiUnavailable("an object has no metadata.uid")
+    version = metadata.get("resourceVersion")
+    # Versions are to be compared as numbers since Kubernetes 1.35 (KEP-5504); they always were numbers.
+    return uid, int(version) if isinstance(version, str) and version.isdecimal() else 0
+
+
+_DECODER = json.JSONDecoder()
+_SPACE = " \t\r\n"
+
+
+def list_members(text: str) -> Iterator[tuple[str, object]]:
+    """Yield the members of a JSON object, those of ``items`` one by one, so that a page is never there as a whole.
+
+    Raises ValueError when the text is not JSON.
+    """
+    at = _skip(text, 0, "{")
+    if _peek(text, at) == "}":
+        return
+    while True:
+        at = _skip(text, at, '"')
+        name, at = scanstring(text, at, True)
+        at = _skip(text, at, ":")
+        if name == "items" and _peek(text, at) == "[":
+            at = _skip(text, at, "[")
+            while _peek(text, at) != "]":
+                item, at = _DECODER.raw_decode(text, _space(text, at))
+                yield name, item
+                if _peek(text, at) != "]":
+                    at = _skip(text, at, ",")
+            at = _skip(text, at, "]")
+        else:
+            value, at = _DECODER.raw_decode(text, _space(text, at))
+            yield name, value
+        if _peek(text, at) != ",":
+            break
+        at = _skip(text, at, ",")
+    at = _skip(text, at, "}")
+    if text[at:].strip(_SPACE):
+        raise JSONDecodeError("more than one value", text, at)
+
+
+def _space(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _SPACE:
+        at += 1
+    return at
+
+
+def _peek(text: str, at: int) -> str:
+    at = _space(text, at)
+    return text[at : at + 1]
+
+
+def _skip(text: str, at: int, expected: str) -> int:
+    at = _space(text, at)
+    if text[at : at + 1] != expected:
+        raise JSONDecodeError(f"no {expected}", text, at)
+    return at + 1
