@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 from egress_router import __version__
-from egress_router.cli import main as frame
+from egress_router.errors import UsageError
+
+#: verb → module with a click command named ``command``
+VERBS = {
+    "init": "egress_router.cli.init",
+    "run": "egress_router.cli.run",
+    "http-proxy": "egress_router.cli.http_proxy",
+    "dns-proxy": "egress_router.cli.dns_proxy",
+    "check": "egress_router.cli.check",
+    "plan": "egress_router.cli.plan",
+    "explain": "egress_router.cli.explain",
+    "status": "egress_router.cli.status",
+    "manifests": "egress_router.cli.manifests",
+    "migrate": "egress_router.cli.migrate",
+    "egressip": "egress_router.cli.egressip",
+    "node": "egress_router.cli.node",
+}
+
+
+def load(verb: str) -> object:
+    """Return the click command of ``verb``."""
+    return import_module(VERBS[verb]).command
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are the modules of ``frame.VERBS``."""
+    """A group whose commands are the modules of ``VERBS``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs in the order of the table."""
-        return list(frame.VERBS)
+        return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return the command, None when there is none of that name."""
-        if cmd_name not in frame.VERBS:
+        if cmd_name not in VERBS:
             return None
-        command = frame.load(cmd_name)
+        command = load(cmd_name)
         assert isinstance(command, click.Command)
         return command
 
@@ -49,7 +72,7 @@ def invoke(args: list[str]) -> int:
         return exit_.exit_code
     except click.ClickException as error:
         error.show()
-        return frame.USAGE
+        return UsageError.exit_code
     except click.Abort:
         raise KeyboardInterrupt from None
     return result if isinstance(result, int) else 0

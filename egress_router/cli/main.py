@@ -10,31 +10,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib import import_module
 from typing import NoReturn
 
 from egress_router.errors import EgressRouterError
 
-#: verb → module with a click command named ``command``
-VERBS = {
-    "init": "egress_router.cli.init",
-    "run": "egress_router.cli.run",
-    "http-proxy": "egress_router.cli.http_proxy",
-    "dns-proxy": "egress_router.cli.dns_proxy",
-    "check": "egress_router.cli.check",
-    "plan": "egress_router.cli.plan",
-    "explain": "egress_router.cli.explain",
-    "status": "egress_router.cli.status",
-    "manifests": "egress_router.cli.manifests",
-    "migrate": "egress_router.cli.migrate",
-    "egressip": "egress_router.cli.egressip",
-    "node": "egress_router.cli.node",
-}
-
 #: What every pod waits for.
 INIT = ["init"]
 
-USAGE = 2
 INTERNAL = 70
 INTERRUPTED = 130
 
@@ -103,8 +85,3 @@ def report(error: EgressRouterError) -> None:
         log.LOGGER.error("%s", error)
     else:
         print(f"egress-router: {error}", file=sys.stderr)
-
-
-def load(verb: str) -> object:
-    """Return the click command of ``verb``."""
-    return import_module(VERBS[verb]).command

@@ -8,11 +8,12 @@ import sys
 import pytest
 
 from egress_router import __version__, errors
+from egress_router.cli import group
 from egress_router.cli import main as frame
 from egress_router.errors import EgressRouterError, Problem, ToolFailed
 from tests.cli.unit.conftest import CommandLine
 
-VERBS = list(frame.VERBS)
+VERBS = list(group.VERBS)
 
 
 def all_errors(kind: type[EgressRouterError] = EgressRouterError) -> list[type[EgressRouterError]]:
