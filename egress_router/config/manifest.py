@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from egress_router.config.inputs import Inputs, Problems, SourceText
+from egress_router.config.kubernetes_yaml import YamlError, parse_documents
 from egress_router.errors import ConfigurationError, Problem
 
 #: What web pages and word processors make of ``"``, ``'`` and ``-``.
@@ -64,15 +63,10 @@ def manifest_objects(text: str, label: str) -> list[dict[str, Any]]:
 def _documents(text: str, label: str) -> list[dict[str, Any]]:
     """Load the YAML documents. Raises ConfigurationError."""
     try:
-        return [item for item in yaml.safe_load_all(text.removeprefix("\ufeff")) if isinstance(item, dict)]
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark is not None else None
-        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
-    except (ValueError, RecursionError) as error:
-        # PyYAML's own: a date like 2001-99-99, thousands of nested brackets.
-        line, reason = None, str(error)
-    raise ConfigurationError([Problem(label, line, "", f"is not YAML: {reason}", _typographic_hint(text, label))])
+        return [document.value for document in parse_documents(text) if isinstance(document.value, dict)]
+    except YamlError as error:
+        problem = Problem(label, error.line, "", error.message, _typographic_hint(text, label))
+    raise ConfigurationError([problem])
 
 
 def _typographic_hint(text: str, label: str) -> str:

@@ -5,21 +5,20 @@ patch`` makes them.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
-
-import yaml
+from typing import Protocol
 
 from egress_router.config.inputs import Problems, read_file_variable
+from egress_router.config.kubernetes_yaml import YamlError
+from egress_router.config.yaml_edit import is_object, objects_in, set_list
 from egress_router.daemon.file_watch import DirectoryWatch
 from egress_router.egressip.api import ClusterState
-from egress_router.egressip.source.objects import ClusterObject, assemble, documents, parse_objects, unpacked
-from egress_router.errors import ConfigurationError, Problem, UsageError
+from egress_router.egressip.source.objects import ClusterObject, assemble, documents, parse_objects
+from egress_router.errors import ConfigurationError, PlatformError, Problem, UsageError
 
 # Where the cluster's objects come from: a small protocol, and a directory of YAML and JSON files.
 
@@ -164,45 +163,41 @@ def wait_for_objects(source: ClusterSource, log: Callable[[str], None]) -> None:
 def patch_object(directory: Path, kind: str, name: str, fields: Mapping[str, Sequence[str]]) -> Path:
     """Replace list fields of the object and return the file it stands in.
 
-    The file is replaced atomically; other objects in it stay, comments do not. Two patches at once wait for
-    each other. Raises UsageError when there is no such object, or more than one, and ConfigurationError when
-    a file cannot be parsed.
+    The file is replaced atomically, and nothing in it changes but these fields: comments, quotes and other objects
+    stay byte for byte. Two patches at once wait for each other. Raises UsageError when there is no such object, or
+    more than one, ConfigurationError when a file cannot be parsed or the field not be changed alone, and PlatformError
+    when the file cannot be written.
     """
     with locked(directory):
         problems = Problems()
-        found: list[tuple[Path, list[object], dict[str, Any]]] = []
+        found: list[tuple[Path, str]] = []
         for path in sorted(directory.iterdir()):
-            if path.name.startswith(".") or path.suffix not in SUFFIXES:
+            if path.name.startswith(".") or path.suffix not in SUFFIXES or not path.is_file():
                 continue
-            docs = documents(path.name, path.read_text(encoding="utf-8"), problems)
-            for document in docs:
-                for raw in unpacked(document):
-                    if _is(raw, kind, name):
-                        assert isinstance(raw, dict)  # noqa: S101 - what the parsers make of a mapping
-                        found.append((path, docs, raw))
+            loaded = read_file_variable(path.name, str(path))
+            if isinstance(loaded, Problem):
+                problems.errors.append(loaded)
+                continue
+            for document in documents(path.name, loaded.text, problems):
+                found += [(path, loaded.text) for item in objects_in(document) if is_object(item, kind, name)]
         problems.raise_if_any()
         if not found:
             raise UsageError(f"there is no {kind} {name} in {directory}")
         if len(found) > 1:
-            files = ", ".join(sorted({path.name for path, _, _ in found}))
+            files = ", ".join(sorted({path.name for path, _ in found}))
             raise UsageError(f"{kind} {name} stands in {directory} {len(found)} times ({files}); keep one")
-        path, docs, raw = found[0]
-        raw.update({field: list(values) for field, values in fields.items()})
-        write_atomically(path, _rendered(path, docs))
+        path, text = found[0]
+        try:
+            for field, values in fields.items():
+                text = set_list(text, kind, name, field, values)
+        except YamlError as error:
+            raise ConfigurationError([Problem(path.name, error.line, "", error.message)]) from error
+        try:
+            # A link stays one.
+            write_atomically(path.resolve(), text)
+        except OSError as error:
+            raise PlatformError(f"{path} cannot be written: {error.strerror}") from error
         return path
-
-
-def _is(raw: object, kind: str, name: str) -> bool:
-    if not isinstance(raw, Mapping) or raw.get("kind") != kind:
-        return False
-    metadata = raw.get("metadata")
-    return isinstance(metadata, Mapping) and metadata.get("name") == name
-
-
-def _rendered(path: Path, docs: list[object]) -> str:
-    if path.suffix == ".json":
-        return json.dumps(docs[0], indent=2) + "\n"
-    return yaml.safe_dump_all(docs, sort_keys=False, default_flow_style=False)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from egress_router.config.inputs import Problems
+from egress_router.config.kubernetes_yaml import YamlError, parse_documents, parse_json
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod, address_key, address_text
 
 # One Kubernetes object as plain data → a model value. Field names are those of OpenShift.
@@ -167,9 +165,6 @@ _KINDS: dict[str, Callable[[_Fields], ClusterObject | None]] = {
 
 # YAML or JSON text with Kubernetes objects → the cluster's state. Pure; every problem found is noted.
 
-#: The loader in C is ten times as fast; a PyYAML built without libyaml lacks it.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 
 def parse_objects(file: str, text: str, problems: Problems) -> list[ClusterObject]:
     """Return the objects in one file: JSON, or YAML with any number of documents, Lists unpacked.
@@ -189,15 +184,10 @@ def documents(file: str, text: str, problems: Problems) -> list[object]:
     """Return the documents of a file as plain data; none when the text is neither JSON nor YAML."""
     try:
         if file.endswith(".json"):
-            return [json.loads(text)]
-        return [document for document in yaml.load_all(text, Loader=LOADER) if document is not None]
-    except json.JSONDecodeError as error:
-        problems.error(file, error.lineno, "", f"is not JSON: {error.msg}")
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        problems.error(file, line, "", f"is not YAML: {error.problem or error.context}")
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problems.error(file, None, "", f"is neither YAML nor JSON: {error}")
+            return [parse_json(text)]
+        return [document.value for document in parse_documents(text)]
+    except YamlError as error:
+        problems.error(file, error.line, "", error.message)
     return []
 
 

@@ -38,3 +38,17 @@ def test_usage(cli: CommandLine, tmp_path: Path, arguments: list[str], blamed: s
     result = cli(*arguments, env={"EGRESS_STATE_DIR": str(tmp_path)})
     assert result.status == 2
     assert blamed in result.err
+
+
+def test_patch_leaves_every_other_byte(cli: CommandLine, tmp_path: Path) -> None:
+    text = (
+        "# ours\nkind: NetNamespace\nmetadata:\n  name: toto\n  creationTimestamp: 2018-10-01T10:00:00Z\n"
+        '  annotations: {window: 22:22, mac: 021122334455, a: "1e3", b: "y"}\negressIPs:\n- 192.0.2.45  # hall 1\n'
+    )
+    (tmp_path / "toto.yaml").write_text(text)
+    (tmp_path / "pipe.yaml").symlink_to("pipe.yaml")
+    words = ["egressip", "patch", "netnamespace", "toto", "--state", str(tmp_path), "--egress-ips"]
+    assert cli(*words, "192.0.2.45,192.0.2.54").status == 0
+    assert (tmp_path / "toto.yaml").read_text() == text + "- 192.0.2.54\n"
+    assert cli(*words, "192.0.2.45").status == 0
+    assert (tmp_path / "toto.yaml").read_text() == text

@@ -57,8 +57,8 @@ def test_every_problem_is_named() -> None:
         b_yaml="a: [1\n",
         c_json="{",
         d_yaml="- 7",
-        e_yaml="{kind: Pod, metadata: {name: x, namespace: y}, spec: {nodeName: n}, status: {podIP: 10.0.0.256}}",
-        f_yaml="{kind: HostSubnet, metadata: {name: n}, hostIP: 1.5, egressIPCapacity: true}",
+        e_yaml="{kind: Pod, metadata: {name: x, namespace: toto}, spec: {nodeName: n1}, status: {podIP: 10.0.0.256}}",
+        f_yaml="{kind: HostSubnet, metadata: {name: n1}, hostIP: 1.5, egressIPCapacity: true}",
     )
     assert state == ClusterState()
     text = "\n".join(problems)
@@ -69,8 +69,8 @@ def test_every_problem_is_named() -> None:
         "c.json line 1",
         "d.yaml",
         "Pod x: status.podIPs",
-        "HostSubnet n: hostIP",
-        "HostSubnet n: egressIPCapacity",
+        "HostSubnet n1: hostIP",
+        "HostSubnet n1: egressIPCapacity",
     ):
         assert part in text
 
