@@ -42,6 +42,9 @@ class Selector:
         return ",".join(_query(requirement) for requirement in self.requirements)
 
 
+EVERYTHING = Selector()
+
+
 def _query(requirement: Requirement) -> str:
     values = ",".join(sorted(requirement.values))
     return {

@@ -1,0 +1,290 @@
+"""Objects of the Kubernetes API → values: EgressIP, EgressNode, EgressIPAssignment, pods, labels. Pure.
+
+The server has checked objects of our own against the schema (deploy/egress-ips/base/crds). What is checked here again
+is what the code depends on, so that another version of the schema cannot mislead it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from sys import intern
+from typing import Any
+
+from egress_router.egressip.api import address_key, address_text
+from egress_router.errors import Problem
+from egress_router.kubernetes.selectors import EVERYTHING, Selector, parse_selector
+
+GROUP = "egress-router.io"
+VERSION = "v1alpha1"
+API = f"{GROUP}/{VERSION}"
+EGRESS_IPS = f"/apis/{API}/egressips"
+EGRESS_NODES = f"/apis/{API}/egressnodes"
+ASSIGNMENTS = f"/apis/{API}/egressipassignments"
+#: Nodes with this label may be given the addresses of every EgressIP without an egressNodeSelector.
+ASSIGNABLE = f"{GROUP}/egress-assignable"
+
+
+@dataclass(frozen=True, slots=True)
+class EgressIP:
+    """Which pods leave with which addresses. ``created`` is metadata.creationTimestamp: RFC 3339, sorts as text."""
+
+    name: str
+    uid: str
+    created: str
+    generation: int
+    egress_ips: tuple[str, ...]
+    namespace_selector: Selector
+    pod_selector: Selector = EVERYTHING
+    node_selector: Selector | None = None
+    #: The present status, to write only what differs.
+    status: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressNode:
+    """A node: what the administrator wants of it (``egress_ips`` to ``drain``), and what its agent says."""
+
+    name: str
+    uid: str
+    egress_ips: tuple[str, ...] = ()
+    egress_cidrs: tuple[str, ...] = ()
+    capacity: int | None = None
+    drain: bool = False
+    host_ips: tuple[str, ...] = ()
+    interface_subnets: tuple[str, ...] = ()
+    held_ips: frozenset[str] = frozenset()
+    pending: Mapping[str, str] | None = None
+    ready: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Which node shall have an address. ``announced``: the reason that its agent gives, "" before it said anything."""
+
+    name: str
+    uid: str
+    version: str
+    egress_ip: str
+    node: str
+    epoch: int
+    announced_by: str = ""
+    announced: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiPod:
+    """A pod that may send: it has a node and addresses of its own, and has not ended."""
+
+    uid: str
+    namespace: str
+    name: str
+    node: str
+    ips: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A Namespace or a Node, of which only the labels matter."""
+
+    name: str
+    uid: str
+    labels: Mapping[str, str]
+
+
+class Unusable(Exception):
+    """An object from which no value can be made."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, problems)))
+
+
+class _Reader:
+    def __init__(self, raw: Mapping[str, Any], kind: str) -> None:
+        metadata = raw.get("metadata")
+        self.metadata: Mapping[str, Any] = metadata if isinstance(metadata, Mapping) else {}
+        self.name = str(self.metadata.get("name") or "")
+        self.uid = str(self.metadata.get("uid") or "")
+        self.spec = _mapping(raw.get("spec"))
+        self.status = _mapping(raw.get("status"))
+        self.problems: list[Problem] = []
+        self._label = f"{kind} {self.name}"
+
+    def wrong(self, field: str, value: object, message: str, expected: str) -> None:
+        """Note what is wrong."""
+        shown = "" if value is None else str(value)
+        self.problems.append(Problem("the API", None, shown, f"{self._label}: {field} {message}", expected))
+
+    def texts(self, field: str) -> tuple[str, ...]:
+        """Return a list of texts in spec."""
+        value = self.spec.get(field)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.wrong(f"spec.{field}", value, "is not a list of texts", "such as [192.0.2.45]")
+            return ()
+        return tuple(value)
+
+    def number(self, mapping: Mapping[str, Any], field: str) -> int | None:
+        """Return a whole number from 0; absent is None."""
+        value = mapping.get(field)
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+            return value
+        self.wrong(f"spec.{field}", value, "is not a number that fits", "a whole number, 0 or more")
+        return None
+
+    def selector(self, field: str) -> Selector | None:
+        """Return a label selector in spec; absent is None."""
+        value = self.spec.get(field)
+        return None if value is None else parse_selector(f"spec.{field}", value, self.wrong)
+
+    def done(self) -> None:
+        """Raise Unusable when something was wrong."""
+        if self.problems:
+            raise Unusable(self.problems)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Return a condition of a status by its type, empty when it is not there."""
+    conditions = status.get("conditions")
+    for entry in conditions if isinstance(conditions, list) else []:
+        if isinstance(entry, Mapping) and entry.get("type") == kind:
+            return entry
+    return {}
+
+
+def egress_ip(raw: Mapping[str, Any], status_of: Callable[[Mapping[str, Any]], str] = lambda _status: "") -> EgressIP:
+    """Return the value of an EgressIP. Raises Unusable. ``status_of`` makes of the status what shall be kept."""
+    reader = _Reader(raw, "EgressIP")
+    namespaces = reader.selector("namespaceSelector")
+    if namespaces is None or not namespaces.requirements:
+        reader.wrong("spec.namespaceSelector", None, "selects nothing in particular", "labels of namespaces")
+    pods = reader.selector("podSelector")
+    nodes = reader.selector("egressNodeSelector")
+    addresses = reader.texts("egressIPs")
+    if not addresses:
+        reader.wrong("spec.egressIPs", None, "is empty", "such as [192.0.2.45]")
+    generation = reader.metadata.get("generation")
+    reader.done()
+    return EgressIP(
+        reader.name,
+        reader.uid,
+        str(reader.metadata.get("creationTimestamp") or ""),
+        generation if isinstance(generation, int) else 0,
+        addresses,
+        namespaces or EVERYTHING,
+        pods or EVERYTHING,
+        nodes if nodes and nodes.requirements else None,
+        status_of(reader.status),
+    )
+
+
+def egress_node(raw: Mapping[str, Any]) -> EgressNode:
+    """Return the value of an EgressNode. Raises Unusable."""
+    reader = _Reader(raw, "EgressNode")
+    status = reader.status
+    pending = status.get("pending")
+    made = EgressNode(
+        reader.name,
+        reader.uid,
+        reader.texts("egressIPs"),
+        reader.texts("egressCIDRs"),
+        reader.number(_mapping(reader.spec.get("capacity")), "ip"),
+        reader.spec.get("drain") is True,
+        _texts(status.get("hostIPs")),
+        _texts(status.get("interfaceSubnets")),
+        frozenset(_texts(status.get("heldIPs"))),
+        {
+            str(entry["egressIP"]): str(entry.get("reason") or "")
+            for entry in (pending if isinstance(pending, list) else [])
+            if isinstance(entry, Mapping) and "egressIP" in entry
+        },
+        condition(status, "Ready").get("status") == "True",
+    )
+    reader.done()
+    return made
+
+
+def assignment(raw: Mapping[str, Any]) -> Assignment:
+    """Return the value of an EgressIPAssignment. Raises Unusable."""
+    reader = _Reader(raw, "EgressIPAssignment")
+    address, epoch = reader.spec.get("egressIP"), reader.number(reader.spec, "epoch")
+    key = address_key(address) if isinstance(address, str) else None
+    if key is None:
+        reader.wrong("spec.egressIP", address, "is not an address that a node can hold", "such as 192.0.2.45")
+    announced = condition(reader.status, "Announced")
+    reader.done()
+    return Assignment(
+        reader.name,
+        reader.uid,
+        str(reader.metadata.get("resourceVersion") or ""),
+        address_text(key or 0),
+        str(reader.spec.get("node") or ""),
+        epoch or 0,
+        str(reader.status.get("node") or ""),
+        str(announced.get("reason") or ""),
+    )
+
+
+def assignment_name(address: str) -> str:
+    """Return the name of the EgressIPAssignment of an address in canonical text: ``-`` for ``:``, and a 0 after it
+    where the address ends in ``::``, since no name of an object ends in ``-``.
+    """
+    return address.replace(":", "-") + ("0" if address.endswith(":") else "")
+
+
+#: Pods in these phases run no process any more, and their addresses may belong to others.
+ENDED = ("Succeeded", "Failed")
+#: The field selector that turns the end of a pod into a deletion.
+RUNNING = ",".join(f"status.phase!={phase}" for phase in ENDED)
+
+
+def pod(raw: Mapping[str, Any]) -> ApiPod | None:
+    """Return the value of a pod, None for one that cannot have traffic of its own: without a node or an address, on the
+    host's network, or ended. What its phase or readiness is else says nothing about whether it sends.
+    """
+    metadata, spec, status = _mapping(raw.get("metadata")), _mapping(raw.get("spec")), _mapping(raw.get("status"))
+    node = spec.get("nodeName")
+    if not isinstance(node, str) or not node or spec.get("hostNetwork") is True or status.get("phase") in ENDED:
+        return None
+    listed = status.get("podIPs")
+    entries = listed if isinstance(listed, list) and listed else [{"ip": status.get("podIP")}]
+    ips = []
+    for entry in entries:
+        text = entry.get("ip") if isinstance(entry, Mapping) else None
+        key = address_key(text) if isinstance(text, str) else None
+        if key is not None:
+            ips.append(address_text(key))
+    if not ips:
+        return None
+    return ApiPod(
+        str(metadata.get("uid") or ""),
+        intern(str(metadata.get("namespace") or "")),
+        str(metadata.get("name") or ""),
+        intern(node),
+        tuple(ips),
+        _labels(metadata),
+    )
+
+
+def _labels(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    labels = metadata.get("labels")
+    if not isinstance(labels, Mapping):
+        return ()
+    return tuple((intern(str(key)), intern(str(value))) for key, value in sorted(labels.items()))
+
+
+def labelled(raw: Mapping[str, Any]) -> Labelled:
+    """Return name and labels of an object that came as metadata."""
+    metadata = _mapping(raw.get("metadata"))
+    return Labelled(str(metadata.get("name") or ""), str(metadata.get("uid") or ""), dict(_labels(metadata)))

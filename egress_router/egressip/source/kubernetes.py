@@ -1,0 +1,250 @@
+"""The Kubernetes API as the source of the cluster's objects: for a node's agent, or for the controller.
+
+What is watched: EgressIP, EgressNode, EgressIPAssignment, and the labels of namespaces; by an agent the pods of its own
+node, and those of the namespaces whose addresses it holds; by the controller all pods, and the labels of nodes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from egress_router.egressip.api import ClusterState
+from egress_router.egressip.source import api_objects
+from egress_router.egressip.source.api_objects import (
+    ASSIGNMENTS,
+    EGRESS_IPS,
+    EGRESS_NODES,
+    RUNNING,
+    ApiPod,
+    Assignment,
+    EgressIP,
+    EgressNode,
+    Labelled,
+    Unusable,
+)
+from egress_router.egressip.source.groups import (
+    ApiObjects,
+    Grouping,
+    LocalNode,
+    canonical,
+    cluster_state,
+    without_assigned,
+)
+from egress_router.errors import EgressRouterError, Problem
+from egress_router.kubernetes.client import Client
+from egress_router.kubernetes.informer import Informer, Resource
+
+T = TypeVar("T")
+
+PODS = "/api/v1/pods"
+NAMESPACES = "/api/v1/namespaces"
+NODES = "/api/v1/nodes"
+#: A node that holds addresses of more namespaces than this watches the pods of all namespaces with one watch.
+MOST_WATCHES = 32
+
+
+class KubernetesSource:
+    """A ClusterSource. ``read`` raises OSError until every object was seen once; after that the last picture stays,
+    however long the server is away, and what is wrong is among the problems.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        me: LocalNode | None,
+        log: Callable[[str], None] = lambda _text: None,
+        status_of: Callable[[Mapping[str, Any]], str] = lambda _status: "",
+    ) -> None:
+        """``me`` is an agent's own node, None for the controller. ``status_of``: see ``api_objects.egress_ip``."""
+        self._client = client
+        self._me = me
+        self._log = log
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._grouping = Grouping()
+        self._unusable: dict[tuple[str, str], tuple[Problem, ...]] = {}
+        self._first = True
+        self._granted: set[str] = set()
+        self._objects = ApiObjects()
+        own = f"spec.nodeName={me.name},{RUNNING}" if me else RUNNING
+        self.egress_ips: Informer[EgressIP] = self._follow(
+            Resource(EGRESS_IPS), self._last_good("EgressIP", lambda raw: api_objects.egress_ip(raw, status_of))
+        )
+        self.egress_nodes: Informer[EgressNode] = self._follow(
+            Resource(EGRESS_NODES), self._last_good("EgressNode", api_objects.egress_node)
+        )
+        self.assignments: Informer[Assignment] = self._follow(
+            Resource(ASSIGNMENTS), self._last_good("EgressIPAssignment", api_objects.assignment)
+        )
+        self._namespaces: Informer[Labelled] = self._follow(
+            Resource(NAMESPACES, metadata_only=True), api_objects.labelled
+        )
+        self._pods: Informer[ApiPod] = self._follow(Resource(PODS, own), api_objects.pod)
+        self._nodes: Informer[Labelled] | None = None
+        if me is None:
+            self._nodes = self._follow(Resource(NODES, metadata_only=True), api_objects.labelled)
+        #: Watches of the pods of namespaces on other nodes, by namespace; "" is all of them.
+        self._remote: dict[str, Informer[ApiPod]] = {}
+
+    def _follow(self, resource: Resource, convert: Callable[[Mapping[str, Any]], T | None]) -> Informer[T]:
+        informer = Informer(self._client, resource, convert, self._changed, self._log)
+        informer.start()
+        return informer
+
+    def _last_good(
+        self, kind: str, convert: Callable[[Mapping[str, Any]], T]
+    ) -> Callable[[Mapping[str, Any]], T | None]:
+        """Return a conversion that keeps the last good value of an object that cannot be used any more."""
+        good: dict[str, T] = {}
+
+        def converted(raw: Mapping[str, Any]) -> T | None:
+            uid = str(raw["metadata"]["uid"])
+            try:
+                value = convert(raw)
+            except Unusable as error:
+                with self._lock:
+                    self._unusable[kind, uid] = error.problems
+                return good.get(uid)
+            with self._lock:
+                self._unusable.pop((kind, uid), None)
+            good[uid] = value
+            return value
+
+        return converted
+
+    def _changed(self) -> None:
+        """Called from the threads of the watches."""
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self._event, 1)
+
+    def _fixed(self) -> list[Informer[Any]]:
+        """Return the watches that are there from the start."""
+        fixed: list[Informer[Any]] = [self.egress_ips, self.egress_nodes, self.assignments]
+        fixed += [self._namespaces, self._pods]
+        return [*fixed, *([self._nodes] if self._nodes else [])]
+
+    def _informers(self) -> list[Informer[Any]]:
+        return [*self._fixed(), *self._remote.values()]
+
+    # ClusterSource
+
+    def read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
+        """Return the state now, and what is wrong. Raises OSError until all objects were seen."""
+        for informer in self._informers():
+            if informer.fault is not None:
+                raise EgressRouterError(f"the watch of {informer.resource.path} ended: {informer.fault!r}")
+        missing = [informer for informer in self._fixed() if not informer.synced]
+        if missing:
+            why = next((informer.trouble for informer in missing if informer.trouble), "")
+            raise OSError(errno.EAGAIN, why or "the API server has not sent all objects yet")
+        self._objects = objects = self._gather()
+        pods = self._grouping.follow(objects)
+        state = cluster_state(objects, pods, self._me)
+        if self._me is not None:
+            state = self._only_with_pods(state, self._me.name)
+        self._first = False
+        return state, self._problems()
+
+    def _gather(self) -> ApiObjects:
+        pods = self._pods.objects()
+        for informer in self._remote.values():
+            pods.update(informer.objects())
+        return ApiObjects(
+            self.egress_ips.objects(),
+            self.egress_nodes.objects(),
+            self.assignments.objects(),
+            self._namespaces.objects(),
+            self._nodes.objects() if self._nodes else {},
+            pods,
+        )
+
+    def _only_with_pods(self, state: ClusterState, me: str) -> ClusterState:
+        """Follow the pods that this node translates, and leave out new addresses whose pods are not all known yet: a
+        node that says that it has an address must translate whoever is sent to it. What it had before stays.
+        """
+        given = {*state.assignment.get(me, ()), *map(canonical, state.nodes[me].egress_ips)}
+        groups = {
+            name: space
+            for name, space in state.namespaces.items()
+            if not given.isdisjoint(map(canonical, space.egress_ips))
+        }
+        self._watch_namespaces(self._grouping.namespaces_of(groups) if groups else set())
+        late = {name for name, informer in self._remote.items() if not informer.synced}
+        waiting = {
+            canonical(ip)
+            for name, space in groups.items()
+            if late and ("" in late or not self._grouping.namespaces_of({name}).isdisjoint(late))
+            for ip in space.egress_ips
+        } & given
+        if waiting and self._first:
+            # An agent that starts again may have these addresses already, and must not lay them down.
+            raise OSError(errno.EAGAIN, "the API server has not sent the pods of all nodes yet")
+        self._granted = (self._granted & given) | (given - waiting)
+        return without_assigned(state, me, waiting - self._granted) if waiting - self._granted else state
+
+    def _watch_namespaces(self, wanted: set[str]) -> None:
+        """Watch the pods of these namespaces on other nodes; a replaced one ends when the new ones have all."""
+        assert self._me is not None  # noqa: S101 - only agents do this
+        names = {""} if len(wanted) > MOST_WATCHES else wanted
+        for name in names - self._remote.keys():
+            path = f"{NAMESPACES}/{name}/pods" if name else PODS
+            others = f"spec.nodeName!={self._me.name},{RUNNING}"
+            self._remote[name] = self._follow(Resource(path, others), api_objects.pod)
+        if any(not self._remote[name].synced for name in names):
+            return
+        for name in self._remote.keys() - names:
+            self._remote.pop(name).stop()
+
+    def _problems(self) -> tuple[Problem, ...]:
+        with self._lock:
+            found = [problem for problems in self._unusable.values() for problem in problems]
+        away = sorted({informer.trouble for informer in self._informers() if informer.trouble})
+        found += [Problem("the API", None, "", f"cannot be followed: {why}; what was known stays") for why in away]
+        return tuple(found)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when something changed."""
+        return self._event
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for a change."""
+        if not select.select([self._event], [], [], timeout)[0]:
+            return False
+        try:
+            os.eventfd_read(self._event)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Stop all watches."""
+        for informer in self._informers():
+            informer.stop()
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self._event)
+
+    # For those who write status
+
+    @property
+    def objects(self) -> ApiObjects:
+        """The objects of the last ``read``."""
+        return self._objects
+
+    def silence(self) -> float:
+        """Return for how many seconds the quietest watch has not been heard."""
+        return max(time.monotonic() - informer.heard for informer in self._informers())
+
+    def counts(self) -> dict[str, int]:
+        """Return how many requests were sent and how many events came, over all present watches."""
+        informers = self._informers()
+        return {"requests": sum(i.requests for i in informers), "events": sum(i.events for i in informers)}
