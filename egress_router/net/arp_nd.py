@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 from egress_router.config.values import Address
 from egress_router.errors import AddressInUse, TryAgainError
+from egress_router.net.oserror import from_os, translating
 
 # Ask who has an address, and tell everybody that we have it, by raw sockets.
 #
@@ -39,20 +40,24 @@ LISTEN_AFTER = 0.3
 class Neighbours:
     """Speaks ARP and neighbour discovery on one interface, which must be up. ``mac`` is the interface's own.
 
-    Everything here raises TryAgainError when the interface goes down or away meanwhile.
+    Everything here raises TryAgainError when the interface goes down or away meanwhile; making one raises
+    CapabilityError without NET_RAW.
     """
 
     def __init__(self, interface: str, index: int, mac: str) -> None:
         self._interface = interface
         self._mac = bytes.fromhex(mac.replace(":", ""))
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.htons(_ETH_P_ALL))
         self._index = index
+        with translating(f"ARP and neighbour discovery on {interface}", "NET_RAW"):
+            self._socket = socket.socket(
+                socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.htons(_ETH_P_ALL)
+            )
         try:
             self._socket.bind((interface, _ETH_P_ALL))
+            self._hear(_ALL_NODES_MAC)
         except OSError as error:
             self._socket.close()
             raise self._lost(error) from error
-        self._hear(_ALL_NODES_MAC)
 
     def _hear(self, group: bytes) -> None:
         """Let frames to a multicast MAC through the interface's filter."""
@@ -78,7 +83,10 @@ class Neighbours:
         for address in wanted:
             if address.version == 6:
                 # Where other machines' probes for it go (RFC 4862, 5.4.2).
-                self._hear(b"\x33\x33\xff" + address.packed[13:])
+                try:
+                    self._hear(b"\x33\x33\xff" + address.packed[13:])
+                except OSError as error:
+                    raise self._lost(error) from error
         end = time.monotonic()
         for _ in range(PROBES):
             for address in wanted:
@@ -205,8 +213,12 @@ class NeighbourWatch(Neighbours):
         program = b"".join(struct.pack("=HBBI", *line) for line in _FILTER)
         self._buffer = ctypes.create_string_buffer(program)
         head = struct.pack("@HP", len(_FILTER), ctypes.addressof(self._buffer))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, head)
-        self._socket.setblocking(False)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, head)
+            self._socket.setblocking(False)
+        except OSError as error:
+            self._socket.close()
+            raise from_os(error, f"hear ARP and neighbour discovery on {interface}", "NET_RAW") from error
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from egress_router.config.values import Address, Protocol
-from egress_router.net.netlink import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_DUMP, Netlink, attributes
+from egress_router.net.netlink import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_DUMP, Netlink, attribute, attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,22 @@ class Departure:
     key: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """A connection of any protocol; ``key`` is the kernel's name for it, as bytes."""
+
+    key: bytes
+
+
 # List and end tracked connections of the pod by netlink.
 #
 # See linux/netfilter/nfnetlink_conntrack.h (CTA_*), nf_conntrack_common.h (IPS_*), nf_conntrack_tcp.h.
 
-_GET, _DELETE = 0x0101, 0x0102
+_GET, _DELETE, _GET_STATS = 0x0101, 0x0102, 0x0105
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _MARK, _ID, _ZONE = 1, 2, 3, 4, 7, 8, 12, 18
+_MARK_MASK = 21
+#: nfgenmsg of a request for all families.
+_EVERYTHING = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _SEEN_REPLY, _DESTINATION_CHANGED = 0x2, 0x20
 #: nf_conntrack_tcp.h: SYN_SENT to LAST_ACK; what is over (TIME_WAIT, CLOSE) lingers for minutes.
@@ -148,7 +158,7 @@ class Conntrack:
                 if found is not None:
                     yield found
 
-    def end(self, connections: Iterable[Connection | Started]) -> int:
+    def end(self, connections: Iterable[Connection | Started | Tracked]) -> int:
         """Forget ``connections``, so that their next packets are looked at anew; return how many. Those that are gone
         already are fine. Raises PlatformError.
         """
@@ -175,9 +185,40 @@ class Conntrack:
                 chosen.append(connection)
         return chosen
 
-    def _messages(self) -> Iterator[bytes]:
-        head = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
-        for _, _, message in self._netlink.stream(_GET, NLM_F_DUMP, head, "list the tracked connections"):
+    def check(self) -> None:
+        """Ask how many connections there are. Raises PlatformError where the kernel cannot list connections,
+        CapabilityError without NET_ADMIN.
+        """
+        for _ in self._netlink.stream(_GET_STATS, NLM_F_ACK, _EVERYTHING, "count the tracked connections"):
+            pass
+
+    def marked(self, value: int, mask: int) -> list[Tracked]:
+        """Return the connections of any protocol and family whose mark is ``value`` under ``mask``. Raises
+        PlatformError. The kernel chooses, so it costs little where few of many connections match.
+        """
+        wanted = attribute(_MARK, struct.pack("!I", value)) + attribute(_MARK_MASK, struct.pack("!I", mask))
+        found = []
+        for message in self._messages(wanted):
+            parts = _parts(message)
+            # A kernel that does not know the mask lists more than was asked for.
+            if _word(message, parts, _MARK) & mask == value:
+                found.append(Tracked(_key(message, parts)))
+        return found
+
+    def replying_to(self, addresses: Iterable[Address]) -> list[Tracked]:
+        """Return the connections of any protocol whose answers go to one of ``addresses``. Raises PlatformError."""
+        wanted = {address.packed for address in addresses}
+        found = []
+        for message in self._messages():
+            parts = _parts(message)
+            if _TUPLE_REPLY in parts and _tuple(message, *parts[_TUPLE_REPLY])[1] in wanted:
+                found.append(Tracked(_key(message, parts)))
+        return found
+
+    def _messages(self, wanted: bytes = b"") -> Iterator[bytes]:
+        for _, _, message in self._netlink.stream(
+            _GET, NLM_F_DUMP, _EVERYTHING + wanted, "list the tracked connections"
+        ):
             yield message
 
 

@@ -17,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
+from egress_router.net.oserror import translating
+
 _ECHO = {4: (8, 0), 6: (128, 129)}
 _MAX_DATAGRAM = 8192
 #: The messages of agents are an object with lists and an object of addresses in it; nothing nests deeper.
@@ -151,6 +153,9 @@ class Prober(threading.Thread):
     The answers to a round are read when the next one starts, so a late thread never takes an answer that waits in the
     socket for a missing one. It also answers other agents' questions, with what ``tell`` returns, given the pods
     that they ask about; without ``tell`` it asks from any port, says nothing of a use, and answers nobody.
+
+    Making one raises CapabilityError without NET_RAW, PlatformError when ``host_ip`` is no address of this machine, and
+    TryAgainError when another process has the port.
     """
 
     def __init__(
@@ -182,12 +187,14 @@ class Prober(threading.Thread):
         self._version = 6 if ":" in host_ip else 4
         family = socket.AF_INET6 if self._version == 6 else socket.AF_INET
         protocol = socket.IPPROTO_ICMPV6 if self._version == 6 else socket.IPPROTO_ICMP
-        self._icmp = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
-        self._icmp.setsockopt(*_only_echo_replies(self._version))
-        self._icmp.bind((host_ip, 0))
-        self._udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._udp.bind((host_ip, port if tell else 0))
+        with translating(f"probe nodes from {host_ip}, which must be an address of this machine", "NET_RAW"):
+            self._icmp = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+            self._icmp.setsockopt(*_only_echo_replies(self._version))
+            self._icmp.bind((host_ip, 0))
+        with translating(f"listen to agents on {host_ip}, UDP port {port}, which must be free", "NET_BIND_SERVICE"):
+            self._udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            self._udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._udp.bind((host_ip, port if tell else 0))
         for one in (self._icmp, self._udp):
             _enlarge(one)
 

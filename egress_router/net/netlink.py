@@ -15,6 +15,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from egress_router.errors import CapabilityError, PlatformError
+from egress_router.net.oserror import translating
 
 #: socket.NETLINK_NETFILTER, which Python 3.11 does not have.
 NETLINK_NETFILTER = 12
@@ -59,14 +60,19 @@ class NetlinkError(PlatformError):
 
 
 class Netlink:
-    """A netlink socket of one protocol (``socket.NETLINK_ROUTE``, …), bound in the network namespace it is made in."""
+    """A netlink socket of one protocol (``socket.NETLINK_ROUTE``, …), bound in the network namespace it is made in.
+
+    Every method raises EgressRouterErrors only: NetlinkError when the kernel refuses, CapabilityError when it does so
+    for lack of permission, TryAgainError when it does not answer in time or has no memory for the request.
+    """
 
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        self._socket.settimeout(_TIMEOUT_SECONDS)
-        self._socket.bind((0, 0))
-        for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
-            self._socket.setsockopt(_SOL_NETLINK, option, 1)
+        with translating("open a netlink socket"):
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+            self._socket.settimeout(_TIMEOUT_SECONDS)
+            self._socket.bind((0, 0))
+            for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
+                self._socket.setsockopt(_SOL_NETLINK, option, 1)
         self._sequence = 0
 
     def __enter__(self) -> Netlink:
@@ -86,7 +92,7 @@ class Netlink:
 
         ``extra`` is attributes appended to what ``message`` encodes. Raises NetlinkError naming what it was ``doing``.
         """
-        sequence = self._send(message, type_, flags | NLM_F_ACK, extra)
+        sequence = self._send(message, type_, flags | NLM_F_ACK, extra, doing)
         for _, _, _ in self._receive(sequence, doing):
             pass
 
@@ -95,7 +101,7 @@ class Netlink:
         that the list changed underneath. ``keep`` says which ones are worth taking apart, by their bytes.
         """
         for _ in range(10):
-            sequence = self._send(message, type_, NLM_F_DUMP, b"")
+            sequence = self._send(message, type_, NLM_F_DUMP, b"", doing)
             parts = list(self._receive(sequence, doing))
             if not any(flags & NLM_F_DUMP_INTR for _, flags, _ in parts):
                 return [_decoded(type(message), data) for _, _, data in parts if keep is None or keep(data)]
@@ -104,7 +110,7 @@ class Netlink:
     def stream(self, type_: int, flags: int, body: bytes, doing: str) -> Iterator[tuple[int, int, bytes]]:
         """Send a request; yield (type, flags, whole message) of every answer as it comes. Raises NetlinkError."""
         self._sequence += 1
-        self._socket.send(_message(type_, flags, self._sequence, body))
+        self._write(_message(type_, flags, self._sequence, body), doing)
         return self._receive(self._sequence, doing)
 
     def change_all(self, messages: Sequence[tuple[int, int, bytes]], doing: str, fine: Collection[int] = ()) -> None:
@@ -117,8 +123,8 @@ class Netlink:
         data = b"".join([_message(*message[:2], first + at, message[2]) for at, message in enumerate(messages)])
         last = max(first + at for at, (_, flags, _) in enumerate(messages) if flags & NLM_F_ACK)
         self._make_room(len(data))
-        self._socket.send(data)
-        for type_, flags, number, message in self._read():
+        self._write(data, doing)
+        for type_, flags, number, message in self._read(doing):
             if type_ == _NLMSG_ERROR and number >= first:
                 _raise_if_error(message, flags, doing, fine)
                 if number == last:
@@ -133,7 +139,11 @@ class Netlink:
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * size)
 
-    def _send(self, message: Any, type_: int, flags: int, extra: bytes) -> int:
+    def _write(self, data: bytes, doing: str) -> None:
+        with translating(doing):
+            self._socket.send(data)
+
+    def _send(self, message: Any, type_: int, flags: int, extra: bytes, doing: str) -> int:
         self._sequence += 1
         message["header"]["type"] = type_
         message["header"]["flags"] = flags | NLM_F_REQUEST
@@ -141,12 +151,12 @@ class Netlink:
         message.encode()
         data = bytes(message.data)
         data += bytes(-len(data) % 4) + extra
-        self._socket.send(struct.pack("=I", len(data)) + data[4:])
+        self._write(struct.pack("=I", len(data)) + data[4:], doing)
         return self._sequence
 
     def _receive(self, sequence: int, doing: str) -> Iterator[tuple[int, int, bytes]]:
         """Yield (type, flags, whole message) of every answer until the last; raise on an error."""
-        for type_, flags, number, message in self._read():
+        for type_, flags, number, message in self._read(doing):
             if number != sequence:
                 continue
             if type_ == _NLMSG_ERROR:
@@ -159,10 +169,11 @@ class Netlink:
                 return
             yield type_, flags, message
 
-    def _read(self) -> Iterator[tuple[int, int, int, bytes]]:
+    def _read(self, doing: str) -> Iterator[tuple[int, int, int, bytes]]:
         """Yield (type, flags, sequence number, whole message) of everything that comes, without end."""
         while True:
-            data = self._socket.recv(_RECEIVE_BYTES)
+            with translating(doing):
+                data = self._socket.recv(_RECEIVE_BYTES)
             offset = 0
             while offset + _HEADER.size <= len(data):
                 length, type_, flags, number, _ = _HEADER.unpack_from(data, offset)

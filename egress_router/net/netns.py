@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from egress_router.errors import CapabilityError, PlatformError
+from egress_router.errors import CapabilityError, EgressRouterError, PlatformError
+from egress_router.net.oserror import translating
 
 # Network namespaces: which one is ours, and sockets that live in another one. See setns(2), namespaces(7).
 
@@ -53,7 +54,12 @@ def made_in(path: str, make: Callable[[], T]) -> T:
         raise _ptrace_missing(path) from error
     except OSError as error:
         raise PlatformError(f"the network namespace {path} cannot be opened: {error.strerror}") from error
-    back = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with translating("open our own network namespace"):
+            back = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+    except EgressRouterError:
+        os.close(there)
+        raise
     try:
         if libc.setns(there, _CLONE_NEWNET) != 0:
             code = ctypes.get_errno()
@@ -89,7 +95,9 @@ NUMBERS = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_PTRACE": 19, "SYS_ADMIN": 21}
 
 def effective() -> frozenset[str]:
     """Return those of NUMBERS that are in the effective set."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    with translating("read the capabilities of this process"):
+        text = Path("/proc/self/status").read_text()
+    for line in text.splitlines():
         if line.startswith("CapEff:"):
             bits = int(line.split()[1], 16)
             return frozenset(name for name, number in NUMBERS.items() if bits >> number & 1)

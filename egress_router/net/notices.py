@@ -9,6 +9,7 @@ import errno
 import socket
 
 from egress_router.net.netlink import NETLINK_NETFILTER
+from egress_router.net.oserror import from_os, translating
 
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NETLINK_DROP_MEMBERSHIP = 270, 1, 2
 #: link; IPv4 address, route, rule; IPv6 address, route, rule; IPv4 and IPv6 netconf (forwarding switched on or off)
@@ -18,24 +19,30 @@ _RECEIVE_BYTES = 1 << 16
 
 
 class Events:
-    """A netlink socket that hears multicast groups. What the events say is not read: one has to look anyway."""
+    """A netlink socket that hears multicast groups. What the events say is not read: one has to look anyway.
+
+    Raises CapabilityError, TryAgainError or PlatformError where the socket fails.
+    """
 
     def __init__(self, protocol: int, groups: tuple[int, ...]) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        self._socket.setblocking(False)
-        self._socket.bind((0, 0))
+        with translating("open a socket for the kernel's notices"):
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+            self._socket.setblocking(False)
+            self._socket.bind((0, 0))
         self._groups = groups
         self.listen()
 
     def listen(self) -> None:
         """Hear events from now on."""
-        for group in self._groups:
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+        with translating("hear the kernel's notices"):
+            for group in self._groups:
+                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 
     def pause(self) -> None:
         """Hear nothing: the kernel need not tell what we do ourselves, ten thousand times."""
-        for group in self._groups:
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_DROP_MEMBERSHIP, group)
+        with translating("stop hearing the kernel's notices"):
+            for group in self._groups:
+                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_DROP_MEMBERSHIP, group)
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
@@ -51,7 +58,7 @@ class Events:
                 return heard
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise
+                    raise from_os(error, "read the kernel's notices", "NET_ADMIN") from error
             heard = True
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from egress_router import errors
 from egress_router.errors import EgressRouterError, PlatformError, ToolFailed
+from egress_router.net.oserror import from_os, translating
 
 # Run a command-line tool and keep what it said.
 
@@ -41,6 +42,10 @@ def start_tool(
         )
     except FileNotFoundError as error:
         raise PlatformError(f"`{command[0]}` is not installed") from error
+    except PermissionError as error:
+        raise PlatformError(f"`{command[0]}` may not be executed: {error.strerror}") from error
+    except OSError as error:
+        raise from_os(error, f"start `{command[0]}`", "") from error
     if started is not None:
         started(child.pid)
 
@@ -51,6 +56,10 @@ def start_tool(
             child.kill()
             child.communicate()
             raise ToolFailed(command, f"no end after {TIMEOUT_SECONDS} s", "") from error
+        except OSError as error:
+            child.kill()
+            child.wait()
+            raise ToolFailed(command, error.strerror or "its input or output broke", "") from error
         if child.returncode != 0:
             raise ToolFailed(command, f"exit status {child.returncode}", errors)
         return output
@@ -106,9 +115,10 @@ class Job:
 
 def start(name: Sequence[str], work: Callable[[], Any]) -> Job:
     """Fork a child that does ``work``, whose result JSON can hold."""
-    read_end, write_end = os.pipe()
-    read_errors, write_errors = os.pipe()
-    pid = os.fork()
+    with translating(f"start a child for {' '.join(name)}"):
+        read_end, write_end = os.pipe()
+        read_errors, write_errors = os.pipe()
+        pid = os.fork()
     if pid:
         os.close(write_end)
         os.close(write_errors)

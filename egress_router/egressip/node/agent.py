@@ -14,7 +14,7 @@ from egress_router.egressip.api import HostSubnet
 from egress_router.egressip.assignment.decision import Evaluator, with_recorded_assignment
 from egress_router.egressip.node.claims import Claimer
 from egress_router.egressip.node.control import ControlSocket
-from egress_router.egressip.node.dataplane import NodeKernel
+from egress_router.egressip.node.dataplane import NodeKernel, require_all
 from egress_router.egressip.node.drain import HandOver
 from egress_router.egressip.node.gateways import Holders, Holdings
 from egress_router.egressip.node.plan import node_plan
@@ -42,6 +42,7 @@ class Agent:
         self, settings: NodeSettings, source: ClusterSource, control: ControlSocket, log: Callable[[str], None]
     ) -> None:
         self.settings = settings
+        require_all()
         self._source = source
         self._control = control
         self._log = log
@@ -70,13 +71,7 @@ class Agent:
         self._link = self._outside_link()
         self.kernel = NodeKernel(settings, host_ip, self._link, log)
         self._claimer = Claimer(self._link, lambda ip, reason: self.inbox.post(lambda: self._claim_checked(ip, reason)))
-        try:
-            self._prober = Prober(host_ip, settings.probe_port, settings.probe_interval, self._answers, self._word)
-        except OSError as error:
-            raise PlatformError(
-                f"HostSubnet {settings.node}: probes cannot use hostIP {host_ip}, port {settings.probe_port}: "
-                f"{error.strerror}; it must be an address of this machine, and the port free"
-            ) from error
+        self._prober = Prober(host_ip, settings.probe_port, settings.probe_interval, self._answers, self._word)
 
     def _word(self, pods: Collection[str]) -> dict[str, object]:
         """Return what other agents are told, and what the pods that they ask about are translated to."""

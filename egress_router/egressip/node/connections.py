@@ -9,9 +9,7 @@ from egress_router.egressip.api import ClusterState, Decision, address_key, addr
 from egress_router.egressip.node.nft_rules import recent_script
 from egress_router.egressip.node.state import MARK_MASK, MARK_SHIFT, NOT_OUTSIDE, OWN_SLOT, Network, NodeState
 from egress_router.egressip.node.tables import load
-from egress_router.errors import ToolFailed
 from egress_router.net.conntrack import Conntrack, Started
-from egress_router.net.process import run_tool
 
 # Which connections of pods can go on when a node's state changes. Pure.
 
@@ -76,32 +74,21 @@ def survives(state: NodeState, pod: str, mark: int, source: str) -> bool:
     return slot in state.translating_nodes.get(pod, frozenset()) or slot not in {h.slot for h in state.gateways}
 
 
-# Cut connections, so that clients start new ones at once. See conntrack(8).
+# Cut connections, so that clients start new ones at once.
 
 
 def cut_slot(slot: int) -> int:
-    """Delete the connections that leave by a slot; return how many."""
-    mark = f"{slot << MARK_SHIFT:#x}/{MARK_MASK:#x}"
-    return sum(_delete(["--mark", mark, "-f", family]) for family in ("ipv4", "ipv6"))
+    """Delete the connections of any protocol that leave by a slot; return how many. Raises PlatformError."""
+    with Conntrack() as conntrack:
+        return conntrack.end(conntrack.marked(slot << MARK_SHIFT, MARK_MASK))
 
 
-def cut_egress_ip(ip: str) -> int:
-    """Delete the connections that are translated to an egress IP; return how many."""
-    return _delete(["-f", _family(ip), "--reply-dst", ip])
-
-
-def _family(ip: str) -> str:
-    return "ipv6" if ":" in ip else "ipv4"
-
-
-def _delete(arguments: list[str]) -> int:
-    try:
-        return len(run_tool(["conntrack", "-D", *arguments]).splitlines())
-    except ToolFailed as error:
-        # conntrack ends with 1 when nothing matched.
-        if "0 flow entries" in error.stderr:
-            return 0
-        raise
+def cut_egress_ips(ips: Iterable[str]) -> int:
+    """Delete the connections of any protocol that are translated to one of ``ips``; return how many. Raises
+    PlatformError.
+    """
+    with Conntrack() as conntrack:
+        return conntrack.end(conntrack.replying_to(map(ip_address, ips)))
 
 
 # Cut the connections of pods that a change leaves without a way, so that what follows takes the new one.

@@ -6,16 +6,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove_egress_ip
-from egress_router.egressip.node.connections import cut_egress_ip, cut_slot, cut_stale
+from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale
 from egress_router.egressip.node.nft_rules import change_script, replace_script
 from egress_router.egressip.node.routes import present_slots, set_holders
 from egress_router.egressip.node.state import TUNNEL_OVERHEAD, Gateway, NodeSettings, NodeState
 from egress_router.egressip.node.tables import held_before, load
 from egress_router.egressip.node.tunnel import ensure_tunnel, set_peers, tunnel_gateway
 from egress_router.errors import ToolFailed
+from egress_router.net import netns
+from egress_router.net.conntrack import Conntrack
 from egress_router.net.netlink import Netlink
+from egress_router.net.process import run_tool
 from egress_router.net.rtnetlink.read import observe
 from egress_router.net.rtnetlink.values import Link, Observed
+
+
+def require_all() -> None:
+    """Check that this process may do all that an agent does, before anything is opened or changed.
+
+    Raises CapabilityError without NET_ADMIN or NET_RAW, PlatformError without nft or where the kernel cannot list
+    tracked connections.
+    """
+    netns.require(("NET_ADMIN", "NET_RAW"), "the agent of a node")
+    run_tool(["nft", "--version"])
+    with Conntrack() as conntrack:
+        conntrack.check()
 
 
 class NodeKernel:
@@ -91,8 +106,9 @@ class NodeKernel:
             self._cut(before, state)
             if before.gateways != state.gateways:
                 self._ways_to(state.gateways)
-        for ip in sorted(self._addresses - state.assigned):
-            self.cut += cut_egress_ip(ip)
+        if given_up := sorted(self._addresses - state.assigned):
+            self.cut += cut_egress_ips(given_up)
+        for ip in given_up:
             remove_egress_ip(self.netlink, self._link, ip)
             self._addresses -= {ip}
         if before != state:

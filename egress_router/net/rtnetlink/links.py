@@ -22,6 +22,7 @@ from egress_router.net.netlink import (
     ifinfmsg,
 )
 from egress_router.net.netns import OWN, made_in, may_look_at, same_namespace
+from egress_router.net.oserror import translating
 from egress_router.net.rtnetlink.read import observe, read_links
 from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, MacvlanMode
 
@@ -54,7 +55,8 @@ def create_macvlan(name: str, parent: str | None, mode: MacvlanMode, path: str) 
     The link appears in our namespace in one step, with the parent's MTU: a process killed here leaves nothing behind.
     ``parent`` None takes the NIC of the host's default route. Raises PlatformError saying which way lacked what.
     """
-    ours = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+    with translating("open our own network namespace"):
+        ours = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with made_in(path, Netlink) as host:
             nic = _parent(host, parent, path)

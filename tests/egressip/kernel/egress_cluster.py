@@ -47,6 +47,8 @@ class EgressCluster:
         self.state = state
         self.agents: dict[str, subprocess.Popen[Any]] = {}
         self.logs: dict[str, Path] = {}
+        #: Stands before the command of every agent and controller: setpriv, env.
+        self.prefix: list[str] = []
         state.mkdir(exist_ok=True)
         for number, node in enumerate(lab.nodes):
             node.sysctl("net.ipv4.conf.all.rp_filter", world.rp_filter)
@@ -123,7 +125,7 @@ class EgressCluster:
     def _run(self, node: Host, name: str, arguments: list[str], options: dict[str, str]) -> subprocess.Popen[Any]:
         self.logs[name] = log = self.state / f".{name}.log"
         words = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", value)]
-        command = [sys.executable, "-m", "egress_router", *arguments, "--state", str(self.state), *words]
+        command = [*self.prefix, sys.executable, "-m", "egress_router", *arguments, "--state", str(self.state), *words]
         with log.open("ab") as file:
             return node.popen(command, stdout=file, stderr=file)
 
