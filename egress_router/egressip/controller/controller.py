@@ -16,7 +16,7 @@ from egress_router.egressip.assignment.decision import Evaluator
 from egress_router.egressip.controller.leader_election import AssignmentRecord, Lease
 from egress_router.egressip.controller.watched_nodes import ControllerSettings, WatchedNodes
 from egress_router.egressip.source.directory import ClusterSource
-from egress_router.errors import EgressRouterError, Problem, TryAgainError
+from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
 from egress_router.net.icmp_probe import Answer, Prober
 from egress_router.net.netlink import Netlink
 from egress_router.net.rtnetlink.read import observe
@@ -116,8 +116,8 @@ class Controller:
             hear = partial(self._hear, version)
             try:
                 prober = Prober(any_address, self._settings.probe_port, self._settings.probe_interval, hear)
-            except OSError as error:
-                self._log(f"nodes with IPv{version} addresses cannot be probed: {error.strerror}")
+            except PlatformError as error:
+                self._log(f"nodes with IPv{version} addresses cannot be probed: {error}")
                 continue
             self._probers[version] = prober
         self._aim()
