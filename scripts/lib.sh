@@ -3,6 +3,7 @@
 
 VENV=${VENV:-.venv}
 PACKAGES="iproute2 nftables iptables tcpdump conntrack procps bind9-dnsutils socat iputils-ping iputils-arping curl iperf3 libcap2-bin util-linux squid haproxy gcc libc6-dev buildah podman crun debootstrap prometheus"
+CLUSTER_PACKAGES="busybox-static containernetworking-plugins libseccomp-dev openssl ipset ethtool"
 
 say() { printf '>>> %s\n' "$*"; }
 die() { printf '%s: %s\n' "$0" "$*" >&2; exit 69; }

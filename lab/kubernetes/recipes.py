@@ -1,0 +1,85 @@
+"""How each program is built. Versions and module lists are the pin; Go's checksum database checks what is fetched."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.kubernetes import versions
+
+SOURCES = Path(__file__).parent / "go"
+#: Strip paths, symbols and debug information.
+SMALL = ("-trimpath", "-ldflags", "-s -w")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A set of programs that are built together.
+
+    ``packages`` are Go packages with ``@version``, for `go install`; a recipe without them is the `kube` binary, which
+    is built from ``go/``. ``needs`` are headers that C code includes, with the Debian package of each.
+    """
+
+    name: str
+    version: str
+    programs: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+    flags: tuple[str, ...] = SMALL
+    environment: tuple[tuple[str, str], ...] = (("CGO_ENABLED", "0"),)
+    needs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder in the cache: another recipe of the same version has another."""
+        said = repr((self.packages, self.flags, self.environment))
+        if not self.packages:
+            said += "".join(path.read_text() for path in sorted(SOURCES.glob("*.go")))
+        return f"{self.name}-{self.version}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+
+
+def kube(version: str = versions.KUBERNETES) -> Recipe:
+    """API server with etcd, controller-manager, scheduler, kubelet, kube-proxy and kubectl in one binary."""
+    minor = version.split(".")[1]
+    named = "k8s.io/component-base/version.git"
+    # Without these the server says v0.0.0, and so do the nodes.
+    link = f"-s -w -X {named}Version=v{version} -X {named}Major=1 -X {named}Minor={minor}"
+    return Recipe("kube", version, ("kube",), flags=("-trimpath", "-ldflags", link))
+
+
+def containerd() -> Recipe:
+    """containerd, its shim and its client."""
+    programs = ("containerd", "containerd-shim-runc-v2", "ctr")
+    path = "github.com/containerd/containerd/v2/cmd"
+    return Recipe(
+        "containerd",
+        versions.CONTAINERD,
+        programs,
+        tuple(f"{path}/{program}@v{versions.CONTAINERD}" for program in programs),
+        ("-tags", "no_btrfs,no_devmapper,no_zfs", *SMALL),
+    )
+
+
+def runc() -> Recipe:
+    """Build runc, with seccomp: kubelet's RuntimeDefault profile needs it."""
+    return Recipe(
+        "runc",
+        versions.RUNC,
+        ("runc",),
+        (f"github.com/opencontainers/runc@v{versions.RUNC}",),
+        ("-tags", "seccomp", *SMALL),
+        (("CGO_ENABLED", "1"),),
+        (("seccomp.h", "libseccomp-dev"),),
+    )
+
+
+def coredns() -> Recipe:
+    """Build the cluster's DNS server."""
+    package = f"github.com/coredns/coredns@v{versions.COREDNS}"
+    return Recipe("coredns", versions.COREDNS, ("coredns",), (package,))
+
+
+def kube_router() -> Recipe:
+    """A network plugin: routes by BGP, NetworkPolicy."""
+    package = f"github.com/cloudnativelabs/kube-router/v2/cmd/kube-router@v{versions.KUBE_ROUTER}"
+    return Recipe("kube-router", versions.KUBE_ROUTER, ("kube-router",), (package,))

