@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, health_options, serve
+from egress_router.cli.egressip_report import report
 from egress_router.egressip.api import address_key, network_range
 from egress_router.egressip.assignment.decision import decide, decision_json, decision_text
 from egress_router.egressip.controller.controller import Controller
@@ -105,6 +106,7 @@ def command() -> None:
 
 
 command.add_command(controller)
+command.add_command(report)
 
 
 @command.command()

@@ -1,0 +1,45 @@
+"""``egress-router egressip report``: the fleet as one HTML file."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from egress_router.cli.egressip_options import STATE_OPTION
+from egress_router.daemon.reachability import Health
+from egress_router.egressip.assignment.decision import decide, with_recorded_assignment
+from egress_router.egressip.fleet.history import History
+from egress_router.egressip.fleet.page import fleet_page
+from egress_router.egressip.fleet.view import fleet_view, redacted
+from egress_router.egressip.source.directory import read_directory, write_atomically
+from egress_router.errors import PlatformError, UsageError
+
+
+@click.command()
+@STATE_OPTION
+@click.option("--offline", multiple=True, metavar="NODE", help="Show it as if this node were down; may be repeated.")
+@click.option("--html", "path", required=True, metavar="FILE", help="The file to write; - for standard output.")
+@click.option("--redact", is_flag=True, help="No names and addresses: each becomes a number, for a ticket.")
+def report(state: Path, offline: tuple[str, ...], path: str, *, redact: bool) -> int:
+    """Write who leaves with which egress IP, and what is wrong, as one HTML file that needs nothing else.
+
+    From the objects alone: nothing is probed, and the history is that of the controller's own page.
+    """
+    cluster = read_directory(state)
+    if unknown := sorted(set(offline) - cluster.nodes.keys()):
+        raise UsageError(f"--offline: there is no HostSubnet {', '.join(unknown)} in {state}")
+    decision = decide(with_recorded_assignment(cluster) if cluster.assignment else cluster, offline)
+    fleet = fleet_view(cluster, decision, dict.fromkeys(offline, Health.DOWN), History(), time.time(), probed=False)
+    text = fleet_page(redacted(fleet) if redact else fleet, live=False)
+    if path == "-":
+        click.echo(text, nl=False)
+        return 0
+    try:
+        write_atomically(Path(os.path.abspath(path)), text)  # noqa: PTH100 - the file need not exist
+    except OSError as error:
+        raise PlatformError(f"{path} cannot be written: {error.strerror}") from error
+    click.echo(f"{path}: {len(fleet.addresses)} egress IPs, {len(fleet.nodes)} nodes; {fleet.level.word}")
+    return 0
