@@ -26,9 +26,9 @@ from egress_router.dns_proxy.haproxy.engine import LAST_LINES_SECONDS, HaproxyEn
 from egress_router.dns_proxy.metrics import DnsProxyCollector, names_as_json
 from egress_router.dns_proxy.names import BackendWatcher
 from egress_router.errors import ConfigurationError, EgressRouterError
-from egress_router.net.netlink import Netlink
-from egress_router.net.rtnetlink.read import observe
-from egress_router.net.rtnetlink.values import MAIN_TABLE, PROTOCOL
+from egress_router.net.rtnetlink.kernel import Rtnetlink
+from egress_router.net.rtnetlink.values import MAIN_TABLE
+from egress_router.redirect.network_state import PROTOCOL
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +131,8 @@ class _Reader:
 def egress_sources() -> list[str]:
     """Return the addresses that the init container's default routes of this namespace leave with, [] without any."""
     try:
-        with Netlink() as netlink:
-            routes = observe(netlink).routes
+        with Rtnetlink() as kernel:
+            routes = kernel.observe().routes
     except (EgressRouterError, OSError) as error:
         log.warning("the routes cannot be read: %s", error)
         return []

@@ -28,7 +28,7 @@ from egress_router.http_proxy.policy.values import HttpPolicy
 from egress_router.http_proxy.squid.config import render_squid
 from egress_router.http_proxy.squid.engine import SquidEngine, become_unprivileged
 from egress_router.http_proxy.squid.workers import default_workers
-from egress_router.net.rtnetlink.read import own_addresses
+from egress_router.net.rtnetlink.kernel import own_addresses
 
 DEFAULT_DIRECTORY = "/run/egress-router"
 STATUS = "status.json"

@@ -107,6 +107,14 @@ class Netlink:
                 return [_decoded(type(message), data) for _, _, data in parts if keep is None or keep(data)]
         raise NetlinkError(errno.EINTR, "the list kept changing while it was read", doing)
 
+    def get(self, message: Any, type_: int, doing: str) -> Any:
+        """Send a request for one object and return it as a message of the same class. Raises NetlinkError."""
+        sequence = self._send(message, type_, NLM_F_ACK, b"", doing)
+        found = [data for _, _, data in self._receive(sequence, doing)]
+        if not found:
+            raise NetlinkError(errno.ENODATA, "no answer", doing)
+        return _decoded(type(message), found[0])
+
     def stream(self, type_: int, flags: int, body: bytes, doing: str) -> Iterator[tuple[int, int, bytes]]:
         """Send a request; yield (type, flags, whole message) of every answer as it comes. Raises NetlinkError."""
         self._sequence += 1

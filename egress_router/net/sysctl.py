@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 from pathlib import Path
 
 from egress_router.errors import PlatformError
-from egress_router.net.netlink import NLA_F_NESTED, Netlink, attribute, ifinfmsg
+from egress_router.net.rtnetlink.kernel import RouteNetlink
 from egress_router.net.rtnetlink.values import Link, Sysctl
 
 ROOT = Path("/proc/sys")
-_RTM_SETLINK = 19
-_IFLA_AF_SPEC = 26
-_IFLA_INET_CONF = 1
 #: linux/ip.h: IPV4_DEVCONF_*
 _IPV4_DEVCONF = {"forwarding": 1, "rp_filter": 8, "arp_announce": 18, "arp_ignore": 19}
 
@@ -26,7 +21,7 @@ def read_sysctl(item: Sysctl) -> int | None:
         return None
 
 
-def set_sysctl(item: Sysctl, netlink: Netlink, link: Link | None) -> str | None:
+def set_sysctl(item: Sysctl, kernel: RouteNetlink, link: Link | None) -> str | None:
     """Set a parameter and read it back. Return None when it holds, else what is wrong with an optional one.
 
     Where /proc/sys is read-only (an unprivileged container) the IPv4 parameters of an interface, which ``link`` is
@@ -42,7 +37,7 @@ def set_sysctl(item: Sysctl, netlink: Netlink, link: Link | None) -> str | None:
     except OSError as error:
         reason = error.strerror or str(error)
         if link is not None:
-            _set_by_netlink(item, netlink, link)
+            kernel.set_ipv4_parameter(link, _IPV4_DEVCONF[item.key.rpartition("/")[2]], item.value)
     actual = read_sysctl(item)
     if actual == item.value:
         return None
@@ -52,12 +47,3 @@ def set_sysctl(item: Sysctl, netlink: Netlink, link: Link | None) -> str | None:
     if item.required:
         raise PlatformError(f"{wrong}. {item.fix}".rstrip())
     return wrong
-
-
-def _set_by_netlink(item: Sysctl, netlink: Netlink, link: Link) -> None:
-    number = _IPV4_DEVCONF[item.key.rpartition("/")[2]]
-    conf = attribute(_IFLA_INET_CONF | NLA_F_NESTED, attribute(number, struct.pack("=I", item.value)))
-    spec = attribute(_IFLA_AF_SPEC | NLA_F_NESTED, attribute(socket.AF_INET | NLA_F_NESTED, conf))
-    request = ifinfmsg()
-    request["index"] = link.index
-    netlink.change(request, _RTM_SETLINK, 0, f"set {item}", extra=spec)

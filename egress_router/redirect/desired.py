@@ -8,8 +8,7 @@ from types import MappingProxyType
 
 from egress_router.config.values import Address, HostName
 from egress_router.dns.resolv_conf import nameservers
-from egress_router.net.netlink import Netlink
-from egress_router.net.rtnetlink.read import observe
+from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.rtnetlink.values import Observed
 from egress_router.redirect.plan import (
     DEFAULT_NAME,
@@ -41,8 +40,8 @@ def desired_state(config: RouterConfig, observed: Observed, egress: str, answers
 
 def desired_here(config: RouterConfig, answers: Answers = NONE_YET) -> Desired:
     """Plan for the network namespace of this process, without changing it. Raises PlatformError."""
-    with Netlink() as netlink:
-        observed = observe(netlink)
+    with Rtnetlink() as kernel:
+        observed = kernel.observe()
     return desired_state(config, observed, wanted_link(config, observed).name, answers)
 
 

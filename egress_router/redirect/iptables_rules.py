@@ -10,7 +10,7 @@ from ipaddress import collapse_addresses
 
 from egress_router.config.values import Address, Family, PortRange, Protocol, host_network
 from egress_router.net.iptables.rules import PREFIX, IptMatch, IptRule, IptTable
-from egress_router.net.rtnetlink.values import CLUSTER_MARK
+from egress_router.redirect.network_state import CLUSTER_MARK
 from egress_router.redirect.values import NamedFallback, NamedRedirect, Redirect, Spread, Translation
 
 # Rules with names → iptables. Each has a chain of its own in nat, so that another answer changes one chain and no

@@ -10,7 +10,7 @@ from ipaddress import collapse_addresses
 
 from egress_router.config.values import Address, Family, Protocol
 from egress_router.net.nft.values import NftChain, NftSet, NftTable
-from egress_router.net.rtnetlink.values import CLUSTER_MARK
+from egress_router.redirect.network_state import CLUSTER_MARK
 from egress_router.redirect.nft_names import in_order, name_chain, named_chains, named_maps
 from egress_router.redirect.values import Redirect, Translation
 

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
 
 from egress_router.config.values import ANY, Address, Family, HostName, Network, family_of, host_network
 from egress_router.errors import PlatformError
-from egress_router.net.rtnetlink.values import (
+from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, Observed, PolicyRule, Route, Sysctl
+from egress_router.redirect.network_state import (
     CLUSTER_MARK,
     CLUSTER_TABLE,
     EGRESS_TABLE,
-    MAIN_TABLE,
     PROTOCOL,
     RULE_PRIORITIES,
-    Link,
-    LinkAddress,
     NetworkState,
-    Observed,
-    PolicyRule,
-    Route,
-    Sysctl,
 )
 from egress_router.redirect.values import Mode, RouterConfig, Ruleset, Translation
 
@@ -98,6 +93,8 @@ LAST_METRIC = 65535
 #: IPv6 prefers the smaller metric and CNIs use 1024 (IP6_RT_PRIO_USER), so ours wins before theirs is removed.
 DEFAULT_METRIC = {Family.IPV4: 0, Family.IPV6: 1}
 PLAIN_METRIC = {Family.IPV4: 0, Family.IPV6: 1024}
+
+_own = partial(Route, protocol=PROTOCOL)
 
 _LINK_LOCAL = IPv6Network("fe80::/10")
 _MULTICAST = IPv6Network("ff00::/8")
@@ -249,22 +246,23 @@ def _egress_routes(config: RouterConfig, family: Family, egress: str, table: int
     routes = []
     if table == EGRESS_TABLE and source.network.prefixlen < family.bits:
         # The main table gets this one from the kernel, with the address.
-        routes.append(Route(family, table, source.network, egress, source=source.ip, metric=metric))
+        routes.append(_own(family, table, source.network, egress, source=source.ip, metric=metric))
     if not _is_link_local(host_network(gateway)):
-        routes.append(Route(family, table, host_network(gateway), egress, source=source.ip, metric=metric))
-    default = Route(family, table, ANY[family], egress, gateway, source.ip, DEFAULT_METRIC[family])
+        routes.append(_own(family, table, host_network(gateway), egress, source=source.ip, metric=metric))
+    default = _own(family, table, ANY[family], egress, gateway, source.ip, DEFAULT_METRIC[family])
     routes.append(default)
     if table == EGRESS_TABLE:
-        routes.append(Route(family, table, ANY[family], None, metric=LAST_METRIC, type="unreachable"))
+        routes.append(_own(family, table, ANY[family], None, metric=LAST_METRIC, type="unreachable"))
     return routes
 
 
 def _policy_rules(family: Family, pod: tuple[Address, ...], egress: str, cluster: str) -> list[PolicyRule]:
     first, second, third, fourth = RULE_PRIORITIES[:4]
-    rules = [PolicyRule(family, first, CLUSTER_TABLE, source=host_network(item)) for item in pod]
-    rules.append(PolicyRule(family, second, CLUSTER_TABLE, in_interface=egress))
-    rules.append(PolicyRule(family, third, EGRESS_TABLE, in_interface=cluster))
-    rules.append(PolicyRule(family, fourth, CLUSTER_TABLE, mark=CLUSTER_MARK))
+    rule = partial(PolicyRule, family, protocol=PROTOCOL)
+    rules = [rule(first, CLUSTER_TABLE, source=host_network(item)) for item in pod]
+    rules.append(rule(second, CLUSTER_TABLE, in_interface=egress))
+    rules.append(rule(third, EGRESS_TABLE, in_interface=cluster))
+    rules.append(rule(fourth, CLUSTER_TABLE, mark=CLUSTER_MARK))
     return rules
 
 

@@ -9,25 +9,13 @@ from egress_router.daemon.log import LOGGER
 from egress_router.errors import PlatformError, StateMismatch
 from egress_router.net import netns as capabilities
 from egress_router.net.arp_nd import Neighbours
-from egress_router.net.netlink import Netlink
-from egress_router.net.rtnetlink import links, routes
-from egress_router.net.rtnetlink.read import observe
-from egress_router.net.rtnetlink.values import (
-    CLUSTER_TABLE,
-    EGRESS_TABLE,
-    MAIN_TABLE,
-    PROTOCOL,
-    RULE_PRIORITIES,
-    Link,
-    LinkAddress,
-    NetworkState,
-    Observed,
-    PolicyRule,
-    Route,
-)
+from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
+from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, Observed, PolicyRule, Route
 from egress_router.net.sysctl import read_sysctl, set_sysctl
 from egress_router.redirect.desired import desired_state, wanted_link
+from egress_router.redirect.macvlan import create_macvlan, host_namespace
 from egress_router.redirect.nat import NatBackend, choose_backend
+from egress_router.redirect.network_state import CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, RULE_PRIORITIES, NetworkState
 from egress_router.redirect.plan import seen
 from egress_router.redirect.values import Desired, RouterConfig
 
@@ -92,18 +80,18 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
     the cluster's one goes, and what is forwarded never looks at the main table, so there is no instant at which a
     packet can leave with another source. Raises EgressRouterError.
     """
-    with Netlink() as netlink:
-        link, observed = _egress_link(netlink, config)
+    with Rtnetlink() as kernel:
+        link, observed = _egress_link(kernel, config)
         desired = desired_state(config, observed, link.name)
         _refuse_other_addresses(config, observed, link)
         backend = choose_backend(config.backend)
         drift = network_drift(desired.network, observed)
         changed = backend.apply(desired.translation)
         LOGGER.debug("%s rules are in place (%s)", backend.name, "changed" if changed else "as they were")
-        changed |= _set_sysctls(netlink, desired.network, link, observed)
+        changed |= _set_sysctls(kernel, desired.network, link, observed)
         changed |= bool(drift.lines())
-        _apply_network(netlink, config, desired.network, drift, link, observed)
-        _verify_network(netlink, desired.network)
+        _apply_network(kernel, config, desired.network, drift, link, observed)
+        _verify_network(kernel, desired.network)
     sources = ", ".join(str(source) for source in config.sources.values())
     state = "set up" if changed else "already in place, nothing changed"
     LOGGER.info("%s: leaving by %s with %s (%s)", state, link.name, sources, backend.name)
@@ -118,11 +106,11 @@ def put_back(config: RouterConfig, desired: Desired) -> tuple[list[str], Observe
     """
     network = desired.network
     found = []
-    with Netlink() as netlink:
-        observed = observe(netlink)
+    with Rtnetlink() as kernel:
+        observed = kernel.observe()
         link = observed.link(network.egress)
         if link is None:
-            link, observed = _egress_link(netlink, config)
+            link, observed = _egress_link(kernel, config)
             found.append(f"- the interface {network.egress}")
             if link.name != network.egress:
                 raise PlatformError(f"{network.egress} is gone; {seen(observed.links)}")
@@ -132,46 +120,46 @@ def put_back(config: RouterConfig, desired: Desired) -> tuple[list[str], Observe
                 break
             found += [line for line in lines if line not in found]
             drift = network_drift(network, observed)
-            _set_sysctls(netlink, network, link, observed)
+            _set_sysctls(kernel, network, link, observed)
             # No duplicate detection: the address was ours a moment ago, and every moment without it costs.
-            _apply_network(netlink, replace(config, dad=False), network, drift, link, observed)
+            _apply_network(kernel, replace(config, dad=False), network, drift, link, observed)
             try:
-                _verify_network(netlink, network)
+                _verify_network(kernel, network)
             except StateMismatch:
                 # What takes things away may be in the middle of it: a link that goes down loses its routes one by one.
                 if attempt + 1 == PUT_BACK_ATTEMPTS:
                     raise
-                observed = observe(netlink)
+                observed = kernel.observe()
                 link = observed.link(network.egress) or link
             else:
                 break
     return found, observed
 
 
-def _egress_link(netlink: Netlink, config: RouterConfig) -> tuple[Link, Observed]:
+def _egress_link(kernel: RouteNetlink, config: RouterConfig) -> tuple[Link, Observed]:
     """Choose the egress interface, or create it; before anything is changed all capabilities are checked.
 
     Returns the interface, and what the namespace holds with it.
     """
-    observed = observe(netlink)
+    observed = kernel.observe()
     choice = wanted_link(config, observed)
     if not choice.create:
         capabilities.require(CAPABILITIES, "setting up an egress router")
         LOGGER.debug("egress interface %s: %s", choice.name, choice.reason)
     else:
         try:
-            host_netns = links.host_namespace(config.host_netns)
+            host_netns = host_namespace(config.host_netns)
             more = capabilities.to_enter(host_netns)
             purpose = f"setting up an egress router and creating its interface on a NIC of {host_netns}"
             capabilities.require((*CAPABILITIES, *more), purpose)
-            done = links.create_macvlan(choice.name, config.parent_interface, config.macvlan_mode, host_netns)
+            done = create_macvlan(choice.name, config.parent_interface, config.macvlan_mode, host_netns)
         except PlatformError as error:
             raise PlatformError(
                 f"there is no egress interface. EGRESS_INTERFACE is not set, there is no macvlan0 and no macvlan link "
                 f"({seen(observed.links)}), and {error}"
             ) from error
         LOGGER.info("%s", done)
-        observed = observe(netlink)
+        observed = kernel.observe()
     link = observed.link(choice.name)
     if link is None:
         raise PlatformError(f"{choice.name} was there and is gone; {seen(observed.links)}")
@@ -188,19 +176,19 @@ def _refuse_other_addresses(config: RouterConfig, observed: Observed, link: Link
             )
 
 
-def _set_sysctls(netlink: Netlink, network: NetworkState, link: Link, observed: Observed) -> bool:
+def _set_sysctls(kernel: RouteNetlink, network: NetworkState, link: Link, observed: Observed) -> bool:
     before = [read_sysctl(item) for item in network.sysctls]
     # Whoever made the interface may have brought it up already, link-local address and all.
-    links.prepare(netlink, link)
+    kernel.without_own_addresses(link)
     for item in network.sysctls:
-        problem = set_sysctl(item, netlink, observed.link(item.interface or ""))
+        problem = set_sysctl(item, kernel, observed.link(item.interface or ""))
         if problem is not None:
             LOGGER.warning("%s", problem)
     return before != [read_sysctl(item) for item in network.sysctls]
 
 
 def _apply_network(
-    netlink: Netlink,
+    kernel: RouteNetlink,
     config: RouterConfig,
     network: NetworkState,
     drift: Drift,
@@ -212,28 +200,28 @@ def _apply_network(
 
     def add(missing: tuple[Route, ...]) -> None:
         for route in missing:
-            routes.add_route(netlink, route, index.get(route.interface or ""))
+            kernel.add_route(route, index.get(route.interface or ""))
 
     by_cluster = tuple(r for r in drift.missing_routes if r.interface == network.cluster)
     add(tuple(r for r in by_cluster if r.table != MAIN_TABLE))
     for rule in drift.missing_rules:
-        routes.add_rule(netlink, rule)
+        kernel.add_rule(rule)
     for rule in drift.unexpected_rules:
-        routes.remove_rule(netlink, rule)
+        kernel.remove_rule(rule)
     if drift.link_down:
-        links.set_up(netlink, link)
+        kernel.set_up(link)
     for item in observed.addresses:
         if item.interface == link.name and not item.global_scope:
-            links.remove_address(netlink, link, item)
+            kernel.remove_address(link, item)
     neighbours = Neighbours(link.name, link.index, link.mac)
     try:
-        _add_addresses(netlink, config, drift.missing_addresses, link, neighbours)
+        _add_addresses(kernel, config, drift.missing_addresses, link, neighbours)
         add(tuple(r for r in drift.missing_routes if r.interface != network.cluster))
         add(tuple(r for r in by_cluster if r.table == MAIN_TABLE))
         # Adding replaces what has the same key; removing that would hit the new one.
         replaced = {_key(route) for route in drift.missing_routes}
         for route in (r for r in drift.unexpected_routes if _key(r) not in replaced):
-            routes.remove_route(netlink, route, index.get(route.interface or ""))
+            kernel.remove_route(route, index.get(route.interface or ""))
         # A second announcement, a moment after the first: one may get lost (RFC 5227, 2.3 asks for two).
         neighbours.announce(item.address.ip for item in network.addresses)
     finally:
@@ -246,7 +234,7 @@ def _key(route: Route) -> Route:
 
 
 def _add_addresses(
-    netlink: Netlink,
+    kernel: RouteNetlink,
     config: RouterConfig,
     missing: tuple[LinkAddress, ...],
     link: Link,
@@ -255,13 +243,13 @@ def _add_addresses(
     if config.dad and missing:
         neighbours.check_duplicates(item.address.ip for item in missing)
     for item in missing:
-        links.add_address(netlink, link, item)
+        kernel.add_address(link, item)
     neighbours.announce(item.address.ip for item in missing)
 
 
-def drift_lines(netlink: Netlink, desired: Desired, backend: NatBackend) -> list[str]:
+def drift_lines(kernel: RouteNetlink, desired: Desired, backend: NatBackend) -> list[str]:
     """Return every difference between the desired state and the kernel's, as diff lines; empty when there is none."""
-    return _network_drift_lines(desired.network, observe(netlink)) + backend.drift(desired.translation)
+    return _network_drift_lines(desired.network, kernel.observe()) + backend.drift(desired.translation)
 
 
 def _network_drift_lines(network: NetworkState, observed: Observed) -> list[str]:
@@ -273,9 +261,9 @@ def _network_drift_lines(network: NetworkState, observed: Observed) -> list[str]
     return found
 
 
-def _verify_network(netlink: Netlink, network: NetworkState) -> None:
+def _verify_network(kernel: RouteNetlink, network: NetworkState) -> None:
     """Read the network back; the backend has done so with its rules. Raises StateMismatch with the difference."""
-    found = _network_drift_lines(network, observe(netlink))
+    found = _network_drift_lines(network, kernel.observe())
     if found:
         raise StateMismatch(
             "what was read back is not what was put in place (- desired, + actual); something else changes this pod's "

@@ -10,7 +10,7 @@ from typing import Any
 
 from egress_router.config.values import Address, HostName, Interface
 from egress_router.net import netns as capabilities
-from egress_router.net.netlink import Netlink
+from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.redirect.desired import desired_here
 from egress_router.redirect.nat import choose_backend
 from egress_router.redirect.setup import drift_lines
@@ -50,8 +50,8 @@ def read_status(config: RouterConfig) -> Status:
     )
     live = _ask(config)
     desired = desired_here(config, _answers(config, live))
-    with Netlink() as netlink:
-        drift = drift_lines(netlink, desired, backend)
+    with Rtnetlink() as kernel:
+        drift = drift_lines(kernel, desired, backend)
     counters = backend.counters(desired.translation)
     rows = tuple(
         Row(rule.line, str(rule), counters.get(rule.line, Counters())) for rule in desired.translation.rules.all

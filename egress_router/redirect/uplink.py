@@ -11,8 +11,7 @@ from egress_router.daemon.log import LOGGER
 from egress_router.daemon.reachability import Reachability
 from egress_router.errors import TryAgainError
 from egress_router.net.arp_nd import NeighbourWatch
-from egress_router.net.netlink import Netlink
-from egress_router.net.rtnetlink.read import read_links
+from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.redirect.state import State
 from egress_router.redirect.values import Check, RunConfig
 
@@ -43,8 +42,8 @@ class EgressSide:
 
     def look_at_link(self) -> None:
         """Find out whether the link is up; when it came back, or is another one now, tell everybody again."""
-        with Netlink() as netlink:
-            link = next((item for item in read_links(netlink) if item.name == self._state.interface), None)
+        with Rtnetlink() as kernel:
+            link = kernel.link(self._state.interface)
         carrier = link is not None and link.up and link.lower_up
         if link is not None and self._link != (link.index, link.mac):
             self._open(link.index, link.mac)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from egress_router.config.values import Address, Family, HostName, Interface, Network, PortRange, Protocol, family_of
-from egress_router.net.rtnetlink.values import MacvlanMode, NetworkState
+from egress_router.net.rtnetlink.values import MacvlanMode
+from egress_router.redirect.network_state import NetworkState
 
 # What the EGRESS_* variables of the redirect router say, as values.
 

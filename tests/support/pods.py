@@ -7,17 +7,8 @@ from ipaddress import ip_address, ip_interface, ip_network
 from hypothesis import strategies as st
 
 from egress_router.config.values import ANY, Family
-from egress_router.net.rtnetlink.values import (
-    CLUSTER_TABLE,
-    EGRESS_TABLE,
-    MAIN_TABLE,
-    RULE_PRIORITIES,
-    Link,
-    LinkAddress,
-    Observed,
-    PolicyRule,
-    Route,
-)
+from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, Observed, PolicyRule, Route
+from egress_router.redirect.network_state import CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, RULE_PRIORITIES
 from egress_router.redirect.values import Mode, RouterConfig
 from tests.redirect.unit.kernel_routes import key
 
@@ -131,6 +122,7 @@ def leftover_routes(draw: st.DrawFn) -> Route:
         ip_network(draw(st.sampled_from(PREFIXES[family]))),
         CLUSTER if table == CLUSTER_TABLE else draw(st.sampled_from([EGRESS, OTHER])),
         metric=draw(METRICS),
+        protocol=PROTOCOL,
     )
 
 
@@ -145,7 +137,11 @@ def pods(draw: st.DrawFn) -> Observed:
         family = draw(st.sampled_from(list(Family)))
         priority = draw(st.sampled_from([100, RULE_PRIORITIES[0], RULE_PRIORITIES[2], RULE_PRIORITIES[-1], 20000]))
         name = draw(st.sampled_from([None, CLUSTER, EGRESS]))
-        rules.append(PolicyRule(family, priority, draw(st.sampled_from([100, EGRESS_TABLE])), in_interface=name))
+        rules.append(
+            PolicyRule(
+                family, priority, draw(st.sampled_from([100, EGRESS_TABLE])), in_interface=name, protocol=PROTOCOL
+            )
+        )
     return Observed(base.links, base.addresses, tuple(routes.values()), tuple(dict.fromkeys(rules)))
 
 

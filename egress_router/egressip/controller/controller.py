@@ -18,8 +18,7 @@ from egress_router.egressip.controller.watched_nodes import ControllerSettings, 
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
 from egress_router.net.icmp_probe import Answer, Prober
-from egress_router.net.netlink import Netlink
-from egress_router.net.rtnetlink.read import observe
+from egress_router.net.rtnetlink.kernel import Rtnetlink
 
 # The controller: one process in the cluster that probes the nodes and writes the automatic assignment down.
 
@@ -126,8 +125,8 @@ class Controller:
 
     def _aim(self) -> None:
         """Probe every node that the objects tell of, and the witnesses."""
-        with Netlink() as netlink:
-            ours = {str(address.address.ip) for address in observe(netlink).addresses}
+        with Rtnetlink() as kernel:
+            ours = {str(address.address.ip) for address in kernel.addresses()}
         targets: dict[int, dict[str, str]] = {version: {} for version in _ANY}
         named = {name: node.host_ip for name, node in self._state.nodes.items()}
         for name, text in [*named.items(), *((f"witness {text}", text) for text in self._settings.witnesses)]:

@@ -25,8 +25,7 @@ from egress_router.egressip.node.tables import TableWatch, alive_before, dropped
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError, quoted
 from egress_router.net.icmp_probe import CALM_ROUNDS, Answer, Prober
-from egress_router.net.netlink import Netlink
-from egress_router.net.rtnetlink.read import observe
+from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.rtnetlink.values import Link, Observed
 
 #: How often the kernel is looked at although nothing happened; seconds.
@@ -80,8 +79,8 @@ class Agent:
         return {"ready": self.view.ready, "draining": self.hand_over.draining, "lacks": list(self._lacked), **sources}
 
     def _outside_link(self) -> Link:
-        with Netlink() as netlink:
-            link = observe(netlink).link(self.settings.interface)
+        with Rtnetlink() as kernel:
+            link = kernel.link(self.settings.interface)
         if link is None:
             raise PlatformError(f"there is no interface {self.settings.interface}; --interface names the outside one")
         return link

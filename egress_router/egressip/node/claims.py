@@ -2,75 +2,55 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 
 from egress_router.egressip.node.state import NODE_PROTOCOL
 from egress_router.errors import AddressInUse, EgressRouterError, TryAgainError
 from egress_router.net.arp_nd import Neighbours
-from egress_router.net.netlink import NLM_F_CREATE, NLM_F_REPLACE, Netlink, NetlinkError, ifaddrmsg
-from egress_router.net.rtnetlink.links import RTM_DELADDR, RTM_NEWADDR
-from egress_router.net.rtnetlink.read import RTM_GETADDR
-from egress_router.net.rtnetlink.values import Link
+from egress_router.net.rtnetlink.kernel import RouteNetlink
+from egress_router.net.rtnetlink.values import Link, LinkAddress
 
 # Egress IPs on the node's outside interface. See ip-address(8).
 
 #: Interface names and labels have at most this many characters.
 _MAX_NAME = 15
-_IFA_F_NODAD = 0x02
-_FOREVER = 0xFFFFFFFF
 
 
-def add_egress_ip(netlink: Netlink, link: Link, text: str) -> None:
+def add_egress_ip(kernel: RouteNetlink, link: Link, text: str) -> None:
     """Put an address on the interface as a host address, deprecated from the start: so the node never chooses it as the
     source of its own connections (RFC 6724, rule 3), and neither does masquerading.
     """
-    request = _request(link, text)
-    request["flags"] = _IFA_F_NODAD if ":" in text else 0
-    if ":" not in text:
-        request["attrs"].append(("IFA_LABEL", _label(link)))
-    request["attrs"].append(("IFA_PROTO", NODE_PROTOCOL))
-    request["attrs"].append(("IFA_CACHEINFO", {"ifa_preferred": 0, "ifa_valid": _FOREVER, "cstamp": 0, "tstamp": 0}))
-    netlink.change(request, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, f"add {text} to {link.name}")
+    kernel.add_address(link, _entry(link, text), replace=True)
 
 
-def egress_ips(netlink: Netlink, link: Link) -> frozenset[str]:
+def egress_ips(kernel: RouteNetlink, link: Link) -> frozenset[str]:
     """Return the addresses on the interface that an agent has put there, whatever became of its tables: by their label
     (IPv4), or by their protocol number, which kernels keep since Linux 5.18.
     """
-    found = set()
-    for message in netlink.dump(ifaddrmsg(), RTM_GETADDR, "list the addresses"):
-        ours = message.get_attr("IFA_LABEL") == _label(link) or message.get_attr("IFA_PROTO") == NODE_PROTOCOL
-        if message["index"] == link.index and ours:
-            found.add(str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")))
-    return frozenset(found)
+    return frozenset(
+        str(item.address.ip)
+        for item in kernel.addresses()
+        if item.interface == link.name and (item.label == _label(link) or item.protocol == NODE_PROTOCOL)
+    )
+
+
+def remove_egress_ip(kernel: RouteNetlink, link: Link, text: str) -> None:
+    """Take an address off the interface; one that is gone already is fine."""
+    kernel.remove_address(link, LinkAddress(link.name, ip_interface(text)))
+
+
+def _entry(link: Link, text: str) -> LinkAddress:
+    address = ip_interface(text)
+    label = _label(link) if address.version == 4 else ""
+    return LinkAddress(link.name, address, label=label, protocol=NODE_PROTOCOL, preferred=False)
 
 
 def _label(link: Link) -> str:
     return f"{link.name}:egress"[:_MAX_NAME]
-
-
-def remove_egress_ip(netlink: Netlink, link: Link, text: str) -> None:
-    """Take an address off the interface; one that is gone already is fine."""
-    try:
-        netlink.change(_request(link, text), RTM_DELADDR, 0, f"remove {text} from {link.name}")
-    except NetlinkError as error:
-        if error.code != errno.EADDRNOTAVAIL:
-            raise
-
-
-def _request(link: Link, text: str) -> ifaddrmsg:
-    request = ifaddrmsg()
-    request["family"] = socket.AF_INET6 if ":" in text else socket.AF_INET
-    request["index"] = link.index
-    request["prefixlen"] = 128 if ":" in text else 32
-    request["attrs"] = [("IFA_LOCAL", text), ("IFA_ADDRESS", text)]
-    return request
 
 
 # Check egress IPs before they are claimed, and announce them; in threads, because both take their time.

@@ -8,16 +8,15 @@ from dataclasses import replace
 from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove_egress_ip
 from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale
 from egress_router.egressip.node.nft_rules import change_script, replace_script
-from egress_router.egressip.node.routes import present_slots, set_holders
+from egress_router.egressip.node.routes import present_slots, set_gateways
 from egress_router.egressip.node.state import TUNNEL_OVERHEAD, Gateway, NodeSettings, NodeState
 from egress_router.egressip.node.tables import held_before, load
 from egress_router.egressip.node.tunnel import ensure_tunnel, set_peers, tunnel_gateway
 from egress_router.errors import ToolFailed
 from egress_router.net import netns
 from egress_router.net.conntrack import Conntrack
-from egress_router.net.netlink import Netlink
 from egress_router.net.process import run_tool
-from egress_router.net.rtnetlink.read import observe
+from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.rtnetlink.values import Link, Observed
 
 
@@ -43,7 +42,7 @@ class NodeKernel:
         self._log = log
         self._applied: NodeState | None = None
         self._addresses: frozenset[str] = frozenset()
-        self.netlink = Netlink()
+        self.netlink = Rtnetlink()
         #: Connections deleted since the start.
         self.cut = 0
 
@@ -74,7 +73,7 @@ class NodeKernel:
 
     def observed(self) -> Observed:
         """Return the links, addresses, routes and rules of the node."""
-        return observe(self.netlink)
+        return self.netlink.observe()
 
     def add(self, ip: str) -> None:
         """Put an egress IP on the interface."""
@@ -90,9 +89,7 @@ class NodeKernel:
         mtu = self._link.mtu - TUNNEL_OVERHEAD[6 if ":" in self._host_ip else 4]
         if before is None:
             load(replace_script(self._settings, state, mtu))
-            tunnel = ensure_tunnel(self.netlink, self._host_ip, self._link)
-            set_peers(self.netlink, tunnel, state.gateways)
-            set_holders(self.netlink, tunnel, state.gateways)
+            self._ways_to(state.gateways)
         elif before != state:
             if set(state.gateways) - set(before.gateways):
                 both = {h.slot: h for h in (*before.gateways, *state.gateways)}
@@ -116,9 +113,9 @@ class NodeKernel:
         self._applied = state
 
     def _ways_to(self, holders: tuple[Gateway, ...]) -> None:
-        tunnel = ensure_tunnel(self.netlink, self._host_ip, self._link)
+        tunnel, _ = ensure_tunnel(self.netlink, self._host_ip, self._link)
         set_peers(self.netlink, tunnel, holders)
-        set_holders(self.netlink, tunnel, holders)
+        set_gateways(self.netlink, tunnel, holders)
 
     def _change(self, before: NodeState, state: NodeState, mtu: int) -> None:
         try:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from egress_router.config.values import Address, Family, Interface, Network
 
-#: rtm_protocol of every route and policy rule of ours (rtnetlink(7): values above 4 are for the administrator).
-PROTOCOL = 146
-#: Replies to the cluster: a copy of the cluster interface's own routes.
-CLUSTER_TABLE = 14600
-#: Forwarded connections: only ever out of the egress interface.
-EGRESS_TABLE = 14601
 MAIN_TABLE = 254
-#: Mark of the ICMP errors that the pod itself sends to a client; they go by CLUSTER_TABLE.
-CLUSTER_MARK = 0x14600
-#: Policy rules of ours have priorities in this range.
-RULE_PRIORITIES = range(14600, 14610)
+#: rtm_protocol of what an administrator configures (linux/rtnetlink.h, RTPROT_STATIC).
+STATIC = 4
 
 TABLE_NAMES = {MAIN_TABLE: "main"}
+
+
+@dataclass(frozen=True, slots=True)
+class Vxlan:
+    """A tunnel (RFC 7348): identifier, UDP port and the local end of the outer packets; ``learning`` MACs from them."""
+
+    id: int
+    port: int
+    local: Address
+    learning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Link:
     mtu: int
     up: bool
     lower_up: bool
+    vxlan: Vxlan | None = None
 
     def __str__(self) -> str:
         state = "up" if self.up else "down"
@@ -41,11 +44,23 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class LinkAddress:
-    """An address on an interface. ``global_scope`` is false for link-local and host-only ones."""
+    """An address on an interface. ``global_scope`` is false for link-local and host-only ones.
+
+    The rest does not make it another address. ``label`` is for IPv4; ``protocol`` is kept by kernels since 5.18, 0 is
+    unknown. ``preferred``: the kernel may choose it as a source (RFC 6724, rule 3). ``tentative``: duplicate address
+    detection (RFC 4862) is under way, ``duplicate``: it has failed. ``dynamic``: it has a lifetime, as router
+    advertisements give it.
+    """
 
     interface: str
     address: Interface
     global_scope: bool = True
+    label: str = field(default="", compare=False)
+    protocol: int = field(default=0, compare=False)
+    preferred: bool = field(default=True, compare=False)
+    tentative: bool = field(default=False, compare=False)
+    duplicate: bool = field(default=False, compare=False)
+    dynamic: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"address {self.address} dev {self.interface}"
@@ -64,7 +79,7 @@ class Route:
     metric: int = 0
     type: str = "unicast"
     mtu: int | None = None
-    protocol: int = PROTOCOL
+    protocol: int = STATIC
 
     @property
     def is_default(self) -> bool:
@@ -84,7 +99,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """An ip-rule(8) entry: traffic from ``source`` / ``in_interface`` / with ``mark`` looks up ``table``."""
+    """An ip-rule(8) entry: traffic from ``source`` / ``in_interface`` / with ``mark`` looks up ``table``.
+
+    ``mask`` says which bits of the mark count, None: all of them.
+    """
 
     family: Family
     priority: int
@@ -92,12 +110,14 @@ class PolicyRule:
     source: Network | None = None
     in_interface: str | None = None
     mark: int | None = None
-    protocol: int = PROTOCOL
+    protocol: int = STATIC
+    mask: int | None = None
 
     def __str__(self) -> str:
         source = "all" if self.source is None else str(self.source)
         iif = "" if self.in_interface is None else f" iif {self.in_interface}"
-        mark = "" if self.mark is None else f" fwmark {self.mark:#x}"
+        mask = "" if self.mask is None else f"/{self.mask:#x}"
+        mark = "" if self.mark is None else f" fwmark {self.mark:#x}{mask}"
         return f"rule {self.priority}: from {source}{mark}{iif} lookup {self.table} ({self.family})"
 
 
@@ -134,23 +154,26 @@ class Observed:
         return next((link for link in self.links if link.name == name), None)
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkState:
-    """The desired state of the pod's network, in the order in which it is put in place.
+@dataclass(frozen=True, slots=True, order=True)
+class Neighbour:
+    """A permanent entry of the neighbour table of an interface, see ip-neighbour(8)."""
 
-    ``displaced`` are default routes of the cluster side that must leave the main table; they live on in
-    CLUSTER_TABLE. ``cluster_prefixes`` are what the pod itself may reach through the cluster interface.
-    """
+    address: Address
+    mac: str
 
-    egress: str
-    cluster: str
-    pod_addresses: dict[Family, tuple[Address, ...]]
-    cluster_prefixes: dict[Family, tuple[Network, ...]]
-    addresses: tuple[LinkAddress, ...]
-    routes: tuple[Route, ...]
-    rules: tuple[PolicyRule, ...]
-    sysctls: tuple[Sysctl, ...]
-    displaced: tuple[Route, ...] = ()
+    def __str__(self) -> str:
+        return f"neighbour {self.address} lladdr {self.mac}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ForwardingEntry:
+    """A permanent entry of a VXLAN's forwarding table: frames to ``mac`` go to ``destination``. See bridge(8)."""
+
+    mac: str
+    destination: Address
+
+    def __str__(self) -> str:
+        return f"forwarding entry {self.mac} dst {self.destination}"
 
 
 class MacvlanMode(StrEnum):

@@ -20,7 +20,7 @@ from egress_router.net.icmp_probe import Prober
 from egress_router.net.netlink import NLM_F_ACK, Netlink, NetlinkError
 from egress_router.net.notices import nftables_events, route_events
 from egress_router.net.oserror import from_os
-from egress_router.net.rtnetlink.read import observe
+from egress_router.net.rtnetlink.kernel import Rtnetlink
 
 
 class FakeSocket:
@@ -94,7 +94,7 @@ def test_a_netlink_socket(
 ) -> None:
     fail(**{step: error})
     uses: dict[str, Callable[[], object]] = {
-        "observe": lambda: observe(Netlink()),
+        "observe": lambda: Rtnetlink().observe(),
         "conntrack": lambda: Conntrack().check(),
         "change all": lambda: Netlink().change_all([(1, NLM_F_ACK, b"")], "change"),
     }

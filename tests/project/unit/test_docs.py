@@ -17,10 +17,11 @@ from egress_router.cli.group import cli
 from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, KNOWN, NODE, ROUTER, Inputs, Problems
 from egress_router.config.settings import LogFormat, LogLevel
 from egress_router.config.values import Protocol
-from egress_router.net.rtnetlink.values import CLUSTER_MARK, CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, MacvlanMode
+from egress_router.net.rtnetlink.values import MacvlanMode
 from egress_router.redirect.config import parse_router
 from egress_router.redirect.desired import desired_sample
 from egress_router.redirect.iptables_rules import iptables_tables
+from egress_router.redirect.network_state import CLUSTER_MARK, CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL
 from egress_router.redirect.nft_rules import nft_table
 from egress_router.redirect.plan import SAMPLE_POD
 from egress_router.redirect.values import Backend, Mode

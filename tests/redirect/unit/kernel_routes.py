@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from egress_router.config.values import Family, Network, family_of
-from egress_router.net.rtnetlink.values import MAIN_TABLE, LinkAddress, NetworkState, Observed, PolicyRule, Route
+from egress_router.net.rtnetlink.values import MAIN_TABLE, LinkAddress, Observed, PolicyRule, Route
+from egress_router.redirect.network_state import NetworkState
 from egress_router.redirect.setup import network_drift
 
 KERNEL = 2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from egress_router.net.rtnetlink.values import EGRESS_TABLE, PROTOCOL, Observed, PolicyRule
+from egress_router.net.rtnetlink.values import Observed, PolicyRule
+from egress_router.redirect.network_state import EGRESS_TABLE, PROTOCOL
 from egress_router.redirect.plan import plan_network
 from egress_router.redirect.setup import network_drift
 from tests.redirect.unit.kernel_routes import apply, steps
@@ -44,7 +45,7 @@ def test_what_is_ours_or_leads_past_us_is_unexpected() -> None:
         route(IPV4, "default", OTHER, "10.9.0.1", metric=500),
     ):
         assert drift(replace(DONE, routes=(*DONE.routes, item))) == [f"+ {item}"]
-    rule = PolicyRule(IPV4, 14609, 100)
+    rule = PolicyRule(IPV4, 14609, 100, protocol=PROTOCOL)
     assert drift(replace(DONE, rules=(*DONE.rules, rule))) == [f"+ {rule}"]
 
 
@@ -54,5 +55,5 @@ def test_what_belongs_to_others_is_not_looked_at() -> None:
         route(IPV4, "default", OTHER, "10.9.0.1", table=100),
         route(IPV6, "default", OTHER, "fe80::9", metric=5),
     )
-    rules = (PolicyRule(IPV4, 14610, 100), PolicyRule(IPV4, 14599, 100))
+    rules = (PolicyRule(IPV4, 14610, 100, protocol=PROTOCOL), PolicyRule(IPV4, 14599, 100, protocol=PROTOCOL))
     assert drift(replace(DONE, routes=(*DONE.routes, *theirs), rules=(*DONE.rules, *rules))) == []

@@ -8,7 +8,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from egress_router.errors import PlatformError
-from egress_router.net.rtnetlink.values import CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, NetworkState, Observed
+from egress_router.net.rtnetlink.values import Observed
+from egress_router.redirect.network_state import CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, NetworkState
 from egress_router.redirect.plan import find_cluster_interface, plan_network
 from egress_router.redirect.values import Mode
 from tests.redirect.unit.kernel_routes import apply, steps

@@ -1,0 +1,38 @@
+"""The network of a redirect router: its tables, rules and numbers, and the state that it shall have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from egress_router.config.values import Address, Family, Network
+from egress_router.net.rtnetlink.values import LinkAddress, PolicyRule, Route, Sysctl
+
+#: rtm_protocol of every route and policy rule of ours (rtnetlink(7): values above 4 are for the administrator).
+PROTOCOL = 146
+#: Replies to the cluster: a copy of the cluster interface's own routes.
+CLUSTER_TABLE = 14600
+#: Forwarded connections: only ever out of the egress interface.
+EGRESS_TABLE = 14601
+#: Mark of the ICMP errors that the pod itself sends to a client; they go by CLUSTER_TABLE.
+CLUSTER_MARK = 0x14600
+#: Policy rules of ours have priorities in this range.
+RULE_PRIORITIES = range(14600, 14610)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkState:
+    """The desired state of the pod's network, in the order in which it is put in place.
+
+    ``displaced`` are default routes of the cluster side that must leave the main table; they live on in
+    CLUSTER_TABLE. ``cluster_prefixes`` are what the pod itself may reach through the cluster interface.
+    """
+
+    egress: str
+    cluster: str
+    pod_addresses: dict[Family, tuple[Address, ...]]
+    cluster_prefixes: dict[Family, tuple[Network, ...]]
+    addresses: tuple[LinkAddress, ...]
+    routes: tuple[Route, ...]
+    rules: tuple[PolicyRule, ...]
+    sysctls: tuple[Sysctl, ...]
+    displaced: tuple[Route, ...] = ()
