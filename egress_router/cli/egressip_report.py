@@ -41,5 +41,7 @@ def report(state: Path, offline: tuple[str, ...], path: str, *, redact: bool) ->
         write_atomically(Path(os.path.abspath(path)), text)  # noqa: PTH100 - the file need not exist
     except OSError as error:
         raise PlatformError(f"{path} cannot be written: {error.strerror}") from error
-    click.echo(f"{path}: {len(fleet.addresses)} egress IPs, {len(fleet.nodes)} nodes; {fleet.level.word}")
+    addresses, nodes = len(fleet.addresses), len(fleet.nodes)
+    counts = f"{addresses} egress IP{'s' * (addresses != 1)}, {nodes} node{'s' * (nodes != 1)}"
+    click.echo(f"{path}: {counts}; {fleet.level.word}")
     return 0
