@@ -127,9 +127,16 @@ class Host:
 
     def set_resolv_conf(self, text: str) -> None:
         """Set what run and popen see as /etc/resolv.conf here."""
+        self._set_etc("resolv.conf", text)
+
+    def set_hosts(self, text: str) -> None:
+        """Set what run and popen see as /etc/hosts here."""
+        self._set_etc("hosts", text)
+
+    def _set_etc(self, name: str, text: str) -> None:
         folder = ETC_NETNS / self.netns
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "resolv.conf").write_text(text)
+        (folder / name).write_text(text)
 
     def end_processes(self) -> None:
         """End what popen started; the namespace may still hold daemons that left their parent."""

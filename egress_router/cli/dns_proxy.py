@@ -20,7 +20,7 @@ from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.supervisor import Supervisor
 from egress_router.dns.resolver import Resolver
-from egress_router.dns.watcher import unusable
+from egress_router.dns.usable import unusable
 from egress_router.dns_proxy.destinations import VARIABLE, DnsProxyConfig, parse_dns_proxy
 from egress_router.dns_proxy.haproxy.engine import LAST_LINES_SECONDS, HaproxyEngine, families_with_a_route
 from egress_router.dns_proxy.metrics import DnsProxyCollector, names_as_json

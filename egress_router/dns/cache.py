@@ -1,4 +1,4 @@
-"""What is believed about a name after each look-up: which addresses serve, and for how long without a new answer.
+"""What is cached about a name after each look-up: which addresses serve, and for how long without a new answer.
 
 Pure: the outcome of a look-up and the clock go in, the new entry comes out.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from egress_router.config.values import Address, Family
+from egress_router.config.values import Address, Family, HostName
 
 HOLD_NEGATIVE = 30.0
 #: Seconds between two look-ups of a name, at least.
@@ -111,6 +111,11 @@ class CacheEntry:
     def addresses(self) -> frozenset[Address]:
         """All addresses in use."""
         return frozenset[Address]().union(*(item.addresses for item in self.serving.values()))
+
+    def answered_as(self, name: HostName) -> str:
+        """Return the full name that answered where that is not the name as it was written, else ""."""
+        full = self.candidate or ""
+        return "" if full.removesuffix(".") == name.text.removesuffix(".") else full
 
 
 def updated(old: CacheEntry, tried: Sequence[CandidateReplies], now: float, policy: CachePolicy) -> CacheEntry:

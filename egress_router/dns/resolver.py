@@ -1,10 +1,15 @@
-"""Ask name servers for the addresses of a host name, by resolv.conf(5) and its search list."""
+"""Look host names up as the pod's C library would: /etc/hosts first, then the name servers of resolv.conf(5).
+
+dnspython asks: UDP with EDNS, TCP for what does not fit. Imported only where there are names: importing dnspython costs
+0.15 s and megabytes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -15,54 +20,78 @@ import dns.rdatatype
 import dns.resolver
 from dns.nameserver import Do53Nameserver
 
-from egress_router.config.values import Address, Family, HostName, NameServer
+from egress_router.config.values import Address, Family, HostName, NameServer, family_of
 from egress_router.dns.cache import Answer, CandidateReplies, Failure, NegativeAnswer, Reply
-from egress_router.dns.resolv_conf import SearchPath, candidates, search_domains
+from egress_router.dns.resolv_conf import (
+    LOCALHOST,
+    ResolvConf,
+    SearchPath,
+    candidates,
+    parse_hosts,
+    parse_resolv_conf,
+)
 from egress_router.errors import printable
-
-# /etc/resolv.conf. See resolv.conf(5).
-
-
-# Which DNS names a host name stands for: the search list of resolv.conf(5).
-
-
-# Asks name servers for the addresses of a name (dnspython): UDP with EDNS, TCP for what does not fit.
-#
-# Imported only where there are names: importing dnspython costs 0.15 s and megabytes.
 
 log = logging.getLogger(__name__)
 
 RESOLV_CONF = Path("/etc/resolv.conf")
+HOSTS = Path("/etc/hosts")
 #: Advertised EDNS payload in bytes: fits a packet everywhere, so that no reply is lost as a fragment. (dnsflagday.net,
 #: 2020.) Longer replies come truncated and are asked for again over TCP.
 EDNS_PAYLOAD = 1232
 #: Seconds for one name server to reply, and for all of them together.
 SERVER_TIMEOUT = 2.0
 LOOKUP_TIMEOUT = 6.0
+#: Where resolv.conf sets one of ``timeout`` and ``attempts``: the C library's attempts, and the longest look-up.
+DEFAULT_ATTEMPTS = 2
+LONGEST_LOOKUP = 30.0
+#: Seconds until /etc/hosts is looked into again.
+HOSTS_TTL = 5.0
+#: Bytes of a file that are read.
+MAX_FILE = 1 << 20
 RECORD = {Family.IPV4: dns.rdatatype.A, Family.IPV6: dns.rdatatype.AAAA}
 
 
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What the two files say, and by what it is known that they changed."""
+
+    conf: ResolvConf
+    hosts: Mapping[str, tuple[Address, ...]]
+    seen: tuple[object, object]
+
+
 class Resolver:
-    """Looks names up with the name servers and search domains of resolv.conf, read again whenever it changed.
+    """Looks names up in /etc/hosts and with the name servers of resolv.conf; both are read again whenever they change.
 
     ``nameservers`` replaces those of the file.
     """
 
-    def __init__(self, nameservers: Sequence[NameServer] = (), resolv_conf: Path = RESOLV_CONF) -> None:
+    def __init__(
+        self, nameservers: Sequence[NameServer] = (), resolv_conf: Path = RESOLV_CONF, hosts: Path = HOSTS
+    ) -> None:
         self._nameservers = nameservers
         self._path = resolv_conf
-        self._seen: tuple[int, int, int] | None = None
+        self._hosts_path = hosts
+        self._files = _Files(ResolvConf(), {}, (None, None))
         self._resolver = dns.asyncresolver.Resolver(configure=False)
-        self.search = SearchPath()
+        self._lifetime = LOOKUP_TIMEOUT
         self._read_if_changed()
+
+    @property
+    def search(self) -> SearchPath:
+        """What is done with single labels."""
+        return self._files.conf.search
 
     async def resolve(self, name: HostName, families: Sequence[Family]) -> list[CandidateReplies]:
         """Ask for the candidates of ``name`` in order until one has an address; return all replies.
 
         It ends at a candidate that no name server says anything about, as in the C library: the next would fare no
-        better.
+        better. A name of /etc/hosts is not asked for.
         """
         self._read_if_changed()
+        if known := self._files.hosts.get(name.text.removesuffix(".")):
+            return [_of_hosts(name, known, families)]
         tried: list[CandidateReplies] = []
         for candidate in candidates(name, self.search):
             replies = await asyncio.gather(*(self._ask(candidate, family) for family in families))
@@ -72,15 +101,15 @@ class Resolver:
         return tried
 
     async def _ask(self, candidate: str, family: Family) -> Reply:
-        if not self._resolver.nameservers:
-            return Failure(f"{self._path} names no name server")
+        if family is Family.IPV6 and self._files.conf.ipv4_only:
+            return NegativeAnswer("is not asked for IPv6 addresses (options no-aaaa)")
         try:
             answer = await self._resolve(candidate, RECORD[family])
         except dns.resolver.NXDOMAIN:
             return NegativeAnswer("does not exist")
         except dns.resolver.LifetimeTimeout as error:
             return Failure(_reason(error), silent=True)
-        except (dns.exception.DNSException, OSError) as error:
+        except (dns.exception.DNSException, OSError, ValueError) as error:
             return Failure(_reason(error))
         if answer.rrset is None:
             return NegativeAnswer(f"has no {family} address")
@@ -90,40 +119,64 @@ class Resolver:
     async def _resolve(self, candidate: str, record: dns.rdatatype.RdataType) -> dns.resolver.Answer:
         """Ask with EDNS, and once more without where every server says that it does not know it (RFC 6891, 7)."""
         resolver = self._resolver
-        ask = partial(resolver.resolve, candidate, record, search=False, raise_on_no_answer=False)
+        ask = partial(
+            resolver.resolve, candidate, record, search=False, raise_on_no_answer=False, tcp=self._files.conf.tcp
+        )
         try:
-            return await ask(lifetime=LOOKUP_TIMEOUT)
+            return await ask(lifetime=self._lifetime)
         except dns.resolver.NoNameservers as error:
             reasons = {str(attempt[3]) for attempt in error.kwargs.get("errors") or []}
             if resolver.edns < 0 or not reasons & {"FORMERR", "NOTIMP"}:
                 raise
         # For as long as resolv.conf stays as it is.
         resolver.use_edns(-1)
-        return await ask(lifetime=LOOKUP_TIMEOUT)
+        return await ask(lifetime=self._lifetime)
 
     def _read_if_changed(self) -> None:
-        try:
-            stat = self._path.stat()
-            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        except OSError:
-            seen = (0, 0, 0)
-        if seen == self._seen:
+        seen = (_identity(self._path), _identity(self._hosts_path))
+        if seen == self._files.seen:
             return
-        self._seen = seen
+        conf = parse_resolv_conf(self._read(self._path))
+        self._files = _Files(conf, parse_hosts(self._read(self._hosts_path)), seen)
+        for sentence in () if self._nameservers else conf.ignored:
+            log.warning("%s: %s", self._path, printable(sentence))
+        servers = list(self._nameservers) or [NameServer(address) for address in conf.servers]
+        if not servers:
+            log.warning("%s names no name server; %s is asked, as the C library does", self._path, LOCALHOST)
+            servers = [NameServer(LOCALHOST)]
         resolver = dns.asyncresolver.Resolver(configure=False)
-        try:
-            resolver.read_resolv_conf(self._path)
-        except (dns.exception.DNSException, OSError, ValueError) as error:
-            if not self._nameservers:
-                log.error("%s: %s", self._path, printable(str(error)))
-        if self._nameservers:
-            resolver.nameservers = [Do53Nameserver(str(server.address), server.port) for server in self._nameservers]
-        resolver.timeout = SERVER_TIMEOUT
+        resolver.nameservers = [Do53Nameserver(str(server.address), server.port) for server in servers]
+        resolver.rotate = conf.rotate
+        resolver.timeout = SERVER_TIMEOUT if conf.timeout is None else float(conf.timeout)
         resolver.use_edns(0, 0, EDNS_PAYLOAD)
-        domains = [domain.to_text() for domain in resolver.search or [resolver.domain]]
-        ndots = 1 if resolver.ndots is None else min(max(resolver.ndots, 0), 15)
+        self._lifetime = LOOKUP_TIMEOUT
+        if conf.timeout is not None or conf.attempts is not None:
+            attempts = DEFAULT_ATTEMPTS if conf.attempts is None else conf.attempts
+            self._lifetime = min(resolver.timeout * attempts * len(servers), LONGEST_LOOKUP)
         self._resolver = resolver
-        self.search = SearchPath(search_domains(domains), ndots)
+
+    def _read(self, path: Path) -> str:
+        try:
+            return path.read_bytes()[:MAX_FILE].decode("utf-8", "replace")
+        except OSError as error:
+            log.warning("%s cannot be read: %s", path, error.strerror)
+            return ""
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _of_hosts(name: HostName, known: Sequence[Address], families: Sequence[Family]) -> CandidateReplies:
+    replies: dict[Family, Reply] = {}
+    for family in families:
+        found = frozenset(address for address in known if family_of(address) is family)
+        replies[family] = Answer(found, HOSTS_TTL) if found else NegativeAnswer(f"has no {family} address in {HOSTS}")
+    return CandidateReplies(f"{name.text.removesuffix('.')}. of {HOSTS}", replies)
 
 
 def _address(text: str) -> Address:

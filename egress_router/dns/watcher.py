@@ -1,21 +1,17 @@
-"""Keep names looked up, in a thread of their own, and say what serves."""
+"""Keep names looked up in a thread of its own: ask again when an answer has expired, and tell what changed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from egress_router.config.fields import not_a_host
 from egress_router.config.values import Address, Family, HostName
 from egress_router.dns.cache import CacheEntry, CachePolicy, expires_at, select_addresses, updated, without_expired
 from egress_router.dns.resolver import Resolver
 from egress_router.errors import printable
-
-# Keeps names looked up: asks again when an answer's time is over, and says what has changed.
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +106,9 @@ class DnsWatcher:
         self._entries[name] = entry
         self._addresses[name] = addresses
         self._tell(name, addresses, entry)
-        if changed:
+        if changed or (before and before.candidate != entry.candidate):
             _report_refused(name, refused)
-            _report_change(name, in_use, addresses, len(entry.addresses) - len(refused))
+            _report_change(name, in_use, addresses, len(entry.addresses) - len(refused), entry.answered_as(name))
         _report_problem(name, before, entry)
 
 
@@ -121,14 +117,17 @@ def _report_refused(name: HostName, refused: dict[Address, str]) -> None:
         log.warning("%s: %s is not used: it is %s", name, address, why)
 
 
-def _report_change(name: HostName, before: Sequence[Address], now: Sequence[Address], available: int) -> None:
+def _report_change(
+    name: HostName, before: Sequence[Address], now: Sequence[Address], available: int, answered_as: str
+) -> None:
     if available > len(now):
         log.warning("%s: has %d addresses, %d of them are used", name, available, len(now))
-    if set(before) != set(now):
+    if set(before) != set(now) or answered_as:
         gone, new = sorted(set(before) - set(now), key=str), sorted(set(now) - set(before), key=str)
         changes = [f"+{address}" for address in new] + [f"-{address}" for address in gone]
         shown = " ".join(changes[:20]) + (" …" if len(changes) > 20 else "")
-        log.info("%s: %d address%s (%s)", name, len(now), "" if len(now) == 1 else "es", shown)
+        full = f", answered as {answered_as}" if answered_as else ""
+        log.info("%s: %d address%s (%s)%s", name, len(now), "" if len(now) == 1 else "es", shown or "as before", full)
 
 
 def _report_problem(name: HostName, before: CacheEntry | None, entry: CacheEntry) -> None:
@@ -142,11 +141,11 @@ def _report_problem(name: HostName, before: CacheEntry | None, entry: CacheEntry
         log.info("%s: is answered again", name)
 
 
-# A DnsWatcher in a thread of its own: look-ups go on while the caller is busy, and what they stumble over stays.
-
-
 class DnsWatcherThread:
-    """Runs ``watcher``, whose methods only this thread may call: by ``call``. ``on_update`` is called in it too."""
+    """A DnsWatcher in a thread of its own: look-ups go on while the caller is busy.
+
+    Only the thread may call methods of ``watcher``: have it do so with ``call``. ``on_update`` is called in it too.
+    """
 
     def __init__(
         self,
@@ -188,29 +187,3 @@ class DnsWatcherThread:
         self.watcher.forget_others(())
         # One turn of the loop for the tasks to end.
         self._loop.call_soon(self._loop.stop)
-
-
-# Which addresses of an answer may be connected to.
-
-
-def unusable(address: Address) -> str | None:
-    """Say why an address in an answer must not be connected to; None when it may be.
-
-    Whoever controls a name must not reach the pod's own services or the cloud's metadata service through it, or make
-    the router connect to itself.
-    """
-    kind = not_a_host(address)
-    if kind:
-        return kind
-    if address.is_link_local:
-        return "a link-local address"
-    if address.version == 6 and address.ipv4_mapped is not None:
-        return "an IPv4-mapped address"
-    # The kernel lets a socket be bound to the pod's own addresses alone.
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((str(address), 0))
-    except OSError:
-        return None
-    return "an address of this pod"

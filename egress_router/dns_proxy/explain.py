@@ -8,6 +8,8 @@ from egress_router.config.values import Family, HostName
 from egress_router.dns.resolv_conf import SearchPath, candidates
 from egress_router.dns_proxy.destinations import Destination, DnsProxyConfig
 
+SEARCHED = ", in the search domains of the pod's /etc/resolv.conf"
+
 
 @dataclass(frozen=True, slots=True)
 class DnsExplanation:
@@ -62,7 +64,7 @@ class DnsExplanation:
         ]
         if line.name is not None:
             servers = ", ".join(map(str, self.config.nameservers)) or "those of /etc/resolv.conf"
-            asked = f", asked for {' then '.join(self.asks)}" if self.asks else ""
+            asked = f", asked for {' then '.join(self.asks)}" if self.asks else SEARCHED
             sentences.insert(1, f"  name servers: {servers}{asked}")
         return "\n".join(sentences)
 
@@ -77,4 +79,5 @@ def explain_dns(config: DnsProxyConfig, port: int, search: SearchPath | None = N
     """Return what happens to a TCP connection to ``port``; ``search`` is what the pod's resolv.conf says, if known."""
     destination = config.destination_of(port)
     name = destination.name if destination else None
-    return DnsExplanation(port, destination, config, candidates(name, search) if name and search else ())
+    asks = candidates(name, search or SearchPath()) if name and (search or name.dots) else ()
+    return DnsExplanation(port, destination, config, asks)

@@ -86,4 +86,9 @@ def names_as_json(engine: HaproxyEngine) -> dict[str, Any]:
 
 
 def _name(state: DnsProxyState, name: HostName) -> dict[str, Any]:
-    return {"addresses": [str(address) for address in state.addresses.get(name, ())], "problem": state.problem(name)}
+    entry = state.entries.get(name)
+    return {
+        "addresses": [str(address) for address in state.addresses.get(name, ())],
+        "answered_as": entry.candidate if entry else None,
+        "problem": state.problem(name),
+    }

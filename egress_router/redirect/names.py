@@ -69,7 +69,8 @@ class Names:
 
     def _start(self) -> DnsWatcherThread:
         from egress_router.dns.resolver import Resolver
-        from egress_router.dns.watcher import DnsWatcherThread, unusable
+        from egress_router.dns.usable import unusable
+        from egress_router.dns.watcher import DnsWatcherThread
 
         families = sorted(self._run.router.sources)
         policy = CachePolicy(REFRESH_MAX, float(self._run.name_hold), MOST_ADDRESSES)
@@ -108,4 +109,5 @@ def after(state: NameState, addresses: tuple[Address, ...], entry: CacheEntry) -
         max(confirmed) if confirmed else state.answered,
         entry.problem or ("" if addresses else "no address of the answer may be used"),
         state.failures + bool(entry.problem),
+        entry.candidate,
     )

@@ -14,13 +14,14 @@ from egress_router.redirect.values import Check
 @dataclass(frozen=True, slots=True)
 class NameState:
     """A name: the addresses in use, when (time.monotonic()) the last good answer came, why the last look-up brought
-    none, and how many look-ups have failed.
+    none, how many look-ups have failed, and the full name that was answered.
     """
 
     addresses: tuple[Address, ...] = ()
     answered: float | None = None
     problem: str = "not looked up yet"
     failures: int = 0
+    answered_as: str | None = None
 
     @property
     def new(self) -> bool:
@@ -116,4 +117,5 @@ def _as_json(item: NameState, now: float) -> dict[str, Any]:
         "answer_age": None if item.answered is None else now - item.answered,
         "problem": item.problem,
         "failures": item.failures,
+        "answered_as": item.answered_as,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from lab import Lab
 from tests.dns_proxy.kernel.dns_proxy_pod import CLOSED, DnsProxyPod, echoes
+from tests.support.endpoint import Endpoint
 
 pytestmark = pytest.mark.root
 
@@ -90,10 +92,20 @@ def test_search_domains_and_name_servers(servers: Lab, open_directory: Path) -> 
     dns.set("www.example.com", A=[TWO])
     dns.set("www.example.com.second.example", A=[THREE])
     pod = DnsProxyPod(servers, open_directory, "80 db\n81 www.example.com 80\n82 www.example.com. 80\n", families="4")
-    pod.router.set_resolv_conf(f"search first.example second.example\nnameserver {dns.address}\noptions ndots:5\n")
+    # As the C library does: what is unusable is passed over, line by line.
+    pod.router.set_resolv_conf(
+        f"nameserver dns.example.com\nnameserver {dns.address}:53\nsearch {'x' * 64}.example first.example "
+        f"second.example\nnameserver {dns.address}\noptions ndots:5 timeout:1 attempts:2 rotate\n"
+    )
     with pod:
         assert pod.served(80, 2) == {ONE: 2}
-        assert pod.served(81, 2) == {THREE: 2}, "two dots are less than ndots: the search list comes first"
+        assert pod.served(81, 2) == {TWO: 2}, "a name with a dot is asked as it is, whatever ndots says"
+        assert not [query for query in dns.queries if query.name.startswith("www.example.com.")], "and only as it is"
+        assert "db: 1 address (+203.0.113.25), answered as db.second.example." in pod.messages()
+        assert (
+            json.loads(Endpoint(pod.client, pod.address).get("/status")[1])["names"]["db"]["answered_as"]
+            == "db.second.example."
+        )
         assert pod.served(82, 2) == {TWO: 2}, "a trailing dot makes it absolute"
         dns.set("db.first.example", A=[TWO])
         pod.until_served_by(80, {TWO})
@@ -101,6 +113,23 @@ def test_search_domains_and_name_servers(servers: Lab, open_directory: Path) -> 
         before = len(dns.queries)
         pod.until(lambda: len(dns.queries) > before + 6)
         assert pod.served(80, 2) == {TWO: 2}, "a name server in trouble must not lead to another host"
+
+
+def test_hosts_of_the_pod(servers: Lab, open_directory: Path) -> None:
+    """hostAliases of the pod are in /etc/hosts."""
+    servers.dns.set("db.example.com", A=[THREE])
+    servers.dns.set("www.example.com", A=[THREE])
+    pod = DnsProxyPod(servers, open_directory, "80 db.example.com\n81 alias 80\n82 www.example.com 80\n", families="4")
+    pod.router.set_hosts(
+        f"127.0.0.1 localhost\n{ONE} DB.example.com db # comment\n{TWO} alias\nnonsense www.example.com\n"
+    )
+    with pod:
+        assert pod.served(80, 2) == {ONE: 2}
+        assert pod.served(81, 2) == {TWO: 2}
+        assert pod.served(82, 2) == {THREE: 2}, "the control"
+        assert {query.name for query in servers.dns.queries} == {"www.example.com"}
+        pod.router.set_hosts(f"127.0.0.1 localhost\n{TWO} db.example.com\n{TWO} alias\n")
+        pod.until_served_by(80, {TWO})
 
 
 def test_name_servers_of_the_variable(servers: Lab, open_directory: Path) -> None:
@@ -121,6 +150,31 @@ def test_addresses_that_must_not_be_used(servers: Lab, open_directory: Path) -> 
         assert pod.served(80, 10) == {ONE: 10}
         assert f"{own} is not used: it is an address of this pod" in pod.messages()
         assert "127.0.0.1 is not used: it is a loopback address" in pod.messages()
+
+
+def test_addresses_that_carry_an_ipv4_address(servers: Lab, open_directory: Path) -> None:
+    """A translator or tunnel on the way would make 127.0.0.1, the metadata service or the pod itself of these."""
+    six = "2001:db8:113::25"
+    servers.echo(six, tcp=[80])
+    pod = DnsProxyPod(servers, open_directory, "80 rebind.example.com\n", families="46")
+    hexadecimal = "".join(f"{int(part):02x}" for part in pod.address.split("."))
+    own = f"{hexadecimal[:4]}:{hexadecimal[4:]}"
+    refused = [
+        "64:ff9b::127.0.0.1",
+        "64:ff9b:1::169.254.169.254",
+        "2002:7f00:1::1",
+        "::169.254.169.254",
+        "::ffff:0:127.0.0.1",
+        "2001:0:4136:e378:8000:63bf:80ff:fffe",
+        "2001:db8:113::5efe:127.0.0.1",
+        "fd00:ec2::254",
+        f"64:ff9b::{own}",
+    ]
+    servers.dns.set("rebind.example.com", A=["0.1.2.3"], AAAA=[*refused, six])
+    with pod:
+        assert pod.served(80, 12) == {six: 12}
+        assert pod.messages().count("is not used") == len(refused) + 1
+        assert "127.0.0.1 inside" in pod.messages()
 
 
 def test_health_checks_are_opt_in(servers: Lab, open_directory: Path) -> None:

@@ -26,13 +26,13 @@ def entry(*addresses: Address, confirmed: float = 10, problem: str = "") -> Cach
 def test_the_state_after_look_ups() -> None:
     state = NameState()
     state = after(state, (), entry(problem="SERVFAIL"))
-    assert state == NameState((), None, "SERVFAIL", 1)
+    assert state == NameState((), None, "SERVFAIL", 1, "api.example.com.")
     state = after(state, (ONE,), entry(ONE))
-    assert state == NameState((ONE,), 10, "", 1)
+    assert state == NameState((ONE,), 10, "", 1, "api.example.com.")
     state = after(state, (ONE,), entry(ONE, problem="no reply in time"))
-    assert state == NameState((ONE,), 10, "no reply in time", 2)
+    assert state == NameState((ONE,), 10, "no reply in time", 2, "api.example.com.")
     state = after(state, (), entry(problem="no reply in time"))
-    assert state == NameState((), 10, "no reply in time", 3)
+    assert state == NameState((), 10, "no reply in time", 3, "api.example.com.")
     assert after(state, (), entry(ip_address("127.0.0.1"))).problem == "no address of the answer may be used"
 
 
@@ -40,7 +40,7 @@ def test_a_name_without_an_address_is_told_and_takes_no_other_destination_out_of
     state = State("macvlan0", 0.0)
     state.follow([API, WEB], only=True)
     assert state.reasons(20) == ["no destination has an address"]
-    state.names[API] = NameState((ONE,), 10, "SERVFAIL", 1)
+    state.names[API] = NameState((ONE,), 10, "SERVFAIL", 1, "api.example.com.")
     assert state.reasons(20) == ["names are looked up for the first time"]
     state.names[WEB] = NameState((), None, "SERVFAIL", 1)
     assert state.reasons(20) == []
@@ -51,6 +51,7 @@ def test_a_name_without_an_address_is_told_and_takes_no_other_destination_out_of
         "answer_age": 10,
         "problem": "SERVFAIL",
         "failures": 1,
+        "answered_as": "api.example.com.",
     }
     state.follow([API], only=True)
     assert (state.reasons(20), state.remarks()) == ([], [])
