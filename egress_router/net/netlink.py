@@ -83,6 +83,11 @@ class Netlink:
     ) -> None:
         self.close()
 
+    @property
+    def port(self) -> int:
+        """The port of the socket, see netlink(7)."""
+        return int(self._socket.getsockname()[0])
+
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()

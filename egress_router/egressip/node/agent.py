@@ -148,8 +148,12 @@ class Agent:
             left = until - self.view.turned
             if left <= 0:
                 return changed
-            fds = [part.fileno() for part in (self._source, self.inbox, self._control, self._tables)]
+            fds = [
+                part.fileno() for part in (self._source, self.inbox, self._control, self._tables, self.kernel.network)
+            ]
             readable = select.select(fds, [], [], left)[0]
+            if self.kernel.network.fileno() in readable:
+                changed |= self._on_network()
             changed |= self.inbox.take()
             if self._tables.fileno() in readable:
                 heard = self._tables.heard(loaders)
@@ -302,16 +306,44 @@ class Agent:
         self._log(f"{ip} is on {self._link.name}")
         return True
 
+    def _on_network(self) -> bool:
+        """Put back at once what somebody has changed of rules, routes and tunnel; return whether something must be
+        applied, because an address went away or that failed.
+        """
+        heard = self.kernel.network.heard(self.kernel.netlink.port)
+        failed = heard.network and not self._repair_network()
+        return failed or (not heard.addresses.isdisjoint(self.holdings.held) and self._addresses_lost())
+
+    def _repair_network(self) -> bool:
+        """Put back rules, routes and tunnel; return whether they are in place. If not, the next ``_apply`` replaces
+        everything.
+        """
+        now = time.monotonic()
+        try:
+            if self.kernel.repair(now):
+                self.view.repairs += 1
+        except EgressRouterError as error:
+            self._log(f"what somebody has changed cannot be put back: {error}")
+            self.kernel.forget()
+            return False
+        self.view.tampering = self.kernel.tampering(now)
+        return True
+
+    def _addresses_lost(self) -> bool:
+        """Take note of egress IPs that went away from the interface; return whether there are any."""
+        on_link = {str(a.address.ip) for a in self.kernel.netlink.addresses(self._link)}
+        lost = self.holdings.held - on_link
+        if lost:
+            self._log(f"{', '.join(sorted(lost))} went away; claimed again")
+            self.holdings.held -= lost
+            self.view.repairs += 1
+        return bool(lost)
+
     def _verify(self) -> None:
         """Put back what somebody has taken away, and try again what has failed."""
         if self.kernel.applied is not None and not self.view.troubles:
-            observed = self.kernel.observed()
-            on_link = {str(a.address.ip) for a in observed.addresses if a.interface == self._link.name}
-            lost = self.holdings.held - on_link
-            if lost:
-                self._log(f"{', '.join(sorted(lost))} went away; claimed again")
-                self.holdings.held -= lost
-                self.view.repairs += 1
+            self._repair_network()
+            self._addresses_lost()
             self._tables_gone()
         self._apply()
 
@@ -331,7 +363,7 @@ class Agent:
 
     def reasons(self, now: float) -> list[str]:
         """Return why the node is not ready."""
-        reasons = list(self.view.troubles)
+        reasons = [*self.view.troubles, *filter(None, [self.view.tampering])]
         if not self.view.ready and not reasons:
             reasons.append(f"not claimed yet: {', '.join(self._lacked) or 'the first round of probes runs'}")
         return reasons

@@ -33,8 +33,8 @@ def egress_ips(kernel: RouteNetlink, link: Link) -> frozenset[str]:
     """
     return frozenset(
         str(item.address.ip)
-        for item in kernel.addresses()
-        if item.interface == link.name and (item.label == _label(link) or item.protocol == NODE_PROTOCOL)
+        for item in kernel.addresses(link)
+        if item.label == _label(link) or item.protocol == NODE_PROTOCOL
     )
 
 

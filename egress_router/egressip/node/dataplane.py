@@ -8,6 +8,7 @@ from dataclasses import replace
 from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove_egress_ip
 from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale
 from egress_router.egressip.node.nft_rules import change_script, replace_script
+from egress_router.egressip.node.repair import NetworkWatch, TamperingGuard, summary
 from egress_router.egressip.node.routes import present_slots, set_gateways
 from egress_router.egressip.node.state import TUNNEL_OVERHEAD, Gateway, NodeSettings, NodeState
 from egress_router.egressip.node.tables import held_before, load
@@ -43,6 +44,9 @@ class NodeKernel:
         self._applied: NodeState | None = None
         self._addresses: frozenset[str] = frozenset()
         self.netlink = Rtnetlink()
+        #: Hears when somebody else changes what ``repair`` looks at.
+        self.network = NetworkWatch(link.index)
+        self._tampering = TamperingGuard()
         #: Connections deleted since the start.
         self.cut = 0
 
@@ -112,10 +116,29 @@ class NodeKernel:
             self.cut += cut_stale(before, state, self._settings.cluster)
         self._applied = state
 
-    def _ways_to(self, holders: tuple[Gateway, ...]) -> None:
-        tunnel, _ = ensure_tunnel(self.netlink, self._host_ip, self._link)
-        set_peers(self.netlink, tunnel, holders)
-        set_gateways(self.netlink, tunnel, holders)
+    def repair(self, now: float) -> list[str]:
+        """Put back what differs from the applied state in rules, routes, tunnel, neighbours and forwarding entries, and
+        return it, a line each: ``-`` was missing, ``+`` should not be. Raises EgressRouterError.
+        """
+        if self._applied is None:
+            return []
+        lines = self._ways_to(self._applied.gateways)
+        if lines:
+            self._tampering.repaired(lines, now)
+            self._log(f"put back what somebody has changed: {summary(lines)}")
+        return lines
+
+    def tampering(self, now: float) -> str:
+        """Return the problem that somebody undoes again and again what ``repair`` does, empty when nobody does."""
+        return self._tampering.problem(now)
+
+    def _ways_to(self, gateways: tuple[Gateway, ...]) -> list[str]:
+        """Make tunnel, neighbours, routes and rules those of the gateways; return what differed."""
+        tunnel, lines = ensure_tunnel(self.netlink, self._host_ip, self._link)
+        self.network.tunnel = tunnel.index
+        lines += set_peers(self.netlink, tunnel, gateways)
+        lines += set_gateways(self.netlink, tunnel, gateways)
+        return lines
 
     def _change(self, before: NodeState, state: NodeState, mtu: int) -> None:
         try:

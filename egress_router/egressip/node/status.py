@@ -34,6 +34,7 @@ class View:
     decision: Decision = field(default_factory=lambda: Decision({}, {}, {}))
     problems: tuple[Problem, ...] = ()
     troubles: list[str] = field(default_factory=list)
+    tampering: str = ""
     ready: bool = False
     turned: float = field(default_factory=time.monotonic)
     applies: int = 0
@@ -118,7 +119,7 @@ def node_status(
         "ready": view.ready,
         "draining": drain is not None,
         "drain": drain,
-        "problems": [*view.troubles, *map(str, view.problems)]
+        "problems": [*view.troubles, *filter(None, [view.tampering]), *map(str, view.problems)]
         + [f"{ip} is not claimed: {why}" for ip, why in sorted(refused.items())]
         + [
             f"{ip} is the address of two pods, {rivals[0]} and {rivals[1]}; its traffic is dropped until one is gone"

@@ -70,7 +70,7 @@ def ensure_tunnel(kernel: RouteNetlink, host_ip: str, underlay: Link) -> tuple[L
         kernel.without_own_addresses(link)
         kernel.set_up(link)
     own = LinkAddress(TUNNEL, _OWN_ADDRESS, global_scope=False)
-    if own not in kernel.addresses():
+    if own not in kernel.addresses(link):
         lines.append(f"- {own}")
         kernel.add_address(link, own)
     # Loose: what comes out of the tunnel starts at pods that are routed elsewhere (ip-sysctl, rp_filter). That needs an

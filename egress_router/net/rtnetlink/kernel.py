@@ -80,8 +80,8 @@ class RouteNetlink(Protocol):
     def link(self, name: str) -> Link | None:
         """Return the link of that name, None when there is none; costs the same however many there are."""
 
-    def addresses(self) -> tuple[LinkAddress, ...]:
-        """Return all addresses."""
+    def addresses(self, link: Link | None = None) -> tuple[LinkAddress, ...]:
+        """Return all addresses, or those of one link, which costs the same however many there are."""
 
     def routes(self, protocol: int | None = None) -> tuple[Route, ...]:
         """Return the routes of all tables but ``local``, or those of one protocol, which costs less."""
@@ -149,6 +149,11 @@ class Rtnetlink:
     ) -> None:
         self.close()
 
+    @property
+    def port(self) -> int:
+        """The netlink port that notices of what this socket has done bear."""
+        return self._netlink.port
+
     def close(self) -> None:
         """Close the socket."""
         self._netlink.close()
@@ -174,9 +179,12 @@ class Rtnetlink:
             return None
         return messages.link_of(found)
 
-    def addresses(self) -> tuple[LinkAddress, ...]:
+    def addresses(self, link: Link | None = None) -> tuple[LinkAddress, ...]:
         """See RouteNetlink."""
-        return self._addresses(self._names())
+        if link is None:
+            return self._addresses(self._names())
+        found = self._addresses({link.index: link.name}, link.index)
+        return tuple(item for item in found if item.interface == link.name)
 
     def _names(self) -> dict[int, str]:
         """Return the names of the links by index, without taking the messages apart: there may be thousands."""
@@ -189,8 +197,10 @@ class Rtnetlink:
                     found[index] = data[start : end - 1].decode(errors="replace")
         return found
 
-    def _addresses(self, names: dict[int, str]) -> tuple[LinkAddress, ...]:
-        dump = self._netlink.dump(ifaddrmsg(), _GETADDR, "list the addresses")
+    def _addresses(self, names: dict[int, str], index: int = 0) -> tuple[LinkAddress, ...]:
+        request = ifaddrmsg()
+        request["index"] = index
+        dump = self._netlink.dump(request, _GETADDR, "list the addresses")
         found = (messages.address_of(message, names) for message in dump)
         return tuple(item for item in found if item is not None)
 

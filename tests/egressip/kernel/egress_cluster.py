@@ -45,6 +45,7 @@ class EgressCluster:
     def __init__(self, lab: Lab, state: Path, world: World = WORLDS[0]) -> None:
         self.lab = lab
         self.state = state
+        self.world = world
         self.agents: dict[str, subprocess.Popen[Any]] = {}
         self.logs: dict[str, Path] = {}
         #: Stands before the command of every agent and controller: setpriv, env.
