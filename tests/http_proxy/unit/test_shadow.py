@@ -1,0 +1,72 @@
+"""Which lines can never match: found fast, held against the plain way that asks each line about each earlier one."""
+
+from __future__ import annotations
+
+from hypothesis import given
+
+from egress_router.http_proxy.policy.compile import MOST_NAMED, shadowed_lines
+from egress_router.http_proxy.policy.values import ANY_PORT, Block, HttpPolicy, Name, PolicyLine, merge_ports, spans
+from tests.http_proxy.unit.strategies import REQUEST_PORTS, parse, policy_texts
+
+
+def covers(earlier: PolicyLine, line: PolicyLine) -> bool:
+    """Whether a name line covers the names of another."""
+    if not isinstance(earlier.target, Name):
+        return True  # everything
+    if not isinstance(line.target, Name):
+        return False
+    same = earlier.target.name == line.target.name
+    if earlier.target.subdomains:
+        return same or line.target.name.endswith("." + earlier.target.name)
+    return same and not line.target.subdomains
+
+
+def plainly(policy: HttpPolicy) -> list[tuple[int, tuple[int, ...]]]:
+    found = []
+    for at, line in enumerate(policy.lines):
+        before = policy.lines[:at]
+        if isinstance(line.target, Block):
+            overlapping = [
+                one
+                for one in before
+                if isinstance(one.target, Block)
+                and one.target.first <= line.target.last
+                and line.target.first <= one.target.last
+            ]
+            if all(address_taken(line, overlapping, port) for port in ports_of_interest(policy) if port in line.ports):
+                found.append((line.number, tuple(one.number for one in overlapping[:MOST_NAMED])))
+            continue
+        covering = [one for one in before if not isinstance(one.target, Block) and covers(one, line)]
+        taken = merge_ports(span for one in covering for span in one.ports.ranges)
+        if all(any(low <= first and last <= high for low, high in taken) for first, last in line.ports.ranges):
+            found.append((line.number, tuple(one.number for one in covering[:MOST_NAMED])))
+    return found
+
+
+def ports_of_interest(policy: HttpPolicy) -> set[int]:
+    """One port of each class: both ends of every range and what is beside them."""
+    edges = {edge for line in policy.lines for span in line.ports.ranges for edge in span}
+    near = {edge + step for edge in edges for step in (-1, 0, 1)}
+    return {port for port in near | set(REQUEST_PORTS) if port in ANY_PORT}
+
+
+def address_taken(line: PolicyLine, earlier: list[PolicyLine], port: int) -> bool:
+    """Whether earlier lines claim every address of a line at a port, by walking over the edges."""
+    assert isinstance(line.target, Block)
+    claimed = [
+        span for one in earlier if port in one.ports and isinstance(one.target, Block) for span in spans(one.target)
+    ]
+    for first, last in spans(line.target):
+        at = first
+        while at <= last:
+            reach = max((high for low, high in claimed if low <= at <= high), default=-1)
+            if reach < at:
+                return False
+            at = reach + 1
+    return True
+
+
+@given(policy_texts(16))
+def test_fast_is_plain(text: str) -> None:
+    policy = parse(text)
+    assert [(line.number, numbers) for line, numbers in shadowed_lines(policy)] == plainly(policy)
