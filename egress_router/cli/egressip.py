@@ -4,25 +4,45 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, health_options, serve
 from egress_router.cli.egressip_report import report
+from egress_router.cli.kubernetes_options import KUBERNETES, client, configuration, identity, source_options
 from egress_router.egressip.api import address_key, network_range
 from egress_router.egressip.assignment.decision import decide, decision_json, decision_text
 from egress_router.egressip.controller.controller import Controller
-from egress_router.egressip.controller.leader_election import DirectoryLease, DirectoryRecord, record_assignment
+from egress_router.egressip.controller.leader_election import (
+    AssignmentRecord,
+    DirectoryLease,
+    DirectoryRecord,
+    Lease,
+    record_assignment,
+)
 from egress_router.egressip.controller.metrics import ControllerCollector
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
-from egress_router.egressip.source.directory import DirectorySource, patch_object, read_directory, wait_for_objects
-from egress_router.errors import UsageError
+from egress_router.egressip.source.controller_writer import ControllerWriter, keep_status
+from egress_router.egressip.source.directory import (
+    ClusterSource,
+    DirectorySource,
+    patch_object,
+    read_directory,
+    wait_for_objects,
+)
+from egress_router.egressip.source.kubernetes import KubernetesSource
+from egress_router.egressip.source.kubernetes_record import KubernetesRecord
+from egress_router.errors import EgressRouterError, UsageError
+from egress_router.kubernetes.configuration import ApiConfiguration
+from egress_router.kubernetes.lease import KubernetesLease
 
 # ``egress-router egressip controller``: the process that assigns egress IPs to nodes.
 
 
 @click.command()
+@source_options
 @STATE_OPTION
 @click.option(
     "--witness",
@@ -43,8 +63,25 @@ from egress_router.errors import UsageError
     help="Seconds for which a node that came back is given nothing; twice as long each time it flaps.",
 )
 @PROBE_PORT_OPTION
+@click.option(
+    "--lease-namespace",
+    envvar="EGRESS_LEASE_NAMESPACE",
+    default="",
+    help="With --source kubernetes: where the Lease is (default: the pod's namespace).",
+)
+@click.option("--lease-name", default="egress-router-controller", show_default=True, help="Name of the Lease.")
+@click.option(
+    "--lease-seconds",
+    type=click.FloatRange(3, 600),
+    default=15.0,
+    show_default=True,
+    help="A controller that stands by waits so long for the one that assigns; it counts itself out after 2/3 of it.",
+)
 @health_options(9911, "all addresses")
 def controller(
+    origin: str,
+    kubeconfig: Path | None,
+    api_server: str,
     state: Path,
     witness: tuple[str, ...],
     probe_interval: float,
@@ -52,6 +89,9 @@ def controller(
     probe_returns: int,
     hold_down: float,
     probe_port: int,
+    lease_namespace: str,
+    lease_name: str,
+    lease_seconds: float,
     health_port: int,
     health_address: str,
 ) -> int:
@@ -62,17 +102,67 @@ def controller(
     settings = ControllerSettings(
         _witnesses(witness), probe_interval, probe_misses, probe_returns, hold_down, probe_port
     )
-    source = DirectorySource(state)
+    health = (health_port, health_address)
+    if origin == KUBERNETES:
+        found = configuration(kubeconfig, api_server)
+        lease = KubernetesLease(
+            client(found, "controller"),
+            lease_namespace or found.namespace,
+            lease_name,
+            identity(),
+            duration=lease_seconds,
+            deadline=lease_seconds * 2 / 3,
+            retry=lease_seconds * 2 / 15,
+            log=_log,
+        )
+        return _on_kubernetes(settings, found, lease, health)
+    return _run(settings, DirectorySource(state), DirectoryRecord(state), DirectoryLease(state), health)
+
+
+def _run(
+    settings: ControllerSettings,
+    source: ClusterSource,
+    record: AssignmentRecord,
+    lease: Lease,
+    health: tuple[int, str],
+    started: Callable[[Controller], None] = lambda _process: None,
+) -> int:
+    """Run the controller to its end; ``started`` is called before its loop."""
     try:
         wait_for_objects(source, _log)
-        process = Controller(settings, source, DirectoryRecord(state), DirectoryLease(state), _log)
+        process = Controller(settings, source, record, lease, _log)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: process.inbox.stop())
-        serve(health_port, health_address, process, ControllerCollector(process), process.status)
+        serve(*health, process, ControllerCollector(process), process.status)
+        started(process)
         process.run()
     finally:
         source.close()
     return 0
+
+
+def _on_kubernetes(
+    settings: ControllerSettings, found: ApiConfiguration, lease: KubernetesLease, health: tuple[int, str]
+) -> int:
+    """Run the controller on the Kubernetes API; beside it, write EgressNodes, statuses and events."""
+    source = KubernetesSource(client(found, "controller"), None, _log, keep_status)
+    record = KubernetesRecord(client(found, "controller"), source, lease)
+    source.offline = record.offline
+    writers: list[ControllerWriter] = []
+
+    def started(process: Controller) -> None:
+        writer = ControllerWriter(client(found, "controller"), source, lease, lambda: process.figures.decision, _log)
+        writer.ended = process.inbox.stop
+        writer.start()
+        writers.append(writer)
+
+    try:
+        return _run(settings, source, record, lease, health, started)
+    finally:
+        for writer in writers:
+            writer.stop()
+            if writer.fault is not None:
+                raise EgressRouterError(f"what is written to the API ended: {writer.fault!r}") from writer.fault
 
 
 def _witnesses(texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,14 @@ from typing import Any
 import click
 
 from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, health_options, serve
+from egress_router.cli.kubernetes_options import (
+    KUBERNETES,
+    client,
+    configuration,
+    interface_subnets,
+    local_node,
+    source_options,
+)
 from egress_router.egressip.node.agent import Agent
 from egress_router.egressip.node.control import ControlSocket, ask
 from egress_router.egressip.node.drain import GRACE
@@ -22,8 +30,12 @@ from egress_router.egressip.node.guard import guard_script, guard_unit
 from egress_router.egressip.node.metrics import NodeCollector
 from egress_router.egressip.node.state import NodeSettings
 from egress_router.egressip.node.status import status_text
-from egress_router.egressip.source.directory import DirectorySource, wait_for_objects
-from egress_router.errors import TryAgainError, UsageError
+from egress_router.egressip.source.directory import ClusterSource, DirectorySource, wait_for_objects
+from egress_router.egressip.source.groups import LocalNode
+from egress_router.egressip.source.kubernetes import KubernetesSource
+from egress_router.egressip.source.node_writer import NodeReport, NodeWriter
+from egress_router.errors import EgressRouterError, TryAgainError, UsageError
+from egress_router.kubernetes.configuration import ApiConfiguration
 
 # ``egress-router node drain``: start a hand-over, and tell how it goes on until it is done.
 
@@ -129,13 +141,29 @@ CLUSTER_OPTION = click.option(
     \b
     Examples:
       egress-router node --node compute1 --state /var/lib/egress-router/state
+      egress-router node --source kubernetes --cluster 10.128.0.0/14,172.30.0.0/16,192.0.2.0/24
       egress-router node guard --cluster 10.128.0.0/14 > /etc/egress-router/guard.nft
       egress-router node status
       egress-router node drain
     """,
 )
-@click.option("--node", envvar="EGRESS_NODE", default=socket.gethostname, help="Name of this node's HostSubnet.")
+@click.option(
+    "--node",
+    envvar="EGRESS_NODE",
+    default=socket.gethostname,
+    help="Name of this node's HostSubnet or Node.",
+)
+@source_options
 @STATE_OPTION
+@click.option(
+    "--host-ip",
+    "host_ips",
+    multiple=True,
+    envvar="EGRESS_HOST_IPS",
+    metavar="IP",
+    help="With --source kubernetes: this node's own address, the tunnel's first; may be repeated (default: those of "
+    "--interface). EGRESS_HOST_IPS: a list.",
+)
 @click.option(
     "--interface", envvar="EGRESS_NODE_INTERFACE", default="eth0", show_default=True, help="Outside interface."
 )
@@ -157,7 +185,11 @@ CLUSTER_OPTION = click.option(
 def command(
     ctx: click.Context,
     node: str,
+    origin: str,
+    kubeconfig: Path | None,
+    api_server: str,
     state: Path,
+    host_ips: tuple[str, ...],
     interface: str,
     cluster: tuple[str, ...],
     unknown_pods: str,
@@ -182,19 +214,117 @@ def command(
         probe_returns,
         probe_port,
     )
-    source = DirectorySource(state)
+    if origin == KUBERNETES:
+        if settings.pass_unknown:
+            raise UsageError(
+                "--unknown-pods pass: with --source kubernetes an address that no pod has is always dropped"
+            )
+        return _on_kubernetes(
+            settings,
+            configuration(kubeconfig, api_server),
+            local_node(node, host_ips, interface),
+            path,
+            (health_port, health_address),
+        )
+    return _run(settings, DirectorySource(state), path, (health_port, health_address))
+
+
+def _run(
+    settings: NodeSettings,
+    source: ClusterSource,
+    path: Path,
+    health: tuple[int, str],
+    started: Callable[[Agent], None] = lambda _agent: None,
+) -> int:
+    """Run the agent to its end; ``started`` is called before its loop."""
     wait_for_objects(source, _log)
     control = ControlSocket(path)
     try:
         agent = Agent(settings, source, control, _log)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.inbox.stop())
-        serve(health_port, health_address or agent.host_ip, agent, NodeCollector(agent), agent.status)
+        serve(health[0], health[1] or agent.host_ip, agent, NodeCollector(agent), agent.status)
+        started(agent)
         agent.run()
     finally:
         control.close()
         source.close()
     return 0
+
+
+def _on_kubernetes(
+    settings: NodeSettings, found: ApiConfiguration, me: LocalNode, path: Path, health: tuple[int, str]
+) -> int:
+    """Run the agent on the Kubernetes API, and write there what it does."""
+    source = KubernetesSource(client(found, "node"), me, _log)
+    writers: list[NodeWriter] = []
+
+    def started(agent: Agent) -> None:
+        report = NodeReporter(agent, me, settings.interface)
+        writer = NodeWriter(client(found, "node"), source, me.name, report.report, report.drain, _log)
+        writer.ended = agent.inbox.stop
+        writer.start()
+        writers.append(writer)
+
+    try:
+        return _run(settings, source, path, health, started)
+    finally:
+        for writer in writers:
+            writer.stop()
+            if writer.fault is not None:
+                raise EgressRouterError(f"what is written to the API ended: {writer.fault!r}") from writer.fault
+
+
+class NodeReporter:
+    """What an agent says about itself, in the form that is written to the API."""
+
+    #: The subnets of the interface are read again after so long; seconds.
+    SUBNETS_EVERY = 30.0
+
+    def __init__(self, agent: Agent, me: LocalNode, interface: str) -> None:
+        self._agent = agent
+        self._me = me
+        self._interface = interface
+        self._subnets: tuple[str, ...] = ()
+        self._subnets_at = float("-inf")
+
+    def report(self) -> NodeReport:
+        """Return the state of now; called from another thread than the agent's."""
+        agent, now = self._agent, time.monotonic()
+        if now - self._subnets_at > self.SUBNETS_EVERY:
+            self._subnets, self._subnets_at = interface_subnets(self._interface), now
+        applied = agent.kernel.applied
+        held = frozenset(applied.assigned) if applied is not None else frozenset()
+        mine = agent.view.decision.nodes.get(self._me.name)
+        pending = {
+            ip: ("Pending", "not on the interface yet") for ip in (mine.claims if mine else ()) if ip not in held
+        }
+        pending |= {ip: ("DuplicateAddress", why) for ip, why in agent.holdings.refused.items()}
+        pending |= {ip: ("NotInSubnet", why) for ip, why in agent.holdings.misfits.items()}
+        left = agent.hand_over.left
+        return NodeReport(
+            agent.view.ready and not agent.view.troubles,
+            tuple(agent.reasons(now)),
+            self._me.host_ips,
+            self._subnets,
+            held,
+            pending,
+            agent.hand_over.draining,
+            agent.drained(),
+            None if left is None else left.total(),
+        )
+
+    def drain(self, wanted: bool) -> None:
+        """Start or end a hand-over, as spec.drain of the EgressNode says."""
+
+        def change() -> bool:
+            if wanted:
+                self._agent.drain(GRACE)
+            else:
+                self._agent.undrain()
+            return True
+
+        self._agent.inbox.post(change)
 
 
 def _log(text: str) -> None:

@@ -146,6 +146,11 @@ class Informer(Generic[T]):
         """Take in an object that the server has just answered a write with, before the watch tells of it."""
         self._put(raw, self._objects)
 
+    def forget(self, uid: str) -> None:
+        """Leave out an object that was just deleted, before the watch tells of it."""
+        with self._lock:
+            self._objects.pop(uid, None)
+
     # The thread
 
     def _run(self) -> None:

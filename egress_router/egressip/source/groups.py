@@ -211,6 +211,15 @@ class Eligibility:
         free = [ip for value in self._values if value.node_selector is None for ip in value.egress_ips]
         return shared + tuple(_network(ip) for ip in free if _inside(ip, node.egress_cidrs))
 
+    def may_be_given(self, node: EgressNode, value: EgressIP, ip: str) -> bool:
+        """Return whether the node may be given an address of this EgressIP, whatever its interface can hold."""
+        labels = self._labels.get(node.name)
+        if labels is None:
+            return False
+        if value.node_selector is not None:
+            return value.node_selector.matches(labels)
+        return ASSIGNABLE in labels or _inside(ip, node.egress_cidrs)
+
 
 def _network(ip: str) -> str:
     key = address_key(ip)

@@ -12,6 +12,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from egress_router.egressip.api import ClusterState
@@ -90,6 +91,8 @@ class KubernetesSource:
         self._nodes: Informer[Labelled] | None = None
         if me is None:
             self._nodes = self._follow(Resource(NODES, metadata_only=True), api_objects.labelled)
+        #: Gives the nodes that were offline for the recorded assignment; set for the controller.
+        self.offline: Callable[[], tuple[str, ...]] | None = None
         #: Watches of the pods of namespaces on other nodes, by namespace; "" is all of them.
         self._remote: dict[str, Informer[ApiPod]] = {}
 
@@ -148,6 +151,8 @@ class KubernetesSource:
         self._objects = objects = self._gather()
         pods = self._grouping.follow(objects)
         state = cluster_state(objects, pods, self._me)
+        if self.offline is not None:
+            state = replace(state, assigned_without=self.offline())
         if self._me is not None:
             state = self._only_with_pods(state, self._me.name)
         self._first = False

@@ -1,0 +1,168 @@
+"""The controller's second task on the Kubernetes API: EgressNode objects, the status of every EgressIP, and events."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from egress_router.egressip.api import Decision
+from egress_router.egressip.source.api_objects import API, EGRESS_IPS, EGRESS_NODES, EgressIP
+from egress_router.egressip.source.groups import ApiObjects, Grouping
+from egress_router.egressip.source.kubernetes import KubernetesSource
+from egress_router.egressip.source.kubernetes_status import StatusMaker, moves, ready_of, selected, with_times
+from egress_router.errors import EgressRouterError
+from egress_router.kubernetes.client import MERGE_PATCH, ApiError, Client
+from egress_router.kubernetes.events import Events
+from egress_router.kubernetes.lease import CONFLICT, NOT_FOUND, KubernetesLease
+
+#: Changes are gathered for so long, and at most so many objects are written each time; seconds.
+EVERY, MOST_WRITES = 1.0, 5
+
+
+def keep_status(status: Mapping[str, Any]) -> str:
+    """Return what is kept of an EgressIP's status, to write it only when it differs; see KubernetesSource."""
+    return json.dumps(status, sort_keys=True, separators=(",", ":"))
+
+
+class ControllerWriter:
+    """Runs in a thread of its own while the lease is held. Writes no more than EVERY and MOST_WRITES allow, and nothing
+    that the object says already.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        source: KubernetesSource,
+        lease: KubernetesLease,
+        decision: Callable[[], Decision],
+        log: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._source = source
+        self._lease = lease
+        self._decision = decision
+        self._log = log
+        self._events = Events(client, "egress-router.io/controller", lease.identity, log)
+        self._grouping = Grouping()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
+        self._done: tuple[ApiObjects, Decision] | None = None
+        self._trouble = ""
+        #: Called when the thread ends by a fault of ours.
+        self.ended: Callable[[], None] = lambda: None
+        #: When the thread turned last (time.monotonic()), and that fault.
+        self.heartbeat = time.monotonic()
+        self.fault: BaseException | None = None
+        self.writes = 0
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and wait for the request that is under way."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.wait(EVERY):
+                self.heartbeat = time.monotonic()
+                if not self._lease.held():
+                    continue
+                try:
+                    self.turn()
+                    self._trouble = ""
+                except EgressRouterError as error:
+                    if str(error) != self._trouble:
+                        self._trouble = str(error)
+                        self._log(f"status: {error}")
+        except BaseException as error:
+            self.fault = error
+            self.ended()
+            raise
+
+    def turn(self) -> int:
+        """Write what differs, up to MOST_WRITES objects; return how many were written. Raises EgressRouterError."""
+        objects, decision = self._source.objects, self._decision()
+        if self._done is not None and self._done[0] is objects and self._done[1] is decision:
+            return 0
+        written = self._make_nodes(objects)
+        written += self._write_statuses(objects, decision)
+        self.writes += written
+        if written < MOST_WRITES:
+            self._done = (objects, decision)
+        return written
+
+    def _make_nodes(self, objects: ApiObjects) -> int:
+        """Create the EgressNode of every Node that has none. It goes with the Node, by its ownerReference."""
+        present = {node.name for node in objects.egress_nodes.values()}
+        written = 0
+        for node in objects.nodes.values():
+            if node.name in present or written >= MOST_WRITES:
+                continue
+            owner = {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}
+            body = {
+                "apiVersion": API,
+                "kind": "EgressNode",
+                "metadata": {"name": node.name, "ownerReferences": [owner]},
+                "spec": {},
+            }
+            try:
+                self._source.egress_nodes.assume(self._client.request("POST", EGRESS_NODES, body=body))
+            except ApiError as error:
+                if error.code != CONFLICT:
+                    raise
+            written += 1
+        return written
+
+    def _write_statuses(self, objects: ApiObjects, decision: Decision) -> int:
+        self._grouping.follow(objects)
+        maker = StatusMaker(objects, decision, selected(self._grouping, objects))
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        written = 0
+        for value in sorted(objects.egress_ips.values(), key=lambda value: value.name):
+            if value.name not in decision.namespaces:
+                # Newer than the decision, which will follow in a moment.
+                continue
+            before = json.loads(value.status) if value.status else {}
+            after = with_times(maker.status(value), before, now)
+            if keep_status(after) == keep_status(before):
+                continue
+            if written >= MOST_WRITES:
+                return written
+            self._patch(value, before, after)
+            written += 1
+        return written
+
+    def _patch(self, value: EgressIP, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        # A merge patch leaves out nothing by itself: fields that are no longer wanted must be null.
+        gone = dict.fromkeys(before.keys() - after.keys())
+        body = {"metadata": {"uid": value.uid}, "status": {**gone, **after}}
+        try:
+            path = f"{EGRESS_IPS}/{value.name}/status"
+            self._source.egress_ips.assume(self._client.request("PATCH", path, body=body, content_type=MERGE_PATCH))
+        except ApiError as error:
+            if error.code in (NOT_FOUND, CONFLICT):
+                return
+            raise
+        self._tell(value, before, after)
+
+    def _tell(self, value: EgressIP, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        about = {"apiVersion": API, "kind": "EgressIP", "name": value.name, "uid": value.uid}
+        for ip, old, new in moves(before, after):
+            if old and new:
+                self._events.write(about, "Moved", f"{ip} moved from node {old} to node {new}", "Assign")
+            elif new:
+                self._events.write(about, "Assigned", f"{ip} is on node {new}", "Assign")
+            else:
+                self._events.write(about, "Released", f"{ip} is no longer on node {old}", "Assign", warning=True)
+        was, now = ready_of(before), ready_of(after)
+        if (was.get("status"), was.get("reason")) != (now.get("status"), now.get("reason")):
+            fine = now.get("reason") == "AllHeld"
+            self._events.write(about, str(now["reason"]), str(now["message"]), "Report", warning=not fine)

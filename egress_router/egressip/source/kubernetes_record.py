@@ -1,0 +1,118 @@
+"""The controller's assignment, written down as one EgressIPAssignment for each address."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from egress_router.egressip.api import address_key, address_text
+from egress_router.egressip.source.api_objects import API, ASSIGNMENTS, Assignment, assignment, assignment_name
+from egress_router.egressip.source.kubernetes import KubernetesSource
+from egress_router.errors import TryAgainError
+from egress_router.kubernetes.client import JSON, MERGE_PATCH, ApiError, Client
+from egress_router.kubernetes.lease import CONFLICT, NOT_FOUND, KubernetesLease
+
+#: The annotation of the lease with the nodes that were offline for the assignment, as a JSON list.
+OFFLINE = "egress-router.io/offline-nodes"
+
+
+class KubernetesRecord:
+    """An AssignmentRecord. Every write carries the controller's epoch, which the server refuses when a later controller
+    has written already (the schema's rule), and the version of the object that was decided from.
+    """
+
+    def __init__(self, client: Client, source: KubernetesSource, lease: KubernetesLease) -> None:
+        self._client = client
+        self._source = source
+        self._lease = lease
+        self._epoch: int | None = None
+
+    def offline(self) -> tuple[str, ...]:
+        """Return the nodes that were offline for what stands written."""
+        try:
+            names = json.loads(self._lease.annotations.get(OFFLINE, "[]"))
+        except ValueError:
+            return ()
+        return tuple(sorted(str(name) for name in names)) if isinstance(names, list) else ()
+
+    def epoch(self) -> int:
+        """Return this controller's epoch: above that of every assignment when it began, and of every former holder of
+        the lease; a lease that somebody deletes counts from 0 again.
+        """
+        if self._epoch is None:
+            highest = max((entry.epoch for entry in self._source.assignments.objects().values()), default=0)
+            self._epoch = max(self._lease.transitions, highest + 1)
+        return self._epoch
+
+    def write(self, assignment: Mapping[str, Collection[str]], offline: Iterable[str]) -> None:
+        """Write what differs. Raises ApiError, ApiUnavailable, or TryAgainError when the lease is lost meanwhile; what
+        was written until then stands, and the next write goes on from it.
+        """
+        wanted = {ip: node for node, ips in assignment.items() for ip in ips}
+        present = {entry.egress_ip: entry for entry in self._source.assignments.objects().values()}
+        listed = {
+            address_text(key)
+            for value in self._source.egress_ips.objects().values()
+            for text in value.egress_ips
+            if (key := address_key(text)) is not None
+        }
+        for ip, node in wanted.items():
+            before = present.get(ip)
+            if before is None:
+                self._create(ip, node)
+            elif before.node != node:
+                self._change(before, node)
+        for ip, before in present.items():
+            if ip not in listed:
+                self._delete(before)
+            elif ip not in wanted and before.node:
+                self._change(before, None)
+        self._lease.annotations[OFFLINE] = json.dumps(sorted(offline))
+
+    def _request(self, method: str, path: str, body: object, content_type: str = JSON) -> dict[str, Any]:
+        if not self._lease.held():
+            raise TryAgainError("the lease is lost; another controller may assign now")
+        return self._client.request(method, path, body=body, content_type=content_type)
+
+    def _create(self, ip: str, node: str) -> None:
+        body: dict[str, Any] = {
+            "apiVersion": API,
+            "kind": "EgressIPAssignment",
+            "metadata": {"name": assignment_name(ip)},
+            "spec": {"egressIP": ip, "node": node, "epoch": self.epoch()},
+        }
+        self._source.assignments.assume(self._request("POST", ASSIGNMENTS, body))
+
+    def _change(self, before: Assignment, node: str | None) -> None:
+        path = f"{ASSIGNMENTS}/{before.name}"
+        version = before.version
+        for attempt in (1, 2):
+            body = {"metadata": {"resourceVersion": version}, "spec": {"node": node, "epoch": self.epoch()}}
+            try:
+                self._source.assignments.assume(self._request("PATCH", path, body, MERGE_PATCH))
+            except ApiError as error:
+                if error.code != CONFLICT or attempt == 2:
+                    raise
+            else:
+                return
+            # Its holder may have written its status meanwhile; what was decided from must be the same.
+            raw = self._request("GET", path, None)
+            now = assignment(raw)
+            if (now.node, now.epoch) != (before.node, before.epoch):
+                self._source.assignments.assume(raw)
+                raise TryAgainError(f"the assignment of {before.egress_ip} was changed by somebody else")
+            version = now.version
+
+    def _delete(self, before: Assignment) -> None:
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": before.uid, "resourceVersion": before.version},
+        }
+        try:
+            self._request("DELETE", f"{ASSIGNMENTS}/{before.name}", body)
+        except ApiError as error:
+            if error.code != NOT_FOUND:
+                raise
+        self._source.assignments.forget(before.uid)

@@ -1,0 +1,193 @@
+"""What an agent writes to the Kubernetes API: the status of its EgressNode, and of the assignments to its node."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from egress_router import __version__
+from egress_router.egressip.source.api_objects import ASSIGNMENTS, EGRESS_NODES, Assignment
+from egress_router.egressip.source.kubernetes import KubernetesSource
+from egress_router.errors import EgressRouterError
+from egress_router.kubernetes.client import MERGE_PATCH, ApiError, Client
+from egress_router.kubernetes.lease import NOT_FOUND
+
+#: The agent is looked at so often, and EgressNode written at most so often; seconds.
+LOOK, EVERY = 0.25, 2.0
+MESSAGE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What an agent says about its node. ``held``: addresses on the interface that it translates to; ``pending``: those
+    that it shall have and has not, with the reason (a word) and the sentence.
+    """
+
+    ready: bool
+    reasons: tuple[str, ...] = ()
+    host_ips: tuple[str, ...] = ()
+    interface_subnets: tuple[str, ...] = ()
+    held: frozenset[str] = frozenset()
+    pending: Mapping[str, tuple[str, str]] | None = None
+    draining: bool = False
+    drained: bool = False
+    connections: int | None = None
+
+
+def node_status(report: NodeReport) -> dict[str, Any]:
+    """Return the status of the EgressNode, its condition without a time."""
+    drain: dict[str, Any] | None = None
+    if report.draining:
+        drain = {"phase": "HandedOver" if report.drained else "Draining", "connections": report.connections or 0}
+    if report.ready:
+        ready = ("True", "Draining" if report.draining else "Translating", "pods' traffic is translated")
+    else:
+        ready = ("False", "NotApplied", "; ".join(report.reasons)[:MESSAGE] or "not ready yet")
+    return {
+        "hostIPs": list(report.host_ips),
+        "interfaceSubnets": list(report.interface_subnets),
+        "heldIPs": sorted(report.held),
+        "pending": [
+            {"egressIP": ip, "reason": reason, "message": message}
+            for ip, (reason, message) in sorted((report.pending or {}).items())
+        ],
+        "drain": drain,
+        "version": __version__,
+        "conditions": [{"type": "Ready", "status": ready[0], "reason": ready[1], "message": ready[2]}],
+    }
+
+
+def announced(report: NodeReport, ip: str) -> tuple[str, str, str]:
+    """Return status, reason and message of the condition Announced of an address that this node shall have."""
+    if ip in report.held:
+        if report.drained:
+            return "False", "HandedOver", "nothing answers for it here any more"
+        return "True", "Held", "on the interface, and translated to"
+    reason, message = (report.pending or {}).get(ip, ("Pending", "not on the interface yet"))
+    return "False", reason, message
+
+
+class NodeWriter:
+    """Runs in a thread of its own, which calls ``report``, and ``drain`` when spec.drain of the EgressNode changes."""
+
+    def __init__(
+        self,
+        client: Client,
+        source: KubernetesSource,
+        node: str,
+        report: Callable[[], NodeReport],
+        drain: Callable[[bool], None],
+        log: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._source = source
+        self._node = node
+        self._report = report
+        self._drain = drain
+        self._log = log
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
+        self._written: tuple[str, str] = ("", "")
+        self._since: dict[str, tuple[str, str]] = {}
+        self._next = 0.0
+        self._told: dict[str, tuple[str, ...]] = {}
+        self._wanted_drain = False
+        self._trouble = ""
+        #: Called when the thread ends by a fault of ours.
+        self.ended: Callable[[], None] = lambda: None
+        #: When the thread turned last (time.monotonic()), and that fault.
+        self.heartbeat = time.monotonic()
+        self.fault: BaseException | None = None
+        self.writes = 0
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and wait for the request that is under way."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+
+    def _run(self) -> None:
+        wait = LOOK
+        try:
+            while not self._stopping.wait(wait):
+                wait = LOOK
+                self.heartbeat = time.monotonic()
+                try:
+                    self.turn(time.monotonic())
+                    self._trouble = ""
+                except EgressRouterError as error:
+                    wait = max(EVERY, error.retry_after) if isinstance(error, ApiError) else EVERY
+                    if str(error) != self._trouble:
+                        self._trouble = str(error)
+                        self._log(f"status: {error}")
+        except BaseException as error:
+            self.fault = error
+            self.ended()
+            raise
+
+    def turn(self, now: float) -> None:
+        """Write what differs from what was written last. Raises EgressRouterError."""
+        report = self._report()
+        own = next((node for node in self._source.egress_nodes.objects().values() if node.name == self._node), None)
+        if own is not None:
+            if own.drain != self._wanted_drain:
+                self._wanted_drain = own.drain
+                self._drain(own.drain)
+            if now >= self._next:
+                self._write_node(own.uid, report, now)
+        for entry in self._source.assignments.objects().values():
+            if entry.node == self._node:
+                self._write_assignment(entry, report)
+
+    def _time(self, key: str, status: str) -> str:
+        """Return since when a condition has its status."""
+        before = self._since.get(key)
+        if before is None or before[0] != status:
+            self._since[key] = before = (status, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        return before[1]
+
+    def _write_node(self, uid: str, report: NodeReport, now: float) -> None:
+        status = node_status(report)
+        for entry in status["conditions"]:
+            entry["lastTransitionTime"] = self._time(entry["type"], entry["status"])
+        text = json.dumps(status, sort_keys=True)
+        if (uid, text) == self._written:
+            return
+        body = {"metadata": {"uid": uid}, "status": status}
+        path = f"{EGRESS_NODES}/{self._node}/status"
+        self._next = now + EVERY
+        self._source.egress_nodes.assume(self._client.request("PATCH", path, body=body, content_type=MERGE_PATCH))
+        self._written = (uid, text)
+        self.writes += 1
+
+    def _write_assignment(self, entry: Assignment, report: NodeReport) -> None:
+        status, reason, message = announced(report, entry.egress_ip)
+        told = (entry.uid, self._node, status, reason, message)
+        if self._told.get(entry.name) == told and (entry.announced_by, entry.announced) == (self._node, reason):
+            return
+        condition = {
+            "type": "Announced",
+            "status": status,
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": self._time(entry.name, status),
+        }
+        body = {"metadata": {"uid": entry.uid}, "status": {"node": self._node, "conditions": [condition]}}
+        path = f"{ASSIGNMENTS}/{entry.name}/status"
+        try:
+            self._source.assignments.assume(self._client.request("PATCH", path, body=body, content_type=MERGE_PATCH))
+        except ApiError as error:
+            if error.code != NOT_FOUND:
+                raise
+            return
+        self._told[entry.name] = told
+        self.writes += 1
