@@ -16,8 +16,7 @@ from egress_router.egressip.source.groups import LocalNode
 from egress_router.errors import PlatformError, UsageError
 from egress_router.kubernetes.client import Client
 from egress_router.kubernetes.configuration import ApiConfiguration, load_configuration
-from egress_router.net.netlink import Netlink
-from egress_router.net.rtnetlink.read import observe
+from egress_router.net.rtnetlink.kernel import Rtnetlink
 
 DIRECTORY, KUBERNETES = "directory", "kubernetes"
 
@@ -84,8 +83,8 @@ def local_node(node: str, texts: tuple[str, ...], interface: str) -> LocalNode:
 
 def interface_addresses(interface: str) -> tuple[str, ...]:
     """Return the addresses of an interface with a subnet, IPv4 first: an egress IP stands there as a host address."""
-    with Netlink() as netlink:
-        observed = observe(netlink)
+    with Rtnetlink() as netlink:
+        observed = netlink.observe()
     own = [
         a.address.ip
         for a in observed.addresses
@@ -96,8 +95,8 @@ def interface_addresses(interface: str) -> tuple[str, ...]:
 
 def interface_subnets(interface: str) -> tuple[str, ...]:
     """Return the subnets of an interface."""
-    with Netlink() as netlink:
-        observed = observe(netlink)
+    with Rtnetlink() as netlink:
+        observed = netlink.observe()
     subnets = {
         a.address.network
         for a in observed.addresses

@@ -1,0 +1,195 @@
+"""Egress IPs from a real API server: what is applied there is what packets show, and what objects say is true."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import Lab, NoReply
+from tests.egressip.kernel.api_cluster import OURS, ApiCluster, api_cluster
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+
+SERVICE, SERVICE6 = "203.0.113.25", "2001:db8:113::25"
+FIRST, SECOND, FIRST6 = "192.0.2.45", "192.0.2.54", "2001:db8:2::45"
+
+
+@pytest.fixture
+def kube(make_lab: Callable[..., Lab], tmp_path: Path) -> Iterator[ApiCluster]:
+    """Three nodes; the second and third may be given addresses. Nothing runs yet."""
+    lab = make_lab(nodes=3, shape="bridge")
+    for service in (SERVICE, SERVICE6):
+        lab.echo(service, tcp=[80], udp=53)
+    with api_cluster(lab, tmp_path) as kube:
+        kube.assignable(*lab.nodes[1:])
+        yield kube
+
+
+def test_from_an_object_to_packets_and_back(kube: ApiCluster) -> None:
+    lab = kube.lab
+    kube.namespace("web", env="shop")
+    kube.namespace("other")
+    client, plain = kube.pod("client", "web", 0), kube.pod("plain", "other", 0)
+    kube.start()
+    kube.start_controller("controller", lab.nodes[0])
+    kube.until(lambda: kube.source_of(client, SERVICE) == str(lab.nodes[0].addresses[4]))
+    kube.egress_ip("shop", FIRST, FIRST6, env="shop")
+    kube.until(lambda: kube.ready("shop") == ("True", "AllHeld"))
+    assert kube.source_of(client, SERVICE) == FIRST, "Ready means that packets leave with it"
+    assert kube.source_of(client, SERVICE6) == FIRST6
+    assert kube.source_of(plain, SERVICE) == str(lab.nodes[0].addresses[4]), "nobody selects this one"
+    status = kube.get(f"{OURS}/egressips/shop")["status"]
+    assert (status["pods"], status["namespaces"]) == (1, 1)
+    assert {item["egressIP"]: item["node"] for item in status["items"]} == {
+        FIRST: kube.holder(FIRST),
+        FIRST6: kube.holder(FIRST6),
+    }
+    for ip in (FIRST, FIRST6):
+        shown = [ip in node.ip("addr show dev eth0") for node in lab.nodes]
+        assert sum(shown) == 1
+        assert lab.nodes[shown.index(True)].name == kube.holder(ip)
+    events = kube.get("/apis/events.k8s.io/v1/namespaces/default/events")["items"]
+    assert {"Assigned", "AllHeld"} <= {event["reason"] for event in events}
+    late = kube.pod("late", "web", 1)
+    kube.until(lambda: kube.source_of(late, SERVICE) == FIRST)
+    # The label goes, and with it the selection; nothing else is touched.
+    kube.patch("/api/v1/namespaces/web", {"metadata": {"labels": {"env": None}}})
+    kube.until(lambda: kube.source_of(client, SERVICE) == str(lab.nodes[0].addresses[4]))
+    kube.patch("/api/v1/namespaces/web", {"metadata": {"labels": {"env": "shop"}}})
+    kube.until(lambda: kube.source_of(client, SERVICE) == FIRST)
+    kube.server.client.request("DELETE", f"{OURS}/egressips/shop")
+    kube.until(lambda: kube.source_of(client, SERVICE) == str(lab.nodes[0].addresses[4]))
+    kube.until(lambda: not kube.get(f"{OURS}/egressipassignments")["items"])
+    kube.until(lambda: not any(FIRST in node.ip("addr show dev eth0") for node in lab.nodes))
+
+
+def test_why_an_address_is_nowhere(kube: ApiCluster) -> None:
+    lab = kube.lab
+    kube.namespace("web", env="shop")
+    client = kube.pod("client", "web", 0)
+    kube.start()
+    kube.start_controller("controller", lab.nodes[0])
+    kube.egress_ip("outside", "203.0.113.77", env="shop")
+    kube.until(lambda: kube.ready("outside") == ("False", "NotInSubnet"))
+    with pytest.raises(NoReply):
+        kube.source_of(client, SERVICE)
+    kube.egress_ip("one", FIRST, env="a")
+    kube.until(lambda: kube.ready("one") == ("True", "AllHeld"))
+    kube.egress_ip("two", FIRST, SECOND, env="b")
+    kube.until(lambda: kube.ready("two") == ("True", "SomeHeld"))
+    kube.until(lambda: kube.ready("one") == ("False", "Conflict"))
+    kube.server.client.request("DELETE", f"{OURS}/egressips/two")
+    kube.until(lambda: kube.ready("one") == ("True", "AllHeld"))
+    # Another machine of the network answers for the address.
+    lab.machine("stranger", "192.0.2.60")
+    kube.egress_ip("taken", "192.0.2.60", env="c")
+    kube.until(lambda: kube.ready("taken") == ("False", "DuplicateAddress"))
+    for node in lab.nodes[1:]:
+        label = {"egress-router.io/egress-assignable": None}
+        kube.patch(f"/api/v1/nodes/{node.name}", {"metadata": {"labels": label}})
+    kube.until(lambda: kube.ready("one") == ("False", "NoNode"))
+
+
+def test_a_node_that_dies_and_the_server_that_is_away(kube: ApiCluster) -> None:
+    lab = kube.lab
+    kube.namespace("web", env="shop")
+    client = kube.pod("client", "web", 0)
+    agents = kube.start()
+    kube.start_controller("controller", lab.nodes[0])
+    kube.egress_ip("shop", FIRST, SECOND, env="shop")
+    kube.until(lambda: kube.ready("shop") == ("True", "AllHeld"))
+    first = kube.source_of(client, SERVICE)
+    kube.server.kill()
+    for _ in range(20):
+        assert kube.source_of(client, SERVICE) == first, "nothing moves because the server is away"
+        time.sleep(0.1)
+    dead = lab.nodes[1] if kube.ask(lab.nodes[1])["held"] == [first] else lab.nodes[2]
+    other = SECOND if first == FIRST else FIRST
+    lab.unplug(dead)
+    kube.until(lambda: kube.source_of(client, SERVICE) == other)
+    # An agent that starts now knows nothing, and touches nothing.
+    agents[0].send_signal(signal.SIGKILL)
+    agents[0].wait()
+    kube.start(lab.nodes[0])
+    for _ in range(10):
+        assert kube.source_of(client, SERVICE) == other
+        time.sleep(0.1)
+    lab.plug(dead)
+    kube.server.start()
+    kube.until(lambda: kube.ready("shop") == ("True", "AllHeld"))
+    assert kube.source_of(client, SERVICE) in (FIRST, SECOND)
+
+
+def test_a_controller_that_was_frozen_cannot_write(kube: ApiCluster) -> None:
+    lab = kube.lab
+    kube.namespace("web", env="shop")
+    kube.start()
+    old = kube.start_controller("old", lab.nodes[0])
+    kube.egress_ip("shop", FIRST, env="shop")
+    kube.until(lambda: kube.ready("shop") == ("True", "AllHeld"))
+    epoch = kube.get(f"{OURS}/egressipassignments/{FIRST}")["spec"]["epoch"]
+    new = kube.start_controller("new", lab.nodes[0], health_port="off")
+    old.send_signal(signal.SIGSTOP)
+    kube.until(lambda: " assigns" in kube.logs["new"].read_text().splitlines()[-1])
+    holder = kube.holder(FIRST)
+    dead = next(node for node in lab.nodes if node.name == holder)
+    lab.unplug(dead)
+    kube.until(lambda: kube.holder(FIRST) not in ("", holder))
+    moved = kube.get(f"{OURS}/egressipassignments/{FIRST}")
+    assert moved["spec"]["epoch"] > epoch
+    old.send_signal(signal.SIGCONT)
+    assert old.wait(15) == 75, "it finds out that it does not lead, and says so by its exit code"
+    assert kube.get(f"{OURS}/egressipassignments/{FIRST}")["spec"] == moved["spec"]
+    new.send_signal(signal.SIGTERM)
+    assert new.wait(10) == 0
+    lease = kube.get("/apis/coordination.k8s.io/v1/namespaces/default/leases/egress-router-controller")
+    assert lease["spec"].get("holderIdentity", "") == "", "given back, so that the next one need not wait"
+
+
+def test_an_address_that_another_pod_has_next(kube: ApiCluster) -> None:
+    """A DELETED takes away only what came with its own uid, and two owners of an address get none."""
+    lab = kube.lab
+    kube.namespace("web", env="shop")
+    kube.namespace("lab", env="lab")
+    pod = kube.pod("old", "web", 0)
+    kube.start()
+    kube.start_controller("controller", lab.nodes[0])
+    kube.egress_ip("shop", FIRST, env="shop")
+    kube.egress_ip("lab", SECOND, env="lab")
+    kube.until(lambda: kube.ready("shop")[0] == kube.ready("lab")[0] == "True")
+    kube.until(lambda: kube.source_of(pod, SERVICE) == FIRST)
+    kube.tell(pod, "new", "lab", 0)
+    kube.until(lambda: any("two pods" in text for text in kube.ask(lab.nodes[0])["problems"]))
+    with pytest.raises(NoReply):
+        kube.source_of(pod, SERVICE)
+    kube.delete_pod("old", "web")
+    kube.until(lambda: kube.source_of(pod, SERVICE) == SECOND)
+    # An ended pod keeps its address in its status, and has no claim to it.
+    kube.tell(pod, "ended", "web", 0)
+    kube.patch("/api/v1/namespaces/web/pods/ended/status", {"status": {"phase": "Succeeded"}})
+    kube.until(lambda: kube.source_of(pod, SERVICE) == SECOND)
+    kube.delete_pod("new", "lab")
+    kube.until(lambda: kube.ask(lab.nodes[0])["pods"] == 0)
+    with pytest.raises(NoReply):
+        kube.source_of(pod, SERVICE)
+
+
+def test_spec_drain_hands_over(kube: ApiCluster) -> None:
+    lab = kube.lab
+    kube.namespace("web", env="shop")
+    client = kube.pod("client", "web", 0)
+    kube.start()
+    kube.start_controller("controller", lab.nodes[0])
+    kube.egress_ip("shop", FIRST, SECOND, env="shop")
+    kube.until(lambda: kube.ready("shop") == ("True", "AllHeld"))
+    first = kube.source_of(client, SERVICE)
+    holder = kube.holder(first)
+    kube.patch(f"{OURS}/egressnodes/{holder}", {"spec": {"drain": True}})
+    kube.until(lambda: kube.source_of(client, SERVICE) != first)
+    kube.until(lambda: "phase" in kube.get(f"{OURS}/egressnodes/{holder}")["status"].get("drain", {}))
+    kube.patch(f"{OURS}/egressnodes/{holder}", {"spec": {"drain": False}})
+    kube.until(lambda: kube.source_of(client, SERVICE) == first)
