@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from egress_router.config.values import Family, HostName
@@ -26,6 +25,7 @@ from egress_router.net.iptables.chains import (
 )
 from egress_router.net.iptables.entries import LAYOUTS
 from egress_router.net.iptables.library import xtables_lock
+from egress_router.net.iptables.platform import NAMES_FILES, available_families
 from egress_router.net.iptables.rules import PREFIX, IptTable, chain_lines, hook_lines
 from egress_router.net.process import Job, start
 from egress_router.redirect.iptables_rules import iptables_tables, name_chain, spread_rules
@@ -33,7 +33,6 @@ from egress_router.redirect.values import Counters, Translation
 
 # The legacy iptables backend: own chains in nat, filter and mangle; python-iptables in one child per family.
 
-_NAMES = {Family.IPV4: "/proc/net/ip_tables_names", Family.IPV6: "/proc/net/ip6_tables_names"}
 _TABLES = ("filter", "mangle", "nat")
 
 
@@ -75,12 +74,12 @@ class Iptables:
 
 def families_of(desired: Translation | None) -> list[Family]:
     """Return the families that the kernel has iptables for; those that are needed must be among them."""
-    found = [family for family in Family if Path(_NAMES[family]).exists()]
+    found = list(available_families())
     for family in desired.sources if desired else ():
         if family not in found:
             raise PlatformError(
-                f"this kernel offers no legacy iptables for {family} ({_NAMES[family]} is missing): "
-                "set EGRESS_NAT_BACKEND=nftables"
+                f"this kernel offers no legacy iptables for {family} ({NAMES_FILES[family]} is missing, or IPv6 is "
+                "disabled): set EGRESS_NAT_BACKEND=nftables"
             )
     return found
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
-from egress_router.config.values import HostName
+from egress_router.config.values import Family, HostName
+from egress_router.net.iptables.platform import available_families
 from egress_router.redirect.values import Backend, Counters, Translation
 
 
@@ -49,10 +49,11 @@ class NatBackend(Protocol):
         ...
 
 
-def choose_backend(wanted: Backend) -> NatBackend:
-    """Return the backend; ``auto`` takes iptables where the kernel already offers legacy iptables."""
-    legacy = Path("/proc/net/ip_tables_names").exists()
-    if wanted is Backend.IPTABLES or (wanted is Backend.AUTO and legacy):
+def choose_backend(wanted: Backend, families: Iterable[Family]) -> NatBackend:
+    """Return the backend; ``auto`` takes iptables where the kernel offers legacy iptables for all ``families``, those
+    of EGRESS_SOURCE.
+    """
+    if wanted is Backend.IPTABLES or (wanted is Backend.AUTO and set(families) <= set(available_families())):
         from egress_router.redirect.iptables_backend import Iptables
 
         return Iptables()

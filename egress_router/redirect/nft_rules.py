@@ -175,7 +175,7 @@ def _forwarded(counting: list[NftChain]) -> NftChain:
         "forwarded",
         None,
         (
-            "tcp flags syn / syn,rst tcp option maxseg size set rt mtu",
+            "tcp flags syn tcp flags ! rst tcp option maxseg size set rt mtu",
             *(f"meta nfproto {family_of_chain[chain.name]} jump {chain.name}" for chain in counting),
             "accept",
         ),

@@ -20,6 +20,7 @@ from egress_router.daemon.log import LOGGER, set_up_log
 from egress_router.daemon.metrics import MetricsPage
 from egress_router.errors import ConfigurationError, EgressRouterError
 from egress_router.net.iptables.library import TableInfo
+from egress_router.net.iptables.platform import available_families
 from egress_router.net.notices import Events, nftables_events, route_events
 from egress_router.net.process import give_back_memory, map_large_blocks
 from egress_router.redirect.config import parse_run
@@ -115,7 +116,7 @@ class Loop:
             found.append(nftables)
             self._loop.add_reader(nftables.fileno(), lambda: self._heard(nftables, network=False))
         else:
-            tables = self._tables = TableInfo(tuple(self._live.config.sources))
+            tables = self._tables = TableInfo(available_families())
             self._tables_before = tables.read()
             self._every(TABLES_SECONDS, lambda: self._look_at_tables(tables))
         return found

@@ -84,7 +84,7 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
         link, observed = _egress_link(kernel, config)
         desired = desired_state(config, observed, link.name)
         _refuse_other_addresses(config, observed, link)
-        backend = choose_backend(config.backend)
+        backend = choose_backend(config.backend, config.sources)
         drift = network_drift(desired.network, observed)
         changed = backend.apply(desired.translation)
         LOGGER.debug("%s rules are in place (%s)", backend.name, "changed" if changed else "as they were")

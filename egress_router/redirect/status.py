@@ -43,7 +43,7 @@ class Status:
 
 def read_status(config: RouterConfig) -> Status:
     """Read the status of the pod that this process is in. Raises EgressRouterError."""
-    backend = choose_backend(config.backend)
+    backend = choose_backend(config.backend, config.sources)
     # Legacy iptables is read through a raw socket.
     capabilities.require(
         ("NET_ADMIN", "NET_RAW") if backend.name == "iptables" else ("NET_ADMIN",), "reading the rules"

@@ -16,6 +16,7 @@ from typing import Any
 
 from egress_router.config.values import Family
 from egress_router.errors import PlatformError
+from egress_router.net.iptables.platform import LIBXTABLES
 from egress_router.net.iptables.rules import IptMatch, IptRule
 
 _PORT_OPTIONS = ("dport", "ctorigdstport")
@@ -156,7 +157,16 @@ class Blobs:
         return f"{host}:{_MARK_TO[0]}-{_MARK_TO[1]}/{_MARK_BASE}"
 
     def _build(self, rule: IptRule) -> bytes:
-        """Build an entry through python-iptables."""
+        """Build an entry through python-iptables. Raises PlatformError when it cannot, with this libxtables."""
+        try:
+            return self._build_unchecked(rule)
+        except (self._iptc.IPTCError, self._iptc.XTablesError, ValueError) as error:
+            raise PlatformError(
+                f"python-iptables cannot make the rule `{rule}` with this machine's {LIBXTABLES}: "
+                f"{error}; set EGRESS_NAT_BACKEND=nftables"
+            ) from error
+
+    def _build_unchecked(self, rule: IptRule) -> bytes:
         iptc = self._iptc
         built = iptc.Rule6() if self._family is Family.IPV6 else iptc.Rule()
         if rule.protocol is not None:

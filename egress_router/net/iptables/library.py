@@ -17,6 +17,7 @@ from typing import Any
 from egress_router.config.values import Family
 from egress_router.errors import PlatformError
 from egress_router.net.iptables.chains import TABLES, XtSocket
+from egress_router.net.iptables.platform import LIBXTABLES
 
 # python-iptables, loaded in a tenth of the time.
 #
@@ -25,7 +26,7 @@ from egress_router.net.iptables.chains import TABLES, XtSocket
 # found goes the long way. Import this in a process of its own, one per family: python-iptables 1.2.0 ends the process
 # when one extension is loaded for both ("target TCPMSS already registered").
 
-_SONAMES = {"c": "libc.so.6", "ip4tc": "libip4tc.so.2", "ip6tc": "libip6tc.so.2", "xtables": "libxtables.so.12"}
+_SONAMES = {"c": "libc.so.6", "ip4tc": "libip4tc.so.2", "ip6tc": "libip6tc.so.2", "xtables": LIBXTABLES}
 _EXTENSIONS = ("lib/*/xtables", "lib*/xtables")
 
 
@@ -48,11 +49,46 @@ def load_iptc() -> Any:
         import iptc
     except ImportError as error:
         raise PlatformError(f"python-iptables cannot be used: {error}") from error
+    except Exception as error:
+        # It looks up structures by libxtables' version while it is imported: XTablesError, AttributeError, OSError.
+        raise PlatformError(f"python-iptables does not know this machine's {LIBXTABLES}: {error}") from error
     finally:
         ctypes.util.find_library = slow_search
         if stand_in:
             del sys.modules["distutils"], sys.modules["distutils.sysconfig"]
+    _read_wide_options()
     return iptc
+
+
+def _read_wide_options() -> None:
+    """Have python-iptables find the options of extensions where ``struct xt_option_entry`` (xtables.h) ends with the
+    member ``base``.
+
+    Iptables 1.8.11 has it, under the same soname; python-iptables 1.2.0 walks the shorter one (its issue 353). The
+    library that has the member exports ``xtables_strtoul_base``, which the older ones do not.
+    """
+    from iptc import xtables
+
+    entry = xtables.xt_option_entry
+    if any(name == "base" for name, _ in entry._fields_):
+        return
+    if not hasattr(ctypes.CDLL(LIBXTABLES), "xtables_strtoul_base"):
+        return
+
+    class WideEntry(ctypes.Structure):
+        _fields_ = (*entry._fields_, ("base", ctypes.c_uint))
+
+    def look_up(_: object, entries: Any, name: bytes) -> Any:
+        at = ctypes.addressof(entries.contents)
+        while True:
+            found = entry.from_address(at)
+            if not found.name:
+                return None
+            if found.name == name:
+                return found
+            at += ctypes.sizeof(WideEntry)
+
+    xtables.xtables._option_lookup = look_up  # noqa: SLF001 - there is no other way in
 
 
 def _find(name: str, slow_search: Any) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import sys
 
+from egress_router.config.values import Family
 from egress_router.errors import EgressRouterError
 from egress_router.redirect.nat import choose_backend
 from egress_router.redirect.values import Backend
@@ -18,7 +19,7 @@ if __name__ == "__main__":
     results = []
     for method, *arguments in calls:
         try:
-            results.append(getattr(choose_backend(Backend(name)), method)(*arguments))
+            results.append(getattr(choose_backend(Backend(name), Family), method)(*arguments))
         except EgressRouterError as error:
             results.append(error)
     sys.stdout.buffer.write(pickle.dumps(results))

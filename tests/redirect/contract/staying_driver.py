@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 
+from egress_router.config.values import Family
 from egress_router.redirect.iptables_backend import KeptIptables
 from egress_router.redirect.nat import NatBackend, choose_backend
 from egress_router.redirect.nft_backend import ForkedNftables
@@ -18,7 +19,7 @@ from egress_router.redirect.values import Backend
 if __name__ == "__main__":
     name, translation, commands = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the test that started us
     staying: NatBackend = KeptIptables() if name == "iptables" else ForkedNftables()
-    fresh = choose_backend(Backend(name))
+    fresh = choose_backend(Backend(name), Family)
     staying.apply(translation)
     results = []
     for command in commands:
