@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from egress_router.errors import EgressRouterError
+from egress_router.errors import EgressRouterError, PlatformError, printable
 
 #: What every pod waits for.
 INIT = ["init"]
@@ -23,6 +23,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the verb that the command line names and exit with the code of docs/exit-codes.md."""
+    open_standard_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     if args == INIT:
         # Its life is short and all that it makes is in use: looking for garbage is a tenth of it.
@@ -31,6 +32,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args == INIT:
         leave(status)
     sys.exit(status)
+
+
+def open_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed. Else the next file or socket gets its number, and the log."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is given (open(2)), and those below are in use by now.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 def leave(status: int) -> NoReturn:
@@ -64,18 +77,44 @@ def guarded(action: Callable[[], int]) -> int:
         report(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("egress-router: interrupted", file=sys.stderr)
+        tell("egress-router: interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`status | head`); keep the interpreter's own flush quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        report(PlatformError(refused(error)))
+        with suppress(OSError):
+            # What could not be written is still in a buffer; the interpreter's own flush shall not end with 120.
+            sys.stdout.flush()
+            return PlatformError.exit_code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PlatformError.exit_code
     except Exception:
         import traceback
 
-        traceback.print_exc()
-        print("egress-router: this is a bug of egress-router; please report the lines above", file=sys.stderr)
+        with suppress(OSError):
+            traceback.print_exc()
+        tell("egress-router: this is a bug of egress-router; please report the lines above")
         return INTERNAL
+
+
+def refused(error: OSError) -> str:
+    """Say what the system refused, as far as the error tells."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    printing = last is not None and last.tb_frame.f_code.co_filename.endswith(("click/utils.py", "cli/output.py"))
+    what = "what should be printed could not be written" if printing else "the system refused what was asked of it"
+    where = f" ({printable(str(error.filename))})" if error.filename else ""
+    return f"{what}{where}: {error.strerror or error}"
+
+
+def tell(text: str) -> None:
+    """Print a line for a person; nobody can be told that standard error takes none."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def report(error: EgressRouterError) -> None:
@@ -84,4 +123,4 @@ def report(error: EgressRouterError) -> None:
     if log is not None and log.logs_json():
         log.LOGGER.error("%s", error)
     else:
-        print(f"egress-router: {error}", file=sys.stderr)
+        tell(f"egress-router: {error}")

@@ -78,3 +78,23 @@ def test_a_router_without_names_has_nothing_of_dns_in_memory() -> None:
     loaded = done.stdout.split()
     assert "egress_router.redirect.names" in loaded
     assert {"dns", "egress_router.dns.resolver", "idna"}.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("words", [["check"], ["check", "-o", "json"], ["plan"], ["--help"], ["explain", "80/tcp"]])
+def test_a_full_disk_is_no_bug(words: list[str]) -> None:
+    env = {"EGRESS_SOURCE": "192.0.2.46", "EGRESS_GATEWAY": "192.0.2.1", "EGRESS_ROUTER_MODE": "init"}
+    env["EGRESS_DESTINATION"] = "203.0.113.27"
+    command = [sys.executable, "-m", "egress_router", *words]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(command, cwd=CHECKOUT, stdout=full, stderr=subprocess.PIPE, env=env, text=True)
+    text = "egress-router: what should be printed could not be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (69, text)
+
+
+@pytest.mark.parametrize("verb", ["init", "run", "check"])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_closed_streams_change_no_exit_code(verb: str, closed: str) -> None:
+    command = f"exec {sys.executable} -m egress_router {verb} {closed}"
+    env = {**WRONG, "PATH": os.environ["PATH"]}
+    done = subprocess.run(["sh", "-c", command], cwd=CHECKOUT, env=env, capture_output=True)
+    assert done.returncode == 78
