@@ -31,7 +31,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     status = guarded(lambda: run(args))
     if args == INIT:
         leave(status)
+    empty_buffers()
     sys.exit(status)
+
+
+def empty_buffers() -> None:
+    """Drop what a standard stream does not take, or the interpreter tries once more and ends with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_standard_streams() -> None:
@@ -80,16 +90,11 @@ def guarded(action: Callable[[], int]) -> int:
         tell("egress-router: interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away (`status | head`); keep the interpreter's own flush quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output went away (`status | head`).
+        empty_buffers()
         return 0
     except OSError as error:
         report(PlatformError(refused(error)))
-        with suppress(OSError):
-            # What could not be written is still in a buffer; the interpreter's own flush shall not end with 120.
-            sys.stdout.flush()
-            return PlatformError.exit_code
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PlatformError.exit_code
     except Exception:
         import traceback
