@@ -34,7 +34,7 @@ from egress_router.egressip.source.directory import (
 )
 from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.egressip.source.kubernetes_record import KubernetesRecord
-from egress_router.errors import EgressRouterError, UsageError
+from egress_router.errors import EgressRouterError, TryAgainError, UsageError
 from egress_router.kubernetes.configuration import ApiConfiguration
 from egress_router.kubernetes.lease import KubernetesLease
 
@@ -152,12 +152,15 @@ def _on_kubernetes(
 
     def started(process: Controller) -> None:
         writer = ControllerWriter(client(found, "controller"), source, lease, lambda: process.figures.decision, _log)
-        writer.ended = process.inbox.stop
+        writer.ended = lease.on_lost = process.inbox.stop
         writer.start()
         writers.append(writer)
 
     try:
-        return _run(settings, source, record, lease, health, started)
+        _run(settings, source, record, lease, health, started)
+        if lease.lost:
+            raise TryAgainError(f"the lease is lost; {lease.holder()} assigns now")
+        return 0
     finally:
         for writer in writers:
             writer.stop()

@@ -30,12 +30,14 @@ from egress_router.egressip.node.guard import guard_script, guard_unit
 from egress_router.egressip.node.metrics import NodeCollector
 from egress_router.egressip.node.state import NodeSettings
 from egress_router.egressip.node.status import status_text
+from egress_router.egressip.node.uninstall import uninstall
 from egress_router.egressip.source.directory import ClusterSource, DirectorySource, wait_for_objects
 from egress_router.egressip.source.groups import LocalNode
 from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.egressip.source.node_writer import NodeReport, NodeWriter
 from egress_router.errors import EgressRouterError, TryAgainError, UsageError
 from egress_router.kubernetes.configuration import ApiConfiguration
+from egress_router.net.rtnetlink.kernel import Rtnetlink
 
 # ``egress-router node drain``: start a hand-over, and tell how it goes on until it is done.
 
@@ -383,6 +385,28 @@ def undrain(path: Path) -> int:
     """Take traffic again."""
     ask(path, "undrain")
     click.echo("takes traffic again")
+    return 0
+
+
+@command.command(name="uninstall")
+@SOCKET_OPTION
+def uninstall_command(path: Path) -> int:
+    """Take everything away that an agent has left in this node's kernel: addresses, tables, rules, routes, the tunnel.
+
+    Pods leave with the node's address from then on. End the agent first, or it puts all back.
+    """
+    try:
+        ask(path, "status")
+    except TryAgainError:
+        pass
+    else:
+        raise TryAgainError(f"an agent answers on {path}; end it first, or it puts back what is removed")
+    with Rtnetlink() as kernel:
+        removed = uninstall(kernel)
+    path.with_suffix(".drain").unlink(missing_ok=True)
+    for line in removed:
+        click.echo(f"removed {line}")
+    click.echo("nothing of the agent is left" if removed else "there was nothing of an agent here")
     return 0
 
 

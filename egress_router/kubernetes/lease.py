@@ -61,6 +61,9 @@ class KubernetesLease:
         self._seen_at = 0.0
         self._next = 0.0
         self._holder = NOBODY_KNOWN
+        #: Whether this process had the lease and has it no more; ``on_lost`` is called then, from a thread.
+        self.lost = False
+        self.on_lost: Callable[[], None] = lambda: None
         #: How often the lease has changed hands, as of when this process got it.
         self.transitions = 0
         #: Kept with the lease from one holder to the next; written with the next renewal.
@@ -165,15 +168,17 @@ class KubernetesLease:
             with self._lock:
                 lease = {**self._lease}
                 if not lease or begun >= self._renewed + self._duration:
-                    self._log("the lease is lost: it could not be renewed in time")
                     self._lease = {}
-                    return
+            if not lease or not self._lease:
+                self._lose("it could not be renewed in time")
+                return
             metadata = {**lease["metadata"], "annotations": {**self.annotations}}
             body = {**lease, "metadata": metadata, "spec": {**lease["spec"], "renewTime": micro_time()}}
             try:
                 renewed = self._client.request("PUT", f"{self._path}/{self._name}", body=body, timeout=self._timeout())
             except ApiError as error:
                 if error.code in (CONFLICT, NOT_FOUND) and not self._still_ours():
+                    self._lose(f"{self._holder} has it")
                     return
                 wait = min(self._retry, 0.5)
             except EgressRouterError:
@@ -198,5 +203,10 @@ class KubernetesLease:
             self._lease = lease if ours else {}
         if not ours:
             self._holder = str((lease.get("spec") or {}).get("holderIdentity") or NOBODY_KNOWN)
-            self._log(f"the lease is lost: {self._holder} has it")
         return ours
+
+    def _lose(self, why: str) -> None:
+        if not self._stopping.is_set():
+            self.lost = True
+            self._log(f"the lease is lost: {why}")
+            self.on_lost()

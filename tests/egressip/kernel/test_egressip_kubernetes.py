@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from lab import Lab, NoReply
+from lab import Host, Lab, NoReply
 from tests.egressip.kernel.api_cluster import OURS, ApiCluster, api_cluster
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
@@ -134,7 +135,7 @@ def test_a_controller_that_was_frozen_cannot_write(kube: ApiCluster) -> None:
     epoch = kube.get(f"{OURS}/egressipassignments/{FIRST}")["spec"]["epoch"]
     new = kube.start_controller("new", lab.nodes[0], health_port="off")
     old.send_signal(signal.SIGSTOP)
-    kube.until(lambda: " assigns" in kube.logs["new"].read_text().splitlines()[-1])
+    kube.until(lambda: "controller: assigns\n" in kube.logs["new"].read_text())
     holder = kube.holder(FIRST)
     dead = next(node for node in lab.nodes if node.name == holder)
     lab.unplug(dead)
@@ -193,3 +194,49 @@ def test_spec_drain_hands_over(kube: ApiCluster) -> None:
     kube.until(lambda: "phase" in kube.get(f"{OURS}/egressnodes/{holder}")["status"].get("drain", {}))
     kube.patch(f"{OURS}/egressnodes/{holder}", {"spec": {"drain": False}})
     kube.until(lambda: kube.source_of(client, SERVICE) == first)
+
+
+def test_uninstall_leaves_nothing_behind(kube: ApiCluster) -> None:
+    lab = kube.lab
+    before = [kernel_of(node) for node in lab.nodes]
+    kube.namespace("web", env="shop")
+    client = kube.pod("client", "web", 0)
+    before[0] = kernel_of(lab.nodes[0])
+    agents = kube.start()
+    controller = kube.start_controller("controller", lab.nodes[0])
+    kube.egress_ip("shop", FIRST, FIRST6, env="shop")
+    kube.until(lambda: kube.ready("shop") == ("True", "AllHeld"))
+    assert kube.source_of(client, SERVICE) == FIRST
+    assert [kernel_of(node) for node in lab.nodes] != before
+    command = [sys.executable, "-m", "egress_router", "node", "uninstall", "--socket"]
+    refused = lab.nodes[0].run([*command, str(kube.socket_of(lab.nodes[0]))], check=False)
+    assert refused.returncode == 75
+    assert "end it first" in refused.stderr
+    for process in (controller, *agents):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    with pytest.raises(NoReply):
+        kube.source_of(kube.lab.pod("new", node=0), SERVICE)
+    for node in lab.nodes:
+        node.run([*command, str(kube.socket_of(node))])
+    assert kube.source_of(client, SERVICE) == str(lab.nodes[0].addresses[4])
+    after = [kernel_of(node) for node in lab.nodes]
+    assert [(state[0], *state[2:]) for state in after] == [(state[0], *state[2:]) for state in before]
+    assert "nothing of an agent here" in lab.nodes[0].run([*command, str(kube.socket_of(lab.nodes[0]))]).stdout
+
+
+def kernel_of(node: Host) -> tuple[str, ...]:
+    """Return tables, links, addresses of the outside interface, rules and routes of our numbers."""
+    links = " ".join(
+        sorted(line.split(":")[1].strip() for line in node.ip("-o link").splitlines() if "veth" not in line)
+    )
+    return (
+        node.run(["nft", "list", "tables"]).stdout,
+        "",
+        links,
+        node.ip("-o addr show dev eth0 scope global").replace("valid_lft", ""),
+        node.ip("rule"),
+        node.ip("-6 rule"),
+        node.ip("route show table all proto 147"),
+        node.ip("-6 route show table all proto 147"),
+    )

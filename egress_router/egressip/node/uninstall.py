@@ -1,0 +1,45 @@
+"""Take everything away that an agent has put into its node's kernel: after this, pods leave as if it had never run."""
+
+from __future__ import annotations
+
+from egress_router.egressip.node.claims import egress_ips, remove_egress_ip
+from egress_router.egressip.node.connections import cut_egress_ips
+from egress_router.egressip.node.guard import GUARD
+from egress_router.egressip.node.nft_rules import TABLE
+from egress_router.egressip.node.state import NODE_PROTOCOL, TUNNEL
+from egress_router.egressip.node.tables import load
+from egress_router.net.process import run_tool
+from egress_router.net.rtnetlink.kernel import RouteNetlink
+
+
+def uninstall(kernel: RouteNetlink) -> list[str]:
+    """Remove addresses, tables, rules, routes and the tunnel, and return what was removed, a line each.
+
+    Addresses go before the tables: no packet leaves with an egress IP that nothing translates back. Their connections
+    are cut, so that clients begin new ones. Raises EgressRouterError; it may be called again.
+    """
+    removed: list[str] = []
+    addresses: list[str] = []
+    for link in kernel.links():
+        for ip in sorted(egress_ips(kernel, link)):
+            remove_egress_ip(kernel, link, ip)
+            removed.append(f"address {ip} of {link.name}")
+            addresses.append(ip)
+    cut_egress_ips(addresses)
+    ours = {f"table {family} {name}" for family in ("inet", "arp", "ip", "ip6", "netdev") for name in (TABLE, GUARD)}
+    tables = [line for line in run_tool(["nft", "list", "tables"]).splitlines() if line in ours]
+    load("".join(f"delete {table}\n" for table in tables))
+    removed += tables
+    for rule in kernel.rules():
+        if rule.protocol == NODE_PROTOCOL:
+            kernel.remove_rule(rule)
+            removed.append(f"rule {rule}")
+    indices = {link.name: link.index for link in kernel.links()}
+    for route in kernel.routes(NODE_PROTOCOL):
+        kernel.remove_route(route, indices.get(route.interface) if route.interface else None)
+        removed.append(f"route {route}")
+    tunnel = kernel.link(TUNNEL)
+    if tunnel is not None:
+        kernel.remove_link(tunnel)
+        removed.append(f"link {TUNNEL}")
+    return removed
