@@ -13,7 +13,7 @@ import click
 
 from egress_router.config.inputs import Problems, load_inputs, warn_unknown
 from egress_router.config.settings import LogLevel, parse_log
-from egress_router.daemon.endpoint import Answer, EndpointServer, json_page
+from egress_router.daemon.endpoint import Answer, Endpoint, json_page
 from egress_router.daemon.engine import Limits
 from egress_router.daemon.log import LogOutput, set_up_log
 from egress_router.daemon.metrics import MetricsPage
@@ -72,7 +72,7 @@ def run_dns_proxy(env: Mapping[str, str]) -> int:
                 "/metrics": page,
                 "/status": json_page(lambda: health.as_json() | names_as_json(engine)),
             }
-            EndpointServer(config.health_port, health, pages, remarks=engine.remarks).start()
+            Endpoint(config.health_port, health, pages, remarks=engine.remarks).start(supervisor.threads)
         return supervisor.run()
     finally:
         engine.close()

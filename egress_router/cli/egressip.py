@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, health_options, serve
+from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, health_options
 from egress_router.cli.egressip_report import report
 from egress_router.cli.kubernetes_options import KUBERNETES, client, configuration, identity, source_options
+from egress_router.daemon.log import LOGGER
 from egress_router.egressip.api import address_key, network_range
 from egress_router.egressip.assignment.decision import decide, decision_json, decision_text
 from egress_router.egressip.controller.controller import Controller
-from egress_router.egressip.controller.leader_election import (
-    AssignmentRecord,
-    DirectoryLease,
-    DirectoryRecord,
-    Lease,
-    record_assignment,
-)
-from egress_router.egressip.controller.metrics import ControllerCollector
+from egress_router.egressip.controller.leader_election import DirectoryLease, DirectoryRecord, record_assignment
+from egress_router.egressip.controller.process import run_controller
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
+from egress_router.egressip.process import set_up_log_from_environment
 from egress_router.egressip.source.controller_writer import ControllerWriter, keep_status
-from egress_router.egressip.source.directory import (
-    ClusterSource,
-    DirectorySource,
-    patch_object,
-    read_directory,
-    wait_for_objects,
-)
+from egress_router.egressip.source.directory import DirectorySource, patch_object, read_directory
 from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.egressip.source.kubernetes_record import KubernetesRecord
 from egress_router.errors import EgressRouterError, TryAgainError, UsageError
@@ -103,6 +90,7 @@ def controller(
         _witnesses(witness), probe_interval, probe_misses, probe_returns, hold_down, probe_port
     )
     health = (health_port, health_address)
+    set_up_log_from_environment()
     if origin == KUBERNETES:
         found = configuration(kubeconfig, api_server)
         lease = KubernetesLease(
@@ -113,51 +101,31 @@ def controller(
             duration=lease_seconds,
             deadline=lease_seconds * 2 / 3,
             retry=lease_seconds * 2 / 15,
-            log=_log,
+            log=LOGGER.info,
         )
         return _on_kubernetes(settings, found, lease, health)
-    return _run(settings, DirectorySource(state), DirectoryRecord(state), DirectoryLease(state), health)
-
-
-def _run(
-    settings: ControllerSettings,
-    source: ClusterSource,
-    record: AssignmentRecord,
-    lease: Lease,
-    health: tuple[int, str],
-    started: Callable[[Controller], None] = lambda _process: None,
-) -> int:
-    """Run the controller to its end; ``started`` is called before its loop."""
-    try:
-        wait_for_objects(source, _log)
-        process = Controller(settings, source, record, lease, _log)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: process.inbox.stop())
-        serve(*health, process, ControllerCollector(process), process.status)
-        started(process)
-        process.run()
-    finally:
-        source.close()
-    return 0
+    return run_controller(settings, DirectorySource(state), DirectoryRecord(state), DirectoryLease(state), *health)
 
 
 def _on_kubernetes(
     settings: ControllerSettings, found: ApiConfiguration, lease: KubernetesLease, health: tuple[int, str]
 ) -> int:
     """Run the controller on the Kubernetes API; beside it, write EgressNodes, statuses and events."""
-    source = KubernetesSource(client(found, "controller"), None, _log, keep_status)
+    source = KubernetesSource(client(found, "controller"), None, LOGGER.info, keep_status)
     record = KubernetesRecord(client(found, "controller"), source, lease)
     source.offline = record.offline
     writers: list[ControllerWriter] = []
 
     def started(process: Controller) -> None:
-        writer = ControllerWriter(client(found, "controller"), source, lease, lambda: process.figures.decision, _log)
-        writer.ended = lease.on_lost = process.inbox.stop
+        writer = ControllerWriter(
+            client(found, "controller"), source, lease, lambda: process.known.decision, LOGGER.info
+        )
+        writer.ended = lease.on_lost = process.loop.stop
         writer.start()
         writers.append(writer)
 
     try:
-        _run(settings, source, record, lease, health, started)
+        run_controller(settings, source, record, lease, *health, started)
         if lease.lost:
             raise TryAgainError(f"the lease is lost; {lease.holder()} assigns now")
         return 0
@@ -174,10 +142,6 @@ def _witnesses(texts: tuple[str, ...]) -> tuple[str, ...]:
     if bad:
         raise UsageError(f"--witness: not an address of a machine: {', '.join(bad)}")
     return tuple(words)
-
-
-def _log(text: str) -> None:
-    print(f"egress-router egressip controller: {text}", file=sys.stderr, flush=True)
 
 
 # ``egress-router egressip``: see and change which namespace leaves with which address.

@@ -6,11 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from prometheus_client.registry import Collector
 
 from egress_router.config import fields
-from egress_router.daemon.endpoint import Answer, EndpointServer, Subject, json_page
-from egress_router.daemon.metrics import MetricsPage
 
 STATE_OPTION = click.option(
     "--state",
@@ -38,13 +35,6 @@ class _PortOrOff(click.ParamType[int]):
         if isinstance(port, fields.Invalid):
             self.fail(f"{value!r} {port}; {fields.EXPECTED_PORT}, or off", param, ctx)
         return port
-
-
-def serve(port: int, address: str, subject: Subject, collector: Collector, status: Callable[[], object]) -> None:
-    """Answer HTTP on this port, unless it is 0. Raises PlatformError."""
-    if port:
-        pages: dict[str, Callable[[], Answer]] = {"/metrics": MetricsPage(collector), "/status": json_page(status)}
-        EndpointServer(port, subject, pages, "--health-port", address).start()
 
 
 def health_options(port: int, where: str) -> Callable[[Callable[..., int]], Callable[..., int]]:

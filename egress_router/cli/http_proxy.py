@@ -14,7 +14,7 @@ import click
 
 from egress_router.config.inputs import Problems, load_inputs, warn_unknown
 from egress_router.config.settings import parse_log
-from egress_router.daemon.endpoint import Answer, EndpointServer, json_page
+from egress_router.daemon.endpoint import Answer, Endpoint, json_page
 from egress_router.daemon.engine import Counters, Limits
 from egress_router.daemon.log import LOGGER, LogOutput, set_up_log
 from egress_router.daemon.metrics import MetricsPage
@@ -83,7 +83,7 @@ def command() -> int:
         health = ProxyHealth(supervisor, engine.probe)
         page = MetricsPage(HttpProxyCollector(engine, supervisor.counters, health))
         pages: dict[str, Callable[[], Answer]] = {"/metrics": page, "/status": json_page(health.as_json)}
-        EndpointServer(settings.health_port, health, pages).start()
+        Endpoint(settings.health_port, health, pages).start(supervisor.threads)
     try:
         return supervisor.run()
     finally:

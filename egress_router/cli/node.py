@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Mapping
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any
 
 import click
 
-from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, health_options, serve
+from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, health_options
 from egress_router.cli.kubernetes_options import (
     KUBERNETES,
     client,
@@ -23,100 +20,24 @@ from egress_router.cli.kubernetes_options import (
     local_node,
     source_options,
 )
+from egress_router.daemon.log import LOGGER
 from egress_router.egressip.node.agent import Agent
-from egress_router.egressip.node.control import ControlSocket, ask
+from egress_router.egressip.node.control import ask
 from egress_router.egressip.node.drain import GRACE
+from egress_router.egressip.node.drain_wait import drain_node
 from egress_router.egressip.node.guard import guard_script, guard_unit
-from egress_router.egressip.node.metrics import NodeCollector
+from egress_router.egressip.node.process import run_agent
 from egress_router.egressip.node.state import NodeSettings
 from egress_router.egressip.node.status import status_text
 from egress_router.egressip.node.uninstall import uninstall
-from egress_router.egressip.source.directory import ClusterSource, DirectorySource, wait_for_objects
+from egress_router.egressip.process import set_up_log_from_environment
+from egress_router.egressip.source.directory import DirectorySource
 from egress_router.egressip.source.groups import LocalNode
 from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.egressip.source.node_writer import NodeReport, NodeWriter
 from egress_router.errors import EgressRouterError, TryAgainError, UsageError
 from egress_router.kubernetes.configuration import ApiConfiguration
 from egress_router.net.rtnetlink.kernel import Rtnetlink
-
-# ``egress-router node drain``: start a hand-over, and tell how it goes on until it is done.
-
-#: Seconds between two questions to the agent, and between two lines about it.
-_ASK_EVERY, _SAY_EVERY = 0.1, 5.0
-
-
-def drain_node(path: Path, grace: float, timeout: float) -> int:
-    """Return 0 when nothing uses the node any more, 1 when connections were left at the end of the grace.
-
-    The agent goes on without us. Raises TryAgainError when it does not answer for ``timeout`` seconds, when something
-    new still leaves by this node after that time, as it does where there is no other holder, and when somebody ends the
-    hand-over.
-    """
-    answer = ask(path, f"drain {grace:g}")
-    for name in answer["drain"]["alone"]:
-        click.echo(f"namespace {name} has no other holder, so it goes on leaving through this node", err=True)
-    try:
-        answer = _handed_over(path, answer, timeout)
-        drain = _done(path, answer, timeout)
-    except KeyboardInterrupt:
-        click.echo("the node goes on handing over; `egress-router node undrain` ends that", err=True)
-        raise
-    if drain["connections"] is None:
-        click.echo("handed over; connections could not be counted, see the agent's log")
-        return 1
-    if not drain["connections"]:
-        click.echo("handed over")
-        return 0
-    click.echo(f"handed over; {drain['connections']} connections remain, and break when this node stops:")
-    listed = 0
-    for item in drain["pods"]:
-        listed += item["connections"]
-        click.echo(f"  {item['connections']} of pod {item['pod']} ({item['ip']})")
-    if drain["connections"] > listed:
-        click.echo(f"  {drain['connections'] - listed} of other pods")
-    return 1
-
-
-def _handed_over(path: Path, answer: dict[str, Any], timeout: float) -> dict[str, Any]:
-    end = time.monotonic() + timeout
-    while not answer["handed_over"]:
-        if time.monotonic() > end:
-            users = ", ".join(answer["users"]) or "other nodes"
-            raise TryAgainError(f"still used by {users} after {timeout:g} s; the node goes on handing over")
-        answer = _next(path, timeout)
-    return answer
-
-
-def _done(path: Path, answer: dict[str, Any], timeout: float) -> Mapping[str, Any]:
-    said = time.monotonic() - _SAY_EVERY
-    while not answer["drain"]["done"]:
-        drain = answer["drain"]
-        if drain["connections"] and time.monotonic() - said >= _SAY_EVERY:
-            said = time.monotonic()
-            wait = f"waiting at most {drain['seconds_left']:.0f} s more"
-            click.echo(f"{drain['connections']} connections still use this node; {wait}", err=True)
-        answer = _next(path, timeout)
-    found: Mapping[str, Any] = answer["drain"]
-    return found
-
-
-def _next(path: Path, timeout: float) -> dict[str, Any]:
-    """Ask again a moment later. An agent that starts again meanwhile goes on where the one before it was."""
-    end = time.monotonic() + timeout
-    while True:
-        time.sleep(_ASK_EVERY)
-        try:
-            answer = ask(path, "status")
-            break
-        except TryAgainError:
-            if time.monotonic() > end:
-                raise
-    if not answer["draining"]:
-        raise TryAgainError("the hand-over was ended: this node takes traffic again")
-    return answer
-
-
-# ``egress-router node``: the agent of one node, and questions to it.
 
 SOCKET_OPTION = click.option(
     "--socket",
@@ -216,60 +137,34 @@ def command(
         probe_returns,
         probe_port,
     )
+    set_up_log_from_environment()
+    health = (health_port, health_address)
     if origin == KUBERNETES:
         if settings.pass_unknown:
             raise UsageError(
                 "--unknown-pods pass: with --source kubernetes an address that no pod has is always dropped"
             )
-        return _on_kubernetes(
-            settings,
-            configuration(kubeconfig, api_server),
-            local_node(node, host_ips, interface),
-            path,
-            (health_port, health_address),
-        )
-    return _run(settings, DirectorySource(state), path, (health_port, health_address))
-
-
-def _run(
-    settings: NodeSettings,
-    source: ClusterSource,
-    path: Path,
-    health: tuple[int, str],
-    started: Callable[[Agent], None] = lambda _agent: None,
-) -> int:
-    """Run the agent to its end; ``started`` is called before its loop."""
-    wait_for_objects(source, _log)
-    control = ControlSocket(path)
-    try:
-        agent = Agent(settings, source, control, _log)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: agent.inbox.stop())
-        serve(health[0], health[1] or agent.host_ip, agent, NodeCollector(agent), agent.status)
-        started(agent)
-        agent.run()
-    finally:
-        control.close()
-        source.close()
-    return 0
+        me = local_node(node, host_ips, interface)
+        return _on_kubernetes(settings, configuration(kubeconfig, api_server), me, path, health)
+    return run_agent(settings, DirectorySource(state), path, *health)
 
 
 def _on_kubernetes(
     settings: NodeSettings, found: ApiConfiguration, me: LocalNode, path: Path, health: tuple[int, str]
 ) -> int:
     """Run the agent on the Kubernetes API, and write there what it does."""
-    source = KubernetesSource(client(found, "node"), me, _log)
+    source = KubernetesSource(client(found, "node"), me, LOGGER.info)
     writers: list[NodeWriter] = []
 
     def started(agent: Agent) -> None:
         report = NodeReporter(agent, me, settings.interface)
-        writer = NodeWriter(client(found, "node"), source, me.name, report.report, report.drain, _log)
-        writer.ended = agent.inbox.stop
+        writer = NodeWriter(client(found, "node"), source, me.name, report.report, report.drain, LOGGER.info)
+        writer.ended = agent.loop.stop
         writer.start()
         writers.append(writer)
 
     try:
-        return _run(settings, source, path, health, started)
+        return run_agent(settings, source, path, *health, started)
     finally:
         for writer in writers:
             writer.stop()
@@ -295,42 +190,30 @@ class NodeReporter:
         agent, now = self._agent, time.monotonic()
         if now - self._subnets_at > self.SUBNETS_EVERY:
             self._subnets, self._subnets_at = interface_subnets(self._interface), now
-        applied = agent.kernel.applied
+        applied = agent.dataplane.applied
         held = frozenset(applied.assigned) if applied is not None else frozenset()
-        mine = agent.view.decision.nodes.get(self._me.name)
+        mine = agent.known.decision.nodes.get(self._me.name)
         pending = {
             ip: ("Pending", "not on the interface yet") for ip in (mine.claims if mine else ()) if ip not in held
         }
-        pending |= {ip: ("DuplicateAddress", why) for ip, why in agent.holdings.refused.items()}
-        pending |= {ip: ("NotInSubnet", why) for ip, why in agent.holdings.misfits.items()}
-        left = agent.hand_over.left
+        pending |= {ip: ("DuplicateAddress", why) for ip, why in agent.local.duplicates.items()}
+        pending |= {ip: ("NotInSubnet", why) for ip, why in agent.local.outside_subnets.items()}
+        left = agent.node_drain.left
         return NodeReport(
-            agent.view.ready and not agent.view.troubles,
+            agent.known.ready and not agent.known.errors,
             tuple(agent.reasons(now)),
             self._me.host_ips,
             self._subnets,
             held,
             pending,
-            agent.hand_over.draining,
+            agent.node_drain.draining,
             agent.drained(),
             None if left is None else left.total(),
         )
 
     def drain(self, wanted: bool) -> None:
-        """Start or end a hand-over, as spec.drain of the EgressNode says."""
-
-        def change() -> bool:
-            if wanted:
-                self._agent.drain(GRACE)
-            else:
-                self._agent.undrain()
-            return True
-
-        self._agent.inbox.post(change)
-
-
-def _log(text: str) -> None:
-    print(f"egress-router node: {text}", file=sys.stderr, flush=True)
+        """Start or end a drain, as spec.drain of the EgressNode says."""
+        self._agent.order_drain(GRACE if wanted else None)
 
 
 def _networks(texts: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -376,7 +259,7 @@ def drain(path: Path, grace: float, timeout: float) -> int:
     Ends with 0 when nothing uses this node any more, with 1 when the grace is over and connections are left, which it
     names. Ctrl-C ends the waiting only; `undrain` ends the hand-over, and so does a reboot.
     """
-    return drain_node(path, grace, timeout)
+    return drain_node(path, grace, timeout, click.echo, partial(click.echo, err=True))
 
 
 @command.command()

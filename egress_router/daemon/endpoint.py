@@ -1,152 +1,338 @@
-"""`/healthz`, `/readyz` and further pages over HTTP, each request in a thread of its own.
+"""`/healthz`, `/readyz` and further pages over HTTP, from one thread that no client and no page can hold up.
 
-Answers come from what the process's loop has noted and, for figures, from where they are kept; the loop waits for none
-of them.
+The thread's own loop accepts, reads and writes; nothing in it waits. `/healthz` is answered there, from what loops and
+threads have noted. Every other page is made by a thread of its own, once at a time for all that ask, and its answer is
+kept for as long as FRESH_SHARE times what it took, at most FRESH_SECONDS: so a page takes a tenth of a processor at
+most, and one that costs nothing is never stale.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import socket
-import threading
+import struct
 import time
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler
+from dataclasses import dataclass, field
 from pathlib import Path
-from socketserver import ThreadingTCPServer
 from typing import Any, Protocol
 
 from egress_router import __version__
+from egress_router.daemon.heartbeat import STUCK_SECONDS, Heartbeats
+from egress_router.daemon.log import LOGGER
+from egress_router.daemon.loop import Loop
+from egress_router.daemon.threads import Threads
 from egress_router.errors import EgressRouterError, PlatformError
 
-log = logging.getLogger(__name__)
+__all__ = ["STUCK_SECONDS", "Answer", "Endpoint", "HealthSource", "bounded", "json_page"]
 
-#: Loops turn every second or faster; a reload of tens of thousands of rules by iptables takes seconds.
-STUCK_SECONDS = 30.0
-REQUESTS_AT_ONCE = 16
-_TIMEOUT_SECONDS = 5.0
+#: Connections at once, and of one address; the oldest one goes for the next.
+MOST_CONNECTIONS, MOST_OF_ONE_ADDRESS = 64, 16
+#: For the whole request to come, and for the whole answer to be taken.
+REQUEST_SECONDS, ANSWER_SECONDS = 5.0, 10.0
+#: For a page to be made.
+PAGE_SECONDS = 60.0
+#: More bytes than this are no request of a probe.
+MOST_REQUEST_BYTES = 8192
+FRESH_SECONDS, FRESH_SHARE = 1.0, 10
+#: Sentences of a page; the rest is counted.
+MOST_SENTENCES = 100
+#: How often deadlines are looked at.
+_SWEEP_SECONDS = 0.25
+
 Answer = tuple[int, str, bytes]
 _TEXT = "text/plain; charset=utf-8"
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 
 
-class Subject(Protocol):
+class HealthSource(Protocol):
     """The process that is asked about. Read by several threads at once."""
 
     @property
-    def turned(self) -> float:
-        """When its loop last turned, in seconds of time.monotonic()."""
+    def heartbeats(self) -> Heartbeats:
+        """When its loops and threads last showed that they turn."""
 
     def reasons(self, now: float) -> list[str]:
         """Return why it is not ready, a sentence each; nothing when it is. ``now`` is time.monotonic()."""
 
 
-class EndpointServer(ThreadingTCPServer):
+def bounded(sentences: list[str]) -> list[str]:
+    """Return the first MOST_SENTENCES of them and how many more there are."""
+    more = len(sentences) - MOST_SENTENCES
+    return sentences if more <= 0 else [*sentences[:MOST_SENTENCES], f"and {more} more"]
+
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    socket: socket.socket
+    address: str
+    until: float
+    request: bytes = b""
+    head: bool = False
+    #: What is still to be sent, once the answer is known.
+    rest: memoryview | None = None
+    page: _Page | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Page:
+    path: str
+    make: Callable[[], Answer]
+    running: bool = False
+    waiting: list[_Connection] = field(default_factory=list)
+    answer: Answer | None = None
+    fresh_until: float = 0.0
+
+
+class Endpoint:
     """Listens on ``port`` of ``address``, or of all addresses; then the rules keep the egress side away. Raises
     PlatformError, which names ``variable`` as the place to choose another port.
 
-    `/healthz` and `/readyz` come from ``subject``; ``pages`` are further ones, by path. ``remarks`` are sentences that
-    `/readyz` shows also when all is well enough.
+    `/healthz` and `/readyz` come from ``source``, and with ``?verbose`` they show the last heartbeat of each loop and
+    thread; ``pages`` are further ones, by path. ``remarks`` are sentences that `/readyz` shows also when all is well
+    enough.
     """
-
-    allow_reuse_address = True
-    daemon_threads = True
-    block_on_close = False
 
     def __init__(
         self,
         port: int,
-        subject: Subject,
+        source: HealthSource,
         pages: Mapping[str, Callable[[], Answer]],
         variable: str = "EGRESS_HEALTH_PORT",
         address: str = "",
         remarks: Callable[[], list[str]] = list,
     ) -> None:
-        both = not address and Path("/proc/net/if_inet6").exists()
-        self.address_family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
-        self._slots = threading.BoundedSemaphore(REQUESTS_AT_ONCE)
-        self.pages: dict[str, Callable[[], Answer]] = {
-            "/healthz": lambda: _healthz(subject),
-            "/readyz": lambda: _readyz(subject, remarks),
+        self._source = source
+        made: dict[str, Callable[[], Answer]] = {
+            "/readyz": lambda: _readyz(source, remarks),
+            "/readyz?verbose": lambda: _readyz(source, remarks, verbose=True),
             **pages,
         }
+        self._pages = {path: _Page(path, make) for path, make in made.items()}
+        self._connections: list[_Connection] = []
+        self._threads: Threads | None = None
+        self._loop: Loop | None = None
+        both = not address and Path("/proc/net/if_inet6").exists()
+        family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
+        self._listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            every = "::" if both else "0.0.0.0"  # noqa: S104
-            super().__init__((address or every, port), _Handler, bind_and_activate=False)
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if both:
-                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            self.server_bind()
-            self.server_activate()
+                self._listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            self._listener.bind((address or ("::" if both else "0.0.0.0"), port))  # noqa: S104
+            self._listener.listen(128)
         except OSError as error:
-            self.server_close()
+            self._listener.close()
             raise PlatformError(
                 f"{variable}={port} cannot be listened on: {error.strerror}; choose another port, or off"
             ) from error
 
-    def start(self) -> None:
-        """Serve from a thread that ends with the process."""
-        threading.Thread(target=self.serve_forever, name="endpoint", daemon=True).start()
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._listener.getsockname()[1])
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Refuse a request when too many are under way: probes are few, and memory is little."""
-        if not self._slots.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
+    def start(self, threads: Threads) -> None:
+        """Serve from a thread of ``threads``."""
+        self._threads = threads
+        threads.start("endpoint", self._serve)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve one connection and free its slot."""
+    def _serve(self, beat: Callable[[], None]) -> None:
+        # Anew after a failure: what was half done is dropped.
+        for connection in self._connections:
+            connection.socket.close()
+        self._connections.clear()
+        for page in self._pages.values():
+            page.waiting.clear()
+            page.running = False
+        self._loop = loop = Loop(name="endpoint loop")
+        self._listen()
+        loop.every(_SWEEP_SECONDS, self._sweep)
         try:
-            super().process_request_thread(request, client_address)
+            while True:
+                beat()
+                loop.turn()
         finally:
-            self._slots.release()
+            loop.close()
 
-    def nothing_here(self) -> Answer:
-        """Return the answer to a path without a page."""
-        return 404, _TEXT, f"there are {' '.join(self.pages)}\n".encode()
+    # Connections
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no news."""
-        log.debug("a request for health or figures failed", exc_info=True)
+    def _listen(self) -> None:
+        assert self._loop is not None  # noqa: S101
+        self._loop.add_reader(self._listener.fileno(), self._accept)
 
+    def _accept(self) -> None:
+        assert self._loop is not None  # noqa: S101
+        for _ in range(MOST_CONNECTIONS):
+            try:
+                accepted, peer = self._listener.accept()
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError:
+                # No descriptor or no memory is left. The listener stays readable, so look again a moment later.
+                if self._connections:
+                    self._close(self._connections[0])
+                self._loop.remove(self._listener.fileno())
+                self._loop.call_later(_SWEEP_SECONDS, self._listen)
+                return
+            accepted.setblocking(False)
+            address = str(peer[0])
+            same = [one for one in self._connections if one.address == address]
+            if len(same) >= MOST_OF_ONE_ADDRESS:
+                self._close(same[0])
+            elif len(self._connections) >= MOST_CONNECTIONS:
+                self._close(self._connections[0])
+            connection = _Connection(accepted, address, self._loop.now() + REQUEST_SECONDS)
+            self._connections.append(connection)
+            self._loop.add_reader(accepted.fileno(), lambda one=connection: self._receive(one))  # type: ignore[misc]
 
-class _Handler(BaseHTTPRequestHandler):
-    server_version = f"egress-router/{__version__}"
-    sys_version = ""
-    timeout = _TIMEOUT_SECONDS
+    def _close(self, connection: _Connection) -> None:
+        assert self._loop is not None  # noqa: S101
+        if connection in self._connections:
+            self._connections.remove(connection)
+            if connection.page is not None:
+                connection.page.waiting.remove(connection)
+            self._loop.remove(connection.socket.fileno())
+            connection.socket.close()
 
-    def do_GET(self) -> None:
-        server = self.server
-        assert isinstance(server, EndpointServer)  # noqa: S101
-        page = server.pages.get(self.path.partition("?")[0])
+    def _sweep(self) -> None:
+        assert self._loop is not None  # noqa: S101
+        now = self._loop.now()
+        for connection in [one for one in self._connections if one.until <= now]:
+            # What the client does not take is thrown away, see SO_LINGER in socket(7).
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._close(connection)
+
+    def _receive(self, connection: _Connection) -> None:
         try:
-            status, kind, body = page() if page else server.nothing_here()
+            data = connection.socket.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close(connection)
+            return
+        connection.request += data
+        if len(connection.request) > MOST_REQUEST_BYTES:
+            self._answer(connection, _text(431, f"more than {MOST_REQUEST_BYTES} bytes"))
+        elif b"\r\n\r\n" in connection.request or b"\n\n" in connection.request:
+            self._route(connection)
+
+    def _route(self, connection: _Connection) -> None:
+        assert self._loop is not None  # noqa: S101
+        words = connection.request.split(b"\n", 1)[0].decode("latin-1").split()
+        if len(words) not in (2, 3) or not words[1].startswith("/"):
+            self._answer(connection, _text(400, "no request line"))
+            return
+        connection.head = words[0] == "HEAD"
+        path, _, query = words[1].partition("?")
+        verbose = "verbose" in query.split("&")
+        page = self._pages.get(f"{path}?verbose" if verbose and path == "/readyz" else path)
+        if words[0] not in ("GET", "HEAD"):
+            self._answer(connection, _text(405, "GET or HEAD"))
+        elif path == "/healthz":
+            self._answer(connection, _healthz(self._source, verbose=verbose))
+        elif page is None:
+            paths = [path for path in self._pages if "?" not in path]
+            self._answer(connection, _text(404, f"there are {' '.join(['/healthz', *paths])}"))
+        elif page.answer is not None and self._loop.now() < page.fresh_until:
+            self._answer(connection, page.answer)
+        else:
+            connection.until = self._loop.now() + PAGE_SECONDS
+            connection.page = page
+            page.waiting.append(connection)
+            # A client that goes away or sends more is of no interest until the page is there.
+            self._loop.remove(connection.socket.fileno())
+            self._make(page)
+
+    def _answer(self, connection: _Connection, answer: Answer) -> None:
+        assert self._loop is not None  # noqa: S101
+        status, kind, body = answer
+        head = (
+            f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n"
+            f"Server: egress-router/{__version__}\r\n"
+            f"Content-Type: {kind}\r\n"
+            f"Content-Length: {len(body)}\r\n"
+            "Connection: close\r\n\r\n"
+        )
+        connection.until = self._loop.now() + ANSWER_SECONDS
+        connection.page = None
+        connection.rest = memoryview(head.encode("latin-1") + (b"" if connection.head else body))
+        self._loop.remove(connection.socket.fileno())
+        self._loop.add_writer(connection.socket.fileno(), lambda: self._send(connection))
+        self._send(connection)
+
+    def _send(self, connection: _Connection) -> None:
+        assert connection.rest is not None  # noqa: S101
+        try:
+            sent = connection.socket.send(connection.rest)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._close(connection)
+            return
+        connection.rest = connection.rest[sent:]
+        if not connection.rest:
+            self._close(connection)
+
+    # Pages
+
+    def _make(self, page: _Page) -> None:
+        if page.running:
+            return
+        page.running = True
+        assert self._threads is not None  # noqa: S101
+        self._threads.task(f"page {page.path}", lambda: self._made(page))
+
+    def _made(self, page: _Page) -> None:
+        """Make a page, in its thread."""
+        started = time.monotonic()
+        answer = _text(500, "the page could not be made; see the log")
+        try:
+            answer = page.make()
         except EgressRouterError as error:
-            status, kind, body = 500, _TEXT, f"{error}\n".encode()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+            LOGGER.error("%s cannot be shown: %s", page.path, error)
+            answer = _text(500, str(error))
+        except Exception:  # noqa: BLE001 - the client is told, and the log has the traceback
+            LOGGER.exception("%s cannot be shown", page.path)
+        took = time.monotonic() - started
+        loop = self._loop
+        if loop is not None:
+            loop.post(lambda: self._finish(page, answer, min(FRESH_SECONDS, FRESH_SHARE * took)))
 
-    do_HEAD = do_GET  # noqa: N815 - http.server looks for that name
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """Probes come every few seconds; they are not logged."""
-
-
-def _healthz(subject: Subject) -> Answer:
-    silent = time.monotonic() - subject.turned
-    if silent > STUCK_SECONDS:
-        return 503, _TEXT, f"the loop has not turned for {silent:.0f} s\n".encode()
-    return 200, _TEXT, b"ok\n"
+    def _finish(self, page: _Page, answer: Answer, fresh: float) -> None:
+        assert self._loop is not None  # noqa: S101
+        page.running = False
+        page.answer, page.fresh_until = answer, self._loop.now() + fresh
+        waiting, page.waiting = page.waiting, []
+        for connection in waiting:
+            self._answer(connection, answer)
 
 
-def _readyz(subject: Subject, remarks: Callable[[], list[str]]) -> Answer:
-    reasons = subject.reasons(time.monotonic())
-    lines = [*(reasons or ["ready"]), *remarks()]
-    return 503 if reasons else 200, _TEXT, ("\n".join(lines) + "\n").encode()
+def _text(status: int, text: str) -> Answer:
+    return status, _TEXT, f"{text}\n".encode(errors="backslashreplace")
+
+
+def _healthz(source: HealthSource, *, verbose: bool = False) -> Answer:
+    stuck = bounded(source.heartbeats.stuck())
+    lines = (stuck or ["ok"]) + (source.heartbeats.lines() if verbose else [])
+    return _text(503 if stuck else 200, "\n".join(lines))
+
+
+def _readyz(source: HealthSource, remarks: Callable[[], list[str]], *, verbose: bool = False) -> Answer:
+    reasons = [*source.heartbeats.stuck(), *source.reasons(time.monotonic())]
+    lines = bounded(reasons or ["ready"]) + bounded(remarks())
+    lines += source.heartbeats.lines() if verbose else []
+    return _text(503 if reasons else 200, "\n".join(lines))
 
 
 def json_page(value: Callable[[], Any]) -> Callable[[], Answer]:

@@ -15,7 +15,8 @@ Prepared = TypeVar("Prepared")
 
 
 class Engine(Protocol[Prepared]):
-    """What the supervisor must know about a proxy. All methods are called from its loop and must not block long.
+    """What the supervisor must know about a proxy. All methods but ``prepare`` are called from its loop and must not
+    block long.
 
     A generation may be several children that share the work; each is told of on its own.
     """
@@ -26,7 +27,8 @@ class Engine(Protocol[Prepared]):
         """Return the files whose change means a reload. Asked once."""
 
     def prepare(self, generation: int) -> Prepared:
-        """Read the configuration, write the generation's files and have the engine check them.
+        """Read the configuration, write the generation's files and have the engine check them. Called from a thread,
+        one call at a time, while the loop goes on.
 
         Changes nothing that is in force. Raises EgressRouterError when the configuration cannot be used.
         """
@@ -63,7 +65,7 @@ class Limits:
     ``start``: a child that is not ready by then has failed. ``drain``: a generation that was replaced may finish
     for this long (None: as long as it has something to do). ``deaths`` in a row, each before it ran for
     ``steady`` seconds, end the supervisor; the delay before a restart doubles from ``backoff`` to ``backoff_max``.
-    ``prepare``: so long the engine may take to read and check a configuration, while the loop stands.
+    ``prepare``: when the engine takes longer to read and check a configuration, /healthz says so.
     ``draining_generations``: more old generations than this are not kept, the oldest is ended.
     """
 

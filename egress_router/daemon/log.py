@@ -14,88 +14,45 @@ from typing import TextIO
 
 from egress_router.config.settings import LogFormat, LogSettings
 
-# The log: standard error, one line an event, text for people or JSON for collectors.
-
-#: How long a message may wait for a stalled reader.
-PATIENCE_MS = 1000
+#: Bytes of access log that may wait for a reader; about two seconds of the busiest HTTP proxy.
+WAITING = 4 << 20
+#: Bytes of our own messages that may wait.
+MESSAGES_WAITING = 256 << 10
+#: A process that ends waits so long for the reader of its last messages.
+LAST_MESSAGES_SECONDS = 2.0
 
 LOGGER = logging.getLogger("egress_router")
 
 
 class TextFormatter(logging.Formatter):
-    """``LEVEL message``."""
+    """``LEVEL message``, and the traceback of an error that nobody foresaw."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        return f"{record.levelname.lower()}: {record.getMessage()}"
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object: ``time`` (RFC 3339, UTC), ``level``, ``message``; control characters are escaped by JSON."""
+    """One JSON object: ``time`` (RFC 3339, UTC), ``level``, ``message``, ``traceback`` if there is one; control
+    characters are escaped by JSON.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        return json.dumps({"time": time, "level": record.levelname.lower(), "message": record.getMessage()})
-
-
-class PatientHandler(logging.StreamHandler[TextIO]):
-    """Writes to a stream whose reader may stall, and waits for it once: what comes while it goes on stalling is lost,
-    and counted in the next message. A process that stays must not stop for want of a reader.
-    """
-
-    lost = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a message, or count it."""
-        if not self._taken():
-            self.lost += 1
-            return
-        if self.lost:
-            text = f"{self.lost} messages were lost: nobody read them"
-            self.lost = 0
-            super().emit(logging.LogRecord(record.name, logging.WARNING, record.pathname, 0, text, None, None))
-        super().emit(record)
-
-    def _taken(self) -> bool:
-        """Whether the stream takes a message of a usual size (PIPE_BUF, 4 KiB) without waiting any longer."""
-        try:
-            descriptor = self.stream.fileno()
-        except (OSError, ValueError):
-            return True
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        return bool(poll.poll(0 if self.lost else PATIENCE_MS))
-
-
-def set_up_log(settings: LogSettings) -> None:
-    """Send the log to standard error as ``settings`` say."""
-    handler = PatientHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if settings.format is LogFormat.JSON else TextFormatter())
-    LOGGER.handlers[:] = [handler]
-    LOGGER.propagate = False
-    LOGGER.setLevel(settings.level.upper())
-
-
-def logs_json() -> bool:
-    """Whether the log has been set up to write JSON."""
-    return any(isinstance(handler.formatter, JsonFormatter) for handler in LOGGER.handlers)
-
-
-# Lines on their way to a descriptor that may stop taking them.
-#
-# Whoever reads the container's log may stall (a full disk, a runtime that hangs). A proxy that waited for it would stop
-# serving, so lines wait here, up to a bound; what does not fit any more is dropped and counted.
-
-log = logging.getLogger(__name__)
-
-#: Bytes that may wait; about two seconds of the busiest HTTP proxy.
-WAITING = 4 << 20
+        event = {"time": time, "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            event["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(event)
 
 
 class LogOutput:
-    """Writes lines to ``descriptor``: at once what it takes without waiting, the rest from a thread of its own. All
-    methods may be called from any thread.
+    """Writes lines to ``descriptor``: at once what it takes without waiting, the rest from a thread of its own; what
+    does not fit ``waiting`` bytes is dropped and counted. All methods may be called from any thread.
+
+    Whoever reads a container's log may stall (a full disk, a runtime that hangs). A process that waited for it would
+    stop doing its work.
     """
 
     def __init__(self, descriptor: int, waiting: int = WAITING) -> None:
@@ -109,33 +66,52 @@ class LogOutput:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self.lost = 0
-        self._thread = threading.Thread(target=self._run, name="log-output", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        #: Lines that are written in front of others, once some were lost.
+        self._told = 0
 
-    def put(self, lines: Sequence[bytes]) -> None:
-        """Have ``lines``, without their ends, written; drop and count them when too much is waiting."""
+    def put(self, lines: Sequence[bytes]) -> bool:
+        """Have ``lines``, without their ends, written; drop and count them, and return False, when too much waits."""
         if not lines:
-            return
+            return True
         data = b"\n".join(lines) + b"\n"
         with self._changed:
             if not self._waiting and not self._writing:
                 data = self._write_now(data)
                 if not data:
-                    return
+                    return True
             if self._size + len(data) > self._limit:
                 self.lost += len(lines)
-                return
+                return False
             self._waiting.append(data)
             self._size += len(data)
             self._lines += len(lines)
-            self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="log-output", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return True
+
+    def flush(self, seconds: float) -> None:
+        """Wait, for at most ``seconds``, until all that waits is written."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._writing, seconds)
 
     def close(self, seconds: float) -> None:
         """Write what waits, for at most ``seconds``."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        self._thread.join(seconds)
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def forget(self) -> None:
+        """Begin anew in a forked child: what waits is its parent's, and so is the thread."""
+        self._changed = threading.Condition()
+        self._waiting.clear()
+        self._size = self._lines = 0
+        self._writing = False
+        self._thread = None
 
     def _write_now(self, data: bytes) -> bytes:
         """Write what the descriptor takes without waiting; return the rest. A pipe that is ready takes PIPE_BUF bytes
@@ -150,7 +126,6 @@ class LogOutput:
         return data
 
     def _run(self) -> None:
-        told = 0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -164,10 +139,15 @@ class LogOutput:
             with self._changed:
                 self._writing = False
                 self.lost += 0 if written else lines
-            # Told only when the reader is back: our messages may have the same one.
-            if written and self.lost > told:
-                log.warning("%d lines of the access log were lost: nobody read them", self.lost - told)
-                told = self.lost
+                self._changed.notify_all()
+            if written:
+                self.reader_is_back()
+
+    def reader_is_back(self) -> None:
+        """Tell how much was lost; only now, as our messages may have the same reader."""
+        if self.lost > self._told:
+            LOGGER.warning("%d lines of the access log were lost: nobody read them", self.lost - self._told)
+            self._told = self.lost
 
     def _write(self, data: bytes) -> bool:
         """Write all of it, however long it takes; return False when nobody will ever read it."""
@@ -177,3 +157,62 @@ class LogOutput:
         except OSError:
             return False
         return True
+
+
+class _Messages(LogOutput):
+    """Our own messages: what was lost is told in front of the next one, see LogHandler."""
+
+    def reader_is_back(self) -> None:
+        pass
+
+
+class LogHandler(logging.Handler):
+    """Writes messages to a stream whose reader may stall; nobody waits for it. What is lost is counted in front of the
+    next message that is not.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lost = 0
+        self._output: LogOutput | None = None
+        try:
+            self._output = _Messages(stream.fileno(), MESSAGES_WAITING)
+        except (OSError, ValueError):
+            # A stream without a descriptor keeps nobody waiting.
+            return
+        os.register_at_fork(after_in_child=self._output.forget)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message, or count it."""
+        lines = [self.format(record)]
+        if self._lost:
+            text = f"{self._lost} messages were lost: nobody read them"
+            lost = logging.LogRecord(record.name, logging.WARNING, record.pathname, 0, text, None, None)
+            lines.insert(0, self.format(lost))
+        if self._output is None:
+            self._stream.write("\n".join(lines) + "\n")
+            self._stream.flush()
+        elif self._output.put([line.encode(errors="backslashreplace") for line in lines]):
+            self._lost = 0
+        else:
+            self._lost += 1
+
+    def flush(self) -> None:
+        """Wait a moment for the reader; the interpreter calls it at its end."""
+        if self._output is not None:
+            self._output.flush(LAST_MESSAGES_SECONDS)
+
+
+def set_up_log(settings: LogSettings) -> None:
+    """Send the log to standard error as ``settings`` say."""
+    handler = LogHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if settings.format is LogFormat.JSON else TextFormatter())
+    LOGGER.handlers[:] = [handler]
+    LOGGER.propagate = False
+    LOGGER.setLevel(settings.level.upper())
+
+
+def logs_json() -> bool:
+    """Whether the log has been set up to write JSON."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in LOGGER.handlers)

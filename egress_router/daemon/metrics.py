@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from egress_router import __version__
-from egress_router.daemon.endpoint import Answer, Subject
+from egress_router.daemon.endpoint import Answer, HealthSource
 
 # The page `/metrics`, and the figures that every process has. See https://prometheus.io/docs/practices/naming/
 
@@ -29,9 +29,9 @@ class MetricsPage:
         return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
 
 
-def common(subject: Subject, **runs: str) -> Iterator[Metric]:
+def common(source: HealthSource, **runs: str) -> Iterator[Metric]:
     """Yield what every process shows: whether it is ready, and what ``runs``, as labels of its build information."""
-    ready = not subject.reasons(time.monotonic())
+    ready = not [*source.heartbeats.stuck(), *source.reasons(time.monotonic())]
     yield GaugeMetricFamily("egress_router_ready", "Whether /readyz says so.", value=int(ready))
     build = GaugeMetricFamily(
         "egress_router_build_info", "Constant 1; the labels say what runs.", labels=("version", *runs)

@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from egress_router.daemon.engine import Counters
+from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.metrics import common, reloads
 from egress_router.daemon.supervisor import Supervisor
 
@@ -21,7 +22,7 @@ FRESH = 1.0
 
 
 class ProxyHealth:
-    """The subject of the endpoint (endpoint.server.Subject).
+    """The health source of the endpoint.
 
     ``probe`` asks the engine and returns why it does not accept connections now, a sentence each; it may take seconds.
     """
@@ -34,9 +35,9 @@ class ProxyHealth:
         self._answer: list[str] = []
 
     @property
-    def turned(self) -> float:
-        """When the supervisor's loop last turned."""
-        return self._supervisor.turned
+    def heartbeats(self) -> Heartbeats:
+        """Those of the supervisor's loop and of its threads."""
+        return self._supervisor.heartbeats
 
     def reasons(self, now: float) -> list[str]:
         """Return why no connections should be sent here, a sentence each; nothing when all is well."""

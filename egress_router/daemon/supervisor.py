@@ -1,9 +1,10 @@
 """PID 1 of a proxy container: runs an engine (Squid, HAProxy) in the foreground and replaces it without a gap.
 
-One loop, one thread. A *generation* is one checked configuration and the children that run it. At most one is in
-force; a reload starts the next one beside it, and only when that one is ready the old one is retired, to finish
-what it has begun. Every failure on the way leaves the old generation in force. One that has lost some of its children
-goes on with the others, until a whole one takes its place.
+One loop. A *generation* is one checked configuration and the children that run it. At most one is in force; a reload
+starts the next one beside it, and only when that one is ready the old one is retired, to finish what it has begun.
+Every failure on the way leaves the old generation in force. One that has lost some of its children goes on with the
+others, until a whole one takes its place. Reading and checking a configuration takes its time, so a thread does it:
+signals are heard meanwhile.
 
 Signals: SIGTERM and SIGINT drain and exit, a second one ends at once; SIGHUP reloads; SIGUSR1, SIGUSR2 and
 SIGWINCH go to the children in force. All children that come to us are reaped, ours or orphans.
@@ -13,17 +14,18 @@ from __future__ import annotations
 
 import logging
 import os
-import selectors
 import signal
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic
 
-from egress_router.daemon.children import Child
+from egress_router.daemon.children import Child, Launch
 from egress_router.daemon.engine import Counters, Engine, Generation, Limits, Prepared
 from egress_router.daemon.file_watch import Watch
-from egress_router.daemon.signals import FORWARDED, Signals
+from egress_router.daemon.heartbeat import Heartbeats
+from egress_router.daemon.loop import Loop
+from egress_router.daemon.threads import Threads
 from egress_router.errors import EgressRouterError, PlatformError
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 TICK = 0.5
 #: Seconds between two looks while a new child is starting.
 STARTING_TICK = 0.02
+#: For the children in force.
+FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
 
 @dataclass(slots=True)
@@ -42,42 +46,57 @@ class Supervisor(Generic[Prepared]):
     limits: Limits = field(default_factory=Limits)
     report: Callable[[Counters], None] = lambda _: None
     counters: Counters = field(default_factory=Counters)
-    #: When the loop last turned (time.monotonic()); in the future while it may stand still.
-    turned: float = field(default_factory=time.monotonic)
+    loop: Loop = field(default_factory=Loop)
+    #: Starts children; replaced in tests.
+    spawn: Callable[[Launch, int], Child] = Child
     stopping: bool = False
+    threads: Threads = field(init=False)
 
     _good: Prepared | None = None
     _current: Generation[Prepared] | None = None
     _candidate: Generation[Prepared] | None = None
     _draining: list[Generation[Prepared]] = field(default_factory=list)
     _watch: Watch = field(default_factory=lambda: Watch(()))
-    _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
-    _signals: Signals = field(default_factory=Signals)
+    _preparing: bool = False
     _reload_wanted: bool = False
     _deaths: int = 0
     _restart_at: float | None = None
     _number: int = 0
 
+    def __post_init__(self) -> None:
+        self.threads = Threads(self.loop)
+
+    @property
+    def heartbeats(self) -> Heartbeats:
+        """Those of the loop and of the threads."""
+        return self.loop.heartbeats
+
     def run(self) -> int:
         """Run until a signal ends it; return 0. Raises ConfigurationError when the first configuration is bad,
         PlatformError when the engine cannot run or keeps dying.
         """
-        with self._signals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.on_signal(number, lambda number: self._stop(number.name))
+        self.loop.on_signal(signal.SIGHUP, lambda _: self._want_reload())
+        # What it tells is found by waiting for it, see _reap.
+        self.loop.on_signal(signal.SIGCHLD, lambda _: None)
+        for number in FORWARDED:
+            self.loop.on_signal(number, self._forward)
+        with self.loop.catching_signals():
             return self._run()
 
     def _run(self) -> int:
         try:
-            self._selector.register(self._signals, selectors.EVENT_READ, None)
             self._watch = Watch(self.engine.watched())
             # What a former container of the pod left is not true any more.
             self._tell(ready=False)
             self._start()
-            next_look = time.monotonic() + TICK
+            next_look = self.loop.now() + TICK
             while not self._done():
-                self._wait()
-                self._handle_signals()
+                busy = self._candidate is not None or self._restart_at is not None or self.stopping
+                self.loop.turn(self.loop.now() + (STARTING_TICK if busy else TICK))
                 self._reap()
-                self.turned = now = time.monotonic()
+                now = self.loop.now()
                 if now >= next_look:
                     next_look = now + TICK
                     if self._watch.changed():
@@ -86,26 +105,25 @@ class Supervisor(Generic[Prepared]):
             return 0
         finally:
             self._kill_all()
-            self._selector.close()
+            self.loop.close()
 
     # Signals and output
 
-    def _wait(self) -> None:
-        busy = self._candidate is not None or self._restart_at is not None or self.stopping
-        for key, _ in self._selector.select(STARTING_TICK if busy else TICK):
-            child: Child | None = key.data
-            if child is not None and not child.read_lines(lambda line, child=child: self.engine.said(child, line)):  # type: ignore[misc]
-                self._selector.unregister(child.output)
-                child.close()
+    def _read_output(self, child: Child) -> None:
+        if child.output >= 0 and not child.read_lines(lambda line: self.engine.said(child, line)):
+            self._close_output(child)
 
-    def _handle_signals(self) -> None:
-        for number in self._signals.take():
-            if number in (signal.SIGTERM, signal.SIGINT):
-                self._stop(signal.Signals(number).name)
-            elif number == signal.SIGHUP:
-                self._reload_wanted = True
-            elif number in FORWARDED and self._current:
-                self._current.signal(number)
+    def _close_output(self, child: Child) -> None:
+        if child.output >= 0:
+            self.loop.remove(child.output)
+            child.close()
+
+    def _want_reload(self) -> None:
+        self._reload_wanted = True
+
+    def _forward(self, number: signal.Signals) -> None:
+        if self._current:
+            self._current.signal(number)
 
     def _stop(self, name: str) -> None:
         if self.stopping:
@@ -117,7 +135,7 @@ class Supervisor(Generic[Prepared]):
         self._restart_at = None
         if self._candidate:
             self._candidate.signal(signal.SIGKILL)
-        now = time.monotonic()
+        now = self.loop.now()
         for running in self._draining:
             running.deadline = now + self.limits.grace
         if self._current:
@@ -128,23 +146,38 @@ class Supervisor(Generic[Prepared]):
     # Generations
 
     def _start(self) -> None:
-        """Prepare and start the next generation as the candidate; a failure is raised when there is no good one."""
+        """Have the next generation prepared, and start it as the candidate."""
         self._number += 1
         # What is read from here on is what this start is about, not one more reload.
         asked = self._watch.changed() or self._reload_wanted
         self._reload_wanted = False
-        self.turned = time.monotonic() + self.limits.prepare
-        try:
-            prepared = self.engine.prepare(self._number)
-        except EgressRouterError as error:
+        self._preparing = True
+        number = self._number
+
+        def prepare() -> Prepared | EgressRouterError:
+            try:
+                return self.engine.prepare(number)
+            except EgressRouterError as error:
+                return error
+
+        self.threads.job(
+            "preparing", prepare, lambda found: self._prepared(number, found, asked=asked), self.limits.prepare
+        )
+
+    def _prepared(self, number: int, found: Prepared | EgressRouterError, *, asked: bool) -> None:
+        """Start what was prepared; a failure is raised when there is no good generation."""
+        self._preparing = False
+        if self.stopping:
+            return
+        if isinstance(found, EgressRouterError):
             if self._good is None:
-                raise
-            self._refused(str(error))
+                raise found
+            self._refused(str(found))
             if self._current and self._current.whole:
                 return
             # The engine died while the configuration is broken: the last good one is still what was agreed.
-            prepared, asked = self._good, False
-        self._candidate = Generation(self._number, prepared, time.monotonic(), asked)
+            found, asked = self._good, False
+        self._candidate = Generation(number, found, self.loop.now(), asked)
         try:
             self._launch(self._candidate)
         except EgressRouterError as error:
@@ -160,11 +193,11 @@ class Supervisor(Generic[Prepared]):
         generation.wanted = len(launches)
         for launch in launches:
             try:
-                child = Child(launch, generation.number)
+                child = self.spawn(launch, generation.number)
             except OSError as error:
                 raise PlatformError(f"{launch.command[0]} cannot be started: {error.strerror}") from error
             generation.children.append(child)
-            self._selector.register(child.output, selectors.EVENT_READ, child)
+            self.loop.add_reader(child.output, lambda child=child: self._read_output(child))  # type: ignore[misc]
 
     def _refused(self, why: str) -> None:
         self.counters.reload_failures += 1
@@ -188,7 +221,9 @@ class Supervisor(Generic[Prepared]):
 
     def _start_again(self, now: float) -> None:
         """Start the next generation if one is due, because children died or somebody asked for it."""
-        if self._candidate or self.stopping or (self._current and not self.engine.may_replace()):
+        if self._candidate or self._preparing or self.stopping:
+            return
+        if self._current and not self.engine.may_replace():
             return
         if self._restart_at is not None and now >= self._restart_at:
             self._restart_at = None
@@ -218,7 +253,7 @@ class Supervisor(Generic[Prepared]):
                 child.signal(signal.SIGKILL)
 
     def _retire(self, running: Generation[Prepared], final: bool) -> None:
-        running.retired = time.monotonic()
+        running.retired = self.loop.now()
         allowed = self.limits.grace if final else self.limits.drain
         running.deadline = None if allowed is None else running.retired + allowed
         self._draining.append(running)
@@ -231,26 +266,30 @@ class Supervisor(Generic[Prepared]):
     # Deaths
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            self._reaped(pid, status)
+        # What is preparing may have a child of its own, whose end it waits for itself.
+        ours = [child.pid for running in self._known() for child in running.children]
+        pids = ours if self._preparing else [-1]
+        for wanted in pids:
+            with suppress(ChildProcessError):
+                while True:
+                    pid, status = os.waitpid(wanted, os.WNOHANG)
+                    if pid == 0:
+                        break
+                    self._reaped(pid, status)
+                    if wanted != -1:
+                        break
+
+    def _known(self) -> list[Generation[Prepared]]:
+        return [running for running in (self._current, self._candidate, *self._draining) if running]
 
     def _reaped(self, pid: int, status: int) -> None:
-        known = [running for running in (self._current, self._candidate, *self._draining) if running]
-        found = [(running, child) for running in known for child in running.children if child.pid == pid]
+        found = [(running, child) for running in self._known() for child in running.children if child.pid == pid]
         if not found:
             return
         ((running, child),) = found
         child.ended(status)
-        if child.output >= 0:
-            child.read_lines(lambda line: self.engine.said(child, line))
-            self._selector.unregister(child.output)
-            child.close()
+        self._read_output(child)
+        self._close_output(child)
         first = running.whole
         running.children.remove(child)
         self.engine.ended(child)
@@ -267,7 +306,7 @@ class Supervisor(Generic[Prepared]):
         if not current.children:
             self._current = None
         # However many children a generation had, it died once.
-        self._deaths += first and self._candidate is None
+        self._deaths += first and self._candidate is None and not self._preparing
         self._died(child)
 
     def _candidate_died(self, candidate: Generation[Prepared], child: Child) -> None:
@@ -285,7 +324,7 @@ class Supervisor(Generic[Prepared]):
 
     def _died(self, child: Child) -> None:
         reason = f"{self.engine.name} {child.reason()}"
-        if self._candidate:
+        if self._candidate or self._preparing:
             log.error("%s; its successor is starting", reason)
         else:
             self._restart_later(child, reason)
@@ -301,7 +340,7 @@ class Supervisor(Generic[Prepared]):
         delay = min(self.limits.backoff * 2 ** min(self._deaths - 1, 30), self.limits.backoff_max)
         others = f"; {len(self._current.children)} others go on" if self._current else ""
         log.error("%s%s; starting it again in %g s", reason, others, delay)
-        self._restart_at = time.monotonic() + delay
+        self._restart_at = self.loop.now() + delay
 
     def _done(self) -> bool:
         return self.stopping and not (self._current or self._candidate or self._draining)
@@ -318,9 +357,7 @@ class Supervisor(Generic[Prepared]):
         generation.signal(signal.SIGKILL)
         for child in generation.children:
             child.ended(os.waitpid(child.pid, 0)[1])
-            if child.output >= 0:
-                self._selector.unregister(child.output)
-            child.close()
+            self._close_output(child)
             self.engine.ended(child)
         generation.children.clear()
 

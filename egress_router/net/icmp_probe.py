@@ -147,7 +147,7 @@ def _enlarge(one: socket.socket) -> None:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
 
-class Prober(threading.Thread):
+class Prober:
     """Probes every target once per interval and reports each round as {name: Answer}.
 
     The answers to a round are read when the next one starts, so a late thread never takes an answer that waits in the
@@ -166,7 +166,6 @@ class Prober(threading.Thread):
         report: Callable[[Mapping[str, Answer]], None],
         tell: Callable[[Collection[str]], Mapping[str, object]] | None = None,
     ) -> None:
-        super().__init__(name="prober", daemon=True)
         self._interval = interval
         self._port = port
         self._report = report
@@ -181,6 +180,8 @@ class Prober(threading.Thread):
         #: When each node said last that it sends traffic here, the longest ago first.
         self._users: dict[str, float] = {}
         self._stop_asked = threading.Event()
+        self._ended = threading.Event()
+        self._ended.set()
         self._number = 0
         # Not the process number: in containers of one host network, several are process 1.
         self._echo_id = int.from_bytes(os.urandom(2))
@@ -235,17 +236,25 @@ class Prober(threading.Thread):
             return sorted(ip for ip, at in self._users.items() if now - at < within)
 
     def stop(self) -> None:
-        """Ask the thread to end, and wait for it."""
+        """Ask the thread in ``run`` to end, and wait a moment for it."""
         self._stop_asked.set()
-        self.join(2)
+        self._ended.wait(2)
         self._icmp.close()
         self._udp.close()
 
-    def run(self) -> None:
-        """Probe until asked to stop."""
+    def run(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Probe until ``stop``, in a thread; call ``beat`` once a round. May be called again after it raised."""
+        self._ended.clear()
+        try:
+            self._probe(beat)
+        finally:
+            self._ended.set()
+
+    def _probe(self, beat: Callable[[], None]) -> None:
         due = time.monotonic()
         self._send()
         while not self._stop_asked.is_set():
+            beat()
             due = max(due + self._interval, time.monotonic() - self._interval)
             self._receive_until(due)
             self._report(self._take())

@@ -5,12 +5,11 @@ Without names nothing of this is there, and dnspython is not imported.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from egress_router.config.values import Address, HostName
+from egress_router.daemon.loop import Loop
 from egress_router.dns.cache import CacheEntry, CachePolicy
 from egress_router.redirect.state import NameState, State
 from egress_router.redirect.values import RunConfig
@@ -31,21 +30,21 @@ Answers = dict[HostName, tuple[Address, ...]]
 
 
 class Names:
-    """Follows names for the running event loop ``loop``, and calls ``changed`` with all answers and the names whose
-    addresses are others now.
+    """Follows names for ``loop``, and calls ``changed`` with all answers, the names whose addresses are others now, and
+    what to call when they are in place.
     """
 
     def __init__(
         self,
         run: RunConfig,
         state: State,
-        loop: asyncio.AbstractEventLoop,
-        changed: Callable[[Answers, Collection[HostName]], None],
+        loop: Loop,
+        changed: Callable[[Answers, Collection[HostName], Callable[[], None]], None],
     ) -> None:
         self._run = run
         self._state = state
         self._loop = loop
-        self._tell = changed
+        self._changed = changed
         self._thread: DnsWatcherThread | None = None
         self._answers: Answers = {}
         self._pending: dict[HostName, NameState] = {}
@@ -77,7 +76,7 @@ class Names:
         return DnsWatcherThread(Resolver(), families, unusable, self._on_update_in_thread, policy)
 
     def _on_update_in_thread(self, name: HostName, addresses: tuple[Address, ...], entry: CacheEntry) -> None:
-        self._loop.call_soon_threadsafe(self._on_update, name, addresses, entry)
+        self._loop.post(lambda: self._on_update(name, addresses, entry))
 
     def _on_update(self, name: HostName, addresses: tuple[Address, ...], entry: CacheEntry) -> None:
         if name not in self._state.names:
@@ -88,17 +87,21 @@ class Names:
             self._state.names[name] = state
             return
         if not self._pending:
-            self._loop.call_later(max(BUNCH_SECONDS, self._not_before - time.monotonic()), self._put)
+            self._loop.call_later(max(BUNCH_SECONDS, self._not_before - self._loop.now()), self._put)
         self._answers[name] = addresses
         self._pending[name] = state
 
     def _put(self) -> None:
         pending, self._pending = self._pending, {}
-        started = time.monotonic()
-        self._tell(dict(self._answers), pending)
-        self._not_before = started + SHARE * (time.monotonic() - started)
-        # Only now, so that nobody is told of addresses that are not in place.
-        self._state.names.update((name, state) for name, state in pending.items() if name in self._state.names)
+        started = self._loop.now()
+
+        def done() -> None:
+            now = self._loop.now()
+            self._not_before = now + (SHARE - 1) * (now - started)
+            # Only now, so that nobody is told of addresses that are not in place.
+            self._state.names.update((name, state) for name, state in pending.items() if name in self._state.names)
+
+        self._changed(dict(self._answers), pending, done)
 
 
 def after(state: NameState, addresses: tuple[Address, ...], entry: CacheEntry) -> NameState:

@@ -1,23 +1,29 @@
-"""``egress-router run``: set up as ``init`` does, then stay; when the daemon does what. One thread."""
+"""``egress-router run``: set up as ``init`` does, then stay.
+
+When the daemon does what: signals, events of the kernel, a changed file, timers. One worker thread does what takes its
+time, in order; the loop goes on meanwhile.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from egress_router.config.inputs import Problems, load_inputs, warn_unknown
 from egress_router.config.settings import parse_log
 from egress_router.config.values import Address, HostName
 from egress_router.daemon.drain import Drain
-from egress_router.daemon.endpoint import Answer, EndpointServer, json_page
+from egress_router.daemon.endpoint import Answer, Endpoint, json_page
 from egress_router.daemon.file_watch import Watch
 from egress_router.daemon.log import LOGGER, set_up_log
+from egress_router.daemon.loop import Loop, Timer
 from egress_router.daemon.metrics import MetricsPage
+from egress_router.daemon.threads import Threads
+from egress_router.daemon.worker import Worker
 from egress_router.errors import ConfigurationError, EgressRouterError
 from egress_router.net.iptables.library import TableInfo
 from egress_router.net.iptables.platform import available_families
@@ -31,10 +37,8 @@ from egress_router.redirect.names import Names
 from egress_router.redirect.nft_backend import ForkedNftables, Nftables
 from egress_router.redirect.setup import set_up
 from egress_router.redirect.state import State
-from egress_router.redirect.uplink import EgressSide
+from egress_router.redirect.uplink import UplinkMonitor
 from egress_router.redirect.values import RunConfig
-
-# When the long-lived router does what: signals, events of the kernel, a changed file, timers. One thread.
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Events come in bunches; this much later the bunch is there.
@@ -42,99 +46,94 @@ DEBOUNCE_SECONDS = 0.003
 #: Legacy iptables has no events; a look at its sizes costs microseconds.
 TABLES_SECONDS = 0.06
 FILE_SECONDS = 0.25
-TURN_SECONDS = 1.0
 RETRY_SECONDS = 2.0
 #: What no event tells (a rule in the place of another one) is found by looking at everything now and then.
 FULL_SECONDS = {"nftables": 30.0, "iptables": 10.0}
 #: Looking takes at most one part in so many of the time: in general, and while events keep coming for nothing.
 FULL_SHARE, EVENT_SHARE = 200, 5
 DRAIN_SECONDS = 0.25
+#: At the end of the grace, and after a second signal, work that is under way has so long to end.
+LAST_WORK_SECONDS = 10.0
 
 
-class Loop:
+class RedirectDaemon:
     """Runs ``live`` until SIGTERM or SIGINT, and then until its connections are gone or the grace is over.
 
     ``watch`` knows the files as they were before they were read the first time.
     """
 
-    def __init__(self, run: RunConfig, live: LiveRouter, watch: Watch) -> None:
+    def __init__(
+        self,
+        run: RunConfig,
+        live: LiveRouter,
+        watch: Watch,
+        loop: Loop,
+        threads: Threads,
+        *,
+        worker: Worker | None = None,
+        uplink: UplinkMonitor | None = None,
+    ) -> None:
+        """``worker`` and ``uplink`` are for tests."""
         self._run = run
         self._live = live
         self._state = live.state
-        self._loop = asyncio.new_event_loop()
-        self._error: BaseException | None = None
-        self._egress = EgressSide(run, live.state, self._loop)
-        self._names = Names(run, live.state, self._loop, self._take_answers)
-        self._check_at: asyncio.TimerHandle | None = None
-        self._full_at: asyncio.TimerHandle | None = None
+        self._loop = loop
+        self._worker = worker or Worker(threads, loop.post, "kernel")
+        self._uplink = uplink or UplinkMonitor(run, live.state, loop)
+        self._names = Names(run, live.state, loop, self._take_answers)
+        self._check_at: Timer | None = None
+        self._full_at: Timer | None = None
+        self._check_waits = False
         self._rules_touched = self._network_touched = False
         self._idle_until = 0.0
+        self._listening: list[Events] = []
         self._rule_events: Events | None = None
         self._tables: TableInfo | None = None
         self._tables_before: tuple[bytes, ...] = ()
         self._watch = watch
         self._file_changed = False
         self._leave_by = 0.0
+        self._counting = False
         self._draining = Drain()
 
     def run(self) -> int:
         """Return 0 after a signal. Raises what nobody foresaw."""
         loop = self._loop
-        loop.set_exception_handler(self._failed)
-        listening = self._listen()
         for number in SIGNALS:
-            loop.add_signal_handler(number, self._signal, number)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        try:
-            self._every(TURN_SECONDS, self._turn)
-            self._every(FILE_SECONDS, self._look_at_file)
-            self._names.follow(self._live.config.rules.names)
-            self._egress.look_at_link()
-            self._every(self._run.probe_interval, self._egress.probe)
-            if self._run.announce_interval:
-                self._every(self._run.announce_interval, self._egress.announce)
-            self._full()
-            loop.run_forever()
-        finally:
-            self._names.close()
-            self._egress.close()
-            for events in listening:
-                events.close()
-            if self._tables is not None:
-                self._tables.close()
-            loop.close()
-        if self._error is not None:
-            raise self._error
+            loop.on_signal(number, self._signal)
+        self._listening = self._listen()
+        self._hear_events()
+        self._worker.start()
+        with loop.catching_signals():
+            try:
+                loop.every(FILE_SECONDS, self._look_at_file)
+                self._names.follow(self._live.config.rules.names)
+                self._uplink.look_at_link()
+                loop.every(self._run.probe_interval, self._uplink.probe)
+                if self._run.announce_interval:
+                    loop.every(self._run.announce_interval, self._uplink.announce)
+                self._full()
+                loop.run()
+            finally:
+                self._names.close()
+                self._uplink.close()
+                for events in self._listening:
+                    events.close()
+                if self._tables is not None:
+                    self._tables.close()
+                loop.close()
         return 0
 
     def _listen(self) -> list[Events]:
-        route = route_events()
-        found = [route]
-        self._loop.add_reader(route.fileno(), lambda: self._heard(route, network=True))
+        found = [route_events()]
         if self._live.backend.name == "nftables":
-            nftables = self._rule_events = nftables_events()
-            found.append(nftables)
-            self._loop.add_reader(nftables.fileno(), lambda: self._heard(nftables, network=False))
+            self._rule_events = nftables_events()
+            found.append(self._rule_events)
         else:
             tables = self._tables = TableInfo(available_families())
             self._tables_before = tables.read()
-            self._every(TABLES_SECONDS, lambda: self._look_at_tables(tables))
+            self._loop.every(TABLES_SECONDS, lambda: self._look_at_tables(tables))
         return found
-
-    def _every(self, seconds: float, action: Callable[[], None]) -> None:
-        def turn() -> None:
-            self._loop.call_later(seconds, turn)
-            action()
-
-        self._loop.call_soon(turn)
-
-    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # A router that stumbles on must not look well: the container starts again, and the kernel forwards meanwhile.
-        self._error = context.get("exception") or RuntimeError(str(context.get("message")))
-        loop.stop()
-
-    def _turn(self) -> None:
-        self._state.turned = time.monotonic()
 
     # Repair
 
@@ -143,6 +142,9 @@ class Loop:
             self._check_soon(rules=not network, network=network)
 
     def _look_at_tables(self, tables: TableInfo) -> None:
+        if self._worker.busy:
+            # Our own changes are no reason to look at the rules; others are found when the work is done.
+            return
         now = tables.read()
         if now != self._tables_before:
             self._tables_before = now
@@ -152,27 +154,52 @@ class Loop:
         self._rules_touched |= rules
         self._network_touched |= network
         if self._check_at is None:
-            wait = max(DEBOUNCE_SECONDS, self._idle_until - time.monotonic())
+            wait = max(DEBOUNCE_SECONDS, self._idle_until - self._loop.now())
             self._check_at = self._loop.call_later(wait, self._check)
 
     def _check(self) -> None:
         """Look at what was touched and put back; look again at everything soon if that did not succeed."""
-        told = self._check_at is not None
+        if not self._check_waits:
+            self._check_waits = True
+            self._worker.do(self._check_now, self._checked, before=self._before_check)
+
+    def _hold_events(self) -> None:
+        """Leave the kernel's events where they are: most tell of what the worker is about to do."""
+        for events in self._listening:
+            self._loop.remove(events.fileno())
+
+    def _hear_events(self) -> None:
+        for events in self._listening:
+            self._loop.add_reader(
+                events.fileno(), partial(self._heard, events, network=events is not self._rule_events)
+            )
+
+    def _before_check(self) -> None:
+        self._check_waits = False
+        self._told = self._check_at is not None
         if self._check_at is not None:
             self._check_at.cancel()
-        rules, network = self._rules_touched, self._network_touched
+        self._touched = self._rules_touched, self._network_touched
         self._check_at, self._rules_touched, self._network_touched = None, False, False
-        started = time.monotonic()
-        before = self._state.repairs
+        self._check_started = self._loop.now()
+        self._repairs_before = self._state.repairs
         if self._tables is not None:
             # Before the look: what changes from now on is a change.
             self._tables_before = self._tables.read()
-        good = self._live.check(rules=rules, network=network)
+        self._hold_events()
+
+    def _check_now(self) -> bool:
+        rules, network = self._touched
+        return self._live.check(rules=rules, network=network)
+
+    def _checked(self, good: bool) -> None:
+        self._hear_events()
+        rules, network = self._touched
         if network:
-            self._egress.look_at_link()
-        taken = time.monotonic() - started
-        if told and self._state.repairs == before:
-            self._idle_until = started + taken * EVENT_SHARE
+            self._uplink.look_at_link()
+        taken = self._loop.now() - self._check_started
+        if self._told and self._state.repairs == self._repairs_before:
+            self._idle_until = self._check_started + taken * EVENT_SHARE
         if rules and network:
             self._full_in(max(FULL_SECONDS[self._live.backend.name], taken * FULL_SHARE) if good else RETRY_SECONDS)
         elif not good:
@@ -200,33 +227,51 @@ class Loop:
     def _reload(self, why: str) -> None:
         if not self._state.leaving:
             LOGGER.info("%s: reading the destinations anew", why)
-            if self._rule_events is not None:
-                self._rule_events.pause()
-            self._live.reload()
-            if self._rule_events is not None:
-                self._rule_events.listen()
-                # What somebody else has changed meanwhile is another generation.
-                self._check_soon(rules=True, network=False)
-            self._names.follow(self._live.config.rules.names)
+            self._worker.do(self._live.reload, self._reloaded, before=self._before_reload)
+
+    def _before_reload(self) -> None:
+        if self._rule_events is not None:
+            self._rule_events.pause()
+
+    def _reloaded(self, _: None) -> None:
+        if self._rule_events is not None:
+            self._rule_events.listen()
+            # What somebody else has changed meanwhile is another generation.
+            self._check_soon(rules=True, network=False)
+        self._names.follow(self._live.config.rules.names)
 
     # Names
 
-    def _take_answers(self, answers: dict[HostName, tuple[Address, ...]], names: Collection[HostName]) -> None:
+    def _take_answers(
+        self,
+        answers: dict[HostName, tuple[Address, ...]],
+        names: Collection[HostName],
+        done: Callable[[], None],
+    ) -> None:
         """Put answers in place. What the kernel tells of it is our own doing, and no reason to look at all rules."""
-        self._heed_tables()
-        if not self._live.take_answers(answers, names):
-            self._check_soon(rules=True, network=False)
-        elif self._tables is not None:
-            self._tables_before = self._tables.read()
-        elif self._rule_events is not None:
-            self._rule_events.drain()
+
+        def taken(good: bool) -> None:
+            if not good:
+                self._check_soon(rules=True, network=False)
+            elif self._tables is not None:
+                self._tables_before = self._tables.read()
+            elif self._rule_events is not None:
+                self._rule_events.drain()
+            self._hear_events()
+            done()
+
+        self._worker.do(lambda: self._live.take_answers(answers, names), taken, before=self._heed_tables)
 
     def _heed_tables(self) -> None:
         """Note what has changed so far."""
         if self._tables is not None:
-            self._look_at_tables(self._tables)
+            now = self._tables.read()
+            if now != self._tables_before:
+                self._tables_before = now
+                self._check_soon(rules=True, network=False)
         elif self._rule_events is not None:
             self._heard(self._rule_events, network=False)
+        self._hold_events()
 
     # Leaving
 
@@ -236,19 +281,35 @@ class Loop:
         elif self._state.leaving:
             LOGGER.warning("%s again: leaving now", number.name)
             self._leave_by = 0.0
+            # Not even for work that does not end.
+            self._loop.call_later(LAST_WORK_SECONDS, self._loop.stop)
         else:
             self._state.leaving = True
-            self._leave_by = time.monotonic() + self._run.grace
-            self._try(self._live.stop_accepting)
-            LOGGER.info("%s: leaving; waiting at most %d s for connections", number.name, self._run.grace)
-            self._every(DRAIN_SECONDS, self._drain)
+            self._leave_by = self._loop.now() + self._run.grace
+            if self._worker.busy:
+                LOGGER.info("%s: what is under way is finished first", number.name)
+            self._worker.do(lambda: _tried(self._live.stop_accepting), lambda _: self._refusing(number), first=True)
+            # Whatever the worker is stuck in.
+            self._loop.call_later(self._run.grace + LAST_WORK_SECONDS, self._loop.stop)
+
+    def _refusing(self, number: signal.Signals) -> None:
+        LOGGER.info("%s: leaving; waiting at most %d s for connections", number.name, self._run.grace)
+        self._loop.every(DRAIN_SECONDS, self._drain)
 
     def _drain(self) -> None:
-        left = self._live_connections()
-        over = time.monotonic() >= self._leave_by
-        if left and not over:
+        if not self._counting:
+            self._counting = True
+            self._worker.do(self._live_connections, self._counted)
+
+    def _counted(self, left: int) -> None:
+        self._counting = False
+        if left and self._loop.now() < self._leave_by:
             return
-        self._try(self._live.close)
+        # Nothing more is counted.
+        self._counting = True
+        self._worker.do(lambda: _tried(self._live.close), lambda _: self._left(left), first=True)
+
+    def _left(self, left: int) -> None:
         LOGGER.info("left; %s", f"{left} connections were cut" if left else "no connection was cut")
         self._loop.stop()
 
@@ -259,14 +320,12 @@ class Loop:
             LOGGER.error("%s", error)
             return 0
 
-    def _try(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except EgressRouterError as error:
-            LOGGER.error("%s", error)
 
-
-# ``egress-router run``: set up as ``init`` does, then stay.
+def _tried(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except EgressRouterError as error:
+        LOGGER.error("%s", error)
 
 
 def run_router(env: Mapping[str, str]) -> int:
@@ -289,7 +348,9 @@ def run_router(env: Mapping[str, str]) -> int:
     desired, backend = set_up(run.router)
     backend = ForkedNftables() if isinstance(backend, Nftables) else KeptIptables()
     give_back_memory()
-    state = State(interface=desired.network.egress, turned=time.monotonic())
+    loop = Loop()
+    threads = Threads(loop)
+    state = State(interface=desired.network.egress, heartbeats=loop.heartbeats)
     live = LiveRouter(env, run.router, desired, backend, state)
     ended = live.end_stale()
     if ended:
@@ -299,7 +360,7 @@ def run_router(env: Mapping[str, str]) -> int:
             "/metrics": MetricsPage(RouterCollector(live)),
             "/status": json_page(lambda: state.as_json(time.monotonic())),
         }
-        EndpointServer(run.router.health_port, state, pages, remarks=state.remarks).start()
+        Endpoint(run.router.health_port, state, pages, remarks=state.remarks).start(threads)
     port = run.router.health_port
     LOGGER.info("staying until SIGTERM; health on port %s", "none" if port is None else port)
-    return Loop(run, live, watch).run()
+    return RedirectDaemon(run, live, watch, loop, threads).run()

@@ -1,4 +1,4 @@
-"""What the long-lived router knows about itself; read by the endpoint's threads, written by the loop alone."""
+"""What the long-lived router knows about itself; read by the endpoint's threads, written by the loop and its worker."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from egress_router.config.values import Address, HostName
+from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.reachability import Reachability
 from egress_router.redirect.values import Check
 
@@ -37,7 +38,7 @@ class State:
     """
 
     interface: str
-    turned: float
+    heartbeats: Heartbeats = field(default_factory=Heartbeats)
     problem: str = ""
     carrier: bool = True
     leaving: bool = False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import errno
 import socket
-import time
+from contextlib import suppress
 
 from egress_router.config.values import Address, family_of
 from egress_router.daemon.log import LOGGER
+from egress_router.daemon.loop import Loop
 from egress_router.daemon.reachability import Reachability
 from egress_router.errors import TryAgainError
 from egress_router.net.arp_nd import NeighbourWatch
@@ -24,10 +25,10 @@ ASK_OWN_SECONDS = 5.0
 CHECK_TIMEOUT_SECONDS = 2.0
 
 
-class EgressSide:
-    """Watches the interface ``state.interface`` from a running event loop."""
+class UplinkMonitor:
+    """Watches the interface ``state.interface`` from ``loop``."""
 
-    def __init__(self, run: RunConfig, state: State, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, run: RunConfig, state: State, loop: Loop) -> None:
         self._run = run
         self._state = state
         self._loop = loop
@@ -35,7 +36,7 @@ class EgressSide:
         self._link = (0, "")
         self._sources = {source.ip for source in run.router.sources.values()}
         self._asked: set[Address] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._checks: dict[int, socket.socket] = {}
         self._next_own = 0.0
         state.gateways = {gateway: Reachability() for gateway in run.router.gateways.values()}
         state.checks = {check: Reachability() for check in run.checks}
@@ -69,9 +70,7 @@ class EgressSide:
         self._asked = set(self._state.gateways)
         self._ask()
         for check in self._run.checks:
-            task = self._loop.create_task(self._check(check))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._check(check)
 
     def _ask(self) -> None:
         if self._watch is None:
@@ -79,7 +78,7 @@ class EgressSide:
         by_family = {family_of(source): source for source in self._sources}
         for gateway in self._state.gateways:
             self._watch.ask(gateway, by_family[family_of(gateway)])
-        now = time.monotonic()
+        now = self._loop.now()
         if now >= self._next_own:
             self._next_own = now + ASK_OWN_SECONDS
             for source in self._sources:
@@ -87,13 +86,19 @@ class EgressSide:
 
     def close(self) -> None:
         """Stop watching."""
+        self._close_watch()
+        for own in self._checks.values():
+            own.close()
+        self._checks.clear()
+
+    def _close_watch(self) -> None:
         if self._watch is not None:
-            self._loop.remove_reader(self._watch.fileno())
+            self._loop.remove(self._watch.fileno())
             self._watch.close()
             self._watch = None
 
     def _open(self, index: int, mac: str) -> None:
-        self.close()
+        self._close_watch()
         self._link = (0, "")
         try:
             self._watch = NeighbourWatch(self._state.interface, index, mac)
@@ -122,7 +127,7 @@ class EgressSide:
                 LOGGER.warning("gateway %s does not answer on %s", address, self._state.interface)
 
     def _note_conflict(self, source: Address, mac: str) -> None:
-        now = time.monotonic()
+        now = self._loop.now()
         known, until = self._state.conflicts.get(source, ("", 0.0))
         self._state.conflicts[source] = (mac, now + CONFLICT_SECONDS)
         self._state.conflicts_seen += 1
@@ -135,23 +140,36 @@ class EgressSide:
                 self._state.interface,
             )
 
-    async def _check(self, check: Check) -> None:
+    def _check(self, check: Check) -> None:
+        """Find out whether a destination accepts connections from our address, within CHECK_TIMEOUT_SECONDS."""
+        version = check.address.version
+        source = next(item for item in self._sources if item.version == version)
+        own = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET, socket.SOCK_STREAM)
+        own.setblocking(False)
+        descriptor = own.fileno()
+
+        def finish(answer: bool) -> None:
+            if self._checks.pop(descriptor, None) is not None:
+                timer.cancel()
+                self._loop.remove(descriptor)
+                own.close()
+                self._note_check(check, answer=answer)
+
+        self._checks[descriptor] = own
+        timer = self._loop.call_later(CHECK_TIMEOUT_SECONDS, lambda: finish(False))
+        code = errno.EADDRNOTAVAIL
+        with suppress(OSError):
+            own.bind((str(source), 0))
+            code = own.connect_ex((str(check.address), check.port))
+        if code != errno.EINPROGRESS:
+            finish(code == 0)
+            return
+        self._loop.add_writer(descriptor, lambda: finish(own.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0))
+
+    def _note_check(self, check: Check, *, answer: bool) -> None:
         reached = self._state.checks[check]
-        if reached.note(answer=await self._accepts(check)):
+        if reached.note(answer=answer):
             if reached.up:
                 LOGGER.info("%s accepts connections", check)
             else:
                 LOGGER.warning("%s does not accept connections", check)
-
-    async def _accepts(self, check: Check) -> bool:
-        version = check.address.version
-        source = next(item for item in self._sources if item.version == version)
-        with socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET, socket.SOCK_STREAM) as own:
-            own.setblocking(False)
-            try:
-                own.bind((str(source), 0))
-                async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
-                    await self._loop.sock_connect(own, (str(check.address), check.port))
-            except OSError:
-                return False
-            return True

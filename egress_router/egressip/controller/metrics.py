@@ -23,13 +23,13 @@ class ControllerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every figure."""
-        figures = self._controller.figures
-        yield gauge("leads", "Whether this is the controller that assigns.", figures.leads, _PREFIX)
+        known = self._controller.known
+        yield gauge("leads", "Whether this is the controller that assigns.", known.leads, _PREFIX)
         states = Counter(node.health.state.value for node in list(self._controller.watched.nodes.values()))
         yield labelled("nodes", "Nodes by their health.", "health", states, _PREFIX)
-        assigned = sum(len(ips) for ips in list(figures.decision.assignment.values()))
+        assigned = sum(len(ips) for ips in list(known.decision.assignment.values()))
         yield gauge("egress_ips_assigned", "Egress IPs that are assigned to a node.", assigned, _PREFIX)
-        yield CounterMetricFamily(f"{_PREFIX}moves", "Egress IPs taken from a node.", value=figures.moves)
-        writes = {"ok": float(figures.writes), "failed": float(figures.failed_writes)}
+        yield CounterMetricFamily(f"{_PREFIX}moves", "Egress IPs taken from a node.", value=known.moves)
+        writes = {"ok": float(known.writes), "failed": float(known.failed_writes)}
         yield counter("writes", "Assignments written down, by what became of them.", writes, "result", _PREFIX)
         yield from common(self._controller, mode="controller")

@@ -23,13 +23,13 @@ class Watched:
 
 @dataclass(slots=True)
 class WatchedNodes:
-    """All nodes that are probed. ``keepers`` hold addresses now: one of them whose kernel answers keeps them although
-    its agent says nothing; other nodes get addresses only when their agent works.
+    """All nodes that are probed. ``current_gateways`` have addresses now: one of them whose kernel answers keeps them
+    although its agent says nothing; other nodes get addresses only when their agent works.
     """
 
     settings: ControllerSettings
     nodes: dict[str, Watched] = field(default_factory=dict)
-    keepers: Collection[str] = ()
+    current_gateways: Collection[str] = ()
     #: The IP versions in which no other machine answered in the last round.
     cut_off: set[int] = field(default_factory=set)
 
@@ -44,24 +44,24 @@ class WatchedNodes:
             self.nodes[name] = Watched(health, HoldDown(self.settings.hold_down))
 
     def probed(self, version: int, answers: Mapping[str, Answer], own: Collection[str], now: float) -> list[str]:
-        """Take in a round of probes by one IP version; return what changed, in words. ``own`` are this machine's names.
+        """Take in a round of probes by one IP version; return messages for the log. ``own`` are this machine's names.
 
         A round in which no other machine answered tells about us, not about them: it counts for this machine alone.
         """
         others = [name for name in answers if name not in own]
         cut_off = bool(others) and not any(answers[name].echo for name in others)
-        said = []
+        messages = []
         if cut_off != (version in self.cut_off):
             self.cut_off ^= {version}
-            said.append(
+            messages.append(
                 "no other machine answers; what others hold stays" if cut_off else "other machines answer again"
             )
         for name, answer in answers.items():
             if name in self.nodes and not (cut_off and name in others):
-                said += self._one(name, answer, now)
-        return said
+                messages += self._probed_node(name, answer, now)
+        return messages
 
-    def _one(self, name: str, answer: Answer, now: float) -> list[str]:
+    def _probed_node(self, name: str, answer: Answer, now: float) -> list[str]:
         node = self.nodes[name]
         node.silent = node.silent + 1 if answer.lacks is None else 0
         before = node.health.state
@@ -80,7 +80,7 @@ class WatchedNodes:
     def _offline(self, name: str, now: float) -> bool:
         node = self.nodes[name]
         if node.health.state is Health.UNKNOWN:
-            return name not in self.keepers
+            return name not in self.current_gateways
         return node.health.state is Health.DOWN or node.hold.held(now)
 
     def down(self, now: float) -> list[str]:

@@ -63,10 +63,13 @@ ANNOUNCE_EVERY = 1.0
 class Claimer:
     """Checks addresses, one after the other so that a conflict on one does not hold up the others."""
 
-    def __init__(self, link: Link, done: Callable[[str, str], None]) -> None:
-        """``done`` is called from the thread with the address and the reason why it is refused (empty: it is free)."""
+    def __init__(self, link: Link, done: Callable[[str, str], None], start: Callable[..., object]) -> None:
+        """``done`` is called from the thread with the address and the reason why it is refused (empty: it is free).
+        ``start`` does work in a thread, see Threads.task.
+        """
         self._link = link
         self._done = done
+        self._start = start
         self._busy: set[str] = set()
         #: What may be announced now: an address that was given away must not be called back.
         self.answered: frozenset[str] = frozenset()
@@ -78,7 +81,7 @@ class Claimer:
             fresh = sorted(set(texts) - self._busy)
             self._busy.update(fresh)
         if fresh:
-            threading.Thread(target=self._check, args=(fresh,), name="claim", daemon=True).start()
+            self._start("duplicate check", lambda: self._check(fresh))
 
     def _check(self, texts: list[str]) -> None:
         # Whatever goes wrong, an address is asked for again later.
@@ -115,7 +118,7 @@ class Claimer:
         """Tell everybody on the link that the addresses are here, several times."""
         wanted = sorted(texts)
         if wanted:
-            threading.Thread(target=self._announce, args=(wanted,), name="announce", daemon=True).start()
+            self._start("announcements", lambda: self._announce(wanted))
 
     def _announce(self, texts: list[str]) -> None:
         for number in range(ANNOUNCEMENTS):

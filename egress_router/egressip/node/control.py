@@ -18,13 +18,13 @@ class Controlled(Protocol):
     """What can be asked of an agent."""
 
     def drain(self, grace: float) -> None:
-        """Start a hand-over; wait for connections for so many seconds from now."""
+        """Start a drain; wait for connections for so many seconds from now."""
 
     def undrain(self) -> None:
-        """End a hand-over."""
+        """End a drain."""
 
     def handed_over(self) -> bool:
-        """Tell whether nobody sends traffic here any more."""
+        """Return whether nobody sends traffic here any more."""
 
     def status(self) -> dict[str, object]:
         """Return the status as plain data."""

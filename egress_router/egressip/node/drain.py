@@ -1,14 +1,14 @@
-"""A hand-over of this node's egress IPs: what still uses them, and for how long that is waited for."""
+"""A drain of this node: what still uses its egress IPs, and for how long that is waited for."""
 
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from egress_router.daemon.drain import Drain
 from egress_router.errors import PlatformError
@@ -16,59 +16,68 @@ from egress_router.net.conntrack import Conntrack, Departure
 
 #: Seconds that connections are given to end, unless somebody says otherwise.
 GRACE = 300.0
-#: Seconds between two looks at the connections; longer where a look takes long.
-LOOK_EVERY = 0.5
+#: Seconds between two counts of the connections; longer where counting takes long.
+COUNT_EVERY = 0.5
 _REST = 5
-#: Another boot is another life: what was handed over before it is not remembered.
+#: Another boot is another life: a drain before it is not remembered.
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
+#: Does work in a thread and calls what follows in the loop; see Threads.job.
+Job = Callable[..., Any]
 
-class HandOver:
+
+class NodeDrain:
     """Under way from ``start`` to ``end``, whatever becomes of who asked for it; a file keeps it for an agent that
-    starts again. Times are those of time.monotonic().
+    starts again. Times are those of ``now``, which is time.monotonic().
     """
 
-    def __init__(self, path: Path, post: Callable[[Callable[[], bool]], None], log: Callable[[str], None]) -> None:
-        """``post`` has the loop call something; see Inbox."""
+    def __init__(
+        self, path: Path, job: Job, log: Callable[[str], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``job`` does work in a thread, see Threads.job."""
         self._path = path
-        self._post = post
+        self._job = job
         self._log = log
-        self._looking = False
-        self._looked_once = False
+        self._now = now
+        self._counting = False
+        self._counted_once = False
         self._flows = Drain()
-        #: When the next look is due.
+        #: When the next count is due.
         self.due = 0.0
-        #: Until when connections are waited for; None: no hand-over.
+        #: Until when connections are waited for; None: no drain.
         self.until = _read(path)
         #: Connections that leave with this node's addresses, by the address of their pod; None: not known.
         self.left: Counter[str] | None = None
 
     @property
     def draining(self) -> bool:
-        """Tell whether a hand-over is under way or done."""
+        """Whether a drain is under way or done."""
         return self.until is not None
 
     def start(self, grace: float) -> None:
         """Begin, or wait for so many seconds from now; raises nothing."""
-        self.until = time.monotonic() + grace
+        self.until = self._now() + grace
         self.due = 0.0
         try:
             hidden = self._path.with_name(f".{self._path.name}.new")
             hidden.write_text(json.dumps({"boot": _boot(), "until": self.until}))
             hidden.replace(self._path)
         except OSError as error:
-            self._log(f"an agent that starts again will not know of the hand-over: {self._path}: {error.strerror}")
+            self._log(f"an agent that starts again will not know of the drain: {self._path}: {error.strerror}")
 
     def end(self) -> None:
         """Take traffic again."""
         self.until = self.left = None
-        self._looked_once = False
+        self._counted_once = False
         self._flows = Drain()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            self._log(f"an agent that starts again will drain again: {self._path}: {error.strerror}")
 
     def over(self, now: float) -> bool:
-        """Tell whether nothing is waited for any more."""
-        if self.until is None or not self._looked_once:
+        """Return whether nothing is waited for any more."""
+        if self.until is None or not self._counted_once:
             return False
         return now >= self.until or (self.left is not None and not self.left)
 
@@ -78,40 +87,42 @@ class HandOver:
             return float("inf")
         return min(self.due, self.until) if now < self.until else self.due
 
-    def look(self, held: Collection[str], now: float) -> None:
+    def count(self, assigned: Collection[str], now: float) -> None:
         """Count the connections in a thread, if it is time to."""
         if self.until is None or now < self.due:
             return
-        self.due = now + LOOK_EVERY
-        if self._looking:
+        self.due = now + COUNT_EVERY
+        if self._counting:
             return
-        self._looking = True
-        threading.Thread(target=self._look, args=(frozenset(held), self._flows), name="look", daemon=True).start()
+        self._counting = True
+        ips, flows, started = frozenset(assigned), self._flows, self._now()
+        self._job(
+            "counting connections",
+            lambda: self._count(ips, flows),
+            lambda left: self._counted(left, flows, started),
+            failed=lambda: self._counted(None, flows, started),
+        )
 
-    def _look(self, held: frozenset[str], flows: Drain) -> None:
-        started = time.monotonic()
-        left: Counter[str] | None = None
+    def _count(self, ips: frozenset[str], flows: Drain) -> Counter[str] | None:
         try:
-            found = _departures(held) if held else []
-            left = Counter(item.client for item in flows.carrying(found, time.monotonic()))
+            found = _departures(ips) if ips else []
+            return Counter(item.client for item in flows.carrying(found, self._now()))
         except (PlatformError, OSError) as error:
             self._log(f"connections are not counted: {error}")
-        finally:
-            # Also after what nobody foresaw: the next look is another try.
-            self._post(lambda: self._looked(left, flows, time.monotonic() - started))
+            return None
 
-    def _looked(self, left: Counter[str] | None, flows: Drain, took: float) -> bool:
-        self._looking = False
-        self.due = max(self.due, time.monotonic() + _REST * took)
+    def _counted(self, left: Counter[str] | None, flows: Drain, started: float) -> None:
+        self._counting = False
+        now = self._now()
+        self.due = max(self.due, now + _REST * (now - started))
         if self.draining and flows is self._flows:
             self.left = left
-            self._looked_once = True
-        return False
+            self._counted_once = True
 
 
-def _departures(held: Collection[str]) -> list[Departure]:
+def _departures(ips: Collection[str]) -> list[Departure]:
     with Conntrack() as conntrack:
-        return list(conntrack.leaving_as(map(ip_address, held)))
+        return list(conntrack.leaving_as(map(ip_address, ips)))
 
 
 def _boot() -> str:
@@ -119,9 +130,9 @@ def _boot() -> str:
 
 
 def _read(path: Path) -> float | None:
-    """Return until when an agent before this one wanted to wait; None when it handed nothing over."""
+    """Return until when an agent before this one wanted to wait; None when it drained nothing."""
     try:
         found = json.loads(path.read_text())
         return float(found["until"]) if found["boot"] == _boot() else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

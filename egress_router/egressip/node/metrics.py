@@ -12,7 +12,6 @@ from egress_router.daemon.metrics import common
 from egress_router.daemon.reachability import Health
 from egress_router.egressip.node.agent import Agent
 from egress_router.egressip.node.state import NodeState
-from egress_router.egressip.node.tables import dropped_packets
 
 _PREFIX = "egress_router_node_"
 
@@ -26,39 +25,41 @@ class NodeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every figure. Raises EgressRouterError."""
         agent = self._agent
-        view, holders, applied = agent.view, agent.holders, agent.kernel.applied or NodeState()
-        mine = view.decision.nodes.get(agent.settings.node)
+        known, gateways, applied = agent.known, agent.gateways, agent.dataplane.applied or NodeState()
+        mine = known.decision.nodes.get(agent.settings.node)
         yield gauge("egress_ips_claimed", "Egress IPs that this node shall hold.", len(mine.claims) if mine else 0)
-        yield gauge("egress_ips_held", "Egress IPs on its interface.", len(agent.holdings.held))
-        yield gauge("egress_ips_lacking", "Egress IPs that their holders do not have.", len(agent.lacking()))
+        yield gauge("egress_ips_held", "Egress IPs on its interface.", len(agent.local.assigned))
+        yield gauge("egress_ips_lacking", "Egress IPs that their holders do not have.", len(agent.pending()))
         yield labelled(
             "holder_up",
             "Whether a node that pods here leave through answers and takes new connections.",
             "node",
-            {name: float(health.state is Health.UP) for name, health in list(holders.health.items())},
+            {name: float(health.state is Health.UP) for name, health in list(gateways.health.items())},
         )
-        spaces = Counter(verdict.disposition.value for verdict in list(view.decision.namespaces.values()))
+        spaces = Counter(verdict.disposition.value for verdict in list(known.decision.namespaces.values()))
         yield labelled("namespaces", "Namespaces by what happens to their traffic.", "disposition", spaces)
         ways = Counter("through" if way.startswith("to_") else way for way in list(applied.ways.values()))
         yield labelled("pods", "Addresses of this node's pods by the way they leave.", "way", ways)
         yield counter(
-            "dropped_packets", "Packets dropped or refused, by reason; DROPS in the documentation.", dropped_packets()
+            "dropped_packets",
+            "Packets dropped or refused, by reason; DROPS in the documentation.",
+            agent.dataplane.dropped_packets(),
         )
-        yield counter("probe_losses", "Probes of a holder that it did not answer.", dict(holders.losses), "node")
-        yield CounterMetricFamily(f"{_PREFIX}failovers", "Holders in use that went down.", value=holders.failovers)
+        yield counter("probe_losses", "Probes of a holder that it did not answer.", dict(gateways.losses), "node")
+        yield CounterMetricFamily(f"{_PREFIX}failovers", "Gateways in use that went down.", value=gateways.failovers)
         yield CounterMetricFamily(
-            f"{_PREFIX}cut_connections", "Connections deleted so that clients reconnect.", value=agent.kernel.cut
+            f"{_PREFIX}cut_connections", "Connections deleted so that clients reconnect.", value=agent.dataplane.cut
         )
-        yield CounterMetricFamily(f"{_PREFIX}repairs", "Times that something was put back.", value=view.repairs)
-        yield CounterMetricFamily(f"{_PREFIX}failed_applies", "Changes that failed.", value=view.failed_applies)
+        yield CounterMetricFamily(f"{_PREFIX}repairs", "Times that something was put back.", value=known.repairs)
+        yield CounterMetricFamily(f"{_PREFIX}failed_applies", "Changes that failed.", value=known.failed_applies)
         yield SummaryMetricFamily(
             f"{_PREFIX}apply_seconds",
             "Deciding on a change and putting it in place.",
-            count_value=view.applies + view.failed_applies,
-            sum_value=view.apply_seconds,
+            count_value=known.applies + known.failed_applies,
+            sum_value=known.apply_seconds,
         )
-        yield gauge("draining", "Whether this node hands its egress IPs over.", agent.hand_over.draining)
-        left = agent.hand_over.left
+        yield gauge("draining", "Whether this node hands its egress IPs over.", agent.node_drain.draining)
+        left = agent.node_drain.left
         yield gauge(
             "drain_connections",
             "Connections that leave with its egress IPs, while it hands over.",

@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from egress_router.egressip.api import ClusterState, Decision, address_key, address_text
 
 #: So many pods are asked about at once.
-_MOST_ASKED = 20
+_MOST_QUERIES = 20
 
 
 @dataclass(slots=True)
-class Heirs:
-    """``doubted``: by pod address, the nodes that have not shown yet that they know of the change."""
+class ReassignmentGuard:
+    """``unconfirmed``: by pod address, the nodes that have not confirmed yet that they know of the change."""
 
-    doubted: dict[str, frozenset[str]] = field(default_factory=dict)
+    unconfirmed: dict[str, frozenset[str]] = field(default_factory=dict)
     _sources: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def follow(self, me: str, state: ClusterState, before: Decision) -> None:
-        """Take in the objects. Nodes that have a lost egress IP by the decision ``before`` are doubted."""
+        """Take in the objects. Nodes that have a lost egress IP by the decision ``before`` must confirm first."""
         present: set[str] = set()
         listed: dict[str, frozenset[str]] = {}
         for pod in state.pods.values():
@@ -39,29 +39,29 @@ class Heirs:
                 self._sources[ip] = listed[pod.namespace]
                 if lost:
                     holders = {name for name, held in before.nodes.items() if not lost.isdisjoint(held.claims)} - {me}
-                    self.doubted[ip] = self.doubted.get(ip, frozenset()) | holders
-        for ip in self.doubted.keys() - present:
-            del self.doubted[ip]
+                    self.unconfirmed[ip] = self.unconfirmed.get(ip, frozenset()) | holders
+        for ip in self.unconfirmed.keys() - present:
+            del self.unconfirmed[ip]
 
-    def heard(self, node: str, told: Mapping[str, str]) -> bool:
+    def on_reply(self, node: str, sources: Mapping[str, str]) -> bool:
         """Take in what a node says it translates pods to ("": it does not, and lets nothing of theirs out); return
-        whether that ends a doubt.
+        whether that confirms anything.
         """
         known = [
             ip
-            for ip, source in told.items()
-            if node in self.doubted.get(ip, ()) and (not source or source in self._sources[ip])
+            for ip, source in sources.items()
+            if node in self.unconfirmed.get(ip, ()) and (not source or source in self._sources[ip])
         ]
         for ip in known:
-            self.doubted[ip] -= {node}
-            if not self.doubted[ip]:
-                del self.doubted[ip]
+            self.unconfirmed[ip] -= {node}
+            if not self.unconfirmed[ip]:
+                del self.unconfirmed[ip]
         return bool(known)
 
-    def questions(self) -> dict[str, list[str]]:
-        """Return which pods each doubted node is to be asked about next."""
+    def pending_queries(self) -> dict[str, list[str]]:
+        """Return which pods each node that has not confirmed is to be asked about next."""
         found: dict[str, list[str]] = {}
-        for ip, nodes in self.doubted.items():
+        for ip, nodes in self.unconfirmed.items():
             for node in nodes:
                 found.setdefault(node, []).append(ip)
-        return {node: ips[:_MOST_ASKED] for node, ips in found.items()}
+        return {node: ips[:_MOST_QUERIES] for node, ips in found.items()}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from egress_router.daemon.reachability import Health
@@ -19,31 +19,28 @@ from egress_router.egressip.api import (
     address_text,
     family,
 )
-from egress_router.egressip.node.gateways import Holders, Holdings
+from egress_router.egressip.node.gateways import Gateways, LocalAssignments
 from egress_router.egressip.node.state import DROPS, NodeState
 from egress_router.errors import Problem
 
-# What an agent knows at a moment, and what has happened since it started; status and metrics show it.
-
 
 @dataclass(slots=True)
-class View:
-    """Times are seconds; ``turned`` is when the loop turned last (monotonic)."""
+class AgentStatus:
+    """What an agent knows at a moment, and what has happened since it started; status and metrics show it. Times are
+    seconds. ``errors`` say why the last change was not applied, ``tampering`` who undoes the repairs.
+    """
 
     state: ClusterState = field(default_factory=ClusterState)
     decision: Decision = field(default_factory=lambda: Decision({}, {}, {}))
     problems: tuple[Problem, ...] = ()
-    troubles: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     tampering: str = ""
     ready: bool = False
-    turned: float = field(default_factory=time.monotonic)
     applies: int = 0
     failed_applies: int = 0
     apply_seconds: float = 0.0
     repairs: int = 0
 
-
-# The status of a node's agent as plain data.
 
 #: What the decision takes for offline is not always down.
 _OFFLINE = {
@@ -56,12 +53,17 @@ MOST_PODS = 20
 
 
 def drain_status(
-    view: View, held: Collection[str], draining: Container[str], left: Counter[str] | None, seconds: float, done: bool
+    known: AgentStatus,
+    held: Collection[str],
+    draining: Container[str],
+    left: Counter[str] | None,
+    seconds: float,
+    done: bool,
 ) -> dict[str, Any]:
-    """Return how far a hand-over is: connections (None: not counted yet), and the pods with most of them; for how many
+    """Return how far a drain is: connections (None: not counted yet), and the pods with most of them; for how many
     seconds they are waited for; whether it is done; namespaces whose other holders, in a family, are all ``draining``.
     """
-    state = view.state
+    state = known.state
     names = {ip: f"{pod.namespace}/{pod.name}" for pod in state.pods.values() for ip in pod.ips if left and ip in left}
     most = sorted((left or Counter()).items(), key=lambda item: (-item[1], item[0]))[:MOST_PODS]
     return {
@@ -71,7 +73,7 @@ def drain_status(
         "done": done,
         "alone": sorted(
             name
-            for name, verdict in view.decision.namespaces.items()
+            for name, verdict in known.decision.namespaces.items()
             if _alone(held, draining, state.namespaces.get(name), verdict)
         ),
     }
@@ -87,7 +89,15 @@ def _alone(
     return bool(here - {6 if ":" in via.ip else 4 for via in verdict.via if via.node not in draining})
 
 
-def _true_to(reason: str, words: Mapping[str, str]) -> str:
+def canonical_ip(text: str) -> str:
+    """Return an address as the kernel spells it; what is none as it is."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return text
+
+
+def _with_known_state(reason: str, words: Mapping[str, str]) -> str:
     """Return the reason with what this agent knows of a node instead of "is offline"."""
     head, node, offline = reason.partition(": node ")
     name = offline.removesuffix(" is offline")
@@ -96,31 +106,31 @@ def _true_to(reason: str, words: Mapping[str, str]) -> str:
 
 def node_status(
     node: str,
-    view: View,
-    holders: Holders,
-    holdings: Holdings,
+    known: AgentStatus,
+    gateways: Gateways,
+    local: LocalAssignments,
     applied: NodeState,
     users: Collection[str],
-    lacking: Collection[str],
+    pending: Collection[str],
     drops: Mapping[str, int],
     drain: Mapping[str, object] | None = None,
-    doubted: Mapping[str, Collection[str]] | None = None,
+    unconfirmed: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, object]:
     """Return all that the status shows. ``drops`` are packets by counter, ``drain`` see ``drain_status``,
-    ``doubted`` see ``Heirs``.
+    ``unconfirmed`` see ``ReassignmentGuard``.
     """
-    refused = {**holdings.refused, **holdings.misfits}
-    mine = view.decision.nodes.get(node)
-    words = {name: _OFFLINE[health.state] for name, health in holders.health.items() if health.state in _OFFLINE}
+    unclaimed = {**local.duplicates, **local.outside_subnets}
+    mine = known.decision.nodes.get(node)
+    words = {name: _OFFLINE[health.state] for name, health in gateways.health.items() if health.state in _OFFLINE}
     if drain is not None:
         words[node] = _OFFLINE[Health.DRAINING]
     return {
         "node": node,
-        "ready": view.ready,
+        "ready": known.ready,
         "draining": drain is not None,
         "drain": drain,
-        "problems": [*view.troubles, *filter(None, [view.tampering]), *map(str, view.problems)]
-        + [f"{ip} is not claimed: {why}" for ip, why in sorted(refused.items())]
+        "problems": [*known.errors, *filter(None, [known.tampering]), *map(str, known.problems)]
+        + [f"{ip} is not claimed: {why}" for ip, why in sorted(unclaimed.items())]
         + [
             f"{ip} is the address of two pods, {rivals[0]} and {rivals[1]}; its traffic is dropped until one is gone"
             for ip, rivals in sorted(applied.duplicate_pod_ips.items())
@@ -128,31 +138,28 @@ def node_status(
         + [
             f"{ip} was another pod's or had another egress IP; not sent to {', '.join(sorted(nodes))} until the agent "
             "there says that it knows"
-            for ip, nodes in sorted((doubted or {}).items())
+            for ip, nodes in sorted((unconfirmed or {}).items())
         ]
         + (list(mine.problems) if mine else []),
-        "held": sorted(holdings.held),
+        "held": sorted(local.assigned),
         "users": sorted(users),
-        "holders": {name: health.state.value for name, health in sorted(holders.health.items())},
-        "lacking": sorted(lacking),
+        "holders": {name: health.state.value for name, health in sorted(gateways.health.items())},
+        "lacking": sorted(pending),
         "pods": len(applied.ways),
         "dropped_packets": dict(drops),
         "other_namespaces": sum(
-            verdict.disposition is Disposition.NORMAL for verdict in list(view.decision.namespaces.values())
+            verdict.disposition is Disposition.NORMAL for verdict in list(known.decision.namespaces.values())
         ),
         "namespaces": {
             name: {
                 "disposition": verdict.disposition.value,
                 "via": [{"ip": via.ip, "node": via.node} for via in verdict.via],
-                "reasons": [_true_to(reason, words) for reason in verdict.reasons],
+                "reasons": [_with_known_state(reason, words) for reason in verdict.reasons],
             }
-            for name, verdict in list(view.decision.namespaces.items())
+            for name, verdict in list(known.decision.namespaces.items())
             if verdict.disposition is not Disposition.NORMAL
         },
     }
-
-
-# A node's status for people: problems first.
 
 
 def status_text(status: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -140,21 +140,6 @@ def read_directory(directory: Path) -> ClusterState:
     state = assemble(objects, problems)
     problems.raise_if_any()
     return state
-
-
-def wait_for_objects(source: ClusterSource, log: Callable[[str], None]) -> None:
-    """Return when the objects can be read for the first time; until then the kernel stays as it is."""
-    told = ""
-    while True:
-        try:
-            source.read()
-        except (ConfigurationError, OSError) as error:
-            if str(error) != told:
-                told = str(error)
-                log(told)
-            source.wait(5.0)
-        else:
-            return
 
 
 # Change lists of one object in a state directory, as ``oc patch`` does in a cluster.

@@ -25,21 +25,22 @@ def test_a_reader_that_stalls_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> N
     read_end, write_end = os.pipe()
     with os.fdopen(write_end, "w") as stderr, os.fdopen(read_end) as reader:
         monkeypatch.setattr("sys.stderr", stderr)
-        monkeypatch.setattr(log, "PATIENCE_MS", 50)
+        monkeypatch.setattr(log, "MESSAGES_WAITING", 50_000)
         log.set_up_log(LogSettings(LogFormat.JSON, LogLevel.INFO))
         began = time.monotonic()
         for number in range(1000):
             log.LOGGER.info("%s %s", number, "x" * 200)
-        assert time.monotonic() - began < 20, "one message waited, not each"
-        kept = [json.loads(reader.readline())["message"].split()[0] for _ in range(100)]
-        assert kept == [str(number) for number in range(100)]
+        assert time.monotonic() - began < 1, "nobody waited"
+        kept = [json.loads(reader.readline())["message"].split()[0] for _ in range(400)]
+        assert kept == [str(number) for number in range(400)]
+        log.LOGGER.handlers[0].flush()
         log.LOGGER.info("the last")
         messages: list[str] = []
         while not messages or messages[-1] != "the last":
             messages.append(json.loads(reader.readline())["message"])
     words = messages[-2].split(" ", 1)
     assert words[1] == "messages were lost: nobody read them"
-    assert 100 + len(messages) - 2 + int(words[0]) == 1000
+    assert 400 + len(messages) - 2 + int(words[0]) == 1000
 
 
 def test_a_file_and_a_stream_without_a_descriptor_take_everything(
@@ -53,3 +54,21 @@ def test_a_file_and_a_stream_without_a_descriptor_take_everything(
         log.set_up_log(LogSettings(LogFormat.TEXT, LogLevel.INFO))
         log.LOGGER.info("there")
     assert (tmp_path / "log").read_text() == "info: there\n"
+
+
+@pytest.mark.parametrize("form", LogFormat)
+def test_an_error_that_nobody_foresaw_has_its_traceback(form: LogFormat, capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up_log(LogSettings(form, LogLevel.INFO))
+    try:
+        raise RecursionError("too deep")
+    except RecursionError:
+        log.LOGGER.exception("it failed")
+    text = capsys.readouterr().err
+    if form is LogFormat.JSON:
+        assert text.count("\n") == 1, "one line an event"
+        event = json.loads(text)
+        assert event["message"] == "it failed"
+        assert event["traceback"].endswith("RecursionError: too deep")
+    else:
+        assert text.startswith("error: it failed\nTraceback (most recent call last):\n")
+        assert text.endswith("RecursionError: too deep\n")

@@ -13,14 +13,14 @@ from lab import Lab
 pytestmark = pytest.mark.root
 
 SCRIPT = """
-    import time
+    import threading, time
     from egress_router.net.icmp_probe import Prober
 
     rounds = []
     prober = Prober("0.0.0.0", 4791, 0.5, lambda answers: rounds.append(sum(a.echo for a in answers.values())))
     names = {f"n{n}": f"127.1.{n >> 8}.{n & 255}" for n in range(1, 1001)}
     prober.set_targets(names, frozenset(), frozenset())
-    prober.start()
+    threading.Thread(target=prober.run).start()
     time.sleep(2.8)
     prober.stop()
     print(max(rounds))

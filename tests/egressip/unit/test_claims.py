@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import pytest
 
 from egress_router.config.values import Address
+from egress_router.daemon.loop import Loop
+from egress_router.daemon.threads import Threads
 from egress_router.egressip.node import claims
 from egress_router.egressip.node.claims import Claimer
 from egress_router.errors import AddressInUse, TryAgainError
@@ -60,6 +62,10 @@ class Answers:
             return self._found.pop(0)
 
 
+def claimer_of(answers: Answers) -> Claimer:
+    return Claimer(LINK, answers, Threads(Loop()).task)
+
+
 @pytest.fixture(autouse=True)
 def neighbours(monkeypatch: pytest.MonkeyPatch) -> type[FakeNeighbours]:
     monkeypatch.setattr(claims, "Neighbours", FakeNeighbours)
@@ -70,13 +76,13 @@ def neighbours(monkeypatch: pytest.MonkeyPatch) -> type[FakeNeighbours]:
 
 def test_one_that_is_taken_does_not_hold_up_the_others() -> None:
     answers = Answers()
-    Claimer(LINK, answers).check([FREE, TAKEN])
+    claimer_of(answers).check([FREE, TAKEN])
     assert {answers.next(), answers.next()} == {(FREE, ""), (TAKEN, f"02:00:00:00:00:99 has {TAKEN}")}
 
 
 def test_an_error_of_the_system_refuses_the_address_for_now(neighbours: type[FakeNeighbours]) -> None:
     answers = Answers()
-    claimer = Claimer(LINK, answers)
+    claimer = claimer_of(answers)
     neighbours.troubles = [OSError(24, "Too many open files")]
     claimer.check([FREE])
     assert answers.next() == (FREE, "nobody can be asked whether it is free: Too many open files")
@@ -84,10 +90,9 @@ def test_an_error_of_the_system_refuses_the_address_for_now(neighbours: type[Fak
     assert answers.next() == (FREE, ""), "it is not busy for ever"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_what_nobody_foresaw_leaves_no_address_busy(neighbours: type[FakeNeighbours]) -> None:
     answers = Answers()
-    claimer = Claimer(LINK, answers)
+    claimer = claimer_of(answers)
     neighbours.troubles = [RuntimeError("unforeseen")]
     claimer.check([FREE])
     assert answers.next() == (FREE, "the check failed")
@@ -96,11 +101,11 @@ def test_what_nobody_foresaw_leaves_no_address_busy(neighbours: type[FakeNeighbo
 
 
 def test_announcements_go_on_after_a_failure(neighbours: type[FakeNeighbours]) -> None:
-    claimer = Claimer(LINK, Answers())
+    claimer = claimer_of(Answers())
     claimer.answered = frozenset({FREE})
     neighbours.troubles = [TryAgainError("no carrier"), OSError(100, "Network is down")]
     claimer.announce([FREE])
     for thread in threading.enumerate():
-        if thread.name == "announce":
+        if thread.name == "announcements":
             thread.join(5)
     assert neighbours.announced == [[FREE]] * (claims.ANNOUNCEMENTS - 2)

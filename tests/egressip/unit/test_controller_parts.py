@@ -24,7 +24,7 @@ WELL = Answer(echo=True, ready=True, draining=False, lacks=frozenset())
 
 
 def watched(down: tuple[str, ...] = (), keepers: tuple[str, ...] = ()) -> WatchedNodes:
-    nodes = WatchedNodes(ControllerSettings(hold_down=10), keepers=keepers)
+    nodes = WatchedNodes(ControllerSettings(hold_down=10), current_gateways=keepers)
     nodes.set_names(["a", "b"], down)
     return nodes
 

@@ -1,4 +1,4 @@
-"""Holders that may still translate a pod's address as it was."""
+"""Gateways that may still translate a pod's address as it was."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.node.plan import node_plan
-from egress_router.egressip.node.reassignment import Heirs
+from egress_router.egressip.node.reassignment import ReassignmentGuard
 
 POD, FIRST, SECOND, THIRD = "198.51.100.2", "192.0.2.45", "192.0.2.46", "192.0.2.47"
 STATE = ClusterState(
@@ -29,31 +29,31 @@ def owned_by(*namespaces: str) -> ClusterState:
     return replace(STATE, pods={(name, "one"): Pod(name, "one", "a", (POD,)) for name in namespaces})
 
 
-def follow(heirs: Heirs, *states: ClusterState) -> Heirs:
+def follow(heirs: ReassignmentGuard, *states: ClusterState) -> ReassignmentGuard:
     for state in states:
         heirs.follow("a", state, decide(STATE))
     return heirs
 
 
 def test_an_address_that_goes_to_another_namespace() -> None:
-    heirs = follow(Heirs(), STATE, owned_by(), owned_by("q"))
-    assert heirs.doubted == {POD: {"b", "c"}}
-    assert heirs.questions() == {"b": [POD], "c": [POD]}
-    assert not heirs.heard("b", {POD: FIRST}), "it does not know yet"
-    assert not heirs.heard("d", {POD: THIRD})
-    assert heirs.heard("b", {POD: THIRD})
-    assert heirs.heard("c", {POD: ""})
-    assert heirs.doubted == {}
+    heirs = follow(ReassignmentGuard(), STATE, owned_by(), owned_by("q"))
+    assert heirs.unconfirmed == {POD: {"b", "c"}}
+    assert heirs.pending_queries() == {"b": [POD], "c": [POD]}
+    assert not heirs.on_reply("b", {POD: FIRST}), "it does not know yet"
+    assert not heirs.on_reply("d", {POD: THIRD})
+    assert heirs.on_reply("b", {POD: THIRD})
+    assert heirs.on_reply("c", {POD: ""})
+    assert heirs.unconfirmed == {}
 
 
 def test_who_is_not_doubted() -> None:
-    assert follow(Heirs(), STATE).doubted == {}, "an agent that starts trusts what it finds"
-    assert follow(Heirs(), owned_by("r"), owned_by(), owned_by("p")).doubted == {}
+    assert follow(ReassignmentGuard(), STATE).unconfirmed == {}, "an agent that starts trusts what it finds"
+    assert follow(ReassignmentGuard(), owned_by("r"), owned_by(), owned_by("p")).unconfirmed == {}
     more = replace(STATE, namespaces={**STATE.namespaces, "p": NetNamespace("p", 1, (FIRST, SECOND, "192.0.2.48"))})
-    assert follow(Heirs(), STATE, more).doubted == {}
+    assert follow(ReassignmentGuard(), STATE, more).unconfirmed == {}
     less = replace(STATE, namespaces={**STATE.namespaces, "p": NetNamespace("p", 1, (FIRST,))})
-    assert follow(Heirs(), STATE, less).doubted == {POD: {"c"}}, "only who had the lost address"
-    assert follow(Heirs(), STATE, owned_by("q"), owned_by()).doubted == {}
+    assert follow(ReassignmentGuard(), STATE, less).unconfirmed == {POD: {"c"}}, "only who had the lost address"
+    assert follow(ReassignmentGuard(), STATE, owned_by("q"), owned_by()).unconfirmed == {}
 
 
 def test_a_doubted_holder_is_not_used() -> None:

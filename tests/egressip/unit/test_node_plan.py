@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from egress_router.daemon.reachability import Health, HolderHealth
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod, Via
 from egress_router.egressip.assignment.decision import decide, with_recorded_assignment
-from egress_router.egressip.node.gateways import Holders
+from egress_router.egressip.node.gateways import Gateways
 from egress_router.egressip.node.nft_rules import elements, mark_of
 from egress_router.egressip.node.plan import assign_slots, chosen, node_plan
 from egress_router.egressip.node.state import LAST_SLOT, OWN_SLOT, NodeState
@@ -134,7 +134,7 @@ def test_agents_follow_the_recorded_assignment() -> None:
 
 
 def test_an_agent_that_starts_keeps_the_holders_that_carry_something() -> None:
-    holders = Holders(misses=3, returns=4)
+    holders = Gateways(misses=3, returns=4)
     holders.follow("a", STATE, decide(STATE))
     holders.adopt({"b": 1, "c": 2, "d": 3}, used={"to_1"}, alive={"to_1", "to_2", "own"})
     assert {name: health.state for name, health in holders.health.items()} == {"b": Health.UP, "c": Health.DRAINING}

@@ -10,10 +10,10 @@ import pytest
 from egress_router.daemon.reachability import Health, HolderHealth
 from egress_router.egressip.api import HostSubnet, NetNamespace, Pod, cluster_state
 from egress_router.egressip.assignment.decision import decide
-from egress_router.egressip.node.gateways import Holders, Holdings
+from egress_router.egressip.node.gateways import Gateways, LocalAssignments
 from egress_router.egressip.node.nft_rules import replace_script
 from egress_router.egressip.node.state import DROPS, NodeSettings, NodeState
-from egress_router.egressip.node.status import View, drain_status, node_status, status_text
+from egress_router.egressip.node.status import AgentStatus, drain_status, node_status, status_text
 from egress_router.errors import Problem
 
 WANTED = """\
@@ -53,10 +53,10 @@ def test_problems_come_first_and_every_drop_has_a_reason() -> None:
             HostSubnet("d", "192.0.2.14", egress_ips=("192.0.2.50",)),
         ],
     )
-    view = View(state, decide(state, {"a", "c", "d"}), (Problem("state.json", None, "", "is not JSON"),))
+    view = AgentStatus(state, decide(state, {"a", "c", "d"}), (Problem("state.json", None, "", "is not JSON"),))
     states = {"b": Health.UP, "c": Health.DOWN, "d": Health.DRAINING}
-    holders = Holders(3, 5, {name: HolderHealth(3, 5, health) for name, health in states.items()})
-    holdings = Holdings("eth0", frozenset({"192.0.2.46"}), {"192.0.2.46": "02:00:00:00:00:01 answers"})
+    holders = Gateways(3, 5, {name: HolderHealth(3, 5, health) for name, health in states.items()})
+    holdings = LocalAssignments("eth0", frozenset({"192.0.2.46"}), {"192.0.2.46": "02:00:00:00:00:01 answers"})
     applied = NodeState(ways=dict.fromkeys(("198.51.100.2", "198.51.100.3", "198.51.100.4"), "normal"))
     drops = {"no_way": 1, "refused": 2, "unknown_pod": 0}
     shown = node_status(
@@ -89,13 +89,13 @@ def test_a_hand_over_shows_what_is_left(done: bool, words: str) -> None:
     ]
     state = replace(cluster_state(spaces, nodes), pods={("red", "shop"): Pod("red", "shop", "a", ("198.51.100.2",))})
     left = Counter({f"198.51.100.{number}": 1 for number in range(3, 24)} | {"198.51.100.2": 3})
-    view = View(state, decide(state), ready=True)
+    view = AgentStatus(state, decide(state), ready=True)
     drain = drain_status(view, ["192.0.2.45", "192.0.2.46", "2001:db8:2::45"], {"a"}, left, 9.04, done=done)
     assert drain["connections"] == 24
     assert drain["pods"][0] == {"pod": "red/shop", "ip": "198.51.100.2", "connections": 3}
     assert len(drain["pods"]) == 20
     assert drain["alone"] == ["blue", "red"], "red in one family"
-    shown = node_status("a", view, Holders(3, 5), Holdings("eth0"), NodeState(), [], [], {}, drain)
+    shown = node_status("a", view, Gateways(3, 5), LocalAssignments("eth0"), NodeState(), [], [], {}, drain)
     assert words in status_text(shown)
 
 

@@ -107,7 +107,7 @@ def test_one_answer_is_enough_at_first_and_two_are_needed_after_three_misses() -
 
 def test_every_reason_is_named() -> None:
     source, gateway = ip_address("192.0.2.46"), ip_address("192.0.2.1")
-    state = State("macvlan0", 0.0, gateways={gateway: Reachability(up=True)})
+    state = State("macvlan0", gateways={gateway: Reachability(up=True)})
     assert state.reasons(5.0) == []
     state.gateways[gateway].up = False
     state.conflicts[source] = ("02:00:00:00:00:01", 10.0)

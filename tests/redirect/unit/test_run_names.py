@@ -37,7 +37,7 @@ def test_the_state_after_look_ups() -> None:
 
 
 def test_a_name_without_an_address_is_told_and_takes_no_other_destination_out_of_service() -> None:
-    state = State("macvlan0", 0.0)
+    state = State("macvlan0")
     state.follow([API, WEB], only=True)
     assert state.reasons(20) == ["no destination has an address"]
     state.names[API] = NameState((ONE,), 10, "SERVFAIL", 1, "api.example.com.")
@@ -61,6 +61,9 @@ def test_a_name_without_an_address_is_told_and_takes_no_other_destination_out_of
 class Later:
     """Keeps what should be called later."""
 
+    def now(self) -> float:
+        return 0.0
+
     def __init__(self) -> None:
         self.actions: list[Callable[[], object]] = []
 
@@ -70,13 +73,14 @@ class Later:
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_answers_are_put_in_place_in_bunches_and_told_afterwards(gone: bool) -> None:
-    state = State("macvlan0", 0.0)
+    state = State("macvlan0")
     state.follow([API, WEB], only=True)
     told: list[tuple[Answers, set[HostName]]] = []
 
-    def changed(answers: Answers, names: Collection[HostName]) -> None:
+    def changed(answers: Answers, names: Collection[HostName], done: Callable[[], None]) -> None:
         assert not state.names[API].addresses, "told before it is in place"
         told.append((answers, set(names)))
+        done()
 
     loop: Any = Later()
     run = RunConfig(RouterConfig(Mode.LEGACY, {}, {}))

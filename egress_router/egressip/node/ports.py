@@ -1,0 +1,119 @@
+"""What the agent of a node needs from the kernel, the network and the people who run it: protocols that fakes obey."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Protocol
+
+from egress_router.egressip.node.repair import Heard
+from egress_router.egressip.node.state import NodeState
+from egress_router.net.rtnetlink.values import Observed
+
+
+class Dataplane(Protocol):
+    """The kernel of one node. What it raises is EgressRouterError; then the next ``apply`` after ``forget`` puts
+    everything in place anew.
+    """
+
+    @property
+    def applied(self) -> NodeState | None:
+        """The state that the kernel has, None before the first ``apply`` and after ``forget``."""
+
+    @property
+    def cut(self) -> int:
+        """Connections deleted since the start."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when somebody may have changed what was applied."""
+
+    def tampered(self) -> bool:
+        """Take in what the descriptor tells; return whether somebody else changed our tables, or may have."""
+
+    def network_fileno(self) -> int:
+        """Return a descriptor that is readable when rules, routes, tunnel or addresses may have changed."""
+
+    def network_heard(self) -> Heard:
+        """Take in what that descriptor tells."""
+
+    def repair(self, now: float) -> list[str]:
+        """Put back what differs from the applied state in rules, routes, tunnel, neighbours and forwarding entries;
+        return it, a line each.
+        """
+
+    def tampering(self, now: float) -> str:
+        """Return the problem that somebody undoes again and again what ``repair`` does, empty when nobody does."""
+
+    def addresses_on_link(self) -> set[str]:
+        """Return the addresses on the outside interface."""
+
+    def present(self) -> bool:
+        """Return whether our tables are there, and the guard of the boot is not."""
+
+    def adopt(self) -> frozenset[str]:
+        """Take over the egress IPs that an earlier agent has put on the interface, and return them."""
+
+    def slots_before(self, nodes: Mapping[str, str]) -> dict[str, int]:
+        """Return the slots that an earlier agent gave to nodes (name → hostIP)."""
+
+    def gateways_before(self) -> tuple[Collection[str], Collection[str]]:
+        """Return the chains of the gateways that an earlier agent used, and of those whose connections went on."""
+
+    def observed(self) -> Observed:
+        """Return the links, addresses, routes and rules of the node."""
+
+    def add(self, ip: str) -> None:
+        """Put an egress IP on the interface."""
+
+    def apply(self, state: NodeState) -> None:
+        """Put ``state`` in place, in an order in which no packet leaves with a wrong source."""
+
+    def forget(self) -> None:
+        """Trust nothing: replace everything at the next ``apply``."""
+
+    def dropped_packets(self) -> dict[str, int]:
+        """Return the packets dropped so far, by reason."""
+
+
+class Prober(Protocol):
+    """Probes other nodes and answers their agents; see icmp_probe.Prober."""
+
+    def set_targets(
+        self,
+        targets: Mapping[str, str],
+        uses: frozenset[str],
+        calm: frozenset[str],
+        pods: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        """Probe these nodes from the next round on."""
+
+    def set_peers(self, addresses: Collection[str]) -> None:
+        """Believe only these nodes that they send traffic here."""
+
+    def users(self, within: float) -> list[str]:
+        """Return the addresses of the nodes that said within so many seconds that they send traffic here."""
+
+    def run(self, beat: Callable[[], None] = ...) -> None:
+        """Probe until ``stop``, in a thread of its own."""
+
+    def stop(self) -> None:
+        """End the probing."""
+
+
+class Claims(Protocol):
+    """Checks addresses for duplicates and announces them; see claims.Claimer."""
+
+    #: What may be announced now.
+    answered: frozenset[str]
+
+    def check(self, texts: Iterable[str]) -> None:
+        """Start checking the addresses that are not being checked already."""
+
+    def announce(self, texts: Iterable[str]) -> None:
+        """Tell everybody on the link that the addresses are here."""
+
+
+class ControlQuestions(Protocol):
+    """The control socket; see control.ControlSocket."""
+
+    def fileno(self) -> int:
+        """Return the descriptor, readable when somebody asks."""

@@ -1,0 +1,131 @@
+"""The agent as a process: everything that it needs is made here, and nothing is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from ipaddress import ip_address
+from pathlib import Path
+
+from egress_router.daemon.log import LOGGER
+from egress_router.daemon.loop import Loop
+from egress_router.daemon.threads import Threads
+from egress_router.egressip.node.agent import Agent
+from egress_router.egressip.node.claims import Claimer
+from egress_router.egressip.node.control import ControlSocket
+from egress_router.egressip.node.dataplane import NodeKernel, require_all
+from egress_router.egressip.node.metrics import NodeCollector
+from egress_router.egressip.node.repair import Heard
+from egress_router.egressip.node.state import NodeSettings
+from egress_router.egressip.node.tables import TableWatch, alive_before, dropped_packets, loaders, present, ways_before
+from egress_router.egressip.process import running, serve, wait_for_objects
+from egress_router.egressip.source.directory import ClusterSource
+from egress_router.errors import PlatformError, quoted
+from egress_router.net.icmp_probe import Prober
+from egress_router.net.rtnetlink.kernel import Rtnetlink
+from egress_router.net.rtnetlink.values import Link
+
+
+def run_agent(
+    settings: NodeSettings,
+    source: ClusterSource,
+    socket: Path,
+    health_port: int,
+    health_address: str,
+    started: Callable[[Agent], None] = lambda _: None,
+) -> int:
+    """Be the agent of a node until SIGTERM or SIGINT; return 0. ``started`` is called before its loop. Closes the
+    source. Raises EgressRouterError.
+    """
+    with running() as (loop, threads):
+        try:
+            if wait_for_objects(source, loop):
+                control = ControlSocket(socket)
+                try:
+                    agent = build_agent(settings, source, control, loop, threads)
+                    address = health_address or agent.host_ip
+                    serve(health_port, address, agent, NodeCollector(agent), agent.status, threads)
+                    started(agent)
+                    agent.run()
+                finally:
+                    control.close()
+        finally:
+            source.close()
+    return 0
+
+
+def build_agent(
+    settings: NodeSettings, source: ClusterSource, control: ControlSocket, loop: Loop, threads: Threads
+) -> Agent:
+    """Return the agent of this machine's kernel and network. Raises PlatformError when the node's object does not fit
+    the machine, CapabilityError when the process may not change it.
+    """
+    require_all()
+    host_ip = _host_ip(settings.node, source)
+    link = _outside_link(settings.interface)
+    dataplane = KernelDataplane(settings, host_ip, link, LOGGER.warning)
+    agent = Agent(settings, host_ip, source, control, loop, threads, dataplane)
+    agent.connect(
+        Prober(host_ip, settings.probe_port, settings.probe_interval, agent.on_answers, agent.payload),
+        Claimer(link, agent.on_duplicate_check, threads.task),
+    )
+    return agent
+
+
+class KernelDataplane(NodeKernel):
+    """The kernel of this machine, with its tables watched."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self._tables = TableWatch()
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when nftables have changed."""
+        return self._tables.fileno()
+
+    def tampered(self) -> bool:
+        """Return whether somebody else has changed our tables, or may have while nobody listened."""
+        heard = self._tables.heard(loaders)
+        return heard.tampered or (heard.lost and not present())
+
+    def network_fileno(self) -> int:
+        """Return a descriptor that is readable when rules, routes, tunnel or addresses have changed."""
+        return self.network.fileno()
+
+    def network_heard(self) -> Heard:
+        """Return what somebody else has changed of them."""
+        return self.network.heard(self.netlink.port)
+
+    def addresses_on_link(self) -> set[str]:
+        """Return the addresses on the outside interface."""
+        return {str(item.address.ip) for item in self.netlink.addresses(self._link)}
+
+    def present(self) -> bool:
+        """Return whether our tables are there, and the guard of the boot is not."""
+        return present()
+
+    def gateways_before(self) -> tuple[Collection[str], Collection[str]]:
+        """Return the chains of the gateways that were in use, and of those whose connections were to go on."""
+        return ways_before(), alive_before()
+
+    def dropped_packets(self) -> dict[str, int]:
+        """Return the packets dropped so far, by reason."""
+        return dropped_packets()
+
+
+def _host_ip(node: str, source: ClusterSource) -> str:
+    state, _ = source.read()
+    host = state.nodes.get(node)
+    if host is None:
+        raise PlatformError(f"there is no HostSubnet {node}; --node must name this node's object")
+    try:
+        return str(ip_address(host.host_ip))
+    except ValueError:
+        raise PlatformError(f"HostSubnet {node}: hostIP {quoted(host.host_ip)} is not an address") from None
+
+
+def _outside_link(interface: str) -> Link:
+    with Rtnetlink() as kernel:
+        link = kernel.link(interface)
+    if link is None:
+        raise PlatformError(f"there is no interface {interface}; --interface names the outside one")
+    return link

@@ -1,0 +1,86 @@
+"""What the agent and the controller have in common as processes: log, signals, endpoint, the wait for objects."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client.registry import Collector
+
+from egress_router.config.inputs import Inputs, Problems
+from egress_router.config.settings import parse_log
+from egress_router.daemon.endpoint import Answer, Endpoint, HealthSource, json_page
+from egress_router.daemon.log import LOGGER, set_up_log
+from egress_router.daemon.loop import Loop
+from egress_router.daemon.metrics import MetricsPage
+from egress_router.daemon.threads import Threads
+from egress_router.egressip.source.directory import ClusterSource
+from egress_router.errors import ConfigurationError
+
+#: Objects that could not be read are read again after so many seconds, and when they change.
+_READ_AGAIN_SECONDS = 5.0
+
+
+def set_up_log_from_environment() -> None:
+    """Log as EGRESS_LOG_FORMAT and EGRESS_LOG_LEVEL say. Raises ConfigurationError."""
+    problems = Problems()
+    set_up_log(parse_log(Inputs(dict(os.environ)), problems, terminal=sys.stderr.isatty()))
+    problems.raise_if_any()
+
+
+@contextmanager
+def running() -> Iterator[tuple[Loop, Threads]]:
+    """Give a loop that SIGTERM and SIGINT stop, and its threads."""
+    loop = Loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.on_signal(number, lambda _: loop.stop())
+    with loop.catching_signals():
+        yield loop, Threads(loop)
+
+
+def wait_for_objects(source: ClusterSource, loop: Loop) -> bool:
+    """Wait until the objects can be read for the first time; until then the kernel stays as it is. Return False when
+    the loop was stopped before.
+    """
+    told = ""
+    due = loop.now()
+
+    def changed() -> None:
+        nonlocal due
+        source.wait(0)
+        due = loop.now()
+
+    loop.add_reader(source.fileno(), changed)
+    try:
+        while not loop.stopping:
+            if loop.now() >= due:
+                try:
+                    source.read()
+                except (ConfigurationError, OSError) as error:
+                    if str(error) != told:
+                        told = str(error)
+                        LOGGER.error("%s", told)
+                    due = loop.now() + _READ_AGAIN_SECONDS
+                else:
+                    return True
+            loop.turn(due)
+    finally:
+        loop.remove(source.fileno())
+    return False
+
+
+def serve(
+    port: int,
+    address: str,
+    source: HealthSource,
+    collector: Collector,
+    status: Callable[[], object],
+    threads: Threads,
+) -> None:
+    """Answer HTTP on this port, unless it is 0. Raises PlatformError."""
+    if port:
+        pages: dict[str, Callable[[], Answer]] = {"/metrics": MetricsPage(collector), "/status": json_page(status)}
+        Endpoint(port, source, pages, "--health-port", address).start(threads)

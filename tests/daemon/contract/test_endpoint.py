@@ -1,0 +1,194 @@
+"""The endpoint on loopback: probes are answered whatever other clients and the pages do."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import pytest
+
+from egress_router.daemon import endpoint
+from egress_router.daemon.endpoint import MOST_OF_ONE_ADDRESS, Answer, Endpoint
+from egress_router.daemon.heartbeat import Heartbeats
+from egress_router.daemon.log import LOGGER
+from egress_router.daemon.loop import Loop
+from egress_router.daemon.threads import Threads
+from egress_router.errors import PlatformError, TryAgainError
+
+
+@dataclass
+class Source:
+    heartbeats: Heartbeats = field(default_factory=Heartbeats)
+
+    def reasons(self, now: float) -> list[str]:
+        return []
+
+
+def ask(port: int, path: str = "/healthz", method: str = "GET", source: str = "127.0.0.1") -> tuple[str, str]:
+    """Return the status line and the body."""
+    with socket.create_connection(("127.0.0.1", port), 10, source_address=(source, 0)) as client:
+        client.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        data = b""
+        while chunk := client.recv(65536):
+            data += chunk
+    head, _, body = data.decode().partition("\r\n\r\n")
+    return head.splitlines()[0].removeprefix("HTTP/1.1 "), body
+
+
+def text(body: str) -> Answer:
+    return 200, "text/plain", body.encode()
+
+
+class Pages:
+    """``slow`` waits until it is let go; ``made`` counts."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.go = threading.Event()
+
+    def slow(self) -> Answer:
+        self.made += 1
+        assert self.go.wait(20)
+        return text(f"slow {self.made}")
+
+    def costly(self) -> Answer:
+        self.made += 1
+        time.sleep(0.15)
+        return text(f"costly {self.made}")
+
+    def broken(self) -> Answer:
+        raise RecursionError("too deep")
+
+    def refused(self) -> Answer:
+        raise TryAgainError("the kernel is busy")
+
+    def large(self) -> Answer:
+        return text("x" * 8_000_000)
+
+
+@pytest.fixture
+def pages() -> Pages:
+    return Pages()
+
+
+@pytest.fixture
+def port(pages: Pages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[int]:
+    monkeypatch.setattr(LOGGER, "handlers", [caplog.handler])
+    monkeypatch.setattr(LOGGER, "propagate", False)
+    caplog.set_level(logging.DEBUG)
+    named: dict[str, Callable[[], Answer]] = {
+        f"/{name}": getattr(pages, name) for name in ("slow", "costly", "broken", "refused", "large")
+    }
+    server = Endpoint(0, Source(), named, address="127.0.0.1")
+    server.start(Threads(Loop()))
+    yield server.port
+    pages.go.set()
+
+
+def test_pages(port: int) -> None:
+    assert ask(port) == ("200 OK", "ok\n")
+    assert ask(port, "/readyz") == ("200 OK", "ready\n")
+    assert ask(port, "/readyz", "HEAD") == ("200 OK", "")
+    assert ask(port, "/healthz?verbose")[1].startswith("ok\n")
+    status, body = ask(port, "/nothing")
+    assert (status, body) == ("404 Not Found", "there are /healthz /readyz /slow /costly /broken /refused /large\n")
+    assert ask(port, "/healthz", "POST")[0] == "405 Method Not Allowed"
+    assert ask(port, "x" * 9000)[0] == "431 Request Header Fields Too Large"
+    assert ask(port, "nothing")[0] == "400 Bad Request"
+    assert len(ask(port, "/large")[1]) == 8_000_000
+
+
+def test_a_page_that_fails_is_answered_and_logged(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    assert ask(port, "/broken") == ("500 Internal Server Error", "the page could not be made; see the log\n")
+    assert ask(port, "/refused") == ("500 Internal Server Error", "the kernel is busy\n")
+    broken, refused = (record for record in caplog.records if "cannot be shown" in record.getMessage())
+    assert broken.exc_info is not None
+    assert broken.exc_info[0] is RecursionError
+    assert refused.getMessage() == "/refused cannot be shown: the kernel is busy"
+
+
+def test_a_page_is_made_once_for_all_that_ask(port: int, pages: Pages) -> None:
+    answers: list[tuple[str, str]] = []
+    askers = [threading.Thread(target=lambda: answers.append(ask(port, "/slow"))) for _ in range(8)]
+    for asker in askers:
+        asker.start()
+    time.sleep(0.2)
+    assert ask(port) == ("200 OK", "ok\n"), "meanwhile"
+    pages.go.set()
+    for asker in askers:
+        asker.join(10)
+    assert answers == [("200 OK", "slow 1")] * 8
+
+
+def test_a_costly_page_is_kept_for_a_second(port: int) -> None:
+    assert ask(port, "/costly")[1] == "costly 1"
+    assert ask(port, "/costly")[1] == "costly 1"
+    time.sleep(endpoint.FRESH_SECONDS + 0.1)
+    assert ask(port, "/costly")[1] == "costly 2"
+
+
+def test_probes_are_answered_beside_clients_that_send_nothing(port: int) -> None:
+    """More of them than there may be connections, from many addresses, for longer than a request may take."""
+    with ExitStack() as stack:
+        for number in range(4 * endpoint.MOST_CONNECTIONS):
+            source = f"127.0.1.{number + 1 if number < 250 else 1}"
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), 5, source_address=(source, 0)))
+            client.sendall(b"GET /heal")
+            if number % 16 == 0:
+                assert ask(port) == ("200 OK", "ok\n")
+        for _ in range(20):
+            assert ask(port) == ("200 OK", "ok\n")
+
+
+def test_one_address_cannot_take_all_connections(port: int) -> None:
+    with ExitStack() as stack:
+        other = stack.enter_context(socket.create_connection(("127.0.0.1", port), 5, source_address=("127.0.2.2", 0)))
+        greedy = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 5, source_address=("127.0.2.1", 0)))
+            for _ in range(3 * MOST_OF_ONE_ADDRESS)
+        ]
+        assert greedy[0].recv(1) == b"", "the oldest of them went for the next"
+        other.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert other.recv(100).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_request_that_comes_by_bytes_has_a_deadline(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "REQUEST_SECONDS", 0.5)
+    with socket.create_connection(("127.0.0.1", port), 0.1) as client:
+        began, ended = time.monotonic(), False
+        while not ended and time.monotonic() - began < 8:
+            try:
+                client.sendall(b"G")
+                ended = not client.recv(100)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                ended = True
+    assert ended, "a byte now and then does not keep it"
+
+
+def test_an_answer_that_is_not_taken_has_a_deadline(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "ANSWER_SECONDS", 0.5)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(10)
+        client.connect(("127.0.0.1", port))
+        client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+        time.sleep(1.5)
+        got = 0
+        try:
+            while data := client.recv(65536):
+                got += len(data)
+        except ConnectionResetError:
+            got += 0
+    assert got < 8_000_000
+
+
+def test_a_port_that_is_taken_names_its_variable(port: int) -> None:
+    with pytest.raises(PlatformError, match=f"--health-port={port} cannot be listened on: Address already in use"):
+        Endpoint(port, Source(), {}, "--health-port", "127.0.0.1")

@@ -1,0 +1,230 @@
+"""The order of what an agent does, on fakes: what it takes over, what it waits for, and what comes before what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
+from egress_router.egressip.node.agent import CHECK_EVERY, Agent
+from egress_router.egressip.node.state import NodeState
+from egress_router.errors import PlatformError, TryAgainError
+from tests.support.fake_node import GONE, HOST_IP, UP, FakeNode
+
+OWN, REMOTE, POD = "192.0.2.45", "192.0.2.54", "198.51.100.2"
+STATE = ClusterState(
+    {"toto": NetNamespace("toto", 1, (OWN, REMOTE))},
+    {
+        "a": HostSubnet("a", HOST_IP, "198.51.100.0/24", egress_ips=(OWN,)),
+        "b": HostSubnet("b", "192.0.2.12", "198.51.101.0/24", egress_ips=(REMOTE,)),
+    },
+    {("toto", "one"): Pod("toto", "one", "a", (POD,))},
+)
+ONLY_REMOTE = replace(
+    STATE,
+    namespaces={"toto": NetNamespace("toto", 1, (REMOTE,))},
+    nodes={**STATE.nodes, "a": replace(STATE.nodes["a"], egress_ips=())},
+)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> FakeNode:
+    return FakeNode(STATE, tmp_path)
+
+
+def applied(node: FakeNode) -> list[NodeState]:
+    return [step[1] for step in node.steps if step[0] == "apply"]
+
+
+def test_a_fresh_node_lets_nothing_out_before_it_is_known_who_is_up(node: FakeNode) -> None:
+    node.health["b"] = UP
+    node.run(2.0)
+    first, *others = applied(node)
+    assert first.ways[POD] == "drop"
+    assert first.translations == {}
+    assert others[-1].ways[POD] in ("own", "to_1")
+    assert node.names()[:2] == ["adopt", "check"]
+    assert node.names()[-1] == "stop"
+
+
+def test_an_address_is_checked_then_added_then_translated_to_then_announced(node: FakeNode) -> None:
+    node.run(2.0)
+    steps = [step for step in node.steps if step[0] in ("check", "add", "announce")]
+    assert steps == [("check", OWN), ("add", OWN), ("announce", OWN)]
+    added = node.steps.index(("add", OWN))
+    before = [step[1] for step in node.steps[:added] if step[0] == "apply"]
+    assert all(state.translations == {} and OWN not in state.assigned for state in before)
+    after = node.steps[added + 1 :]
+    assert [step[0] for step in after[:2]] == ["apply", "announce"], "not called here before it is translated"
+    assert after[0][1].assigned == {OWN}
+
+
+def test_a_duplicate_is_not_added_and_tried_again(node: FakeNode) -> None:
+    node.claims.duplicates[OWN] = "02:00:00:00:00:99 has it"
+    node.run(3.0, (1.0, node.claims.duplicates.clear))
+    assert node.names().count("check") >= 3
+    assert node.names().count("add") == 1
+    assert node.agent.local.duplicates == {}
+    assert node.agent.known.ready
+
+
+def test_a_gateway_that_goes_is_left_and_one_that_is_back_must_say_so(tmp_path: Path) -> None:
+    node = FakeNode(ONLY_REMOTE, tmp_path)
+    node.health["b"] = UP
+    ways: dict[float, str] = {}
+
+    def look(at: float) -> tuple[float, object]:
+        def note() -> None:
+            assert node.dataplane.applied is not None
+            ways[at] = node.dataplane.applied.ways[POD]
+
+        return at, note
+
+    def goes() -> None:
+        node.health["b"] = GONE
+
+    def kernel_is_back() -> None:
+        node.health["b"] = replace(UP, ready=False)
+
+    def agent_is_back() -> None:
+        node.health["b"] = UP
+
+    plan = [look(0.95), (1.0, goes), look(1.5), (2.0, kernel_is_back), look(2.9), (3.0, agent_is_back), look(3.9)]
+    node.run(4.0, *plan)  # type: ignore[arg-type]
+    assert ways == {0.95: "to_1", 1.5: "drop", 2.9: "drop", 3.9: "to_1"}
+    assert node.agent.gateways.failovers == 1
+
+
+def test_what_an_earlier_agent_left_goes_on_from_the_first_moment(tmp_path: Path) -> None:
+    node = FakeNode(ONLY_REMOTE, tmp_path)
+    node.dataplane.tables, node.dataplane.slots = True, {"b": 7}
+    node.dataplane.before = (("to_7",), ("to_7",))
+    node.health["b"] = UP
+    node.run(2.0)
+    assert {state.ways[POD] for state in applied(node)} == {"to_7"}, "never dropped, never another slot"
+
+
+def test_tables_that_others_change_are_replaced_at_once(node: FakeNode) -> None:
+    node.run(2.5, (2.0, node.dataplane.change_by_others))
+    names = node.names()
+    forgotten = names.index("forget")
+    assert names[forgotten + 1 :][:1] == ["apply"] or "apply" in names[forgotten + 1 :]
+    assert node.agent.known.repairs == 1
+    assert node.dataplane.applied is not None
+
+
+def test_an_address_that_somebody_takes_away_is_checked_before_it_is_put_back(node: FakeNode) -> None:
+    node.run(3.0, (2.0, lambda: node.dataplane.take_away(OWN)))
+    assert [step for step in node.steps if step[0] in ("check", "add")] == [("check", OWN), ("add", OWN)] * 2
+    assert node.agent.known.repairs == 1
+
+
+def test_one_that_went_without_a_notice_is_found_by_looking(node: FakeNode) -> None:
+    node.run(2.0 + 2 * CHECK_EVERY, (2.0, node.dataplane.on_link.clear))
+    assert [step for step in node.steps if step[0] in ("check", "add")] == [("check", OWN), ("add", OWN)] * 2
+
+
+def test_what_is_undone_of_the_network_is_put_back_at_once_without_touching_the_tables(node: FakeNode) -> None:
+    node.run(2.1, (2.0, lambda: node.dataplane.undo("- rule 14700")))
+    assert node.steps[-2:] == [("repair", "- rule 14700"), ("stop",)]
+    assert node.agent.known.repairs == 1
+
+
+def test_what_cannot_be_put_back_has_everything_replaced(node: FakeNode) -> None:
+    def undo() -> None:
+        node.dataplane.repair_error = PlatformError("no")
+        node.dataplane.undo("- rule 14700")
+
+    node.run(2.1, (2.0, undo))
+    assert node.names()[-3:] == ["forget", "apply", "stop"]
+
+
+def test_a_change_that_fails_makes_it_unready_and_is_tried_again(node: FakeNode) -> None:
+    def fail() -> None:
+        node.dataplane.error = PlatformError("nft: no")
+        node.source.set(replace(STATE, namespaces={}))
+
+    reasons: list[list[str]] = []
+
+    def heal() -> None:
+        reasons.append(node.agent.reasons(0.0))
+        node.dataplane.error = None
+
+    node.run(3.0 + CHECK_EVERY, (1.5, fail), (2.0, heal))
+    assert reasons == [["nft: no"]]
+    assert node.agent.reasons(0.0) == []
+    assert node.agent.known.failed_applies >= 1
+    assert "forget" in node.names()
+    assert applied(node)[-1].translations == {}
+
+
+def test_a_question_is_answered_after_what_is_known_is_applied(node: FakeNode) -> None:
+    node.health["b"] = UP
+
+    def both() -> None:
+        node.control.ring()
+        node.source.set(replace(STATE, pods={}))
+
+    node.run(2.0, (1.5, both))
+    (answer,) = node.control.answers
+    assert answer["pods"] == 0
+
+
+def test_a_drain_suppresses_arp_only_when_nobody_sends_and_nothing_is_left(node: FakeNode) -> None:
+    node.health["b"] = UP
+
+    def drain(agent: Agent) -> bool:
+        agent.drain(100.0)
+        return True
+
+    def start() -> None:
+        node.prober.senders, node.connections[POD] = ["192.0.2.12"], 1
+        node.control.question = drain
+        node.control.ring()
+
+    states: list[frozenset[str]] = []
+
+    def look() -> None:
+        assert node.dataplane.applied is not None
+        states.append(node.dataplane.applied.arp_suppressed)
+
+    def nobody_sends() -> None:
+        look()
+        node.prober.senders = []
+
+    def nothing_is_left() -> None:
+        look()
+        node.connections.clear()
+
+    node.run(8.0, (1.5, start), (4.0, nobody_sends), (6.0, nothing_is_left))
+    assert states == [frozenset()] * 2
+    assert node.dataplane.applied is not None
+    assert node.dataplane.applied.arp_suppressed == {OWN}
+    assert node.dataplane.applied.ways[POD] == "to_1", "the node's own pod leaves by the other gateway"
+
+
+def test_another_host_ip_that_the_machine_has_starts_the_agent_again(node: FakeNode) -> None:
+    moved = replace(STATE, nodes={**STATE.nodes, "a": replace(STATE.nodes["a"], host_ip="192.0.2.99")})
+    node.run(2.0, (1.5, lambda: node.source.set(moved)))
+    assert not node.agent.known.errors, "an address that the machine does not have is a problem of the objects"
+    node.dataplane.on_link.add("192.0.2.99")
+    with pytest.raises(TryAgainError, match=r"hostIP is 192\.0\.2\.99 now"):
+        node.agent._require_host_ip()
+
+
+def test_only_nodes_are_believed_that_they_send_here(node: FakeNode) -> None:
+    node.run(1.0)
+    assert set(node.prober.peers) == {HOST_IP, "192.0.2.12"}
+
+
+def test_what_other_agents_are_told(node: FakeNode) -> None:
+    assert node.agent.payload([]) == {"ready": False, "draining": False, "lacks": []}
+    node.run(2.0)
+    assert node.agent.payload([POD, "198.51.100.9"]) == {
+        "ready": True,
+        "draining": False,
+        "lacks": [],
+        "pods": {POD: OWN, "198.51.100.9": ""},
+    }

@@ -1,0 +1,200 @@
+"""The order of what the controller does, on fakes: nothing moves before it is known who is there and who has what."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+
+import pytest
+
+from egress_router.daemon.log import LOGGER
+from egress_router.daemon.threads import Threads
+from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace
+from egress_router.egressip.controller.controller import Controller
+from egress_router.egressip.controller.watched_nodes import ControllerSettings
+from egress_router.errors import PlatformError, TryAgainError
+from egress_router.net.icmp_probe import Answer
+from tests.support.fake_loop import FakeClock, fake_loop
+from tests.support.fake_node import GONE, UP, FakeProber, FakeSource
+
+IP = "192.0.2.45"
+STATE = ClusterState(
+    {"toto": NetNamespace("toto", 1, (IP,))},
+    {name: HostSubnet(name, f"192.0.2.{n}", egress_cidrs=("192.0.2.0/24",)) for n, name in enumerate("ab", 11)},
+    {},
+)
+SETTINGS = ControllerSettings(probe_interval=0.5, probe_misses=3, probe_returns=3, hold_down=10.0)
+
+
+class FakeLease:
+    def __init__(self) -> None:
+        self.free = self.mine = True
+        self.released = False
+
+    def acquire(self) -> bool:
+        return self.free
+
+    def held(self) -> bool:
+        return self.mine
+
+    def holder(self) -> str:
+        return "another one"
+
+    def release(self) -> None:
+        self.released = True
+
+
+class FakeRecord:
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.written: list[tuple[float, dict[str, list[str]], list[str]]] = []
+        self.error: Exception | None = None
+
+    def write(self, assignment: Mapping[str, Collection[str]], offline: Iterable[str]) -> None:
+        if self.error is not None:
+            raise self.error
+        found = {node: list(ips) for node, ips in assignment.items() if ips}
+        self.written.append((self._clock.now, found, sorted(offline)))
+
+
+class Cluster:
+    """A controller on fakes; ``health`` is what each node answers."""
+
+    def __init__(self, state: ClusterState = STATE) -> None:
+        self.clock = FakeClock(0.0)
+        self.loop = fake_loop(self.clock)
+        self.source, self.lease, self.record = FakeSource(state), FakeLease(), FakeRecord(self.clock)
+        self.health: dict[str, Answer] = {"a": UP, "b": UP}
+        self.probers: dict[int, FakeProber] = {}
+        self.broken = {6}
+        self.controller = Controller(
+            SETTINGS,
+            self.source,
+            self.record,
+            self.lease,
+            self.loop,
+            Threads(self.loop),
+            make_prober=self._make_prober,
+            own_addresses=lambda: {"192.0.2.10"},
+        )
+        self.loop.every(SETTINGS.probe_interval, self._round)
+
+    def _make_prober(self, version: int, on_answers: Callable[[Mapping[str, Answer]], None]) -> FakeProber:
+        if version in self.broken:
+            raise PlatformError("no such family")
+        prober = self.probers[version] = FakeProber([])
+        prober.answers = on_answers
+        return prober
+
+    def _round(self) -> None:
+        for prober in self.probers.values():
+            prober.answers({name: self.health[name] for name in prober.targets})
+
+    def run(self, seconds: float, *plan: tuple[float, Callable[[], object]]) -> None:
+        for after, action in plan:
+            self.loop.call_later(after, action)
+        self.loop.call_later(seconds, self.loop.stop)
+        self.controller.run()
+
+
+@pytest.fixture
+def fakes() -> Cluster:
+    return Cluster()
+
+
+def holder(fakes: Cluster) -> str:
+    """The node that has the address by what was written last."""
+    ((node, ips),) = fakes.record.written[-1][1].items()
+    assert ips == [IP]
+    return node
+
+
+def test_nothing_is_written_before_the_first_rounds_of_probes(fakes: Cluster) -> None:
+    fakes.run(10.0)
+    assert fakes.record.written[0][0] >= SETTINGS.probe_interval * (SETTINGS.probe_misses + 2)
+    assert len(fakes.record.written) == 1
+    assert fakes.lease.released
+    assert fakes.probers[4].steps == [("stop",)]
+
+
+def test_who_stands_by_probes_nobody_and_leads_when_the_lease_is_free(fakes: Cluster) -> None:
+    fakes.lease.free = False
+    seen: list[object] = []
+
+    def look() -> None:
+        seen.extend([dict(fakes.probers), fakes.controller.reasons(0.0), fakes.controller.known.leads])
+        fakes.lease.free = True
+
+    fakes.run(20.0, (5.0, look))
+    assert seen == [{}, [], False]
+    assert fakes.controller.known.leads
+    assert fakes.record.written[0][0] > 5.0
+
+
+def test_an_address_moves_from_a_node_that_dies_and_stays_when_it_is_back(fakes: Cluster) -> None:
+    first: list[str] = []
+
+    def dies() -> None:
+        first.append(holder(fakes))
+        fakes.health[first[0]] = GONE
+
+    def returns() -> None:
+        fakes.health[first[0]] = UP
+
+    fakes.run(60.0, (5.0, dies), (15.0, returns))
+    assert [written[2] for written in fakes.record.written] == [[], first, []]
+    assert holder(fakes) != first[0]
+    assert fakes.controller.known.moves == 1
+
+
+def test_when_no_other_machine_answers_nothing_moves(fakes: Cluster) -> None:
+    def cut_off() -> None:
+        fakes.health.update(a=GONE, b=GONE)
+
+    fakes.run(30.0, (5.0, cut_off))
+    assert len(fakes.record.written) == 1
+    assert "no other machine answers by IPv4; what others hold stays" in fakes.controller.status()["problems"]  # type: ignore[operator]
+
+
+def test_what_cannot_be_written_is_tried_again_and_said(
+    fakes: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOGGER, "handlers", [caplog.handler])
+    monkeypatch.setattr(LOGGER, "propagate", False)
+    caplog.set_level(logging.INFO)
+    fakes.record.error = OSError(28, "No space left on device")
+    reasons: list[list[str]] = []
+
+    def heal() -> None:
+        reasons.append(fakes.controller.reasons(0.0))
+        fakes.record.error = None
+
+    fakes.run(20.0, (8.0, heal))
+    assert reasons == [["the assignment cannot be written: [Errno 28] No space left on device"]]
+    assert fakes.controller.reasons(0.0) == []
+    waits = [record.getMessage().rsplit(" ", 2)[1] for record in caplog.records if "tried again" in record.getMessage()]
+    assert waits[:4] == ["0.5", "1", "2", "4"]
+    assert (fakes.controller.known.writes, fakes.controller.known.moves) == (1, 0)
+
+
+def test_a_lease_that_is_lost_ends_the_process_before_anything_is_written(fakes: Cluster) -> None:
+    fakes.lease.mine = False
+    with pytest.raises(TryAgainError, match="another controller may assign now"):
+        fakes.run(10.0)
+    assert fakes.record.written == []
+    assert fakes.probers[4].steps == [("stop",)]
+
+
+def test_objects_that_change_are_followed(fakes: Cluster) -> None:
+    third = HostSubnet("c", "192.0.2.13", egress_cidrs=("192.0.2.0/24",))
+    fakes.health["c"] = UP
+    fakes.run(10.0, (5.0, lambda: fakes.source.set(replace(STATE, nodes={**STATE.nodes, "c": third}))))
+    assert fakes.probers[4].targets == {"a": "192.0.2.11", "b": "192.0.2.12", "c": "192.0.2.13"}
+
+
+def test_a_family_that_cannot_be_probed_is_left_out(fakes: Cluster) -> None:
+    fakes.broken = {4, 6}
+    fakes.run(10.0)
+    assert fakes.probers == {}
+    assert fakes.controller.known.leads

@@ -1,0 +1,268 @@
+"""What the agent of a node needs, without a kernel and a network: each notes what is done, in one list in order."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import Any
+
+from egress_router.daemon.threads import Threads
+from egress_router.egressip.api import ClusterState
+from egress_router.egressip.node.agent import Agent
+from egress_router.egressip.node.repair import Heard
+from egress_router.egressip.node.state import NodeSettings, NodeState
+from egress_router.errors import EgressRouterError, Problem
+from egress_router.net.icmp_probe import Answer
+from egress_router.net.rtnetlink.values import LinkAddress, Observed
+from tests.support.fake_loop import FakeClock, fake_loop
+
+INTERFACE, HOST_IP = "eth0", "192.0.2.11"
+SETTINGS = NodeSettings("a", INTERFACE, (), probe_interval=0.1, probe_misses=3, probe_returns=2)
+UP = Answer(echo=True, ready=True, draining=False, lacks=frozenset())
+GONE = Answer(echo=False, ready=False, draining=False)
+
+
+class Pipe:
+    """A descriptor that is readable after ``ring``."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def ring(self) -> None:
+        os.write(self._write, b"x")
+
+    def silence(self) -> None:
+        os.read(self._read, 100)
+
+
+class FakeSource(Pipe):
+    """Objects that a test sets."""
+
+    def __init__(self, state: ClusterState) -> None:
+        super().__init__()
+        self.state = state
+
+    def set(self, state: ClusterState) -> None:
+        self.state = state
+        self.ring()
+
+    def read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
+        return self.state, ()
+
+    def wait(self, timeout: float) -> bool:
+        self.silence()
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+class FakeDataplane(Pipe):
+    """Obeys egressip.node.ports.Dataplane. ``before`` is what an earlier agent left: addresses, slots, used, alive."""
+
+    def __init__(self, steps: list[tuple[Any, ...]]) -> None:
+        super().__init__()
+        self.steps = steps
+        self.applied: NodeState | None = None
+        self.cut = 0
+        self.on_link: set[str] = set()
+        self.slots: dict[str, int] = {}
+        self.before: tuple[Collection[str], Collection[str]] = ((), ())
+        self.tables = False
+        self.foreign_change = False
+        self.error: EgressRouterError | None = None
+        self.network = Pipe()
+        self.undone: list[str] = []
+        self.taken: set[str] = set()
+        self.repair_error: EgressRouterError | None = None
+
+    def tampered(self) -> bool:
+        self.silence()
+        self.foreign_change, tampered = False, self.foreign_change
+        return tampered
+
+    def change_by_others(self) -> None:
+        self.foreign_change = True
+        self.ring()
+
+    def network_fileno(self) -> int:
+        return self.network.fileno()
+
+    def network_heard(self) -> Heard:
+        self.network.silence()
+        return Heard(bool(self.undone), frozenset(self.taken))
+
+    def repair(self, now: float) -> list[str]:
+        if self.repair_error is not None:
+            raise self.repair_error
+        lines, self.undone = self.undone, []
+        if lines:
+            self.steps.append(("repair", *lines))
+        return lines
+
+    def tampering(self, now: float) -> str:
+        return ""
+
+    def addresses_on_link(self) -> set[str]:
+        return set(self.on_link)
+
+    def take_away(self, ip: str) -> None:
+        self.on_link.discard(ip)
+        self.taken.add(ip)
+        self.network.ring()
+
+    def undo(self, line: str) -> None:
+        self.undone.append(line)
+        self.network.ring()
+
+    def present(self) -> bool:
+        return self.tables
+
+    def adopt(self) -> frozenset[str]:
+        self.steps.append(("adopt",))
+        return frozenset(self.on_link)
+
+    def slots_before(self, nodes: Mapping[str, str]) -> dict[str, int]:
+        return dict(self.slots)
+
+    def gateways_before(self) -> tuple[Collection[str], Collection[str]]:
+        return self.before
+
+    def observed(self) -> Observed:
+        addresses = [LinkAddress(INTERFACE, ip_interface(f"{HOST_IP}/24"))]
+        addresses += [LinkAddress(INTERFACE, ip_interface(f"{ip}/32")) for ip in sorted(self.on_link)]
+        return replace(Observed(), addresses=tuple(addresses))
+
+    def add(self, ip: str) -> None:
+        self.steps.append(("add", ip))
+        self.on_link.add(ip)
+
+    def apply(self, state: NodeState) -> None:
+        if self.error is not None:
+            raise self.error
+        self.steps.append(("apply", state))
+        self.applied, self.tables = state, True
+        self.on_link &= state.assigned
+
+    def forget(self) -> None:
+        self.steps.append(("forget",))
+        self.applied = None
+
+    def dropped_packets(self) -> dict[str, int]:
+        return {}
+
+
+class FakeProber:
+    """Runs no thread; a test says what is answered."""
+
+    def __init__(self, steps: list[tuple[Any, ...]]) -> None:
+        self.steps = steps
+        self.targets: dict[str, str] = {}
+        self.uses: frozenset[str] = frozenset()
+        self.pods: Mapping[str, Collection[str]] = {}
+        self.peers: Collection[str] = ()
+        self.senders: list[str] = []
+        #: Takes a round, where a controller made it.
+        self.answers: Callable[[Mapping[str, Answer]], None] = lambda _: None
+
+    def set_targets(
+        self,
+        targets: Mapping[str, str],
+        uses: frozenset[str],
+        calm: frozenset[str],
+        pods: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        self.targets, self.uses, self.pods = dict(targets), uses, pods or {}
+
+    def set_peers(self, addresses: Collection[str]) -> None:
+        self.peers = addresses
+
+    def users(self, within: float) -> list[str]:
+        return list(self.senders)
+
+    def run(self, beat: Callable[[], None] = lambda: None) -> None:
+        beat()
+
+    def stop(self) -> None:
+        self.steps.append(("stop",))
+
+
+class FakeClaims:
+    """``duplicates`` are refused, by the reason; the others are free. The answer comes in the loop's next turn."""
+
+    def __init__(self, steps: list[tuple[Any, ...]]) -> None:
+        self.steps = steps
+        self.answered: frozenset[str] = frozenset()
+        self.duplicates: dict[str, str] = {}
+        self.done: Callable[[str, str], None] = lambda *_: None
+
+    def check(self, texts: Iterable[str]) -> None:
+        for text in sorted(texts):
+            self.steps.append(("check", text))
+            self.done(text, self.duplicates.get(text, ""))
+
+    def announce(self, texts: Iterable[str]) -> None:
+        if found := sorted(texts):
+            self.steps.append(("announce", *found))
+
+
+class FakeControl(Pipe):
+    """Asks for ``question`` when it is rung."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.answers: list[dict[str, object]] = []
+        self.question: Callable[[Agent], bool] = lambda _: False
+
+    def serve(self, agent: Agent) -> bool:
+        self.silence()
+        changed = self.question(agent)
+        self.answers.append(agent.status())
+        return changed
+
+
+class FakeNode:
+    """An agent on fakes. ``steps`` is what it did to the kernel and the link, in order; ``at`` plans what happens."""
+
+    def __init__(self, state: ClusterState, path: Path) -> None:
+        self.clock = FakeClock()
+        self.loop = fake_loop(self.clock)
+        self.steps: list[tuple[Any, ...]] = []
+        self.source = FakeSource(state)
+        self.control = FakeControl(path / "node.sock")
+        self.dataplane = FakeDataplane(self.steps)
+        self.prober = FakeProber(self.steps)
+        self.claims = FakeClaims(self.steps)
+        control: Any = self.control
+        self.agent = Agent(SETTINGS, HOST_IP, self.source, control, self.loop, Threads(self.loop), self.dataplane)
+        self.agent.connect(self.prober, self.claims)
+        self.claims.done = self.agent.on_duplicate_check
+        self.health: dict[str, Answer] = {}
+        #: Connections that leave with this node's addresses, by the address of their pod.
+        self.connections: Counter[str] = Counter()
+        self.agent.node_drain._job = self._count
+        self.loop.every(SETTINGS.probe_interval, self._round)
+
+    def _count(self, name: str, work: object, done: Callable[[Counter[str]], object], failed: object) -> None:
+        self.loop.post(lambda: done(Counter(self.connections)))
+
+    def _round(self) -> None:
+        self.agent.on_answers({name: self.health.get(name, GONE) for name in self.prober.targets})
+
+    def run(self, seconds: float, *plan: tuple[float, Callable[[], object]]) -> None:
+        """Run the agent for so long; do each action of ``plan`` so many seconds after the start."""
+        for after, action in plan:
+            self.loop.call_later(after, action)
+        self.loop.call_later(seconds, self.loop.stop)
+        self.agent.run()
+
+    def names(self) -> list[str]:
+        return [str(step[0]) for step in self.steps]
