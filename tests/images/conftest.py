@@ -24,7 +24,7 @@ SOURCES = ("Containerfile.*", "LICENSE", "pyproject.toml", "images/*", "requirem
 def tag() -> str:
     """Build the images and return their tag. What is unchanged since an earlier run is taken from podman's storage."""
     version = "test-" + digest()
-    images = [f"localhost/egress-router-{name}:{version}" for name in ("init", "proxy", "dns")]
+    images = [f"localhost/egress-router-{name}:{version}" for name in ("init", "proxy", "dns", "node")]
     # Tests may run in several processes, of which one builds.
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

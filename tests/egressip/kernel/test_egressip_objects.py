@@ -201,13 +201,14 @@ def test_an_agent_writes_of_its_own_node_only(client: Client, token_of: Callable
     told = {"status": {"node": "node-a"}}
     patch("egressnodes/node-a/status", status)
     patch("egressipassignments/192.0.2.20/status", told)
-    for path, body, words in [
+    refused: list[tuple[str, dict[str, Any], str]] = [
         ("egressnodes/node-b/status", status, "this agent is on node node-a, and writes the EgressNode of no other"),
         ("egressipassignments/192.0.2.21/status", told, "this agent is on node node-a, and writes of no assignment"),
         ("egressnodes/node-a", {"spec": {"drain": True}}, "forbidden"),
         ("egressipassignments/192.0.2.20", {"spec": {"node": "node-b"}}, "forbidden"),
         ("egressips/shop/status", {"status": {}}, "forbidden"),
-    ]:
+    ]
+    for path, body, words in refused:
         with pytest.raises(ApiError) as raised:
             patch(path, body)
         assert words in str(raised.value), str(raised.value)
