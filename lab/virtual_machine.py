@@ -73,6 +73,8 @@ modules=$(readlink -f /lib)/modules
 mkdir -p "$modules"
 mount --bind {modules} "$modules" || echo "no modules"
 hostname {hostname}
+# The checkout as it was at the start, whatever is edited meanwhile.
+tar -C {directory} -xf /run/job/checkout.tar
 ip link set lo up
 cd {directory}
 setsid sh /run/job/command &
@@ -145,6 +147,7 @@ def run(
                 directory=shlex.quote(str(directory)),
             )
         )
+        _pack(directory, job / "checkout.tar")
         log = work / "kernel.log"
         started = time.monotonic()
         try:
@@ -219,6 +222,19 @@ def _boot(command: Sequence[str], timeout: float, output: Callable[[bytes], None
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
+
+
+def _pack(directory: Path, archive: Path) -> None:
+    """Pack what git knows of a checkout, and what is new in it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
+    present = [name for name in listed.split(b"\0") if name and (directory / os.fsdecode(name)).exists()]
+    packing = ["tar", "--null", "--files-from", "-", "-cf", str(archive)]
+    subprocess.run(packing, cwd=directory, input=b"\0".join(present), check=True)
 
 
 def _initramfs(kernel: Kernel, work: Path) -> Path:
