@@ -56,6 +56,7 @@ def command(
         kind=Kind(kind),
         parent_interface=parent_interface,
         network=network,
+        sdn="true" if platform == "openshift" and not (network or parent_interface) else None,
         registry=registry,
         tag=tag,
     )
