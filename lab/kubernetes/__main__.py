@@ -49,10 +49,12 @@ def told(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def chosen(name: str | None) -> Path:
-    """Return the folder of the named cluster; without a name there must be one only."""
+    """Return the folder of the named cluster; without a name there must be one only, but for API servers alone."""
     there = machines.standing()
     if name is not None:
         there = [folder for folder in there if folder.name == name]
+    else:
+        there = [folder for folder in there if (folder / "cluster.json").exists()]
     if not there:
         raise ClusterError("no cluster stands" if name is None else f"no cluster {name} stands (`list` shows them)")
     if len(there) > 1:
@@ -65,18 +67,20 @@ CHOICE = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-def cli() -> None:
-    r"""A real Kubernetes in network namespaces: kubelets, containerd, pods, services. Needs root, no container engine.
-
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="""
     \b
     Example:
       scripts/cluster up --nodes 3
       scripts/cluster kubectl get nodes -o wide
-      scripts/cluster load localhost/egress-router-init:1.0.0
+      scripts/cluster load localhost/egress-router-init:0.1.0
       scripts/cluster shell node-1
       scripts/cluster down
-    """
+    """,
+)
+def cli() -> None:
+    """Run a real Kubernetes in network namespaces: kubelets, containerd, pods, services. No container engine needed."""
 
 
 def shape_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -118,8 +122,6 @@ def up(**shape: Any) -> None:
         for gone in cluster.reaped:
             say(f"removed what was left of {gone}")
         cluster.leave_standing()
-        # The end of the block would take it down.
-        cluster.down = lambda: None  # type: ignore[method-assign]
     say("enter:   scripts/cluster shell node-1        remove: scripts/cluster down " + cluster.name)
     click.echo(cluster.name)
 
@@ -180,19 +182,20 @@ def heal(name: str | None, machine: str) -> None:
 @cli.command(name="list")
 @told
 def list_() -> None:
-    """List clusters: name, shape, whether something of it runs."""
+    """List clusters, with what they are like and what they end with."""
     for folder in machines.standing():
         if machines.keeper_pid(folder) is None:
             click.echo(f"{folder.name}  left behind: `down` removes it")
             continue
+        owner = machines.owner(folder)
+        ends = "" if owner is None else f"; ends with process {owner}"
         try:
             shape = Standing(folder).shape
         except ClusterError:
-            click.echo(f"{folder.name}  being made, or an API server alone")
+            click.echo(f"{folder.name}  being made, or an API server alone{ends}")
             continue
-        click.echo(
-            f"{folder.name}  Kubernetes {shape.kube}, {shape.nodes} nodes, CNI {shape.cni}, kube-proxy {shape.proxy}"
-        )
+        kind = f"Kubernetes {shape.kube}, {shape.nodes} nodes, CNI {shape.cni}, kube-proxy {shape.proxy}"
+        click.echo(f"{folder.name}  {kind}{ends}")
 
 
 @cli.command()

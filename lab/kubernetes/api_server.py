@@ -114,7 +114,7 @@ class ApiServer:
         """A bearer token of a user in system:masters."""
         return self.credentials.tokens[credentials.ADMIN]
 
-    def start(self, timeout: float = 30.0) -> float:
+    def start(self, timeout: float = 120.0) -> float:
         """Start it and return after how many seconds it was ready; ClusterError with its log's end when it is not."""
         self.service.start()
 

@@ -19,6 +19,7 @@ from lab.dns import DnsServer
 from lab.kubernetes import attachments, builder, coredns, images, kube_router, machines, network, plan, recipes
 from lab.kubernetes.api_client import ApiClient, ApiError, wait_until
 from lab.kubernetes.cache import Say, folder
+from lab.kubernetes.children import keeper
 from lab.kubernetes.control_plane import ControlPlane
 from lab.kubernetes.errors import ClusterError
 from lab.kubernetes.machines import CHECKOUT, Machine, Machines
@@ -45,9 +46,11 @@ class Cluster:
         self.machines = Machines.create()
         self.control_plane: ControlPlane
         self.nodes: list[Node] = []
-        #: Seconds from the first namespace to each step.
+        #: Seconds from the first namespace to each step, and the processor time of all programs until then.
         self.took: dict[str, float] = {}
+        self.processor_seconds: dict[str, float] = {}
         self._begun = time.monotonic()
+        self._stays = False
         self._worker: Worker | None = None
         self._opened: list[Capture | DnsServer | Echo | HttpServer] = []
         self._dns: DnsServer | None = None
@@ -113,8 +116,9 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End."""
-        self.down()
+        """End, unless it was left standing."""
+        if not self._stays:
+            self.down()
 
     def up(self) -> None:
         """Start everything; return when all nodes are Ready and DNS answers (without a CNI: when they are registered).
@@ -131,11 +135,11 @@ class Cluster:
                 runtime.result()
         for node in self.nodes:
             node.start()
-        wait_until("all nodes registered", lambda: len(self._node_objects()) == self.shape.nodes, 60.0)
+        wait_until("all nodes registered", lambda: len(self._node_objects()) == self.shape.nodes, 120.0)
         self._step("nodes registered")
         if self.shape.cni != "none":
             self._start_pod_network()
-            wait_until("all nodes Ready", self.all_ready, 60.0)
+            wait_until("all nodes Ready", self.all_ready, 120.0)
             self._step("nodes Ready")
         self.apply([*coredns.objects(), *([attachments.definition()] if self.shape.attachments else [])])
         if self.shape.cni != "none":
@@ -145,6 +149,7 @@ class Cluster:
 
     def _step(self, what: str) -> None:
         self.took[what] = time.monotonic() - self._begun
+        self.processor_seconds[what] = machines.processor_seconds(self.machines.by_name.values())
         self._say(f"{self.took[what]:6.1f} s  {what}")
 
     def _start_machines(self) -> None:
@@ -153,6 +158,8 @@ class Cluster:
         self.machines.start([OUTSIDE, API], sysctls={"net.ipv4.ip_forward": 0})
         root = [folder(), CHECKOUT]
         self.machines.start(names, root=root, sysctls=network.FORWARDING)
+        for name in names:
+            keeper.make_cgroup(self.name, name)
         network.connect(self.machines.by_name, self.shape)
         files = self.machines.files
         self.control_plane = ControlPlane(self.machines.by_name[API], files, self.shape, self.programs)
@@ -171,7 +178,7 @@ class Cluster:
             images.import_into([node.machine], self.machines.files / archive, self.programs["ctr"])
 
     def _start_pod_network(self) -> None:
-        wait_until("every node has its podCIDRs", lambda: len(self.pod_ranges()) == self.shape.nodes, 30.0)
+        wait_until("every node has its podCIDRs", lambda: len(self.pod_ranges()) == self.shape.nodes, 60.0)
         ranges = self.pod_ranges()
         network.routes_to_pods(self.machines.by_name, self.shape, ranges)
         for node in self.nodes:
@@ -213,7 +220,7 @@ class Cluster:
 
     def _deployment_ready(self, namespace: str, name: str) -> None:
         path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}"
-        wait_until(f"{name} is available", lambda: self.api.get(path)["status"].get("availableReplicas", 0) > 0, 60.0)
+        wait_until(f"{name} is available", lambda: self.api.get(path)["status"].get("availableReplicas", 0) > 0, 120.0)
 
     def apply(self, objects: Sequence[dict[str, Any]]) -> str:
         """Give objects to `kubectl apply`, with strict validation of fields."""
@@ -275,8 +282,9 @@ class Cluster:
         (self.machines.folder / "cluster.json").write_text(json.dumps(record, indent=1))
 
     def leave_standing(self) -> None:
-        """Let the cluster outlive this process."""
+        """Let the cluster outlive this block and this process; ``down`` and `scripts/cluster down` end it."""
         self.machines.stay()
+        self._stays = True
 
     def down(self) -> None:
         """End the cluster; nothing of it is left."""

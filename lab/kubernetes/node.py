@@ -57,7 +57,7 @@ def kubelet_config(cluster: str, node: str, folder: Path) -> dict[str, Any]:
         "kind": "KubeletConfiguration",
         "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
         "cgroupRoot": f"/{CGROUP}/{cluster}/{node}",
-        "cgroupsPerQOS": False,
+        "cgroupsPerQOS": True,
         "enforceNodeAllocatable": [],
         "cgroupDriver": "cgroupfs",
         "failCgroupV1": False,
@@ -140,7 +140,7 @@ class Node:
     def _service(self, name: str, argv: list[str], env: Mapping[str, str]) -> Service:
         return Service(self.machine, name, argv, self.folder / f"{name}.log", env)
 
-    def start_containerd(self, timeout: float = 20.0) -> None:
+    def start_containerd(self, timeout: float = 60.0) -> None:
         """Start containerd and wait until it answers."""
         self.containerd.start()
 

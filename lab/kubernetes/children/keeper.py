@@ -86,6 +86,20 @@ def hierarchies() -> list[Path]:
     return [path for path in CGROUPS.iterdir() if path.is_dir() and not path.is_symlink()]
 
 
+def make_cgroup(cluster: str, machine: str) -> None:
+    """Make the cgroup of one machine, in every hierarchy; the kubelet makes its pods' in it."""
+    for hierarchy in hierarchies():
+        place = hierarchy
+        for name in (CGROUP, cluster, machine):
+            above, place = place, place / name
+            place.mkdir(exist_ok=True)
+            # In version 1 a new cpuset is empty, and nothing can be in it (cpuset(7)).
+            for setting in ("cpuset.cpus", "cpuset.mems"):
+                with suppress(OSError):
+                    if not (place / setting).read_text().strip():
+                        (place / setting).write_text((above / setting).read_text())
+
+
 def remove_cgroups(name: str, timeout: float = 10.0) -> None:
     """Remove a cluster's cgroups; those of processes that are about to end are busy for a moment."""
     deadline = time.monotonic() + timeout
