@@ -26,7 +26,8 @@ def typed_words(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(typed_words())
-@example(("ipv6_addr", "::ffff:cb00:7119"))
+# Python 3.13 writes the last 32 bits of a mapped address as an IPv4 address, older ones do not.
+@example(("ipv6_addr", str(IPv6Address("::ffff:cb00:7119"))))
 @example(("ipv6_addr", "::cb00:7119"))
 def test_words_come_back(typed: tuple[str, str]) -> None:
     types, words = typed
