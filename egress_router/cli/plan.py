@@ -15,10 +15,10 @@ from egress_router.errors import UsageError
 from egress_router.http_proxy.policy.compile import compile_policy
 from egress_router.http_proxy.squid.config import SHOWN, render_squid
 from egress_router.manifests.pod import PodConfig
+from egress_router.net.nft.script import replace_script
 from egress_router.redirect.desired import desired_here, desired_sample
 from egress_router.redirect.iptables_rules import iptables_tables, iptables_text
 from egress_router.redirect.nft_rules import nft_table
-from egress_router.redirect.nft_script import replace_script
 from egress_router.redirect.plan_text import plan_json, plan_text
 from egress_router.redirect.values import Desired, RouterConfig
 

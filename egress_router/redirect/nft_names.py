@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from egress_router.config.values import Family, Protocol
-from egress_router.net.nft.values import NftChain, NftSet, NftTable
+from egress_router.net.nft.values import NftChain, NftSet
 from egress_router.redirect.values import Counters, NamedFallback, NamedRedirect, Spread, Translation
 
 # Rules with names → nftables. Each has two chains of its own::
@@ -18,27 +17,13 @@ from egress_router.redirect.values import Counters, NamedFallback, NamedRedirect
 
 DROP = "counter drop"
 _NAME, _ANSWER = "name", "answer"
-_PREFIXES = tuple(f"{kind}{family.value}_" for kind in (_NAME, _ANSWER) for family in Family)
 #: What nft lets a comment have, its end included (NFTNL_UDATA_COMMENT_MAXLEN).
 _COMMENT = 127
 
 
-def of_a_name(chain: str) -> bool:
-    """Whether a chain belongs to a rule with a name: it comes and goes with elements."""
-    return chain.startswith(_PREFIXES)
-
-
-def in_order(chains: Iterable[NftChain]) -> tuple[NftChain, ...]:
-    """Return ``chains`` with those of names last and sorted, whatever the order in which they were made."""
-    found = list(chains)
-    last = [chain for chain in found if of_a_name(chain.name)]
-    return (*(chain for chain in found if not of_a_name(chain.name)), *sorted(last, key=lambda chain: chain.name))
-
-
-def without_answers(table: NftTable) -> NftTable:
-    """Return ``table`` with nothing in the chains that answers change."""
-    emptied = (replace(chain, rules=()) if chain.name.startswith(_ANSWER) else chain for chain in table.chains)
-    return replace(table, chains=tuple(emptied))
+def answer_chains(translation: Translation) -> list[str]:
+    """Return the names of the chains that answers change."""
+    return [answer_chain(spread).name for family in translation.sources for spread in translation.spreads(family)]
 
 
 def name_chain(family: Family, rule: NamedRedirect | NamedFallback) -> str:
@@ -48,13 +33,17 @@ def name_chain(family: Family, rule: NamedRedirect | NamedFallback) -> str:
 
 def answer_chain(spread: Spread) -> NftChain:
     """Return the chain that sends connections to the addresses: empty without any."""
-    return NftChain(f"{_ANSWER}{_label(spread.family, spread.rule)}", None, tuple(_answer(spread)))
+    comment = f"addresses of {spread.rule.name.text}"[:_COMMENT]
+    return NftChain(
+        f"{_ANSWER}{_label(spread.family, spread.rule)}", None, tuple(_answer(spread)), comment, dynamic=True
+    )
 
 
 def named_chains(spread: Spread) -> tuple[NftChain, NftChain]:
     """Return both chains of a rule."""
     answer = answer_chain(spread)
-    return NftChain(name_chain(spread.family, spread.rule), None, (f"jump {answer.name}", DROP)), answer
+    name, comment = name_chain(spread.family, spread.rule), f"connections to {spread.rule.name.text}"[:_COMMENT]
+    return NftChain(name, None, (f"jump {answer.name}", DROP), comment, dynamic=True), answer
 
 
 def named_maps(spreads: Iterable[Spread]) -> tuple[list[NftSet], list[str]]:
@@ -65,7 +54,10 @@ def named_maps(spreads: Iterable[Spread]) -> tuple[list[NftSet], list[str]]:
             elements = found.setdefault((spread.family, spread.rule.protocol), {})
             elements[str(spread.rule.ports)] = f"goto {name_chain(spread.family, spread.rule)}"
     header = ("type inet_service : verdict", "flags interval", "counter")
-    maps = [NftSet("map", map_name(*key), header, elements) for key, elements in found.items()]
+    maps = [
+        NftSet("map", map_name(*key), header, elements, "ports of rules with a host name")
+        for key, elements in found.items()
+    ]
     return maps, [f"{protocol} dport vmap @{map_name(family, protocol)}" for family, protocol in found]
 
 
@@ -150,19 +142,6 @@ def _of_a_name(rule: NamedRedirect | NamedFallback, family: Family, values: Coun
     return Counters(asked - dropped, *traffic)
 
 
-def chain_counters(listing: str) -> Counted:
-    """Return {("chain NAME", ""): (packets, bytes)} of the last counting rule of each chain: the fallback's."""
-    found: Counted = {}
-    place = ""
-    for raw in listing.splitlines():
-        words = raw.split()
-        if len(words) == 3 and words[0] == "chain":
-            place = f"chain {words[1]}"
-        elif (
-            place
-            and "counter" in words
-            and words[words.index("counter") + 1 : words.index("counter") + 2] == ["packets"]
-        ):
-            at = words.index("counter")
-            found[(place, "")] = (int(words[at + 2]), int(words[at + 4]))
-    return found
+def last_of_chains(counted: Counted) -> Counted:
+    """Return ``counted`` with ("chain NAME", "") for the last counting rule of each chain: the fallback's."""
+    return {(place, "" if place.startswith("chain ") else what): value for (place, what), value in counted.items()}

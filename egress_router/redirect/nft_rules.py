@@ -6,15 +6,18 @@ nft lists it, so that what was read back can be compared with it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import collapse_addresses
+from typing import TypeVar
 
 from egress_router.config.values import Address, Family, Protocol
 from egress_router.net.nft.values import NftChain, NftSet, NftTable
 from egress_router.redirect.network_state import CLUSTER_MARK
-from egress_router.redirect.nft_names import in_order, name_chain, named_chains, named_maps
+from egress_router.redirect.nft_names import name_chain, named_chains, named_maps
 from egress_router.redirect.values import Redirect, Translation
 
 TABLE = "inet egress_router"
+_Part = TypeVar("_Part", NftSet, NftChain)
 WITH_PORTS = "meta l4proto { tcp, udp, sctp }"
 _NFPROTO = {Family.IPV4: "ipv4", Family.IPV6: "ipv6"}
 _IP = {Family.IPV4: "ip", Family.IPV6: "ip6"}
@@ -34,22 +37,42 @@ def nft_table(translation: Translation) -> NftTable:
             counting += chains[1:]
     named = [chain for family in Family for spread in translation.spreads(family) for chain in named_chains(spread)]
     forwarding = [_forwarded(counting), *counting] if redirecting else []
-    return NftTable(
-        TABLE,
-        tuple(sets),
-        (
-            *redirecting,
-            _prerouting(translation, redirecting if translation.accepting else []),
-            _postrouting(translation),
-            *reversed(forwarding),
-            _forward(translation, bool(forwarding)),
-            _input(translation, bool(redirecting)),
-            _output(translation),
-            *([_errors(translation)] if redirecting else []),
-            _guard(translation),
-            *in_order(named),
-        ),
+    parts = (
+        *redirecting,
+        _prerouting(translation, redirecting if translation.accepting else []),
+        _postrouting(translation),
+        *reversed(forwarding),
+        _forward(translation, bool(forwarding)),
+        _input(translation, bool(redirecting)),
+        _output(translation),
+        *([_errors(translation)] if redirecting else []),
+        _guard(translation),
+        *sorted(named, key=lambda chain: chain.name),
     )
+    return NftTable(TABLE, tuple(map(_with_comment, sets)), tuple(map(_with_comment, parts)))
+
+
+#: What chains and sets are for: by their names without family and protocol.
+_COMMENTS = {
+    "cluster": "where the pod itself may go by the cluster interface",
+    "pod": "the addresses of the pod that destinations are reached by",
+    "redirect": "where a connection to a port goes",
+    "lines": "counts traffic by configuration line",
+    "count": "counts traffic by configuration line",
+    "prerouting": "connections to the pod go where the configuration says",
+    "postrouting": "what leaves by the egress interface has the egress address",
+    "forward": "only translated connections and their replies pass",
+    "forwarded": "clamps the MSS to the path MTU and counts",
+    "input": "nothing new comes in by the egress interface",
+    "output": "the pod's own traffic: cluster prefixes by the cluster interface, the egress address by the other",
+    "errors": "ICMP errors go back to the client by the cluster interface",
+    "guard": "nothing leaves by the egress interface with another source",
+}
+
+
+def _with_comment(part: _Part) -> _Part:
+    name = part.name.partition("_")[0].rstrip("46")
+    return part if part.comment else replace(part, comment=_COMMENTS[name])
 
 
 def _cluster_set(translation: Translation, family: Family) -> NftSet:

@@ -21,12 +21,13 @@ from egress_router.net.netlink import (
     attribute,
     attributes,
 )
-from egress_router.net.nft.values import VERDICT, Codec, NftSet, SetChange, codec
+from egress_router.net.nft.codec import VERDICT, Codec, codec
+from egress_router.net.nft.values import NftSet, SetChange
 
 _NEW_ELEMENT, _GET_ELEMENT, _DELETE_ELEMENT, _GET_GENERATION = 0xA0C, 0xA0D, 0xA0E, 0xA10
 _BATCH_BEGIN, _BATCH_END, _SUBSYSTEM = 0x10, 0x11, 10
 _BATCH_GENERATION, _GENERATION = 1, 1
-_NFPROTO_INET = 1
+_FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "ip6": 10}
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _ELEMENT, _KEY, _DATA, _FLAGS, _EXPRESSION = 1, 1, 2, 3, 7
 _VALUE, _VERDICT = 1, 2
@@ -48,10 +49,9 @@ Raw = tuple[bytes, bytes, bool]
 
 
 class NftSocket:
-    """A netlink socket to one table of the family ``inet``."""
+    """A netlink socket to nftables. Tables are called as nft(8) calls them: ``inet egress_router``."""
 
-    def __init__(self, table: str) -> None:
-        self._table = table
+    def __init__(self) -> None:
         self._netlink = Netlink(NETLINK_NETFILTER)
 
     def __enter__(self) -> NftSocket:
@@ -73,15 +73,15 @@ class NftSocket:
                     return int(struct.unpack_from("!I", message, start)[0])
         raise PlatformError("the kernel does not tell the generation of its nftables rules")
 
-    def read(self, item: NftSet) -> dict[str, tuple[str | None, Counted | None]]:
-        """Return {key: (value or None, counters or None)} of a set or map, in the words of nft(8).
+    def read(self, table: str, item: NftSet) -> dict[str, tuple[str | None, Counted | None]]:
+        """Return {key: (value or None, counters or None)} of a set or map of ``table``, in the words of nft(8).
 
         Raises PlatformError when the kernel does not answer as expected.
         """
         keys, values = _codecs(item)
         if keys is None or (":" in item.header[0] and values is None):
             raise PlatformError(f"the set {item.name} has a type that nobody foresaw: {item.header[0]}")
-        rows = self._dump(item.name)
+        rows = self._dump(table, item.name)
         if not item.interval:
             return {keys.read(key): (values.read(data) if values else None, counted) for key, data, _, counted in rows}
         # The starts, and the ends as elements of their own.
@@ -93,56 +93,59 @@ class NftSocket:
                 found[keys.interval(key, after)] = (values.read(data) if values else None, counted)
         return found
 
-    def holds(self, item: NftSet) -> bool:
+    def holds(self, table: str, item: NftSet) -> bool:
         """Whether the kernel's set has the elements of ``item``, whose types are known, and no others."""
         # nft adds an end without a start, at zero.
-        found = {(key, data, end) for key, data, end, _ in self._dump(item.name) if not end or any(key)}
+        found = {(key, data, end) for key, data, end, _ in self._dump(table, item.name) if not end or any(key)}
         return found == set(_raw(item, item.elements))
 
-    def change(self, changes: Iterable[SetChange], generation: int) -> None:
-        """Remove and add elements in one transaction, if ``generation`` is still that of the kernel.
+    def change(self, changes: Iterable[tuple[str, SetChange]], generation: int) -> None:
+        """Remove and add elements of sets of tables in one transaction, if ``generation`` is still that of the kernel.
 
         Raises NetlinkError; ERESTART when it is not.
         """
         begin = struct.pack("=BBH", 0, 0, _SUBSYSTEM << 8) + attribute(_BATCH_GENERATION, struct.pack("!I", generation))
         changes = tuple(changes)
         messages = [(_BATCH_BEGIN, 0, begin)]
-        for change in changes:
+        for table, change in changes:
             keys = dict.fromkeys(change.removed)
-            messages += [(_DELETE_ELEMENT, 0, body) for body in self._bodies(change.item, keys)]
-        for change in changes:
-            messages += [(_NEW_ELEMENT, NLM_F_CREATE, body) for body in self._bodies(change.item, change.added)]
+            messages += [(_DELETE_ELEMENT, 0, body) for body in _bodies(table, change.item, keys)]
+        for table, change in changes:
+            messages += [(_NEW_ELEMENT, NLM_F_CREATE, body) for body in _bodies(table, change.item, change.added)]
         # Before Linux 6.10 the end of a batch is not acknowledged, its parts are.
         type_, flags, body = messages[-1]
         messages[-1] = (type_, flags | NLM_F_ACK, body)
         messages.append((_BATCH_END, 0, begin[:4]))
-        self._netlink.change_all(messages, f"change elements of the nftables table {self._table}")
+        self._netlink.change_all(messages, f"change elements of {', '.join({table for table, _ in changes})}")
 
-    def _head(self, name: str) -> bytes:
-        names = ((_LIST_TABLE, self._table), (_LIST_SET, name))
-        return struct.pack("=BBH", _NFPROTO_INET, 0, 0) + b"".join(
-            attribute(type_, text.encode() + b"\0") for type_, text in names
-        )
-
-    def _bodies(self, item: NftSet, elements: Mapping[str, str | None]) -> Iterator[bytes]:
-        """Yield what stands behind netlink's head in the messages that name ``elements``."""
-        head, parts, size = self._head(item.name), [], 0
-        verdicts = item.header[0].endswith(f" : {VERDICT}")
-        for raw in _raw(item, elements):
-            parts.append(_element(*raw, verdicts))
-            size += len(parts[-1])
-            if size > _MOST_BYTES:
-                yield head + attribute(_LIST_ELEMENTS | _NESTED, b"".join(parts))
-                parts, size = [], 0
-        if parts:
-            yield head + attribute(_LIST_ELEMENTS | _NESTED, b"".join(parts))
-
-    def _dump(self, name: str) -> Iterator[tuple[bytes, bytes, bool, Counted | None]]:
+    def _dump(self, table: str, name: str) -> Iterator[tuple[bytes, bytes, bool, Counted | None]]:
         """Yield (key, data, is an interval's end, counters) of every element."""
         for _, _, message in self._netlink.stream(
-            _GET_ELEMENT, NLM_F_DUMP, self._head(name), f"read the nftables set {name}"
+            _GET_ELEMENT, NLM_F_DUMP, _head(table, name), f"read the nftables set {name}"
         ):
             yield from _elements(message)
+
+
+def _head(table: str, name: str) -> bytes:
+    family, _, own = table.partition(" ")
+    names = ((_LIST_TABLE, own), (_LIST_SET, name))
+    return struct.pack("=BBH", _FAMILIES[family], 0, 0) + b"".join(
+        attribute(type_, text.encode() + b"\0") for type_, text in names
+    )
+
+
+def _bodies(table: str, item: NftSet, elements: Mapping[str, str | None]) -> Iterator[bytes]:
+    """Yield what stands behind netlink's head in the messages that name ``elements``."""
+    head, parts, size = _head(table, item.name), [], 0
+    verdicts = item.header[0].endswith(f" : {VERDICT}")
+    for raw in _raw(item, elements):
+        parts.append(_element(*raw, verdicts))
+        size += len(parts[-1])
+        if size > _MOST_BYTES:
+            yield head + attribute(_LIST_ELEMENTS | _NESTED, b"".join(parts))
+            parts, size = [], 0
+    if parts:
+        yield head + attribute(_LIST_ELEMENTS | _NESTED, b"".join(parts))
 
 
 def known_types(item: NftSet) -> bool:
@@ -153,7 +156,7 @@ def known_types(item: NftSet) -> bool:
 
 def _codecs(item: NftSet) -> tuple[Codec | None, Codec | None]:
     """Return the codecs of a set's keys and of its values (None also in a set without values)."""
-    keys, _, values = item.header[0].removeprefix("type ").partition(" : ")
+    keys, _, values = item.header[0].partition(" ")[2].partition(" : ")
     return codec(keys), codec(values) if values else None
 
 

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from egress_router.config.values import Address, Family, HostName, PortRange, Protocol, family_of
 from egress_router.net.iptables.rules import PREFIX, IptRule, IptTable
-from egress_router.net.nft.values import NftTable
-from egress_router.redirect.iptables_rules import iptables_tables
-from egress_router.redirect.nft_names import of_a_name, without_answers
-from egress_router.redirect.nft_rules import nft_table
-from egress_router.redirect.nft_script import (
+from egress_router.net.nft.listing import parse_table
+from egress_router.net.nft.script import (
     chain_changes,
     change_script,
     element_changes,
-    parse_table,
     replace_script,
     table_text,
 )
+from egress_router.net.nft.values import NftTable
+from egress_router.redirect.iptables_rules import iptables_tables
+from egress_router.redirect.nft_names import answer_chains
+from egress_router.redirect.nft_rules import nft_table
 from egress_router.redirect.values import NamedFallback, NamedRedirect, Ruleset, Translation
 
 ADDRESSES: list[Address] = [
@@ -237,7 +237,7 @@ def test_nft_changes_of_names_are_made_in_an_order_that_works(old: Translation, 
     before, after = nft_table(old), nft_table(new)
     changes = element_changes(before, after)
     assert changes is not None
-    chains = {chain.name: list(chain.rules) for chain in before.chains if of_a_name(chain.name)}
+    chains = {chain.name: list(chain.rules) for chain in before.chains if chain.dynamic}
     maps = {item.name: dict(item.elements) for item in before.sets}
     for line in change_script(changes, before.name, chain_changes(before, after)).splitlines():
         verb, kind, _, _, name, *rest = line.split(" ", 5)
@@ -259,7 +259,7 @@ def test_nft_changes_of_names_are_made_in_an_order_that_works(old: Translation, 
             assert not chains.pop(name)
             assert not any(value == f"goto {name}" for values in maps.values() for value in values.values())
             assert not any(f"jump {name}" in rules for rules in chains.values())
-    assert chains == {chain.name: list(chain.rules) for chain in after.chains if of_a_name(chain.name)}
+    assert chains == {chain.name: list(chain.rules) for chain in after.chains if chain.dynamic}
     assert maps == {item.name: item.elements for item in after.sets}
 
 
@@ -267,7 +267,7 @@ def test_nft_changes_of_names_are_made_in_an_order_that_works(old: Translation, 
 @given(translations())
 def test_answers_change_the_chains_of_answers_alone(desired: Translation) -> None:
     unanswered = replace(desired, answers={})
-    assert without_answers(nft_table(desired)) == nft_table(unanswered)
+    assert nft_table(desired).without_rules(answer_chains(desired)) == nft_table(unanswered)
     for family in Family:
         for one, other in zip(iptables_tables(desired, family), iptables_tables(unanswered, family), strict=True):
             assert one.hooks == other.hooks

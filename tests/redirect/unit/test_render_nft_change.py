@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_router.net.nft.script import change_script, element_changes, replace_script, table_text
 from egress_router.net.nft.values import NftChain, NftSet, NftTable
-from egress_router.redirect.nft_script import change_script, element_changes, replace_script, table_text
 
 WORDS = st.sampled_from(["80", "81-90", "tcp . 443", "203.0.113.1", "203.0.113.1 . 443"])
 
