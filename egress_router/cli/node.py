@@ -102,6 +102,14 @@ CLUSTER_OPTION = click.option(
 @click.option("--probe-misses", type=click.IntRange(1, 100), default=3, show_default=True, help="In a row: down.")
 @click.option("--probe-returns", type=click.IntRange(1, 100), default=5, show_default=True, help="In a row: up again.")
 @PROBE_PORT_OPTION
+@click.option(
+    "--dad",
+    type=click.Choice(["on", "off"]),
+    envvar="EGRESS_DAD",
+    default="on",
+    show_default=True,
+    help="Ask whether another machine has an egress IP before it is claimed; off where a router answers for all.",
+)
 @health_options(9910, "the node's hostIP")
 @SOCKET_OPTION
 @click.pass_context
@@ -120,6 +128,7 @@ def command(
     probe_misses: int,
     probe_returns: int,
     probe_port: int,
+    dad: str,
     health_port: int,
     health_address: str,
     path: Path,
@@ -136,6 +145,7 @@ def command(
         probe_misses,
         probe_returns,
         probe_port,
+        dad == "on",
     )
     set_up_log_from_environment()
     health = (health_port, health_address)

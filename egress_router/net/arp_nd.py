@@ -6,9 +6,9 @@ import ctypes
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 from egress_router.config.values import Address
 from egress_router.errors import AddressInUse, TryAgainError
@@ -28,6 +28,7 @@ _UNSPECIFIED6 = bytes(16)
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
 _SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_MULTICAST = 263, 1, 0
 _NS, _NA = 135, 136
+_ARP_REPLY = 2
 _OVERRIDE = 0x20000000
 
 #: RFC 5227 probes three times, one to two seconds apart, because of the slow links of its day. A switched LAN answers
@@ -77,9 +78,15 @@ class Neighbours:
         """Close the raw socket."""
         self._socket.close()
 
-    def check_duplicates(self, addresses: Iterable[Address]) -> None:
-        """Probe for ``addresses`` together; about 0.7 s. Raises AddressInUse naming the MAC that answers."""
+    def check_duplicates(self, addresses: Iterable[Address], gateways: Iterable[Address] = ()) -> None:
+        """Probe for ``addresses`` together; about 0.7 s. Raises AddressInUse naming the MAC and what it said.
+
+        The MAC of one of ``gateways`` that only answers is no other owner: a router answers for others, too (proxy ARP,
+        RFC 1027; proxied advertisements, RFC 4861, 7.2.8).
+        """
         wanted = list(addresses)
+        asked = list(gateways)
+        claims: list[Claim] = []
         for address in wanted:
             if address.version == 6:
                 # Where other machines' probes for it go (RFC 4862, 5.4.2).
@@ -89,35 +96,42 @@ class Neighbours:
                     raise self._lost(error) from error
         end = time.monotonic()
         for _ in range(PROBES):
-            for address in wanted:
+            for address in (*wanted, *asked):
                 self._send(self._probe(address))
             end += PROBE_INTERVAL
-            self._listen(wanted, end)
-        self._listen(wanted, end - PROBE_INTERVAL + LISTEN_AFTER)
+            claims += self._listen({*wanted, *asked}, end)
+        claims += self._listen({*wanted, *asked}, end - PROBE_INTERVAL + LISTEN_AFTER)
+        routers = {claim.mac for claim in claims if claim.address in asked}
+        for claim in claims:
+            if claim.address in wanted and not (claim.answer and claim.mac in routers):
+                raise self._in_use(claim)
 
     def announce(self, addresses: Iterable[Address]) -> None:
         """Send a gratuitous ARP request (RFC 5227, 2.3) or an unsolicited advertisement (RFC 4861, 7.2.6) for each."""
         for address in addresses:
             self._send(self._announcement(address))
 
-    def _listen(self, wanted: list[Address], end: float) -> None:
-        by_bytes = {address.packed: address for address in wanted}
+    def _in_use(self, claim: Claim) -> AddressInUse:
+        return AddressInUse(
+            f"{claim.address} is in use: {claim.mac} has it on {self._interface} ({claim.heard}). Two machines with "
+            "one address break each other; remove the other one (an old router pod?), or choose another address"
+        )
+
+    def _listen(self, wanted: Collection[Address], end: float) -> list[Claim]:
+        """Return what other machines claim of ``wanted`` until the time ``end``."""
+        found = []
         while (left := end - time.monotonic()) > 0:
             self._socket.settimeout(left)
             try:
                 frame = self._socket.recv(2048)
             except TimeoutError:
-                return
+                break
             except OSError as error:
                 raise self._lost(error) from error
             claim = claimed(frame)
-            if claim is None or claim[1] not in by_bytes or claim[0] == self._mac:
-                continue
-            mac = claim[0].hex(":")
-            raise AddressInUse(
-                f"{by_bytes[claim[1]]} is in use: {mac} answers for it on {self._interface}. Two machines with one "
-                "address break each other; remove the other one (an old router pod?), or choose another EGRESS_SOURCE"
-            )
+            if claim is not None and claim.address in wanted and claim.mac != self._mac.hex(":"):
+                found.append(claim)
+        return found
 
     def _probe(self, address: Address) -> bytes:
         if address.version == 4:
@@ -146,25 +160,48 @@ class Neighbours:
         return mac + self._mac + struct.pack("!H", _ETH_P_IPV6) + header + body
 
 
-def claimed(frame: bytes) -> tuple[bytes, bytes] | None:
-    """Return (MAC, packed address) that an Ethernet frame claims or probes for; None for other frames.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A machine says that it has ``address``, or is about to take it. ``answer``: it was asked; ``heard``: how it said
+    it.
+    """
 
-    ARP: the sender of any ARP packet, or the target of a probe. IPv6: the target of an advertisement, or of a
-    solicitation from ``::`` (another machine's duplicate detection).
+    mac: str
+    address: Address
+    answer: bool
+    heard: str
+
+
+def claimed(frame: bytes) -> Claim | None:
+    """Return what an Ethernet frame claims; None for other frames.
+
+    ARP: the sender of any ARP packet, or the target of a probe, which is broadcast (RFC 5227, 2.1.1): switches that
+    look whether a known neighbour is still there send probes to it alone. IPv6: the target of an advertisement, or of a
+    solicitation from ``::``, which is multicast (another machine's duplicate address detection).
     """
     if len(frame) < 42:
         return None
     kind: int = struct.unpack_from("!H", frame, 12)[0]
+    to_all = bool(frame[0] & 1)
     if kind == _ETH_P_ARP:
-        _, protocol, _, _, _, mac, sender, _, target = _ARP.unpack_from(frame, 14)
+        _, protocol, _, _, operation, mac, sender, _, target = _ARP.unpack_from(frame, 14)
         if protocol != 0x0800:
             return None
-        return (mac, target if sender == bytes(4) else sender)
+        if sender != bytes(4):
+            heard = "an ARP reply" if operation == _ARP_REPLY else "an ARP request from it"
+            return Claim(mac.hex(":"), IPv4Address(sender), operation == _ARP_REPLY and not to_all, heard)
+        probe = Claim(mac.hex(":"), IPv4Address(target), answer=False, heard="an ARP probe: it is about to take it")
+        return probe if to_all else None
     if kind != _ETH_P_IPV6 or len(frame) < 78 or frame[20] != socket.IPPROTO_ICMPV6 or frame[21] != 255:
         return None
-    type_, source, target = frame[54], frame[22:38], frame[62:78]
-    if type_ == _NA or (type_ == _NS and source == _UNSPECIFIED6):
-        return (frame[6:12], target)
+    type_, source, address = frame[54], frame[22:38], IPv6Address(frame[62:78])
+    mac = frame[6:12].hex(":")
+    if type_ == _NA:
+        # To a probe from :: the answer goes to all nodes; with the override flag it is no proxy's (RFC 4861, 7.2.8).
+        proxied = not frame[58] & 0x20
+        return Claim(mac, address, proxied or not to_all, "a neighbour advertisement")
+    if type_ == _NS and source == _UNSPECIFIED6 and to_all:
+        return Claim(mac, address, answer=False, heard="its duplicate address detection")
     return None
 
 
@@ -180,7 +217,6 @@ def _checksum(data: bytes) -> int:
 # Ask gateways whether they are there, and hear who claims our addresses. ARP: RFC 826, IPv6: RFC 4861.
 
 _SO_ATTACH_FILTER = 26
-_NS, _NA = 135, 136
 _ARP_TYPE = b"\x08\x06"
 #: linux/filter.h: (code, jump if true, jump if false, operand). Without it every packet would wake us up.
 #: ARP, or IPv6 with ICMPv6 as its first header and type 136 (neighbour advertisement).
@@ -197,19 +233,13 @@ _FILTER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """``mac`` says that it has ``address``."""
-
-    mac: str
-    address: Address
-
-
 class NeighbourWatch(Neighbours):
     """Speaks and hears ARP and neighbour discovery on one interface, without ever waiting."""
 
     def __init__(self, interface: str, index: int, mac: str) -> None:
         super().__init__(interface, index, mac)
+        self._asked: set[Address] = set()
+        self._routers: dict[Address, str] = {}
         program = b"".join(struct.pack("=HBBI", *line) for line in _FILTER)
         self._buffer = ctypes.create_string_buffer(program)
         head = struct.pack("@HP", len(_FILTER), ctypes.addressof(self._buffer))
@@ -226,6 +256,7 @@ class NeighbourWatch(Neighbours):
 
     def ask(self, address: Address, source: Address) -> None:
         """Ask who has ``address``, as ``source``. An interface that is down asks nobody."""
+        self._asked.add(address)
         try:
             self._send(self._question(address, source))
         except TryAgainError:
@@ -245,9 +276,11 @@ class NeighbourWatch(Neighbours):
         except TryAgainError:
             return
 
-    def heard(self) -> list[Heard]:
-        """Return what other machines have said since the last time."""
-        found: list[Heard] = []
+    def heard(self) -> list[Claim]:
+        """Return what other machines have said since the last time. Those that only answer for an address and have one
+        of those that were asked for by ``ask``, gateways, answer for others, too (proxy ARP), so that is left out.
+        """
+        found: list[Claim] = []
         for _ in range(1000):
             try:
                 frame = self._socket.recv(2048)
@@ -255,9 +288,13 @@ class NeighbourWatch(Neighbours):
                 # Nothing more, or the interface went down; the link's own events tell that.
                 break
             claim = claimed(frame)
-            if claim is None or claim[0] == self._mac or _asks_only(frame):
+            if claim is None or claim.mac == self._mac.hex(":") or _asks_only(frame):
                 continue
-            found.append(Heard(claim[0].hex(":"), ip_address(claim[1])))
+            if claim.address in self._asked:
+                self._routers[claim.address] = claim.mac
+            elif claim.answer and claim.mac in self._routers.values():
+                continue
+            found.append(claim)
         return found
 
     def _question(self, address: Address, source: Address) -> bytes:

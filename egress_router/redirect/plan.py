@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
@@ -22,6 +22,8 @@ from egress_router.redirect.values import Mode, RouterConfig, Ruleset, Translati
 
 # Which interface is the egress interface: one that exists, or one to create.
 
+#: What a container runtime calls the interface of the pod network (CNI_IFNAME of kubelet's runtimes).
+CRI_INTERFACE = "eth0"
 #: What OpenShift SDN's annotation makes, and what we make.
 DEFAULT_NAME = "macvlan0"
 
@@ -70,22 +72,6 @@ def choose_egress_link(wanted: str | None, links: tuple[Link, ...], cluster: str
     return EgressLink(DEFAULT_NAME, create=True, reason="there is no macvlan link")
 
 
-def refuse_unfit(link: Link, links: tuple[Link, ...]) -> None:
-    """Raise PlatformError when ``link`` cannot be an egress interface: it would send, and no answer would come back."""
-    master = next((item for item in links if item.index == link.master), None)
-    if master is not None:
-        raise PlatformError(
-            f"{link.name} belongs to {master.name} ({master.kind or 'device'}), which gets what it receives, so no "
-            f"reply would find its client. Take it out (ip link set {link.name} nomaster) or name another "
-            f"EGRESS_INTERFACE; {seen(links)}"
-        )
-    if link.ipvlan_mode in ("l3", "l3s"):
-        raise PlatformError(
-            f"{link.name} answers no ARP and no neighbour discovery: it is an ipvlan in mode {link.ipvlan_mode}, so "
-            "the gateway would not find EGRESS_SOURCE. Make it with mode l2, or take a macvlan"
-        )
-
-
 def seen(links: tuple[Link, ...]) -> str:
     """List links for an error text."""
     return "links seen: " + (", ".join(map(str, links)) or "none")
@@ -128,8 +114,43 @@ def find_cluster_interface(observed: Observed, egress: str | None) -> str | None
     defaults = [route for route in observed.routes if route.is_default and route.interface not in (None, egress)]
     foreign = [r for r in defaults if r.table == MAIN_TABLE and r.protocol != PROTOCOL]
     copies = [r for r in defaults if r.table == CLUSTER_TABLE and r.protocol == PROTOCOL]
-    candidates = copies or sorted(foreign, key=lambda r: r.metric if r.family == Family.IPV4 else r.metric + 2**32)
-    return candidates[0].interface if candidates else None
+    candidates = copies or sorted(foreign, key=_preference)
+    if not candidates:
+        return None
+    equal = _equal_to_first(candidates)
+    return CRI_INTERFACE if CRI_INTERFACE in equal else candidates[0].interface
+
+
+def _preference(route: Route) -> int:
+    return route.metric if route.family == Family.IPV4 else route.metric + 2**32
+
+
+def _equal_to_first(candidates: Sequence[Route]) -> list[str]:
+    """Return the interfaces of the default routes that are no worse than the first one."""
+    first = _preference(candidates[0])
+    return list(dict.fromkeys(route.interface or "" for route in candidates if _preference(route) == first))
+
+
+def cluster_interface_warnings(observed: Observed, egress: str) -> list[str]:
+    """Return what is unclear about which interface leads to the cluster, though one can be chosen."""
+    equal = _rivals(observed, egress)
+    if CRI_INTERFACE not in equal:
+        return []
+    text = (
+        f"{' and '.join(equal)} carry a default route of the same metric; {CRI_INTERFACE}, the pod network's, is taken "
+        "for the interface to the cluster. Give the other network no default route (Multus: no `default-route`)"
+    )
+    return [text]
+
+
+def _rivals(observed: Observed, egress: str) -> list[str]:
+    """Return the interfaces whose default routes are equally good, where it is not known which leads to the cluster."""
+    defaults = [r for r in observed.routes if r.is_default and r.interface not in (None, egress)]
+    if any(r.table == CLUSTER_TABLE and r.protocol == PROTOCOL for r in defaults):
+        return []
+    foreign = sorted((r for r in defaults if r.table == MAIN_TABLE and r.protocol != PROTOCOL), key=_preference)
+    equal = _equal_to_first(foreign) if foreign else []
+    return equal if len(equal) > 1 else []
 
 
 def plan_network(
@@ -144,6 +165,12 @@ def plan_network(
         raise PlatformError(
             f"no interface except {egress} carries a default route, so the cluster interface cannot be told; "
             "the pod network must keep its default route (Multus: no `default-route` on the egress network)"
+        )
+    rivals = _rivals(observed, egress)
+    if rivals and cluster != CRI_INTERFACE:
+        raise PlatformError(
+            f"{' and '.join(rivals)} carry a default route of the same metric, so the cluster interface cannot be "
+            "told; give the other network no default route (Multus: no `default-route`), or a larger metric"
         )
     servers = tuple(nameservers)
     addresses: list[LinkAddress] = []
@@ -299,6 +326,11 @@ def _sysctls(config: RouterConfig, egress: str, cluster: str) -> Iterable[Sysctl
         # An address of the cluster side is nobody's business on the egress side, and the other way round.
         yield Sysctl(f"net/ipv4/conf/{egress}/arp_ignore", 1, required=False)
         yield Sysctl(f"net/ipv4/conf/{egress}/arp_announce", 2, required=False)
+    if Family.IPV6 in config.sources and not config.mode.redirects:
+        # Router advertisements would give the interface addresses of its own, and a default route. Where IPv6 is
+        # forwarded, the kernel takes none.
+        yield Sysctl(f"net/ipv6/conf/{egress}/accept_ra", 0, required=False)
+        yield Sysctl(f"net/ipv6/conf/{egress}/autoconf", 0, required=False)
 
 
 # The translation that belongs to a configuration and the planned network.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 from egress_router.config.values import family_of
 from egress_router.daemon.log import LOGGER
-from egress_router.errors import PlatformError, StateMismatch
+from egress_router.errors import AddressInUse, PlatformError, StateMismatch, TryAgainError
 from egress_router.net import netns as capabilities
 from egress_router.net.arp_nd import Neighbours
 from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
@@ -16,7 +17,7 @@ from egress_router.redirect.desired import desired_state, wanted_link
 from egress_router.redirect.macvlan import create_macvlan, host_namespace
 from egress_router.redirect.nat import NatBackend, choose_backend
 from egress_router.redirect.network_state import CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, RULE_PRIORITIES, NetworkState
-from egress_router.redirect.plan import refuse_unfit, seen
+from egress_router.redirect.plan import cluster_interface_warnings, seen
 from egress_router.redirect.values import Desired, RouterConfig
 
 # Desired against actual: what is missing and what is there but not desired.
@@ -54,8 +55,10 @@ def network_drift(desired: NetworkState, observed: Observed) -> Drift:
     past_us = [r for r in observed.routes if r.table == MAIN_TABLE and r.is_default and r.family in families]
     actual_rules = [r for r in observed.rules if r.priority in RULE_PRIORITIES and r.protocol == PROTOCOL]
     link = observed.link(desired.egress)
+    # One that the kernel's own duplicate address detection refuses is there, but nothing can leave with it.
+    usable = [item for item in observed.addresses if not item.duplicate]
     return Drift(
-        missing_addresses=tuple(item for item in desired.addresses if item not in observed.addresses),
+        missing_addresses=tuple(item for item in desired.addresses if item not in usable),
         missing_routes=tuple(r for r in desired.routes if r not in ours),
         missing_rules=tuple(r for r in desired.rules if r not in actual_rules),
         unexpected_routes=tuple(dict.fromkeys(r for r in (*ours, *past_us) if r not in desired.routes)),
@@ -69,6 +72,8 @@ def network_drift(desired: NetworkState, observed: Observed) -> Drift:
 #: Changing links, addresses, routes and rules; asking and telling the neighbours, and reading iptables.
 CAPABILITIES = ("NET_ADMIN", "NET_RAW")
 PUT_BACK_ATTEMPTS = 3
+#: Duplicate address detection takes up to two seconds by default (RFC 4862, 5.4; ip-sysctl, dad_transmits).
+_DETECTION_SECONDS = 5.0
 
 
 def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
@@ -82,6 +87,8 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
     """
     with Rtnetlink() as kernel:
         link, observed = _egress_link(kernel, config)
+        for warning in cluster_interface_warnings(observed, link.name):
+            LOGGER.warning("%s", warning)
         desired = desired_state(config, observed, link.name)
         _refuse_other_addresses(config, observed, link)
         backend = choose_backend(config.backend, config.sources)
@@ -163,18 +170,43 @@ def _egress_link(kernel: RouteNetlink, config: RouterConfig) -> tuple[Link, Obse
     link = observed.link(choice.name)
     if link is None:
         raise PlatformError(f"{choice.name} was there and is gone; {seen(observed.links)}")
-    refuse_unfit(link, observed.links)
     return link, observed
 
 
 def _refuse_other_addresses(config: RouterConfig, observed: Observed, link: Link) -> None:
     for item in observed.addresses:
         wanted = config.sources.get(family_of(item.address))
-        if item.interface == link.name and item.global_scope and wanted is not None and item.address != wanted:
+        if item.interface != link.name or not item.global_scope or wanted is None or item.address == wanted:
+            continue
+        if item.address.ip == wanted.ip:
+            raise PlatformError(
+                f"{link.name} already carries {item.address}, EGRESS_SOURCE is {wanted}: the same address with another "
+                f"prefix length. Set EGRESS_SOURCE={item.address} if that is the length of the egress network, or have "
+                f"whatever made the interface (Multus' IPAM?) give it /{wanted.network.prefixlen}"
+            )
+        if not _is_autoconfigured(item):
             raise PlatformError(
                 f"{link.name} already carries {item.address}, EGRESS_SOURCE is {wanted}: traffic could leave with "
                 f"either. Remove it (ip address del {item.address} dev {link.name}) or name another EGRESS_INTERFACE"
             )
+
+
+def _is_autoconfigured(item: LinkAddress) -> bool:
+    """Whether router advertisements have made the address (RFC 4862): it is taken away, and comes back no more once
+    accept_ra and autoconf are off.
+    """
+    return item.dynamic and item.address.version == 6
+
+
+def _stray(observed: Observed, network: NetworkState, link: Link) -> list[LinkAddress]:
+    """Return what has to go from the egress interface: link-local and autoconfigured addresses."""
+    return [
+        item
+        for item in observed.addresses
+        if item.interface == link.name
+        and item not in network.addresses
+        and (not item.global_scope or _is_autoconfigured(item))
+    ]
 
 
 def _set_sysctls(kernel: RouteNetlink, network: NetworkState, link: Link, observed: Observed) -> bool:
@@ -211,12 +243,12 @@ def _apply_network(
         kernel.remove_rule(rule)
     if drift.link_down:
         kernel.set_up(link)
-    for item in observed.addresses:
-        if item.interface == link.name and not item.global_scope:
-            kernel.remove_address(link, item)
+    for item in _stray(observed, network, link):
+        kernel.remove_address(link, item)
     neighbours = Neighbours(link.name, link.index, link.mac)
     try:
-        _add_addresses(kernel, config, drift.missing_addresses, link, neighbours)
+        _add_addresses(kernel, config, drift.missing_addresses, observed, link, neighbours)
+        _wait_for_detection(kernel, network, link)
         add(tuple(r for r in drift.missing_routes if r.interface != network.cluster))
         add(tuple(r for r in by_cluster if r.table == MAIN_TABLE))
         # Adding replaces what has the same key; removing that would hit the new one.
@@ -238,14 +270,44 @@ def _add_addresses(
     kernel: RouteNetlink,
     config: RouterConfig,
     missing: tuple[LinkAddress, ...],
+    observed: Observed,
     link: Link,
     neighbours: Neighbours,
 ) -> None:
-    if config.dad and missing:
-        neighbours.check_duplicates(item.address.ip for item in missing)
+    """Probe for what is missing, and before anything of ours stood here also for what somebody else has put there."""
+    foreign: list[LinkAddress] = []
+    if not any(rule.protocol == PROTOCOL for rule in observed.rules):
+        sources = config.sources.values()
+        foreign = [item for item in observed.addresses if item.interface == link.name and item.address in sources]
+    probed = dict.fromkeys(item.address.ip for item in (*missing, *foreign))
+    if config.dad and probed:
+        neighbours.check_duplicates(probed, config.gateways.values())
     for item in missing:
+        if item in observed.addresses:
+            # The kernel's own detection once found a duplicate, which stays so until the address is added anew.
+            kernel.remove_address(link, item)
         kernel.add_address(link, item)
     neighbours.announce(item.address.ip for item in missing)
+
+
+def _wait_for_detection(kernel: RouteNetlink, network: NetworkState, link: Link) -> None:
+    """Wait until the kernel has looked for duplicates of an IPv6 address that somebody else has put on the interface:
+    until then nothing can leave with it. Raises AddressInUse when there is one, TryAgainError when it takes too long.
+    """
+    end = time.monotonic() + _DETECTION_SECONDS
+    while True:
+        ours = [item for item in kernel.addresses(link) if item in network.addresses]
+        for item in ours:
+            if item.duplicate:
+                raise AddressInUse(
+                    f"{item.address.ip} is in use: the kernel's duplicate address detection has found another machine "
+                    f"that has it on {link.name}; remove that one, or choose another address"
+                )
+        if not any(item.tentative for item in ours):
+            return
+        if time.monotonic() > end:
+            raise TryAgainError(f"the kernel still looks for duplicates of addresses on {link.name}")
+        time.sleep(0.02)
 
 
 def drift_lines(kernel: RouteNetlink, desired: Desired, backend: NatBackend) -> list[str]:

@@ -79,7 +79,7 @@ class UplinkMonitor:
         for gateway in self._state.gateways:
             self._watch.ask(gateway, by_family[family_of(gateway)])
         now = self._loop.now()
-        if now >= self._next_own:
+        if self._run.router.dad and now >= self._next_own:
             self._next_own = now + ASK_OWN_SECONDS
             for source in self._sources:
                 self._watch.probe_own(source)
@@ -113,7 +113,8 @@ class UplinkMonitor:
             return
         for heard in self._watch.heard():
             if heard.address in self._sources:
-                self._note_conflict(heard.address, heard.mac)
+                if self._run.router.dad:
+                    self._note_conflict(heard.address, heard.mac, heard.heard)
             elif heard.address in self._asked:
                 self._asked.discard(heard.address)
                 self._note_gateway(heard.address, answer=True)
@@ -126,18 +127,19 @@ class UplinkMonitor:
             else:
                 LOGGER.warning("gateway %s does not answer on %s", address, self._state.interface)
 
-    def _note_conflict(self, source: Address, mac: str) -> None:
+    def _note_conflict(self, source: Address, mac: str, how: str) -> None:
         now = self._loop.now()
         known, until = self._state.conflicts.get(source, ("", 0.0))
         self._state.conflicts[source] = (mac, now + CONFLICT_SECONDS)
         self._state.conflicts_seen += 1
         if known != mac or now >= until:
             LOGGER.error(
-                "%s claims %s, which is ours, on %s: two machines with one address break each other; remove the other "
-                "one (an old router pod?)",
+                "%s claims %s, which is ours, on %s (%s): two machines with one address break each other; remove the "
+                "other one (an old router pod?)",
                 mac,
                 source,
                 self._state.interface,
+                how,
             )
 
     def _check(self, check: Check) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import ip_address, ip_interface
 
+from egress_router.config.values import Address
 from egress_router.egressip.node.state import NODE_PROTOCOL
 from egress_router.errors import AddressInUse, EgressRouterError, TryAgainError
 from egress_router.net.arp_nd import Neighbours
-from egress_router.net.rtnetlink.kernel import RouteNetlink
+from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
 from egress_router.net.rtnetlink.values import Link, LinkAddress
 
 # Egress IPs on the node's outside interface. See ip-address(8).
@@ -63,10 +64,13 @@ ANNOUNCE_EVERY = 1.0
 class Claimer:
     """Checks addresses, one after the other so that a conflict on one does not hold up the others."""
 
-    def __init__(self, link: Link, done: Callable[[str, str], None], start: Callable[..., object]) -> None:
+    def __init__(
+        self, link: Link, done: Callable[[str, str], None], start: Callable[..., object], *, dad: bool = True
+    ) -> None:
         """``done`` is called from the thread with the address and the reason why it is refused (empty: it is free).
-        ``start`` does work in a thread, see Threads.task.
+        ``start`` does work in a thread, see Threads.task. Without ``dad`` every address is taken to be free.
         """
+        self._dad = dad
         self._link = link
         self._done = done
         self._start = start
@@ -108,9 +112,11 @@ class Claimer:
         return dict.fromkeys(texts, "")
 
     def _probe(self, texts: list[str]) -> None:
+        if not self._dad:
+            return
         neighbours = Neighbours(self._link.name, self._link.index, self._link.mac)
         try:
-            neighbours.check_duplicates(map(ip_address, texts))
+            neighbours.check_duplicates(map(ip_address, texts), _default_gateways(self._link))
         finally:
             neighbours.close()
 
@@ -134,6 +140,13 @@ class Claimer:
             neighbours.announce(map(ip_address, texts))
         finally:
             neighbours.close()
+
+
+def _default_gateways(link: Link) -> list[Address]:
+    """Return the next hops of the default routes of an interface: routers, which may answer for others (proxy ARP)."""
+    with Rtnetlink() as kernel:
+        routes = kernel.default_routes()
+    return [route.gateway for route in routes if route.interface == link.name and route.gateway is not None]
 
 
 def _first_sentence(error: EgressRouterError | OSError) -> str:

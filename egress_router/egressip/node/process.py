@@ -66,7 +66,7 @@ def build_agent(
     agent = Agent(settings, host_ip, source, control, loop, threads, dataplane)
     agent.connect(
         Prober(host_ip, settings.probe_port, settings.probe_interval, agent.on_answers, agent.payload),
-        Claimer(link, agent.on_duplicate_check, threads.task),
+        Claimer(link, agent.on_duplicate_check, threads.task, dad=settings.dad),
     )
     return agent
 

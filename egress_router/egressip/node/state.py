@@ -52,7 +52,8 @@ DROPS = {
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
     """How an agent runs. ``cluster`` are the networks of pods, services and nodes, which traffic never leaves;
-    times are seconds. ``unknown`` tells whether a pod that no object tells of may leave with the node's address.
+    times are seconds. ``pass_unknown``: a pod that no object tells of may leave with the node's address. ``dad``: an
+    egress IP is asked for before it is claimed.
     """
 
     node: str
@@ -63,6 +64,7 @@ class NodeSettings:
     probe_misses: int = 3
     probe_returns: int = 5
     probe_port: int = 4791
+    dad: bool = True
 
 
 @dataclass(frozen=True, slots=True)

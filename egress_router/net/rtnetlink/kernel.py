@@ -31,6 +31,7 @@ from egress_router.net.netlink import (
 )
 from egress_router.net.rtnetlink import messages
 from egress_router.net.rtnetlink.values import (
+    MAIN_TABLE,
     ForwardingEntry,
     Link,
     LinkAddress,
@@ -50,8 +51,8 @@ _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _IFLA_AF_SPEC, _IFLA_INET_CONF, _IFLA_INET6_ADDR_GEN_MODE = 26, 1, 8
 _ADDR_GEN_MODE_NONE = 1
 _LOCAL_TABLE = 255
-#: Where rtm_table stands, behind netlink's head.
-_TABLE_AT = 20
+#: Where rtm_dst_len and rtm_table stand, behind netlink's head.
+_LENGTH_AT, _TABLE_AT = 17, 20
 #: Where ifi_index stands, and where the attributes of a link begin.
 _INDEX_AT, _LINK_ATTRIBUTES_AT = 20, 32
 _IFLA_IFNAME = 3
@@ -85,6 +86,9 @@ class RouteNetlink(Protocol):
 
     def routes(self, protocol: int | None = None) -> tuple[Route, ...]:
         """Return the routes of all tables but ``local``, or those of one protocol, which costs less."""
+
+    def default_routes(self) -> tuple[Route, ...]:
+        """Return the default routes of the main table; costs little however many routes there are."""
 
     def rules(self) -> tuple[PolicyRule, ...]:
         """Return the policy rules."""
@@ -208,14 +212,22 @@ class Rtnetlink:
         """See RouteNetlink."""
         return self._routes(self._names(), protocol)
 
-    def _routes(self, names: dict[int, str], protocol: int | None) -> tuple[Route, ...]:
+    def default_routes(self) -> tuple[Route, ...]:
+        """See RouteNetlink."""
+        return self._routes(self._names(), None, lambda data: data[_LENGTH_AT] == 0 and data[_TABLE_AT] == MAIN_TABLE)
+
+    def _routes(
+        self,
+        names: dict[int, str],
+        protocol: int | None,
+        keep: Callable[[bytes], bool] = lambda data: data[_TABLE_AT] != _LOCAL_TABLE,
+    ) -> tuple[Route, ...]:
+        """Return the routes whose messages ``keep`` says are worth taking apart."""
         found = []
         # One family at a time: a strict dump of all families stops after IPv4.
         for family in Family:
             request = messages.routes_request(family, protocol)
-            for message in self._netlink.dump(
-                request, _GETROUTE, "list the routes", lambda data: data[_TABLE_AT] != _LOCAL_TABLE
-            ):
+            for message in self._netlink.dump(request, _GETROUTE, "list the routes", keep):
                 route = messages.route_of(message, names)
                 if route is not None and protocol in (None, route.protocol):
                     found.append(route)

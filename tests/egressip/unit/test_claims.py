@@ -28,7 +28,7 @@ class FakeNeighbours:
     def __init__(self, interface: str, index: int, mac: str) -> None:
         pass
 
-    def check_duplicates(self, addresses: Iterable[Address]) -> None:
+    def check_duplicates(self, addresses: Iterable[Address], gateways: Iterable[Address] = ()) -> None:
         texts = list(map(str, addresses))
         if self.troubles:
             raise self.troubles.pop()
@@ -69,6 +69,7 @@ def claimer_of(answers: Answers) -> Claimer:
 @pytest.fixture(autouse=True)
 def neighbours(monkeypatch: pytest.MonkeyPatch) -> type[FakeNeighbours]:
     monkeypatch.setattr(claims, "Neighbours", FakeNeighbours)
+    monkeypatch.setattr(claims, "_default_gateways", lambda _: [])
     monkeypatch.setattr(claims, "ANNOUNCE_EVERY", 0.001)
     FakeNeighbours.troubles, FakeNeighbours.announced = [], []
     return FakeNeighbours
