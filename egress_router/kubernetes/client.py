@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import select
 import socket
 import ssl
 import tempfile
@@ -191,7 +192,7 @@ class Client:
         with self._lock:
             for attempt in (1, 2):
                 kept, self._kept = self._kept, None
-                if kept is not None and time.monotonic() - self._used > KEPT_FOR:
+                if kept is not None and (time.monotonic() - self._used > KEPT_FOR or _readable(kept.sock)):
                     kept.close()
                     kept = None
                 connection = kept if kept is not None else self._connect(timeout)
@@ -305,6 +306,15 @@ def _keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEP_ALIVE.items():
         sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _readable(sock: socket.socket | None) -> bool:
+    """Return whether something waits on an idle connection, which is its end, or nothing that was asked for."""
+    if sock is None:
+        return True
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _why(error: Exception) -> str:
