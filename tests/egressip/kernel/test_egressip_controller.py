@@ -25,37 +25,37 @@ QUICK = {"probe_interval": "0.1", "hold_down": "1"}
 
 
 @pytest.fixture
-def cluster(make_lab: Callable[..., Lab], shape: str, tmp_path: Path) -> EgressCluster:
+def egress(make_lab: Callable[..., Lab], shape: str, tmp_path: Path) -> EgressCluster:
     """Nodes 1 and 2 may be given addresses; node 0 has the client and the controllers."""
     lab = make_lab(nodes=3, shape=shape)
     lab.echo(SERVICE, tcp=[80], udp=53)
-    cluster = EgressCluster(lab, tmp_path / "state")
+    egress = EgressCluster(lab, tmp_path / "state")
     for node in lab.nodes[1:]:
-        cluster.change("HostSubnet", cluster.name(node), egressCIDRs=["192.0.2.40/29"])
-    cluster.namespace("toto", FIRST)
-    return cluster
+        egress.change("HostSubnet", egress.name(node), egressCIDRs=["192.0.2.40/29"])
+    egress.namespace("toto", FIRST)
+    return egress
 
 
-def holder_of(cluster: EgressCluster, ip: str = FIRST) -> str:
+def holder_of(egress: EgressCluster, ip: str = FIRST) -> str:
     """Return the node that the address is assigned to, "" when it is none."""
-    path = cluster.state / RECORD_FILE
+    path = egress.state / RECORD_FILE
     assignment = json.loads(path.read_text())["assignment"] if path.exists() else {}
     return next((node for node, ips in assignment.items() if ip in ips), "")
 
 
-def served(cluster: EgressCluster, holder: str) -> bool:
-    return holder_of(cluster) == holder
+def served(egress: EgressCluster, holder: str) -> bool:
+    return holder_of(egress) == holder
 
 
 @contextmanager
-def never_two(cluster: EgressCluster) -> Iterator[list[int]]:
+def never_two(egress: EgressCluster) -> Iterator[list[int]]:
     """Look at the interfaces again and again: no two nodes have the address at once."""
     seen: list[int] = []
     stop = threading.Event()
 
     def look() -> None:
         while not stop.is_set():
-            shown = [FIRST in node.ip("-4 addr show dev eth0") for node in cluster.lab.nodes]
+            shown = [FIRST in node.ip("-4 addr show dev eth0") for node in egress.lab.nodes]
             seen.append(sum(shown))
             stop.wait(0.02)
 
@@ -70,35 +70,35 @@ def never_two(cluster: EgressCluster) -> Iterator[list[int]]:
     assert max(seen) <= 1
 
 
-def test_a_node_dies_and_comes_back(cluster: EgressCluster) -> None:
-    lab = cluster.lab
-    client = cluster.pod("client", "toto", 0)
-    cluster.start()
-    controller = cluster.start_controller("controller", lab.nodes[0], **QUICK)
-    cluster.until(lambda: holder_of(cluster) != "")
-    cluster.settle()
-    first = next(node for node in lab.nodes if node.name == holder_of(cluster))
+def test_a_node_dies_and_comes_back(egress: EgressCluster) -> None:
+    lab = egress.lab
+    client = egress.pod("client", "toto", 0)
+    egress.start()
+    controller = egress.start_controller("controller", lab.nodes[0], **QUICK)
+    egress.until(lambda: holder_of(egress) != "")
+    egress.settle()
+    first = next(node for node in lab.nodes if node.name == holder_of(egress))
     second = next(node for node in lab.nodes[1:] if node is not first)
-    with lab.capture() as capture, talking(partial(cluster.source_of, client, timeout=0.05)) as heard:
-        cluster.until(lambda: bool(heard) and heard[-1][1] == FIRST)
+    with lab.capture() as capture, talking(partial(egress.source_of, client, timeout=0.05)) as heard:
+        egress.until(lambda: bool(heard) and heard[-1][1] == FIRST)
         lab.unplug(first)
-        cluster.until(partial(served, cluster, second.name))
+        egress.until(partial(served, egress, second.name))
         cut = len(heard)
-        cluster.until(lambda: len(heard) > cut and heard[-1][1] == FIRST)
+        egress.until(lambda: len(heard) > cut and heard[-1][1] == FIRST)
         assert capture.owner_mac(FIRST) == second.mac("eth0")
         lab.plug(first)
-        cluster.until(lambda: "is given addresses in" in cluster.logs["controller"].read_text())
+        egress.until(lambda: "is given addresses in" in egress.logs["controller"].read_text())
         time.sleep(1.2)
-        assert served(cluster, second.name), "it was held down, and has no reason to move now"
-        assert json.loads((cluster.state / RECORD_FILE).read_text())["offline"] == []
-        text = (cluster.state / RECORD_FILE).read_text()
+        assert served(egress, second.name), "it was held down, and has no reason to move now"
+        assert json.loads((egress.state / RECORD_FILE).read_text())["offline"] == []
+        text = (egress.state / RECORD_FILE).read_text()
         back = len(heard)
         controller.kill()
         controller.wait()
-        another = cluster.start_controller("another", lab.nodes[0], **QUICK)
-        cluster.until(lambda: "assigns" in cluster.logs["another"].read_text())
+        another = egress.start_controller("another", lab.nodes[0], **QUICK)
+        egress.until(lambda: "assigns" in egress.logs["another"].read_text())
         time.sleep(1)
-        assert (cluster.state / RECORD_FILE).read_text() == text, "a new controller moves nothing"
+        assert (egress.state / RECORD_FILE).read_text() == text, "a new controller moves nothing"
         figures = lab.nodes[0].run(["curl", "-s", "http://127.0.0.1:9911/metrics"]).stdout
         assert "egress_router_controller_leads 1.0" in figures
         check_figures("controller", figures)
@@ -112,34 +112,34 @@ def test_a_node_dies_and_comes_back(cluster: EgressCluster) -> None:
 
 
 @pytest.mark.parametrize("shape", ["bridge"])
-def test_one_controller_assigns_whatever_it_sees(cluster: EgressCluster) -> None:
+def test_one_controller_assigns_whatever_it_sees(egress: EgressCluster) -> None:
     """Controllers compete; then the one that assigns cannot see a node that all others see."""
-    lab = cluster.lab
+    lab = egress.lab
     node = lab.nodes[0]
-    client = cluster.pod("client", "toto", 0)
-    cluster.start()
+    client = egress.pod("client", "toto", 0)
+    egress.start()
     # Slower than QUICK: a busy machine must not make a node look down.
     times = QUICK | {"probe_interval": "0.3"}
-    one = cluster.start_controller("one", node, **times)
-    cluster.until(lambda: holder_of(cluster) != "")
-    cluster.start_controller("two", lab.nodes[2], **times)
-    cluster.until(lambda: "stands by" in cluster.logs["two"].read_text())
+    one = egress.start_controller("one", node, **times)
+    egress.until(lambda: holder_of(egress) != "")
+    egress.start_controller("two", lab.nodes[2], **times)
+    egress.until(lambda: "stands by" in egress.logs["two"].read_text())
     with pytest.raises(TryAgainError, match="two must not"):
-        record_assignment(cluster.state, ())
+        record_assignment(egress.state, ())
     one.kill()
     one.wait()
-    cluster.until(lambda: "controller: assigns" in cluster.logs["two"].read_text())
-    cluster.settle()
-    assert served(cluster, lab.nodes[1].name), "of two that hold nothing, the first"
-    with never_two(cluster), lab.capture() as capture:
+    egress.until(lambda: "controller: assigns" in egress.logs["two"].read_text())
+    egress.settle()
+    assert served(egress, lab.nodes[1].name), "of two that hold nothing, the first"
+    with never_two(egress), lab.capture() as capture:
         lab.nodes[2].nft(
             "table inet blind { chain out { type filter hook output priority 0; "
             f"ip protocol icmp ip daddr {lab.nodes[1].addresses[4]} drop\n}}\n}}\n"
         )
-        cluster.until(partial(served, cluster, lab.nodes[2].name))
-        cluster.until(lambda: cluster.source_of(client, timeout=0.2) == FIRST)
+        egress.until(partial(served, egress, lab.nodes[2].name))
+        egress.until(lambda: egress.source_of(client, timeout=0.2) == FIRST)
         lab.nodes[2].nft("delete table inet blind")
-        cluster.until(lambda: "is given addresses in" in cluster.logs["two"].read_text())
+        egress.until(lambda: "is given addresses in" in egress.logs["two"].read_text())
         time.sleep(1.5)
-        assert cluster.source_of(client) == FIRST
+        assert egress.source_of(client) == FIRST
         assert not capture.leaks(allowed={FIRST})
