@@ -307,7 +307,9 @@ class Endpoint:
         took = time.monotonic() - started
         loop = self._loop
         if loop is not None:
-            loop.post(lambda: self._finish(page, answer, min(FRESH_SECONDS, FRESH_SHARE * took)))
+            # One that failed is made again for the next who asks.
+            fresh = min(FRESH_SECONDS, FRESH_SHARE * took) if answer[0] != 500 else 0.0
+            loop.post(lambda: self._finish(page, answer, fresh))
 
     def _finish(self, page: _Page, answer: Answer, fresh: float) -> None:
         assert self._loop is not None  # noqa: S101

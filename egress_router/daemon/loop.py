@@ -2,7 +2,7 @@
 
 One thread, one call at a time, nothing hidden: what an action raises comes out of ``turn`` and ends the process. Built
 on ``selectors`` because asyncio alone costs a process 10 MB and half a second of its start, see
-docs/decisions/0009-event-loop.md. The clock and the selector can be replaced, so that the order of steps is tested
+docs/decisions/0015-event-loop.md. The clock and the selector can be replaced, so that the order of steps is tested
 without waiting.
 """
 
@@ -24,6 +24,23 @@ from egress_router.daemon.heartbeat import MAIN_LOOP, Heartbeats
 Action = Callable[[], object]
 #: The loop turns at least so often, so that its heartbeat tells that it does.
 TURN_SECONDS = 1.0
+
+
+@contextlib.contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Have SIGTERM and SIGINT end the process with 0 at once, as long as nothing runs that must be drained. Without a
+    handler a process that is PID 1 does not hear them at all.
+    """
+
+    def leave(_: int, __: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Timer:

@@ -82,7 +82,7 @@ class Supervisor(Generic[Prepared]):
         self.loop.on_signal(signal.SIGCHLD, lambda _: None)
         for number in FORWARDED:
             self.loop.on_signal(number, self._forward)
-        with self.loop.catching_signals():
+        with self.loop.catching_signals(), self.threads.owning_all():
             return self._run()
 
     def _run(self) -> int:
@@ -160,8 +160,13 @@ class Supervisor(Generic[Prepared]):
             except EgressRouterError as error:
                 return error
 
+        unforeseen = EgressRouterError("it could not be prepared by an error that nobody foresaw; see the log")
         self.threads.job(
-            "preparing", prepare, lambda found: self._prepared(number, found, asked=asked), self.limits.prepare
+            "preparing",
+            prepare,
+            lambda found: self._prepared(number, found, asked=asked),
+            self.limits.prepare,
+            lambda: self._prepared(number, unforeseen, asked=asked),
         )
 
     def _prepared(self, number: int, found: Prepared | EgressRouterError, *, asked: bool) -> None:

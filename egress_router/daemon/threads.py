@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from egress_router.daemon.heartbeat import STUCK_SECONDS, Heartbeats
@@ -35,6 +36,22 @@ class Threads:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self.heartbeats: Heartbeats = loop.heartbeats
+
+    @contextmanager
+    def owning_all(self) -> Iterator[None]:
+        """Own threads that others start, too: one that ends by an error that nobody foresaw ends the process."""
+        before = threading.excepthook
+
+        def ended(arguments: threading.ExceptHookArgs) -> None:
+            name = arguments.thread.name if arguments.thread is not None else "?"
+            if arguments.exc_value is not None:
+                self._failed(name, arguments.exc_value, most=0)
+
+        threading.excepthook = ended
+        try:
+            yield
+        finally:
+            threading.excepthook = before
 
     def start(
         self,

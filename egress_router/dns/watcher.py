@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from egress_router.config.values import Address, Family, HostName
 from egress_router.dns.cache import CacheEntry, CachePolicy, expires_at, select_addresses, updated, without_expired
@@ -154,11 +155,16 @@ class DnsWatcherThread:
         usable: Callable[[Address], str | None],
         on_update: OnUpdate,
         policy: CachePolicy,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
+        """``beat`` is called every second in the thread: its heartbeat."""
+        self._error: BaseException | None = None
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(self._failed)
         self.watcher = DnsWatcher(lookup, families, usable, on_update, self._loop, policy)
         self._thread = threading.Thread(target=self._run, name="names", daemon=True)
         self._thread.start()
+        self.every(1.0, beat)
 
     def call(self, action: Callable[..., object], *arguments: object) -> None:
         """Have the thread call ``action`` soon."""
@@ -182,6 +188,16 @@ class DnsWatcherThread:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
         self._loop.close()
+        if self._error is not None:
+            raise self._error
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """End the thread by an error of a callback, which nobody foresaw: who owns threads hears of it."""
+        if "handle" in context:
+            self._error = context.get("exception")
+            loop.stop()
+        else:
+            log.error("names: %s", context.get("message"), exc_info=context.get("exception"))
 
     def _end(self) -> None:
         self.watcher.forget_others(())

@@ -57,13 +57,20 @@ class BackendWatcher:
     thread.
     """
 
-    def __init__(self, lookup: Resolver, families: Sequence[Family], usable: Callable[[Address], str | None]) -> None:
+    def __init__(
+        self,
+        lookup: Resolver,
+        families: Sequence[Family],
+        usable: Callable[[Address], str | None],
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``beat`` is the heartbeat of its thread."""
         self._changed = threading.Condition()
         self._addresses: dict[HostName, tuple[Address, ...]] = {}
         self._entries: dict[HostName, CacheEntry] = {}
         self._failures: Counter[HostName] = Counter()
         self._sync: ServerSync | None = None
-        self._thread = DnsWatcherThread(lookup, families, usable, self._on_update, CachePolicy())
+        self._thread = DnsWatcherThread(lookup, families, usable, self._on_update, CachePolicy(), beat)
         self._thread.every(FULL_SYNC, self._full_sync)
 
     def follow(self, names: Iterable[HostName]) -> None:

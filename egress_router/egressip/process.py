@@ -37,8 +37,9 @@ def running() -> Iterator[tuple[Loop, Threads]]:
     loop = Loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.on_signal(number, lambda _: loop.stop())
-    with loop.catching_signals():
-        yield loop, Threads(loop)
+    threads = Threads(loop)
+    with loop.catching_signals(), threads.owning_all():
+        yield loop, threads
 
 
 def wait_for_objects(source: ClusterSource, loop: Loop) -> bool:

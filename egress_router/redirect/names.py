@@ -65,6 +65,7 @@ class Names:
         """Stop looking anything up."""
         if self._thread is not None:
             self._thread.close()
+            self._loop.heartbeats.forget("names")
 
     def _start(self) -> DnsWatcherThread:
         from egress_router.dns.resolver import Resolver
@@ -73,7 +74,11 @@ class Names:
 
         families = sorted(self._run.router.sources)
         policy = CachePolicy(REFRESH_MAX, float(self._run.name_hold), MOST_ADDRESSES)
-        return DnsWatcherThread(Resolver(), families, unusable, self._on_update_in_thread, policy)
+        beats = self._loop.heartbeats
+        beats.watch("names")
+        return DnsWatcherThread(
+            Resolver(), families, unusable, self._on_update_in_thread, policy, lambda: beats.beat("names")
+        )
 
     def _on_update_in_thread(self, name: HostName, addresses: tuple[Address, ...], entry: CacheEntry) -> None:
         self._loop.post(lambda: self._on_update(name, addresses, entry))

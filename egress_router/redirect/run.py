@@ -20,7 +20,7 @@ from egress_router.daemon.drain import Drain
 from egress_router.daemon.endpoint import Answer, Endpoint, json_page
 from egress_router.daemon.file_watch import Watch
 from egress_router.daemon.log import LOGGER, set_up_log
-from egress_router.daemon.loop import Loop, Timer
+from egress_router.daemon.loop import Loop, Timer, leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.threads import Threads
 from egress_router.daemon.worker import Worker
@@ -78,6 +78,7 @@ class RedirectDaemon:
         self._live = live
         self._state = live.state
         self._loop = loop
+        self._threads = threads
         self._worker = worker or Worker(threads, loop.post, "kernel")
         self._uplink = uplink or UplinkMonitor(run, live.state, loop)
         self._names = Names(run, live.state, loop, self._take_answers)
@@ -104,7 +105,7 @@ class RedirectDaemon:
         self._listening = self._listen()
         self._hear_events()
         self._worker.start()
-        with loop.catching_signals():
+        with loop.catching_signals(), self._threads.owning_all():
             try:
                 loop.every(FILE_SECONDS, self._look_at_file)
                 self._names.follow(self._live.config.rules.names)
@@ -328,12 +329,8 @@ def _tried(action: Callable[[], None]) -> None:
         LOGGER.error("%s", error)
 
 
-def run_router(env: Mapping[str, str]) -> int:
-    """Be the egress router that ``env`` says until SIGTERM or SIGINT; return 0. Raises EgressRouterError."""
-    map_large_blocks()
-    path = env.get("EGRESS_DESTINATION_FILE", "").strip()
-    # Before the file is read: what changes in between is seen as a change.
-    watch = Watch([Path(path)] if path else [])
+def _read(env: Mapping[str, str]) -> RunConfig:
+    """Set up the log and return the configuration. Raises ConfigurationError with everything that is wrong."""
     inputs = load_inputs(env)
     problems = Problems()
     set_up_log(parse_log(inputs, problems, terminal=sys.stderr.isatty()))
@@ -343,6 +340,17 @@ def run_router(env: Mapping[str, str]) -> int:
         raise ConfigurationError(problems.errors)
     for warning in problems.warnings:
         LOGGER.warning("%s", warning)
+    return run
+
+
+def run_router(env: Mapping[str, str]) -> int:
+    """Be the egress router that ``env`` says until SIGTERM or SIGINT; return 0. Raises EgressRouterError."""
+    map_large_blocks()
+    path = env.get("EGRESS_DESTINATION_FILE", "").strip()
+    # Before the file is read: what changes in between is seen as a change.
+    watch = Watch([Path(path)] if path else [])
+    with leaving_at_once():
+        run = _read(env)
     # Blocked until the loop listens, so that a signal during the set-up is not lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     desired, backend = set_up(run.router)

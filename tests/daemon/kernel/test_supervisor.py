@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 DRIVER = """
-import logging, os, sys
+import logging, os, sys, time
 from pathlib import Path
 from egress_router.errors import ConfigurationError, Problem
 from egress_router.daemon.children import Launch
@@ -29,6 +29,11 @@ class Fake:
     def watched(self): return [work / "conf"]
     def prepare(self, generation):
         text = (work / "conf").read_text()
+        if "unforeseen" in text:
+            raise RecursionError("injected")
+        if text == "slow":
+            print("preparing", flush=True)
+            time.sleep(60)
         if "bad" in text:
             raise ConfigurationError([Problem("CONF", 1, text.strip(), "is bad")])
         return text
@@ -285,3 +290,31 @@ def test_what_a_former_run_left_is_not_reported_on(start: Callable[..., Run]) ->
     run = start("import time; time.sleep(60)")
     seen = run.wait_for("counters")
     assert (counted(seen)["generation"], counted(seen)["ready"]) == ("0", "False")
+
+
+def test_an_error_of_the_engine_that_nobody_foresaw(start: Callable[..., Run], tmp_path: Path) -> None:
+    """The first configuration ends it; a later one is refused and the one in force stays. Both are in the log."""
+    run = start(serve())
+    run.wait_for("generation 1 is in force")
+    (tmp_path / "conf").write_text("unforeseen")
+    seen = run.wait_for("reload refused")
+    assert "thread preparing ended by an error that nobody foresaw: RecursionError: injected" in seen
+    assert "Traceback (most recent call last)" in seen
+    assert "it could not be prepared by an error that nobody foresaw; see the log" in seen
+    (tmp_path / "conf").write_text(serve() + "# sound again")
+    run.wait_for("generation 3 is in force")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end()[0] == 0
+    first = start("unforeseen")
+    code, seen = first.end()
+    assert code == 70
+    assert "RecursionError: injected" in seen
+
+
+def test_sigterm_is_heard_while_a_configuration_is_prepared(start: Callable[..., Run]) -> None:
+    run = start("slow")
+    run.wait_for("preparing")
+    began = time.monotonic()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end()[0] == 0
+    assert time.monotonic() - began < 2, "and not after a minute"

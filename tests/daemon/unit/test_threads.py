@@ -86,6 +86,20 @@ def test_a_job_that_keeps_failing_ends_the_process() -> None:
         loop.turn(until=0.0)
 
 
+def test_a_thread_of_somebody_else_is_owned_too() -> None:
+    loop = Loop()
+    owner = Threads(loop)
+    before = threading.excepthook
+    with owner.owning_all():
+        thread = threading.Thread(target=fail, name="log-output")
+        thread.start()
+        thread.join(5)
+    assert threading.excepthook is before
+    with pytest.raises(ThreadFailed, match="thread log-output ended: RecursionError: too deep"):
+        loop.turn(until=0.0)
+    assert loop.heartbeats.stuck() == ["log-output has ended: RecursionError: too deep"]
+
+
 def test_heartbeats() -> None:
     clock = FakeClock(0.0)
     beats = Heartbeats(clock)
