@@ -1,4 +1,4 @@
-"""One question and its answer over TCP or UDP, from inside a host of the lab."""
+"""One question and its answer over TCP, UDP or SCTP, from inside a host of the lab."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ def reason_of(error: OSError) -> str:
     return "unreachable"
 
 
-def connect(host: Host, address: Address, port: int, timeout: float, kind: int = socket.SOCK_STREAM) -> socket.socket:
+def connect(
+    host: Host, address: Address, port: int, timeout: float, kind: int = socket.SOCK_STREAM, protocol: int = 0
+) -> socket.socket:
     """Return a socket in ``host`` that is connected; it keeps ``timeout`` (seconds) for what follows."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    opened = host.socket(family, kind)
+    opened = host.socket(family, kind, protocol)
     try:
         opened.settimeout(timeout)
         opened.connect((str(address), port))
@@ -67,3 +69,16 @@ def udp(host: Host, address: Address, port: int, payload: str, timeout: float) -
             return opened.recv(65536).decode()
         except OSError as error:
             raise NoReply(reason_of(error), f"{host.name} to {address} port {port}/udp: {error}") from error
+
+
+def sctp(host: Host, address: Address, port: int, payload: str, timeout: float) -> str:
+    """Associate, send ``payload`` as one message, and return the first that comes back (RFC 9260, one-to-one style)."""
+    with connect(host, address, port, timeout, protocol=socket.IPPROTO_SCTP) as opened:
+        try:
+            opened.sendall(payload.encode())
+            answer = opened.recv(65536)
+        except OSError as error:
+            raise NoReply(reason_of(error), f"{host.name} to {address} port {port}/sctp: {error}") from error
+    if not answer:
+        raise NoReply("closed", f"{host.name} to {address} port {port}/sctp: closed without an answer")
+    return answer.decode()

@@ -93,13 +93,14 @@ class Lab(Topology):
         udp: Ports = (),
         host: Host | None = None,
         stay: bool = False,
+        sctp: Ports = (),
     ) -> Echo:
         """Start a server that answers with who it saw: ``PEER_IP PEER_PORT LOCAL_IP LOCAL_PORT PAYLOAD``.
 
         On an external service unless ``host`` says where; the address is added when it is missing there. With
-        ``stay`` it outlives this process, for labs that are left standing.
+        ``stay`` it outlives this process, for labs that are left standing. ``sctp`` needs a kernel that has it.
         """
-        server = Echo(self._server_host(host, address), parse(address), tcp, udp, stay)
+        server = Echo(self._server_host(host, address), parse(address), tcp, udp, sctp, stay)
         self._ending.callback(server.close)
         return server
 
@@ -138,6 +139,12 @@ class Lab(Topology):
     def udp(self, source: Host, address: Address | str, port: int, payload: str = "hello", timeout: float = 3.0) -> str:
         """Send one datagram from ``source`` and return the answer; raises NoReply with the reason."""
         return client.udp(source, parse(address), port, payload, timeout)
+
+    def sctp(
+        self, source: Host, address: Address | str, port: int, payload: str = "hello", timeout: float = 3.0
+    ) -> str:
+        """Associate from ``source``, send one message, and return what came back; raises NoReply with the reason."""
+        return client.sctp(source, parse(address), port, payload, timeout)
 
     def dump(self, *hosts: Host) -> str:
         """Return addresses, rules, routes, translations and connections of hosts (all, if none) as text."""

@@ -22,11 +22,14 @@ def port_list(ports: Ports) -> list[int]:
 
 
 class Echo:
-    """A server that answers ``PEER_IP PEER_PORT LOCAL_IP LOCAL_PORT PAYLOAD`` on TCP and UDP ports of an address."""
+    """A server that answers ``PEER_IP PEER_PORT LOCAL_IP LOCAL_PORT PAYLOAD`` on ports of an address."""
 
-    def __init__(self, host: Host, address: Address, tcp: Ports, udp: Ports, stay: bool = False) -> None:
+    def __init__(
+        self, host: Host, address: Address, tcp: Ports, udp: Ports, sctp: Ports = (), stay: bool = False
+    ) -> None:
         self.host, self.address = host, address
-        settings = {"address": str(address), "tcp": port_list(tcp), "udp": port_list(udp), "stay": stay}
+        ports = {"tcp": port_list(tcp), "udp": port_list(udp), "sctp": port_list(sctp)}
+        settings = {"address": str(address), **ports, "stay": stay}
         # What outlives us must not hold on to our standard error, which somebody may be reading to its end.
         stderr = subprocess.DEVNULL if stay else None
         self._child = Child("echo.py", settings, prefix=host.command([]), stderr=stderr)

@@ -79,7 +79,8 @@ def families_of(desired: Translation | None) -> list[Family]:
         if family not in found:
             raise PlatformError(
                 f"this kernel offers no legacy iptables for {family} ({NAMES_FILES[family]} is missing, or IPv6 is "
-                "disabled): set EGRESS_NAT_BACKEND=nftables"
+                "disabled): set EGRESS_NAT_BACKEND=nftables, or load the modules on the node (modprobe -a ip_tables "
+                "ip6_tables): no kernel does so by itself"
             )
     return found
 

@@ -72,6 +72,22 @@ def choose_egress_link(wanted: str | None, links: tuple[Link, ...], cluster: str
     return EgressLink(DEFAULT_NAME, create=True, reason="there is no macvlan link")
 
 
+def refuse_unfit(link: Link, links: tuple[Link, ...]) -> None:
+    """Raise PlatformError when ``link`` cannot be an egress interface: it would send, and no answer would come back."""
+    master = next((item for item in links if item.index == link.master), None)
+    if master is not None:
+        raise PlatformError(
+            f"{link.name} belongs to {master.name} ({master.kind or 'device'}), which gets what it receives, so no "
+            f"reply would find its client. Take it out (ip link set {link.name} nomaster) or name another "
+            f"EGRESS_INTERFACE; {seen(links)}"
+        )
+    if link.ipvlan_mode in ("l3", "l3s"):
+        raise PlatformError(
+            f"{link.name} answers no ARP and no neighbour discovery: it is an ipvlan in mode {link.ipvlan_mode}, so "
+            "the gateway would not find EGRESS_SOURCE. Make it with mode l2, or take a macvlan"
+        )
+
+
 def seen(links: tuple[Link, ...]) -> str:
     """List links for an error text."""
     return "links seen: " + (", ".join(map(str, links)) or "none")

@@ -17,7 +17,7 @@ from egress_router.redirect.desired import desired_state, wanted_link
 from egress_router.redirect.macvlan import create_macvlan, host_namespace
 from egress_router.redirect.nat import NatBackend, choose_backend
 from egress_router.redirect.network_state import CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, RULE_PRIORITIES, NetworkState
-from egress_router.redirect.plan import cluster_interface_warnings, seen
+from egress_router.redirect.plan import cluster_interface_warnings, refuse_unfit, seen
 from egress_router.redirect.values import Desired, RouterConfig
 
 # Desired against actual: what is missing and what is there but not desired.
@@ -170,6 +170,7 @@ def _egress_link(kernel: RouteNetlink, config: RouterConfig) -> tuple[Link, Obse
     link = observed.link(choice.name)
     if link is None:
         raise PlatformError(f"{choice.name} was there and is gone; {seen(observed.links)}")
+    refuse_unfit(link, observed.links)
     return link, observed
 
 

@@ -1,8 +1,8 @@
-"""Answers TCP and UDP with who it saw: ``PEER_IP PEER_PORT LOCAL_IP LOCAL_PORT PAYLOAD``.
+"""Answers TCP, UDP and SCTP with who it saw: ``PEER_IP PEER_PORT LOCAL_IP LOCAL_PORT PAYLOAD``.
 
-Usage: echo.py '{"address": IP, "tcp": [PORT…], "udp": [PORT…], "stay": false}'. Ends when standard input closes,
-unless it is told to stay. On a TCP connection the line comes with the first data (or the client's end of
-sending); all further data come back as they are.
+Usage: echo.py '{"address": IP, "tcp": [PORT…], "udp": [PORT…], "sctp": [PORT…], "stay": false}'. Ends when standard
+input closes, unless it is told to stay. On a TCP connection and an SCTP association the line comes with the first data
+(or the client's end of sending); all further data come back as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def head(peer: tuple[str, int], local: tuple[str, int]) -> bytes:
 
 
 class Connection:
-    """One TCP connection; what the peer does not take yet waits in ``pending``."""
+    """One TCP connection or SCTP association; what the peer does not take yet waits in ``pending``."""
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
@@ -66,9 +66,9 @@ class Connection:
         self.socket.close()
 
 
-def listen(family: int, kind: int, address: str, port: int) -> socket.socket:
+def listen(family: int, kind: int, address: str, port: int, protocol: int = 0) -> socket.socket:
     """Return a bound socket."""
-    opened = socket.socket(family, kind)
+    opened = socket.socket(family, kind, protocol)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     opened.bind((address, port))
     if kind == socket.SOCK_STREAM:
@@ -102,9 +102,10 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     address = settings["address"]
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    for port in settings["tcp"]:
-        listener = listen(family, socket.SOCK_STREAM, address, port)
-        selector.register(listener, selectors.EVENT_READ, lambda listener=listener: accept(listener))
+    for protocol, ports in ((socket.IPPROTO_TCP, settings["tcp"]), (socket.IPPROTO_SCTP, settings["sctp"])):
+        for port in ports:
+            listener = listen(family, socket.SOCK_STREAM, address, port, protocol)
+            selector.register(listener, selectors.EVENT_READ, lambda listener=listener: accept(listener))
     for port in settings["udp"]:
         server = listen(family, socket.SOCK_DGRAM, address, port)
         selector.register(server, selectors.EVENT_READ, lambda server=server: answer(server))

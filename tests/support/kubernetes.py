@@ -34,18 +34,23 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if os.geteuid() != 0 or session.config.option.collectonly:
         return
     for item in session.items:
-        params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-        fixtures = set(getattr(item, "fixturenames", ()))
-        # An argument of a parametrised test may have the name of a fixture.
-        fixtures -= {name for name in WHOLE if name in params}
+        fixtures = _fixtures_from_here(item)
         found = [*clusters.wanted(Plan()), recipes.kube_router()] if fixtures & WHOLE else []
         if fixtures & {"api_server", "make_api_server"}:
+            params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
             found.append(recipes.kube(str(params.get("api_server", versions.KUBERNETES))))
         needed |= {recipe.folder: recipe for recipe in found}
     missing = [recipe for recipe in needed.values() if not builder.built(recipe)]
     if missing:
         # Past pytest's own output, which a worker process of xdist has not.
         builder.ensure(missing, lambda line: print(line, file=sys.__stderr__, flush=True))
+
+
+def _fixtures_from_here(item: pytest.Item) -> set[str]:
+    """Return which fixtures of this module a test uses; other modules have some of the same names."""
+    info = getattr(item, "_fixtureinfo", None)
+    found = info.name2fixturedefs if info is not None else {}
+    return {name for name, definitions in found.items() if definitions[-1].func.__module__ == __name__}
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,14 @@ def link_of(message: Any) -> Link:
         up=bool(message["flags"] & IFF_UP),
         lower_up=bool(message["flags"] & _IFF_LOWER_UP),
         vxlan=_vxlan_of(info.get_attr("IFLA_INFO_DATA")) if kind == "vxlan" else None,
+        master=message.get_attr("IFLA_MASTER"),
+        ipvlan_mode=_ipvlan_mode_of(info.get_attr("IFLA_INFO_DATA")) if kind == "ipvlan" else None,
     )
+
+
+def _ipvlan_mode_of(data: Any) -> str | None:
+    """Read IFLA_IPVLAN_MODE (if_link.h)."""
+    return dict(enumerate(("l2", "l3", "l3s"))).get(data.get_attr("IFLA_IPVLAN_MODE")) if data is not None else None
 
 
 def _vxlan_of(data: Any) -> Vxlan | None:

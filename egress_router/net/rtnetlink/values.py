@@ -26,7 +26,11 @@ class Vxlan:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network interface. ``mac`` is empty where the kind has none; ``lower_up`` is the carrier."""
+    """A network interface. ``mac`` is empty where the kind has none; ``lower_up`` is the carrier.
+
+    ``master`` is the index of the bridge, bond or VRF that it belongs to. ``ipvlan_mode`` is that of ip-link(8): l2, l3
+    or l3s.
+    """
 
     index: int
     name: str
@@ -36,6 +40,8 @@ class Link:
     up: bool
     lower_up: bool
     vxlan: Vxlan | None = None
+    master: int | None = None
+    ipvlan_mode: str | None = None
 
     def __str__(self) -> str:
         state = "up" if self.up else "down"

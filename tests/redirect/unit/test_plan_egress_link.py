@@ -8,7 +8,7 @@ import pytest
 
 from egress_router.errors import PlatformError
 from egress_router.net.rtnetlink.values import Link
-from egress_router.redirect.plan import EgressLink, choose_egress_link
+from egress_router.redirect.plan import EgressLink, choose_egress_link, refuse_unfit
 
 
 def links(**kinds: str) -> tuple[Link, ...]:
@@ -64,3 +64,41 @@ def test_refused(wanted: str | None, seen: dict[str, str], cluster: str | None, 
 def test_another_macvlan_when_macvlan0_is_the_cluster_interface() -> None:
     seen = links(macvlan0="macvlan", net1="macvlan")
     assert choose_egress_link(None, seen, "macvlan0").name == "net1"
+
+
+@pytest.mark.parametrize(
+    ("link", "message"),
+    [
+        (
+            Link(2, "net1", "macvlan", "", 1500, up=False, lower_up=False, master=3),
+            (
+                "net1 belongs to red (vrf), which gets what it receives, so no reply would find its client. Take it "
+                "out (ip link set net1 nomaster) or name another EGRESS_INTERFACE; links seen: net1 (macvlan, down), "
+                "red (vrf, up)"
+            ),
+        ),
+        *(
+            (
+                Link(2, "net1", "ipvlan", "", 1500, up=False, lower_up=False, ipvlan_mode=mode),
+                (
+                    f"net1 answers no ARP and no neighbour discovery: it is an ipvlan in mode {mode}, so the gateway "
+                    "would not find EGRESS_SOURCE. Make it with mode l2, or take a macvlan"
+                ),
+            )
+            for mode in ("l3", "l3s")
+        ),
+    ],
+)
+def test_unfit(link: Link, message: str) -> None:
+    red = Link(3, "red", "vrf", "", 65575, up=True, lower_up=True)
+    with pytest.raises(PlatformError, match=re.escape(message)):
+        refuse_unfit(link, (link, red))
+
+
+def test_fit() -> None:
+    red = Link(3, "red", "vrf", "", 65575, up=True, lower_up=True)
+    for link in (
+        Link(2, "net1", "macvlan", "", 1500, up=False, lower_up=False),
+        Link(2, "net1", "ipvlan", "", 1500, up=False, lower_up=False, ipvlan_mode="l2"),
+    ):
+        refuse_unfit(link, (link, red))

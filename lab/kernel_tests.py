@@ -1,0 +1,149 @@
+"""``scripts/test-kernels``: the demo and tests on the kernels of Debian releases, each in a virtual machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from lab.debian_kernels import SUITES, Kernel, KernelUnavailable, cached, fetch
+from lab.virtual_machine import BootFailed, Outcome, TimedOut, has_kvm, run, to_terminal
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+#: Which tests run: those that no other kernel can run, and the cross-section of tests/support/kernels.py.
+SELECTION = "distribution_kernel or every_kernel"
+FAILED = 1
+UNAVAILABLE = 69
+INTERRUPTED = 130
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""
+    \b
+    Examples:
+      scripts/test-kernels
+      scripts/test-kernels --kernel 6.12 --only tests -- -k sctp
+      scripts/test-kernels --kernel 6.1 --shell 'modprobe sctp && cat /proc/net/sctp/snmp'
+    """,
+)
+@click.option(
+    "--kernel", "lines", type=click.Choice(list(SUITES)), multiple=True, help="One of them; both, if not given."
+)
+@click.option("--only", type=click.Choice(["demo", "tests"]), help="Leave the other out.")
+@click.option("--list", "listed", is_flag=True, help="Print kernels and tests, and exit.")
+@click.option("--shell", "text", help="Run this shell text there instead.")
+@click.option("--update", is_flag=True, help="Look for newer packages of the kernels that are here already.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="Directory for logs and results of the tests (JUnit XML)."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=60, show_default=True, help="Minutes a kernel may take."
+)
+@click.option("--memory", type=click.IntRange(min=1024), default=4096, show_default=True, help="MiB.")
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def main(
+    ctx: click.Context,
+    lines: tuple[str, ...],
+    only: str | None,
+    listed: bool,
+    text: str | None,
+    update: bool,
+    results: Path | None,
+    timeout: float,
+    memory: int,
+    pytest_arguments: tuple[str, ...],
+) -> None:
+    """Boot kernels of Debian in QEMU and run the demo and a selection of the kernel tests on them.
+
+    Arguments after -- go to pytest. Exit code 0: all is well; 1: something failed; 69: a kernel could not be fetched or
+    booted.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if listed:
+        list_them(pytest_arguments)
+        return
+    command = text or commands(only, pytest_arguments)
+    how = "KVM" if has_kvm() else "software emulation, about ten times slower than the machine"
+    failures = []
+    for line in lines or tuple(SUITES):
+        try:
+            kernel = (None if update else cached(line)) or fetch(line)
+            click.echo(f">>> Debian's Linux {kernel.version} ({kernel.release}), QEMU with {how}")
+            where = (results or CHECKOUT / "build" / "kernels") / line
+            where.mkdir(parents=True, exist_ok=True)
+            outcome = run(
+                kernel,
+                command,
+                directory=CHECKOUT,
+                environment=environment(line),
+                results=where,
+                timeout=timeout * 60,
+                memory=memory,
+                output=to_terminal,
+            )
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; the virtual machine is gone", err=True)
+            ctx.exit(INTERRUPTED)
+        except (KernelUnavailable, BootFailed) as error:
+            click.echo(f"{line}: {error}", err=True)
+            ctx.exit(UNAVAILABLE)
+        except TimedOut as error:
+            click.echo(f"\n>>> {line}: {error}")
+            failures.append(line)
+            continue
+        report(kernel, outcome, where)
+        if outcome.status or outcome.complaints:
+            failures.append(line)
+    if failures:
+        click.echo(f">>> failed: {', '.join(failures)}")
+        ctx.exit(FAILED)
+
+
+def commands(only: str | None, pytest_arguments: tuple[str, ...]) -> str:
+    """Return what runs there: versions of what matters, the demo, the tests. Its status is 0 if all went well."""
+    python = shlex.quote(sys.executable)
+    steps = ["uname -srv; nft --version; iptables --version; squid -v | head -n 1; haproxy -v | head -n 1", "status=0"]
+    if only != "tests":
+        steps.append(f"{python} -m lab demo || status=1")
+    if only != "demo":
+        # As on a node where something uses legacy iptables: a kernel loads these for nobody by itself.
+        steps.append("modprobe -a ip_tables ip6_tables")
+        pytest = shlex.join(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", SELECTION, *pytest_arguments]
+        )
+        steps.append(f'{pytest} --junit-xml="$RESULTS/tests.xml" || status=1')
+    return "\n".join([*steps, "exit $status"])
+
+
+def environment(line: str) -> dict[str, str]:
+    """Return the variables that tests see there. TEST_KERNEL says that nothing may be left out for want of a module."""
+    return {"TEST_KERNEL": line}
+
+
+def report(kernel: Kernel, outcome: Outcome, where: Path) -> None:
+    """Say how it went on a kernel."""
+    verdict = "passed" if outcome.status == 0 else "FAILED"
+    click.echo(f">>> {kernel.release}: {verdict} in {outcome.seconds:.0f} s; logs in {where}")
+    for row in outcome.complaints:
+        click.echo(f"    the kernel says: {row}")
+
+
+def list_them(pytest_arguments: tuple[str, ...]) -> None:
+    """Print the kernels and the tests that would run."""
+    for line, suite in SUITES.items():
+        kernel = cached(line)
+        click.echo(f"{line:<6} Debian {suite}: {f'{kernel.version} is here' if kernel else 'not fetched yet'}")
+    sys.stdout.flush()
+    os.environ["TEST_KERNEL"] = "list"
+    argv = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", SELECTION, *pytest_arguments]
+    os.execv(sys.executable, argv)  # noqa: S606 - no shell is wanted
+
+
+if __name__ == "__main__":
+    main(prog_name="scripts/test-kernels")
