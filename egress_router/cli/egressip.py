@@ -65,6 +65,13 @@ from egress_router.kubernetes.lease import KubernetesLease
     help="A controller that stands by waits so long for the one that assigns; it counts itself out after 2/3 of it.",
 )
 @health_options(9911, "all addresses")
+@click.option(
+    "--page/--no-page",
+    default=None,
+    envvar="EGRESS_CONTROLLER_PAGE",
+    help="Show the fleet at / of the health port. On by default where --health-address is this machine alone; what is "
+    "shown are names of namespaces and nodes, addresses and counts. EGRESS_CONTROLLER_PAGE: on or off.",
+)
 def controller(
     origin: str,
     kubeconfig: Path | None,
@@ -81,6 +88,7 @@ def controller(
     lease_seconds: float,
     health_port: int,
     health_address: str,
+    page: bool | None,
 ) -> int:
     """Assign egress IPs to nodes with egressCIDRs for as long as it runs, and away from nodes that die.
 
@@ -90,6 +98,7 @@ def controller(
         _witnesses(witness), probe_interval, probe_misses, probe_returns, hold_down, probe_port
     )
     health = (health_port, health_address)
+    shown = health_address in ("127.0.0.1", "::1") if page is None else page
     set_up_log_from_environment()
     if origin == KUBERNETES:
         found = configuration(kubeconfig, api_server)
@@ -103,12 +112,18 @@ def controller(
             retry=lease_seconds * 2 / 15,
             log=LOGGER.info,
         )
-        return _on_kubernetes(settings, found, lease, health)
-    return run_controller(settings, DirectorySource(state), DirectoryRecord(state), DirectoryLease(state), *health)
+        return _on_kubernetes(settings, found, lease, health, page=shown)
+    source = DirectorySource(state)
+    return run_controller(settings, source, DirectoryRecord(state), DirectoryLease(state), *health, page=shown)
 
 
 def _on_kubernetes(
-    settings: ControllerSettings, found: ApiConfiguration, lease: KubernetesLease, health: tuple[int, str]
+    settings: ControllerSettings,
+    found: ApiConfiguration,
+    lease: KubernetesLease,
+    health: tuple[int, str],
+    *,
+    page: bool,
 ) -> int:
     """Run the controller on the Kubernetes API; beside it, write EgressNodes, statuses and events."""
     source = KubernetesSource(client(found, "controller"), None, LOGGER.info, keep_status)
@@ -125,7 +140,7 @@ def _on_kubernetes(
         writers.append(writer)
 
     try:
-        run_controller(settings, source, record, lease, *health, started)
+        run_controller(settings, source, record, lease, *health, started, page=page)
         if lease.lost:
             raise TryAgainError(f"the lease is lost; {lease.holder()} assigns now")
         return 0

@@ -37,6 +37,12 @@ MOST_REQUEST_BYTES = 8192
 FRESH_SECONDS, FRESH_SHARE = 1.0, 10
 #: Sentences of a page; the rest is counted.
 MOST_SENTENCES = 100
+#: Pages by query that are kept, and the longest query (the rest of it does not count).
+MOST_QUERIES, MOST_QUERY_BYTES = 16, 512
+#: Of which so many are made at once; who asks for one more hears to come again.
+MOST_AT_WORK = 2
+#: HTML of this size and more goes compressed to those who say that they take it (RFC 9110 12.5.3).
+_COMPRESSED_FROM = 2048
 #: How often deadlines are looked at.
 _SWEEP_SECONDS = 0.25
 
@@ -77,6 +83,8 @@ class _Connection:
     until: float
     request: bytes = b""
     head: bool = False
+    #: Whether the client takes gzip.
+    gzip: bool = False
     #: What is still to be sent, once the answer is known.
     rest: memoryview | None = None
     page: _Page | None = None
@@ -89,6 +97,8 @@ class _Page:
     running: bool = False
     waiting: list[_Connection] = field(default_factory=list)
     answer: Answer | None = None
+    #: The body of HTML once more, compressed.
+    packed: bytes | None = None
     fresh_until: float = 0.0
 
 
@@ -98,7 +108,7 @@ class Endpoint:
 
     `/healthz` and `/readyz` come from ``source``, and with ``?verbose`` they show the last heartbeat of each loop and
     thread; ``pages`` are further ones, by path. ``remarks`` are sentences that `/readyz` shows also when all is well
-    enough.
+    enough. ``asked`` are pages by path that take what stands behind the question mark. ``html_headers`` go with HTML.
     """
 
     def __init__(
@@ -109,6 +119,8 @@ class Endpoint:
         variable: str = "EGRESS_HEALTH_PORT",
         address: str = "",
         remarks: Callable[[], list[str]] = list,
+        asked: Mapping[str, Callable[[str], Answer]] | None = None,
+        html_headers: Mapping[str, str] | None = None,
     ) -> None:
         self._source = source
         made: dict[str, Callable[[], Answer]] = {
@@ -117,6 +129,9 @@ class Endpoint:
             **pages,
         }
         self._pages = {path: _Page(path, make) for path, make in made.items()}
+        self._asked = dict(asked or {})
+        self._html_headers = "".join(f"{name}: {value}\r\n" for name, value in (html_headers or {}).items())
+        self._queries: dict[str, _Page] = {}
         self._connections: list[_Connection] = []
         self._threads: Threads | None = None
         self._loop: Loop | None = None
@@ -150,6 +165,7 @@ class Endpoint:
         for connection in self._connections:
             connection.socket.close()
         self._connections.clear()
+        self._queries.clear()
         for page in self._pages.values():
             page.waiting.clear()
             page.running = False
@@ -236,16 +252,21 @@ class Endpoint:
         connection.head = words[0] == "HEAD"
         path, _, query = words[1].partition("?")
         verbose = "verbose" in query.split("&")
+        connection.gzip = _takes_gzip(connection.request)
         page = self._pages.get(f"{path}?verbose" if verbose and path == "/readyz" else path)
+        if path in self._asked:
+            page = self._page_of(path, query[:MOST_QUERY_BYTES])
         if words[0] not in ("GET", "HEAD"):
             self._answer(connection, _text(405, "GET or HEAD"))
         elif path == "/healthz":
             self._answer(connection, _healthz(self._source, verbose=verbose))
         elif page is None:
-            paths = [path for path in self._pages if "?" not in path]
+            paths = [path for path in (*self._asked, *self._pages) if "?" not in path]
             self._answer(connection, _text(404, f"there are {' '.join(['/healthz', *paths])}"))
         elif page.answer is not None and self._loop.now() < page.fresh_until:
-            self._answer(connection, page.answer)
+            self._answer(connection, page.answer, page.packed)
+        elif path in self._asked and not page.running and self._at_work() >= MOST_AT_WORK:
+            self._answer(connection, _text(503, "busy with other questions; please ask again"))
         else:
             connection.until = self._loop.now() + PAGE_SECONDS
             connection.page = page
@@ -254,14 +275,31 @@ class Endpoint:
             self._loop.remove(connection.socket.fileno())
             self._make(page)
 
-    def _answer(self, connection: _Connection, answer: Answer) -> None:
+    def _at_work(self) -> int:
+        return sum(page.running for page in self._queries.values())
+
+    def _page_of(self, path: str, query: str) -> _Page:
+        """Return the page for a query, made anew where it is not one of the last few."""
+        key = f"{path}?{query}"
+        page = self._queries.pop(key, None) or _Page(key, lambda: self._asked[path](query))
+        self._queries[key] = page
+        idle = [old for old, one in self._queries.items() if old != key and not one.running]
+        for old in idle[: max(len(self._queries) - MOST_QUERIES, 0)]:
+            del self._queries[old]
+        return page
+
+    def _answer(self, connection: _Connection, answer: Answer, packed: bytes | None = None) -> None:
         assert self._loop is not None  # noqa: S101
         status, kind, body = answer
+        more = self._html_headers if kind.startswith("text/html") else ""
+        if packed is not None and connection.gzip:
+            body, more = packed, f"{more}Content-Encoding: gzip\r\n"
         head = (
             f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n"
             f"Server: egress-router/{__version__}\r\n"
             f"Content-Type: {kind}\r\n"
             f"Content-Length: {len(body)}\r\n"
+            f"{more}"
             "Connection: close\r\n\r\n"
         )
         connection.until = self._loop.now() + ANSWER_SECONDS
@@ -304,20 +342,40 @@ class Endpoint:
             answer = _text(500, str(error))
         except Exception:  # noqa: BLE001 - the client is told, and the log has the traceback
             LOGGER.exception("%s cannot be shown", page.path)
+        packed = _packed(answer)
         took = time.monotonic() - started
         loop = self._loop
         if loop is not None:
             # One that failed is made again for the next who asks.
             fresh = min(FRESH_SECONDS, FRESH_SHARE * took) if answer[0] != 500 else 0.0
-            loop.post(lambda: self._finish(page, answer, fresh))
+            loop.post(lambda: self._finish(page, answer, packed, fresh))
 
-    def _finish(self, page: _Page, answer: Answer, fresh: float) -> None:
+    def _finish(self, page: _Page, answer: Answer, packed: bytes | None, fresh: float) -> None:
         assert self._loop is not None  # noqa: S101
         page.running = False
-        page.answer, page.fresh_until = answer, self._loop.now() + fresh
+        page.answer, page.packed, page.fresh_until = answer, packed, self._loop.now() + fresh
         waiting, page.waiting = page.waiting, []
         for connection in waiting:
-            self._answer(connection, answer)
+            self._answer(connection, answer, packed)
+
+
+def _takes_gzip(request: bytes) -> bool:
+    """Return whether Accept-Encoding names gzip, and not with a weight of nothing (RFC 9110 12.5.3)."""
+    for line in request.lower().split(b"\n"):
+        name, _, value = line.partition(b":")
+        if name.strip() == b"accept-encoding":
+            words = (word.replace(b" ", b"").strip().partition(b";q=") for word in value.split(b","))
+            return any(coding == b"gzip" and (not weight or weight.strip(b"0.") != b"") for coding, _, weight in words)
+    return False
+
+
+def _packed(answer: Answer) -> bytes | None:
+    _, kind, body = answer
+    if not kind.startswith("text/html") or len(body) < _COMPRESSED_FROM:
+        return None
+    import gzip
+
+    return gzip.compress(body, 5)
 
 
 def _text(status: int, text: str) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client.registry import Collector
@@ -80,8 +80,12 @@ def serve(
     collector: Collector,
     status: Callable[[], object],
     threads: Threads,
+    asked: Mapping[str, Callable[[str], Answer]] | None = None,
+    html_headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Answer HTTP on this port, unless it is 0. Raises PlatformError."""
+    """Answer HTTP on this port, unless it is 0; ``asked`` and ``html_headers`` are those of Endpoint. Raises
+    PlatformError.
+    """
     if port:
         pages: dict[str, Callable[[], Answer]] = {"/metrics": MetricsPage(collector), "/status": json_page(status)}
-        Endpoint(port, source, pages, "--health-port", address).start(threads)
+        Endpoint(port, source, pages, "--health-port", address, asked=asked, html_headers=html_headers).start(threads)

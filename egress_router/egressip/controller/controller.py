@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +18,8 @@ from egress_router.egressip.api import ClusterState, Decision, Disposition, addr
 from egress_router.egressip.assignment.decision import Evaluator
 from egress_router.egressip.controller.leader_election import AssignmentRecord, Lease
 from egress_router.egressip.controller.watched_nodes import ControllerSettings, WatchedNodes
+from egress_router.egressip.fleet.history import History
+from egress_router.egressip.fleet.view import Fleet, fleet_view
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
 from egress_router.net.icmp_probe import Answer, Prober
@@ -95,6 +98,7 @@ class Controller:
         *,
         make_prober: MakeProber,
         own_addresses: Callable[[], set[str]] = own_addresses,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -104,8 +108,10 @@ class Controller:
         self._threads = threads
         self._make_prober = make_prober
         self._own_addresses = own_addresses
+        self._wall_clock = wall_clock
         self.known = ControllerStatus()
         self.watched = WatchedNodes(settings)
+        self.history = History()
         self._state = ClusterState()
         self._evaluator: Evaluator | None = None
         self._probers: dict[int, NodeProber] = {}
@@ -252,6 +258,7 @@ class Controller:
             self.watched.offline(now),
         )
         known.decision = decision = self._evaluator.decision()
+        self.history.observe(decision, self._health(), self._wall_clock())
         without = tuple(self.watched.down(now))
         if dict(decision.assignment) == dict(state.assignment) and without == state.assigned_without:
             known.error = ""
@@ -297,6 +304,27 @@ class Controller:
             return [self.known.error]
         return ["the first rounds of probes run"] if self.known.leads and not self.known.ready else []
 
+    def _health(self) -> dict[str, Health]:
+        return {name: node.health.state for name, node in list(self.watched.nodes.items())}
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the objects and with what the controller sees, a sentence each."""
+        known = self.known
+        return [
+            *([known.error] if known.error else []),
+            *map(str, known.problems),
+            *(f"no other machine answers by IPv{version}; what others hold stays" for version in self.watched.cut_off),
+            *(f"node {name} answers, its agent does not; it keeps what it has" for name in self.watched.silent()),
+        ]
+
+    def fleet(self) -> Fleet:
+        """Return what the fleet's page shows. Called from the endpoint's threads."""
+        known = self.known
+        problems = self.problems()
+        if not known.leads:
+            problems.insert(0, f"this controller stands by and looks at nothing: {self._lease.holder()} assigns")
+        return fleet_view(self._state, known.decision, self._health(), self.history, self._wall_clock(), problems)
+
     def status(self) -> dict[str, object]:
         """Return all that the status shows, as plain data."""
         known, now = self.known, self.loop.now()
@@ -304,9 +332,7 @@ class Controller:
         return {
             "leads": known.leads,
             "ready": known.ready and not known.error,
-            "problems": [*([known.error] if known.error else []), *map(str, known.problems)]
-            + [f"no other machine answers by IPv{version}; what others hold stays" for version in self.watched.cut_off]
-            + [f"node {name} answers, its agent does not; it keeps what it has" for name in self.watched.silent()],
+            "problems": self.problems(),
             "nodes": {
                 name: {
                     "health": node.health.state.value,

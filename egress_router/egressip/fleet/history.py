@@ -69,7 +69,8 @@ class History:
 
     def changes(self, now: float) -> list[Change]:
         """Return the changes of the last hour, the newest first."""
-        return [change for change in reversed(self._changes) if change.at >= now - SPAN]
+        # Copied at once, for it may be asked from another thread than the one that observes.
+        return [change for change in reversed(list(self._changes)) if change.at >= now - SPAN]
 
     def since(self, subject: str) -> float | None:
         """Return when an egress IP or a node last changed; None when it did not since this process looks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import socket
 import threading
@@ -192,3 +193,63 @@ def test_an_answer_that_is_not_taken_has_a_deadline(port: int, monkeypatch: pyte
 def test_a_port_that_is_taken_names_its_variable(port: int) -> None:
     with pytest.raises(PlatformError, match=f"--health-port={port} cannot be listened on: Address already in use"):
         Endpoint(port, Source(), {}, "--health-port", "127.0.0.1")
+
+
+@pytest.fixture
+def questions(pages: Pages) -> Iterator[int]:
+    """A page that answers what stands behind the question mark, as HTML; ``slow`` waits."""
+
+    def answer(query: str) -> Answer:
+        pages.made += 1
+        if query.startswith("slow"):
+            assert pages.go.wait(20)
+        return 200, "text/html; charset=utf-8", (f"<p>{query}" + "x" * 4000).encode()
+
+    headers = {"Content-Security-Policy": "default-src 'none'"}
+    server = Endpoint(0, Source(), {}, address="127.0.0.1", asked={"/": answer}, html_headers=headers)
+    server.start(Threads(Loop()))
+    yield server.port
+    pages.go.set()
+
+
+def whole(port: int, path: str, *headers: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), 10) as client:
+        client.sendall("\r\n".join([f"GET {path} HTTP/1.1", *headers, "", ""]).encode())
+        data = b""
+        while chunk := client.recv(65536):
+            data += chunk
+    return data
+
+
+def test_a_question_is_answered_once_a_second(questions: int, pages: Pages) -> None:
+    for query in ("", "q=shop", "q=bank", "q=shop", ""):
+        head, _, body = whole(questions, f"/?{query}").partition(b"\r\n\r\n")
+        assert body.startswith(f"<p>{query}x".encode())
+        assert b"\r\nContent-Security-Policy: default-src 'none'" in head
+        assert b"Content-Encoding" not in head
+    assert pages.made <= 5
+    assert ask(questions, "/nothing")[1].startswith("there are /healthz / /readyz")
+    assert b"Content-Security-Policy" not in whole(questions, "/healthz")
+
+
+def test_html_is_compressed_for_those_who_take_it(questions: int) -> None:
+    head, _, body = whole(questions, "/", "Accept-Encoding: br, GZIP;q=0.5").partition(b"\r\n\r\n")
+    assert b"\r\nContent-Encoding: gzip" in head
+    assert len(body) < 200
+    assert gzip.decompress(body).startswith(b"<p>x")
+    assert b"Content-Encoding" not in whole(questions, "/", "Accept-Encoding: gzip;q=0").partition(b"\r\n\r\n")[0]
+
+
+def test_questions_do_not_pile_up(questions: int, pages: Pages) -> None:
+    askers = [threading.Thread(target=ask, args=(questions, f"/?slow{number}"), daemon=True) for number in range(2)]
+    for asker in askers:
+        asker.start()
+    deadline = time.monotonic() + 5
+    while pages.made < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert ask(questions, "/?another")[0].startswith("503"), "two are being made"
+    assert ask(questions) == ("200 OK", "ok\n")
+    pages.go.set()
+    for asker in askers:
+        asker.join(5)
+    assert ask(questions, "/?another")[0] == "200 OK"
