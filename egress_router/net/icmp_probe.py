@@ -1,6 +1,6 @@
 """ICMP echoes to nodes, and questions to their agents, from one thread.
 
-ICMP: RFC 792, RFC 4443. The agents' word is one small JSON datagram each way.
+ICMP: RFC 792, RFC 4443. What agents tell each other is one small JSON datagram each way.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LATEST_ROUNDS = 10
 #: A node that said so long ago that it sends traffic here is forgotten.
 _REMEMBERED_SECONDS = 600.0
 #: Agents of nodes that are up are asked in every so many rounds.
-CALM_ROUNDS = 3
+REDUCED_RATE_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,8 @@ class Prober:
     """Probes every target once per interval and reports each round as {name: Answer}.
 
     The answers to a round are read when the next one starts, so a late thread never takes an answer that waits in the
-    socket for a missing one. It also answers other agents' questions, with what ``tell`` returns, given the pods
-    that they ask about; without ``tell`` it asks from any port, says nothing of a use, and answers nobody.
+    socket for a missing one. It also answers other agents' questions, with what ``payload`` returns, given the pods
+    that they ask about; without ``payload`` it asks from any port, says nothing of a use, and answers nobody.
 
     Making one raises CapabilityError without NET_RAW, PlatformError when ``host_ip`` is no address of this machine, and
     TryAgainError when another process has the port.
@@ -164,18 +164,18 @@ class Prober:
         port: int,
         interval: float,
         report: Callable[[Mapping[str, Answer]], None],
-        tell: Callable[[Collection[str]], Mapping[str, object]] | None = None,
+        payload: Callable[[Collection[str]], Mapping[str, object]] | None = None,
     ) -> None:
         self._interval = interval
         self._port = port
         self._report = report
-        self._tell = tell
+        self._payload = payload
         self._lock = threading.Lock()
         self._targets: dict[str, _Target] = {}
         self._by_ip: dict[str, list[_Target]] = {}
         self._uses: frozenset[str] = frozenset()
         self._pods: Mapping[str, Collection[str]] = {}
-        self._calm: frozenset[str] = frozenset()
+        self._reduced_rate: frozenset[str] = frozenset()
         self._peers: Collection[str] = frozenset()
         #: When each node said last that it sends traffic here, the longest ago first.
         self._users: dict[str, float] = {}
@@ -195,7 +195,7 @@ class Prober:
         with translating(f"listen to agents on {host_ip}, UDP port {port}, which must be free", "NET_BIND_SERVICE"):
             self._udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             self._udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._udp.bind((host_ip, port if tell else 0))
+            self._udp.bind((host_ip, port if payload else 0))
         for one in (self._icmp, self._udp):
             _enlarge(one)
 
@@ -203,11 +203,11 @@ class Prober:
         self,
         targets: Mapping[str, str],
         uses: frozenset[str],
-        calm: frozenset[str],
+        reduced_rate: frozenset[str],
         pods: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         """Probe these nodes (name → address) from the next round on; ``uses`` are those that traffic is sent to. The
-        agents of ``calm`` ones are asked in every third round only. ``pods`` are those that each is asked about.
+        agents of ``reduced_rate`` ones are asked in every third round only. ``pods``: what each is asked about.
         """
         with self._lock:
             self._targets = {
@@ -221,7 +221,7 @@ class Prober:
                 self._by_ip.setdefault(target.host_ip, []).append(target)
             self._uses = uses
             self._pods = pods or {}
-            self._calm = calm - self._pods.keys()
+            self._reduced_rate = reduced_rate - self._pods.keys()
 
     def set_peers(self, addresses: Collection[str]) -> None:
         """Believe only these nodes that they send traffic here."""
@@ -278,19 +278,19 @@ class Prober:
         self._number = (self._number + 1) & 0xFFFF
         with self._lock:
             targets = [(name, target.host_ip) for name, target in self._targets.items()]
-            uses, calm, pods = self._uses, self._calm, self._pods
+            uses, reduced_rate, pods = self._uses, self._reduced_rate, self._pods
         for number, (name, ip) in enumerate(targets, start=1):
             if number % _BURST == 0:
                 self._drain(self._icmp)
                 self._drain(self._udp)
             question: dict[str, object] = {"ask": self._number}
-            if self._tell:
+            if self._payload:
                 question["uses"] = name in uses
             if name in pods:
                 question["pods"] = list(pods[name])
             try:
                 self._icmp.sendto(self._echo(), (ip, 0))
-                if name not in calm or self._number % CALM_ROUNDS == 0:
+                if name not in reduced_rate or self._number % REDUCED_RATE_ROUNDS == 0:
                     self._udp.sendto(json.dumps(question).encode(), (ip, self._port))
             except OSError:
                 # No route, no buffer: nothing will come back, which is what counts.
@@ -324,11 +324,11 @@ class Prober:
             except OSError:
                 continue
             if from_socket is self._icmp:
-                self._echoed(data, str(address[0]))
+                self._on_echo(data, str(address[0]))
             else:
-                self._heard(data, str(address[0]), address)
+                self._on_datagram(data, str(address[0]), address)
 
-    def _echoed(self, data: bytes, ip: str) -> None:
+    def _on_echo(self, data: bytes, ip: str) -> None:
         if self._version == 4:
             data = data[(data[0] & 0xF) * 4 :]
         if len(data) < 8:
@@ -345,7 +345,7 @@ class Prober:
         """Return how many rounds ago a probe was sent. A distant node may answer after the next round has started."""
         return (self._number - number) & 0xFFFF
 
-    def _heard(self, data: bytes, ip: str, address: tuple[object, ...]) -> None:
+    def _on_datagram(self, data: bytes, ip: str, address: tuple[object, ...]) -> None:
         message = parse_message(data)
         if isinstance(message, Question):
             self._answer(message, ip, address)
@@ -355,14 +355,14 @@ class Prober:
                     target.reply = message
 
     def _answer(self, question: Question, ip: str, address: tuple[object, ...]) -> None:
-        if self._tell is None:
+        if self._payload is None:
             return
         # A controller asks too, perhaps from the same address as an agent, and does not say that it uses anything.
         if question.uses is not None:
             self._note_user(ip, uses=question.uses)
-        told = self._tell(question.pods)
+        reply = self._payload(question.pods)
         with suppress(OSError):
-            self._udp.sendto(json.dumps({"told": question.number, **told}).encode(), address)
+            self._udp.sendto(json.dumps({"told": question.number, **reply}).encode(), address)
 
     def _note_user(self, ip: str, *, uses: bool) -> None:
         """Remember a node that sends traffic here; others, and those that said so long ago, are forgotten."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from egress_router.config.values import Address, HostName
+from egress_router.daemon.endpoint import bounded
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.reachability import Reachability
 from egress_router.redirect.values import Check
@@ -98,7 +99,7 @@ class State:
         reasons = self.reasons(now)
         return {
             "ready": not reasons,
-            "reasons": [*reasons, *self.remarks()],
+            "reasons": bounded(reasons) + bounded(self.remarks()),
             "link_up": self.carrier,
             "gateways": {str(address): bool(gateway.up) for address, gateway in list(self.gateways.items())},
             "checks": {str(check): bool(reached.up) for check, reached in list(self.checks.items())},

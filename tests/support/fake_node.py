@@ -176,7 +176,7 @@ class FakeProber:
         self,
         targets: Mapping[str, str],
         uses: frozenset[str],
-        calm: frozenset[str],
+        reduced_rate: frozenset[str],
         pods: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.targets, self.uses, self.pods = dict(targets), uses, pods or {}

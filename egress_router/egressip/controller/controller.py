@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
+from egress_router.daemon.endpoint import bounded
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
@@ -55,7 +56,7 @@ class ControllerStatus:
 class NodeProber(Protocol):
     """What the controller needs of icmp_probe.Prober."""
 
-    def set_targets(self, targets: Mapping[str, str], uses: frozenset[str], calm: frozenset[str]) -> None:
+    def set_targets(self, targets: Mapping[str, str], uses: frozenset[str], reduced_rate: frozenset[str]) -> None:
         """Probe these nodes from the next round on."""
 
     def run(self, beat: Callable[[], None] = ...) -> None:
@@ -332,7 +333,7 @@ class Controller:
         return {
             "leads": known.leads,
             "ready": known.ready and not known.error,
-            "problems": self.problems(),
+            "problems": bounded(self.problems()),
             "nodes": {
                 name: {
                     "health": node.health.state.value,

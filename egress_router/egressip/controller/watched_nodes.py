@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from egress_router.daemon.reachability import Health, HoldDown, HolderHealth
-from egress_router.net.icmp_probe import CALM_ROUNDS, Answer
+from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer
 
 #: An agent that was asked so many times without a word is told of.
 SILENT_QUESTIONS = 10
@@ -95,7 +95,7 @@ class WatchedNodes:
 
     def silent(self) -> list[str]:
         """Return the nodes that answer while their agents do not."""
-        most = SILENT_QUESTIONS * CALM_ROUNDS
+        most = SILENT_QUESTIONS * REDUCED_RATE_ROUNDS
         return sorted(
             name for name, node in self.nodes.items() if node.silent > most and node.health.state is not Health.DOWN
         )

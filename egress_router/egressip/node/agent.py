@@ -22,13 +22,13 @@ from egress_router.egressip.node.state import NodeSettings, NodeState
 from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import EgressRouterError, Problem, TryAgainError
-from egress_router.net.icmp_probe import CALM_ROUNDS, Answer
+from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer
 from egress_router.net.rtnetlink.values import Observed
 
 #: How often the kernel is looked at although nothing happened; seconds.
 CHECK_EVERY = 5.0
 #: A node that asked within this many probe intervals is listened to in a drain.
-USERS_WITHIN = 3 * CALM_ROUNDS
+USERS_WITHIN = 3 * REDUCED_RATE_ROUNDS
 
 
 class Agent:

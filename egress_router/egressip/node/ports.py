@@ -81,7 +81,7 @@ class Prober(Protocol):
         self,
         targets: Mapping[str, str],
         uses: frozenset[str],
-        calm: frozenset[str],
+        reduced_rate: frozenset[str],
         pods: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         """Probe these nodes from the next round on."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
+from egress_router.daemon.endpoint import bounded
 from egress_router.daemon.reachability import Health
 from egress_router.egressip.api import (
     ClusterState,
@@ -124,23 +125,28 @@ def node_status(
     words = {name: _OFFLINE[health.state] for name, health in gateways.health.items() if health.state in _OFFLINE}
     if drain is not None:
         words[node] = _OFFLINE[Health.DRAINING]
+    problems = [
+        *known.errors,
+        *filter(None, [known.tampering]),
+        *map(str, known.problems),
+        *(f"{ip} is not claimed: {why}" for ip, why in sorted(unclaimed.items())),
+        *(
+            f"{ip} is the address of two pods, {one} and {other}; its traffic is dropped until one is gone"
+            for ip, (one, other) in sorted(applied.duplicate_pod_ips.items())
+        ),
+        *(
+            f"{ip} was another pod's or had another egress IP; not sent to {', '.join(sorted(nodes))} until the agent "
+            "there says that it knows"
+            for ip, nodes in sorted((unconfirmed or {}).items())
+        ),
+        *(mine.problems if mine else ()),
+    ]
     return {
         "node": node,
         "ready": known.ready,
         "draining": drain is not None,
         "drain": drain,
-        "problems": [*known.errors, *filter(None, [known.tampering]), *map(str, known.problems)]
-        + [f"{ip} is not claimed: {why}" for ip, why in sorted(unclaimed.items())]
-        + [
-            f"{ip} is the address of two pods, {rivals[0]} and {rivals[1]}; its traffic is dropped until one is gone"
-            for ip, rivals in sorted(applied.duplicate_pod_ips.items())
-        ]
-        + [
-            f"{ip} was another pod's or had another egress IP; not sent to {', '.join(sorted(nodes))} until the agent "
-            "there says that it knows"
-            for ip, nodes in sorted((unconfirmed or {}).items())
-        ]
-        + (list(mine.problems) if mine else []),
+        "problems": bounded(problems),
         "held": sorted(local.assigned),
         "users": sorted(users),
         "holders": {name: health.state.value for name, health in sorted(gateways.health.items())},

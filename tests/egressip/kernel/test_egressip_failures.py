@@ -16,7 +16,7 @@ from tests.support.endpoint import Endpoint
 
 pytestmark = [pytest.mark.root, pytest.mark.parametrize("world", WORLDS[:1], ids=str)]
 
-HEARD = "egress_router.net.icmp_probe:Prober._heard"
+HEARD = "egress_router.net.icmp_probe:Prober._on_datagram"
 PROBE = "egress_router.egressip.node.claims:Claimer._probe"
 TRACEBACK = "RecursionError: injected"
 
