@@ -107,6 +107,8 @@ class Informer(Generic[T]):
         self._retry = retry
         self._lock = threading.Lock()
         self._objects: dict[str, Stored[T]] = {}
+        self._snapshot: dict[str, T] | None = {}
+        self._changes: dict[str, T | None] = {}
         self._stopping = threading.Event()
         self._stream: Stream | None = None
         self._no_streaming_until = 0.0
@@ -137,10 +139,23 @@ class Informer(Generic[T]):
         """Wait for the thread."""
         self._thread.join(timeout)
 
-    def objects(self) -> dict[str, T]:
-        """Return what was made of all objects, by uid."""
+    def objects(self) -> Mapping[str, T]:
+        """Return what was made of all objects, by uid: the same mapping as before when nothing has changed."""
         with self._lock:
-            return {uid: stored.value for uid, stored in self._objects.items()}
+            if self._snapshot is None:
+                self._snapshot = {uid: stored.value for uid, stored in self._objects.items()}
+            return self._snapshot
+
+    def take_changes(self) -> Mapping[str, T | None]:
+        """Return what has changed since the last call, by uid; None: gone. For one caller."""
+        with self._lock:
+            changes, self._changes = self._changes, {}
+            return changes
+
+    def _note(self, uid: str, value: T | None) -> None:
+        """Note a change of ``_objects``; the lock is held."""
+        self._changes[uid] = value
+        self._snapshot = None
 
     def assume(self, raw: Mapping[str, Any]) -> None:
         """Take in an object that the server has just answered a write with, before the watch tells of it."""
@@ -149,7 +164,8 @@ class Informer(Generic[T]):
     def forget(self, uid: str) -> None:
         """Leave out an object that was just deleted, before the watch tells of it."""
         with self._lock:
-            self._objects.pop(uid, None)
+            if self._objects.pop(uid, None) is not None:
+                self._note(uid, None)
 
     # The thread
 
@@ -306,18 +322,26 @@ class Informer(Generic[T]):
         value = self._convert(raw)
         with self._lock:
             if value is None:
-                return objects.pop(uid, None) is not None
+                gone = objects.pop(uid, None) is not None
+                if gone and objects is self._objects:
+                    self._note(uid, None)
+                return gone
             if before is not None and before.value == value:
                 value = before.value
                 objects[uid] = Stored(version, value)
                 return False
             objects[uid] = Stored(version, value)
+            if objects is self._objects:
+                self._note(uid, value)
         return True
 
     def _remove(self, raw: Mapping[str, Any], objects: dict[str, Stored[T]]) -> bool:
         uid, _ = _identity(raw)
         with self._lock:
-            return objects.pop(uid, None) is not None
+            gone = objects.pop(uid, None) is not None
+            if gone and objects is self._objects:
+                self._note(uid, None)
+            return gone
 
     def _swap(self, fresh: dict[str, Stored[T]]) -> None:
         """Put the new objects in place of the present ones. Equal ones stay the same Python object, so compare fast."""
@@ -327,8 +351,15 @@ class Informer(Generic[T]):
                 before = old.get(uid)
                 if before is not None and before.value == stored.value:
                     fresh[uid] = Stored(stored.version, before.value)
-            same = old.keys() == fresh.keys() and all(old[uid].value is fresh[uid].value for uid in fresh)
             self._objects = fresh
+            same = True
+            for uid in old.keys() - fresh.keys():
+                self._note(uid, None)
+                same = False
+            for uid, stored in fresh.items():
+                if uid not in old or old[uid].value is not stored.value:
+                    self._note(uid, stored.value)
+                    same = False
             first, self.synced = not self.synced, True
         had_trouble, self.trouble = self.trouble, ""
         if had_trouble:
@@ -357,9 +388,7 @@ def list_members(text: str) -> Iterator[tuple[str, object]]:
     Raises ValueError when the text is not JSON.
     """
     at = _skip(text, 0, "{")
-    if _peek(text, at) == "}":
-        return
-    while True:
+    while _peek(text, at) != "}":
         at = _skip(text, at, '"')
         name, at = scanstring(text, at, True)
         at = _skip(text, at, ":")
@@ -370,13 +399,17 @@ def list_members(text: str) -> Iterator[tuple[str, object]]:
                 yield name, item
                 if _peek(text, at) != "]":
                     at = _skip(text, at, ",")
+                    if _peek(text, at) == "]":
+                        raise JSONDecodeError("no item after the comma", text, at)
             at = _skip(text, at, "]")
         else:
             value, at = _DECODER.raw_decode(text, _space(text, at))
             yield name, value
-        if _peek(text, at) != ",":
+        if _peek(text, at) == "}":
             break
         at = _skip(text, at, ",")
+        if _peek(text, at) == "}":
+            raise JSONDecodeError("no member after the comma", text, at)
     at = _skip(text, at, "}")
     if text[at:].strip(_SPACE):
         raise JSONDecodeError("more than one value", text, at)

@@ -59,31 +59,49 @@ class Grouping:
     """Which EgressIP selects which pod; remembers what did not change from one look to the next."""
 
     def __init__(self) -> None:
+        self._seen: tuple[object, object] = (None, None)
         self._egress_ips: tuple[EgressIP, ...] = ()
         self._namespaces: dict[str, Mapping[str, str]] = {}
         self._selecting: dict[str, tuple[EgressIP, ...]] = {}
-        self._pods: dict[str, tuple[ApiPod, Pod]] = {}
+        self._keys: dict[str, tuple[str, str]] = {}
+        self._pods: dict[tuple[str, str], Pod] = {}
 
-    def follow(self, objects: ApiObjects) -> dict[tuple[str, str], Pod]:
-        """Take in the objects and return all pods, by group and name."""
+    def follow(
+        self, objects: ApiObjects, changes: Mapping[str, ApiPod | None] | None = None
+    ) -> dict[tuple[str, str], Pod]:
+        """Take in the objects and return all pods, by group and name. ``changes``: the pods that differ from the last
+        time, None in the place of one that is gone; without it all are looked at.
+        """
+        if self._follow_selection(objects) or changes is None:
+            self._keys.clear()
+            self._pods.clear()
+            changes = objects.pods
+        for uid, pod in changes.items():
+            key = self._keys.pop(uid, None)
+            if key is not None:
+                del self._pods[key]
+            if pod is not None:
+                made = self._pod(pod)
+                key = (made.namespace, made.name)
+                if key in self._pods:
+                    # One name twice: the old one's end is not known yet. Both count, so that their addresses do.
+                    key = (made.namespace, f"{made.name} {uid}")
+                self._keys[uid] = key
+                self._pods[key] = made
+        return dict(self._pods)
+
+    def _follow_selection(self, objects: ApiObjects) -> bool:
+        """Take in EgressIPs and namespaces; return whether any pod may be in another group for that."""
+        if self._seen[0] is objects.egress_ips and self._seen[1] is objects.namespaces:
+            return False
+        self._seen = (objects.egress_ips, objects.namespaces)
         ranked = tuple(sorted(objects.egress_ips.values(), key=lambda value: (value.created, value.name)))
         namespaces = {value.name: value.labels for value in objects.namespaces.values()}
-        if namespaces != self._namespaces or not _same_selection(ranked, self._egress_ips):
+        changed = namespaces != self._namespaces or not _same_selection(ranked, self._egress_ips)
+        if changed:
             self._selecting.clear()
-            self._pods.clear()
         self._egress_ips, self._namespaces = ranked, namespaces
-        known, self._pods = self._pods, {}
-        found: dict[tuple[str, str], Pod] = {}
-        for uid, pod in objects.pods.items():
-            before = known.get(uid)
-            made = before[1] if before is not None and before[0] is pod else self._pod(pod)
-            self._pods[uid] = (pod, made)
-            key = (made.namespace, made.name)
-            if key in found:
-                # One name twice: the old one's end is not known yet. Both count, so that their addresses do.
-                key = (made.namespace, f"{made.name} {uid}")
-            found[key] = made
-        return found
+        return changed
 
     def _pod(self, pod: ApiPod) -> Pod:
         return Pod(self.group(pod), f"{pod.namespace}/{pod.name}", pod.node, pod.ips)

@@ -46,6 +46,7 @@ T = TypeVar("T")
 PODS = "/api/v1/pods"
 NAMESPACES = "/api/v1/namespaces"
 NODES = "/api/v1/nodes"
+_NO_NODES: Mapping[str, Labelled] = {}
 #: A node that holds addresses of more namespaces than this watches the pods of all namespaces with one watch.
 MOST_WATCHES = 32
 
@@ -71,6 +72,9 @@ class KubernetesSource:
         self._closed = False
         self._grouping = Grouping()
         self._unusable: dict[tuple[str, str], tuple[Problem, ...]] = {}
+        self._known_pods: dict[str, ApiPod] = {}
+        self._made = ClusterState()
+        self._made_of: tuple[object, ...] = (None,) * 4
         self._first = True
         self._granted: set[str] = set()
         self._objects = ApiObjects()
@@ -95,6 +99,7 @@ class KubernetesSource:
         self.offline: Callable[[], tuple[str, ...]] | None = None
         #: Watches of the pods of namespaces on other nodes, by namespace; "" is all of them.
         self._remote: dict[str, Informer[ApiPod]] = {}
+        self._ended: list[Informer[ApiPod]] = []
 
     def _follow(self, resource: Resource, convert: Callable[[Mapping[str, Any]], T | None]) -> Informer[T]:
         informer = Informer(self._client, resource, convert, self._changed, self._log)
@@ -148,9 +153,15 @@ class KubernetesSource:
         if missing:
             why = next((informer.trouble for informer in missing if informer.trouble), "")
             raise OSError(errno.EAGAIN, why or "the API server has not sent all objects yet")
+        changes = self._pod_changes()
         self._objects = objects = self._gather()
-        pods = self._grouping.follow(objects)
-        state = cluster_state(objects, pods, self._me)
+        pods = self._grouping.follow(objects, changes)
+        made_of = (objects.egress_ips, objects.egress_nodes, objects.assignments, objects.nodes)
+        if all(one is other for one, other in zip(made_of, self._made_of, strict=True)):
+            state = replace(self._made, pods=pods)
+        else:
+            state = cluster_state(objects, pods, self._me)
+        self._made, self._made_of = state, made_of
         if self.offline is not None:
             state = replace(state, assigned_without=self.offline())
         if self._me is not None:
@@ -159,17 +170,32 @@ class KubernetesSource:
         return state, self._problems()
 
     def _gather(self) -> ApiObjects:
-        pods = self._pods.objects()
-        for informer in self._remote.values():
-            pods.update(informer.objects())
         return ApiObjects(
             self.egress_ips.objects(),
             self.egress_nodes.objects(),
             self.assignments.objects(),
             self._namespaces.objects(),
-            self._nodes.objects() if self._nodes else {},
-            pods,
+            self._nodes.objects() if self._nodes else _NO_NODES,
+            dict(self._known_pods),
         )
+
+    def _pod_changes(self) -> dict[str, ApiPod | None]:
+        """Take in what has changed of the pods of all watches."""
+        changes: dict[str, ApiPod | None] = {}
+        watches = (self._pods, *self._remote.values())
+        for ended in self._ended:
+            # Another watch may have them as well: one of all namespaces in place of many, or the other way round.
+            for uid in ended.objects():
+                changes[uid] = next((pod for watch in watches if (pod := watch.objects().get(uid)) is not None), None)
+        self._ended.clear()
+        for watch in watches:
+            changes.update(watch.take_changes())
+        for uid, pod in changes.items():
+            if pod is None:
+                self._known_pods.pop(uid, None)
+            else:
+                self._known_pods[uid] = pod
+        return changes
 
     def _only_with_pods(self, state: ClusterState, me: str) -> ClusterState:
         """Follow the pods that this node translates, and leave out new addresses whose pods are not all known yet: a
@@ -206,7 +232,9 @@ class KubernetesSource:
         if any(not self._remote[name].synced for name in names):
             return
         for name in self._remote.keys() - names:
-            self._remote.pop(name).stop()
+            ended = self._remote.pop(name)
+            ended.stop()
+            self._ended.append(ended)
 
     def _problems(self) -> tuple[Problem, ...]:
         with self._lock:

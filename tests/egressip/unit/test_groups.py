@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from egress_router.egressip.api import Disposition
 from egress_router.egressip.assignment.decision import decide
@@ -59,7 +61,7 @@ def node(name: str, host_ip: str = "", **spec: Any) -> Any:
     return api_objects.egress_node({"metadata": meta(name), "spec": spec, "status": status})
 
 
-def given(address: str, to: str, epoch: int = 1) -> Any:
+def assigned(address: str, to: str, epoch: int = 1) -> Any:
     return api_objects.assignment(
         {
             "metadata": meta(assignment_name(address)),
@@ -177,7 +179,9 @@ def test_the_agent_uses_what_it_knows_of_its_own_node() -> None:
 
 
 def test_recorded_assignments_by_node() -> None:
-    found = objects(given("2001:db8::", "b"), given("192.0.2.45", "a"), given("192.0.2.9", "a"), given("192.0.2.7", ""))
+    found = objects(
+        assigned("2001:db8::", "b"), assigned("192.0.2.45", "a"), assigned("192.0.2.9", "a"), assigned("192.0.2.7", "")
+    )
     state = cluster_state(found, {}, ME)
     assert state.assignment == {"a": ("192.0.2.9", "192.0.2.45"), "b": ("2001:db8::",)}
     listed = cluster_state(objects(node("a", "192.0.2.11", egressIPs=["192.0.2.45", "2001:DB8::1"])), {}, ME)
@@ -260,3 +264,42 @@ def test_selectors_of_pods() -> None:
     assert not matches({"app": "a", "team": "x", "tier": "db"})
     assert not matches({"app": "a"})
     assert chosen.pod_selector.query() == "app in (a,b),!old,tier notin (db),team"
+
+
+NAMES = ("p", "q", "r")
+labels_of = st.sampled_from([{}, {"env": "shop"}, {"env": "lab"}])
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("pod"), st.sampled_from("abcdef"), st.sampled_from(NAMES), st.sampled_from(("web", "lab"))),
+        st.tuples(st.just("gone"), st.sampled_from("abcdef"), st.none(), st.none()),
+        st.tuples(st.just("labels"), st.sampled_from(("web", "lab")), labels_of, st.none()),
+        st.tuples(st.just("object"), st.sampled_from(("one", "two")), labels_of, st.none()),
+    ),
+    max_size=25,
+)
+
+
+@given(steps)
+def test_changes_one_by_one_and_all_at_once_come_to_the_same(steps: list[tuple[str, str, Any, Any]]) -> None:
+    grouping = Grouping()
+    found = ApiObjects({}, {}, {}, {}, {}, {})
+    for number, (kind, name, first, second) in enumerate(steps):
+        changes: dict[str, Any] = {}
+        if kind in ("pod", "gone"):
+            changes[name] = None if kind == "gone" else pod(first, second, "a", f"10.0.0.{number + 1}")
+            found.pods = {uid: value for uid, value in {**found.pods, **changes}.items() if value is not None}
+        elif kind == "labels":
+            found.namespaces = {**found.namespaces, name: labelled(name, **first)}
+        elif first:
+            found.egress_ips = {**found.egress_ips, name: egress_ip(name, ["192.0.2.45"], {"matchLabels": first})}
+        else:
+            found.egress_ips = {uid: value for uid, value in found.egress_ips.items() if uid != name}
+        step_by_step = grouping.follow(found, changes)
+        at_once = Grouping().follow(found)
+
+        def said(pods: dict[tuple[str, str], Any]) -> list[tuple[str, str, tuple[str, ...]]]:
+            assert all(key[0] == value.namespace for key, value in pods.items())
+            return sorted((p.namespace, p.name, p.ips) for p in pods.values())
+
+        assert said(step_by_step) == said(at_once)
+        assert len(step_by_step) == len(found.pods)

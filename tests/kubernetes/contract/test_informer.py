@@ -201,6 +201,7 @@ steps = st.lists(
 @given(steps, st.booleans())
 def test_in_the_end_it_knows_what_the_server_has(steps: list[tuple[str, str, int]], streaming: bool) -> None:
     with fake_api(streaming=streaming) as api, informer(api) as follows:
+        by_changes: dict[str, int] = {}
         for kind, name, value in steps:
             if kind == "set":
                 api.set(name, value)
@@ -212,3 +213,6 @@ def test_in_the_end_it_knows_what_the_server_has(steps: list[tuple[str, str, int
                     api.condition.notify_all()
         expected = {uid: value for uid, value in api.values().items() if value >= 0}
         assert until(lambda: follows.synced and not api.faults and follows.objects() == expected), follows.trouble
+        for uid, changed in follows.take_changes().items():
+            by_changes[uid] = -1 if changed is None else changed
+        assert {uid: value for uid, value in by_changes.items() if value >= 0} == expected

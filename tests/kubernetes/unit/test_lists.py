@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from egress_router.kubernetes.informer import list_members
@@ -34,6 +34,10 @@ def test_members_of_a_list_come_one_by_one(value: dict[str, Any], indent: int | 
     assert found == value
 
 
+@example("{}0")
+@example('{"a":1,}')
+@example('{"items":[1,]}')
+@example('{"items":[1 2]}')
 @given(st.text(alphabet='{}[]",:itemsnull10 ', max_size=30))
 def test_what_is_no_json_object_is_refused(text: str) -> None:
     try:
