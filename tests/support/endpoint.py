@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from egress_router.daemon.endpoint import FRESH_SECONDS
 from lab import Host
 from tests.support import figures
 
 PORT = 9909
+#: When figures came last, by address and port.
+_FIGURES_CAME: dict[str, float] = {}
 
 
 class Endpoint:
@@ -19,9 +22,13 @@ class Endpoint:
         self._at = f"http://{f'[{address}]' if ':' in address else address}:{port}"
 
     def get(self, path: str) -> tuple[int, str]:
-        """GET ``path``; return status (0: no answer) and body."""
+        """GET ``path``; return status (0: no answer) and body. Figures are new ones: not those that were kept."""
+        if path == "/metrics":
+            time.sleep(max(0.0, _FIGURES_CAME.get(self._at, 0.0) + FRESH_SECONDS + 0.1 - time.monotonic()))
         command = ["curl", "-sg", "-m", "5", "-w", "%{http_code}", self._at + path]
         done = self.client.run(command, check=False)
+        if path == "/metrics":
+            _FIGURES_CAME[self._at] = time.monotonic()
         return int(done.stdout[-3:] or 0), done.stdout[:-3]
 
     def healthy(self) -> bool:
