@@ -25,7 +25,7 @@ from egress_router.manifests.pod import PodConfig
 )
 @source_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def command(env_file: str | None, manifest: str | None, output: str) -> int:
+def command(env_file: str | None, manifests: tuple[str, ...], output: str) -> int:
     """Validate every EGRESS_* variable that is set, whatever the mode. Touches nothing.
 
     All problems come out together, each with its variable, line and what would be right; exit code 78 then.
@@ -33,7 +33,7 @@ def command(env_file: str | None, manifest: str | None, output: str) -> int:
     problems = Problems()
     summaries: list[str] = []
     try:
-        pods = parse_sources(read_sources(env_file, manifest, problems), problems)
+        pods = parse_sources(read_sources(env_file, manifests, problems, judge=True), problems)
         summaries = [f"{source.name}: {summary(pod)}" for source, pod in pods]
         for _, pod in pods:
             problems.warnings += shadow_warnings(pod.http.policy) if pod.http is not None else []

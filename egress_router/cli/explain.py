@@ -37,13 +37,13 @@ _PORT = re.compile(r"([0-9]+)(?:/([a-z]+))?", re.IGNORECASE)
 @click.argument("target", metavar="TARGET")
 @source_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def command(target: str, env_file: str | None, manifest: str | None, output: str) -> int:
+def command(target: str, env_file: str | None, manifests: tuple[str, ...], output: str) -> int:
     """Tell which line decides about a connection, and where it goes.
 
     TARGET is PORT/PROTOCOL or PORT for the redirect and the DNS proxy router, a URL or HOST:PORT (a CONNECT) for the
     HTTP proxy. No name is looked up.
     """
-    found = {source.name: explain(pod, target) for source, pod in read_pods(env_file, manifest)}
+    found = {source.name: explain(pod, target) for source, pod in read_pods(env_file, manifests)}
     if output == "json":
         print_pods({name: [row for row, _ in rows] for name, rows in found.items()})
     else:

@@ -9,9 +9,9 @@ from egress_router.cli.output import print_warnings
 from egress_router.cli.sources import read_text
 from egress_router.config.inputs import Problems, SourceText
 from egress_router.manifests.plan import plan_manifests
-from egress_router.manifests.render import render_manifests
+from egress_router.manifests.render import join_manifests, render_manifests
 from egress_router.manifests.request import complete_request
-from egress_router.manifests.values import Component, Forwarding, Kind, ManifestRequest, Platform
+from egress_router.manifests.values import REGISTRY, Component, Forwarding, Kind, ManifestRequest, Platform
 
 
 @click.command(
@@ -20,7 +20,7 @@ from egress_router.manifests.values import Component, Forwarding, Kind, Manifest
     \b
     Examples:
       egress-router manifests redirect --name shop --source 192.0.2.46 --source 192.0.2.47 \\
-        --gateway 192.0.2.1 --destinations shop.txt --platform openshift
+        --gateway 192.0.2.1 --destinations shop.txt --platform openshift --parent-interface ens224
       egress-router manifests http-proxy --name web --source 192.0.2.43 --gateway 192.0.2.1 \\
         --destinations web.txt --platform kubernetes --parent-interface eth1 | kubectl apply -f -
     """,
@@ -46,6 +46,8 @@ from egress_router.manifests.values import Component, Forwarding, Kind, Manifest
     metavar="NIC",
     help="Write a network attachment for Multus: a macvlan on this NIC of the nodes.",
 )
+@click.option("--sdn", is_flag=True, help="OpenShift SDN (up to OpenShift 4.16) gives the pod a macvlan.")
+@click.option("--sdn-interface", metavar="NIC", help="The same, on this NIC of the nodes instead of the default one.")
 @click.option("--network", metavar="[NAMESPACE/]NAME", help="Use this network attachment of Multus.")
 @click.option(
     "--forwarding",
@@ -57,8 +59,15 @@ from egress_router.manifests.values import Component, Forwarding, Kind, Manifest
 @click.option("--headless", is_flag=True, help="A Service without an address of its own: clients reach any port.")
 @click.option("--allow-from", multiple=True, metavar="NAMESPACE", help="Only pods of these namespaces are clients.")
 @click.option("--node-selector", "selectors", multiple=True, metavar="KEY=VALUE")
-@click.option("--registry", default="", metavar="PREFIX", help="Of the images, such as registry.example.com/egress.")
+@click.option(
+    "--registry",
+    default=REGISTRY,
+    show_default=True,
+    metavar="PREFIX",
+    help="Of the images, such as registry.example.com/egress; `scripts/build-images --registry` takes the same.",
+)
 @click.option("--tag", default="", help=f"Tag of the images.  [default: {__version__}]")
+@click.option("--create-namespace", is_flag=True, help="Write the Namespace too: deleting what is written deletes it.")
 @click.option("--service-monitor", is_flag=True, help="Write a ServiceMonitor for the Prometheus operator.")
 def command(
     component: str,
@@ -71,6 +80,8 @@ def command(
     namespace: str,
     kind: str,
     parent_interface: str | None,
+    sdn: bool,
+    sdn_interface: str | None,
     network: str | None,
     forwarding: str | None,
     headless: bool,
@@ -78,6 +89,7 @@ def command(
     selectors: tuple[str, ...],
     registry: str,
     tag: str,
+    create_namespace: bool,
     service_monitor: bool,
 ) -> int:
     """Write everything that a router needs in a cluster, as YAML. Touches nothing.
@@ -94,6 +106,8 @@ def command(
             kind=Kind(kind),
             parent_interface=parent_interface,
             network=network,
+            sdn=sdn_interface or ("true" if sdn else None),
+            create_namespace=create_namespace,
             forwarding=Forwarding(forwarding) if forwarding else None,
             headless=headless,
             allow_from=allow_from,
@@ -112,7 +126,7 @@ def command(
     assert request is not None
     plan = plan_manifests(request, __version__)
     print_warnings([*problems.warnings, *plan.warnings])
-    click.echo(render_manifests(plan), nl=False)
+    click.echo(join_manifests([render_manifests(plan)]), nl=False)
     return 0
 
 

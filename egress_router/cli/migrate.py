@@ -10,10 +10,10 @@ from egress_router.cli.sources import read_text
 from egress_router.config.inputs import Problems, SourceText
 from egress_router.errors import ConfigurationError
 from egress_router.manifests.plan import plan_manifests
-from egress_router.manifests.render import render_manifests
+from egress_router.manifests.render import join_manifests, render_manifests
 from egress_router.manifests.request import complete_request
 from egress_router.manifests.upstream.manifest import parse_legacy
-from egress_router.manifests.values import Component, Kind, ManifestRequest, Note, NoteKind, Platform
+from egress_router.manifests.values import REGISTRY, Component, Kind, ManifestRequest, Note, NoteKind, Platform
 
 
 @click.command(
@@ -31,7 +31,7 @@ from egress_router.manifests.values import Component, Kind, ManifestRequest, Not
 @click.option("--kind", type=click.Choice([str(item) for item in Kind]), default="Deployment", show_default=True)
 @click.option("--parent-interface", metavar="NIC", help="Write a network attachment for Multus on this NIC.")
 @click.option("--network", metavar="[NAMESPACE/]NAME", help="Use this network attachment of Multus.")
-@click.option("--registry", default="", metavar="PREFIX", help="Of the images, such as registry.example.com/egress.")
+@click.option("--registry", default=REGISTRY, show_default=True, metavar="PREFIX", help="Of the images.")
 @click.option("--tag", default="", help=f"Tag of the images.  [default: {__version__}]")
 def command(
     old: str,
@@ -56,6 +56,7 @@ def command(
         kind=Kind(kind),
         parent_interface=parent_interface,
         network=network,
+        sdn="true" if platform == "openshift" and not (network or parent_interface) else None,
         registry=registry,
         tag=tag,
     )
@@ -79,7 +80,7 @@ def command(
     _print_notes(notes)
     print_warnings(problems.warnings)
     problems.raise_if_any()
-    click.echo("---\n".join(texts), nl=False)
+    click.echo(join_manifests(texts), nl=False)
     return 0
 
 

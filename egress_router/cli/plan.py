@@ -47,14 +47,14 @@ from egress_router.redirect.values import Desired, RouterConfig
     help="Plan for the network that this process is in, or for a sample pod (eth0 with 10.128.0.10). "
     "Default: here, and sample with --env-file and -f.",
 )
-def command(env_file: str | None, manifest: str | None, output: str, pod: str | None) -> int:
+def command(env_file: str | None, manifests: tuple[str, ...], output: str, pod: str | None) -> int:
     """Print the desired state without touching anything; no privileges needed.
 
     `-o nft` and `-o iptables` print what `init` puts in place, byte for byte; `-o squid` and `-o haproxy` what the
     proxies are started with.
     """
     plans: dict[str, Any] = {}
-    for source, config in read_pods(env_file, manifest):
+    for source, config in read_pods(env_file, manifests):
         here = (pod or ("here" if source.here else "sample")) == "here"
         plans[source.name] = RENDERERS[output](config, source, here)
     print_pods(plans)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -20,34 +21,41 @@ from egress_router.config.inputs import (
     parse_env_file,
     read_file_variable,
 )
-from egress_router.config.manifest import manifest_pods
 from egress_router.errors import ConfigurationError, Problem, UsageError
-from egress_router.manifests.pod import PodConfig, parse_pod
+from egress_router.manifests.containers import ManifestPod, manifest_pods
+from egress_router.manifests.judge import judge_pods
+from egress_router.manifests.objects import CALLOUT, Objects, no_pods, read_objects
+from egress_router.manifests.pod import PodConfig, parse_manifest_pod, parse_pod
 
 F = TypeVar("F", bound=Callable[..., Any])
+SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """Variables, and a name for where they come from; ``here`` when it is this process's environment.
 
-    ``outside`` says of variables that a manifest takes from elsewhere where that is.
+    ``pod`` is the manifest's, None where the variables come from elsewhere. ``outside`` says of variables that a
+    manifest takes from elsewhere where that is.
     """
 
     name: str
     inputs: Inputs
     here: bool
     outside: dict[str, str] = field(default_factory=dict)
+    pod: ManifestPod | None = None
 
 
 def source_options(command: F) -> F:
-    """Add ``--env-file`` and ``-f/--filename`` to a command."""
+    """Add ``--env-file FILE`` and ``-f FILE``."""
     command = click.option(
         "-f",
         "--filename",
-        "manifest",
-        metavar="MANIFEST",
-        help="Take the variables of the containers in this YAML manifest ('-': standard input).",
+        "manifests",
+        metavar="FILE",
+        multiple=True,
+        help="Take the variables of the containers in this YAML or JSON manifest ('-': standard input), or in the "
+        "files of this directory. May be repeated: ConfigMaps and Secrets are found across files.",
     )(command)
     return click.option(
         "--env-file",
@@ -56,24 +64,61 @@ def source_options(command: F) -> F:
     )(command)
 
 
-def read_sources(env_file: str | None, manifest: str | None, problems: Problems) -> list[Source]:
-    """Return the variables, one Source for each pod. Raises ConfigurationError, and UsageError for both options."""
-    if env_file is not None and manifest is not None:
+def read_sources(
+    env_file: str | None, manifests: Sequence[str], problems: Problems, *, judge: bool = False
+) -> list[Source]:
+    """Return the variables, one Source for each pod. With ``judge``, note what keeps the pods from working too.
+
+    Raises ConfigurationError, and UsageError for both options.
+    """
+    if env_file is not None and manifests:
         raise UsageError("--env-file and -f exclude each other")
-    if manifest is not None:
-        pods = manifest_pods(read_text(manifest), manifest, problems)
-        return [Source(pod.name, pod.inputs, here=False, outside=pod.outside) for pod in pods]
+    if manifests:
+        objects = read_manifests(manifests, problems)
+        pods = manifest_pods(objects, problems)
+        if not pods and not problems.errors:
+            raise no_pods(objects, manifests, "check")
+        if judge:
+            judge_pods(pods, objects, problems)
+        return [Source(pod.name, Inputs(pod.env), here=False, outside=pod.outside, pod=pod) for pod in pods]
     if env_file is not None:
         return [Source(env_file, load_inputs(parse_env_file(read_text(env_file), env_file)), here=False)]
     return [Source("environment", load_inputs(os.environ), here=True)]
 
 
-def read_pods(env_file: str | None, manifest: str | None) -> list[tuple[Source, PodConfig]]:
+def read_manifests(names: Sequence[str], problems: Problems) -> Objects:
+    """Return the objects of files, of standard input (``-``), and of the files of directories."""
+    texts: list[SourceText] = []
+    for name in dict.fromkeys(names):
+        if name != "-" and Path(name).is_dir():
+            try:
+                inside = sorted(
+                    path for path in Path(name).iterdir() if path.suffix in SUFFIXES and path.name[0] != "."
+                )
+            except OSError as error:
+                problems.error(name, None, "", f"cannot be read: {error.strerror}", "a directory of manifests")
+                continue
+            if not inside:
+                message = "is a directory without .yaml, .yml or .json files"
+                problems.error(name, None, "", message, "subdirectories are not looked into")
+            chosen = [str(path) for path in inside]
+        else:
+            chosen = [name]
+        for one in chosen:
+            found = _read(one)
+            if isinstance(found, SourceText):
+                texts.append(SourceText(one, found.text))
+            else:
+                problems.errors.append(replace(found, text=""))
+    return read_objects(texts, problems)
+
+
+def read_pods(env_file: str | None, manifests: Sequence[str]) -> list[tuple[Source, PodConfig]]:
     """Return the configuration of each pod and print the warnings. Raises ConfigurationError with all problems of all
     pods, and UsageError for both options.
     """
     problems = Problems()
-    found = parse_sources(read_sources(env_file, manifest, problems), problems)
+    found = parse_sources(read_sources(env_file, manifests, problems), problems)
     print_warnings(problems.warnings)
     problems.raise_if_any()
     return found
@@ -87,7 +132,8 @@ def parse_sources(sources: list[Source], problems: Problems) -> list[tuple[Sourc
     for source in sources:
         own = Problems()
         try:
-            found.append((source, parse_pod(source.inputs, own)))
+            config = parse_pod(source.inputs, own) if source.pod is None else parse_manifest_pod(source.pod, own)
+            found.append((source, config))
         except ConfigurationError as error:
             own.errors = [_explained(problem, source) for problem in error.problems]
         for kind, mine in ((problems.errors, own.errors), (problems.warnings, own.warnings)):
@@ -96,15 +142,28 @@ def parse_sources(sources: list[Source], problems: Problems) -> list[tuple[Sourc
 
 
 def _explained(problem: Problem, source: Source) -> Problem:
+    """Say of a problem what its cause is, where the variables tell: a value from elsewhere, a template, a callout."""
     if problem.message == "is not set" and problem.variable in source.outside:
         where = source.outside[problem.variable]
         return replace(problem, message=f"comes from {where}", expected="put it into the same file to have it read")
+    if "{{" in problem.text:
+        return replace(problem, expected="the value is part of a Helm or Go template: render it first (helm template)")
+    if "${" in problem.text:
+        return replace(problem, expected="the value is a parameter of a Template: process it first (oc process)")
+    if CALLOUT.search(problem.text):
+        return replace(problem, expected=f"without the callout {problem.text.split()[-1]} of a page of documentation")
     return problem
 
 
 def read_text(name: str) -> str:
     """Return the text of a file, or of standard input for ``-``. Raises ConfigurationError."""
-    found = decoded("standard input", name, sys.stdin.buffer.read()) if name == "-" else read_file_variable(name, name)
+    found = _read(name)
     if isinstance(found, SourceText):
         return found.text
     raise ConfigurationError([replace(found, text="")])
+
+
+def _read(name: str) -> SourceText | Problem:
+    if name == "-":
+        return decoded("standard input", name, sys.stdin.buffer.read())
+    return read_file_variable(name, name)

@@ -29,12 +29,12 @@ WATCH_SECONDS = 2.0
 @source_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--watch", is_flag=True, help="Show it again every two seconds, until interrupted.")
-def command(env_file: str | None, manifest: str | None, output: str, watch: bool) -> int:
+def command(env_file: str | None, manifests: tuple[str, ...], output: str, watch: bool) -> int:
     """Compare the desired state with the kernel's, and show the traffic of each destination line.
 
     Exit code 1 when they differ. Needs NET_ADMIN to read the rules, and NET_RAW too for those of iptables.
     """
-    (source, pod), *others = read_pods(env_file, manifest)
+    (source, pod), *others = read_pods(env_file, manifests)
     if others:
         names = ", ".join([source.name, *(other.name for other, _ in others)])
         raise UsageError(f"status compares one pod with the network it runs in, and the manifest has several: {names}")

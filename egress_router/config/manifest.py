@@ -164,6 +164,9 @@ class _Reader:
             if not key.startswith("EGRESS_"):
                 continue
             value = variable.get("value")
+            if key == "EGRESS_HOST_IPS" and "valueFrom" in variable:
+                # The node's addresses, which are known when there is a node.
+                continue
             if "valueFrom" in variable:
                 reference = as_mapping(as_mapping(variable["valueFrom"]).get("configMapKeyRef"))
                 data = self._config_maps.get(str(reference.get("name")), {})

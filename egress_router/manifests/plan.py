@@ -8,11 +8,12 @@ from egress_router.config.settings import HEALTH_PORT
 from egress_router.config.values import Family
 from egress_router.errors import ConfigurationError
 from egress_router.manifests.ports import policy_ports, rule_families, service_ports
-from egress_router.manifests.validate import attach_of, forwarding_of, validation_errors, warnings_about
+from egress_router.manifests.validate import LABEL_VALUE, attach_of, forwarding_of, validation_errors, warnings_about
 from egress_router.manifests.values import (
     Attach,
     Component,
     Forwarding,
+    Kept,
     ManifestRequest,
     ManifestSet,
     Platform,
@@ -21,6 +22,8 @@ from egress_router.manifests.values import (
 
 #: The interface that ``init`` looks for first.
 EGRESS_INTERFACE = "macvlan0"
+SDN_ANNOTATION = "pod.network.openshift.io/assign-macvlan"
+NETWORKS_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
 FORWARDING_SYSCTLS = {Family.IPV4: "net.ipv4.ip_forward", Family.IPV6: "net.ipv6.conf.all.forwarding"}
 #: A safe sysctl (Kubernetes 1.22): any pod may set it.
 LOW_PORTS_SYSCTL = "net.ipv4.ip_unprivileged_port_start"
@@ -58,7 +61,10 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
         main_image=_image(request, request.component, version),
         # ``init`` refuses names, and ``run`` does all that it does.
         init_container=request.rules is None or not request.rules.names,
-        privileged_init=forwarding is Forwarding.INIT,
+        # OpenShift SDN's CNI plugin gives the macvlan only to a pod in which some container is privileged.
+        privileged=forwarding is Forwarding.INIT or attach_of(request) is Attach.SDN,
+        # OpenShift SDN ends with Kubernetes 1.29, and its pods have one address; hostIPs is there from 1.29 on.
+        host_ips="status.hostIP" if attach_of(request) is Attach.SDN else "status.hostIPs",
         sysctls=sysctls,
         unsafe_sysctls=unsafe,
         annotation=_annotation(request),
@@ -70,7 +76,10 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
         families=_service_families(request),
         policy_ports=policy_ports(request, attach_of(request)),
         allow_from=request.allow_from,
-        node_selector=request.node_selector,
+        version=_version_label(request.tag or version, version),
+        create_namespace=request.create_namespace,
+        interface=request.interface,
+        services=request.services,
         metrics_port=HEALTH_PORT if request.service_monitor else None,
         warnings=warnings_about(request),
     )
@@ -83,8 +92,17 @@ def _routers(request: ManifestRequest) -> tuple[RouterWorkload, ...]:
         values = [source[family] for family in sorted(source)]
         text = " ".join(str(value.ip) if value.network.num_addresses == 1 else str(value) for value in values)
         name = f"{request.name}-{number}" if several else request.name
-        routers.append(RouterWorkload(name, text))
+        if request.names:
+            name = request.names[number - 1]
+        selector = request.node_selectors[number - 1] if request.node_selectors else request.node_selector
+        kept = request.kept[number - 1] if request.kept else Kept()
+        routers.append(RouterWorkload(name, text, selector, kept))
     return tuple(routers)
+
+
+def _version_label(tag: str, version: str) -> str:
+    """Return the tag as a label's value, of 63 characters at most; else the version of this program."""
+    return tag if LABEL_VALUE.fullmatch(tag) else version
 
 
 def _image(request: ManifestRequest, component: Component, version: str) -> str:
@@ -106,22 +124,25 @@ def _sysctls(
 
 def _annotation(request: ManifestRequest) -> tuple[str, str]:
     if attach_of(request) is Attach.SDN:
-        return "pod.network.openshift.io/assign-macvlan", "true"
+        return SDN_ANNOTATION, request.sdn or "true"
+    if request.networks is not None:
+        return NETWORKS_ANNOTATION, request.networks
     namespace, slash, name = (request.network or "").rpartition("/")
-    item = {"name": name or request.name, "interface": EGRESS_INTERFACE}
+    item = {"name": name or request.name, "interface": request.interface or EGRESS_INTERFACE}
     if slash:
         item["namespace"] = namespace
-    return "k8s.v1.cni.cncf.io/networks", json.dumps([item])
+    return NETWORKS_ANNOTATION, json.dumps([item])
 
 
 def _network_config(request: ManifestRequest, forwarding: Forwarding | None, families: list[Family]) -> str | None:
     """Return the CNI configuration: a macvlan without addresses (init adds its own), and forwarding where it is
-    the network's to switch on.
+    the network's to switch on. In mode ``bridge`` the macvlans of a node hear each other, and so does duplicate
+    address detection.
     """
     if request.parent_interface is None:
         return None
     plugins: list[dict[str, object]] = [
-        {"type": "macvlan", "master": request.parent_interface, "mode": "private", "ipam": {}}
+        {"type": "macvlan", "master": request.parent_interface, "mode": "bridge", "ipam": {}}
     ]
     if forwarding is Forwarding.NETWORK:
         plugins.append({"type": "tuning", "sysctl": {FORWARDING_SYSCTLS[family]: "1" for family in families}})

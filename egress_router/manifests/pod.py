@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, Inputs, Problems, warn_unknown
+from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, KNOWN, Inputs, Problems, warn_unknown
 from egress_router.config.settings import parse_log
 from egress_router.dns_proxy.destinations import DnsProxyConfig, parse_dns_proxy
 from egress_router.errors import ConfigurationError
@@ -14,11 +14,13 @@ from egress_router.http_proxy.config import parse_http_settings
 from egress_router.http_proxy.policy.parse import VARIABLE as POLICY
 from egress_router.http_proxy.policy.parse import parse_http_policy
 from egress_router.http_proxy.policy.values import HttpPolicy, HttpSettings
+from egress_router.manifests.containers import Container, ManifestPod, Role
 from egress_router.redirect.config import parse_router, parse_staying
 from egress_router.redirect.values import Mode, RouterConfig
 
 T = TypeVar("T")
 
+_NOT_THE_PROXIES = KNOWN - {*HTTP_PROXY, *DNS_PROXY}
 _ROUTER_ONLY = ("EGRESS_GATEWAY", "EGRESS_ROUTER_MODE", "EGRESS_DESTINATION", "EGRESS_DESTINATION_FILE")
 
 
@@ -62,6 +64,49 @@ def parse_pod(inputs: Inputs, problems: Problems) -> PodConfig:
     if problems.errors:
         raise ConfigurationError(problems.errors)
     return PodConfig(router, http, dns)
+
+
+def parse_manifest_pod(pod: ManifestPod, problems: Problems) -> PodConfig:
+    """Check the variables of a manifest's pod, those of each container by what it does. Raises ConfigurationError with
+    all problems, each once.
+    """
+    found = Problems()
+    router: RouterConfig | None = None
+    http: HttpConfig | None = None
+    dns: DnsProxyConfig | None = None
+    # The init container decides; what `run` has besides must be right as well.
+    for container in sorted(pod.ours, key=lambda one: Role.INIT not in one.roles):
+        own = Problems()
+        inputs = container.inputs()
+        parse_log(inputs, own, terminal=True)
+        if container.roles & {Role.INIT, Role.RUN}:
+            parsed = _router(container.inputs(_NOT_THE_PROXIES), own, container)
+            router = router or parsed
+        if Role.HTTP in container.roles:
+            http = _parse_part(own, lambda mine, values=inputs: _http(values, mine)) or http  # type: ignore[misc]
+        if Role.DNS in container.roles:
+            dns = (
+                _parse_part(own, lambda mine, values=inputs: parse_dns_proxy(values, mine, required=True))  # type: ignore[misc]
+                or dns
+            )
+        warn_unknown(inputs, own)
+        found.errors += own.errors
+        found.warnings += own.warnings
+    problems.errors += dict.fromkeys(found.errors)
+    problems.warnings += dict.fromkeys(found.warnings)
+    if problems.errors:
+        raise ConfigurationError(problems.errors)
+    return PodConfig(router, http, dns)
+
+
+def _router(inputs: Inputs, problems: Problems, container: Container) -> RouterConfig | None:
+    if Role.INIT in container.roles and container.mode != "legacy":
+        return parse_router(inputs, problems)
+    router = parse_router(inputs, problems)
+    if router is None or router.mode is Mode.LEGACY:
+        staying = parse_staying(inputs, problems, router)
+        return None if staying is None else staying.router
+    return router
 
 
 def _http(inputs: Inputs, problems: Problems) -> HttpConfig | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from egress_router.config.values import Family, PortRange, Protocol
 from egress_router.manifests.values import (
@@ -57,4 +57,18 @@ def policy_ports(request: ManifestRequest, attach: Attach) -> tuple[PolicyPort, 
     if attach is Attach.SDN:
         # OpenShift SDN's network policy has no endPort.
         return tuple(PolicyPort(port.protocol, PortRange(port.port, port.port)) for port in service_ports(request))
-    return tuple(PolicyPort(protocol, ports) for protocol, ports in claimed(request))
+    return tuple(PolicyPort(protocol, ports) for protocol, ports in _joined(claimed(request)))
+
+
+def _joined(sorted_ports: list[tuple[Protocol, PortRange]]) -> Iterator[tuple[Protocol, PortRange]]:
+    """Yield ranges of one protocol that adjoin or overlap as one."""
+    waiting: tuple[Protocol, PortRange] | None = None
+    for protocol, ports in sorted_ports:
+        if waiting is not None and waiting[0] is protocol and ports.first <= waiting[1].last + 1:
+            waiting = protocol, PortRange(waiting[1].first, max(waiting[1].last, ports.last))
+            continue
+        if waiting is not None:
+            yield waiting
+        waiting = protocol, ports
+    if waiting is not None:
+        yield waiting

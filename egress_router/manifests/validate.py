@@ -17,7 +17,7 @@ _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _NETWORK = re.compile(r"(?:[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?/)?[a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?", re.ASCII)
 _PREFIX = r"(?:[a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?/)?"
 _LABEL_NAME = re.compile(_PREFIX + r"[A-Za-z0-9](?:[-._A-Za-z0-9]{0,61}[A-Za-z0-9])?", re.ASCII)
-_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-._A-Za-z0-9]{0,61}[A-Za-z0-9])?)?", re.ASCII)
+LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-._A-Za-z0-9]{0,61}[A-Za-z0-9])?)?", re.ASCII)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)
 _REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(?::[0-9]{1,5})?(?:/[a-z0-9._-]+)*/?", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
@@ -31,8 +31,7 @@ _HEADLESS = "--headless, with which clients connect to the pods directly"
 
 def attach_of(request: ManifestRequest) -> Attach:
     """Return where the egress interface comes from."""
-    sdn = request.platform is Platform.OPENSHIFT and request.network is None and request.parent_interface is None
-    return Attach.SDN if sdn else Attach.MULTUS
+    return Attach.SDN if request.sdn is not None else Attach.MULTUS
 
 
 def forwarding_of(request: ManifestRequest) -> Forwarding | None:
@@ -58,7 +57,7 @@ def warnings_about(request: ManifestRequest) -> tuple[Problem, ...]:
     """Return what works but may not be what was meant."""
     found = []
     lines = ", ".join(map(str, fallback_lines(request)))
-    if lines and not request.headless:
+    if lines and not request.headless and not request.services:
         message = f"the fallback of line {lines} takes every port, the Service has only those of the other lines"
         found.append(Problem("--destinations", None, "", message, "--headless makes the Service name the pods"))
     if forwarding_of(request) is Forwarding.POD:
@@ -79,7 +78,7 @@ def _names(request: ManifestRequest) -> Iterator[Problem]:
         if not _NAMESPACE.fullmatch(value):
             yield Problem(option, None, value, "is not the name of a namespace", "such as egress-routers")
     for key, value in request.node_selector:
-        if not _LABEL_NAME.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+        if not _LABEL_NAME.fullmatch(key) or not LABEL_VALUE.fullmatch(value):
             yield Problem("--node-selector", None, f"{key}={value}", "is not a label", "KEY=VALUE")
     if request.registry and not _REGISTRY.fullmatch(request.registry):
         yield Problem("--registry", None, request.registry, "is not a registry", "such as registry.example.com/egress")
@@ -110,10 +109,16 @@ def _network(request: ManifestRequest) -> Iterator[Problem]:
     if request.parent_interface is not None and request.network is not None:
         message = "and --network exclude each other: one writes a network attachment, the other names an existing one"
         yield Problem("--parent-interface", None, "", message)
-    if request.platform is Platform.KUBERNETES and request.parent_interface is None and request.network is None:
-        message = "nothing gives the pod an egress interface: Kubernetes has no annotation for a macvlan"
-        expected = "--parent-interface NIC writes a network attachment for Multus, --network NAME uses an existing one"
-        yield Problem("--platform", None, "kubernetes", message, expected)
+    others = [name for name in ("parent_interface", "network", "networks") if getattr(request, name) is not None]
+    if request.sdn is None and not others:
+        yield _no_interface(request.platform)
+    if request.sdn is not None and others:
+        message = "and a network attachment of Multus exclude each other: each gives the pod an egress interface"
+        yield Problem("--sdn", None, "", message)
+    if request.sdn is not None and request.platform is Platform.KUBERNETES:
+        yield Problem("--sdn", None, "", "is of OpenShift alone", "--parent-interface NIC or --network NAME")
+    if request.sdn is not None and not _INTERFACE.fullmatch(request.sdn):
+        yield Problem("--sdn-interface", None, request.sdn, "is not an interface name", "such as eth1")
     if request.parent_interface is not None and not _INTERFACE.fullmatch(request.parent_interface):
         yield Problem("--parent-interface", None, request.parent_interface, "is not an interface name", "such as eth1")
     if request.network is not None and not _NETWORK.fullmatch(request.network):
@@ -133,15 +138,25 @@ def _network(request: ManifestRequest) -> Iterator[Problem]:
         yield Problem("--forwarding", None, "network", message, "--parent-interface NIC, or another --forwarding")
 
 
+def _no_interface(platform: Platform) -> Problem:
+    expected = "--parent-interface NIC writes a network attachment for Multus, --network NAME uses an existing one"
+    if platform is Platform.KUBERNETES:
+        message = "nothing gives the pod an egress interface: Kubernetes has no annotation for a macvlan"
+        return Problem("--platform", None, "kubernetes", message, expected)
+    message = "decide which network the cluster has (oc get network.config cluster -o jsonpath='{.status.networkType}')"
+    expected = f"OVNKubernetes: {expected}; OpenShiftSDN, up to OpenShift 4.16: --sdn"
+    return Problem("--platform", None, "openshift", message, expected)
+
+
 def _service(request: ManifestRequest) -> Iterator[Problem]:
-    count = service_port_count(request)
+    count = 0 if request.services else service_port_count(request)
     if count > MAX_SERVICE_PORTS and not request.headless:
         message = f"asks for {count} ports; a Service has an entry for each, {MAX_SERVICE_PORTS} at most here"
         yield Problem("--destinations", None, "", message, _HEADLESS)
     if count > MAX_SERVICE_PORTS and attach_of(request) is Attach.SDN and request.headless and not _falls_back(request):
         message = f"asks for {count} ports; network policies of OpenShift SDN have no ranges"
         yield Problem("--destinations", None, "", message, f"at most {MAX_SERVICE_PORTS} ports")
-    if not count and not request.headless:
+    if not count and not request.headless and not request.services:
         message = "has a fallback alone, so there is no port for the Service"
         yield Problem("--destinations", None, "", message, _HEADLESS)
     taken = [ports for protocol, ports in claimed(request) if protocol is Protocol.TCP and HEALTH_PORT in ports]

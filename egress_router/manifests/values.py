@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from egress_router.config.values import Address, Family, Interface, PortRange, Protocol
 from egress_router.dns_proxy.destinations import DnsProxyConfig
 from egress_router.errors import Problem
 from egress_router.redirect.values import Mode, Ruleset
+
+#: Where ``scripts/build-images`` puts the images unless told otherwise.
+REGISTRY = "localhost"
 
 
 class Component(StrEnum):
@@ -63,11 +67,48 @@ class Attach(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What a workload has besides a router, as the API has it: it is written as it is.
+
+    ``spec`` has further fields of the pod, ``init`` and ``main`` further fields of our two containers (``env`` and
+    ``volumeMounts`` are added to ours, others take the place of ours), ``before`` and ``after`` the other init
+    containers, in front of ours and behind it, ``sidecars`` the other containers.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    pod_labels: Mapping[str, str] = field(default_factory=dict)
+    pod_annotations: Mapping[str, str] = field(default_factory=dict)
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    volumes: tuple[Mapping[str, Any], ...] = ()
+    before: tuple[Mapping[str, Any], ...] = ()
+    after: tuple[Mapping[str, Any], ...] = ()
+    sidecars: tuple[Mapping[str, Any], ...] = ()
+    init: Mapping[str, Any] = field(default_factory=dict)
+    main: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptService:
+    """A Service that clients know: name, labels, annotations, and its spec without the selector."""
+
+    name: str
+    spec: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ManifestRequest:
     """The options. ``sources`` has one entry for each router, with one address of each family.
 
     ``destinations`` is the text of the list; what it says is in ``rules`` (redirect), ``http_port`` (HTTP proxy) or
     ``dns`` (DNS proxy), None for the other components. ``forwarding`` None leaves the choice to the plan.
+
+    ``sdn`` is the value of OpenShift SDN's annotation, "true" or a NIC, None without it. ``networks`` is an annotation
+    of Multus to keep as it is, ``interface`` the name of the egress interface there. ``kept`` has an entry for each of
+    ``sources``, or none; ``services`` are written instead of our own, and ``node_selectors`` are those of single
+    routers.
     """
 
     component: Component
@@ -87,9 +128,17 @@ class ManifestRequest:
     headless: bool = False
     allow_from: tuple[str, ...] = ()
     node_selector: tuple[tuple[str, str], ...] = ()
-    registry: str = ""
+    registry: str = REGISTRY
     tag: str = ""
     service_monitor: bool = False
+    sdn: str | None = None
+    create_namespace: bool = False
+    networks: str | None = None
+    interface: str | None = None
+    kept: tuple[Kept, ...] = ()
+    services: tuple[KeptService, ...] = ()
+    node_selectors: tuple[tuple[tuple[str, str], ...], ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +147,8 @@ class RouterWorkload:
 
     name: str
     source: str
+    node_selector: tuple[tuple[str, str], ...] = ()
+    kept: Kept = field(default_factory=Kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +172,8 @@ class PolicyPort:
 class ManifestSet:
     """Everything that the templates print. An object that is not wanted has None or is empty.
 
-    Without ``init_container`` the main one sets the pod up.
+    Without ``init_container`` the main one sets the pod up. ``privileged`` is the one of the two that does.
+    ``host_ips`` is the field of the pod's status that has the node's addresses.
 
     ``policy_ports`` empty means any port. ``sysctls`` belong to the pod, ``unsafe_sysctls`` are those among them that
     the kubelet and the SCC must allow by name. Probes ask ``health_port``.
@@ -141,7 +193,8 @@ class ManifestSet:
     init_image: str
     main_image: str
     init_container: bool
-    privileged_init: bool
+    privileged: bool
+    host_ips: str
     sysctls: tuple[tuple[str, str], ...]
     unsafe_sysctls: tuple[str, ...]
     annotation: tuple[str, str]
@@ -153,7 +206,10 @@ class ManifestSet:
     families: tuple[str, ...]
     policy_ports: tuple[PolicyPort, ...]
     allow_from: tuple[str, ...]
-    node_selector: tuple[tuple[str, str], ...]
+    version: str
+    create_namespace: bool = False
+    interface: str | None = None
+    services: tuple[KeptService, ...] = ()
     metrics_port: int | None = None
     warnings: tuple[Problem, ...] = field(default=())
 

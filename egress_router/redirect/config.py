@@ -49,13 +49,26 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
         interface=_interface(inputs, problems, "EGRESS_INTERFACE"),
         parent_interface=_interface(inputs, problems, "EGRESS_PARENT_INTERFACE"),
         host_netns=_path(inputs, problems, "EGRESS_HOST_NETNS"),
-        macvlan_mode=_choice(inputs, problems, "EGRESS_MACVLAN_MODE", MacvlanMode, MacvlanMode.PRIVATE),
+        macvlan_mode=_choice(inputs, problems, "EGRESS_MACVLAN_MODE", MacvlanMode, MacvlanMode.BRIDGE),
         cluster_cidrs=_cluster_cidrs(inputs, problems, sources, gateways),
         dad=on_off(inputs, problems, "EGRESS_DAD", default=True),
     )
+    _refuse_host_addresses(inputs, problems, sources)
     if not mode.redirects and rules.all:
         problems.warn("EGRESS_DESTINATION", None, "", f"is not used with EGRESS_ROUTER_MODE={mode}")
     return config if len(problems.errors) == before else None
+
+
+def _refuse_host_addresses(inputs: Inputs, problems: Problems, sources: dict[Family, Interface]) -> None:
+    """Note an EGRESS_SOURCE that the node itself has: a macvlan never hears its parent, so no probe would tell."""
+    text = inputs.value("EGRESS_HOST_IPS") or ""
+    for word in _words(text):
+        value = fields.address(word)
+        if isinstance(value, Invalid):
+            problems.error("EGRESS_HOST_IPS", None, text, value, "the field status.hostIPs of the pod")
+        elif any(source.ip == value for source in sources.values()):
+            message = "is the address of the node that the pod runs on (EGRESS_HOST_IPS)"
+            problems.error("EGRESS_SOURCE", None, str(value), message, "an address that no machine has")
 
 
 def _has_errors(problems: Problems, variable: str) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Collection
 
-from egress_router.errors import PlatformError
+from egress_router.config.values import Address
+from egress_router.errors import ConfigurationError, PlatformError, Problem
 from egress_router.net.netlink import NetlinkError
 from egress_router.net.netns import OWN, made_in, may_look_at, same_namespace
 from egress_router.net.oserror import translating
 from egress_router.net.rtnetlink.kernel import Rtnetlink
-from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, MacvlanMode
+from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, MacvlanMode, Observed
 
 HOST_NETNS = "/proc/1/ns/net"
 _WHY = {
@@ -32,17 +34,22 @@ def host_namespace(path: str | None) -> str:
     return found
 
 
-def create_macvlan(name: str, parent: str | None, mode: MacvlanMode, path: str) -> str:
+def create_macvlan(
+    name: str, parent: str | None, mode: MacvlanMode, path: str, sources: Collection[Address] = ()
+) -> str:
     """Create macvlan ``name`` in our namespace on a NIC of the namespace at ``path``; return a sentence for the log.
 
     The link appears in our namespace in one step, with the parent's MTU: a process killed here leaves nothing behind.
-    ``parent`` None takes the NIC of the host's default route. Raises PlatformError saying which way lacked what.
+    ``parent`` None takes the NIC of the host's default route. Raises PlatformError saying which way lacked what,
+    and ConfigurationError when the host itself has one of ``sources``.
     """
     with translating("open our own network namespace"):
         ours = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with made_in(path, Rtnetlink) as host:
-            nic = _parent(host, parent, path)
+            observed = host.observe()
+            _refuse_addresses_of_the_node(observed, sources)
+            nic = _parent(observed, parent, path)
             _create(host, name, nic, mode, ours)
     finally:
         os.close(ours)
@@ -59,8 +66,18 @@ def _create(host: Rtnetlink, name: str, nic: Link, mode: MacvlanMode, netns: int
         raise PlatformError(f"{error}; {nic.name} {why}: name another NIC with EGRESS_PARENT_INTERFACE") from error
 
 
-def _parent(host: Rtnetlink, wanted: str | None, path: str) -> Link:
-    observed = host.observe()
+def _refuse_addresses_of_the_node(observed: Observed, sources: Collection[Address]) -> None:
+    """Raise ConfigurationError when the node has one of ``sources``: a macvlan never hears its parent, so duplicate
+    address detection would not find that out.
+    """
+    for item in observed.addresses:
+        if item.address.ip in sources:
+            message = f"is the address of {item.interface} of the node itself"
+            expected = "an address that no machine has"
+            raise ConfigurationError([Problem("EGRESS_SOURCE", None, str(item.address.ip), message, expected)])
+
+
+def _parent(observed: Observed, wanted: str | None, path: str) -> Link:
     if wanted is not None:
         link = observed.link(wanted)
         if link is None:

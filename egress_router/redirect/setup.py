@@ -159,7 +159,8 @@ def _egress_link(kernel: RouteNetlink, config: RouterConfig) -> tuple[Link, Obse
             more = capabilities.to_enter(host_netns)
             purpose = f"setting up an egress router and creating its interface on a NIC of {host_netns}"
             capabilities.require((*CAPABILITIES, *more), purpose)
-            done = create_macvlan(choice.name, config.parent_interface, config.macvlan_mode, host_netns)
+            sources = [source.ip for source in config.sources.values()]
+            done = create_macvlan(choice.name, config.parent_interface, config.macvlan_mode, host_netns, sources)
         except PlatformError as error:
             raise PlatformError(
                 f"there is no egress interface. EGRESS_INTERFACE is not set, there is no macvlan0 and no macvlan link "

@@ -170,7 +170,7 @@ class RouterConfig:
     interface: str | None = None
     parent_interface: str | None = None
     host_netns: str | None = None
-    macvlan_mode: MacvlanMode = MacvlanMode.PRIVATE
+    macvlan_mode: MacvlanMode = MacvlanMode.BRIDGE
     cluster_cidrs: tuple[Network, ...] = field(default=())
     dad: bool = True
     health_port: int | None = None

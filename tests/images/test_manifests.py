@@ -28,7 +28,7 @@ def manifests(tag: str, component: str, destinations: str, *options: str) -> lis
 
 
 MULTUS = ["--platform", "kubernetes", "--parent-interface", "eth0"]
-SDN = ["--platform", "openshift"]
+SDN = ["--platform", "openshift", "--sdn"]
 
 
 @pytest.mark.parametrize("platform", [MULTUS, SDN], ids=["kubernetes", "openshift"])

@@ -75,7 +75,7 @@ def _attached(network: Mapping[str, Any], defaults: ManifestRequest, wrong: Say,
     master = str(macvlan.get("master") or NODE_BRIDGE)
     if not macvlan.get("master"):
         changed(f"the macvlan is on {master}, the node's NIC with OVN-Kubernetes; --parent-interface names another")
-    return replace(defaults, parent_interface=master)
+    return replace(defaults, parent_interface=master, sdn=None)
 
 
 def _rule(rule: Mapping[str, Any]) -> str:

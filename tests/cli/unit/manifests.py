@@ -74,11 +74,11 @@ def pod(env: str, extra: str = "", name: str = "egress-1") -> str:
     return f"""
 apiVersion: v1
 kind: Pod
-metadata: {{name: {name}}}
+metadata: {{name: {name}, annotations: {{pod.network.openshift.io/assign-macvlan: "true"}}}}
 spec:
   volumes: [{{name: rules, configMap: {{name: egress-rules}}}}]
   initContainers:
-  - {{name: init, image: router, env: {env}{extra}}}
+  - {{name: init, image: router, securityContext: {{privileged: true}}, env: {env}{extra}}}
 """
 
 

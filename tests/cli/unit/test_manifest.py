@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.config.inputs import Problems
-from egress_router.config.manifest import manifest_pods
+from egress_router.config.inputs import Problems, SourceText
 from egress_router.errors import ConfigurationError
+from egress_router.manifests.containers import ManifestPod
+from egress_router.manifests.containers import manifest_pods as pods_of
+from egress_router.manifests.judge import judge_pods
+from egress_router.manifests.objects import no_pods, read_objects
+from egress_router.manifests.pod import parse_manifest_pod
 from tests.cli.unit.conftest import CommandLine
 from tests.cli.unit.manifests import CONFIG_MAP, HTTP_PROXY, REDIRECT, TYPOGRAPHIC, plain, pod, values
 
 
+def manifest_pods(text: str, label: str, problems: Problems | None = None) -> list[ManifestPod]:
+    found = problems or Problems()
+    return pods_of(read_objects([SourceText(label, text)], found), found)
+
+
+MISPLACED = (
+    "warning: ReplicationController/egress-router egress-demo-init: serviceAccountName in a container means nothing "
+    "(it belongs to the pod)\n"
+)
+
+
 def test_a_manifest_for_the_upstream_image(cli: CommandLine) -> None:
     result = cli("check", "-f", cli.file(REDIRECT))
-    assert (result.status, result.err) == (0, "")
+    assert (result.status, result.err) == (0, MISPLACED)
     assert result.out == (
         "ReplicationController/egress-router: mode init, leaving with 10.42.253.46/32 by 10.42.253.1, "
         "1 redirect rule; ok\n"
@@ -24,7 +41,7 @@ def test_a_manifest_for_the_upstream_image(cli: CommandLine) -> None:
 
 def test_a_manifest_for_the_upstream_http_proxy(cli: CommandLine) -> None:
     result = cli("check", "-f", cli.file(HTTP_PROXY))
-    assert (result.status, result.err) == (0, "")
+    assert (result.status, result.err) == (0, MISPLACED)
     assert "mode http-proxy, leaving with 10.42.253.46/32" in result.out
 
 
@@ -60,7 +77,8 @@ def test_a_file_of_a_mounted_config_map(cli: CommandLine, path: str, mount: str)
     env = BASE[:-1] + f", {{name: EGRESS_DESTINATION_FILE, value: {path}}}]"
     manifest = pod(env, f", volumeMounts: [{mount}]") + "---" + CONFIG_MAP
     result = cli("check", "-f", cli.file(manifest))
-    assert (result.status, result.err) == (0, "")
+    assert (result.status, "is mounted by subPath" in result.err) == (0, "subPath" in mount)
+    assert result.err.count("warning") == ("subPath" in mount)
     assert "3 redirect rules" in result.out
 
 
@@ -81,7 +99,8 @@ def test_env_from_a_config_map(cli: CommandLine) -> None:
 
 
 def test_env_wins_over_env_from(cli: CommandLine) -> None:
-    env = values(EGRESS_SOURCE="192.0.2.46", EGRESS_DESTINATION="203.0.113.27", EGRESS_GATEWAY="192.0.2.254")
+    env = values(EGRESS_SOURCE="192.0.2.46", EGRESS_DESTINATION="203.0.113.27", EGRESS_GATEWAY="192.0.2.254")[:-1]
+    env += ", {name: EGRESS_ROUTER_MODE, value: init}]"
     manifest = pod(env, ", envFrom: [{configMapRef: {name: egress-rules}}]") + "---" + CONFIG_MAP
     assert "by 192.0.2.254" in cli("check", "-f", cli.file(manifest)).out
 
@@ -120,7 +139,7 @@ def test_other_values_in_other_containers(cli: CommandLine) -> None:
     second = "  containers:\n  - {name: again, env: [{name: EGRESS_SOURCE, value: 192.0.2.47}]}\n"
     result = cli("check", "-f", cli.file(plain() + second))
     assert result.status == 0
-    assert "warning: EGRESS_SOURCE" in result.err
+    assert "warning: Pod/egress-1 again EGRESS_SOURCE" in result.err
     assert "another container" in result.err
 
 
@@ -166,13 +185,13 @@ items:
 
 @pytest.mark.parametrize("kind", ["Deployment", "DeploymentConfig", "DaemonSet", "StatefulSet", "Job"])
 def test_pod_templates_of_every_kind_in_a_list(kind: str) -> None:
-    (found,) = manifest_pods(WRAPPED.format(kind=kind), "x", Problems())
+    (found,) = manifest_pods(WRAPPED.format(kind=kind), "x")
     assert (found.name, found.env) == (f"{kind}/wrapped", {"EGRESS_SOURCE": "x"})
 
 
 def test_cron_job() -> None:
     text = WRAPPED.format(kind="CronJob").replace("spec: {template", "spec: {jobTemplate: {spec: {template") + "\n"
-    (found,) = manifest_pods(text.replace("]}}}\n", "]}}}}}\n"), "x", Problems())
+    (found,) = manifest_pods(text.replace("]}}}\n", "]}}}}}\n"), "x")
     assert found.env == {"EGRESS_SOURCE": "x"}
 
 
@@ -222,10 +241,11 @@ def test_no_structure_makes_a_traceback(documents: list[object]) -> None:
     import yaml
 
     problems = Problems()
-    try:
-        pods = manifest_pods(yaml.safe_dump_all(documents), "x", problems)
-    except ConfigurationError:
-        return
-    assert pods or problems.errors
+    objects = read_objects([SourceText("x", yaml.safe_dump_all(documents))], problems)
+    pods = pods_of(objects, problems)
+    judge_pods(pods, objects, problems)
+    assert pods or problems.errors or str(no_pods(objects, ["x"], "check"))
     for found in pods:
+        with suppress(ConfigurationError):
+            parse_manifest_pod(found, Problems())
         assert all(isinstance(value, str) for value in found.env.values())

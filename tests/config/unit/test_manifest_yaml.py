@@ -57,7 +57,14 @@ def test_service_monitor_is_written_where_there_is_something_to_scrape() -> None
     text = "80 tcp 203.0.113.25\n"
     rules = parse_rules(Inputs({"EGRESS_DESTINATION": text}), sources, Problems(), required=True)
     request = ManifestRequest(
-        Component.REDIRECT, "shop", Platform.OPENSHIFT, (sources,), {Family.IPV4: gateway}, text, rules=rules
+        Component.REDIRECT,
+        "shop",
+        Platform.OPENSHIFT,
+        (sources,),
+        {Family.IPV4: gateway},
+        text,
+        rules=rules,
+        sdn="true",
     )
     plan = replace(plan_manifests(request, "1"), metrics_port=9909)
     items = {item["kind"]: item for item in yaml.safe_load_all(render_manifests(plan))}

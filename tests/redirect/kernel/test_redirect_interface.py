@@ -213,3 +213,26 @@ def test_a_read_only_proc_sys(make_lab: Callable[..., Lab], shape: str, backend:
     # ARP for the cluster's address is not answered all the same: netlink sets what /proc/sys cannot.
     assert pod.sysctl("net.ipv4.conf.macvlan0.arp_ignore") == "1"
     assert "nothing changed" in read_only(router).stderr
+
+
+def test_the_address_of_the_node_is_refused(router: Router) -> None:
+    """A macvlan never hears its parent, so that no probe finds out: looked up in the node's namespace, and told."""
+    node = router.lab.nodes[0]
+    node.ip(f"address add {SOURCE4}/24 dev eth0")
+    seen = refused(router, 78, EGRESS_HOST_NETNS=node.netns_path, EGRESS_DAD="off")
+    assert f'EGRESS_SOURCE: "{SOURCE4}" is the address of eth0 of the node itself' in seen
+    seen = refused(router, 78, EGRESS_HOST_NETNS=node.netns_path, EGRESS_HOST_IPS=f"198.51.100.7,{SOURCE4}")
+    assert f'EGRESS_SOURCE: "{SOURCE4}" is the address of the node that the pod runs on (EGRESS_HOST_IPS)' in seen
+    node.ip(f"address del {SOURCE4}/24 dev eth0")
+    router.init(EGRESS_HOST_NETNS=node.netns_path, EGRESS_HOST_IPS="198.51.100.7")
+
+
+def test_a_twin_on_the_same_node_is_found_out(router: Router) -> None:
+    """The macvlan that `init` makes is in mode bridge, which hears the other macvlans of the NIC."""
+    node = router.lab.nodes[0]
+    router.init(EGRESS_HOST_NETNS=node.netns_path)
+    twin = router.lab.pod("twin", node=0)
+    env = {**router.env, "EGRESS_HOST_NETNS": node.netns_path}
+    done = twin.run([sys.executable, "-m", "egress_router", "init"], env=env, check=False)
+    assert done.returncode == 75, done.stderr
+    assert "is in use" in done.stderr

@@ -55,7 +55,7 @@ def test_defaults() -> None:
         interface=None,
         parent_interface=None,
         host_netns=None,
-        macvlan_mode=MacvlanMode.PRIVATE,
+        macvlan_mode=MacvlanMode.BRIDGE,
         cluster_cidrs=(),
         dad=True,
     )
@@ -68,14 +68,14 @@ def test_everything_set() -> None:
         EGRESS_INTERFACE=" net1 ",
         EGRESS_PARENT_INTERFACE="bond0.100",
         EGRESS_HOST_NETNS="/host/ns/net",
-        EGRESS_MACVLAN_MODE="bridge",
+        EGRESS_MACVLAN_MODE="private",
         EGRESS_CLUSTER_CIDRS="10.128.0.0/14, 172.30.0.0/16\n2001:db8:c::/48 10.128.0.0/14",
         EGRESS_DAD="Off",
     )
     assert config.mode is Mode.INIT
     assert config.backend is Backend.NFTABLES
     assert (config.interface, config.parent_interface, config.host_netns) == ("net1", "bond0.100", "/host/ns/net")
-    assert config.macvlan_mode is MacvlanMode.BRIDGE
+    assert config.macvlan_mode is MacvlanMode.PRIVATE
     assert config.cluster_cidrs == tuple(map(ip_network, ("10.128.0.0/14", "172.30.0.0/16", "2001:db8:c::/48")))
     assert config.dad is False
 

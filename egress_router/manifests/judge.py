@@ -1,0 +1,257 @@
+"""What keeps the pods of a manifest from working, though each variable by itself is right.
+
+Containers are judged by what they do: a policy that stands in the init container is not seen by the proxy, an init
+container without a mode never ends, a second pod with one address is refused by the first one. What cannot work is an
+error; what works but surprises is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from egress_router.config.inputs import Problems
+from egress_router.errors import Problem
+from egress_router.manifests.containers import Container, ManifestPod, Role
+from egress_router.manifests.objects import ManifestObject, Objects, as_mapping, as_text
+from egress_router.manifests.plan import NETWORKS_ANNOTATION, SDN_ANNOTATION
+
+_LISTS = {
+    Role.HTTP: ("EGRESS_HTTP_PROXY_DESTINATION", "EGRESS_HTTP_PROXY_DESTINATION_FILE"),
+    Role.DNS: ("EGRESS_DNS_PROXY_DESTINATION", "EGRESS_DNS_PROXY_DESTINATION_FILE"),
+}
+_REDIRECT_LIST = ("EGRESS_DESTINATION", "EGRESS_DESTINATION_FILE")
+#: Fields of the pod that people write into a container, where the API does not know them.
+_OF_THE_POD = (
+    "serviceAccountName",
+    "serviceAccount",
+    "nodeSelector",
+    "hostNetwork",
+    "hostPID",
+    "tolerations",
+    "affinity",
+)
+#: OpenShift up to 4.16; the pod's only interface is the cluster's otherwise.
+_INTERFACE = (
+    f'{SDN_ANNOTATION}: "true" on OpenShift SDN, {NETWORKS_ANNOTATION} with Multus; or EGRESS_INTERFACE, where '
+    "something else makes the interface"
+)
+
+
+def judge_pods(pods: Iterable[ManifestPod], objects: Objects, problems: Problems) -> None:
+    """Note what keeps each of the pods, or several of them together, from working."""
+    pods = list(pods)
+    for pod in pods:
+        for severity, problem in (*_containers(pod), *_pod(pod), *_workload(pod), *_scaled(pod, objects)):
+            (problems.errors if severity else problems.warnings).append(problem)
+    problems.errors += _twins(pods)
+
+
+Found = Iterator[tuple[bool, Problem]]
+
+
+def _error(pod: ManifestPod, field: str, text: str, message: str, expected: str = "") -> tuple[bool, Problem]:
+    return True, Problem(f"{pod.name} {field}".strip(), None, text, message, expected)
+
+
+def _warning(pod: ManifestPod, field: str, text: str, message: str, expected: str = "") -> tuple[bool, Problem]:
+    return False, Problem(f"{pod.name} {field}".strip(), None, text, message, expected)
+
+
+def _containers(pod: ManifestPod) -> Found:
+    init = pod.with_role(Role.INIT)
+    for container in pod.containers:
+        for key in _OF_THE_POD:
+            if key in container.raw:
+                yield _warning(pod, container.name, "", f"{key} in a container means nothing", "it belongs to the pod")
+    for container in pod.ours:
+        yield from _ends_or_stays(pod, container)
+        if container.roles & {Role.INIT, Role.RUN}:
+            yield from _may_set_up(pod, container)
+        yield from _misplaced(pod, container)
+        for variable, mount in container.mounts.items():
+            if mount.get("subPath"):
+                message = "is mounted by subPath: a changed list reaches the pod when it is started anew"
+                yield _warning(pod, f"{container.name} {variable}", "", message, "the whole volume as a directory")
+    for role in (Role.INIT, Role.RUN, Role.HTTP, Role.DNS):
+        same = [container for container in pod.ours if role in container.roles and container.known]
+        for second in same[1:]:
+            if not second.names:
+                message = "is a second container of ours without variables: it ends with 78"
+                yield _error(pod, second.name, "", message, "one container for each router")
+            elif role in (Role.HTTP, Role.DNS) or second.stays:
+                message = f"does the same as {same[0].name}, and both want the same ports and rules"
+                yield _error(pod, second.name, "", message, "one container for each router")
+    if init is not None:
+        yield from _values_apart(pod, init)
+
+
+def _ends_or_stays(pod: ManifestPod, container: Container) -> Found:
+    if Role.INIT in container.roles and not container.init and container.known and container.mode != "legacy":
+        message = f"is no init container and ends with EGRESS_ROUTER_MODE={container.mode}, again and again"
+        yield _error(pod, container.name, "", message, "put it among initContainers, or leave the mode out")
+    if not container.init or container.stays:
+        return
+    if Role.INIT in container.roles and container.mode == "legacy" and "EGRESS_ROUTER_MODE" not in container.outside:
+        what = "init, http-proxy or dns-proxy"
+        message = "has no EGRESS_ROUTER_MODE: an init container that stays, so that the pod never starts"
+        if container.env.get("EGRESS_ROUTER_MODE", "").strip():
+            message = "stays with EGRESS_ROUTER_MODE=legacy, so that the pod never starts"
+        yield _error(pod, container.name, "", message, what)
+    elif Role.INIT not in container.roles:
+        (role, *_) = container.roles
+        message = f"is an init container that stays ({role}), so that the pod never starts"
+        yield _error(pod, container.name, "", message, "put it among containers")
+
+
+def _may_set_up(pod: ManifestPod, container: Container) -> Found:
+    """Yield what keeps a container from changing the pod's network."""
+    security = as_mapping(container.raw.get("securityContext"))
+    whole = as_mapping(pod.item.pod_spec.get("securityContext"))
+    user = security.get("runAsUser", whole.get("runAsUser"))
+    if isinstance(user, int) and user != 0:
+        message = f"runs as user {user}, who gets no capability"
+        yield _error(pod, container.name, "", message, "runAsUser: 0")
+    if security.get("privileged") is True:
+        return
+    added = as_mapping(security.get("capabilities")).get("add")
+    names = {as_text(one).upper().removeprefix("CAP_") for one in added} if isinstance(added, list) else set()
+    missing = [] if "ALL" in names else [one for one in ("NET_ADMIN", "NET_RAW") if one not in names]
+    if missing:
+        message = f"is not privileged and does not add {' and '.join(missing)}: it ends with 77"
+        expected = "securityContext: {capabilities: {add: [NET_ADMIN, NET_RAW]}}, or privileged: true"
+        yield _error(pod, container.name, "", message, expected)
+
+
+def _misplaced(pod: ManifestPod, container: Container) -> Found:
+    """Yield variables in a container that does not read them."""
+    for role, names in _LISTS.items():
+        here = [name for name in names if name in container.names]
+        if not here or role in container.roles or not (container.known or container.init):
+            continue
+        reader = pod.with_role(role)
+        there = reader is not None and any(name in reader.names for name in names)
+        kind = "init container" if container.init else "container"
+        message = f"stands in the {kind} {container.name}, which does not read it"
+        expected = f"in the container of the proxy{f' ({reader.name})' if reader is not None else ''}"
+        yield (_warning if there else _error)(pod, here[0], "", message, expected)
+    if not (container.known and container.roles <= {Role.HTTP, Role.DNS}):
+        return
+    setter = pod.with_role(Role.INIT) or pod.with_role(Role.RUN)
+    for name in ("EGRESS_SOURCE", "EGRESS_GATEWAY", "EGRESS_ROUTER_MODE", *_REDIRECT_LIST):
+        if name not in container.names or (name == "EGRESS_SOURCE" and (setter is None or name in setter.names)):
+            continue
+        if setter is None or name not in setter.names:
+            who = f"the init container {setter.name}" if setter else "an init container of egress-router"
+            message = f"stands in the container {container.name}, and {who} is what reads it"
+            yield _error(pod, name, "", message, f"in {who}")
+
+
+def _values_apart(pod: ManifestPod, init: Container) -> Found:
+    for container in pod.containers:
+        if container is init:
+            continue
+        for name in ("EGRESS_SOURCE", "EGRESS_GATEWAY"):
+            mine, theirs = init.env.get(name), container.env.get(name)
+            if mine is None or theirs is None or _words(mine) == _words(theirs):
+                continue
+            message = f"has another value in another container: {init.name} has {mine}"
+            judge = _error if container.known else _warning
+            yield judge(pod, f"{container.name} {name}", theirs, message, "the same value in both")
+
+
+def _words(text: str) -> list[str]:
+    return sorted(word.partition("/")[0] for word in text.replace(",", " ").split())
+
+
+def _pod(pod: ManifestPod) -> Found:
+    spec, annotations = pod.item.pod_spec, pod.item.pod_annotations
+    for field, entries in (
+        ("annotations", annotations),
+        ("labels", as_mapping(as_mapping(pod.item.template.get("metadata")).get("labels"))),
+    ):
+        for key, value in entries.items():
+            if not isinstance(value, str):
+                shown = str(value).lower() if isinstance(value, (bool, int, float)) else ""
+                message = f"is no string, and the API server refuses the object: {key}"
+                yield _error(pod, field, shown, message, f'quotes around it: {key}: "{shown}"')
+    if spec.get("hostNetwork") is True:
+        message = "would put the rules into the node's own network"
+        yield _error(pod, "hostNetwork", "true", message, "leave it out")
+    macvlan = annotations.get(SDN_ANNOTATION)
+    if (isinstance(macvlan, str) and any(mark in macvlan for mark in "\"“”'")) or macvlan in ("True", "TRUE", "yes"):
+        message = f"is no value of {SDN_ANNOTATION}: there will be no macvlan"
+        yield _error(pod, "annotations", str(macvlan), message, '"true", or the name of a NIC')
+    elif macvlan not in (None, "false", False) and not _privileged(pod):
+        message = f"{SDN_ANNOTATION} is refused by OpenShift SDN where no container of the pod is privileged"
+        yield _error(pod, "annotations", "", message, "securityContext: {privileged: true} for the init container")
+    if macvlan is None and not _has_interface(pod, annotations):
+        message = "nothing gives the pod an egress interface"
+        yield _error(pod, "annotations", "", message, _INTERFACE)
+
+
+def _privileged(pod: ManifestPod) -> bool:
+    return any(
+        as_mapping(container.raw.get("securityContext")).get("privileged") is True for container in pod.containers
+    )
+
+
+def _has_interface(pod: ManifestPod, annotations: dict[str, Any]) -> bool:
+    """Return whether something may give the pod an interface: Multus, or the router itself on a NIC of the node."""
+    if any(key.startswith("k8s.v1.cni.cncf.io/") or "multus" in key for key in annotations):
+        return True
+    if any({"EGRESS_INTERFACE", "EGRESS_PARENT_INTERFACE", "EGRESS_HOST_NETNS"} & c.names for c in pod.containers):
+        return True
+    return pod.item.pod_spec.get("hostPID") is True and _privileged(pod)
+
+
+def _workload(pod: ManifestPod) -> Found:
+    kind, spec = pod.item.kind, pod.item.spec
+    replicas = spec.get("replicas", 1)
+    if isinstance(replicas, int) and not isinstance(replicas, bool) and replicas > 1 and kind != "Pod":
+        message = f"{replicas} pods would have one EGRESS_SOURCE, and all but one are refused"
+        yield _error(pod, "spec.replicas", str(replicas), message, "1; another router has an address of its own")
+    strategy = as_mapping(spec.get("strategy"))
+    if kind in ("Deployment", "DeploymentConfig") and strategy.get("type") != "Recreate" and not _makes_room(strategy):
+        message = "a rolling update starts the new pod beside the old one, which has the address: it never gets ready"
+        yield _error(pod, "spec.strategy", as_text(strategy.get("type")), message, "type: Recreate")
+    if kind == "DaemonSet":
+        message = "a DaemonSet runs a pod on every node that matches, all with one EGRESS_SOURCE"
+        yield _error(pod, "", "", message, "a Deployment with one replica")
+
+
+def _makes_room(strategy: dict[str, Any]) -> bool:
+    rolling = as_mapping(strategy.get("rollingUpdate") or strategy.get("rollingParams"))
+    return as_text(rolling.get("maxSurge")).strip("%") == "0"
+
+
+def _scaled(pod: ManifestPod, objects: Objects) -> Found:
+    for item in objects:
+        if item.kind != "HorizontalPodAutoscaler":
+            continue
+        target = as_mapping(item.spec.get("scaleTargetRef"))
+        if _same(item, target, pod.item) and item.spec.get("maxReplicas") != 1:
+            message = f"{item.where} makes several pods with one EGRESS_SOURCE"
+            yield _error(pod, "", "", message, "no autoscaler for a router")
+
+
+def _same(item: ManifestObject, reference: dict[str, Any], other: ManifestObject) -> bool:
+    wanted = (as_text(reference.get("kind")), as_text(reference.get("name")), item.namespace)
+    return wanted == (other.kind, other.name, other.namespace)
+
+
+def _twins(pods: list[ManifestPod]) -> list[Problem]:
+    """Return the addresses that two pods have."""
+    owners: dict[str, ManifestPod] = {}
+    found = []
+    for pod in pods:
+        if pod.item.spec.get("replicas") == 0:
+            continue
+        setter = pod.with_role(Role.INIT) or pod.with_role(Role.RUN)
+        text = setter.env.get("EGRESS_SOURCE", "") if setter is not None else ""
+        for word in dict.fromkeys(_words(text)):
+            other = owners.setdefault(word, pod)
+            if other is not pod:
+                message = f"is the address of {other.name} too: two pods must never hold one address"
+                found.append(Problem(f"{pod.name} EGRESS_SOURCE", None, word, message, "an address of its own"))
+    return found

@@ -1,0 +1,313 @@
+"""`check -f` of pods that cannot work though each variable is right, and of files that are no manifests."""
+
+# ruff: noqa: E501 - a table of manifests
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.unit.conftest import CommandLine
+
+REDIRECT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: shop, namespace: egress}
+spec:
+  replicas: 1
+  strategy: {type: Recreate}
+  selector: {matchLabels: {app: shop}}
+  template:
+    metadata:
+      labels: {app: shop}
+      annotations: {pod.network.openshift.io/assign-macvlan: "true"}
+    spec:
+      initContainers:
+      - name: init
+        image: registry.example.com/openshift/origin-egress-router:v3.11
+        securityContext: {privileged: true}
+        env:
+        - {name: EGRESS_SOURCE, value: 192.0.2.46}
+        - {name: EGRESS_GATEWAY, value: 192.0.2.1}
+        - {name: EGRESS_DESTINATION, value: 80 tcp 203.0.113.25}
+        - {name: EGRESS_ROUTER_MODE, value: init}
+      containers:
+      - {name: wait, image: openshift/origin-pod}
+"""
+PROXY = (
+    REDIRECT.replace("value: init}", "value: http-proxy}")
+    .replace("        - {name: EGRESS_DESTINATION, value: 80 tcp 203.0.113.25}\n", "")
+    .replace(
+        "{name: wait, image: openshift/origin-pod}",
+        "name: proxy\n        image: openshift/origin-egress-http-proxy\n        env:\n"
+        '        - {name: EGRESS_HTTP_PROXY_DESTINATION, value: "*"}',
+    )
+)
+POLICY = '        - {name: EGRESS_HTTP_PROXY_DESTINATION, value: "*"}\n'
+TO_INIT = PROXY.replace(POLICY, "").replace(
+    "        - {name: EGRESS_ROUTER_MODE", POLICY + "        - {name: EGRESS_ROUTER_MODE"
+)
+SOURCES = "        - {name: EGRESS_SOURCE, value: 192.0.2.46}\n        - {name: EGRESS_GATEWAY, value: 192.0.2.1}\n"
+SECOND = "      - {name: more, image: openshift/origin-egress-http-proxy}\n"
+ANNOTATION = 'annotations: {pod.network.openshift.io/assign-macvlan: "true"}'
+OTHER = REDIRECT.replace("name: shop, namespace: egress", "name: shop2, namespace: other")
+
+BAD = {
+    "policy in the init container": (TO_INIT, "EGRESS_HTTP_PROXY_DESTINATION: stands in the init container init"),
+    "source and gateway in the main container": (
+        PROXY.replace(SOURCES, "").rstrip("\n") + "\n" + SOURCES,
+        "EGRESS_GATEWAY: stands in the container proxy, and the init container init is what reads it",
+    ),
+    "no mode": (
+        REDIRECT.replace("        - {name: EGRESS_ROUTER_MODE, value: init}\n", ""),
+        "init: has no EGRESS_ROUTER_MODE: an init container that stays",
+    ),
+    "legacy mode": (REDIRECT.replace("value: init}", "value: legacy}"), "init: stays with EGRESS_ROUTER_MODE=legacy"),
+    "an init container that runs": (
+        REDIRECT.replace("        env:", "        command: [egress-router, run]\n        env:", 1),
+        "init: is an init container that stays (run)",
+    ),
+    "mode in the main container": (
+        REDIRECT.replace("      initContainers:\n", "      containers:\n")
+        .replace("      containers:\n      - {name: wait, image: openshift/origin-pod}\n", "")
+        .replace("name: init\n", "name: main\n"),
+        "main: is no init container and ends with EGRESS_ROUTER_MODE=init",
+    ),
+    "a second container without variables": (PROXY + SECOND, "more: is a second container of ours without variables"),
+    "three replicas": (REDIRECT.replace("replicas: 1", "replicas: 3"), "3 pods would have one EGRESS_SOURCE"),
+    "two pods with one address": (REDIRECT + "---" + OTHER, "is the address of Deployment/shop too"),
+    "an unquoted annotation": (REDIRECT.replace('"true"', "true"), 'annotations: "true" is no string'),
+    "quotes of a web page in the value": (REDIRECT.replace('"true"', "'“true”'"), "there will be no macvlan"),
+    "an unquoted label": (REDIRECT.replace("labels: {app: shop}", "labels: {app: 08}"), "labels: "),
+    "no annotation": (REDIRECT.replace(ANNOTATION, "annotations: {}"), "nothing gives the pod an egress interface"),
+    "not privileged on OpenShift SDN": (
+        REDIRECT.replace("{privileged: true}", "{capabilities: {add: [NET_ADMIN, NET_RAW]}}"),
+        "is refused by OpenShift SDN where no container of the pod is privileged",
+    ),
+    "no capability": (
+        REDIRECT.replace(ANNOTATION, 'annotations: {k8s.v1.cni.cncf.io/networks: "x"}').replace(
+            "{privileged: true}", "{capabilities: {add: [NET_RAW]}}"
+        ),
+        "init: is not privileged and does not add NET_ADMIN",
+    ),
+    "a user without capabilities": (
+        REDIRECT.replace("{privileged", "{runAsUser: 1001, privileged"),
+        "runs as user 1001",
+    ),
+    "a rolling update": (REDIRECT.replace("  strategy: {type: Recreate}\n", ""), "a rolling update starts the new pod"),
+    "a rolling DeploymentConfig": (
+        REDIRECT.replace("kind: Deployment", "kind: DeploymentConfig").replace("Recreate", "Rolling"),
+        "a rolling update starts the new pod",
+    ),
+    "a DaemonSet": (REDIRECT.replace("kind: Deployment", "kind: DaemonSet"), "a DaemonSet runs a pod on every node"),
+    "the node's network": (
+        REDIRECT.replace("      containers:", "      hostNetwork: true\n      containers:"),
+        "hostNetwork",
+    ),
+    "an autoscaler": (
+        REDIRECT
+        + "---\nkind: HorizontalPodAutoscaler\nmetadata: {name: a, namespace: egress}\nspec:\n  maxReplicas: 4\n"
+        "  scaleTargetRef: {kind: Deployment, name: shop}\n",
+        "HorizontalPodAutoscaler/a makes several pods",
+    ),
+    "another address in the proxy": (
+        PROXY.rstrip() + "\n        - {name: EGRESS_SOURCE, value: 192.0.2.47}\n",
+        "has another value in another container",
+    ),
+    "a value that Kubernetes takes for a number": (REDIRECT.replace("value: 192.0.2.1}", "value: 08}"), "is a number"),
+    "a value that Kubernetes takes for a truth value": (
+        REDIRECT.replace("value: init}", "value: y}"),
+        "is a truth value",
+    ),
+    "a key twice": (REDIRECT.replace("  replicas: 1", "  replicas: 1\n  replicas: 1"), 'the key "replicas" twice'),
+    "an object twice": (REDIRECT + "---" + REDIRECT.replace("192.0.2.46", "192.0.2.47"), "stands there twice"),
+    "a callout": (REDIRECT.replace("192.0.2.1}", '"192.0.2.1 <1>"}'), "without the callout <1>"),
+    "a parameter": (REDIRECT.replace("192.0.2.1}", '"${GATEWAY}"}'), "oc process"),
+    "a chart's value": (REDIRECT.replace("192.0.2.1}", '"{{ .Values.gateway }}"}'), "helm template"),
+}
+
+
+def test_what_the_bad_ones_are_made_of_is_good(cli: CommandLine) -> None:
+    for text in (REDIRECT, PROXY, REDIRECT + "---" + REDIRECT):
+        result = cli("check", "-f", cli.file(text))
+        assert (result.status, result.err) == (0, "")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_pods_that_cannot_work(cli: CommandLine, name: str) -> None:
+    text, part = BAD[name]
+    assert text not in (REDIRECT, PROXY)
+    result = cli("check", "-f", cli.file(text))
+    assert part in result.err
+    assert result.status == 78
+    assert "ok" not in result.out
+
+
+FINE = {
+    "no surge": REDIRECT.replace("{type: Recreate}", "{rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}"),
+    "a NIC's name": REDIRECT.replace('"true"', '"eth1"'),
+    "Multus": REDIRECT.replace(ANNOTATION, 'annotations: {k8s.v1.cni.cncf.io/networks: "egress"}'),
+    "its own macvlan": REDIRECT.replace(ANNOTATION, "annotations: {}").replace(
+        "    spec:\n      init", "    spec:\n      hostPID: true\n      init"
+    ),
+    "an address that looks like a number base 60": REDIRECT.replace("192.0.2.46", "2001:10:20:30:40:50:51:52")
+    .replace("192.0.2.1}", "2001:10:20:30:40:50:51:1}")
+    .replace("203.0.113.25", "2001:db8::25"),
+    "a date and a time": REDIRECT.replace(
+        "labels: {app: shop}", "labels: {app: shop, window: 22:22, since: 2018-10-01}"
+    ),
+    "a tab before a comment": REDIRECT.replace("  replicas: 1", "  replicas: 1\t# one"),
+    "scaled to nothing": REDIRECT + "---" + OTHER.replace("replicas: 1", "replicas: 0"),
+}
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_pods_that_can(cli: CommandLine, name: str) -> None:
+    assert FINE[name] != REDIRECT
+    result = cli("check", "-f", cli.file(FINE[name]))
+    assert (result.status, result.err) == (0, "")
+
+
+def test_names_of_several_namespaces(cli: CommandLine) -> None:
+    text = REDIRECT + "---" + REDIRECT.replace("namespace: egress", "namespace: b").replace("192.0.2.46", "192.0.2.98")
+    result = cli("check", "-f", cli.file(text))
+    assert result.status == 0
+    assert [line.split(" ")[0] for line in result.out.splitlines()] == ["Deployment/egress/shop:", "Deployment/b/shop:"]
+    explained = cli("explain", "80/tcp", "-f", cli.file(text), "-o", "json").json
+    assert {name: rows[0]["source"] for name, rows in explained.items()} == {
+        "Deployment/egress/shop": "192.0.2.46",
+        "Deployment/b/shop": "192.0.2.98",
+    }
+    assert set(cli("plan", "-f", cli.file(text), "-o", "json").json) == set(explained)
+
+
+def config_map(namespace: str, rule: str, kind: str = "ConfigMap") -> str:
+    data = "stringData" if kind == "Secret" else "data"
+    return f"kind: {kind}\nmetadata: {{name: list, namespace: {namespace}}}\n{data}: {{rules: {rule}, GW: 192.0.2.1}}\n"
+
+
+FROM = REDIRECT.replace("value: 80 tcp 203.0.113.25}", "valueFrom: {configMapKeyRef: {name: list, key: rules}}}")
+
+
+def test_config_maps_are_those_of_the_namespace_and_of_any_file(cli: CommandLine) -> None:
+    pod = cli.file(FROM, "pod.yaml")
+    maps = cli.file(
+        config_map("other", "81 tcp 203.0.113.1") + "---\n" + config_map("egress", "82 tcp 203.0.113.2"), "m.yaml"
+    )
+    result = cli("explain", "82/tcp", "-f", pod, "-f", maps)
+    assert "203.0.113.2:82" in result.out
+    assert cli("check", "-f", str(cli.folder)).status == 0
+    wrong = cli.file(config_map("other", "81 tcp 203.0.113.1"), "m.yaml")
+    assert "comes from outside of" in cli("check", "-f", pod, "-f", wrong).err
+
+
+def test_secrets(cli: CommandLine) -> None:
+    text = (
+        FROM.replace("configMapKeyRef", "secretKeyRef") + "---\n" + config_map("egress", "82 tcp 203.0.113.2", "Secret")
+    )
+    assert "203.0.113.2:82" in cli("explain", "82/tcp", "-f", cli.file(text)).out
+    encoded = text.replace(
+        "stringData: {rules: 82 tcp 203.0.113.2, GW: 192.0.2.1}", "data: {rules: ODMgdGNwIDIwMy4wLjExMy4z}"
+    )
+    assert "203.0.113.3:83" in cli("explain", "83/tcp", "-f", cli.file(encoded)).out
+
+
+def test_references_are_expanded_as_the_kubelet_does(cli: CommandLine) -> None:
+    text = REDIRECT.replace(
+        "        - {name: EGRESS_DESTINATION, value: 80 tcp 203.0.113.25}\n",
+        "        - {name: NET, value: 203.0.113}\n"
+        "        - {name: EGRESS_DESTINATION, value: 80 tcp $(NET).25}\n        - {name: PRICE, value: $$(NET)$x$(GONE)}\n",
+    )
+    assert "203.0.113.25:80" in cli("explain", "80/tcp", "-f", cli.file(text)).out
+    later = text.replace("        - {name: NET, value: 203.0.113}\n", "")
+    result = cli("check", "-f", cli.file(later))
+    assert result.status == 78
+    assert "$(NET).25" in result.err
+
+
+TOLD_APART = {
+    "an empty file": ("\n \n", "is empty"),
+    "a Template": ("kind: Template\nmetadata: {name: t}\nobjects: []\nparameters: []\n", "oc process -f"),
+    "a Helm template": (
+        "kind: Pod\nmetadata:\n  name: {{ .Release.Name }}\n{{- if .Values.x }}\n{{- end }}\n",
+        "helm template",
+    ),
+    "Jsonnet": ("local x = 1;\n{ kind: 'Pod', x:: 2 }\n", "jsonnet"),
+    "an array": (json.dumps([{"kind": "Pod"}]), '"kind": "List"'),
+    "a ConfigMap alone": (config_map("a", "x"), "ConfigMap alone"),
+    "an EgressRouter": ("kind: EgressRouter\nmetadata: {name: a}\n", "egress-router migrate"),
+    "an EgressRouterList": ("kind: EgressRouterList\nitems: [{metadata: {name: a}}]\n", "egress-router migrate"),
+    "a kustomization": ("kind: Kustomization\nresources: [a.yaml]\n", "kubectl kustomize"),
+    "an attachment": (
+        'kind: NetworkAttachmentDefinition\nmetadata: {name: a}\nspec: {config: \'{"type": "egress-router"}\'}\n',
+        "oc get egressrouter",
+    ),
+    "a squid.conf": ("acl allowed dstdomain .example.com\nhttp_access allow allowed\n", "squid.conf"),
+    "variables": ("EGRESS_SOURCE=192.0.2.46\n", "--env-file"),
+    "a Service": ("kind: Service\nmetadata: {name: a}\n", "has no pod with EGRESS_* variables"),
+    "callouts": ("a: b\nkind: [Pod <1>\nx: y <1>\n", "a callout of a page of documentation"),
+}
+
+
+@pytest.mark.parametrize("name", TOLD_APART)
+def test_what_is_no_manifest_is_told_apart(cli: CommandLine, name: str) -> None:
+    text, part = TOLD_APART[name]
+    path = cli.file(text)
+    result = cli("check", "-f", path)
+    assert result.status == 78
+    assert part in result.err
+    assert path in result.err
+
+
+def test_lists_of_the_api(cli: CommandLine) -> None:
+    pod = {
+        "metadata": {"name": "a", "namespace": "x", "annotations": {"k8s.v1.cni.cncf.io/networks": "e"}},
+        "spec": {
+            "containers": [
+                {
+                    "name": "c",
+                    "image": "egress-router-init",
+                    "securityContext": {"privileged": True},
+                    "env": [
+                        {"name": "EGRESS_SOURCE", "value": "192.0.2.46"},
+                        {"name": "EGRESS_GATEWAY", "value": "192.0.2.1"},
+                        {"name": "EGRESS_DESTINATION", "value": "203.0.113.1"},
+                    ],
+                }
+            ]
+        },
+    }
+    result = cli("check", "-f", cli.file(json.dumps({"kind": "PodList", "apiVersion": "v1", "items": [pod]}), "x.json"))
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith("Pod/a: ")
+
+
+def test_a_pod_is_the_router_of_its_deployment(cli: CommandLine) -> None:
+    def owned(kind: str, name: str, by: str, owner: str) -> str:
+        reference = f"ownerReferences: [{{kind: {by}, name: {owner}, controller: true}}]"
+        text = REDIRECT.replace("name: shop, namespace: egress", f"name: {name}, namespace: egress, {reference}")
+        if kind == "Pod":
+            head, tail = text.split("spec:\n", 1)
+            inner = tail[tail.index("    spec:\n") + len("    spec:\n") :].replace("\n    ", "\n")
+            return head.replace("apps/v1", "v1").replace("kind: Deployment\n", "kind: Pod\n") + "spec:\n" + inner[4:]
+        return text.replace("kind: Deployment\n", f"kind: {kind}\n")
+
+    dump = [
+        REDIRECT,
+        owned("ReplicaSet", "shop-1", "Deployment", "shop"),
+        owned("Pod", "shop-1-x", "ReplicaSet", "shop-1"),
+    ]
+    result = cli("check", "-f", cli.file("---".join(dump)))
+    assert (result.status, result.err) == (0, "")
+    assert len(result.out.splitlines()) == 1
+
+
+def test_yaml_bombs_and_huge_scalars_are_errors_of_the_input(cli: CommandLine) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 20)]
+    for text in ("\n".join(lines), "[" * 100_000, "&a {kind: List, items: [*a]}", f"kind: {'9' * 100_000}"):
+        for words in (["check"], ["plan"], ["explain", "80"]):
+            result = cli(*words, "-f", cli.file(text))
+            assert result.status == 78
+            assert "Traceback" not in result.err
+            assert len(result.err) < 1000
