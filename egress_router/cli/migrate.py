@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
 from egress_router import __version__
 from egress_router.cli.output import print_warnings
-from egress_router.cli.sources import read_text
-from egress_router.config.inputs import Problems, SourceText
+from egress_router.cli.sources import read_texts
+from egress_router.config.inputs import Problems
 from egress_router.errors import ConfigurationError
 from egress_router.manifests.plan import plan_manifests
 from egress_router.manifests.render import join_manifests, render_manifests
-from egress_router.manifests.request import complete_request
-from egress_router.manifests.upstream.manifest import parse_legacy
-from egress_router.manifests.values import REGISTRY, Component, Kind, ManifestRequest, Note, NoteKind, Platform
+from egress_router.manifests.upstream.legacy import MigrateOptions, named, parse_legacy
+from egress_router.manifests.upstream.steps import evening
+from egress_router.manifests.values import (
+    REGISTRY,
+    Component,
+    Forwarding,
+    Kind,
+    ManifestRequest,
+    Note,
+    NoteKind,
+    Platform,
+)
+
+#: Something of the old manifest has no place in the new one (EX_DATAERR of sysexits(3)).
+LOSSES = 65
 
 
 @click.command(
@@ -22,32 +35,63 @@ from egress_router.manifests.values import REGISTRY, Component, Kind, ManifestRe
     \b
     Examples:
       egress-router migrate old.yaml > new.yaml
+      egress-router migrate pods.yaml configmaps.yaml --accept-losses > new.yaml
       egress-router migrate egressrouter.yaml --parent-interface ens224 | oc apply -f -
     """,
 )
-@click.argument("old", metavar="OLD.yaml")
+@click.argument("old", metavar="OLD.yaml…", nargs=-1, required=True)
+@click.option(
+    "--source", "sources", multiple=True, metavar="ADDRESS[/LENGTH]", help="Instead of EGRESS_SOURCE; one a router."
+)
+@click.option("--gateway", default="", metavar="ADDRESS", help="Instead of EGRESS_GATEWAY.")
 @click.option("--platform", type=click.Choice([str(item) for item in Platform]), default="openshift", show_default=True)
 @click.option("--namespace", default="egress-routers", show_default=True, help="Where the old manifest has none.")
 @click.option("--kind", type=click.Choice([str(item) for item in Kind]), default="Deployment", show_default=True)
 @click.option("--parent-interface", metavar="NIC", help="Write a network attachment for Multus on this NIC.")
 @click.option("--network", metavar="[NAMESPACE/]NAME", help="Use this network attachment of Multus.")
+@click.option("--forwarding", type=click.Choice([str(item) for item in Forwarding]), help="As `manifests` has it.")
+@click.option(
+    "--headless", is_flag=True, help="A Service without an address of its own, where the old manifest has none."
+)
 @click.option("--registry", default=REGISTRY, show_default=True, metavar="PREFIX", help="Of the images.")
 @click.option("--tag", default="", help=f"Tag of the images.  [default: {__version__}]")
+@click.option("--accept-losses", is_flag=True, help="End with 0 where something is lost.")
+@click.pass_context
 def command(
-    old: str,
+    context: click.Context,
+    old: tuple[str, ...],
+    sources: tuple[str, ...],
+    gateway: str,
     platform: str,
     namespace: str,
     kind: str,
     parent_interface: str | None,
     network: str | None,
+    forwarding: str | None,
+    headless: bool,
     registry: str,
     tag: str,
+    accept_losses: bool,
 ) -> int:
     """Turn manifests of origin-egress-router, origin-egress-http-proxy, origin-egress-dns-proxy, or an EgressRouter of
-    OVN-Kubernetes, into ours.
+    OVN-Kubernetes, into ours. What is ours already comes out as it is.
 
-    OLD.yaml is a file ('-': standard input). What changed, and what was already wrong, is on standard error.
+    OLD.yaml are files, directories or standard input ('-'). On standard error stands what was already wrong, what is
+    the same, what changed, and what is lost: exit code 65 then, unless --accept-losses says that it may be.
     """
+    names = {
+        "source": "sources",
+        "gateway": "gateway",
+        "parent-interface": "parent_interface",
+        "network": "network",
+        "kind": "kind",
+        "registry": "registry",
+        "tag": "tag",
+        "forwarding": "forwarding",
+    }
+    given = frozenset(
+        option for option, name in names.items() if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    )
     defaults = ManifestRequest(
         component=Component.REDIRECT,
         name="",
@@ -56,36 +100,35 @@ def command(
         kind=Kind(kind),
         parent_interface=parent_interface,
         network=network,
-        sdn="true" if platform == "openshift" and not (network or parent_interface) else None,
+        forwarding=Forwarding(forwarding) if forwarding else None,
+        headless=headless,
         registry=registry,
         tag=tag,
     )
     problems = Problems()
-    routers, notes = parse_legacy(read_text(old), old, defaults, problems)
+    files = read_texts(old, problems)
+    sets, notes = parse_legacy(files, MigrateOptions(defaults, given, sources, gateway), problems)
     texts = []
-    for router in routers:
-        destinations = SourceText(router.destinations_name, router.destinations)
-        request = complete_request(
-            router.request, [router.source], router.gateway, destinations, problems, router.http_port
-        )
-        if request is None:
-            continue
+    for one in sets:
         try:
-            plan = plan_manifests(request, __version__)
+            plan = plan_manifests(one.request, __version__)
         except ConfigurationError as error:
-            problems.errors += error.problems
+            problems.errors += [named(problem, one.first, given) for problem in error.problems]
             continue
-        problems.warnings += plan.warnings
+        problems.warnings += [named(problem, one.first, given) for problem in plan.warnings]
         texts.append(render_manifests(plan))
     _print_notes(notes)
     print_warnings(problems.warnings)
     problems.raise_if_any()
-    click.echo(join_manifests(texts), nl=False)
-    return 0
+    output = join_manifests(texts)
+    click.echo(evening([one.request for one in sets]), err=True, nl=False)
+    click.echo(output, nl=False)
+    lost = any(note.kind is NoteKind.LOST for note in notes)
+    return LOSSES if lost and not accept_losses else 0
 
 
 def _print_notes(notes: list[Note]) -> None:
-    """Print what was wrong before what changed, each once."""
+    """Print what was wrong before what changed and what is lost, each once."""
     for kind in NoteKind:
         for note in dict.fromkeys(notes):
             if note.kind is kind:

@@ -88,6 +88,11 @@ def read_sources(
 
 def read_manifests(names: Sequence[str], problems: Problems) -> Objects:
     """Return the objects of files, of standard input (``-``), and of the files of directories."""
+    return read_objects(read_texts(names, problems), problems)
+
+
+def read_texts(names: Sequence[str], problems: Problems) -> list[SourceText]:
+    """Return the texts of files, of standard input (``-``), and of the files of directories, under their names."""
     texts: list[SourceText] = []
     for name in dict.fromkeys(names):
         if name != "-" and Path(name).is_dir():
@@ -110,7 +115,7 @@ def read_manifests(names: Sequence[str], problems: Problems) -> Objects:
                 texts.append(SourceText(one, found.text))
             else:
                 problems.errors.append(replace(found, text=""))
-    return read_objects(texts, problems)
+    return texts
 
 
 def read_pods(env_file: str | None, manifests: Sequence[str]) -> list[tuple[Source, PodConfig]]:

@@ -44,7 +44,7 @@ def judge_pods(pods: Iterable[ManifestPod], objects: Objects, problems: Problems
     for pod in pods:
         for severity, problem in (*_containers(pod), *_pod(pod), *_workload(pod), *_scaled(pod, objects)):
             (problems.errors if severity else problems.warnings).append(problem)
-    problems.errors += _twins(pods)
+    problems.errors += shared_addresses(pods)
 
 
 Found = Iterator[tuple[bool, Problem]]
@@ -240,7 +240,7 @@ def _same(item: ManifestObject, reference: dict[str, Any], other: ManifestObject
     return wanted == (other.kind, other.name, other.namespace)
 
 
-def _twins(pods: list[ManifestPod]) -> list[Problem]:
+def shared_addresses(pods: list[ManifestPod]) -> list[Problem]:
     """Return the addresses that two pods have."""
     owners: dict[str, ManifestPod] = {}
     found = []

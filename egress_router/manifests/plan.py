@@ -92,8 +92,6 @@ def _routers(request: ManifestRequest) -> tuple[RouterWorkload, ...]:
         values = [source[family] for family in sorted(source)]
         text = " ".join(str(value.ip) if value.network.num_addresses == 1 else str(value) for value in values)
         name = f"{request.name}-{number}" if several else request.name
-        if request.names:
-            name = request.names[number - 1]
         selector = request.node_selectors[number - 1] if request.node_selectors else request.node_selector
         kept = request.kept[number - 1] if request.kept else Kept()
         routers.append(RouterWorkload(name, text, selector, kept))

@@ -138,7 +138,6 @@ class ManifestRequest:
     kept: tuple[Kept, ...] = ()
     services: tuple[KeptService, ...] = ()
     node_selectors: tuple[tuple[tuple[str, str], ...], ...] = ()
-    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +219,12 @@ class ManifestSet:
 
 
 class NoteKind(StrEnum):
-    """Whether the old manifest was mistaken, or ours does it another way."""
+    """What became of something in the old manifest."""
 
     WRONG = "was wrong"
+    SAME = "same"
     CHANGED = "changed"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,12 +241,17 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class LegacyRouter:
-    """One router of the old manifest. ``request`` lacks what the three texts and ``http_port`` say."""
+    """One router of the old manifest. ``request`` lacks what the texts say: ``source``, ``gateway``, ``destinations``
+    and ``http_port``. ``labels`` are those of its pods, ``ports`` the containers whose named ports Services use.
+    ``names`` says where in the old manifest each variable stands.
+    """
 
     where: str
     request: ManifestRequest
     source: str
     gateway: str
     destinations: str
-    destinations_name: str
+    labels: Mapping[str, str]
+    names: Mapping[str, str]
     http_port: str | None = None
+    containers: tuple[Mapping[str, Any], ...] = ()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from egress_router.manifests.upstream.manifest import mend
+from egress_router.manifests.upstream.legacy import mend
 from lab import Capture, Host, Lab
 from tests.images.container import load
 

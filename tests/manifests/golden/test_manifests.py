@@ -16,10 +16,12 @@ import yaml
 from kubernetes_validate import latest_version, validate
 
 from egress_router.cli.main import run
-from egress_router.config.inputs import Problems
-from egress_router.config.manifest import manifest_pods
+from egress_router.config.inputs import Problems, SourceText
 from egress_router.errors import ConfigurationError
-from egress_router.manifests.pod import parse_pod
+from egress_router.manifests.containers import manifest_pods
+from egress_router.manifests.judge import judge_pods
+from egress_router.manifests.objects import read_objects
+from egress_router.manifests.pod import parse_manifest_pod
 from tests.support.golden import updating
 
 CASES = sorted(path for path in (Path(__file__).parent / "manifests").iterdir() if path.is_dir())
@@ -75,18 +77,22 @@ def test_the_validation_finds_mistakes() -> None:
 @good
 def test_check_accepts_what_was_written(case: Path) -> None:
     problems = Problems()
-    pods = manifest_pods((case / "manifests.yaml").read_text(), "manifests.yaml", problems)
+    objects = read_objects([SourceText("manifests.yaml", (case / "manifests.yaml").read_text())], problems)
+    pods = manifest_pods(objects, problems)
+    judge_pods(pods, objects, problems)
     text = (case / "destinations").read_text()
     for pod in pods:
-        parsed = parse_pod(pod.inputs, problems)
+        parsed = parse_manifest_pod(pod, problems)
         assert parsed.router is not None
         assert parsed.router.mode.redirects == ("redirect" in case.name)
         assert parsed.router.mode.redirects or parsed.http or parsed.dns
-        (source,) = pod.files.values()
-        assert [line.split() for line in str(getattr(source, "text", "")).split("\n")] == [
-            line.split() for line in text.split("\n")
-        ]
+        for container in pod.ours:
+            for source in container.files.values():
+                assert [line.split() for line in str(getattr(source, "text", "")).split("\n")] == [
+                    line.split() for line in text.split("\n")
+                ]
     assert not problems.warnings
+    assert not problems.errors
     wanted = shlex.split((case / "args").read_text()).count("--source")
     assert len(pods) == wanted
 

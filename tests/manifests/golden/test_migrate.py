@@ -13,10 +13,12 @@ import yaml
 from kubernetes_validate import latest_version, validate
 
 from egress_router.cli.main import run
-from egress_router.config.inputs import Problems
-from egress_router.config.manifest import manifest_pods
+from egress_router.config.inputs import Problems, SourceText
 from egress_router.errors import ConfigurationError
-from egress_router.manifests.pod import parse_pod
+from egress_router.manifests.containers import manifest_pods
+from egress_router.manifests.judge import judge_pods
+from egress_router.manifests.objects import read_objects
+from egress_router.manifests.pod import parse_manifest_pod
 from tests.support.golden import updating
 
 CASES = sorted(path for path in (Path(__file__).parent / "migrate").iterdir() if path.is_dir())
@@ -52,11 +54,14 @@ def test_what_is_written_can_be_used(case: Path) -> None:
         if item["kind"] not in CUSTOM:
             validate(item, latest_version(), strict=True)
     problems = Problems()
-    pods = manifest_pods(text, "new.yaml", problems)
+    objects = read_objects([SourceText("new.yaml", text)], problems)
+    pods = manifest_pods(objects, problems)
+    judge_pods(pods, objects, problems)
     assert len(pods) == 1
     for pod in pods:
-        parse_pod(pod.inputs, problems)
+        parse_manifest_pod(pod, problems)
     assert not problems.warnings
+    assert not problems.errors
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,404 @@
+"""What a workload of another egress router has besides the router: it is kept, or named as lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, KNOWN, ROUTER
+from egress_router.manifests.containers import Container, ManifestPod, Role
+from egress_router.manifests.objects import Objects, as_list, as_mapping, as_text, texts
+from egress_router.manifests.plan import NETWORKS_ANNOTATION, SDN_ANNOTATION
+from egress_router.manifests.values import Component, Kept, Note, NoteKind
+
+#: Labels and annotations that controllers and clients write.
+_GENERATED = (
+    "pod-template-hash",
+    "controller-revision-hash",
+    "pod-template-generation",
+    "kubectl.kubernetes.io/last-applied-configuration",
+    "deployment.kubernetes.io/",
+    "openshift.io/deployment",
+    "openshift.io/deployer",
+    "openshift.io/scc",
+    "openshift.io/generated-by",
+    "k8s.v1.cni.cncf.io/network",
+    "k8s.ovn.org/",
+    "kubernetes.io/config.",
+)
+OUR_LABELS = ("app.kubernetes.io/", "egress-router/router")
+_POD_DEFAULTS: dict[str, Any] = {
+    "dnsPolicy": "ClusterFirst",
+    "restartPolicy": "Always",
+    "schedulerName": "default-scheduler",
+    "terminationGracePeriodSeconds": 30,
+    "securityContext": {},
+    "preemptionPolicy": "PreemptLowerPriority",
+    "priority": 0,
+    "hostNetwork": False,
+    "hostPID": False,
+    "hostIPC": False,
+}
+#: Fields of the pod for which ours has its own; the first ones say so elsewhere.
+_POD_OURS = {
+    "containers",
+    "initContainers",
+    "volumes",
+    "nodeSelector",
+    "serviceAccountName",
+    "serviceAccount",
+    "automountServiceAccountToken",
+    "enableServiceLinks",
+    "hostNetwork",
+    "hostPID",
+    "hostIPC",
+    "restartPolicy",
+}
+_CONTAINER_DEFAULTS: dict[str, Any] = {
+    "terminationMessagePath": "/dev/termination-log",
+    "terminationMessagePolicy": "File",
+    "imagePullPolicy": "IfNotPresent",
+}
+#: Fields of our containers that are ours to say.
+_CONTAINER_OURS = {
+    "name",
+    "image",
+    "env",
+    "envFrom",
+    "ports",
+    "securityContext",
+    "volumeMounts",
+    "resources",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+}
+_TAKEN_OVER = {
+    "EGRESS_SOURCE",
+    "EGRESS_GATEWAY",
+    "EGRESS_ROUTER_MODE",
+    "EGRESS_HTTP_PROXY_PORT",
+    "EGRESS_INTERFACE",
+    "EGRESS_HOST_IPS",
+    *(f"{item.destination_variable}{suffix}" for item in Component for suffix in ("", "_FILE")),
+}
+_OF_THE_PRIVILEGED_FORM = {"EGRESS_PARENT_INTERFACE", "EGRESS_HOST_NETNS", "EGRESS_MACVLAN_MODE"}
+_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
+_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+_OUR_NAMES = ("init", "router", "http-proxy", "dns-proxy")
+_OUR_VOLUMES = ("destinations", "run")
+_WORKLOAD_SILENT = {"replicas", "selector", "template", "strategy", "updateStrategy", "test", "revisionHistoryLimit"}
+_WORKLOAD_DEFAULTS: dict[str, Any] = {"progressDeadlineSeconds": 600, "minReadySeconds": 0, "paused": False}
+
+
+@dataclass(slots=True)
+class Notebook:
+    """Notes about one object of the old manifest."""
+
+    where: str
+    notes: list[Note] = field(default_factory=list)
+
+    def add(self, kind: NoteKind, text: str) -> None:
+        """Note something."""
+        self.notes.append(Note(kind, self.where, text))
+
+    def same(self, text: str) -> None:
+        """Note what is as it was."""
+        self.add(NoteKind.SAME, text)
+
+    def changed(self, text: str) -> None:
+        """Note what ours does another way."""
+        self.add(NoteKind.CHANGED, text)
+
+    def lost(self, text: str) -> None:
+        """Note what has no place in ours."""
+        self.add(NoteKind.LOST, text)
+
+
+def kept_of(pod: ManifestPod, component: Component, objects: Objects, note: Notebook, *, ours: bool) -> Kept:
+    """Return what of a pod has nothing to do with the router; what is neither kept nor replaced is noted as lost.
+
+    ``ours`` says that the pod is one that `manifests` wrote.
+    """
+    return _Reader(pod, component, objects, note, ours).kept()
+
+
+class _Reader:
+    def __init__(self, pod: ManifestPod, component: Component, objects: Objects, note: Notebook, ours: bool) -> None:
+        self._pod = pod
+        self._component = component
+        self._objects = objects
+        self._note = note
+        self._ours = ours
+        self._list_mounts = {
+            id(mount)
+            for container in pod.containers
+            for name, mount in container.mounts.items()
+            if name == f"{component.destination_variable}_FILE"
+        }
+        self._list_volumes = {
+            as_text(mount.get("name"))
+            for container in pod.containers
+            for mount in container.mounts.values()
+            if id(mount) in self._list_mounts
+        }
+
+    def kept(self) -> Kept:
+        """Read everything."""
+        item, spec = self._pod.item, self._pod.item.pod_spec
+        setter = self._pod.with_role(Role.INIT) or self._pod.with_role(Role.RUN)
+        main = self._main(setter)
+        routers = {id(one) for one in self._pod.ours}
+        before: list[Container] = []
+        after: list[Container] = []
+        sidecars: list[Container] = []
+        seen = False
+        for container in self._pod.containers:
+            if container is setter:
+                seen = True
+            if id(container) in routers:
+                continue
+            if not container.init:
+                if not _pauses(container):
+                    sidecars.append(container)
+            else:
+                (after if seen else before).append(container)
+        init_fields: dict[str, Any] = {}
+        main_fields: dict[str, Any] = {}
+        for container in self._pod.ours:
+            target = main_fields if container is main else init_fields
+            self._router_container(container, target)
+            if self._component is Component.REDIRECT and not self._ours:
+                # Both containers of ours read what the one of old did.
+                other = init_fields if target is main_fields else main_fields
+                shared = [one for one in target.get("env", ()) if as_text(one.get("name")) in ROUTER]
+                if shared:
+                    other["env"] = [*other.get("env", ()), *shared]
+        others = [*before, *after, *sidecars]
+        for container in others:
+            what = "init container" if container.init else "container"
+            if not self._ours:
+                self._note.same(f"the {what} {container.name}")
+        raw = {id(one): self._foreign(one) for one in others}
+        mounted = {
+            as_text(mount.get("name"))
+            for one in (*raw.values(), init_fields, main_fields)
+            for mount in as_list(one.get("volumeMounts"))
+        }
+        self._workload_fields()
+        return Kept(
+            labels=self._entries(item.metadata.get("labels"), labels=True),
+            annotations=self._entries(item.metadata.get("annotations")) if item.kind != "Pod" else {},
+            pod_labels=self._entries(item.pod_labels, labels=True),
+            pod_annotations=self._entries(item.pod_annotations),
+            spec=self._spec(spec),
+            volumes=tuple(self._volumes(spec, mounted)),
+            before=tuple(raw[id(one)] for one in before),
+            after=tuple(raw[id(one)] for one in after),
+            sidecars=tuple(raw[id(one)] for one in sidecars),
+            init=init_fields,
+            main=main_fields,
+        )
+
+    def _main(self, setter: Container | None) -> Container | None:
+        """Return the container that ours has as its main one: the proxy, or the router that stays."""
+        for role in (Role.HTTP, Role.DNS, Role.RUN):
+            found = self._pod.with_role(role)
+            if found is not None and (found is not setter or not self._pod.with_role(Role.INIT)):
+                return found
+        return None
+
+    def _entries(self, value: Any, *, labels: bool = False) -> dict[str, str]:
+        found = {}
+        for key, item in texts(value).items():
+            if key in (SDN_ANNOTATION, NETWORKS_ANNOTATION) or key.startswith(_GENERATED):
+                continue
+            if labels and key.startswith(OUR_LABELS):
+                if not self._ours:
+                    self._note.changed(f"the label {key}={item} is ours now")
+                continue
+            found[key] = item
+        return found
+
+    def _spec(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        for key, value in spec.items():
+            if key in _POD_OURS or value is None or _POD_DEFAULTS.get(key, _MISSING) == value:
+                continue
+            if key == "nodeName" and self._pod.item.kind == "Pod":
+                continue
+            if key == "tolerations":
+                tolerations = [one for one in as_list(value) if one.get("key") not in _TAINTS]
+                if tolerations:
+                    kept[key] = tolerations
+            elif key == "terminationGracePeriodSeconds":
+                if not (self._ours and value == 45):
+                    kept[key] = value
+            elif key == "securityContext":
+                rest = {name: one for name, one in as_mapping(value).items() if not (self._ours and name == "sysctls")}
+                if rest:
+                    self._note.lost(f"securityContext of the pod ({', '.join(rest)})")
+            elif key == "affinity" and self._ours and "app.kubernetes.io/instance" in str(value):
+                continue
+            else:
+                kept[key] = value
+        if not self._ours:
+            for key in kept:
+                self._note.same(f"{key}, a field of the pod")
+            account = as_text(spec.get("serviceAccountName") or spec.get("serviceAccount"))
+            if account and account != "default":
+                self._note.changed(f"the service account {account} is replaced by the router's own")
+            for key in ("hostPID", "hostIPC"):
+                if spec.get(key) is True:
+                    self._note.changed(f"{key} is not needed: the interface comes with the pod")
+        return kept
+
+    def _volumes(self, spec: Mapping[str, Any], mounted: set[str]) -> Iterable[dict[str, Any]]:
+        for volume in as_list(spec.get("volumes")):
+            name = as_text(volume.get("name"))
+            if self._ours and name in _OUR_VOLUMES:
+                continue
+            if self._volume_name(name) in mounted:
+                yield {**volume, "name": self._volume_name(name)}
+            elif name not in self._list_volumes and not name.startswith(("kube-api-access-", "default-token-")):
+                if (
+                    "secret" in volume
+                    and name.endswith(tuple("0123456789abcdefghijklmnopqrstuvwxyz"))
+                    and "-token-" in name
+                ):
+                    continue
+                self._note.lost(f"the volume {name}, which nothing mounts any more")
+
+    def _volume_name(self, name: str) -> str:
+        return f"{name}-kept" if name in _OUR_VOLUMES and not self._ours else name
+
+    def _mounts(self, container: Container) -> list[dict[str, Any]]:
+        found = []
+        for mount in as_list(container.raw.get("volumeMounts")):
+            name = as_text(mount.get("name"))
+            if as_text(mount.get("mountPath")) == _TOKEN or id(mount) in self._list_mounts:
+                continue
+            if self._ours and name in _OUR_VOLUMES and container.roles:
+                continue
+            found.append({**mount, "name": self._volume_name(name)})
+        return found
+
+    def _foreign(self, container: Container) -> dict[str, Any]:
+        """Return another container as it is, without what the API server fills in."""
+        raw = {
+            key: value
+            for key, value in container.raw.items()
+            if _CONTAINER_DEFAULTS.get(key, _MISSING) != value and key not in ("volumeMounts", "nodeSelector")
+        }
+        if container.name in _OUR_NAMES:
+            raw["name"] = f"{container.name}-kept"
+            self._note.changed(f"the container {container.name} is called {raw['name']}: the name is ours")
+        for key in ("serviceAccountName", "serviceAccount", "nodeSelector"):
+            raw.pop(key, None)
+        if mounts := self._mounts(container):
+            raw["volumeMounts"] = mounts
+        return raw
+
+    def _router_container(self, container: Container, target: dict[str, Any]) -> None:
+        if env := self._environment(container):
+            target["env"] = [*target.get("env", ()), *env]
+        if mounts := self._mounts(container):
+            target["volumeMounts"] = mounts
+        resources = as_mapping(container.raw.get("resources"))
+        if resources and not self._ours:
+            target["resources"] = resources
+            self._note.same(f"resources of the container {container.name}")
+        elif resources and resources not in _OUR_RESOURCES:
+            target["resources"] = resources
+        for key, value in container.raw.items():
+            if key in _CONTAINER_OURS or _CONTAINER_DEFAULTS.get(key, _MISSING) == value or value in (None, [], {}):
+                continue
+            if key in ("serviceAccountName", "serviceAccount", "nodeSelector", "hostNetwork"):
+                continue
+            if key == "imagePullPolicy":
+                target[key] = value
+            elif key in ("command", "args"):
+                if not container.known:
+                    self._note.lost(f"{key} of the container {container.name}: ours has its own")
+            else:
+                self._note.lost(f"{key} of the container {container.name}")
+
+    def _environment(self, container: Container) -> list[dict[str, Any]]:
+        """Return the variables that ours does not set itself."""
+        own = {as_text(one.get("name")): one for one in as_list(container.raw.get("env"))}
+        reads = {*ROUTER} if container.roles & {Role.INIT, Role.RUN} else {*HTTP_PROXY, *DNS_PROXY, *ROUTER}
+        if len(container.roles) > 1:
+            reads = set(KNOWN)
+        found = []
+        for name, raw in own.items():
+            if name in _TAKEN_OVER:
+                continue
+            if name in _OF_THE_PRIVILEGED_FORM:
+                self._note.changed(f"{name} is not needed: the interface comes with the pod")
+            elif name.startswith("EGRESS_") and name not in reads:
+                what = "is not read there" if name in KNOWN else "is no variable of an egress router"
+                self._note.lost(f"{name} of the container {container.name}, which {what}")
+            else:
+                found.append(raw)
+                if not self._ours:
+                    self._note.same(f"{name} of the container {container.name}")
+        for source in as_list(container.raw.get("envFrom")):
+            found += self._from(container, source, own)
+        return found
+
+    def _from(self, container: Container, source: Mapping[str, Any], own: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the variables of an ``envFrom`` one by one: those of a router would contradict ours."""
+        found = []
+        for kind, field_, key_field in (
+            ("ConfigMap", "configMapRef", "configMapKeyRef"),
+            ("Secret", "secretRef", "secretKeyRef"),
+        ):
+            name = as_text(as_mapping(source.get(field_)).get("name"))
+            if not name:
+                continue
+            item = self._objects.find(kind, self._pod.item.namespace, name)
+            if item is None:
+                self._note.lost(f"envFrom of the container {container.name}: the {kind} {name} is not in the files")
+                continue
+            keys = [*as_mapping(item.raw.get("data")), *as_mapping(item.raw.get("stringData"))]
+            for key in keys:
+                variable = f"{as_text(source.get('prefix'))}{key}"
+                if variable in own or variable in _TAKEN_OVER:
+                    continue
+                found.append({"name": variable, "valueFrom": {key_field: {"name": name, "key": key}}})
+            self._note.changed(
+                f"envFrom of the container {container.name} ({kind} {name}) is written variable by variable"
+            )
+        return found
+
+    def _workload_fields(self) -> None:
+        item = self._pod.item
+        if item.kind == "Pod":
+            return
+        for key, value in item.spec.items():
+            if key in _WORKLOAD_SILENT or _WORKLOAD_DEFAULTS.get(key, _MISSING) == value or value in (None, [], {}):
+                continue
+            if key == "triggers":
+                self._note.lost("triggers: a new image no longer starts the pod anew by itself")
+            else:
+                self._note.lost(f"{key}, a field of the {item.kind}")
+
+
+_MISSING = object()
+_OUR_RESOURCES = tuple(
+    {"requests": {"cpu": cpu, "memory": request}, "limits": {"memory": limit}}
+    for cpu, request, limit in (
+        ("50m", "64Mi", "256Mi"),
+        ("100m", "128Mi", "1Gi"),
+        ("100m", "64Mi", "512Mi"),
+    )
+)
+
+
+def _pauses(container: Container) -> bool:
+    """Return whether a container does nothing but wait, as the main one of a redirect router did."""
+    image = as_text(container.raw.get("image")).split("@")[0].rsplit("/", 1)[-1].split(":")[0]
+    return image in ("origin-pod", "ose-pod", "pod", "pause") or image.startswith("pause-")

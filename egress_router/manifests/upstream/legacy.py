@@ -1,0 +1,318 @@
+"""Manifests of other egress routers, and our own → what `manifests` is asked for, with notes of what became of each
+thing. Routers behind one Service become one set; what cannot be one set is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from egress_router.config.inputs import Problems, SourceText
+from egress_router.errors import Problem
+from egress_router.manifests.containers import manifest_pods
+from egress_router.manifests.judge import judge_pods, shared_addresses
+from egress_router.manifests.objects import (
+    CALLOUT,
+    ManifestObject,
+    Objects,
+    as_list,
+    as_mapping,
+    as_text,
+    no_pods,
+    read_objects,
+)
+from egress_router.manifests.request import complete_request
+from egress_router.manifests.upstream.kept import Notebook
+from egress_router.manifests.upstream.resource import router_of_resource
+from egress_router.manifests.upstream.services import kept_service, services_for
+from egress_router.manifests.upstream.workload import is_ours, router_of_pod
+from egress_router.manifests.values import Component, LegacyRouter, ManifestRequest, Note, NoteKind
+
+_MENDED = str.maketrans({"“": '"', "”": '"', "„": '"', "″": '"', "‘": "'", "’": "'", "‚": "'", "‑": "-"})
+_SPACES = str.maketrans(dict.fromkeys("\u00a0\u2007\u202f", " "))
+#: A dash in front of a list item.
+_DASH = re.compile(r"^([ \t]*)[–—](?=[ \t])")
+#: What our own set has in its place.
+_REPLACED = ("SecurityContextConstraints", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget")
+_OURS = "app.kubernetes.io/managed-by"
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateOptions:
+    """What the command line says: ``defaults`` of every request, the names of the options that were given, and the
+    texts of --source and --gateway.
+    """
+
+    defaults: ManifestRequest
+    given: frozenset[str] = frozenset()
+    sources: tuple[str, ...] = ()
+    gateway: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LegacySet:
+    """The routers behind one Service, as `manifests` is asked for them; ``first`` is the one that messages name."""
+
+    request: ManifestRequest
+    first: LegacyRouter
+
+
+def mend(text: str, label: str) -> tuple[str, list[Note]]:
+    """Undo what web pages do to quotes, hyphens and indentation, and take callouts away."""
+    counts: dict[str, list[int]] = {"spaces": [], "typographic": [], "callouts": []}
+    lines = text.split("\n")
+    for number, raw in enumerate(lines):
+        if raw.isascii() and not (raw.endswith((">", ")")) and CALLOUT.search(raw)):
+            continue
+        spaced = raw.translate(_SPACES)
+        mended = _DASH.sub(r"\1-", spaced).translate(_MENDED)
+        plain = CALLOUT.sub("", mended)
+        for kind, before, after in (
+            ("spaces", raw, spaced),
+            ("typographic", spaced, mended),
+            ("callouts", mended, plain),
+        ):
+            if before != after:
+                counts[kind].append(number + 1)
+        lines[number] = plain
+    notes = []
+    if found := counts["spaces"]:
+        what = f"{len(found)} line{'s' * (len(found) > 1)} with no-break spaces, which are no indentation in YAML"
+        notes.append(Note(NoteKind.WRONG, label, what))
+    for kind, what in (
+        ("typographic", "typographic quotes and dashes in {} are no YAML"),
+        ("callouts", "callouts of a page of documentation in {} are taken away"),
+    ):
+        if found := counts[kind]:
+            where = f"line{'s' * (len(found) > 1)} {', '.join(map(str, found[:20]))}{' …' * (len(found) > 20)}"
+            notes.append(Note(NoteKind.WRONG, label, what.format(where)))
+    return "\n".join(lines), notes
+
+
+def parse_legacy(
+    files: Sequence[SourceText], options: MigrateOptions, problems: Problems
+) -> tuple[list[LegacySet], list[Note]]:
+    """Return a request for each set of routers, and the notes about everything in the files.
+
+    Raises ConfigurationError when the files have no router.
+    """
+    notes: list[Note] = []
+    mended = []
+    for file in files:
+        text, found = mend(file.text, file.variable)
+        notes += found
+        mended.append(SourceText(file.variable, text))
+    objects = read_objects(mended, problems)
+    routers: list[LegacyRouter] = []
+    for item in objects:
+        if item.kind == "EgressRouter":
+            note = Notebook(item.where)
+            router = router_of_resource(item, options.defaults, set(options.given), problems, note)
+            routers += [router] if router is not None else []
+            notes += note.notes
+    pods = manifest_pods(objects, problems)
+    for pod in pods:
+        note = Notebook(pod.name)
+        if not is_ours(pod.item):
+            judged = Problems()
+            judge_pods([pod], objects, judged)
+            for one in (*judged.errors, *judged.warnings):
+                field = one.variable.removeprefix(pod.name).strip()
+                text = str(replace(one, variable=field or "it", expected="")).removeprefix("it: ")
+                note.add(NoteKind.WRONG, text)
+        router = router_of_pod(pod, objects, options.defaults, set(options.given), problems, note)
+        routers += [router] if router is not None else []
+        notes += note.notes
+    if not routers and not problems.errors:
+        raise no_pods(objects, [file.variable for file in files], "migrate")
+    if not options.sources:
+        problems.errors += shared_addresses(pods)
+    _refuse_twins(routers, options, problems)
+    problems.errors = list(dict.fromkeys(problems.errors))
+    sets: list[LegacySet] = []
+    used: set[int] = set()
+    for group in _groups(routers, objects):
+        request = _together(group, objects, options, used, problems, notes)
+        sets += [LegacySet(request, group[0])] if request is not None else []
+    notes += _other_objects(objects, used, {pod.item.where for pod in pods}, [one.request for one in sets])
+    return sets, notes
+
+
+def _services(router: LegacyRouter, objects: Objects) -> list[ManifestObject]:
+    return services_for(router.labels, router.request.namespace, objects)
+
+
+def _groups(routers: list[LegacyRouter], objects: Objects) -> list[list[LegacyRouter]]:
+    """Return the routers that stand behind one Service together, in their order."""
+    groups: list[list[LegacyRouter]] = []
+    by_service: dict[int, list[LegacyRouter]] = {}
+    for router in routers:
+        keys = [id(item) for item in _services(router, objects)]
+        known = next((by_service[key] for key in keys if key in by_service), None)
+        group = known if known is not None else []
+        group.append(router)
+        if known is None:
+            groups.append(group)
+        for key in keys:
+            by_service.setdefault(key, group)
+    return groups
+
+
+def _together(
+    group: list[LegacyRouter],
+    objects: Objects,
+    options: MigrateOptions,
+    used: set[int],
+    problems: Problems,
+    notes: list[Note],
+) -> ManifestRequest | None:
+    first = group[0]
+    found = list({id(item): item for router in group for item in _services(router, objects)}.values())
+    used.update(map(id, found))
+    if different := _differences(group):
+        what = " and ".join(different)
+        names = ", ".join(router.where for router in group)
+        behind = ", ".join(item.where for item in found)
+        message = f"selects {names}, whose {what} differ: they cannot be one set"
+        expected = "one Service for each, or the same in all"
+        problems.error(behind, None, "", message, expected)
+        return None
+    note = Notebook(first.where)
+    ours = all("egress-router/router" in router.labels for router in group)
+    request = first.request
+    if found and not ours:
+        chosen = next((item for item in found if item.name in {router.request.name for router in group}), found[0])
+        if chosen.name != request.name:
+            note.changed(f"is named {chosen.name}, as its Service, which clients know")
+        request = replace(request, name=chosen.name)
+    services = tuple(
+        kept_service(item, [one for router in group for one in router.containers], problems, Notebook(item.where))
+        for item in found
+    )
+    headless = request.headless or any(item.spec.get("clusterIP") == "None" for item in found)
+    if not found and not ours and request.component is Component.REDIRECT and _fallback_alone(first.destinations):
+        headless = True
+        note.changed("the Service is headless: with a fallback alone, clients may ask for any port")
+    selectors = tuple(router.request.node_selector for router in group)
+    same_selectors = len(set(selectors)) == 1
+    kept = tuple(one for router in group for one in (router.request.kept or ()))
+    request = replace(
+        request,
+        headless=headless,
+        services=() if ours else services,
+        kept=kept if len(kept) == len(group) else (),
+        node_selector=selectors[0] if same_selectors else (),
+        node_selectors=() if same_selectors else selectors,
+    )
+    if found and not ours:
+        for item in found:
+            ports = ", ".join(as_text(port.get("port")) for port in as_list(item.spec.get("ports")))
+            notes.append(Note(NoteKind.SAME, item.where, f"name, type and ports{f' ({ports})' if ports else ''}"))
+    if len(group) > 1 and not ours:
+        note.changed(f"{len(group)} routers become one set: {', '.join(router.where for router in group)}")
+    notes += note.notes
+    mine = Problems()
+    sources = options.sources or tuple(router.source for router in group)
+    text = SourceText(first.names["--destinations"], first.destinations)
+    complete = complete_request(request, sources, options.gateway or first.gateway, text, mine, first.http_port)
+    problems.errors += [named(problem, first, options.given) for problem in mine.errors]
+    problems.warnings += [named(problem, first, options.given) for problem in mine.warnings]
+    if complete is not None and ours and services:
+        complete = _own_service(complete, found, services)
+    return complete
+
+
+def _own_service(
+    request: ManifestRequest, found: list[ManifestObject], services: tuple[object, ...]
+) -> ManifestRequest:
+    """Return a request of ours with the Services of the files, where they are others than the one it writes."""
+    from egress_router import __version__
+    from egress_router.config.kubernetes_yaml import parse_documents
+    from egress_router.errors import ConfigurationError
+    from egress_router.manifests.plan import plan_manifests
+    from egress_router.manifests.render import render_manifests
+
+    try:
+        text = render_manifests(plan_manifests(request, __version__))
+    except ConfigurationError:
+        return replace(request, services=services)  # type: ignore[arg-type]
+    written = [document.value for document in parse_documents(text) if document.value["kind"] == "Service"]
+    same = len(written) == len(found) == 1 and written[0]["spec"] == {
+        key: value for key, value in found[0].spec.items() if key in written[0]["spec"]
+    }
+    return request if same else replace(request, services=services)  # type: ignore[arg-type]
+
+
+def named(problem: Problem, router: LegacyRouter, given: frozenset[str]) -> Problem:
+    """Return a problem with the variable or field of the old object instead of an option of ``manifests``."""
+    if problem.variable.removeprefix("--") in given:
+        return problem
+    return replace(problem, variable=router.names.get(problem.variable, problem.variable))
+
+
+def _differences(group: list[LegacyRouter]) -> list[str]:
+    differences = []
+    for what, values in (
+        ("kinds of router", [router.request.component for router in group]),
+        ("destinations", [_meaning(router.destinations) for router in group]),
+        ("EGRESS_GATEWAY", [router.gateway.split() for router in group]),
+        ("EGRESS_HTTP_PROXY_PORT", [router.http_port or "8080" for router in group]),
+        ("namespaces", [router.request.namespace for router in group]),
+        (
+            "egress interfaces",
+            [(router.request.sdn, router.request.networks, router.request.parent_interface) for router in group],
+        ),
+    ):
+        if any(value != values[0] for value in values):
+            differences.append(what)
+    return differences
+
+
+def _meaning(text: str) -> list[tuple[str, ...]]:
+    return [line.words for line in SourceText("", text).lines()]
+
+
+def _fallback_alone(text: str) -> bool:
+    return {len(words) for words in _meaning(text)} == {1}
+
+
+def _refuse_twins(routers: list[LegacyRouter], options: MigrateOptions, problems: Problems) -> None:
+    if options.sources:
+        if len(routers) != len(options.sources):
+            message = f"{len(options.sources)} for {len(routers)} routers"
+            problems.error("--source", None, "", message, "one for each router, in the order of the files")
+        return
+    owners: dict[str, LegacyRouter] = {}
+    for router in routers:
+        for word in router.source.replace(",", " ").split():
+            other = owners.setdefault(word.partition("/")[0], router)
+            if other is not router:
+                message = f"is the address of {other.where} too: two pods must never hold one address"
+                problems.error(f"{router.where} EGRESS_SOURCE", None, word, message, "an address of its own")
+
+
+def _other_objects(
+    objects: Objects, used: set[int], pods: set[str], requests: Sequence[ManifestRequest]
+) -> Iterator[Note]:
+    """Yield a note about each object that is neither a router nor its Service."""
+    for item in objects:
+        if item.where in pods or id(item) in used or item.kind == "EgressRouter" or objects.owner(item) is not None:
+            continue
+        labels = as_mapping(item.metadata.get("labels"))
+        if labels.get("app.kubernetes.io/name") == "egress-router" or labels.get(_OURS) == "egress-router":
+            continue
+        written = next((one for one in requests if one.name == item.name and one.namespace == item.namespace), None)
+        if (
+            item.kind == "ConfigMap"
+            and written is not None
+            and (rest := set(as_mapping(item.raw.get("data"))) - {"destinations"})
+        ):
+            text = f"its keys {', '.join(sorted(rest))}: our ConfigMap has the same name, and the list alone"
+            yield Note(NoteKind.LOST if len(rest) > 1 else NoteKind.CHANGED, item.where, text)
+        elif item.kind in _REPLACED:
+            yield Note(NoteKind.CHANGED, item.where, "is no longer needed: ours has its own")
+        elif item.kind == "Service":
+            yield Note(NoteKind.SAME, item.where, "selects none of these routers; it is not written and stays as it is")
+        else:
+            yield Note(NoteKind.SAME, item.where, "is no part of a router; it is not written and stays as it is")

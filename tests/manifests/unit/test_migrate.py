@@ -1,0 +1,529 @@
+"""`migrate`: what is kept, what is said to be lost, and that our own output comes out as it went in."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from egress_router.cli.main import guarded, run
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+OURS = sorted(
+    path / "manifests.yaml" for path in (GOLDEN / "manifests").iterdir() if (path / "manifests.yaml").exists()
+)
+MIGRATED = sorted(path / "new.yaml" for path in (GOLDEN / "migrate").iterdir() if (path / "new.yaml").exists())
+
+
+class Migrate:
+    """Runs `migrate` on objects."""
+
+    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self.capture = capture
+
+    def __call__(
+        self, *objects: dict[str, Any] | str, options: tuple[str, ...] = ()
+    ) -> tuple[int, list[dict[str, Any]], str]:
+        path = self.folder / "old.yaml"
+        path.write_text(
+            "---\n".join(one if isinstance(one, str) else yaml.safe_dump(one, default_style='"') for one in objects)
+        )
+        self.capture.readouterr()
+        status = guarded(lambda: run(["migrate", str(path), *options]))
+        printed = self.capture.readouterr()
+        assert "Traceback" not in printed.err
+        self.text = printed.out
+        return status, [item for item in yaml.safe_load_all(printed.out) if item], printed.err
+
+
+@pytest.fixture
+def migrate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Migrate:
+    return Migrate(tmp_path, capsys)
+
+
+def router(
+    name: str = "shop", source: str = "192.0.2.99", rules: str = "80 tcp 203.0.113.25", **metadata: Any
+) -> dict[str, Any]:
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, **metadata},
+        "spec": {
+            "replicas": 1,
+            "strategy": {"type": "Recreate"},
+            "selector": {"matchLabels": {"app": "egress"}},
+            "template": {
+                "metadata": {
+                    "labels": {"app": "egress"},
+                    "annotations": {"pod.network.openshift.io/assign-macvlan": "true"},
+                },
+                "spec": {
+                    "initContainers": [
+                        {
+                            "name": "setup",
+                            "image": "openshift/origin-egress-router",
+                            "securityContext": {"privileged": True},
+                            "env": [
+                                {"name": "EGRESS_SOURCE", "value": source},
+                                {"name": "EGRESS_GATEWAY", "value": "192.0.2.1"},
+                                {"name": "EGRESS_DESTINATION", "value": rules},
+                                {"name": "EGRESS_ROUTER_MODE", "value": "init"},
+                            ],
+                        }
+                    ],
+                    "containers": [
+                        {
+                            "name": "wait",
+                            "image": "openshift/origin-pod",
+                            "ports": [{"name": "web", "containerPort": 80}],
+                        }
+                    ],
+                },
+            },
+        },
+    }
+
+
+def dumped(item: dict[str, Any]) -> str:
+    """Return an object as YAML that Kubernetes reads as it is here."""
+    return json.dumps(item, indent=1) + "\n"
+
+
+def service(**spec: Any) -> dict[str, Any]:
+    name = spec.pop("name", "egress")
+    metadata = {"name": name, **spec.pop("metadata", {})}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {"selector": {"app": "egress"}, "ports": [{"port": 80}], **spec},
+    }
+
+
+def by_kind(items: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [item for item in items if item["kind"] == kind]
+
+
+def source_of(workload: dict[str, Any]) -> str:
+    containers = workload["spec"]["template"]["spec"]["initContainers"]
+    (init,) = [container for container in containers if container["name"] == "init"]
+    return str(next(one["value"] for one in init["env"] if one["name"] == "EGRESS_SOURCE"))
+
+
+def template(item: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = item["spec"]["template"]
+    return found
+
+
+def distinct(items: list[dict[str, Any]]) -> None:
+    names = [(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]) for item in items]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("path", [*OURS, *MIGRATED], ids=lambda path: path.parent.name)
+def test_what_we_wrote_is_a_fixed_point(migrate: Migrate, path: Path) -> None:
+    status, _, notes = migrate(path.read_text())
+    assert status == 0
+    assert migrate.text == path.read_text()
+    assert not [line for line in notes.splitlines() if line.startswith(("lost", "changed", "was wrong"))]
+
+
+def test_two_namespaces(migrate: Migrate) -> None:
+    one, two = router("egress", "192.0.2.99", namespace="a"), router("egress", "192.0.2.98", namespace="b")
+    maps = [
+        {
+            "kind": "ConfigMap",
+            "apiVersion": "v1",
+            "metadata": {"name": "list", "namespace": space},
+            "data": {"k": f"80 tcp 203.0.113.{n}"},
+        }
+        for space, n in (("a", 1), ("b", 2))
+    ]
+    for item in (one, two):
+        env = template(item)["spec"]["initContainers"][0]["env"]
+        env[2] = {"name": "EGRESS_DESTINATION", "valueFrom": {"configMapKeyRef": {"name": "list", "key": "k"}}}
+    services = [service(name="egress", metadata={"namespace": "b"}), service(name="front", metadata={"namespace": "a"})]
+    status, items, _ = migrate(*map(dumped, (one, two, *maps, *services)))
+    assert status == 0
+    distinct(items)
+    assert {item["metadata"]["namespace"]: source_of(item) for item in by_kind(items, "Deployment")} == {
+        "a": "192.0.2.99",
+        "b": "192.0.2.98",
+    }
+    assert {item["metadata"]["namespace"]: item["metadata"]["name"] for item in by_kind(items, "Service")} == {
+        "a": "front",
+        "b": "egress",
+    }
+    assert {item["metadata"]["namespace"]: item["data"]["destinations"] for item in by_kind(items, "ConfigMap")} == {
+        "a": "80 tcp 203.0.113.1\n",
+        "b": "80 tcp 203.0.113.2\n",
+    }
+
+
+def test_two_routers_behind_one_service(migrate: Migrate) -> None:
+    first, second = router("r-1", "192.0.2.46"), router("r-2", "192.0.2.47", rules="80   tcp 203.0.113.25 # the same")
+    template(first)["spec"]["nodeSelector"] = {"kubernetes.io/hostname": "n1"}
+    template(second)["spec"]["nodeSelector"] = {"kubernetes.io/hostname": "n2"}
+    status, items, notes = migrate(dumped(first), dumped(second), dumped(service()))
+    assert status == 0
+    distinct(items)
+    deployments = by_kind(items, "Deployment")
+    assert [item["metadata"]["name"] for item in deployments] == ["egress-1", "egress-2"]
+    assert [source_of(item) for item in deployments] == ["192.0.2.46", "192.0.2.47"]
+    assert [template(item)["spec"]["nodeSelector"]["kubernetes.io/hostname"] for item in deployments] == ["n1", "n2"]
+    assert (
+        len(by_kind(items, "Service"))
+        == len(by_kind(items, "ConfigMap"))
+        == len(by_kind(items, "PodDisruptionBudget"))
+        == 1
+    )
+    assert "2 routers become one set" in notes
+    once = migrate.text
+    assert migrate(once)[0] == 0
+    assert migrate.text == once
+
+
+@pytest.mark.parametrize(
+    ("other", "part"),
+    [
+        (router("r-2", "192.0.2.47", rules="81 tcp 203.0.113.25"), "destinations"),
+        (json.loads(dumped(router("r-2", "192.0.2.47")).replace('"192.0.2.1"', '"192.0.2.2"')), "EGRESS_GATEWAY"),
+    ],
+)
+def test_routers_behind_one_service_that_differ_are_refused(migrate: Migrate, other: dict[str, Any], part: str) -> None:
+    status, items, notes = migrate(dumped(router("r-1", "192.0.2.46")), dumped(other), dumped(service()))
+    assert (status, items) == (78, [])
+    assert f"Service/egress: selects Deployment/r-1, Deployment/r-2, whose {part} differ" in notes
+
+
+def test_the_service_is_kept(migrate: Migrate) -> None:
+    old = service(
+        metadata={"annotations": {"service.beta/x": "y", "n": "08"}, "labels": {"team": "a"}},
+        ports=[
+            {"name": "web", "port": 8080, "targetPort": "web", "protocol": "TCP", "nodePort": 30080},
+            {"name": "more", "port": 443, "targetPort": 80},
+        ],
+        type="NodePort",
+        externalIPs=["198.51.100.7"],
+        sessionAffinity="ClientIP",
+        clusterIP="10.96.0.7",
+        clusterIPs=["10.96.0.7"],
+    )
+    second = service(name="second", ports=[{"port": 80}])
+    nothing = service(name="nothing", selector={"app": "other"})
+    status, items, notes = migrate(*map(dumped, (router(), old, second, nothing)))
+    assert status == 0
+    first, more = by_kind(items, "Service")
+    assert first["metadata"]["name"] == "egress"
+    assert first["metadata"]["annotations"] == {"service.beta/x": "y", "n": "08"}
+    assert first["metadata"]["labels"]["team"] == "a"
+    assert first["spec"]["ports"] == [
+        {"name": "web", "port": 8080, "targetPort": 80, "protocol": "TCP", "nodePort": 30080},
+        {"name": "more", "port": 443, "targetPort": 80},
+    ]
+    assert {key: first["spec"][key] for key in ("type", "externalIPs", "sessionAffinity")} == {
+        "type": "NodePort",
+        "externalIPs": ["198.51.100.7"],
+        "sessionAffinity": "ClientIP",
+    }
+    assert "clusterIP" not in first["spec"]
+    assert (more["metadata"]["name"], more["spec"]["ports"]) == ("second", [{"port": 80, "targetPort": 80}])
+    labels = template(by_kind(items, "Deployment")[0])["metadata"]["labels"]
+    assert all(item["spec"]["selector"].items() <= labels.items() for item in (first, more))
+    assert "Service/nothing: selects none of these routers" in notes
+    once = migrate.text
+    assert migrate(once)[0] == 0
+    assert migrate.text == once
+
+
+def test_the_service_of_an_egress_router_object(migrate: Migrate) -> None:
+    old = {
+        "apiVersion": "network.operator.openshift.io/v1",
+        "kind": "EgressRouter",
+        "metadata": {"name": "er", "namespace": "shop"},
+        "spec": {
+            "addresses": [{"ip": "192.0.2.46/24", "gateway": "192.0.2.1"}],
+            "mode": "Redirect",
+            "redirect": {"redirectRules": [{"destinationIP": "203.0.113.25", "port": 80, "protocol": "TCP"}]},
+            "networkInterface": {"macvlan": {"mode": "Bridge"}},
+        },
+    }
+    front = service(
+        name="front",
+        metadata={"namespace": "shop"},
+        selector={"app": "egress-router-cni"},
+        ports=[{"name": "w", "port": 8080, "targetPort": 80}],
+    )
+    status, items, notes = migrate(dumped(old), dumped(front))
+    assert status == 0
+    (found,) = by_kind(items, "Service")
+    assert (found["metadata"]["name"], found["spec"]["ports"]) == (
+        "front",
+        [{"name": "w", "port": 8080, "targetPort": 80}],
+    )
+    assert "ignored" not in notes
+    assert "no JSON" not in notes
+
+
+def test_the_nic_of_the_annotation(migrate: Migrate) -> None:
+    item = router()
+    template(item)["metadata"]["annotations"] = {"pod.network.openshift.io/assign-macvlan": "eth1"}
+    status, items, notes = migrate(dumped(item))
+    assert status == 0
+    (found,) = by_kind(items, "Deployment")
+    assert template(found)["metadata"]["annotations"]["pod.network.openshift.io/assign-macvlan"] == "eth1"
+    assert 'assign-macvlan: "eth1"' in notes
+    once = migrate.text
+    migrate(once)
+    assert migrate.text == once
+
+
+def test_pods_that_are_on_multus(migrate: Migrate) -> None:
+    item = router(namespace="shop")
+    networks = '[{"name": "outside", "namespace": "net", "interface": "out0"}]'
+    template(item)["metadata"]["annotations"] = {"k8s.v1.cni.cncf.io/networks": networks}
+    template(item)["spec"]["initContainers"][0]["env"].append({"name": "EGRESS_INTERFACE", "value": "out0"})
+    attachment = {
+        "apiVersion": "k8s.cni.cncf.io/v1",
+        "kind": "NetworkAttachmentDefinition",
+        "metadata": {"name": "outside", "namespace": "net"},
+        "spec": {"config": "{}"},
+    }
+    status, items, notes = migrate(dumped(item), dumped(attachment))
+    assert status == 0
+    (found,) = by_kind(items, "Deployment")
+    assert template(found)["metadata"]["annotations"] == {"k8s.v1.cni.cncf.io/networks": networks}
+    for container in (*template(found)["spec"]["initContainers"], *template(found)["spec"]["containers"]):
+        assert {"name": "EGRESS_INTERFACE", "value": "out0"} in container["env"]
+        assert not container["securityContext"].get("privileged")
+    assert not by_kind(items, "NetworkAttachmentDefinition")
+    assert "no macvlan" not in notes
+    once = migrate.text
+    migrate(once)
+    assert migrate.text == once
+
+
+def test_what_has_nothing_to_do_with_the_router_is_kept(migrate: Migrate) -> None:
+    item = router(labels={"team": "a"}, annotations={"contact": "y"})
+    pod = template(item)
+    pod["metadata"]["labels"] |= {"release": "08"}
+    pod["metadata"]["annotations"] |= {"note": "1e3"}
+    spec = pod["spec"]
+    sidecar = {
+        "name": "logs",
+        "image": "logs:1",
+        "command": ["/logs"],
+        "args": ["-v", "y"],
+        "env": [{"name": "A", "value": "0o17"}],
+        "resources": {"limits": {"memory": "32Mi"}},
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }
+    before = {
+        "name": "wait-for-dns",
+        "image": "busybox",
+        "command": ["sh", "-c", "until nslookup a; do sleep 1; done\necho"],
+    }
+    spec["containers"].append(sidecar)
+    spec["initContainers"].insert(0, before)
+    spec["initContainers"][1]["resources"] = {"limits": {"memory": "99Mi"}}
+    spec["initContainers"][1]["env"] += [
+        {"name": "TZ", "value": "UTC"},
+        {"name": "EGRESS_CLUSTER_CIDRS", "value": "10.0.0.0/8"},
+    ]
+    spec["volumes"] = [{"name": "data", "emptyDir": {}}]
+    spec["imagePullSecrets"] = [{"name": "pull"}]
+    spec["tolerations"] = [{"key": "infra", "operator": "Exists"}]
+    spec["priorityClassName"] = "high"
+    spec["hostAliases"] = [{"ip": "10.0.0.1", "hostnames": ["a"]}]
+    status, items, notes = migrate(dumped(item))
+    assert status == 0, notes
+    (found,) = by_kind(items, "Deployment")
+    new = template(found)
+    assert found["metadata"]["labels"]["team"] == "a"
+    assert found["metadata"]["annotations"] == {"contact": "y"}
+    assert new["metadata"]["labels"]["release"] == "08"
+    assert new["metadata"]["annotations"]["note"] == "1e3"
+    assert new["spec"]["containers"][1] == sidecar
+    assert new["spec"]["initContainers"][0] == before
+    assert new["spec"]["initContainers"][1]["resources"] == {"limits": {"memory": "99Mi"}}
+    assert {"name": "TZ", "value": "UTC"} in new["spec"]["initContainers"][1]["env"]
+    for container in (new["spec"]["initContainers"][1], new["spec"]["containers"][0]):
+        assert {"name": "EGRESS_CLUSTER_CIDRS", "value": "10.0.0.0/8"} in container["env"]
+    assert {"name": "data", "emptyDir": {}} in new["spec"]["volumes"]
+    for key in ("imagePullSecrets", "priorityClassName", "hostAliases"):
+        assert new["spec"][key] == spec[key]
+    assert {"key": "infra", "operator": "Exists"} in new["spec"]["tolerations"]
+    for what in (
+        "the container logs",
+        "the init container wait-for-dns",
+        "imagePullSecrets",
+        "TZ",
+        "EGRESS_CLUSTER_CIDRS",
+    ):
+        assert f"same: Deployment/shop: {what}" in notes
+    once = migrate.text
+    assert migrate(once)[0] == 0
+    assert migrate.text == once
+
+
+LOST = {
+    "a command": (("initContainers", 0, "command"), ["sh", "-c", "x"], "command of the container setup"),
+    "a hook": (("initContainers", 0, "lifecycle"), {"preStop": {}}, "lifecycle of the container setup"),
+    "the pod's securityContext": (("securityContext",), {"fsGroup": 1}, "securityContext of the pod (fsGroup)"),
+    "a volume": (("volumes",), [{"name": "unused", "emptyDir": {}}], "the volume unused"),
+    "a ConfigMap that is elsewhere": (
+        ("initContainers", 0, "envFrom"),
+        [{"configMapRef": {"name": "gone"}}],
+        "envFrom of the container setup: the ConfigMap gone",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_what_is_lost_is_said_and_has_an_exit_code(migrate: Migrate, name: str) -> None:
+    path, value, part = LOST[name]
+    item = router()
+    target: Any = template(item)["spec"]
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    status, items, notes = migrate(dumped(item))
+    assert f"lost: Deployment/shop: {part}" in notes
+    assert status == 65
+    distinct(items)
+    assert by_kind(items, "Deployment")
+    assert migrate(dumped(item), options=("--accept-losses",))[0] == 0
+
+
+def test_triggers_are_lost(migrate: Migrate) -> None:
+    item = router()
+    item["kind"], item["apiVersion"] = "DeploymentConfig", "apps.openshift.io/v1"
+    item["spec"] |= {"triggers": [{"type": "ConfigChange"}], "selector": {"app": "egress"}, "test": False}
+    status, _, notes = migrate(dumped(item))
+    assert status == 65
+    assert "lost: DeploymentConfig/shop: triggers" in notes
+
+
+def test_a_dump_of_a_running_pod_loses_nothing(migrate: Migrate) -> None:
+    item = router()
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "shop-5d9c-x2x", "uid": "1", "resourceVersion": "7", **template(item)["metadata"]},
+        "spec": copy.deepcopy(template(item)["spec"]),
+        "status": {"phase": "Running"},
+    }
+    pod["metadata"]["labels"]["pod-template-hash"] = "5d9c"
+    pod["metadata"]["ownerReferences"] = [{"kind": "ReplicaSet", "name": "shop-5d9c", "controller": True}]
+    pod["spec"] |= {
+        "nodeName": "n1",
+        "dnsPolicy": "ClusterFirst",
+        "restartPolicy": "Always",
+        "schedulerName": "default-scheduler",
+        "priority": 0,
+        "securityContext": {},
+        "terminationGracePeriodSeconds": 30,
+        "enableServiceLinks": True,
+        "serviceAccount": "default",
+        "serviceAccountName": "default",
+    }
+    pod["spec"]["tolerations"] = [
+        {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
+    ]
+    pod["spec"]["volumes"] = [{"name": "kube-api-access-abcde", "projected": {"sources": []}}]
+    for container in (*pod["spec"]["initContainers"], *pod["spec"]["containers"]):
+        container |= {
+            "terminationMessagePath": "/dev/termination-log",
+            "terminationMessagePolicy": "File",
+            "imagePullPolicy": "IfNotPresent",
+            "resources": {},
+        }
+        container["volumeMounts"] = [
+            {
+                "name": "kube-api-access-abcde",
+                "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+                "readOnly": True,
+            }
+        ]
+    status, items, notes = migrate(dumped(pod))
+    assert status == 0, notes
+    (found,) = by_kind(items, "Deployment")
+    assert found["metadata"]["name"] == "shop"
+    assert "pod-template-hash" not in template(found)["metadata"]["labels"]
+    assert len(template(found)["spec"]["tolerations"]) == 2
+
+
+def test_problems_name_the_old_object(migrate: Migrate) -> None:
+    status, _, notes = migrate(dumped(router("Shop", "192.0.2.300", rules="0443 tcp x")))
+    assert status == 78
+    for part in ("Deployment/Shop EGRESS_SOURCE:", "Deployment/Shop EGRESS_DESTINATION line 1"):
+        assert part in notes
+    assert "--source" not in notes
+    assert "--destinations" not in notes
+    status, _, notes = migrate(dumped(router("Shop")))
+    assert status == 78
+    assert "Deployment/Shop metadata.name" in notes
+
+
+def test_source_and_gateway_of_the_command_line(migrate: Migrate) -> None:
+    item = router()
+    env = template(item)["spec"]["initContainers"][0]["env"]
+    env[0] = {"name": "EGRESS_SOURCE", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
+    status, _, notes = migrate(dumped(item))
+    assert status == 78
+    assert "--source" in notes
+    status, items, _ = migrate(dumped(item), options=("--source", "192.0.2.77", "--gateway", "192.0.2.7"))
+    assert status == 0
+    assert source_of(by_kind(items, "Deployment")[0]) == "192.0.2.77"
+    assert '192.0.2.7"' in migrate.text
+
+
+def test_every_form_of_openshift_sdn_is_privileged(migrate: Migrate) -> None:
+    """Its CNI plugin refuses a macvlan for pods without a privileged container (openshift/sdn, maybeAddMacvlan)."""
+    for path in (*OURS, *MIGRATED):
+        items = [item for item in yaml.safe_load_all(path.read_text()) if item]
+        for item in items:
+            if item["kind"] not in ("Deployment", "ReplicationController"):
+                continue
+            spec = template(item)["spec"]
+            privileged = [
+                one["name"]
+                for one in (*spec.get("initContainers", ()), *spec["containers"])
+                if one.get("securityContext", {}).get("privileged")
+            ]
+            if "pod.network.openshift.io/assign-macvlan" in template(item)["metadata"]["annotations"]:
+                assert privileged == ["init"]
+                (scc,) = by_kind(items, "SecurityContextConstraints")
+                assert scc["allowPrivilegedContainer"] is True
+
+
+def test_callouts_are_taken_away(migrate: Migrate) -> None:
+    text = (
+        yaml.safe_dump(router())
+        .replace("value: 192.0.2.1\n", "value: 192.0.2.1 <1>\n")
+        .replace("replicas: 1\n", "replicas: 1 (2)\n")
+    )
+    status, items, notes = migrate(text)
+    assert status == 0
+    assert items
+    assert "callouts of a page of documentation in lines" in notes
+
+
+def test_the_steps_of_the_evening(migrate: Migrate) -> None:
+    _, _, notes = migrate(dumped(router()), dumped(service()))
+    for part in ("way back", "Take the old pod away", "75", "clusterIP", "NetworkPolicy", "namespace must be there"):
+        assert part in notes
+
+
+def test_a_name_that_would_be_written_twice(migrate: Migrate) -> None:
+    one, two = router("shop-1", "192.0.2.46"), router("a", "192.0.2.47")
+    three = router("b", "192.0.2.48")
+    template(one)["metadata"]["labels"] = {"app": "other"}
+    status, items, notes = migrate(*map(dumped, (one, two, three, service(name="shop"))))
+    assert (status, items) == (78, [])
+    assert "Deployment shop-1 in the namespace egress-routers would be written twice" in notes
