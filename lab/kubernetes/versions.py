@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-#: Kubernetes by default: the newest that the lab was tried with.
+#: Kubernetes by default.
 KUBERNETES = "1.37.2"
-#: Its oldest version that the project supports, one between, and the newest: `scripts/test cluster --all` runs them.
+#: The oldest that the project supports, one between, and the newest: `scripts/test cluster --all` runs their API servers.
 TRIED = ("1.31.14", "1.34.4", KUBERNETES)
 CONTAINERD = "2.4.2"
 RUNC = "1.5.3"
