@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: Kubernetes by default.
 KUBERNETES = "1.37.2"
-#: The oldest that the project supports, one between, and the newest: `scripts/test cluster --all` runs their API servers.
+#: Oldest supported, one between, newest: `scripts/test cluster --all` runs these API servers.
 TRIED = ("1.31.14", "1.34.4", KUBERNETES)
 CONTAINERD = "2.4.2"
 RUNC = "1.5.3"
