@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 
 from egress_router.egressip.api import ClusterState, Decision, address_key, address_text
-from egress_router.egressip.node.nft_rules import recent_script
+from egress_router.egressip.node.nft_rules import flushed_script
 from egress_router.egressip.node.state import MARK_MASK, MARK_SHIFT, NOT_OUTSIDE, OWN_SLOT, Network, NodeState
 from egress_router.egressip.node.tables import load
 from egress_router.net.conntrack import Conntrack, Started
@@ -111,5 +111,5 @@ def cut_stale(before: NodeState | None, after: NodeState, cluster: Iterable[Netw
     with Conntrack() as conntrack:
         found = conntrack.started(map(ip_address, pods), stale)
         # A reply that is on its way would make a connection the other way round.
-        load(recent_script({str(started.source) for started in found}))
+        load(flushed_script({str(started.source) for started in found}))
         return conntrack.end(found)

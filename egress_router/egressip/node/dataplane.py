@@ -7,15 +7,16 @@ from dataclasses import replace
 
 from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove_egress_ip
 from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale
-from egress_router.egressip.node.nft_rules import change_script, replace_script
+from egress_router.egressip.node.nft_rules import ABSENT, node_tables
 from egress_router.egressip.node.repair import NetworkWatch, TamperingGuard, summary
 from egress_router.egressip.node.routes import present_slots, set_gateways
 from egress_router.egressip.node.state import TUNNEL_OVERHEAD, Gateway, NodeSettings, NodeState
-from egress_router.egressip.node.tables import held_before, load
+from egress_router.egressip.node.tables import assigned_before, tables
 from egress_router.egressip.node.tunnel import ensure_tunnel, set_peers, tunnel_gateway
-from egress_router.errors import ToolFailed
+from egress_router.errors import StateMismatch, ToolFailed
 from egress_router.net import netns
 from egress_router.net.conntrack import Conntrack
+from egress_router.net.nft.values import NftTable
 from egress_router.net.process import run_tool
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.rtnetlink.values import Link, Observed
@@ -42,6 +43,10 @@ class NodeKernel:
         self._link = link
         self._log = log
         self._applied: NodeState | None = None
+        self._nft = tables()
+        #: The tables that the kernel has, once there are any, and the generation of its rules at which they were seen.
+        self._tables: tuple[NftTable, ...] = ()
+        self._seen_at = -1
         self._addresses: frozenset[str] = frozenset()
         self.netlink = Rtnetlink()
         #: Hears when somebody else changes what ``repair`` looks at.
@@ -62,7 +67,7 @@ class NodeKernel:
     def adopt(self) -> frozenset[str]:
         """Take over the egress IPs that an earlier agent has put on the interface, and return them."""
         on_link = {str(a.address.ip) for a in self.observed().addresses if a.interface == self._link.name}
-        self._addresses = egress_ips(self.netlink, self._link) | (held_before() & on_link)
+        self._addresses = egress_ips(self.netlink, self._link) | (assigned_before() & on_link)
         return self._addresses
 
     def slots_before(self, nodes: Mapping[str, str]) -> dict[str, int]:
@@ -92,7 +97,7 @@ class NodeKernel:
         before = self._applied
         mtu = self._link.mtu - TUNNEL_OVERHEAD[6 if ":" in self._host_ip else 4]
         if before is None:
-            load(replace_script(self._settings, state, mtu))
+            self._load(state, mtu)
             self._ways_to(state.gateways)
         elif before != state:
             if set(state.gateways) - set(before.gateways):
@@ -101,9 +106,9 @@ class NodeKernel:
             # A packet that was looked up among the flows of the tunnel just before its pod's way became this node must
             # still find the holder it had.
             moved = replace(state, draining=before.draining & state.draining)
-            self._change(before, moved, mtu)
+            self._change(moved, mtu)
             if moved.draining != state.draining:
-                self._change(moved, state, mtu)
+                self._change(state, mtu)
             self._cut(before, state)
             if before.gateways != state.gateways:
                 self._ways_to(state.gateways)
@@ -140,12 +145,43 @@ class NodeKernel:
         lines += set_gateways(self.netlink, tunnel, gateways)
         return lines
 
-    def _change(self, before: NodeState, state: NodeState, mtu: int) -> None:
+    def tables_differ(self) -> bool:
+        """Return whether the nft tables are not as they were applied; the log says how. Costs microseconds while nobody
+        has changed any table. Raises EgressRouterError.
+        """
+        generation = self._nft.generation()
+        if generation == self._seen_at:
+            return False
+        lines = self._nft.difference(self._tables, ABSENT)
+        if lines:
+            self._log(f"the nft tables are not as they were left: {summary(lines)}")
+        else:
+            self._seen_at = generation
+        return bool(lines)
+
+    def _load(self, state: NodeState, mtu: int) -> None:
+        """Make the tables those of ``state``, whatever is there: what an earlier agent has left is compared first and
+        keeps what it has counted, what was found changed is replaced at once.
+        """
+        wanted = node_tables(self._settings, state, mtu)
+        if self._tables:
+            self._seen_at = self._nft.replace(wanted, ABSENT)
+        else:
+            self._seen_at = self._nft.put(wanted, ABSENT).generation
+        self._tables = wanted
+
+    def _change(self, state: NodeState, mtu: int) -> None:
+        """Turn the tables into those of ``state`` without reading them."""
+        wanted = node_tables(self._settings, state, mtu)
         try:
-            load(change_script(before, state))
-        except ToolFailed as error:
+            generation = self._nft.change(self._tables, wanted)
+        except (ToolFailed, StateMismatch) as error:
             self._log(f"the tables are not as they were left; they are replaced ({error})")
-            load(replace_script(self._settings, state, mtu))
+            self._load(state, mtu)
+            return
+        # One more than before: nobody else has changed anything.
+        self._seen_at = generation if generation in (self._seen_at, self._seen_at + 1) else -1
+        self._tables = wanted
 
     def _cut(self, before: NodeState, state: NodeState) -> None:
         """Delete the connections that cannot go on: those of dead holders, those that started with another source."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import collapse_addresses, ip_network
 
 from egress_router.egressip.node.state import NOT_OUTSIDE, Network
+from egress_router.net.nft.script import replace_script
+from egress_router.net.nft.values import NftChain, NftSet, NftTable
 
 GUARD = "egress_guard"
 #: Where the unit looks for the script.
@@ -18,22 +21,22 @@ def guard_script(cluster: Iterable[Network]) -> str:
     itself sends. The agent removes it in the transaction that loads its own tables.
     """
     networks = list(cluster)
-    lines = [f"table inet {GUARD} {{}}", f"delete table inet {GUARD}", f"table inet {GUARD} {{"]
+    sets: list[NftSet] = []
     for version, address in ((4, "ipv4_addr"), (6, "ipv6_addr")):
-        own = [str(network) for network in networks if network.version == version]
-        for name, values in (("cluster", own), ("inside", [*own, *NOT_OUTSIDE[version]])):
-            body = f"elements = {{ {', '.join(values)} }};" if values else ""
-            lines.append(f"  set {name}{version} {{ type {address}; flags interval; auto-merge; {body} }}")
-    lines += [
-        "  chain leave {",
-        "    type filter hook forward priority filter - 10; policy accept;",
-        "    ct direction reply accept",
-        "    ip saddr @cluster4 ip daddr != @inside4 counter drop",
-        "    ip6 saddr @cluster6 ip6 daddr != @inside6 counter drop",
-        "  }",
-        "}",
-    ]
-    return "\n".join(lines) + "\n"
+        own = [network for network in networks if network.version == version]
+        everything = [*own, *(ip_network(text) for text in NOT_OUTSIDE[version])]
+        for name, values, comment in (("cluster", own, "pods"), ("inside", everything, "where they may go")):
+            # Collapsed, since nft refuses intervals that overlap.
+            elements = dict.fromkeys(str(network) for network in collapse_addresses(values))  # type: ignore[type-var]
+            sets.append(NftSet("set", f"{name}{version}", (f"type {address}", "flags interval"), elements, comment))
+    rules = (
+        "ct direction reply accept",
+        "ip saddr @cluster4 ip daddr != @inside4 counter drop",
+        "ip6 saddr @cluster6 ip6 daddr != @inside6 counter drop",
+    )
+    hook = "type filter hook forward priority filter - 10; policy accept;"
+    chain = NftChain("leave", hook, rules, "until the agent's tables stand no pod leaves")
+    return replace_script(NftTable(f"inet {GUARD}", tuple(sets), (chain,)))
 
 
 def guard_unit() -> str:

@@ -1,9 +1,9 @@
-"""A node's state → nft scripts: the whole tables, or only what changed. See nft(8)."""
+"""A node's state → its nftables tables as values. See nft(8)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from ipaddress import IPv6Address
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv6Address, collapse_addresses, ip_address, ip_network
 
 from egress_router.egressip.node.guard import GUARD
 from egress_router.egressip.node.state import (
@@ -15,27 +15,48 @@ from egress_router.egressip.node.state import (
     TUNNEL,
     TUNNEL_PORT,
     TUNNEL_ZONE,
-    Gateway,
     NodeSettings,
     NodeState,
 )
+from egress_router.net.nft import script
+from egress_router.net.nft.values import NftChain, NftSet, NftTable
 
 TABLE = "egress_node"
+INET, ARP = f"inet {TABLE}", f"arp {TABLE}"
+#: What must not be there beside them: it keeps everything in, from the boot on until they stand.
+ABSENT = (f"inet {GUARD}",)
 #: Protocols whose connections begin and end, and break when their other end sees another address.
 _CONNECTED = "{ tcp, sctp, dccp }"
-#: Sets of the ARP table.
-_ARP_SETS = ("here", "quiet")
-#: How long late replies are kept from a pod whose connections were cut and whose address may have become another's.
-_RECENT = "10s"
-#: Ways whose names are words of nft.
-_CHAIN = {"drop": "dropped"}
+#: How long late replies are kept from a pod whose connections were flushed and whose address may have become another's.
+_FLUSHED = "10s"
+#: The chains that pods' paths lead to; those of other gateways are called by their slot.
+_CHAINS = {"normal": "node_address", "drop": "no_gateway", "own": "local_gateway"}
 _KEEP = 0xFFFFFFFF ^ MARK_MASK
-#: Set or map → element → value ("" in a set).
-Elements = dict[str, dict[str, str]]
+#: Set or map → element → value (None in a set).
+Elements = dict[str, dict[str, str | None]]
 
 _TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
-#: The target of a neighbour solicitation (RFC 4861, section 4.3).
+#: The target of a neighbour solicitation (RFC 4861, section 4.3). To nft 1.0 it is raw bytes, which cannot be compared
+#: with an ipv6_addr.
 _ND_TARGET = "@th,64,128"
+
+_COMMENTS = {
+    "cluster": "networks that egress traffic never leaves: pods, services, nodes, link-local, multicast",
+    "local_pods": "networks and addresses of this node's pods",
+    "egress_ips": "egress IPs on this node's interface",
+    "egress_pods": "pods that never leave with any other address",
+    "translated_pods": "pods, of any node, whose egress IP this node translates to",
+    "nodes": "addresses of the other nodes: nobody else may use the tunnel",
+    "tunnelled_pods": "local pods that leave by the tunnel: flows without a connection have a zone of their own",
+    "flushed_pods": "pods whose connections were deleted a moment ago: late replies must not reach them",
+    "allowed_pairs": "pod and egress IP: the only sources that may leave",
+    "snat": "pod to its egress IP",
+    "path": "local pod to the gateway that it leaves by",
+    "nd_suppressed": "egress IPs that neighbour solicitations are not answered for: the node is drained",
+    "arp_suppressed": "egress IPs that ARP is not answered for: the node is drained",
+    "known_paths": "connection mark to gateway: connections stay where they are",
+    "undrained_paths": "the same without draining gateways, for what is no connection",
+}
 
 
 def mark_of(slot: int) -> int:
@@ -43,148 +64,154 @@ def mark_of(slot: int) -> int:
     return slot << MARK_SHIFT
 
 
+def gateway_chain(path: str) -> str:
+    """Return the chain that a path of a pod leads to."""
+    return _CHAINS.get(path) or f"gateway_{path.removeprefix('to_')}"
+
+
 def elements(state: NodeState) -> Elements:
-    """Return what the tables' sets and maps hold."""
+    """Return what the sets and maps hold; the ARP table's have ``arp_`` in front."""
     found: Elements = {}
     for version in (4, 6):
 
-        def ours(texts: Iterable[str], version: int = version) -> dict[str, str]:
-            return {text: "" for text in texts if (":" in text) == (version == 6)}
+        def ours(texts: Iterable[str], version: int = version) -> dict[str, str | None]:
+            return {text: None for text in texts if (":" in text) == (version == 6)}
 
-        found[f"pods{version}"] = ours(state.pods)
-        found[f"held{version}"] = ours(state.assigned)
-        found[f"egress{version}"] = ours(state.egress)
-        found[f"served{version}"] = ours(state.translations)
-        found[f"peers{version}"] = ours(state.peers)
-        found[f"allowed{version}"] = {f"{pod} . {state.translations[pod]}": "" for pod in ours(state.translations)}
-        found[f"snat{version}"] = {pod: state.translations[pod] for pod in ours(state.translations)}
-        found[f"way{version}"] = {
-            pod: f"goto {_CHAIN.get(state.ways[pod], state.ways[pod])}" for pod in ours(state.ways)
+        found[f"local_pods{version}"] = dict.fromkeys(map(_network, ours(state.pods)))
+        found[f"egress_ips{version}"] = ours(state.assigned)
+        found[f"egress_pods{version}"] = ours(state.egress)
+        found[f"translated_pods{version}"] = ours(state.translations)
+        found[f"nodes{version}"] = ours(str(ip_address(text)) for text in state.peers)
+        found[f"allowed_pairs{version}"] = {
+            f"{pod} . {state.translations[pod]}": None for pod in ours(state.translations)
         }
-        found[f"far{version}"] = ours(pod for pod, way in state.ways.items() if _is_far(way, pod in state.translations))
-    found["stay"] = {_hex(mark_of(slot)): f"goto to_{slot}" for slot in sorted({h.slot for h in state.gateways})}
-    found["stay"][_hex(mark_of(OWN_SLOT))] = "goto own"
+        found[f"snat{version}"] = {pod: state.translations[pod] for pod in ours(state.translations)}
+        found[f"path{version}"] = {pod: f"goto {gateway_chain(state.ways[pod])}" for pod in ours(state.ways)}
+        found[f"tunnelled_pods{version}"] = ours(
+            pod for pod, way in state.ways.items() if _is_tunnelled(way, pod in state.translations)
+        )
+    slots = sorted({gateway.slot for gateway in state.gateways})
+    found["known_paths"] = {_hex(mark_of(slot)): f"goto gateway_{slot}" for slot in slots}
+    found["known_paths"][_hex(mark_of(OWN_SLOT))] = "goto local_gateway"
     leaving = {_hex(mark_of(slot)) for slot in state.draining}
-    found["keep"] = {mark: verdict for mark, verdict in found["stay"].items() if mark not in leaving}
-    found["here"] = {text: "" for text in state.assigned if ":" not in text}
-    found["quiet"] = {text: "" for text in state.arp_suppressed if ":" not in text}
-    found["quiet6"] = {f"0x{int(IPv6Address(text)):032x}": "" for text in state.arp_suppressed if ":" in text}
+    found["undrained_paths"] = {mark: to for mark, to in found["known_paths"].items() if mark not in leaving}
+    found["arp_egress_ips4"] = {text: None for text in state.assigned if ":" not in text}
+    found["arp_suppressed"] = {text: None for text in state.arp_suppressed if ":" not in text}
+    found["nd_suppressed"] = {f"0x{int(IPv6Address(text)):032x}": None for text in state.arp_suppressed if ":" in text}
     return found
 
 
-def _is_far(way: str, has_own: bool) -> bool:
-    """Tell whether a pod's flows are looked up among those of the tunnel. Where there is no way, those that go on by
-    the holder they have: this node if it translates the pod.
+def _network(text: str) -> str:
+    return str(ip_network(text, strict=False)).removesuffix("/32").removesuffix("/128")
+
+
+def _is_tunnelled(way: str, has_own: bool) -> bool:
+    """Return whether a pod's flows are looked up among those of the tunnel. Where there is no path, those that go on by
+    the gateway they have: this node if it translates the pod.
     """
     return way.startswith("to_") or (way == "drop" and not has_own)
 
 
+def node_tables(settings: NodeSettings, state: NodeState, mtu: int) -> tuple[NftTable, NftTable]:
+    """Return the tables of a node; ``mtu`` is that of its tunnel."""
+    have = elements(state)
+    gateways = sorted({gateway.slot for gateway in state.gateways})
+    return (
+        NftTable(
+            INET,
+            tuple(_sets(settings, have)),
+            (*(_gateway(slot) for slot in gateways), *_chains(settings, mtu)),
+            tuple(DROPS),
+        ),
+        NftTable(
+            ARP,
+            (
+                _set("egress_ips4", "type ipv4_addr", have["arp_egress_ips4"]),
+                _set("arp_suppressed", "type ipv4_addr", have["arp_suppressed"]),
+            ),
+            (
+                NftChain(
+                    "answer",
+                    "type filter hook input priority filter; policy accept;",
+                    (
+                        # The kernel answers for all its addresses on all interfaces (ip-sysctl, arp_ignore); IPv6 does
+                        # not.
+                        f'iifname != "{settings.interface}" arp daddr ip @egress_ips4 drop',
+                        "arp daddr ip @arp_suppressed drop",
+                    ),
+                    "ARP for egress IPs is answered on the outside interface only, and not while drained",
+                ),
+            ),
+        ),
+    )
+
+
 def replace_script(settings: NodeSettings, state: NodeState, mtu: int) -> str:
     """Return the script that makes our tables anew in one transaction, whatever was there."""
-    have = elements(state)
-    lines = [f"table inet {TABLE} {{}}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
-    lines += [f"  counter {name} {{}}" for name in DROPS]
-    for version in (4, 6):
-        lines += _sets(version, settings, have)
-    # To nft 1.0 the target of a solicitation is raw bytes, which cannot be compared with an ipv6_addr.
-    lines += [line.replace("type @", "typeof @") for line in _set("quiet6", _ND_TARGET, have["quiet6"])]
-    for name in ("stay", "keep"):
-        lines += _map(name, "mark : verdict", have[name])
-    for holder in state.gateways:
-        lines += _holder_chain(holder)
-    lines += _chains(settings, mtu)
-    lines += ["}", f"table arp {TABLE} {{}}", f"delete table arp {TABLE}", f"table arp {TABLE} {{"]
-    for name in _ARP_SETS:
-        lines += _set(name, "ipv4_addr", have[name])
-    lines += [
-        "  chain answer {",
-        "    type filter hook input priority filter; policy accept;",
-        # The kernel answers for all its addresses on all interfaces (ip-sysctl, arp_ignore); IPv6 does not.
-        f'    iifname != "{settings.interface}" arp daddr ip @here drop',
-        "    arp daddr ip @quiet drop",
-        "  }",
-        "}",
-    ]
-    # What kept everything in since the boot goes in the same transaction.
-    lines += [f"table inet {GUARD} {{}}", f"delete table inet {GUARD}"]
-    return "\n".join(lines) + "\n"
+    tables = node_tables(settings, state, mtu)
+    return "".join(map(script.replace_script, tables)) + "".join(map(script.remove_script, ABSENT))
 
 
 def change_script(before: NodeState, after: NodeState) -> str:
     """Return the script that turns the tables of one state into those of another, empty when nothing differs."""
-    old, new = elements(before), elements(after)
-    first: list[str] = []
-    last: list[str] = []
-    gone = {h.slot for h in before.gateways} - {h.slot for h in after.gateways}
-    for holder in after.gateways:
-        if holder.slot not in {h.slot for h in before.gateways}:
-            first += [f"add chain inet {TABLE} to_{holder.slot}"]
-            first += [f"add rule inet {TABLE} to_{holder.slot} {rule.strip()}" for rule in _holder_chain(holder)[1:-1]]
-    for name in new:
-        where = f"{'arp' if name in _ARP_SETS else 'inet'} {TABLE} {name}"
-        removed = {key: value for key, value in old[name].items() if new[name].get(key) != value}
-        added = {key: value for key, value in new[name].items() if old[name].get(key) != value}
-        if removed:
-            first.append(f"delete element {where} {{ {', '.join(_items(removed))} }}")
-        if added:
-            last.append(f"add element {where} {{ {', '.join(_items(added))} }}")
-    last += [f"delete chain inet {TABLE} to_{slot}" for slot in sorted(gone)]
-    return "".join(f"{line}\n" for line in [*first, *last])
+    settings = NodeSettings("", "", ())
+    found = ""
+    for old, new in zip(node_tables(settings, before, 0), node_tables(settings, after, 0), strict=True):
+        changes = script.element_changes(old, new)
+        assert changes is not None  # noqa: S101 - settings are the same
+        found += script.change_script(changes, new.name, script.chain_changes(old, new))
+    return found
 
 
-def recent_script(pods: Iterable[str]) -> str:
+def flushed_script(pods: Iterable[str]) -> str:
     """Return the script that keeps late replies from these pods for a while, empty when there are none."""
     by_set: dict[str, list[str]] = {}
     for pod in sorted(pods):
-        by_set.setdefault(f"recent{6 if ':' in pod else 4}", []).append(f"{pod} timeout {_RECENT}")
-    return "".join(f"add element inet {TABLE} {name} {{ {', '.join(items)} }}\n" for name, items in by_set.items())
+        by_set.setdefault(f"flushed_pods{6 if ':' in pod else 4}", []).append(f"{pod} timeout {_FLUSHED}")
+    return "".join(f"add element {INET} {name} {{ {', '.join(items)} }}\n" for name, items in by_set.items())
 
 
-def _items(values: Mapping[str, str]) -> list[str]:
-    return [f"{key} : {value}" if value else key for key, value in sorted(values.items())]
+def _sets(settings: NodeSettings, have: Elements) -> Iterator[NftSet]:
+    for version, address in _TYPES.items():
+        inside = [net for net in settings.cluster if net.version == version]
+        inside += [ip_network(text) for text in NOT_OUTSIDE[version]]
+        # Collapsed, since nft refuses intervals that overlap.
+        networks = dict.fromkeys(_network(str(net)) for net in collapse_addresses(inside))  # type: ignore[type-var]
+        yield _set(f"cluster{version}", f"type {address}", networks, "flags interval")
+        yield _set(f"local_pods{version}", f"type {address}", have[f"local_pods{version}"], "flags interval")
+        for name in ("egress_ips", "egress_pods", "translated_pods", "nodes", "tunnelled_pods"):
+            yield _set(f"{name}{version}", f"type {address}", have[f"{name}{version}"])
+        yield _set(f"flushed_pods{version}", f"type {address}", {}, "flags timeout")
+        yield _set(f"allowed_pairs{version}", f"type {address} . {address}", have[f"allowed_pairs{version}"])
+        yield _set(f"snat{version}", f"type {address} : {address}", have[f"snat{version}"])
+        yield _set(f"path{version}", f"type {address} : verdict", have[f"path{version}"])
+    yield _set("nd_suppressed", f"typeof {_ND_TARGET}", have["nd_suppressed"])
+    for name in ("known_paths", "undrained_paths"):
+        yield _set(name, "type mark : verdict", have[name])
 
 
-def _set(name: str, type_: str, values: Mapping[str, str], flags: str = "") -> list[str]:
-    body = [f"    elements = {{ {', '.join(_items(values))} }}"] if values else []
-    return [f"  set {name} {{", f"    type {type_}", *([f"    {flags}"] if flags else []), *body, "  }"]
+def _set(name: str, type_: str, values: Mapping[str, str | None], *flags: str) -> NftSet:
+    kind = "map" if " : " in type_ else "set"
+    return NftSet(kind, name, (type_, *flags), dict(sorted(values.items())), _COMMENTS[name.rstrip("46")])
 
 
-def _map(name: str, type_: str, values: Mapping[str, str]) -> list[str]:
-    return ["  map" + line[5:] if line.startswith("  set") else line for line in _set(name, type_, values)]
+def _gateway(slot: int) -> NftChain:
+    return NftChain(f"gateway_{slot}", None, _marking(mark_of(slot)), f"to gateway {slot} by the tunnel", dynamic=True)
 
 
-def _sets(version: int, settings: NodeSettings, have: Elements) -> list[str]:
-    address = _TYPES[version]
-    inside = dict.fromkeys([str(net) for net in settings.cluster if net.version == version], "")
-    inside.update(dict.fromkeys(NOT_OUTSIDE[version], ""))
-    lines = _set(f"cluster{version}", address, inside, "flags interval; auto-merge")
-    lines += _set(f"pods{version}", address, have[f"pods{version}"], "flags interval")
-    for name in ("held", "egress", "served", "peers", "far"):
-        lines += _set(f"{name}{version}", address, have[f"{name}{version}"])
-    lines += _set(f"recent{version}", address, {}, "flags timeout")
-    lines += _set(f"allowed{version}", f"{address} . {address}", have[f"allowed{version}"])
-    lines += _map(f"snat{version}", f"{address} : {address}", have[f"snat{version}"])
-    lines += _map(f"way{version}", f"{address} : verdict", have[f"way{version}"])
-    return lines
-
-
-def _holder_chain(holder: Gateway) -> list[str]:
-    return [f"  chain to_{holder.slot} {{", *_marking(mark_of(holder.slot)), "  }"]
-
-
-def _marking(mark: int) -> list[str]:
-    return [
-        f"    ct mark set ct mark & {_hex(_KEEP)} | {_hex(mark)}",
-        f"    meta mark set meta mark & {_hex(_KEEP)} | {_hex(mark)}",
-        "    accept",
-    ]
+def _marking(mark: int) -> tuple[str, ...]:
+    return (
+        f"ct mark set ct mark & {_hex(_KEEP)} | {_hex(mark)}",
+        f"meta mark set meta mark & {_hex(_KEEP)} | {_hex(mark)}",
+        "accept",
+    )
 
 
 def _hex(value: int) -> str:
     return f"0x{value:08x}"
 
 
-def _chains(settings: NodeSettings, mtu: int) -> list[str]:
+def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     """The rules. Each packet meets a fixed number of them, however many pods and namespaces there are.
 
     The guard takes our mark off what enters the tunnel: the VXLAN device looks up the way of its own packets with the
@@ -194,13 +221,14 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
 
     A late reply to a connection that was cut would make a connection the other way round, whose replies, the pod's own
     packets, are translated by nobody. So nothing from outside opens a connection straight to such a pod, except a SYN
-    and an echo request, which are no replies; nor to one that was such a pod until just now (`recent`).
+    and an echo request, which are no replies; nor to one that was such a pod until just now (`flushed_pods`).
 
-    What has no connection of its own (UDP, ICMP) moves when its holder drains: `keep` lacks that holder, so the pod's
-    way counts. The entry at the pod's node stays, so replies by the former holder still belong to it. But an entry that
-    translates, because this node was the holder, cannot be led elsewhere. Hence such packets are looked up in a zone of
-    their own while the pod leaves by the tunnel. Only the direction out of the pod has that zone: replies to the egress
-    IP find the entry that translates, replies from the tunnel's other end the one that does not.
+    What has no connection of its own (UDP, ICMP) moves when its gateway drains: `undrained_paths` lacks that gateway,
+    so the path of the pod counts. The entry at the pod's node stays, so replies by the former gateway still belong to
+    it. But an entry that translates, because this node was the gateway, cannot be led elsewhere. Hence such packets are
+    looked up in a zone of their own while the pod leaves by the tunnel. Only the direction out of the pod has that
+    zone: replies to the egress IP find the entry that translates, replies from the tunnel's other end the one that does
+    not.
 
     Where a packet goes is judged after services have led it to their endpoints: the external address of a service with
     endpoints inside is inside, and an endpoint outside is outside.
@@ -213,118 +241,182 @@ def _chains(settings: NodeSettings, mtu: int) -> list[str]:
     unknown = "accept" if settings.pass_unknown else "counter name unknown_pod drop"
     # TCP headers without options take 20 bytes, IPv4 headers 20 and IPv6 headers 40.
     clamp4, clamp6 = mtu - 40, mtu - 60
-    return f"""
-  chain own {{
-{chr(10).join(_marking(mark_of(OWN_SLOT)))}
-  }}
-  chain normal {{
-    accept
-  }}
-  chain dropped {{
-    counter name no_way drop
-  }}
-  chain refuse {{
-    counter name refused
-    meta l4proto tcp reject with tcp reset
-    reject
-  }}
-  chain leave4 {{
-    meta l4proto {_CONNECTED} ct mark & {_hex(MARK_MASK)} vmap @stay
-    ct mark & {_hex(MARK_MASK)} vmap @keep
-    ip saddr vmap @way4
-    {unknown}
-  }}
-  chain leave6 {{
-    meta l4proto {_CONNECTED} ct mark & {_hex(MARK_MASK)} vmap @stay
-    ct mark & {_hex(MARK_MASK)} vmap @keep
-    ip6 saddr vmap @way6
-    {unknown}
-  }}
-  chain tunnelled {{
-    ct state invalid,untracked counter name tunnel_no_connection drop
-    ip daddr @cluster4 counter name tunnel_inside drop
-    ip6 daddr @cluster6 counter name tunnel_inside drop
-    fib daddr type != unicast counter name tunnel_inside drop
-    ip saddr @served4 accept
-    ip6 saddr @served6 accept
-    counter name tunnel_untranslated drop
-  }}
-  chain late {{
-    meta l4proto {{ icmp, icmpv6 }} accept
-    tcp flags & (syn | ack) == syn accept
-    counter name late_reply drop
-  }}
-  chain zone {{
-    type filter hook prerouting priority raw; policy accept;
-    meta l4proto {_CONNECTED} accept
-    ip saddr @far4 ip daddr != @cluster4 ct original zone set {TUNNEL_ZONE}
-    ip6 saddr @far6 ip6 daddr != @cluster6 ct original zone set {TUNNEL_ZONE}
-  }}
-  chain arrive {{
-    type filter hook prerouting priority mangle - 5; policy accept;
-    iifname "{TUNNEL}" goto tunnelled
-    ct state invalid,untracked ip saddr @egress4 ip daddr != @cluster4 counter name no_connection drop
-    ct state invalid,untracked ip6 saddr @egress6 ip6 daddr != @cluster6 counter name no_connection drop
-    ct state new ip daddr @egress4 ip saddr != @cluster4 goto late
-    ct state new ip6 daddr @egress6 ip6 saddr != @cluster6 goto late
-    ct state new ip daddr @recent4 ip saddr != @cluster4 goto late
-    ct state new ip6 daddr @recent6 ip6 saddr != @cluster6 goto late
-    ct state new iifname != "lo" ip daddr @held4 goto refuse
-    ct state new iifname != "lo" ip6 daddr @held6 goto refuse
-  }}
-  chain choose {{
-    type filter hook prerouting priority dstnat + 5; policy accept;
-    ct direction original ip saddr @pods4 ip daddr != @cluster4 goto leave4
-    ct direction original ip6 saddr @pods6 ip6 daddr != @cluster6 goto leave6
-    ct direction original ip saddr @cluster4 ip daddr != @cluster4 goto elsewhere
-    ct direction original ip6 saddr @cluster6 ip6 daddr != @cluster6 goto elsewhere
-  }}
-  chain elsewhere {{
-    iifname "{TUNNEL}" accept
-    ip saddr @served4 counter name forged_source drop
-    ip6 saddr @served6 counter name forged_source drop
-    iifname {{ "lo", "{settings.interface}" }} accept
-    {unknown}
-  }}
-  chain forge {{
-    type filter hook forward priority mangle - 5; policy accept;
-    udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip daddr @peers4 counter name forged_node drop
-    udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip6 daddr @peers6 counter name forged_node drop
-  }}
-  chain listen {{
-    type filter hook input priority filter - 5; policy accept;
-    icmpv6 type nd-neighbor-solicit {_ND_TARGET} @quiet6 drop
-    udp dport {TUNNEL_PORT} ip saddr != @peers4 counter name tunnel_stranger drop
-    udp dport {TUNNEL_PORT} ip6 saddr != @peers6 counter name tunnel_stranger drop
-    udp dport {settings.probe_port} ip saddr @pods4 counter name forged_node drop
-    udp dport {settings.probe_port} ip6 saddr @pods6 counter name forged_node drop
-  }}
-  chain clamp {{
-    type filter hook forward priority mangle; policy accept;
-    ct mark & {_hex(MARK_MASK)} == 0 iifname != "{TUNNEL}" return
-    ct mark & {_hex(MARK_MASK)} == {_hex(mark_of(OWN_SLOT))} return
-    tcp flags & (syn | rst) == syn meta nfproto ipv4 tcp option maxseg size set {clamp4}
-    tcp flags & (syn | rst) == syn meta nfproto ipv6 tcp option maxseg size set {clamp6}
-  }}
-  chain translate {{
-    type nat hook postrouting priority srcnat - 5; policy accept;
-    oifname "{TUNNEL}" meta nfproto ipv4 snat ip to ip saddr
-    oifname "{TUNNEL}" meta nfproto ipv6 snat ip6 to ip6 saddr
-    ip daddr != @cluster4 snat ip to ip saddr map @snat4
-    ip6 daddr != @cluster6 snat ip6 to ip6 saddr map @snat6
-  }}
-  chain guard {{
-    type filter hook postrouting priority srcnat + 20; policy accept;
-    oifname "{TUNNEL}" meta mark set meta mark & {_hex(_KEEP)} accept
-    ct direction original ct original ip saddr @egress4 ip daddr != @cluster4 goto guard4
-    ct direction original ct original ip6 saddr @egress6 ip6 daddr != @cluster6 goto guard6
-  }}
-  chain guard4 {{
-    ct original ip saddr . ip saddr @allowed4 accept
-    counter name wrong_source drop
-  }}
-  chain guard6 {{
-    ct original ip6 saddr . ip6 saddr @allowed6 accept
-    counter name wrong_source drop
-  }}
-""".strip("\n").splitlines()
+    yield NftChain("local_gateway", None, _marking(mark_of(OWN_SLOT)), "this node translates the pod")
+    yield NftChain("node_address", None, ("accept",), "the pod leaves with the node's address")
+    yield NftChain("no_gateway", None, ("counter name no_way drop",), "no gateway can be used: nothing leaves")
+    yield NftChain(
+        "reject_inbound",
+        None,
+        (
+            "counter name refused",
+            "meta l4proto tcp reject with tcp reset",
+            "reject",
+        ),
+        "nobody outside opens connections to an egress IP",
+    )
+    yield NftChain(
+        "restore_path4",
+        None,
+        (
+            f"meta l4proto {_CONNECTED} ct mark & {_hex(MARK_MASK)} vmap @known_paths",
+            f"ct mark & {_hex(MARK_MASK)} vmap @undrained_paths",
+            "ip saddr vmap @path4",
+            unknown,
+        ),
+        "known connections keep their gateway, others take that of the pod",
+    )
+    yield NftChain(
+        "restore_path6",
+        None,
+        (
+            f"meta l4proto {_CONNECTED} ct mark & {_hex(MARK_MASK)} vmap @known_paths",
+            f"ct mark & {_hex(MARK_MASK)} vmap @undrained_paths",
+            "ip6 saddr vmap @path6",
+            unknown,
+        ),
+        "known connections keep their gateway, others take that of the pod",
+    )
+    yield NftChain(
+        "from_tunnel",
+        None,
+        (
+            "ct state invalid,untracked counter name tunnel_no_connection drop",
+            "ip daddr @cluster4 counter name tunnel_inside drop",
+            "ip6 daddr @cluster6 counter name tunnel_inside drop",
+            "fib daddr type != unicast counter name tunnel_inside drop",
+            "ip saddr @translated_pods4 accept",
+            "ip6 saddr @translated_pods6 accept",
+            "counter name tunnel_untranslated drop",
+        ),
+        "only pods translated here, to the outside, may come by the tunnel",
+    )
+    yield NftChain(
+        "drop_late_replies",
+        None,
+        (
+            "meta l4proto { icmp, icmpv6 } accept",
+            "tcp flags & (syn | ack) == syn accept",
+            "counter name late_reply drop",
+        ),
+        "no reply to a deleted connection opens one the other way round",
+    )
+    yield NftChain(
+        "tunnel_zone",
+        "type filter hook prerouting priority raw; policy accept;",
+        (
+            f"meta l4proto {_CONNECTED} accept",
+            f"ip saddr @tunnelled_pods4 ip daddr != @cluster4 ct original zone set {TUNNEL_ZONE}",
+            f"ip6 saddr @tunnelled_pods6 ip6 daddr != @cluster6 ct original zone set {TUNNEL_ZONE}",
+        ),
+        "what has no connection and leaves by the tunnel is looked up in a zone of its own",
+    )
+    yield NftChain(
+        "inbound",
+        "type filter hook prerouting priority mangle - 5; policy accept;",
+        (
+            f'iifname "{TUNNEL}" goto from_tunnel',
+            "ct state invalid,untracked ip saddr @egress_pods4 ip daddr != @cluster4 counter name no_connection drop",
+            "ct state invalid,untracked ip6 saddr @egress_pods6 ip6 daddr != @cluster6 counter name no_connection drop",
+            "ct state new ip daddr @egress_pods4 ip saddr != @cluster4 goto drop_late_replies",
+            "ct state new ip6 daddr @egress_pods6 ip6 saddr != @cluster6 goto drop_late_replies",
+            "ct state new ip daddr @flushed_pods4 ip saddr != @cluster4 goto drop_late_replies",
+            "ct state new ip6 daddr @flushed_pods6 ip6 saddr != @cluster6 goto drop_late_replies",
+            'ct state new iifname != "lo" ip daddr @egress_ips4 goto reject_inbound',
+            'ct state new iifname != "lo" ip6 daddr @egress_ips6 goto reject_inbound',
+        ),
+        "what comes in: by the tunnel, from pods without a connection, from outside",
+    )
+    yield NftChain(
+        "select_path",
+        "type filter hook prerouting priority dstnat + 5; policy accept;",
+        (
+            "ct direction original ip saddr @local_pods4 ip daddr != @cluster4 goto restore_path4",
+            "ct direction original ip6 saddr @local_pods6 ip6 daddr != @cluster6 goto restore_path6",
+            "ct direction original ip saddr @cluster4 ip daddr != @cluster4 goto verify_pod",
+            "ct direction original ip6 saddr @cluster6 ip6 daddr != @cluster6 goto verify_pod",
+        ),
+        "traffic from the cluster to the outside takes a path",
+    )
+    yield NftChain(
+        "verify_pod",
+        None,
+        (
+            f'iifname "{TUNNEL}" accept',
+            "ip saddr @translated_pods4 counter name forged_source drop",
+            "ip6 saddr @translated_pods6 counter name forged_source drop",
+            f'iifname {{ "lo", "{settings.interface}" }} accept',
+            unknown,
+        ),
+        "traffic of pods that are not of this node",
+    )
+    yield NftChain(
+        "anti_spoof",
+        "type filter hook forward priority mangle - 5; policy accept;",
+        (
+            f"udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip daddr @nodes4 counter name forged_node drop",
+            f"udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip6 daddr @nodes6 counter name forged_node drop",
+        ),
+        "no pod speaks to a tunnel or an agent of another node",
+    )
+    yield NftChain(
+        "node_input",
+        "type filter hook input priority filter - 5; policy accept;",
+        (
+            f"icmpv6 type nd-neighbor-solicit {_ND_TARGET} @nd_suppressed drop",
+            f"udp dport {TUNNEL_PORT} ip saddr != @nodes4 counter name tunnel_stranger drop",
+            f"udp dport {TUNNEL_PORT} ip6 saddr != @nodes6 counter name tunnel_stranger drop",
+            f"udp dport {settings.probe_port} ip saddr @local_pods4 counter name forged_node drop",
+            f"udp dport {settings.probe_port} ip6 saddr @local_pods6 counter name forged_node drop",
+        ),
+        "only nodes reach the tunnel, no pod the agent, and drained egress IPs do not answer",
+    )
+    yield NftChain(
+        "clamp_mss",
+        "type filter hook forward priority mangle; policy accept;",
+        (
+            f'ct mark & {_hex(MARK_MASK)} == 0 iifname != "{TUNNEL}" return',
+            f"ct mark & {_hex(MARK_MASK)} == {_hex(mark_of(OWN_SLOT))} return",
+            f"tcp flags & (syn | rst) == syn meta nfproto ipv4 tcp option maxseg size set {clamp4}",
+            f"tcp flags & (syn | rst) == syn meta nfproto ipv6 tcp option maxseg size set {clamp6}",
+        ),
+        "TCP fits the tunnel",
+    )
+    yield NftChain(
+        "translate",
+        "type nat hook postrouting priority srcnat - 5; policy accept;",
+        (
+            f'oifname "{TUNNEL}" meta nfproto ipv4 snat ip to ip saddr',
+            f'oifname "{TUNNEL}" meta nfproto ipv6 snat ip6 to ip6 saddr',
+            "ip daddr != @cluster4 snat ip to ip saddr map @snat4",
+            "ip6 daddr != @cluster6 snat ip6 to ip6 saddr map @snat6",
+        ),
+        "pods get their egress IP",
+    )
+    yield NftChain(
+        "verify_source",
+        "type filter hook postrouting priority srcnat + 20; policy accept;",
+        (
+            f'oifname "{TUNNEL}" meta mark set meta mark & {_hex(_KEEP)} accept',
+            "ct direction original ct original ip saddr @egress_pods4 ip daddr != @cluster4 goto verify_source4",
+            "ct direction original ct original ip6 saddr @egress_pods6 ip6 daddr != @cluster6 goto verify_source6",
+        ),
+        "last look: nothing leaves with a wrong source",
+    )
+    yield NftChain(
+        "verify_source4",
+        None,
+        (
+            "ct original ip saddr . ip saddr @allowed_pairs4 accept",
+            "counter name wrong_source drop",
+        ),
+        "the pod and the source must belong together",
+    )
+    yield NftChain(
+        "verify_source6",
+        None,
+        (
+            "ct original ip6 saddr . ip6 saddr @allowed_pairs6 accept",
+            "counter name wrong_source drop",
+        ),
+        "the pod and the source must belong together",
+    )

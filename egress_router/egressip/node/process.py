@@ -16,7 +16,7 @@ from egress_router.egressip.node.dataplane import NodeKernel, require_all
 from egress_router.egressip.node.metrics import NodeCollector
 from egress_router.egressip.node.repair import Heard
 from egress_router.egressip.node.state import NodeSettings
-from egress_router.egressip.node.tables import TableWatch, alive_before, dropped_packets, loaders, present, ways_before
+from egress_router.egressip.node.tables import alive_before, dropped_packets, loaders, present, table_watch, ways_before
 from egress_router.egressip.process import running, serve, wait_for_objects
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import PlatformError, quoted
@@ -76,16 +76,16 @@ class KernelDataplane(NodeKernel):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]
-        self._tables = TableWatch()
+        self._notices = table_watch()
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when nftables have changed."""
-        return self._tables.fileno()
+        return self._notices.fileno()
 
     def tampered(self) -> bool:
         """Return whether somebody else has changed our tables, or may have while nobody listened."""
-        heard = self._tables.heard(loaders)
-        return heard.tampered or (heard.lost and not present())
+        heard = self._notices.heard(loaders)
+        return heard.tampered or (heard.lost and not self.present())
 
     def network_fileno(self) -> int:
         """Return a descriptor that is readable when rules, routes, tunnel or addresses have changed."""
@@ -100,8 +100,10 @@ class KernelDataplane(NodeKernel):
         return {str(item.address.ip) for item in self.netlink.addresses(self._link)}
 
     def present(self) -> bool:
-        """Return whether our tables are there, and the guard of the boot is not."""
-        return present()
+        """Return whether our tables are as they were applied, or before that are there, and the guard of the boot is
+        not.
+        """
+        return present() if self.applied is None else not self.tables_differ()
 
     def gateways_before(self) -> tuple[Collection[str], Collection[str]]:
         """Return the chains of the gateways that were in use, and of those whose connections were to go on."""

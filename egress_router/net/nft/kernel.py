@@ -82,8 +82,10 @@ class Nft(Protocol):
         """Give chains of a table their rules, whatever they have now, in one transaction; return the generation."""
         ...
 
-    def add_timed(self, table: str, elements: dict[str, dict[str, str]]) -> None:
-        """Add elements to sets whose elements go by themselves: name of a set → element → how long it stays."""
+    def replace(self, tables: Sequence[NftTable], remove: Collection[str] = ()) -> int:
+        """Replace ``tables`` as a whole, whatever is there, and remove those called ``remove``, in one transaction that
+        nothing is read before; read back and compare. Returns the generation, raises as ``put`` does.
+        """
         ...
 
     def difference(self, tables: Sequence[NftTable], absent: Collection[str] = ()) -> list[str]:
@@ -177,15 +179,12 @@ class NftKernel:
         self._run(["-f", "-"], "".join(f"{line}\n" for chain in chains for line in fill_chain(table, chain)))
         return self.generation()
 
-    def add_timed(self, table: str, elements: dict[str, dict[str, str]]) -> None:
+    def replace(self, tables: Sequence[NftTable], remove: Collection[str] = ()) -> int:
         """See Nft."""
-        lines = [
-            f"add element {table} {name} {{ {', '.join(f'{key} timeout {time}' for key, time in keys.items())} }}\n"
-            for name, keys in elements.items()
-            if keys
-        ]
-        if lines:
-            self._run(["-f", "-"], "".join(lines))
+        script = "".join(map(replace_script, tables)) + "".join(map(remove_script, remove))
+        self._run(["-f", "-"], script)
+        with NftSocket() as nft:
+            return self._read_back(nft, tables)
 
     def difference(self, tables: Sequence[NftTable], absent: Collection[str] = ()) -> list[str]:
         """See Nft."""
@@ -219,26 +218,15 @@ class NftKernel:
         """Return the generation and what the tables are at it; read where it is not known."""
         if known is not None and known[0] == nft.generation():
             return known[0], tuple(known[1])
-        return self._read_all(nft, tables, like=False)
-
-    def _read_all(
-        self, nft: NftSocket, tables: Sequence[NftTable], *, like: bool
-    ) -> tuple[int, tuple[NftTable | None, ...]]:
-        """Return the tables and the generation at which all were like that; ``like`` expects them to be as they should.
-
-        Raises PlatformError, StateMismatch.
-        """
         for _ in range(ATTEMPTS):
             generation = nft.generation()
-            found = tuple(self._read_as(table, like=like) for table in tables)
+            found = tuple(map(self._first_look, tables))
             if nft.generation() == generation:
                 return generation, found
         raise StateMismatch(_BUSY)
 
-    def _read_as(self, table: NftTable, *, like: bool) -> NftTable | None:
-        if like:
-            return self.read(table.name, table)
-        # A first look costs as little as nft takes to say that there is nothing.
+    def _first_look(self, table: NftTable) -> NftTable | None:
+        """Do as ``read``; costs as little as nft takes to say that there is nothing."""
         listing = self._list(table.name, "-s")
         if listing is None:
             return None
@@ -337,14 +325,21 @@ class NftKernel:
         return self._read_back(nft, tables)
 
     def _read_back(self, nft: NftSocket, tables: Sequence[NftTable]) -> int:
-        """Check that the kernel has ``tables``; return the generation. Raises StateMismatch."""
-        generation, actual = self._read_all(nft, tables, like=True)
-        found = [line for table, now in zip(tables, actual, strict=True) for line in difference(table, now)]
-        if found:
-            raise StateMismatch(
-                "the nftables table that was read back is not the one that was loaded:\n" + "\n".join(found)
-            )
-        return generation
+        """Check that the kernel has ``tables``; return a generation at which it had them. Raises StateMismatch.
+
+        Others may write tables of their own meanwhile: what is found right is right whatever the generation.
+        """
+        found: list[str] = []
+        for _ in range(ATTEMPTS):
+            generation = nft.generation()
+            found = [line for table in tables for line in difference(table, self.read(table.name, table))]
+            if not found:
+                return generation
+            if nft.generation() == generation:
+                break
+        raise StateMismatch(
+            "the nftables table that was read back is not the one that was loaded:\n" + "\n".join(found)
+        )
 
 
 def _same(table: NftTable, actual: NftTable | None) -> bool:

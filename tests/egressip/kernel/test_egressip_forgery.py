@@ -213,8 +213,8 @@ def test_errors_about_answers_do_not_leak(scene: Scene, version: int) -> None:
     ("harm", "look", "sign"),
     [
         ("delete table inet egress_node", "list tables", "inet egress_node"),
-        ("flush table inet egress_node", "list table inet egress_node", "goto leave{version}"),
-        ("flush set inet egress_node pods{version}", "list set inet egress_node pods{version}", "elements"),
+        ("flush table inet egress_node", "list table inet egress_node", "goto restore_path{version}"),
+        ("flush set inet egress_node local_pods{version}", "list set inet egress_node local_pods{version}", "elements"),
     ],
 )
 def test_tables_that_somebody_changes_come_back(scene: Scene, version: int, harm: str, look: str, sign: str) -> None:

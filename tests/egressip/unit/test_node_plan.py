@@ -154,14 +154,14 @@ def test_an_agent_that_starts_keeps_the_holders_that_carry_something() -> None:
 def test_flows_are_looked_up_where_their_way_is(way: str, translated: bool, far: bool) -> None:
     pod = "198.51.100.2"
     state = NodeState({pod: way}, {pod: IPS[0]} if translated else {})
-    assert elements(state)["far4"] == ({pod: ""} if far else {})
+    assert elements(state)["tunnelled_pods4"] == ({pod: None} if far else {})
 
 
 def test_a_holder_that_drains_keeps_connections_alone() -> None:
     state = plan("a", draining=("b",))
     found = elements(state)
-    assert found["stay"].keys() - found["keep"].keys() == {f"0x{mark_of(SLOTS['b']):08x}"}
-    assert found["keep"].keys() == {f"0x{mark_of(slot):08x}" for slot in (SLOTS["c"], OWN_SLOT)}
+    assert found["known_paths"].keys() - found["undrained_paths"].keys() == {f"0x{mark_of(SLOTS['b']):08x}"}
+    assert found["undrained_paths"].keys() == {f"0x{mark_of(slot):08x}" for slot in (SLOTS["c"], OWN_SLOT)}
 
 
 def probe(health: HolderHealth, word: str) -> Health:

@@ -103,6 +103,8 @@ def test_every_drop_is_counted_under_a_reason() -> None:
     """No rule drops or refuses without a counter, and no counter is without words."""
     script = replace_script(NodeSettings("a", "eth0", ()), NodeState(), 1450)
     rules = [line for line in script.splitlines() if line.endswith(" drop") and "counter name" not in line]
-    assert all("@quiet" in rule or "arp daddr" in rule for rule in rules), "only neighbours' questions are not counted"
+    assert all("@nd_suppressed" in rule or "arp daddr" in rule for rule in rules), (
+        "only neighbours' questions are not counted"
+    )
     used = {line.split("counter name ")[1].split()[0] for line in script.splitlines() if "counter name" in line}
     assert used == set(DROPS)
