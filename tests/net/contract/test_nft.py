@@ -142,13 +142,16 @@ def test_what_is_put_is_read_back_and_a_second_time_nothing_changes(nft: Nft) ->
 def test_every_change_by_others_is_seen_and_put_back(
     nft: Nft, tamper: Tamper, change: Callable[[NftTable], NftTable | str]
 ) -> None:
-    for put_back in (lambda: nft.put(TABLES).generation, lambda: nft.replace(TABLES)):
+    def put_back(as_a_whole: bool) -> int:
+        return nft.replace(TABLES) if as_a_whole else nft.put(TABLES).generation
+
+    for as_a_whole in (False, True):
         nft.put(TABLES)
         generation = nft.generation()
         tamper(change(TABLES[0]))
         assert nft.generation() != generation
         assert nft.difference(TABLES)
-        put_back()
+        assert put_back(as_a_whole) == nft.generation()
         assert nft.difference(TABLES) == []
 
 
