@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -114,11 +116,26 @@ def commands(only: str | None, pytest_arguments: tuple[str, ...]) -> str:
     if only != "demo":
         # As on a node where something uses legacy iptables: a kernel loads these for nobody by itself.
         steps.append("modprobe -a ip_tables ip6_tables")
-        pytest = shlex.join(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", SELECTION, *pytest_arguments]
-        )
+        options = [word for word in pytest_arguments if not (CHECKOUT / word.split("::")[0]).exists()]
+        names = selected(pytest_arguments)
+        pytest = shlex.join([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *names])
         steps.append(f'{pytest} --junit-xml="$RESULTS/tests.xml" || status=1')
     return "\n".join([*steps, "exit $status"])
+
+
+def selected(pytest_arguments: tuple[str, ...]) -> list[str]:
+    """Return the ids of the tests to run. Found here, since a machine in software takes minutes to look at all files.
+
+    Raises click.UsageError when there are none.
+    """
+    argv = [sys.executable, "-m", "pytest", "--collect-only", "-m", SELECTION, *pytest_arguments]
+    with tempfile.NamedTemporaryFile() as file:
+        variables = {**os.environ, "TEST_KERNEL": "list", "CHOSEN_TESTS": file.name}
+        done = subprocess.run(argv, cwd=CHECKOUT, env=variables, capture_output=True, text=True, check=False)
+        names = Path(file.name).read_text().split("\n")[:-1]
+    if done.returncode or not names:
+        raise click.UsageError(f"no test is chosen:\n{done.stdout}{done.stderr}")
+    return names
 
 
 def environment(line: str) -> dict[str, str]:

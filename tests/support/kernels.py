@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[LEFT_OUT] = len(needy)
         config.hook.pytest_deselected(items=needy)
         items[:] = [item for item in items if item not in needy]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write the ids of the chosen tests to the file that scripts/test-kernels names, a line each."""
+    if name := os.environ.get("CHOSEN_TESTS"):
+        Path(name).write_text("".join(f"{item.nodeid}\n" for item in session.items))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from lab import Host, Lab
@@ -19,8 +21,9 @@ ON_VLAN = {
 
 
 @pytest.fixture
-def router(lab: Lab, backend: str) -> Router:
-    """A router pod without an egress interface, of one backend; a gateway that is on VLAN 100 too."""
+def router(make_lab: Callable[..., Lab]) -> Router:
+    """A router pod without an egress interface; a gateway that is on VLAN 100 too."""
+    lab = make_lab(nodes=1)
     lab.echo("203.0.113.25", tcp=[80])
     lab.echo("2001:db8:113::25", tcp=[443])
     lab.gateway.ip_batch(
@@ -31,7 +34,7 @@ def router(lab: Lab, backend: str) -> Router:
             "link set eth0.100 up",
         ]
     )
-    return Router(lab, backend, rules=RULES, macvlan=False)
+    return Router(lab, "nftables", rules=RULES, macvlan=False)
 
 
 def cable(router: Router) -> None:

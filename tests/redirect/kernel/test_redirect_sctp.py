@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def serve(lab: Lab) -> None:
     lab.echo("203.0.113.26", sctp=[3868, 5005], tcp=[3868])
     lab.echo("203.0.113.27", sctp=[9000])
     lab.echo("2001:db8:113::25", sctp=[3868])
+
+
+@pytest.fixture
+def lab(make_lab: Callable[..., Lab]) -> Lab:
+    """A lab with one node; one shape is enough, since a machine in software is slow."""
+    return make_lab(nodes=1)
 
 
 def test_every_form_carries_associations(lab: Lab, backend: str) -> None:
