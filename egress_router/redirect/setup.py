@@ -282,6 +282,14 @@ def _add_addresses(
         sources = config.sources.values()
         foreign = [item for item in observed.addresses if item.interface == link.name and item.address in sources]
     probed = dict.fromkeys(item.address.ip for item in (*missing, *foreign))
+    deaf = [str(ip) for ip in probed if ip.version == 4 and link.kind == "ipvlan"]
+    if config.dad and deaf:
+        # An ipvlan hands out what it receives by IP address, and an answer to a probe of RFC 5227 has none of ours.
+        LOGGER.warning(
+            "%s is an ipvlan, which gets no answers to IPv4 address probes: another owner of %s would not be noticed",
+            link.name,
+            ", ".join(deaf),
+        )
     if config.dad and probed:
         neighbours.check_duplicates(probed, config.gateways.values())
     for item in missing:
