@@ -161,8 +161,9 @@ EXPECTED = 'such as EGRESS_SOURCE=192.0.2.46, or EGRESS_DESTINATION="80 tcp 203.
 
 
 def parse_env_file(text: str, label: str) -> dict[str, str]:
-    """Return the variables of an env file. In double quotes, backslash n is a line break; blank lines and lines that
-    start with ``#`` are skipped; a later line wins over an earlier one with the same name.
+    """Return the variables of an env file. In double quotes, backslash n is a line break; single quotes are taken away
+    and change nothing else; ``export`` may stand in front; blank lines and lines that start with ``#`` are skipped; a
+    later line wins over an earlier one with the same name.
 
     Raises ConfigurationError naming every line that is not NAME=VALUE.
     """
@@ -173,12 +174,16 @@ def parse_env_file(text: str, label: str) -> dict[str, str]:
         if not line or line.startswith("#"):
             continue
         name, equals, value = line.partition("=")
+        # As the shell's own files have it.
+        name = re.sub(r"^export[ \t]+", "", name)
         if not equals or not _NAME.fullmatch(name.strip()):
             problems.append(Problem(label, number, line, "is not NAME=VALUE", EXPECTED))
             continue
         value = value.strip()
         if len(value) >= 2 and value[0] == value[-1] == '"':
             value = value[1:-1].replace("\\n", "\n")
+        elif len(value) >= 2 and value[0] == value[-1] == "'":
+            value = value[1:-1]
         found[name.strip()] = value
     if problems:
         raise ConfigurationError(problems)

@@ -86,8 +86,17 @@ def test_env_file(cli: CommandLine) -> None:
     assert result.out == f"{path}: mode init, leaving with 192.0.2.46/32 by 192.0.2.1, 2 redirect rules; ok\n"
 
 
+def test_env_file_as_shells_write_it(cli: CommandLine) -> None:
+    text = (
+        "export EGRESS_SOURCE='192.0.2.46'\nexport\tEGRESS_GATEWAY=\"192.0.2.1\"\nEGRESS_DESTINATION='203.0.113.27'\n"
+    )
+    result = cli("check", "--env-file", cli.file(text, "router.env"))
+    assert (result.status, result.err) == (0, "")
+    assert "leaving with 192.0.2.46/32 by 192.0.2.1" in result.out
+
+
 def test_env_file_with_lines_that_are_none(cli: CommandLine) -> None:
-    path = cli.file("EGRESS_SOURCE 192.0.2.46\nexport EGRESS_GATEWAY=192.0.2.1\nÄ=1\nOTHER=1\n", "router.env")
+    path = cli.file("EGRESS_SOURCE 192.0.2.46\nexported EGRESS_GATEWAY=192.0.2.1\nÄ=1\nOTHER=1\n", "router.env")
     result = cli("check", "--env-file", path)
     assert result.status == 78
     for number in (1, 2, 3):
