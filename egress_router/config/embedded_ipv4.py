@@ -62,6 +62,22 @@ def embedded_ipv4(address: Address) -> tuple[IPv4Address, ...]:
     return tuple(IPv4Address(one) for one in dict.fromkeys(found))
 
 
+def spellings(first: int, last: int) -> list[tuple[int, int]]:
+    """Return the ranges of IPv6 addresses, as numbers, that stand for the IPv4 addresses ``first`` to ``last`` in the
+    forms of ``PREFIXES``.
+    """
+    found = []
+    for prefix in PREFIXES:
+        base, free = int(prefix.network_address), 128 - prefix.prefixlen - 32
+        found.append((base | first << free, base | last << free | (1 << free) - 1))
+    return found
+
+
+def is_isatap(address: Address) -> bool:
+    """Return whether an address has the interface identifier of ISATAP, behind whatever prefix."""
+    return address.version == 6 and int(address) >> 32 & 0xFFFFFFFF in _ISATAP
+
+
 def behind_prefix(number: int, length: int) -> int:
     """Return the IPv4 address behind a NAT64 prefix of so many bits (RFC 6052, 2.2), as a number."""
     if length == 96:

@@ -42,6 +42,8 @@ MAX_WORKERS = 64
 #: They stand on one line of squid.conf, which has a limit.
 MAX_PORT_RANGES = 256
 DAY = 86400
+#: As for the DNS proxy.
+LONGEST_IDLE = 24 * DAY
 
 
 def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
@@ -57,6 +59,7 @@ def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
         access_log=on_off(inputs, problems, "EGRESS_HTTP_PROXY_ACCESS_LOG"),
         grace=float(seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", int(default.grace), 0, DAY)),
         sources=tuple(source_addresses(inputs, problems).values()),
+        idle_timeout=seconds(inputs, problems, "EGRESS_HTTP_PROXY_IDLE_TIMEOUT", default.idle_timeout, 1, LONGEST_IDLE),
         health_port=unclaimed_port(inputs, problems, health, "EGRESS_HTTP_PROXY_PORT" if health == port else ""),
     )
 

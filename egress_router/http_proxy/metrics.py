@@ -13,10 +13,10 @@ from egress_router.daemon.proxy_health import ProxyHealth, by_label, supervised
 from egress_router.daemon.sockets import open_by_port
 from egress_router.errors import TryAgainError
 from egress_router.http_proxy.squid.engine import SquidEngine
+from egress_router.http_proxy.squid.errors import WORDS
 
 #: Named from the start, so that a rate has a first value.
 DECISIONS = ("allow", "deny", "invalid")
-ERRORS = ("dns", "connect", "timeout", "server", "other")
 
 
 class HttpProxyCollector(Collector):
@@ -45,8 +45,8 @@ class HttpProxyCollector(Collector):
         decisions = {word: counts.decisions[word] for word in DECISIONS}
         text = "Requests that have ended, by decision; invalid ones could not be judged."
         yield by_label(CounterMetricFamily, "egress_router_http_requests", text, "decision", decisions)
-        errors = {word: counts.errors[word] for word in ERRORS}
-        text = "Requests that were allowed and failed, by what failed."
+        errors = {word: counts.errors[word] for word in WORDS}
+        text = "Requests that were not refused and failed, by what failed."
         yield by_label(CounterMetricFamily, "egress_router_http_request_errors", text, "reason", errors)
         yield CounterMetricFamily("egress_router_http_sent_bytes", "Bytes sent to clients.", counts.sent)
         text = "Requests that a line of the policy decided."

@@ -171,4 +171,4 @@ def numbered_ranges(compiled: CompiledPolicy) -> dict[int, NumberedRanges]:
 
 
 def _is_asked(rule: Rule) -> bool:
-    return rule.decision is Decision.DENY and len(rule.addresses) > 1
+    return rule.decision is Decision.DENY and len(rule.addresses) > 1 and not rule.embedded

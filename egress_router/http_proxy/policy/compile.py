@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from egress_router.config.embedded_ipv4 import is_isatap
 from egress_router.errors import Problem
 from egress_router.http_proxy.policy.values import (
     ALWAYS_CLOSED,
@@ -21,14 +22,18 @@ from egress_router.http_proxy.policy.values import (
     Decision,
     HttpPolicy,
     Name,
+    Network,
     PolicyLine,
     Ports,
     Rule,
     Span,
     complement,
+    embedding,
+    from_number,
     normal,
     port_classes,
     spans,
+    to_block,
     to_number,
 )
 
@@ -129,19 +134,29 @@ def _tree_place(line: PolicyLine) -> tuple[str, bool]:
     return (line.target.name, line.target.subdomains) if isinstance(line.target, Name) else ("", True)
 
 
-def compile_policy(policy: HttpPolicy, own: Iterable[Address] = ()) -> CompiledPolicy:
-    """Return the rules for a policy in a pod that has the addresses ``own``. The result depends on nothing else."""
+def compile_policy(policy: HttpPolicy, own: Iterable[Address] = (), cluster: Iterable[Network] = ()) -> CompiledPolicy:
+    """Return the rules for a policy in a pod that has the addresses ``own``, and whose routes lead into the ``cluster``
+    for these networks. The result depends on nothing else.
+    """
     levels = _Levels()
     # The closed addresses are as good as deny lines in front of all others.
     levels.highest[True, Decision.DENY] = 0
     placed = [(levels.place(line), line) for line in policy.lines]
-    rules = [*_name_rules(placed), *_address_rules(placed, own)]
+    rules = [*_name_rules(placed), *_address_rules(placed, own, [to_block(network) for network in cluster])]
     # Within a level the order does not matter; names first saves a look into DNS.
     rules.sort(key=lambda rule: (rule.level, bool(rule.addresses)))
     allowing = [rule for rule in rules if rule.decision is Decision.ALLOW]
     by_name = not any(rule.addresses or rule.everything for rule in allowing)
     allowed = _uncovered({name for rule in allowing for name in rule.names}) if by_name else None
-    return CompiledPolicy(tuple(rules), allowed)
+    return CompiledPolicy(tuple(rules), allowed, tuple(_opened_isatap(policy)))
+
+
+def _opened_isatap(policy: HttpPolicy) -> Iterator[Span]:
+    for line in policy.lines:
+        target = line.target
+        allowed = line.decision is Decision.ALLOW and isinstance(target, Block) and target.single
+        if allowed and isinstance(target, Block) and is_isatap(from_number(target.first)):
+            yield target.first, target.last
 
 
 def _name_rules(placed: Sequence[tuple[int, PolicyLine]]) -> list[Rule]:
@@ -174,46 +189,60 @@ def _uncovered(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(kept))
 
 
-def _address_rules(placed: Sequence[tuple[int, PolicyLine]], own: Iterable[Address]) -> list[Rule]:
+def _address_rules(
+    placed: Sequence[tuple[int, PolicyLine]], own: Iterable[Address], cluster: Sequence[Block]
+) -> list[Rule]:
     lines = [(level, line, line.target) for level, line in placed if isinstance(line.target, Block)]
-    closed = normal([span for _, block in ALWAYS_CLOSED for span in spans(block)] + [(to_number(a),) * 2 for a in own])
+    closed = [span for _, block in ALWAYS_CLOSED for span in spans(block)]
+    closed += [(to_number(address),) * 2 for address in own]
+    closed += [span for block in cluster for span in spans(block)]
     rules: list[Rule] = []
     for ports in port_classes([line.ports for _, line, _ in lines]):
         active = [(level, line, block) for level, line, block in lines if ports.ranges[0][0] in line.ports]
-        rules += _rules_of_class(ports, active, closed)
+        opening = [block for _, line, block in active if line.decision is Decision.ALLOW]
+        opened = [span for block in opening if block.single or block in cluster for span in spans(block)]
+        rules += _rules_of_class(ports, active, normal(closed), opened)
     return rules
 
 
-def _rules_of_class(ports: Ports, active: Sequence[tuple[int, PolicyLine, Block]], closed: list[Span]) -> list[Rule]:
-    opened = Claims()
-    for _, line, block in active:
-        if line.decision is Decision.ALLOW and block.single:
-            opened.claim(spans(block))
+def _rules_of_class(
+    ports: Ports, active: Sequence[tuple[int, PolicyLine, Block]], closed: list[Span], opened: Iterable[Span]
+) -> list[Rule]:
     claims = Claims()
-    always = opened.claim(closed)
-    claims.claim(always)
+    reserved = Claims()
+    reserved.claim(opened)
+    always = reserved.claim(closed)
+    carrying = reserved.claim(embedding(closed))
+    claims.claim([*always, *carrying])
     by_level: dict[int, list[AddressLine]] = defaultdict(list)
+    embedded: dict[int, list[AddressLine]] = defaultdict(list)
     by_level[0].append(AddressLine(0, tuple(always)))
+    embedded[0].append(AddressLine(0, tuple(carrying)))
     for level, line, block in active:
-        if ranges := claims.claim(spans(block)):
+        ranges = claims.claim(spans(block))
+        if ranges:
             by_level[level].append(AddressLine(line.number, tuple(ranges)))
+        if line.decision is Decision.DENY and (carrying := claims.claim(embedding(ranges))):
+            embedded[level].append(AddressLine(line.number, tuple(carrying)))
     rules = []
     decided: list[Span] = []
-    for level in sorted(by_level):
+    for level in sorted({*by_level, *embedded}):
         mine = by_level[level]
+        # Without those embedded: every rule that allows comes after the one that denies them, or before any of theirs.
         decided = normal([*decided, *(span for line in mine for span in line.ranges)])
         allow = level % 2 == 1
-        rules.append(
-            Rule(
-                level,
-                Decision.ALLOW if allow else Decision.DENY,
-                ports,
-                addresses=tuple(mine),
-                outside=tuple(complement(decided)) if allow else (),
-                numbers=tuple(line.number for line in mine if line.number),
-            )
-        )
+        decision = Decision.ALLOW if allow else Decision.DENY
+        if mine:
+            outside = tuple(complement(decided)) if allow else ()
+            rules.append(Rule(level, decision, ports, (), tuple(mine), outside, numbers=_numbers(mine)))
+        if any(line.ranges for line in embedded[level]):
+            numbers = _numbers(embedded[level])
+            rules.append(Rule(level, decision, ports, (), tuple(embedded[level]), numbers=numbers, embedded=True))
     return rules
+
+
+def _numbers(lines: Iterable[AddressLine]) -> tuple[int, ...]:
+    return tuple(line.number for line in lines if line.number)
 
 
 # Lines that can never match because earlier lines match everything they would.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from urllib.parse import urlsplit
 
+from egress_router.config.embedded_ipv4 import PREFIXES, embedded_ipv4, is_isatap
 from egress_router.http_proxy.policy.values import (
     ALWAYS_CLOSED,
     NOWHERE,
@@ -20,9 +21,11 @@ from egress_router.http_proxy.policy.values import (
     HttpPolicy,
     HttpSettings,
     Name,
+    Network,
     PolicyLine,
     from_number,
     spans,
+    to_block,
     to_number,
 )
 
@@ -96,26 +99,56 @@ def _inside(block: Block, address: Address) -> bool:
     return any(first <= to_number(address) <= last for first, last in spans(block))
 
 
-def closed(policy: HttpPolicy, address: Address, port: int, own: Iterable[Address]) -> str | None:
+def closed(
+    policy: HttpPolicy, address: Address, port: int, own: Iterable[Address], cluster: Iterable[Network] = ()
+) -> str | None:
     """Return what a closed address is (loopback …); None when it is not closed or a line for exactly it opens it."""
     if to_number(address) in NOWHERE:
         return "no destination"
+    own, blocks = list(own), [to_block(network) for network in cluster]
+    exactly = Block(to_number(address), to_number(address))
+    opening = [line for line in policy.lines if line.decision is Decision.ALLOW]
+    if is_isatap(address):
+        return None if any(line.target == exactly for line in opening) else "ISATAP"
+    opening = [line for line in opening if port in line.ports]
+    if any(line.target == exactly for line in opening):
+        return None
+    opened = [line.target for line in opening if line.target in blocks]
+    if any(isinstance(block, Block) and _inside(block, address) for block in opened):
+        return None
+    what = _closed(address, own, blocks)
+    if what is None and (inner := _carried(address)) is not None and (kind := _closed(inner, own, blocks)):
+        what = f"{kind} ({inner} inside)"
+    return what
+
+
+def _closed(address: Address, own: Iterable[Address], cluster: Iterable[Block]) -> str | None:
     what = next((what for what, block in ALWAYS_CLOSED if _inside(block, address)), None)
     if what is None and any(to_number(address) == to_number(one) for one in own):
         what = "the pod's own address"
-    if what is None:
+    if what is None and any(_inside(block, address) for block in cluster):
+        what = "the cluster's network"
+    return what
+
+
+def _carried(address: Address) -> IPv4Address | None:
+    """Return the IPv4 address that an address stands for in one of the forms whose place for it is known."""
+    if not any(address in prefix for prefix in PREFIXES):
         return None
-    exactly = Block(to_number(address), to_number(address))
-    opened = any(
-        line.target == exactly and line.decision is Decision.ALLOW and port in line.ports for line in policy.lines
-    )
-    return None if opened else what
+    (inner,) = embedded_ipv4(address)[-1:] or (None,)
+    return inner
 
 
 def evaluate(
-    policy: HttpPolicy, host: str, port: int, addresses: Sequence[Address] = (), own: Sequence[Address] = ()
+    policy: HttpPolicy,
+    host: str,
+    port: int,
+    addresses: Sequence[Address] = (),
+    own: Sequence[Address] = (),
+    cluster: Sequence[Network] = (),
 ) -> Verdict:
-    """Decide about a request. ``addresses``: what the name resolves to, unused for a literal; ``own``: the pod's.
+    """Decide about a request. ``addresses``: what the name resolves to, unused for a literal; ``own``: the pod's;
+    ``cluster``: what its routes send into the cluster.
 
     Several addresses may be denied, each by a line: the first of these lines counts, a closed address before all.
     """
@@ -124,7 +157,7 @@ def evaluate(
     literal = literal_address(plain)
     if literal is not None:
         name, addresses = None, (literal,)
-    verdicts = [_about(policy, name, address, port, own) for address in addresses or (None,)]
+    verdicts = [_about(policy, name, address, port, own, cluster) for address in addresses or (None,)]
     return min((verdict for verdict in verdicts if not verdict.allowed), key=_place, default=verdicts[0])
 
 
@@ -135,12 +168,25 @@ def _place(verdict: Verdict) -> tuple[bool, int]:
     return False, verdict.line.number + 1
 
 
-def _about(policy: HttpPolicy, name: str | None, address: Address | None, port: int, own: Sequence[Address]) -> Verdict:
-    if address is not None and (what := closed(policy, address, port, own)):
+def _about(
+    policy: HttpPolicy,
+    name: str | None,
+    address: Address | None,
+    port: int,
+    own: Sequence[Address],
+    cluster: Sequence[Network],
+) -> Verdict:
+    if address is not None and (what := closed(policy, address, port, own, cluster)):
         return Verdict(False, None, f"{address} is closed: {what}", address)
+    inner = None if address is None else _carried(address)
     for line in policy.lines:
         if matches(line, name, address, port):
             return Verdict(line.decision is Decision.ALLOW, line, f"line {line.number}", address)
+        if inner is not None and isinstance(line.target, Block) and matches(line, None, inner, port):
+            # The first line about the IPv4 address counts for the IPv6 one too where it denies.
+            if line.decision is Decision.DENY:
+                return Verdict(False, line, f"line {line.number}", address)
+            inner = None
     return Verdict(False, None, NO_LINE, address)
 
 

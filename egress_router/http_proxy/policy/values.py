@@ -7,9 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import pairwise
 from typing import TypeAlias
+
+from egress_router.config.embedded_ipv4 import CLOSED_IPV4, CLOSED_IPV6, NAT64_LOCAL, TEREDO, spellings
 
 # The policy of the HTTP proxy: an ordered list of destinations, the first that matches decides.
 #
@@ -120,7 +122,7 @@ class HttpSettings:
     """Everything about the proxy that is not the policy. ``grace`` in seconds; ``sources`` one per family.
 
     ``workers`` are the Squids that share the work (None: as many as there are processors for them), ``health_port`` is
-    None for none.
+    None for none. ``idle_timeout`` in seconds.
     """
 
     port: int = 8080
@@ -131,6 +133,7 @@ class HttpSettings:
     grace: float = 30.0
     sources: tuple[Address, ...] = ()
     health_port: int | None = None
+    idle_timeout: int = 900
 
 
 def to_number(address: Address) -> int:
@@ -150,28 +153,30 @@ def to_block(network: Network) -> Block:
     return Block(to_number(network.network_address), to_number(network.broadcast_address))
 
 
-#: Closed also under ``*``: what leads back into the pod or to the node's and cloud's metadata services. Only a
-#: line for exactly one such address opens it.
-ALWAYS_CLOSED: tuple[tuple[str, Block], ...] = tuple(
-    (what, to_block(ip_network(network)))
-    for what, network in (
-        ("this network", "0.0.0.0/8"),
-        ("loopback", "127.0.0.0/8"),
-        ("link-local", "169.254.0.0/16"),
-        ("loopback", "::1/128"),
-        ("link-local", "fe80::/10"),
-        ("cloud metadata", "fd00:ec2::254/128"),
-        # A NAT64 (RFC 6052) on the way would turn these into the IPv4 addresses above.
-        ("this network", "64:ff9b::/104"),
-        ("loopback", "64:ff9b::7f00:0/104"),
-        ("link-local", "64:ff9b::a9fe:0/112"),
-    )
+#: Closed also under ``*``: what leads back into the pod or to the node's and cloud's metadata services, in the forms
+#: of IPv6 that carry such an IPv4 address too (``spellings``). Only a line for exactly one such address opens it.
+ALWAYS_CLOSED: tuple[tuple[str, Block], ...] = (
+    *((what, to_block(network)) for what, network in CLOSED_IPV4),
+    *((what, to_block(network)) for what, network in CLOSED_IPV6),
+    # What IPv4 address these carry is not told by a range, and no server is at the first.
+    ("Teredo", to_block(TEREDO)),
+    ("NAT64 with a prefix that is not known", Block(int(NAT64_LOCAL[1 << 32]), int(NAT64_LOCAL.broadcast_address))),
 )
 
 #: No destinations at all, and never opened: the unspecified addresses, which Linux connects to loopback, and the
 #: broadcast address with its IPv6 look-alike. Squid sorts 0.0.0.0 and 255.255.255.255 as if they were ``::`` and
 #: all ones, so they must also stay out of every range that it is given.
 NOWHERE: frozenset[int] = frozenset((0, MAPPED, MAPPED + 0xFFFFFFFF, (1 << 128) - 1))
+
+
+def embedding(ranges: Iterable[Span]) -> list[Span]:
+    """Return the ranges of IPv6 addresses that carry an IPv4 address of some ranges."""
+    inside = (
+        (max(first, MAPPED) - MAPPED, min(last, MAPPED_LAST) - MAPPED)
+        for first, last in ranges
+        if first <= MAPPED_LAST and last >= MAPPED
+    )
+    return normal(span for first, last in inside for span in spellings(first, last))
 
 
 # Arithmetic on sets of 128-bit addresses, kept as sorted, disjoint ranges with both ends inside.
@@ -283,6 +288,8 @@ class Rule:
     outside: tuple[Span, ...] = ()
     everything: bool = False
     numbers: tuple[int, ...] = ()
+    #: The addresses are IPv6 ones that carry an IPv4 address which the same level denies.
+    embedded: bool = False
 
     def ranges(self) -> list[tuple[Span, int]]:
         """Return the ranges of addresses in their order, each with the number of its line."""
@@ -295,10 +302,12 @@ class CompiledPolicy:
 
     ``allowed_names``: every name that some rule allows, at whatever port, when no rule allows by address or
     everything; a host that is not among them can be denied at once, without asking DNS about it. None otherwise.
+    ``isatap``: addresses of ISATAP that lines open; all others are closed.
     """
 
     rules: tuple[Rule, ...]
     allowed_names: tuple[str, ...] | None
+    isatap: tuple[Span, ...] = ()
 
 
 # How large a compiled policy may become, known before it is compiled.

@@ -7,45 +7,25 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from urllib.parse import unquote
 
 from egress_router.daemon.children import LinePipe
 from egress_router.daemon.log import LogOutput
-from egress_router.http_proxy.squid.log_line import RawLine, RuleAttributor, entry, parse
-
-# What Squid's access log adds up to. Requests count when they have ended, tunnels too.
+from egress_router.http_proxy.policy.evaluate import literal_address
+from egress_router.http_proxy.squid.dns_reasons import DnsReasons
+from egress_router.http_proxy.squid.errors import Failure, failure
+from egress_router.http_proxy.squid.log_line import Attribution, RawLine, RuleAttributor, entry, parse
 
 #: Destination lines that have figures of their own, in the order in which they were first asked for.
 MAX_DESTINATIONS = 1000
 OTHER = "(other lines)"
-#: Squid's name of what went wrong with a request that was allowed (its error pages) → a word for it.
-ERRORS = {
-    "ERR_DNS_FAIL": "dns",
-    "ERR_CONNECT_FAIL": "connect",
-    "ERR_CANNOT_FORWARD": "connect",
-    "ERR_READ_TIMEOUT": "timeout",
-    "ERR_READ_ERROR": "server",
-    "ERR_WRITE_ERROR": "server",
-    "ERR_ZERO_SIZE_OBJECT": "server",
-    "ERR_INVALID_RESP": "server",
-}
-#: No fault of anybody: the client went away, or the answer is a refusal of ours.
-NO_ERRORS = frozenset({"-", "ERR_CLIENT_GONE", "ERR_ACCESS_DENIED"})
-
-
-def error_word(error: str, server: str) -> str | None:
-    """Return a word for Squid's name of an error, from a small set; None when it is none.
-
-    ``server`` is "-" where there was no address to connect to; Squid then says that it could not read.
-    """
-    if server == "-" and error in ERRORS:
-        return "dns"
-    return None if error in NO_ERRORS else ERRORS.get(error, "other")
 
 
 @dataclass(slots=True)
 class RequestCounts:
-    """Requests by decision (``allow``, ``deny``, ``invalid``), by destination line, failed ones by ``error_word``, and
-    bytes sent to clients.
+    """Requests by decision (``allow``, ``deny``, ``invalid``), by destination line, failed ones by the words of
+    ``errors``, and bytes sent to clients.
     """
 
     decisions: Counter[str] = field(default_factory=Counter)
@@ -80,19 +60,23 @@ class RequestStats:
             )
 
 
-# The access log of a Squid: counted, and written as one JSON object a line with the policy line that decided.
-#
-# A thread for each Squid reads its pipe until that Squid is gone.
-
 log = logging.getLogger(__name__)
 
 
 class AccessLog(LinePipe):
-    """The log of one Squid: counted in ``stats`` and written to ``output`` (None: to nobody). ``write_end`` becomes
-    that Squid's standard output.
+    """The log of one Squid, read by a thread until that Squid is gone: counted in ``stats`` and written to ``output``
+    (None: to nobody), with what ``reasons`` say about names that failed. ``write_end`` becomes that Squid's standard
+    output.
     """
 
-    def __init__(self, attributor: RuleAttributor, stats: RequestStats, output: LogOutput | None) -> None:
+    def __init__(
+        self,
+        attributor: RuleAttributor,
+        stats: RequestStats,
+        output: LogOutput | None,
+        reasons: DnsReasons | None = None,
+    ) -> None:
+        self._reasons = reasons
         self._attributor = attributor
         self._stats = stats
         self._output = output
@@ -103,22 +87,34 @@ class AccessLog(LinePipe):
         written = []
         for text in (line.decode("utf-8", "replace") for line in lines):
             raw = parse(text)
-            decided = self._attributor.decision(raw) if raw else None
-            line = entry(raw, decided) if raw and decided and self._output else ""
-            if raw is None or decided is None or line is None:
+            if raw is None:
                 log.warning("access log: a line that is not ours was dropped (%d characters)", len(text))
                 continue
-            written.append(line.encode())
-            _count(raw, decided.members, counts)
+            decided = self._attributor.decision(raw)
+            failed = failure(raw) if decided.members["decision"] == "allow" or raw.rule == "-" else None
+            _count(raw, decided.members, failed, counts)
+            if self._output is None:
+                continue
+            if failed and failed.word == "dns" and self._reasons and literal_address(raw.host) is None:
+                self._reasons.tell(unquote(raw.host), partial(self._write_later, raw, decided))
+            elif line := entry(raw, decided, failed):
+                written.append(line.encode())
         self._stats.add(counts)
         if self._output:
             self._output.put(written)
 
+    def _write_later(self, raw: RawLine, decided: Attribution, reason: str) -> None:
+        line = entry(raw, decided, Failure("dns", reason))
+        if self._output and line:
+            self._output.put([line.encode()])
 
-def _count(raw: RawLine, decision: Mapping[str, str | int | None], counts: RequestCounts) -> None:
+
+def _count(
+    raw: RawLine, decision: Mapping[str, str | int | None], failed: Failure | None, counts: RequestCounts
+) -> None:
     counts.decisions["invalid" if raw.rule == "-" else str(decision["decision"])] += 1
     counts.sent += int(raw.size)
     if "rule" in decision:
         counts.destinations[str(decision["rule"])] += 1
-    if raw.error != "-" and decision["decision"] == "allow" and (error := error_word(raw.error, raw.server)):
-        counts.errors[error] += 1
+    if failed:
+        counts.errors[failed.word] += 1

@@ -19,6 +19,7 @@ from egress_router.http_proxy.policy.values import (
     Ports,
     Rule,
     complement,
+    normal,
 )
 from egress_router.http_proxy.squid.acls import SquidSets, define_which
 
@@ -27,6 +28,9 @@ DESCRIPTORS_PER_CLIENT = 3
 OWN_DESCRIPTORS = 128
 #: Nothing can be sent from these (RFC 1122 3.2.1.3 (b) and RFC 6666), so a connection bound to one never starts.
 UNUSABLE = {4: "0.0.0.1", 6: "100::1"}
+#: Both interface identifiers of ISATAP, 0:5efe and 200:5efe, behind any prefix and before any IPv4 address. A mask with
+#: holes is right in a set of its own: Squid then compares with nothing else.
+ISATAP = "0:0:0:0:0:5efe:0:0/0:0:0:0:fdff:ffff:0:0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,8 @@ class SquidPlace:
     http_port, ``log`` and ``error_log`` where Squid writes. Set by whoever starts it; the defaults suit a dry run.
 
     ``secret``: what the supervisor's own questions carry; without one there is no supervisor. ``ipv6``: where the pod
-    has none, Squid refuses every IPv6 address in its configuration, and asks for none.
+    has none, Squid refuses every IPv6 address in its configuration, and asks for none. ``families``: those that lead
+    outside, where EGRESS_SOURCE does not say so.
     ``descriptors``: the most that the process may have (None: as many as it wants).
     ``error_directory`` holds the pages of ``squid_errors``, which Squid wants to exist (None: Squid's own pages).
     """
@@ -46,6 +51,7 @@ class SquidPlace:
     error_log: str = "/proc/self/fd/2"
     secret: str = ""
     ipv6: bool = True
+    families: tuple[int, ...] = (4, 6)
     descriptors: int | None = None
     error_directory: str | None = None
 
@@ -80,7 +86,7 @@ def clients_with(descriptors: int) -> int:
 def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidPlace | None = None) -> dict[str, str]:
     """Return the files, by name relative to ``place.directory``; ``squid.conf`` is the one that includes the rest."""
     place = place or SquidPlace()
-    writer = _Writer(place)
+    writer = _Writer(place, settings)
     writer.policy(compiled, settings)
     conf = _template().render(
         place=place,
@@ -98,9 +104,12 @@ def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidP
 class _Writer:
     """Collects ACL definitions, access rules and the same rules for outgoing addresses."""
 
-    def __init__(self, place: SquidPlace) -> None:
+    def __init__(self, place: SquidPlace, settings: HttpSettings) -> None:
         self._families = (4, 6) if place.ipv6 else (4,)
-        self._sets = SquidSets(PurePosixPath(place.directory), self._families)
+        # Addresses of a family that cannot leave do not count, whatever else a name resolves to.
+        sources = {source.version for source in settings.sources} or place.families
+        self._counting = [family for family in self._families if family in sources] or self._families
+        self._sets = SquidSets(PurePosixPath(place.directory), self._counting)
         self.access: list[str] = []
         self.outgoing: list[str] = []
 
@@ -116,9 +125,9 @@ class _Writer:
 
     def policy(self, compiled: CompiledPolicy, settings: HttpSettings) -> None:
         sources = _sources(settings)
-        resolved = self._sets.define("resolved", "dst", self._sets.ranges(complement([])))
+        self._resolved = self._sets.define("resolved", "dst", self._sets.ranges(complement([])))
         # The second look: without addresses in Squid's cache there is nothing to judge, so nothing to connect to.
-        self._leave(UNUSABLE, f"!{resolved}")
+        self._leave(UNUSABLE, f"!{self._resolved}")
         if compiled.allowed_names is not None:
             # Nobody may use our DNS to talk to the world through names that are denied anyway.
             names = compiled.allowed_names
@@ -129,17 +138,23 @@ class _Writer:
         for number, rule in enumerate(compiled.rules, start=1):
             if not nowhere_said and (rule.addresses or rule.decision is Decision.ALLOW):
                 # Not earlier: a name that is denied as such need not be looked up.
-                self._nowhere()
+                self._nowhere(compiled)
                 nowhere_said = True
             self._rule(number, rule, asked.get(number), sources)
         self._mark("http_access deny", "all", "default")
         self._leave(UNUSABLE, "")
 
-    def _nowhere(self) -> None:
+    def _nowhere(self, compiled: CompiledPolicy) -> None:
         spans = [(number, number) for number in sorted(NOWHERE)]
         nowhere = self._sets.define("nowhere", "dst", self._sets.written(spans))
         self._mark("http_access deny", nowhere, "nowhere")
         self._leave(UNUSABLE, nowhere)
+        if 6 in self._counting:
+            isatap = self._sets.define("isatap", "dst", [ISATAP])
+            opened = self._sets.ranges(normal(compiled.isatap))
+            excepted = f" !{self._sets.define('isatap_opened', 'dst', opened)}" if opened else ""
+            self._mark("http_access deny", isatap + excepted, "closed")
+            self._leave(UNUSABLE, isatap + excepted)
 
     def _rule(self, number: int, rule: Rule, asked: NumberedRanges | None, sources: Mapping[int, str]) -> None:
         conditions = [] if rule.ports == ANY_PORT else [self._ports(rule.ports)]
@@ -155,12 +170,16 @@ class _Writer:
         if rule.everything:
             conditions.append("all")
         condition = " ".join(conditions)
+        if rule.decision is Decision.ALLOW and not rule.addresses:
+            failed = self._sets.note("failed_dns", "failed=dns")
+            self._mark("http_access deny", f"{condition} !{self._resolved}", str(number), failed)
         which = f" {define_which(self._sets, number, asked)}" if asked else ""
         self._mark(f"http_access {rule.decision.value}", condition + which, str(number))
         self._leave(sources if rule.decision is Decision.ALLOW else UNUSABLE, condition)
 
-    def _mark(self, directive: str, condition: str, mark: str) -> None:
-        self.access.append(" ".join((directive, condition, self._sets.note(f"rule_{mark}", f"rule={mark}"))))
+    def _mark(self, directive: str, condition: str, mark: str, *further: str) -> None:
+        note = self._sets.note(f"rule_{mark}", f"rule={mark}")
+        self.access.append(" ".join((directive, condition, note, *further)))
 
     def _leave(self, sources: Mapping[int, str], condition: str) -> None:
         for family in self._families:

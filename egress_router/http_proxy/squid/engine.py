@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from egress_router.daemon.sockets import clients, listeners, listens
 from egress_router.errors import PlatformError, ToolFailed, TryAgainError
 from egress_router.http_proxy.policy.compile import compile_policy, shadow_warnings
 from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
-from egress_router.http_proxy.policy.values import Address, CompiledPolicy, HttpPolicy, HttpSettings
+from egress_router.http_proxy.policy.values import Address, CompiledPolicy, HttpPolicy, HttpSettings, Network
 from egress_router.http_proxy.squid.access_log import AccessLog, RequestStats
 from egress_router.http_proxy.squid.config import (
     SquidPlace,
@@ -34,6 +34,7 @@ from egress_router.http_proxy.squid.config import (
     render_squid,
     wanted_descriptors,
 )
+from egress_router.http_proxy.squid.dns_reasons import DnsReasons
 from egress_router.http_proxy.squid.log_line import RuleAttributor
 from egress_router.http_proxy.squid.manager import SquidManager
 from egress_router.http_proxy.squid.workers import Guard, listen_address
@@ -52,6 +53,17 @@ STAMP = re.compile(r"^[0-9/]+ [0-9:]+(?: kid[0-9]+)?\| ?")
 def released(conf: str) -> str:
     """Return a configuration that only the supervisor can reach, and that ends connections with their next answer."""
     return re.sub("^http_port .*$", "client_persistent_connections off", conf, count=1, flags=re.MULTILINE)
+
+
+def keepalive_environment(env: Mapping[str, str]) -> dict[str, str] | None:
+    """Return the environment in which a Squid's connections to servers are probed too; None where that needs a library
+    that is not there. Squid itself can switch keepalive on for its clients alone.
+    """
+    library = next((path for path in KEEPALIVE_LIBRARIES if Path(path).exists()), None)
+    if library is None:
+        return None
+    preload = f"{library} {env.get('LD_PRELOAD', '')}".strip()
+    return {**env, "LD_PRELOAD": preload, "KEEPALIVE": "on", "KEEPIDLE": "60", "KEEPINTVL": "15", "KEEPCNT": "4"}
 
 
 def unused_address() -> tuple[str, int]:
@@ -104,6 +116,8 @@ def remove_segments(living: Iterable[str], directory: Path = Path("/dev/shm")) -
 log = logging.getLogger(__name__)
 
 PROGRAM = "squid"
+#: Debian's package libkeepalive0, by name or in the multiarch directory.
+KEEPALIVE_LIBRARIES = ("/usr/lib/libkeepalive.so.0", *map(str, Path("/usr/lib").glob("*/libkeepalive.so.0")))
 #: Seconds between the start of a successor and the end of listening, for connections that were on their way.
 SETTLE = 2.0
 #: Squid forgets what it asked DNS when it gives up the port, and denies the requests that wait for it. So that is put
@@ -146,7 +160,9 @@ class SquidEngine:
     """Runs ``workers`` Squids for the policy that ``load`` reads, in the pod that has the addresses ``own`` tells.
 
     ``directory`` is writable; ``output`` takes the access log (None: it is off), ``stats`` counts it in any case.
-    ``secret`` opens the cache manager to us. The kernel spreads connections over the Squids.
+    ``secret`` opens the cache manager to us. The kernel spreads connections over the Squids. ``families`` lead outside
+    where EGRESS_SOURCE does not say so, ``cluster`` tells what the routes send into the cluster, and ``reasons`` why
+    names have no address.
     """
 
     settings: HttpSettings
@@ -159,6 +175,9 @@ class SquidEngine:
     program: str = PROGRAM
     name: str = "squid"
     workers: int = 1
+    families: tuple[int, ...] = (4, 6)
+    cluster: Callable[[], Iterable[Network]] = tuple
+    reasons: DnsReasons | None = None
     _states: dict[str, _State] = field(default_factory=dict)
     _guard: Guard | None = None
 
@@ -189,7 +208,7 @@ class SquidEngine:
             raise PlatformError("no policy and no problem")
         for warning in (*problems.warnings, *shadow_warnings(policy)):
             log.warning("%s", warning)
-        compiled = compile_policy(policy, self.own())
+        compiled = compile_policy(policy, self.own(), self.cluster())
         directory = self.directory / f"generation-{generation}"
         listen = listen_address()
         ipv6 = ":" in listen
@@ -198,6 +217,7 @@ class SquidEngine:
             directory=str(directory),
             listen=f"[{listen}]" if ipv6 else listen,
             ipv6=ipv6,
+            families=self.families,
             secret=self.secret,
             descriptors=self._descriptors(share, generation == 1),
             error_directory=str(directory / "errors"),
@@ -242,11 +262,11 @@ class SquidEngine:
         host, port = unused_address()
         conf = prepared.directory / f"{service}.conf"
         write_files(prepared.directory, {conf.name: f"{prepared.files['squid.conf']}\nhttp_port {host}:{port}\n"})
-        access_log = AccessLog(attributor, self.stats, self.output)
+        access_log = AccessLog(attributor, self.stats, self.output, self.reasons)
         manager = SquidManager(host, port, self.secret)
         self._states[service] = _State(prepared.directory, conf, access_log, manager)
         command = (self.program, "-N", "-n", service, "-f", str(conf))
-        return Launch(command, name=service, stdout=access_log.write_end)
+        return Launch(command, service, keepalive_environment(os.environ), stdout=access_log.write_end)
 
     def _make_guard(self) -> None:
         try:

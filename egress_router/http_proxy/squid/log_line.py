@@ -35,12 +35,20 @@ class RawLine(NamedTuple):
     at: str
     server: str
     error: str
+    detail: str
+    outcome: str
+    failed: str
 
 
 def parse(raw: str) -> RawLine | None:
     """Return the fields of a raw line; None when it is not one of ours."""
     fields = raw.split()
-    return RawLine._make(fields) if len(fields) == len(RawLine._fields) and fields[6].isdecimal() else None
+    if len(fields) != len(RawLine._fields):
+        return None
+    line = RawLine._make(fields)
+    second, dot, fraction = line.time.partition(".")
+    numbers = (second, fraction, line.status, line.size, line.duration)
+    return line if dot and all(number.isdecimal() for number in numbers) else None
 
 
 def plain(field: str) -> str | None:
@@ -68,34 +76,41 @@ def _quoted(field: str) -> str:
     return json.dumps(unquote(field))
 
 
-def entry(raw: RawLine, decided: Attribution) -> str | None:
-    """Return the JSON text of a raw line; None when it is not one of ours. Little but the numbers is made anew: a busy
-    proxy writes thousands a second.
+def entry(raw: RawLine, decided: Attribution, failed: tuple[str, str] | None = None) -> str:
+    """Return the JSON text of a raw line. ``failed``: what failed, and a detail.
+
+    Little but the numbers is made anew: a busy proxy writes thousands a second.
     """
     second, _, fraction = raw.time.partition(".")
-    if not (second.isdecimal() and fraction.isdecimal() and raw.status.isdecimal() and raw.duration.isdecimal()):
-        return None
     return (
         f'{{"time": "{_second(second)}.{fraction}Z", "client": {_quoted(raw.client)}, "method": {_quoted(raw.method)}, '
         f'{decided.target}, "status": {int(raw.status)}, "bytes": {int(raw.size)}, "duration_ms": {int(raw.duration)}, '
-        f"{decided.decision}}}"
+        f"{decided.decision}{_failed(*failed) if failed else ''}}}"
     )
 
 
+@lru_cache(maxsize=1024)
+def _failed(word: str, detail: str) -> str:
+    more = f', "detail": {json.dumps(detail)}' if detail else ""
+    return f', "error": "{word}"{more}'
+
+
+CLOSED = "a closed address"
 #: What decided when it was no line: the notes of squid.conf.j2 in words.
 REASONS = {
     "manager": "the cache manager is closed",
     "scheme": "neither http nor https",
     "connect_ports": "not one of EGRESS_HTTP_PROXY_CONNECT_PORTS",
     "nowhere": "no destination",
+    "closed": CLOSED,
     "default": "no line matches",
     "-": "not a request that could be judged",
     # Before DNS had answered.
     "gone": "the client left before it was judged",
 }
 
-
-CLOSED = "a closed address"
+#: Which line denies it is told for literal addresses alone.
+EMBEDDED = "an IPv6 address that carries a denied or closed IPv4 address"
 
 
 #: Squid answered itself: it was asked for its cache alone, or to be the last to answer a TRACE.
@@ -162,6 +177,8 @@ class RuleAttributor:
             return by_name
         elif len(lines) == 1:
             by_address = lines[0].number
+        elif self._rules[rule - 1].embedded:
+            return EMBEDDED
         elif rule not in self._asked():
             return UNCONNECTED
         else:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from egress_router.http_proxy.policy.codes import numbered_ranges
 from egress_router.http_proxy.policy.compile import compile_policy
 from egress_router.http_proxy.policy.values import HttpPolicy
+from egress_router.http_proxy.squid.errors import failure
 from egress_router.http_proxy.squid.log_line import CLOSED, RuleAttributor, entry
 from egress_router.http_proxy.squid.log_line import parse as parse_raw
 from tests.http_proxy.unit.strategies import parse
@@ -19,13 +20,24 @@ from tests.http_proxy.unit.which import answers
 
 POLICY = parse("www.example.com\n!*.example.com\n*.example.org:443\n*.example.org:80")
 TRANSLATOR = RuleAttributor(POLICY, compile_policy(POLICY))
-RAW = "1700000000.123 198.51.100.2 {method} {host} {port} 200 512 7 {rule} {at} {server} -"
-FIELDS = {"method": "GET", "port": "80", "at": "-", "server": "203.0.113.25"}
+RAW = (
+    "1700000000.123 198.51.100.2 {method} {host} {port} 200 512 7 {rule} {at} {server} {error} {detail} TCP_MISS "
+    "{failed}"
+)
+FIELDS = {
+    "method": "GET",
+    "port": "80",
+    "at": "-",
+    "server": "203.0.113.25",
+    "error": "-",
+    "detail": "-",
+    "failed": "-",
+}
 
 
 def json_of(text: str, attributor: RuleAttributor = TRANSLATOR) -> str | None:
     raw = parse_raw(text)
-    return entry(raw, attributor.decision(raw)) if raw else None
+    return entry(raw, attributor.decision(raw), failure(raw)) if raw else None
 
 
 def translate(host: str, rule: str, attributor: RuleAttributor = TRANSLATOR, **fields: str) -> dict[str, object]:

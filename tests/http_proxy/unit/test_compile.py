@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
+
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from egress_router.config.embedded_ipv4 import is_isatap
 from egress_router.http_proxy.policy.compile import compile_policy
 from egress_router.http_proxy.policy.evaluate import evaluate, literal_address
 from egress_router.http_proxy.policy.values import NOWHERE, CompiledPolicy, Decision, Rule, to_number
@@ -17,6 +21,9 @@ def squid_decides(compiled: CompiledPolicy, request: Request) -> bool:
     host, addresses, port = request
     numbers = [to_number(address) for address in addresses]
     if any(number in NOWHERE for number in numbers):
+        return False
+    isatap = {to_number(address) for address in addresses if is_isatap(address)}
+    if isatap - {first for first, _ in compiled.isatap}:
         return False
     for rule in compiled.rules:
         if port in rule.ports and rule_matches(rule, host, numbers):
@@ -95,9 +102,69 @@ def test_exceptions_nest() -> None:
     assert [rule.names or "*" for rule in rules] == [("c.b.a.com",), (".b.a.com",), (".a.com",), (".com",), "*"]
 
 
+@pytest.mark.parametrize(
+    ("policy", "host", "allowed"),
+    [
+        ("!10.42.253.0/24\n*", "64:ff9b::a2a:fd01", False),
+        ("!10.42.253.0/24\n*", "64:ff9b::a2a:fe01", True),
+        ("!10.42.253.0/24\n*", "64:ff9b:1::a2a:fd01", False),
+        ("!10.42.253.0/24\n*", "64:ff9b:1:a2a:fd:100::", False),
+        ("!10.42.253.0/24\n*", "2002:a2a:fd01::1", False),
+        ("!10.42.253.0/24\n*", "::a2a:fd01", False),
+        ("!10.42.253.0/24\n*", "::ffff:0:a2a:fd01", False),
+        ("!10.42.253.0/24\n*", "::ffff:10.42.253.1", False),
+        ("!10.42.253.0/24\n*", "2001:0:4136:e378:8000:63bf:f5d5:2fe", False),
+        ("!10.42.253.0/24\n*", "2001:db8::5efe:10.42.253.1", False),
+        ("!10.42.253.0/24:80\n*", "64:ff9b::a2a:fd01", True),
+        ("10.42.253.1\n!10.42.253.0/24\n*", "64:ff9b::a2a:fd01", True),
+        ("64:ff9b::/96\n!10.42.253.0/24\n*", "64:ff9b::a2a:fd01", True),
+        ("*", "64:ff9b::7f00:1", False),
+        ("*", "2002:a9fe:a9fe::1", False),
+        ("*", "::169.254.169.254", False),
+        ("*", "64:ff9b:1:ffff::a9fe:a9fe", False),
+        ("*", "2001:db8:9::200:5efe:127.0.0.1", False),
+        ("2001:db8:9::200:5efe:127.0.0.1", "2001:db8:9::200:5efe:127.0.0.1", True),
+        ("64:ff9b::7f00:1\n*", "64:ff9b::7f00:1", True),
+        ("64:ff9b::/96\n*", "64:ff9b::7f00:1", False),
+        ("203.0.113.0/24", "64:ff9b::cb00:7119", False),
+    ],
+)
+def test_addresses_that_carry_a_denied_ipv4_address(policy: str, host: str, allowed: bool) -> None:
+    compiled, address = compile_policy(parse(policy)), ip_address(host)
+    assert evaluate(parse(policy), host, 443).allowed is allowed
+    literal = literal_address(host)
+    assert literal
+    assert squid_decides(compiled, (host, (literal,), 443)) is allowed
+    # A name that resolves there, beside an address that is nobody's business.
+    assert evaluate(parse(policy), "a.com", 443, (address,)).allowed is allowed
+
+
+def test_what_the_routes_send_into_the_cluster_is_closed() -> None:
+    cluster = [ip_network("10.128.0.0/14"), ip_network("fd01::/48")]
+    for text, host, allowed in [
+        ("*", "10.128.0.1", False),
+        ("*", "fd01::1", False),
+        ("*", "64:ff9b::a80:1", False),
+        ("*", "10.132.0.1", True),
+        ("10.0.0.0/8\n*", "10.128.0.1", False),
+        ("10.128.0.1\n*", "10.128.0.1", True),
+        ("10.128.0.1\n*", "10.128.0.2", False),
+        ("10.128.0.0/14\n*", "10.128.0.2", True),
+        ("!10.128.0.7\n10.128.0.0/14", "10.128.0.7", False),
+    ]:
+        policy, address = parse(text), ip_address(host)
+        assert evaluate(policy, host, 80, cluster=cluster).allowed is allowed, (text, host)
+        compiled = compile_policy(policy, cluster=cluster)
+        assert squid_decides(compiled, (host, (address,), 80)) is allowed, (text, host)
+        assert squid_decides(compiled, ("a.com", (address,), 80)) is allowed, (text, host)
+
+
 def test_the_size_is_linear() -> None:
     lines = [f"{'!' if number % 2 else ''}10.{number // 256}.{number % 256}.1" for number in range(10_000)]
     rules = compile_policy(parse("\n".join([*lines, "10.0.0.0/8"]))).rules
-    assert len(rules) <= 5
-    assert sum(len(line.ranges) for rule in rules for line in rule.addresses) < 22_000
+    assert len(rules) <= 7
+    ranges = {embedded: [r for r in rules if r.embedded is embedded] for embedded in (False, True)}
+    assert sum(len(line.ranges) for rule in ranges[False] for line in rule.addresses) < 22_000
+    # 5,000 denied addresses, in five forms of IPv6 that carry them.
+    assert 25_000 <= sum(len(line.ranges) for rule in ranges[True] for line in rule.addresses) < 26_000
     assert sum(len(rule.outside) for rule in rules) < 22_000

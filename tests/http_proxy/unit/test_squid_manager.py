@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from egress_router.http_proxy.squid.access_log import MAX_DESTINATIONS, OTHER, RequestCounts, RequestStats, error_word
+import pytest
+
+from egress_router.http_proxy.squid.access_log import MAX_DESTINATIONS, OTHER, RequestCounts, RequestStats
+from egress_router.http_proxy.squid.errors import failure
+from egress_router.http_proxy.squid.log_line import RawLine
 from egress_router.http_proxy.squid.manager import read_dns, read_tunnels
 
 IDNS = """\
@@ -60,9 +64,34 @@ def test_the_number_of_destinations_is_bounded() -> None:
     assert found.sent == 2 * (MAX_DESTINATIONS + 5)
 
 
-def test_what_an_error_is_called() -> None:
-    assert error_word("ERR_CONNECT_FAIL", "203.0.113.25") == "connect"
-    assert error_word("ERR_READ_ERROR", "-") == "dns"
-    assert error_word("ERR_READ_ERROR", "203.0.113.25") == "server"
-    assert error_word("ERR_SOMETHING_NEW", "203.0.113.25") == "other"
-    assert error_word("-", "-") is error_word("ERR_CLIENT_GONE", "-") is None
+FIELDS = dict.fromkeys(RawLine._fields, "-") | {
+    "status": "503",
+    "size": "0",
+    "duration": "20",
+    "server": "203.0.113.25",
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "word", "detail"),
+    [
+        ({"error": "ERR_CONNECT_FAIL", "detail": "errno=111"}, "connect", "refused"),
+        ({"error": "ERR_CONNECT_FAIL", "detail": "errno=113"}, "connect", "unreachable"),
+        ({"error": "ERR_CONNECT_FAIL", "detail": "errno=110"}, "connect", "timed out"),
+        ({"error": "ERR_CONNECT_FAIL", "detail": "WITH_SERVER", "duration": "10004"}, "connect", "timed out"),
+        ({"error": "ERR_CONNECT_FAIL", "detail": "WITH_SERVER"}, "connect", "refused or unreachable"),
+        ({"error": "ERR_READ_ERROR", "server": "-"}, "dns", ""),
+        ({"error": "503:ERR_DNS_FAIL", "server": "-", "failed": "dns"}, "dns", ""),
+        ({"error": "ERR_READ_ERROR"}, "server", "the connection was cut"),
+        ({"error": "ERR_SOMETHING_NEW"}, "other", "ERR_SOMETHING_NEW"),
+        ({"error": "ERR_CLIENT_GONE", "status": "0"}, "client", "the client left"),
+        ({"status": "431", "server": "-"}, "too_large", "the request's header is too large"),
+    ],
+)
+def test_why_a_request_failed(fields: dict[str, str], word: str, detail: str) -> None:
+    assert failure(RawLine(**FIELDS | fields)) == (word, detail)
+
+
+def test_what_is_no_failure() -> None:
+    assert failure(RawLine(**FIELDS)) is None
+    assert failure(RawLine(**FIELDS | {"error": "ERR_ACCESS_DENIED"})) is None
