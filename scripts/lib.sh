@@ -2,7 +2,7 @@
 # Sourced with the checkout as the working directory.
 
 VENV=${VENV:-.venv}
-PACKAGES="iproute2 nftables iptables tcpdump conntrack procps bind9-dnsutils socat iputils-ping iputils-arping curl iperf3 libcap2-bin util-linux squid haproxy gcc libc6-dev buildah podman crun debootstrap prometheus chromium"
+PACKAGES="iproute2 nftables iptables tcpdump conntrack procps bind9-dnsutils socat iputils-ping iputils-arping curl iperf3 libcap2-bin util-linux squid libkeepalive0 haproxy gcc libc6-dev buildah podman crun debootstrap prometheus chromium"
 CLUSTER_PACKAGES="busybox-static containernetworking-plugins libseccomp-dev openssl ipset ethtool"
 
 say() { printf '>>> %s\n' "$*"; }

@@ -7,7 +7,7 @@ import os
 import click
 
 from egress_router.dns_proxy.run import run_dns_proxy
-from egress_router.redirect.sources import egress_sources
+from egress_router.redirect.sources import cluster_networks, egress_sources
 
 
 @click.command("dns-proxy", short_help="Run the DNS proxy router (HAProxy).")
@@ -21,4 +21,4 @@ def command() -> int:
     Example:
       EGRESS_DNS_PROXY_DESTINATION='8080 example.com 80' egress-router dns-proxy
     """  # noqa: D301  # click wants the character
-    return run_dns_proxy(os.environ, egress_sources)
+    return run_dns_proxy(os.environ, egress_sources, cluster_networks)

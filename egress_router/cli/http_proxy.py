@@ -7,6 +7,7 @@ import os
 import click
 
 from egress_router.http_proxy.run import run_http_proxy
+from egress_router.redirect.sources import cluster_networks
 
 
 @click.command(
@@ -24,4 +25,4 @@ def command() -> int:
     Reads EGRESS_HTTP_PROXY_DESTINATION, or the file that EGRESS_HTTP_PROXY_DESTINATION_FILE names. SIGHUP or a change
     of the file reloads; SIGTERM lets transfers finish for EGRESS_SHUTDOWN_GRACE.
     """
-    return run_http_proxy(os.environ)
+    return run_http_proxy(os.environ, cluster_networks)

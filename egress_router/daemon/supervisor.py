@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Generic
 
 from egress_router.daemon.children import Child, Launch
+from egress_router.daemon.clock import SetBack
 from egress_router.daemon.engine import Counters, Engine, Generation, Limits, Prepared
 from egress_router.daemon.file_watch import Watch
 from egress_router.daemon.heartbeat import Heartbeats
@@ -58,6 +59,7 @@ class Supervisor(Generic[Prepared]):
     _draining: list[Generation[Prepared]] = field(default_factory=list)
     _watch: Watch = field(default_factory=lambda: Watch(()))
     _preparing: bool = False
+    _clock: SetBack = field(default_factory=SetBack)
     _reload_wanted: bool = False
     _deaths: int = 0
     _restart_at: float | None = None
@@ -100,6 +102,9 @@ class Supervisor(Generic[Prepared]):
                 if now >= next_look:
                     next_look = now + TICK
                     if self._watch.changed():
+                        self._reload_wanted = True
+                    if back := self._clock.seconds():
+                        log.warning("the clock was set back by %.0f s: %s starts anew", back, self.engine.name)
                         self._reload_wanted = True
                 self._advance(now)
             return 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from egress_router.config.inputs import Problems, load_inputs, warn_unknown
+from egress_router.config.mounts import warn_own_mounts
 from egress_router.config.settings import LogLevel, parse_log
+from egress_router.config.values import Network
 from egress_router.daemon.endpoint import Answer, Endpoint, json_page
 from egress_router.daemon.engine import Limits
 from egress_router.daemon.log import LogOutput, set_up_log
@@ -18,9 +20,9 @@ from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.supervisor import Supervisor
 from egress_router.dns.resolver import Resolver
-from egress_router.dns.usable import unusable
+from egress_router.dns.usable import Usable, families_with_a_route
 from egress_router.dns_proxy.destinations import VARIABLE, DnsProxyConfig, parse_dns_proxy
-from egress_router.dns_proxy.haproxy.engine import LAST_LINES_SECONDS, HaproxyEngine, families_with_a_route
+from egress_router.dns_proxy.haproxy.engine import LAST_LINES_SECONDS, HaproxyEngine
 from egress_router.dns_proxy.metrics import DnsProxyCollector, names_as_json
 from egress_router.dns_proxy.names import BackendWatcher
 from egress_router.errors import ConfigurationError
@@ -31,15 +33,22 @@ log = logging.getLogger(__name__)
 RUN_DIR = "/run/egress-router"
 
 
-def run_dns_proxy(env: Mapping[str, str], egress_sources: Callable[[], list[str]]) -> int:
+def run_dns_proxy(
+    env: Mapping[str, str],
+    egress_sources: Callable[[], list[str]],
+    cluster: Callable[[], Iterable[Network]] = tuple,
+) -> int:
     """Run until SIGTERM; return 0. ``egress_sources`` are the addresses that the pod leaves with, asked where
-    EGRESS_SOURCE is not set. Raises EgressRouterError when it cannot run.
+    EGRESS_SOURCE is not set; ``cluster`` tells what its routes send into the cluster. Raises EgressRouterError when it
+    cannot run.
     """
     with leaving_at_once():
-        return _run(env, egress_sources)
+        return _run(env, egress_sources, cluster)
 
 
-def _run(env: Mapping[str, str], egress_sources: Callable[[], list[str]]) -> int:
+def _run(
+    env: Mapping[str, str], egress_sources: Callable[[], list[str]], cluster: Callable[[], Iterable[Network]]
+) -> int:
     loop = Loop()
     reader = _Reader(env, egress_sources)
     config = reader.read(first=True)
@@ -51,7 +60,7 @@ def _run(env: Mapping[str, str], egress_sources: Callable[[], list[str]]) -> int
         BackendWatcher(
             Resolver(config.nameservers),
             sorted(config.sources) or families_with_a_route(),
-            unusable,
+            Usable(tuple(cluster())),
             lambda: loop.heartbeats.beat("names"),
         ),
         Path(env.get("EGRESS_RUN_DIR") or RUN_DIR) / "dns-proxy",
@@ -94,6 +103,8 @@ class _Reader:
         inputs = load_inputs(self._env)
         config = parse_dns_proxy(inputs, problems, required=True)
         warn_unknown(inputs, problems)
+        if first:
+            warn_own_mounts(inputs, problems)
         if first and config is not None:
             self._health_port = config.health_port
         if config is not None and config.health_port != self._health_port:

@@ -60,6 +60,7 @@ def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
         grace=float(seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", int(default.grace), 0, DAY)),
         sources=tuple(source_addresses(inputs, problems).values()),
         idle_timeout=seconds(inputs, problems, "EGRESS_HTTP_PROXY_IDLE_TIMEOUT", default.idle_timeout, 1, LONGEST_IDLE),
+        ipv6_clients=on_off(inputs, problems, "EGRESS_HTTP_PROXY_IPV6_CLIENTS", default=False),
         health_port=unclaimed_port(inputs, problems, health, "EGRESS_HTTP_PROXY_PORT" if health == port else ""),
     )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from egress_router.config.inputs import Problems, load_inputs, warn_unknown
+from egress_router.config.mounts import warn_own_mounts
 from egress_router.config.settings import parse_log
+from egress_router.config.values import Family, Network, family_of
 from egress_router.daemon.endpoint import Answer, Endpoint, json_page
 from egress_router.daemon.engine import Counters, Limits
 from egress_router.daemon.log import LOGGER, LogOutput, set_up_log
@@ -18,14 +20,17 @@ from egress_router.daemon.loop import leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.supervisor import Supervisor
+from egress_router.dns.resolver import Resolver
+from egress_router.dns.usable import families_with_a_route
 from egress_router.http_proxy.config import parse_http_settings
 from egress_router.http_proxy.metrics import HttpProxyCollector
 from egress_router.http_proxy.policy.compile import compile_policy
 from egress_router.http_proxy.policy.parse import parse_http_policy
 from egress_router.http_proxy.policy.values import HttpPolicy, HttpSettings
 from egress_router.http_proxy.squid.config import render_squid
+from egress_router.http_proxy.squid.dns_reasons import DnsReasons
 from egress_router.http_proxy.squid.engine import SquidEngine, become_unprivileged
-from egress_router.http_proxy.squid.workers import default_workers
+from egress_router.http_proxy.squid.workers import default_workers, has_ipv6
 from egress_router.net.rtnetlink.kernel import own_addresses
 
 DEFAULT_DIRECTORY = "/run/egress-router"
@@ -36,18 +41,40 @@ START_SECONDS = 120.0
 LAST_LINES_SECONDS = 2.0
 
 
-def run_http_proxy(env: Mapping[str, str]) -> int:
-    """Run until SIGTERM; return 0. Raises EgressRouterError when it cannot run."""
+def run_http_proxy(env: Mapping[str, str], cluster: Callable[[], Iterable[Network]] = tuple) -> int:
+    """Run until SIGTERM; return 0. ``cluster`` tells what the pod's routes send into the cluster. Raises
+    EgressRouterError when it cannot run.
+    """
     with leaving_at_once():
-        return _run(env)
+        return _run(env, cluster)
 
 
-def _run(env: Mapping[str, str]) -> int:
+def _run(env: Mapping[str, str], cluster: Callable[[], Iterable[Network]]) -> int:
     settings, directory = _read(env)
+    families = [family_of(source) for source in settings.sources] or families_with_a_route()
+    ipv6 = Family.IPV6 in families or settings.ipv6_clients or _only_ipv6_clients(settings)
+    if not ipv6 and has_ipv6():
+        LOGGER.warning(
+            "nothing leaves by IPv6, so name servers are asked for IPv4 addresses alone, and clients are served by "
+            "IPv4 alone (EGRESS_HTTP_PROXY_IPV6_CLIENTS=on serves them by IPv6 too)"
+        )
+    resolver = Resolver()
     become_unprivileged(directory)
+    reasons = DnsReasons(sorted(families), resolver)
     output = LogOutput(sys.stdout.fileno()) if settings.access_log else None
     workers = settings.workers or default_workers()
-    engine = SquidEngine(settings, lambda: load_inputs(env), own_addresses, directory, output, workers=workers)
+    engine = SquidEngine(
+        settings,
+        lambda: load_inputs(env),
+        own_addresses,
+        directory,
+        output,
+        workers=workers,
+        families=tuple(families),
+        cluster=cluster,
+        ipv6=ipv6,
+        reasons=reasons,
+    )
     supervisor = Supervisor(
         engine, Limits(grace=settings.grace, start=START_SECONDS), lambda counters: _report(directory, counters)
     )
@@ -59,6 +86,7 @@ def _run(env: Mapping[str, str]) -> int:
     try:
         return supervisor.run()
     finally:
+        reasons.close(LAST_LINES_SECONDS)
         if output:
             output.close(LAST_LINES_SECONDS)
 
@@ -84,9 +112,17 @@ def _read(env: Mapping[str, str]) -> tuple[HttpSettings, Path]:
         render_squid(compile_policy(HttpPolicy(policy.lines[:1])), settings)
     del problems.warnings[told:]
     warn_unknown(inputs, problems)
+    warn_own_mounts(inputs, problems)
     for warning in problems.warnings:
         LOGGER.warning("%s", warning)
     return settings, directory
+
+
+def _only_ipv6_clients(settings: HttpSettings) -> bool:
+    """Return whether clients can reach the pod by IPv6 alone."""
+    others = [address for address in own_addresses() if address not in settings.sources and not address.is_loopback]
+    routable = {family_of(address) for address in others if not address.is_link_local}
+    return routable == {Family.IPV6}
 
 
 def _report(directory: Path, counters: Counters) -> None:

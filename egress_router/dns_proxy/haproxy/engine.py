@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGUSR1
 
-from egress_router.config.values import Family
 from egress_router.daemon.children import Child, Launch
 from egress_router.daemon.log import LogOutput
 from egress_router.dns_proxy.destinations import DnsProxyConfig
@@ -25,9 +24,6 @@ from egress_router.dns_proxy.names import BackendWatcher, DnsProxyState
 from egress_router.errors import PlatformError, ToolFailed
 
 # What this pod is and may: its addresses, its families, its low ports.
-
-#: Addresses of documentation prefixes: whether there is a route tells whether the family leads outside.
-_OUTSIDE = {Family.IPV4: (socket.AF_INET, "203.0.113.1"), Family.IPV6: (socket.AF_INET6, "2001:db8::1")}
 
 
 def require_low_ports(config: DnsProxyConfig) -> None:
@@ -70,19 +66,6 @@ def has_ipv6() -> bool:
     except OSError:
         return False
     return True
-
-
-def families_with_a_route() -> list[Family]:
-    """Return the families with a route to the outside, or IPv4 when there is none at all. Nothing is sent."""
-    found = []
-    for family, (number, outside) in _OUTSIDE.items():
-        try:
-            with socket.socket(number, socket.SOCK_DGRAM) as probe:
-                probe.connect((outside, 9))
-        except OSError:
-            continue
-        found.append(family)
-    return found or [Family.IPV4]
 
 
 # HAProxy as an engine of the supervisor: the DNS proxy router.

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from urllib.parse import urlsplit
 
 from egress_router.config.embedded_ipv4 import PREFIXES, embedded_ipv4, is_isatap
+from egress_router.http_proxy.policy.targets import MANAGER_PATH, Target
 from egress_router.http_proxy.policy.values import (
     ALWAYS_CLOSED,
     NOWHERE,
@@ -152,7 +152,7 @@ def evaluate(
 
     Several addresses may be denied, each by a line: the first of these lines counts, a closed address before all.
     """
-    plain = host.removesuffix(".").lower()
+    plain = host.rstrip(".").lower()
     name: str | None = plain
     literal = literal_address(plain)
     if literal is not None:
@@ -192,23 +192,6 @@ def _about(
 
 # `explain` for the HTTP proxy: what decides about a URL or ``host:port``, in words.
 
-#: Squid answers it itself, on any host.
-MANAGER_PATH = "/squid-internal-mgr/"
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-EXPECTED = "a URL such as http://free.fr/, or host:port such as free.fr:443"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is asked about: ``connect`` for a tunnel, as https:// and host:port make clients ask for; ``manager`` for a
-    path that Squid takes for its cache manager.
-    """
-
-    host: str
-    port: int
-    connect: bool
-    manager: bool = False
-
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -218,24 +201,6 @@ class Explanation:
     line: PolicyLine | None
     text: str
     depends: bool = False
-
-
-def parse_target(text: str) -> Target:
-    """Return what a URL or ``host:port`` asks for. ValueError says what would be right."""
-    if "://" in text:
-        try:
-            parts = urlsplit(text)
-            port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
-        except ValueError as error:
-            raise ValueError(f'"{text}": {error}; expected {EXPECTED}') from None
-        if not parts.hostname or not port:
-            raise ValueError(f'"{text}" is not {EXPECTED}')
-        tunnel = parts.scheme == "https"
-        return Target(parts.hostname, port, tunnel, manager=not tunnel and parts.path.startswith(MANAGER_PATH))
-    matched = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\s/]+)):([1-9][0-9]{0,4})", text)
-    if not matched or int(matched[3]) > 65535:
-        raise ValueError(f'"{text}" is not {EXPECTED}')
-    return Target(matched[1] or matched[2], int(matched[3]), connect=True)
 
 
 def explain_http(
@@ -251,6 +216,8 @@ def explain_http(
     addresses may decide otherwise.
     """
     settings = settings or HttpSettings()
+    if asked.invalid:
+        return Explanation(False, None, f"denied: {asked.invalid}, which Squid answers with 400")
     if asked.manager:
         return Explanation(False, None, f"denied: {MANAGER_PATH} is Squid's cache manager, on any host")
     if asked.connect and asked.port not in settings.connect_ports:

@@ -122,7 +122,7 @@ class HttpSettings:
     """Everything about the proxy that is not the policy. ``grace`` in seconds; ``sources`` one per family.
 
     ``workers`` are the Squids that share the work (None: as many as there are processors for them), ``health_port`` is
-    None for none. ``idle_timeout`` in seconds.
+    None for none. ``idle_timeout`` in seconds. ``ipv6_clients``: listen on IPv6 though nothing leaves by it.
     """
 
     port: int = 8080
@@ -134,6 +134,7 @@ class HttpSettings:
     sources: tuple[Address, ...] = ()
     health_port: int | None = None
     idle_timeout: int = 900
+    ipv6_clients: bool = False
 
 
 def to_number(address: Address) -> int:

@@ -29,8 +29,9 @@ OWN_DESCRIPTORS = 128
 #: Nothing can be sent from these (RFC 1122 3.2.1.3 (b) and RFC 6666), so a connection bound to one never starts.
 UNUSABLE = {4: "0.0.0.1", 6: "100::1"}
 #: Both interface identifiers of ISATAP, 0:5efe and 200:5efe, behind any prefix and before any IPv4 address. A mask with
-#: holes is right in a set of its own: Squid then compares with nothing else.
-ISATAP = "0:0:0:0:0:5efe:0:0/0:0:0:0:fdff:ffff:0:0"
+#: holes is right in a set of its own: Squid then compares with nothing else. It reads a mask in colons only behind an
+#: address with dots, and takes its beginning for a length otherwise (acl_ip_data::FactoryParse).
+ISATAP = "::5efe:0.0.0.0/::fdff:ffff:0.0.0.0"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from egress_router.http_proxy.squid.config import (
     wanted_descriptors,
 )
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
+from egress_router.http_proxy.squid.ipv4_only import without_ipv6
 from egress_router.http_proxy.squid.log_line import RuleAttributor
 from egress_router.http_proxy.squid.manager import SquidManager
 from egress_router.http_proxy.squid.workers import Guard, listen_address
@@ -162,7 +164,7 @@ class SquidEngine:
     ``directory`` is writable; ``output`` takes the access log (None: it is off), ``stats`` counts it in any case.
     ``secret`` opens the cache manager to us. The kernel spreads connections over the Squids. ``families`` lead outside
     where EGRESS_SOURCE does not say so, ``cluster`` tells what the routes send into the cluster, and ``reasons`` why
-    names have no address.
+    names have no address. ``ipv6`` is false where Squid shall not use it, even where the pod has it.
     """
 
     settings: HttpSettings
@@ -176,6 +178,7 @@ class SquidEngine:
     name: str = "squid"
     workers: int = 1
     families: tuple[int, ...] = (4, 6)
+    ipv6: bool = True
     cluster: Callable[[], Iterable[Network]] = tuple
     reasons: DnsReasons | None = None
     _states: dict[str, _State] = field(default_factory=dict)
@@ -210,7 +213,7 @@ class SquidEngine:
             log.warning("%s", warning)
         compiled = compile_policy(policy, self.own(), self.cluster())
         directory = self.directory / f"generation-{generation}"
-        listen = listen_address()
+        listen = self._listen()
         ipv6 = ":" in listen
         share = replace(self.settings, max_clients=math.ceil(self.settings.max_clients / self.workers))
         place = SquidPlace(
@@ -231,6 +234,9 @@ class SquidEngine:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return configuration
+
+    def _listen(self) -> str:
+        return listen_address() if self.ipv6 else "0.0.0.0"  # noqa: S104  # clients are in other pods
 
     def _descriptors(self, share: HttpSettings, first: bool) -> int | None:
         """Return how many descriptors a Squid may have, and tell when those are too few; it would fail to get more."""
@@ -265,12 +271,14 @@ class SquidEngine:
         access_log = AccessLog(attributor, self.stats, self.output, self.reasons)
         manager = SquidManager(host, port, self.secret)
         self._states[service] = _State(prepared.directory, conf, access_log, manager)
-        command = (self.program, "-N", "-n", service, "-f", str(conf))
+        command: tuple[str, ...] = (self.program, "-N", "-n", service, "-f", str(conf))
+        if not self.ipv6:
+            command = without_ipv6(command)
         return Launch(command, service, keepalive_environment(os.environ), stdout=access_log.write_end)
 
     def _make_guard(self) -> None:
         try:
-            self._guard = Guard(listen_address(), self.settings.port, self.workers)
+            self._guard = Guard(self._listen(), self.settings.port, self.workers)
         except PermissionError as error:
             raise PlatformError(
                 f"port {self.settings.port} cannot be bound without privilege; choose another EGRESS_HTTP_PROXY_PORT "
@@ -386,3 +394,25 @@ def become_unprivileged(directory: Path, uid: int = 1001) -> None:
         raise PlatformError(
             f"running as root without being able to give it up ({error.strerror}); set runAsUser to any other number"
         ) from error
+    unreadable = [path for path in imported_from() if not _can_be_read(path)]
+    if unreadable:
+        raise PlatformError(
+            f"running as root, and user {uid}, which the proxy becomes, cannot read {', '.join(unreadable)}: what is "
+            "imported later would fail; make it readable for everybody, or set runAsUser to its owner"
+        )
+
+
+def imported_from() -> list[str]:
+    """Return the directories that Python imports from: our package, installed ones and the standard library."""
+    paths = sysconfig.get_paths()
+    return list(dict.fromkeys([str(Path(__file__).parents[2]), paths["stdlib"], paths["purelib"]]))
+
+
+def _can_be_read(path: str) -> bool:
+    try:
+        next(Path(path).iterdir(), None)
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return os.access(path, os.X_OK)

@@ -143,7 +143,7 @@ class RuleAttributor:
 
     def _decision(self, host: str, port: str, rule: str, at: str, server: str) -> Attribution:
         target = {"host": plain(host), "port": int(port) if port.isdecimal() else None}
-        host = (plain(host) or "").removesuffix(".").lower()
+        host = (plain(host) or "").rstrip(".").lower()
         number = int(rule) if rule.isdecimal() else 0
         allowed = number > 0 and self._rules[number - 1].decision is Decision.ALLOW
         decided: int | str | None = REASONS.get(rule)

@@ -24,10 +24,10 @@ def servers(lab: Lab) -> list[HttpServer]:
     return [lab.http(GOOD, port=80), lab.http(GOOD6, port=80)]
 
 
-def init(proxy: Proxy, sources: str, gateways: str = GATEWAYS) -> None:
+def init(proxy: Proxy, sources: str, gateways: str = GATEWAYS, **more: str) -> None:
     """Run the init container in the pod, with the interface that the platform gives it."""
     proxy.lab.macvlan(proxy.pod)
-    env = {"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_SOURCE": sources, "EGRESS_GATEWAY": gateways}
+    env = {"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_SOURCE": sources, "EGRESS_GATEWAY": gateways, **more}
     proxy.pod.run([sys.executable, "-m", "egress_router", "init"], env=env | {"EGRESS_DAD": "off"}, timeout=60)
 
 
@@ -66,3 +66,58 @@ def test_a_family_without_a_source_cannot_leave(
         assert client.status("http://only4.example/") == 200
         assert client.status("http://only6.example/") == 503
     assert {str(source) for source in capture.sources()} == {SOURCE}
+
+
+def test_addresses_of_a_family_without_a_source_do_not_count(lab: Lab, proxy: Proxy, client: Client) -> None:
+    """Nor are they asked for: a name server that never answers AAAA delays nothing."""
+    lab.http(GOOD, port=80)
+    lab.dns.set("both.example", A=[GOOD], AAAA=["2001:db8:113::99"])
+    lab.dns.set("only6.example", AAAA=[GOOD6])
+    init(proxy, SOURCE, "192.0.2.1")
+    proxy.start("203.0.113.0/24\nonly6.example", {"EGRESS_SOURCE": SOURCE})
+    assert client.status("http://both.example/") == 200
+    assert client.status("http://only6.example/") == 503
+    (allowed, failed) = proxy.wait_for_log(2)
+    assert (allowed["line"], allowed["server"]) == (1, GOOD)
+    assert (failed["error"], failed["detail"]) == ("dns", "has no IPv4 address")
+    assert {query.type for query in lab.dns.queries if query.name == "both.example"} == {"A"}
+
+
+def test_addresses_that_carry_a_denied_ipv4_address(lab: Lab, proxy: Proxy, client: Client) -> None:
+    """Through a real Squid, by name and spelled out. The pod has a route to every one of these forms."""
+    denied = ["64:ff9b::a2a:fd01", "2002:a2a:fd01::1", "::a2a:fd01", "::ffff:0:a2a:fd01", "64:ff9b:1::a2a:fd01"]
+    closed = ["64:ff9b::a9fe:a9fe", "64:ff9b:1:2::1", "2001:0:4136:e378:8000:63bf:f5d5:2fe", "fd00:ec2::254"]
+    closed += ["2001:db8:113::5efe:10.42.253.1", "2002:7f00:1::1"]
+    for number, address in enumerate([*denied, *closed]):
+        lab.dns.set(f"name{number}.example", A=[GOOD], AAAA=[address])
+    lab.dns.set("fine.example", A=[GOOD], AAAA=[GOOD6])
+    lab.http(GOOD, port=80)
+    lab.http(GOOD6, port=80)
+    proxy.start("!10.42.253.0/24\n*")
+    assert client.status("http://fine.example/") == 200, "the control"
+    for number, address in enumerate([*denied, *closed]):
+        assert client.status(f"http://[{address}]/") == 403, address
+        assert client.status(f"http://name{number}.example/") == 403, address
+        entry = proxy.wait_for_log(3 + 2 * number)[1 + 2 * number]
+        assert entry["line"] == (1 if address in denied else None), entry
+
+
+def test_the_cluster_is_closed(lab: Lab, proxy: Proxy, client: Client) -> None:
+    """What the routes send by the cluster's interface is reached by a line for exactly that address alone."""
+    inside = lab.pod("inside")
+    address = str(inside.addresses[4])
+    lab.http(address, port=80, host=inside)
+    lab.http(GOOD, port=80)
+    lab.dns.set("rebound.example", A=[address])
+    lab.dns.set("good.example", A=[GOOD])
+    init(proxy, SOURCE, "192.0.2.1", EGRESS_CLUSTER_CIDRS="198.51.100.0/24")
+    env = {"EGRESS_SOURCE": SOURCE}
+    proxy.write_policy("*")
+    proxy.start(None, env)
+    assert client.status("http://good.example/") == 200, "the control"
+    assert client.status(f"http://{address}/") == 403
+    assert client.status("http://rebound.example/") == 403
+    assert {entry.get("reason") for entry in proxy.wait_for_log(3)[1:]} == {"a closed address"}
+    proxy.write_policy(f"{address}\n*")
+    proxy.wait_for("generation 2 is in force")
+    assert client.status(f"http://{address}/") != 403

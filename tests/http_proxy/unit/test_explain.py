@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.http_proxy.config import parse_ports
-from egress_router.http_proxy.policy.evaluate import explain_http, literal_address, parse_target
+from egress_router.http_proxy.policy.evaluate import explain_http, literal_address
+from egress_router.http_proxy.policy.targets import parse_target
 from egress_router.http_proxy.policy.values import HttpSettings
 from tests.http_proxy.unit.strategies import parse
 
@@ -50,11 +51,51 @@ def test_explain_with_addresses() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["free.fr", "free.fr:0", "free.fr:65536", "http://", "ftp://x/", "a b:1", "http://x:y/"]
+    "target",
+    [
+        "free.fr",
+        "free.fr:0",
+        "free.fr:65536",
+        "http://",
+        "ftp://x/",
+        "a b:1",
+        "free.fr:+80",
+        "free.fr:080",
+        "[free.fr]:80",
+    ],
 )
 def test_no_target(target: str) -> None:
     with pytest.raises(ValueError, match=re.escape("http://free.fr/")):
         explain_http(parse(POLICY), parse_target(target))
+
+
+@pytest.mark.parametrize(
+    ("target", "allowed", "words"),
+    [
+        ("http://example.com../", False, 'denied by line 1 "!example.com"'),
+        ("http://EXAMPLE.com./", False, 'denied by line 1 "!example.com"'),
+        ("https://example.com../", False, 'denied by line 1 "!example.com"'),
+        ("http://user@example.com/", False, 'denied by line 1 "!example.com"'),
+        ("http://[example.com]/", False, 'denied by line 1 "!example.com"'),
+        ("http://example.com?x", False, 'denied by line 1 "!example.com"'),
+        ("http://.example.com/", False, "has an empty label"),
+        ("http://example..com/", False, "has an empty label"),
+        ("http://free.fr:/", False, "no port from 1 to 65535"),
+        ("http://free.fr:0/", False, "no port from 1 to 65535"),
+        ("http://free.fr:x/", False, "no port from 1 to 65535"),
+        ("http://free.fr:65536/", False, "no port from 1 to 65535"),
+        ("http://free.fr:+80/", True, "allowed by line 2"),
+        ("http://free.fr:080/", True, "allowed by line 2"),
+        ("http://free.fr:80x/", True, "allowed by line 2"),
+        ("http://free.fr /", False, "white space"),
+        (f"http://{'a' * 64}.example/", True, "allowed by line 2"),
+        ("http:///x", False, "no host"),
+    ],
+)
+def test_odd_spellings(target: str, allowed: bool, words: str) -> None:
+    explanation = explain_http(parse("!example.com\n*:80,443"), parse_target(target))
+    assert words in explanation.text
+    assert explanation.allowed is allowed
 
 
 @given(
