@@ -12,6 +12,7 @@ from egress_router.config.settings import (
     source_addresses,
     unclaimed_port,
 )
+from egress_router.http_proxy.parent import parse_parent
 from egress_router.http_proxy.policy.values import ANY_PORT, MAX_PORT, HttpSettings, Ports, merge_ports
 
 # Port lists: ``443``, ``443,8443``, ``8000-8010``.
@@ -60,6 +61,7 @@ def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
         grace=float(seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", int(default.grace), 0, DAY)),
         sources=tuple(source_addresses(inputs, problems).values()),
         idle_timeout=seconds(inputs, problems, "EGRESS_HTTP_PROXY_IDLE_TIMEOUT", default.idle_timeout, 1, LONGEST_IDLE),
+        parent=parse_parent(inputs, problems),
         ipv6_clients=on_off(inputs, problems, "EGRESS_HTTP_PROXY_IPV6_CLIENTS", default=False),
         health_port=unclaimed_port(inputs, problems, health, "EGRESS_HTTP_PROXY_PORT" if health == port else ""),
     )

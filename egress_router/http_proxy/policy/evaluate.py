@@ -222,14 +222,16 @@ def explain_http(
         return Explanation(False, None, f"denied: {MANAGER_PATH} is Squid's cache manager, on any host")
     if asked.connect and asked.port not in settings.connect_ports:
         return Explanation(False, None, f"denied: {asked.port} is not one of EGRESS_HTTP_PROXY_CONNECT_PORTS")
-    verdict = evaluate(policy, asked.host, asked.port, addresses, own)
+    verdict = evaluate(policy, asked.host, asked.port, () if settings.parent else addresses, own)
     word = "allowed" if verdict.allowed else "denied"
     about = f" ({verdict.address})" if verdict.address and literal_address(asked.host) is None else ""
     if verdict.line:
         text = f'{word} by line {verdict.line.number} "{verdict.line.text}"{about}'
     else:
         text = f"{word}: {verdict.why}"
-    if addresses or literal_address(asked.host) is not None:
+    if settings.parent:
+        text += f"{', and goes on to ' + str(settings.parent) if verdict.allowed else ''}"
+    if addresses or settings.parent or literal_address(asked.host) is not None:
         return Explanation(verdict.allowed, verdict.line, text)
     earlier = _address_lines(policy, asked.port, verdict.line, Decision.DENY if verdict.allowed else Decision.ALLOW)
     numbers = ", ".join(str(line.number) for line in earlier[:10]) + (" …" if len(earlier) > 10 else "")

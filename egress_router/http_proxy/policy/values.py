@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from egress_router.config.embedded_ipv4 import CLOSED_IPV4, CLOSED_IPV6, NAT64_LOCAL, TEREDO, spellings
+from egress_router.http_proxy.parent import Parent
 
 # The policy of the HTTP proxy: an ordered list of destinations, the first that matches decides.
 #
@@ -123,6 +124,7 @@ class HttpSettings:
 
     ``workers`` are the Squids that share the work (None: as many as there are processors for them), ``health_port`` is
     None for none. ``idle_timeout`` in seconds. ``ipv6_clients``: listen on IPv6 though nothing leaves by it.
+    ``parent``: the proxy that requests go on to.
     """
 
     port: int = 8080
@@ -135,6 +137,7 @@ class HttpSettings:
     health_port: int | None = None
     idle_timeout: int = 900
     ipv6_clients: bool = False
+    parent: Parent | None = None
 
 
 def to_number(address: Address) -> int:

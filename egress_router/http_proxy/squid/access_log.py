@@ -91,7 +91,8 @@ class AccessLog(LinePipe):
                 log.warning("access log: a line that is not ours was dropped (%d characters)", len(text))
                 continue
             decided = self._attributor.decision(raw)
-            failed = failure(raw) if decided.members["decision"] == "allow" or raw.rule == "-" else None
+            judged = decided.members["decision"] == "allow" or raw.rule == "-"
+            failed = failure(raw, parent=self._attributor.parent) if judged else None
             _count(raw, decided.members, failed, counts)
             if self._output is None:
                 continue

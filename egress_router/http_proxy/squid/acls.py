@@ -18,9 +18,12 @@ LONGEST_LINE = 1000
 
 
 class SquidSets:
-    """Collects ``acl`` lines and files. ``families``: those that the pod has; Squid refuses addresses of others."""
+    """Collects ``acl`` lines and files. ``families``: those that the pod has; Squid refuses addresses of others.
+    Without ``look_up`` sets of addresses are about literal ones alone, and no name server is asked.
+    """
 
-    def __init__(self, directory: PurePosixPath, families: Sequence[int]) -> None:
+    def __init__(self, directory: PurePosixPath, families: Sequence[int], look_up: bool = True) -> None:
+        self._look_up = look_up
         self._directory = directory
         self._families = families
         self._known: dict[tuple[str, str], str] = {}
@@ -31,6 +34,8 @@ class SquidSets:
 
     def define(self, name: str, kind: str, entries: Sequence[str]) -> str:
         """Define a set once, in a file when it is long, and return the name it goes by."""
+        if kind == "dst" and not self._look_up:
+            kind = "dst -n"
         body = "\n".join(entries) + "\n"
         if (kind, body) in self._known:
             return self._known[kind, body]

@@ -92,6 +92,7 @@ def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidP
     conf = _template().render(
         place=place,
         settings=settings,
+        login=_login(settings, place),
         any_connect_port=settings.connect_ports == ANY_PORT,
         connect_ports=str(settings.connect_ports).replace(",", " "),
         descriptors=min(wanted_descriptors(settings), place.descriptors or wanted_descriptors(settings)),
@@ -102,6 +103,12 @@ def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidP
     return {"squid.conf": conf, **writer.files}
 
 
+def _login(settings: HttpSettings, place: SquidPlace) -> str:
+    """Return the parent's user and password; words for them where the configuration is shown."""
+    login = settings.parent.login if settings.parent else ""
+    return "USER:PASSWORD" if login and place == SHOWN else login
+
+
 class _Writer:
     """Collects ACL definitions, access rules and the same rules for outgoing addresses."""
 
@@ -110,7 +117,8 @@ class _Writer:
         # Addresses of a family that cannot leave do not count, whatever else a name resolves to.
         sources = {source.version for source in settings.sources} or place.families
         self._counting = [family for family in self._families if family in sources] or self._families
-        self._sets = SquidSets(PurePosixPath(place.directory), self._counting)
+        self._parent = settings.parent is not None
+        self._sets = SquidSets(PurePosixPath(place.directory), self._counting, look_up=not self._parent)
         self.access: list[str] = []
         self.outgoing: list[str] = []
 
@@ -126,6 +134,10 @@ class _Writer:
 
     def policy(self, compiled: CompiledPolicy, settings: HttpSettings) -> None:
         sources = _sources(settings)
+        if self._parent:
+            # Whatever is asked for, the connection is one to the parent.
+            for family in self._families:
+                self.outgoing.append(f"tcp_outgoing_address {sources[family]}")
         self._resolved = self._sets.define("resolved", "dst", self._sets.ranges(complement([])))
         # The second look: without addresses in Squid's cache there is nothing to judge, so nothing to connect to.
         self._leave(UNUSABLE, f"!{self._resolved}")
@@ -171,7 +183,7 @@ class _Writer:
         if rule.everything:
             conditions.append("all")
         condition = " ".join(conditions)
-        if rule.decision is Decision.ALLOW and not rule.addresses:
+        if rule.decision is Decision.ALLOW and not rule.addresses and not self._parent:
             failed = self._sets.note("failed_dns", "failed=dns")
             self._mark("http_access deny", f"{condition} !{self._resolved}", str(number), failed)
         which = f" {define_which(self._sets, number, asked)}" if asked else ""
@@ -183,6 +195,8 @@ class _Writer:
         self.access.append(" ".join((directive, condition, note, *further)))
 
     def _leave(self, sources: Mapping[int, str], condition: str) -> None:
+        if self._parent:
+            return
         for family in self._families:
             self.outgoing.append(f"tcp_outgoing_address {sources[family]} {condition}".rstrip())
 
@@ -201,13 +215,12 @@ def _sources(settings: HttpSettings) -> dict[int, str]:
 #
 # Squid's own are three kilobytes, name the administrator, and are looked for on disk for every refused request that
 # has an Accept-Language header, as those of browsers have. With a directory of its own, set by ``error_directory``, a
-# page is read once at the start. ``%c`` is the name of the error, ``%z`` what DNS said and ``%E`` the system's error,
-# escaped.
+# page is read once at the start. ``%c`` is the name of the error and ``%E`` the system's error, escaped.
 
 _PAGE = "<!DOCTYPE html>\n<title>egress-router</title>\n<p>{}\n"
 _SPECIAL = {
     "ERR_ACCESS_DENIED": "The policy of this proxy does not allow this request.",
-    "ERR_DNS_FAIL": "The name of the server cannot be resolved: %z",
+    "ERR_DNS_FAIL": "The name of the server cannot be resolved.",
     # Squid's word for a name without an address, too, when the policy had it looked up before.
     "ERR_READ_ERROR": "No answer came: the name of the server does not resolve, or it cut the connection. %E",
 }

@@ -24,6 +24,8 @@ from egress_router.daemon.children import Child, Launch
 from egress_router.daemon.log import LogOutput
 from egress_router.daemon.sockets import clients, listeners, listens
 from egress_router.errors import PlatformError, ToolFailed, TryAgainError
+from egress_router.http_proxy.parent import VARIABLE as PARENT
+from egress_router.http_proxy.parent import parse_parent
 from egress_router.http_proxy.policy.compile import compile_policy, shadow_warnings
 from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
 from egress_router.http_proxy.policy.values import Address, CompiledPolicy, HttpPolicy, HttpSettings, Network
@@ -81,6 +83,8 @@ def write_files(directory: Path, files: dict[str, str]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (directory / name).parent.mkdir(exist_ok=True)
+            # The parent proxy's password is in one of them.
+            (directory / name).touch(mode=0o600)
             (directory / name).write_text(text)
     except OSError as error:
         raise PlatformError(
@@ -139,6 +143,7 @@ class SquidConfiguration:
     compiled: CompiledPolicy
     directory: Path
     files: dict[str, str]
+    parent: bool = False
 
 
 @dataclass(slots=True)
@@ -199,13 +204,17 @@ class SquidEngine:
 
     def watched(self) -> Iterable[Path]:
         """Return the file of the policy, if there is one."""
-        path = self.load().value(VARIABLE + "_FILE")
-        return [Path(path)] if path else []
+        inputs = self.load()
+        paths = [inputs.value(f"{variable}_FILE") for variable in (VARIABLE, PARENT)]
+        return [Path(path) for path in paths if path]
 
     def prepare(self, generation: int) -> SquidConfiguration:
         """Parse, compile, render and let Squid itself check. ConfigurationError or ToolFailed say what is wrong."""
         problems = Problems()
-        policy = parse_http_policy(self.load(), problems, required=True)
+        inputs = self.load()
+        policy = parse_http_policy(inputs, problems, required=True)
+        # Here too: a Secret may change.
+        parent = parse_parent(inputs, problems)
         problems.raise_if_any()
         if policy is None:
             raise PlatformError("no policy and no problem")
@@ -215,7 +224,7 @@ class SquidEngine:
         directory = self.directory / f"generation-{generation}"
         listen = self._listen()
         ipv6 = ":" in listen
-        share = replace(self.settings, max_clients=math.ceil(self.settings.max_clients / self.workers))
+        share = replace(self.settings, max_clients=math.ceil(self.settings.max_clients / self.workers), parent=parent)
         place = SquidPlace(
             directory=str(directory),
             listen=f"[{listen}]" if ipv6 else listen,
@@ -226,7 +235,7 @@ class SquidEngine:
             error_directory=str(directory / "errors"),
         )
         files = render_squid(compiled, share, place) | error_pages("errors")
-        configuration = SquidConfiguration(policy, compiled, directory, files)
+        configuration = SquidConfiguration(policy, compiled, directory, files, parent is not None)
         write_files(directory, files)
         try:
             check(self.program, directory / "squid.conf")
@@ -260,7 +269,7 @@ class SquidEngine:
         self._close_guard()
         if previous is None:
             self._make_guard()
-        attributor = RuleAttributor(prepared.policy, prepared.compiled)
+        attributor = RuleAttributor(prepared.policy, prepared.compiled, parent=prepared.parent)
         return [self._launch(prepared, attributor) for _ in range(self.workers)]
 
     def _launch(self, prepared: SquidConfiguration, attributor: RuleAttributor) -> Launch:

@@ -50,8 +50,10 @@ class Failure(NamedTuple):
     detail: str = ""
 
 
-def failure(raw: RawLine) -> Failure | None:
-    """Return why a request failed that was not refused; None when it did not fail."""
+def failure(raw: RawLine, *, parent: bool = False) -> Failure | None:
+    """Return why a request failed that was not refused; None when it did not fail. With a ``parent`` names are that
+    proxy's affair.
+    """
     name = raw.error.rpartition(":")[2]
     if raw.failed == "dns":
         return Failure("dns")
@@ -60,6 +62,8 @@ def failure(raw: RawLine) -> Failure | None:
     if name in _NONE:
         return None
     word, detail = _NAMES.get(name, ("other", name))
+    if parent and word in ("connect", "dns"):
+        return Failure("connect", "the parent proxy cannot be reached")
     if raw.server == "-" and word in ("connect", "server"):
         # There was no address to connect to; Squid then says that it could not read.
         return Failure("dns")

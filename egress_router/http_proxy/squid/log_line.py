@@ -122,9 +122,12 @@ UNTOLD = "addresses of the name, in several lines"
 
 
 class RuleAttributor:
-    """Knows what decided about the raw lines of one generation. ``policy`` and ``compiled`` are what its Squid runs."""
+    """Knows what decided about the raw lines of one generation. ``policy`` and ``compiled`` are what its Squid runs;
+    with a ``parent``, servers in the log are that proxy.
+    """
 
-    def __init__(self, policy: HttpPolicy, compiled: CompiledPolicy) -> None:
+    def __init__(self, policy: HttpPolicy, compiled: CompiledPolicy, *, parent: bool = False) -> None:
+        self.parent = parent
         self._rules = compiled.rules
         self._names = NameLines()
         for line in policy.lines:
@@ -148,7 +151,7 @@ class RuleAttributor:
         allowed = number > 0 and self._rules[number - 1].decision is Decision.ALLOW
         decided: int | str | None = REASONS.get(rule)
         if (number or rule == "default") and port.isdecimal():
-            address = literal_address(host) or _address(allowed, server)
+            address = literal_address(host) or (None if self.parent else _address(allowed, server))
             decided = self._decided(host, int(port), number, at, address)
             if not allowed and self._allows(decided):
                 decided = None
@@ -161,7 +164,7 @@ class RuleAttributor:
         else:
             decision["reason"] = CLOSED if decided == 0 else decided or REASONS["default"]
         if allowed and server != "-":
-            decision["server"] = server
+            decision["parent" if self.parent else "server"] = server
         return Attribution(decision, json.dumps(target)[1:-1], json.dumps(decision)[1:-1])
 
     def _decided(self, host: str, port: int, rule: int, at: str, address: Address | None) -> int | str | None:

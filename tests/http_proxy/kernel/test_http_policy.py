@@ -100,7 +100,7 @@ def test_the_second_look_alone_holds(lab: Lab, proxy: Proxy, client: Client) -> 
     place = SquidPlace(directory=str(proxy.run_directory))
     files = render_squid(compile_policy(parse(f"!{BAD}\n!{BAD6}\n*")), HttpSettings(access_log=False), place)
     conf = re.sub(r"^http_access deny .*\n", "", files["squid.conf"], flags=re.MULTILINE)
-    assert re.findall("^http_access .*", conf, re.MULTILINE) == ["http_access allow all rule_2"]
+    assert re.findall("^http_access .*", conf, re.MULTILINE) == ["http_access allow all rule_3"]
     for name, text in (files | {"squid.conf": conf}).items():
         (proxy.run_directory / name).write_text(text)
     command = [*RESTRICTED, "squid", "-N", "-n", "ersecond", "-f", str(proxy.run_directory / "squid.conf")]

@@ -130,6 +130,7 @@ def websocket_server(lab: Lab, port: int) -> Iterator[list[bytes]]:
     try:
         yield asked
     finally:
+        listener.shutdown(socket.SHUT_RDWR)
         listener.close()
 
 

@@ -1,0 +1,106 @@
+"""A parent proxy: what is allowed goes on to it, with its password, and nothing goes anywhere else."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lab import Lab
+from tests.http_proxy.kernel.http_pod import Client, Proxy
+
+pytestmark = pytest.mark.root
+
+PARENT = "203.0.113.31"
+
+
+@pytest.fixture
+def shape() -> str:
+    """How packets leave is another test's question."""
+    return "bridge"
+
+
+@contextmanager
+def parent_proxy(lab: Lab) -> Iterator[list[bytes]]:
+    """A proxy that answers everything itself; yields the heads of the requests that came."""
+    lab.echo(PARENT, tcp=[9])
+    listener = lab.services.socket(socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((PARENT, 3128))
+    listener.listen()
+    asked: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head and (part := connection.recv(4096)):
+            head += part
+        if not head:
+            # Squid has a look whether it is there.
+            connection.close()
+            return
+        asked.append(head)
+        if head.startswith(b"CONNECT"):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while data := connection.recv(100):
+                connection.sendall(data)
+        else:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nparent")
+        connection.close()
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield asked
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def test_everything_goes_on_to_the_parent(lab: Lab, proxy: Proxy, client: Client) -> None:
+    secret = proxy.work / "secret"
+    secret.write_text(f"http://us%40er:pass%20%25:w@{PARENT}:3128\n")
+    secret.chmod(0o644)
+    lab.dns.set("nowhere.example", drop=True)
+    with parent_proxy(lab) as asked:
+        proxy.start("!denied.example\n!10.0.0.0/8\n*", {"EGRESS_HTTP_PROXY_PARENT_FILE": str(secret)})
+        with lab.capture() as capture:
+            # No name server here knows these names, and none answers; the policy judges them all the same.
+            started = time.monotonic()
+            assert client.get("http://nowhere.example/x")[1].endswith(b"parent")
+            status, tunnel = client.tunnel("nowhere.example:443")
+            assert status == 200
+            with tunnel:
+                tunnel.sendall(b"through")
+                assert tunnel.recv(100) == b"through"
+            assert time.monotonic() - started < 5
+            assert client.status("http://denied.example/") == 403
+            assert client.status("http://10.1.2.3/") == 403
+            assert client.status("http://127.0.0.1/") == 403
+            assert client.tunnel("denied.example:443")[0] == 403
+        reached = {str(packet.dst) for packet in capture.outgoing() if packet.proto == "tcp"}
+        assert reached == {PARENT}
+        heads = [head.split(b"\r\n")[0] for head in asked]
+        assert heads == [b"GET http://nowhere.example/x HTTP/1.1", b"CONNECT nowhere.example:443 HTTP/1.1"]
+        password = base64.b64encode(b"us@er:pass %:w")
+        assert all(b"Proxy-Authorization: Basic " + password in head for head in asked), asked
+        assert len(asked) == 2, "nothing else reached it"
+    assert "denied.example" not in {query.name for query in lab.dns.queries}
+    entries = proxy.wait_for_log(6)
+    assert {entry["parent"] for entry in entries if entry["decision"] == "allow"} == {PARENT}
+    assert not [entry for entry in entries if "server" in entry]
+    assert "pass" not in proxy.err.read_text()
+    # It is gone: an answer, and a reason.
+    assert client.status("http://nowhere.example/") == 503
+    assert proxy.wait_for_log(7)[-1]["error"] == "connect"
