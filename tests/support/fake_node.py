@@ -222,8 +222,13 @@ class FakeControl(Pipe):
         self.answers: list[dict[str, object]] = []
         self.question: Callable[[Agent], bool] = lambda _: False
 
-    def serve(self, agent: Agent) -> bool:
+    def accept(self) -> Pipe:
         self.silence()
+        peer = Pipe()
+        peer.ring()
+        return peer
+
+    def serve(self, peer: Pipe, agent: Agent, start: object) -> bool:
         changed = self.question(agent)
         self.answers.append(agent.status())
         return changed

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
+import socket
 from collections.abc import Collection, Mapping
+from functools import partial
 
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LOGGER
-from egress_router.daemon.loop import Loop
+from egress_router.daemon.loop import Loop, Timer
 from egress_router.daemon.reachability import Health
 from egress_router.daemon.threads import Threads
 from egress_router.egressip.api import HostSubnet
 from egress_router.egressip.assignment.decision import Evaluator, with_recorded_assignment
-from egress_router.egressip.node.control import ControlSocket
+from egress_router.egressip.node.control import TIMEOUT, ControlSocket
 from egress_router.egressip.node.drain import NodeDrain
 from egress_router.egressip.node.gateways import Gateways, LocalAssignments
 from egress_router.egressip.node.plan import node_plan
@@ -160,8 +162,20 @@ class Agent:
             self._changed |= self._read()
 
     def _on_control(self) -> None:
+        peer = self._control.accept()
+        if peer is not None:
+            dropped = self.loop.call_later(TIMEOUT, partial(self._drop, peer))
+            self.loop.add_reader(peer.fileno(), partial(self._on_question, peer, dropped))
+
+    def _on_question(self, peer: socket.socket, dropped: Timer) -> None:
         if self._first_round or not self._changed:
-            self._changed |= self._control.serve(self)
+            dropped.cancel()
+            self.loop.remove(peer.fileno())
+            self._changed |= self._control.serve(peer, self, self._threads.task)
+
+    def _drop(self, peer: socket.socket) -> None:
+        self.loop.remove(peer.fileno())
+        peer.close()
 
     def on_answers(self, answers: Mapping[str, Answer]) -> None:
         """Take in a round of probes; called from the prober's thread."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from egress_router.egressip.node.drain import GRACE
-from egress_router.errors import TryAgainError
+from egress_router.errors import PlatformError, TryAgainError
 
-#: An answer is made in milliseconds; a peer that does not read it is dropped.
+#: An answer is made in milliseconds; a peer that does not ask or read is dropped after so many seconds.
 TIMEOUT = 2.0
 
 
@@ -34,44 +36,64 @@ class ControlSocket:
     """The agent's end. Only the owner of the socket's file may connect (mode 0600)."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+        """Raises PlatformError when the file cannot be made."""
         #: The socket's file.
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._socket.bind(str(path))
-        path.chmod(0o600)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            self._socket.bind(str(path))
+            path.chmod(0o600)
+        except OSError as error:
+            self._socket.close()
+            raise PlatformError(f"the control socket {path} cannot be made: {error.strerror or error}") from error
         self._socket.listen(8)
 
     def fileno(self) -> int:
         """Return the descriptor, readable when somebody asks."""
         return self._socket.fileno()
 
-    def serve(self, agent: Controlled) -> bool:
-        """Answer one question; True when something must be applied."""
+    def accept(self) -> socket.socket | None:
+        """Return the connection of somebody who is about to ask, None when he has gone."""
         try:
             peer, _ = self._socket.accept()
-        except BlockingIOError:
+        except OSError:
+            return None
+        peer.setblocking(False)
+        return peer
+
+    def serve(self, peer: socket.socket, agent: Controlled, start: Callable[..., object]) -> bool:
+        """Answer the question that ``peer`` has sent, and close it; True when something must be applied. ``start`` does
+        work in a thread: nobody waits for a peer that does not read.
+        """
+        try:
+            word, _, rest = peer.recv(64).decode().strip().partition(" ")
+            changed = word in ("drain", "undrain")
+            if word == "drain":
+                grace = float(rest or GRACE)
+                if not 0 <= grace < float("inf"):
+                    raise ValueError(f"no number of seconds: {rest}")
+                agent.drain(grace)
+            elif word == "undrain":
+                agent.undrain()
+            data = json.dumps({"handed_over": agent.handed_over(), **agent.status()}).encode() + b"\n"
+        except (OSError, ValueError):
+            peer.close()
             return False
-        with peer:
-            peer.settimeout(TIMEOUT)
-            try:
-                word, _, rest = peer.recv(64).decode().strip().partition(" ")
-                changed = word in ("drain", "undrain")
-                if word == "drain":
-                    agent.drain(float(rest or GRACE))
-                elif word == "undrain":
-                    agent.undrain()
-                answer = {"handed_over": agent.handed_over(), **agent.status()}
-                peer.sendall(json.dumps(answer).encode() + b"\n")
-            except (OSError, ValueError):
-                return False
-            return changed
+        start("control answer", lambda: _answer(peer, data))
+        return changed
 
     def close(self) -> None:
         """Stop listening and remove the file."""
         self._socket.close()
         self.path.unlink(missing_ok=True)
+
+
+def _answer(peer: socket.socket, data: bytes) -> None:
+    with peer, suppress(OSError):
+        peer.settimeout(TIMEOUT)
+        peer.sendall(data)
 
 
 def ask(path: Path, word: str) -> dict[str, Any]:

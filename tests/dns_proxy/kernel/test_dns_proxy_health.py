@@ -73,7 +73,7 @@ def test_figures(lab: Lab, open_directory: Path) -> None:
         assert figures[of("log_lines_lost_total", "by", "engine")] == 0
         endpoint.check_figures("dns-proxy")
         names = json.loads(endpoint.get("/status")[1])["names"]
-        assert names["example.com"] == {"addresses": [GOOD], "problem": ""}
+        assert names["example.com"] == {"addresses": [GOOD], "answered_as": "example.com.", "problem": ""}
         assert len(pod.access_log()) == 7
 
 
