@@ -105,7 +105,7 @@ def test_announcements_are_repeated_and_a_conflict_is_named_and_makes_it_unready
     lab: Lab, backend: str, tmp_path: Path
 ) -> None:
     thief = lab.machine("thief", "192.0.2.99")
-    router = LiveRouter(lab, backend, tmp_path, RULES, EGRESS_ANNOUNCE_INTERVAL="1", **PROBES)
+    router = LiveRouter(lab, backend, tmp_path, RULES, EGRESS_ANNOUNCE_INTERVAL="1", EGRESS_DAD="on", **PROBES)
     router.start()
     time.sleep(1.5)
     with lab.capture() as capture:
