@@ -1,4 +1,10 @@
-"""The objects that egress IPs are decided from, and addresses as keys that sort and compare fast."""
+"""The objects that egress IPs are decided from, what is decided, and addresses as keys.
+
+An address has two forms. Text, as it is written, in objects and in everything that is shown or loaded: a malformed one
+must be reported, not lost. A key, an integer that sorts and hashes fast, inside the decision, which compares addresses
+of ten thousand namespaces: IPv4 first, then IPv6, each by value. ``address_key`` and ``address_text`` are the only ways
+from one to the other.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +13,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address, ip_network
-
-# Namespace egress IPs: the cluster's objects, and what is decided about them.
-#
-# Addresses stay as written in the objects, because a malformed one must be reported, not lost.
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +112,6 @@ class Decision:
     nodes: Mapping[str, NodeDecision]
     assignment: Mapping[str, tuple[str, ...]]
 
-
-# IP addresses as integers that sort and hash fast: IPv4 first, then IPv6, each by value.
-#
-# Ten thousand namespaces mean many comparisons; ``ipaddress`` objects are kept for parsing and printing.
 
 #: Keys of IPv6 addresses start here, so every IPv4 key is smaller.
 V6 = 1 << 128

@@ -21,8 +21,6 @@ from egress_router.egressip.assignment.evaluate import evaluate_namespace, evalu
 from egress_router.egressip.assignment.index import Index
 from egress_router.egressip.assignment.solve import solve
 
-# The decision on the cluster: from scratch, and kept up to date change by change.
-
 Assignment = Mapping[str, Collection[str]]
 
 
@@ -125,15 +123,11 @@ def _by_address(present: Assignment) -> dict[int, str]:
     return result
 
 
-# What a node's agent decides on: the objects with the recorded automatic assignment as if it were by hand.
-#
-# Agents see different nodes as offline for moments. If each assigned addresses on its own, two nodes could hold one; so
-# they follow what is written down, and only what writes it down assigns.
-
-
 def with_recorded_assignment(state: ClusterState) -> ClusterState:
-    """Return the state without egressCIDRs, with every recorded address in its node's egressIPs, and with hostIPs in
-    their canonical form. An address that some node lists by hand is not added: the listing by hand is newer.
+    """Return what a node's agent decides on: no egressCIDRs, every recorded address in its node's egressIPs, hostIPs in
+    their canonical form. Agents see different nodes as offline for moments; if each assigned addresses on its own, two
+    nodes could hold one, so all follow what the controller has written down. An address that some node lists by hand is
+    not added: the listing by hand is newer.
     """
     by_hand = {address_key(ip) for node in state.nodes.values() for ip in node.egress_ips}
 
@@ -146,9 +140,6 @@ def with_recorded_assignment(state: ClusterState) -> ClusterState:
         return replace(node, host_ip=host_ip, egress_cidrs=(), egress_ips=node.egress_ips + recorded)
 
     return replace(state, nodes={name: followed(name, node) for name, node in state.nodes.items()})
-
-
-# The decision as JSON and as text for people.
 
 
 def decision_json(decision: Decision) -> str:

@@ -88,8 +88,7 @@ class Segments:
         return self._ready & self._ranges.keys()
 
 
-# The assignment graph, where every address is assigned, and what changed since the last solution.
-
+#: A namespace gets at most one address of an IP version on a node: (namespace, 4 or 6, node).
 Placement = tuple[str, int, str]
 
 
@@ -126,7 +125,7 @@ class AssignmentGraph:
         self._dirty_nodes.update(present.values())
 
     def set_address(self, key: int, owner: str | None) -> None:
-        """Tell which namespace wants the address; None takes it out of the graph."""
+        """Set which namespace lists the address; None takes it out of the graph."""
         if self.owner.get(key) == owner:
             return
         self._dirty_keys.add(key)
