@@ -46,6 +46,8 @@ T = TypeVar("T")
 PODS = "/api/v1/pods"
 NAMESPACES = "/api/v1/namespaces"
 NODES = "/api/v1/nodes"
+#: At the start, `read` waits so long for what is usually there in a tenth of it; seconds.
+PATIENCE = 2.0
 _NO_NODES: Mapping[str, Labelled] = {}
 #: A node that holds addresses of more namespaces than this watches the pods of all namespaces with one watch.
 MOST_WATCHES = 32
@@ -145,7 +147,19 @@ class KubernetesSource:
     # ClusterSource
 
     def read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
-        """Return the state now, and what is wrong. Raises OSError until all objects were seen."""
+        """Return the state now, and what is wrong. Raises OSError until all objects were seen, for which the first
+        calls wait a little.
+        """
+        end = time.monotonic() + (PATIENCE if self._first else 0.0)
+        while True:
+            try:
+                return self._read()
+            except OSError:
+                if time.monotonic() >= end:
+                    raise
+                self.wait(end - time.monotonic())
+
+    def _read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
         for informer in self._informers():
             if informer.fault is not None:
                 raise EgressRouterError(f"the watch of {informer.resource.path} ended: {informer.fault!r}")

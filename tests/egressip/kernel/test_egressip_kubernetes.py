@@ -135,7 +135,7 @@ def test_a_controller_that_was_frozen_cannot_write(kube: ApiCluster) -> None:
     epoch = kube.get(f"{OURS}/egressipassignments/{FIRST}")["spec"]["epoch"]
     new = kube.start_controller("new", lab.nodes[0], health_port="off")
     old.send_signal(signal.SIGSTOP)
-    kube.until(lambda: "controller: assigns\n" in kube.logs["new"].read_text())
+    kube.until(lambda: '"message": "assigns"' in kube.logs["new"].read_text())
     holder = kube.holder(FIRST)
     dead = next(node for node in lab.nodes if node.name == holder)
     lab.unplug(dead)
