@@ -10,7 +10,7 @@ from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, 
 from egress_router.cli.egressip_report import report
 from egress_router.cli.kubernetes_options import KUBERNETES, client, configuration, identity, source_options
 from egress_router.daemon.log import LOGGER
-from egress_router.egressip.api import address_key, network_range
+from egress_router.egressip.api import address_key, length_hint, network_range
 from egress_router.egressip.assignment.decision import decide, decision_json, decision_text
 from egress_router.egressip.controller.controller import Controller
 from egress_router.egressip.controller.leader_election import DirectoryLease, DirectoryRecord, record_assignment
@@ -18,7 +18,7 @@ from egress_router.egressip.controller.process import run_controller
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
 from egress_router.egressip.process import set_up_log_from_environment
 from egress_router.egressip.source.controller_writer import ControllerWriter, keep_status
-from egress_router.egressip.source.directory import DirectorySource, patch_object, read_directory
+from egress_router.egressip.source.directory import DirectorySource, passed_over, patch_object, read_directory
 from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.egressip.source.kubernetes_record import KubernetesRecord
 from egress_router.errors import EgressRouterError, TryAgainError, UsageError
@@ -191,6 +191,8 @@ def plan(state: Path, offline: tuple[str, ...], output: str) -> int:
     unknown = sorted(set(offline) - cluster.nodes.keys())
     if unknown:
         raise UsageError(f"--offline: there is no HostSubnet {', '.join(unknown)} in {state}")
+    for line in passed_over(state, cluster):
+        click.echo(f"warning: {line}", err=True)
     decision = decide(cluster, offline)
     click.echo(decision_json(decision) if output == "json" else decision_text(decision))
     return 0
@@ -249,7 +251,7 @@ def _addresses(text: str) -> list[str]:
     words = _words(text)
     bad = [word for word in words if address_key(word) is None]
     if bad:
-        raise UsageError(f"--egress-ips: not an address that a node can hold: {', '.join(bad)}")
+        raise UsageError(f"--egress-ips: not an address that a node can hold: {', '.join(bad)}{length_hint(bad[0])}")
     return words
 
 

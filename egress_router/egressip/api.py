@@ -121,6 +121,12 @@ IPV6_BITS = 128
 
 
 @lru_cache(maxsize=1 << 17)
+def length_hint(text: str) -> str:
+    """Return ": without /24" for an address with a length, where the address alone can be held; else ""."""
+    address, slash, length = text.partition("/")
+    return f": without /{length}" if slash and length.isdecimal() and address_key(address) is not None else ""
+
+
 def address_key(text: str) -> int | None:
     """Return the key of an address that a node may hold, or None when ``text`` is not one.
 

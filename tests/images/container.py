@@ -131,7 +131,14 @@ class ManifestPod:
             f"{self.resolv_conf}:/etc/resolv.conf:ro",
         ]
         for variable in container.get("env", []):
-            words += ["--env", f"{variable['name']}={variable['value']}"]
+            # What the kubelet takes from the pod's status: the node's addresses.
+            path = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "")
+            value = (
+                ",".join(map(str, self.lab.nodes[0].addresses.values()))
+                if path.startswith("status.hostIP")
+                else variable["value"]
+            )
+            words += ["--env", f"{variable['name']}={value}"]
         words += security_options(container.get("securityContext", {}) if security is None else security)
         words += self._mounts(container)
         if security is not None and security is self.least_main:

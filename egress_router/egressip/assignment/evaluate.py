@@ -13,6 +13,7 @@ from egress_router.egressip.api import (
     address_key,
     address_text,
     family,
+    length_hint,
 )
 from egress_router.egressip.assignment.index import Index
 from egress_router.egressip.assignment.node_constraints import outside
@@ -81,7 +82,7 @@ def evaluate_namespace(index: Index, name: str) -> NamespaceDecision:
     if not namespace.egress_ips:
         return NamespaceDecision(namespace.netid, Disposition.NORMAL)
     reasons = {
-        f'"{printable(text)}" is not an address that a node can hold'
+        f'"{printable(text)}" is not an address that a node can hold{length_hint(text)}'
         for text in namespace.egress_ips
         if address_key(text) is None
     }

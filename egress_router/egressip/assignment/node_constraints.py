@@ -10,6 +10,7 @@ from egress_router.egressip.api import (
     address_key,
     address_text,
     host_range,
+    length_hint,
     network_range,
 )
 from egress_router.errors import printable
@@ -84,7 +85,7 @@ def _keys(texts: Iterable[str], field: str, problems: list[str]) -> Iterable[int
     for text in texts:
         key = address_key(text)
         if key is None:
-            problems.append(f'{field}: "{printable(text)}" is not an address that a node can hold')
+            problems.append(f'{field}: "{printable(text)}" is not an address that a node can hold{length_hint(text)}')
         else:
             yield key
 

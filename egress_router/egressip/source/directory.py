@@ -17,7 +17,7 @@ from egress_router.config.kubernetes_yaml import YamlError
 from egress_router.config.yaml_edit import is_object, objects_in, set_list
 from egress_router.daemon.file_watch import DirectoryWatch
 from egress_router.egressip.api import ClusterState
-from egress_router.egressip.source.objects import ClusterObject, assemble, documents, parse_objects
+from egress_router.egressip.source.objects import KINDS, ClusterObject, assemble, documents, parse_objects
 from egress_router.errors import ConfigurationError, PlatformError, Problem, UsageError
 
 # Where the cluster's objects come from: a small protocol, and a directory of YAML and JSON files.
@@ -140,6 +140,41 @@ def read_directory(directory: Path) -> ClusterState:
     state = assemble(objects, problems)
     problems.raise_if_any()
     return state
+
+
+def passed_over(directory: Path, cluster: ClusterState) -> list[str]:
+    """Return what a reading of the directory leaves out, in sentences: files of other names, subdirectories, objects of
+    other kinds; and namespaces that have pods and no object, whose traffic is dropped.
+    """
+    found = []
+    kinds: dict[str, list[str]] = {}
+    for path in sorted(directory.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            found.append(f"{path.name} is a directory: what is in it is not read")
+        elif path.suffix not in SUFFIXES:
+            found.append(f"{path.name} is not read: its name ends in none of {', '.join(SUFFIXES)}")
+        elif path.is_file():
+            loaded = read_file_variable(path.name, str(path))
+            if isinstance(loaded, Problem):
+                continue
+            for document in documents(path.name, loaded.text, Problems()):
+                for item in objects_in(document):
+                    kind = item.get("kind")
+                    if isinstance(kind, str) and kind not in KINDS:
+                        kinds.setdefault(kind, []).append(path.name)
+    for kind, files in kinds.items():
+        where = ", ".join(dict.fromkeys(files))
+        found.append(f"{len(files)} of kind {kind} in {where}: not of a kind that decides here ({', '.join(KINDS)})")
+    pods: dict[str, int] = {}
+    for pod in cluster.pods.values():
+        if pod.namespace not in cluster.namespaces:
+            pods[pod.namespace] = pods.get(pod.namespace, 0) + 1
+    for namespace, count in sorted(pods.items()):
+        what = f"{count} pod{'s' if count > 1 else ''}"
+        found.append(f"namespace {namespace} has {what} and no NetNamespace: what they send to the outside is dropped")
+    return found
 
 
 # Change lists of one object in a state directory, as ``oc patch`` does in a cluster.

@@ -243,3 +243,7 @@ def assemble(files: Mapping[str, list[ClusterObject]], problems: Problems) -> Cl
 def parse_cluster_state(files: Mapping[str, str], problems: Problems) -> ClusterState:
     """Return the state that the files (name → text) describe together."""
     return assemble({file: parse_objects(file, text, problems) for file, text in files.items()}, problems)
+
+
+#: The kinds that decide; objects of others are passed over.
+KINDS = tuple(_KINDS)

@@ -53,3 +53,26 @@ def test_patch_leaves_every_other_byte(cli: CommandLine, tmp_path: Path) -> None
     assert (tmp_path / "toto.yaml").read_text() == text + "- 192.0.2.54\n"
     assert cli(*words, "192.0.2.45").status == 0
     assert (tmp_path / "toto.yaml").read_text() == text
+
+
+def test_plan_says_what_it_passed_over(cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "kind: NetNamespace\nmetadata: {name: toto}\nnetid: 7\negressIPs: [192.168.7.200/24]\n---\n"
+        "kind: List\nitems:\n- {kind: EgressIP, metadata: {name: a}}\n- {kind: Egress, metadata: {name: b}}\n"
+        "- {kind: Pod, metadata: {name: p, namespace: other}, spec: {nodeName: n1}, status: {podIP: 10.1.0.7}}\n"
+    )
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "more").mkdir()
+    result = cli("egressip", "plan", "--state", str(tmp_path))
+    assert result.status == 0
+    for part in (
+        "warning: 1 of kind EgressIP in a.yaml",
+        "warning: 1 of kind Egress in a.yaml",
+        "warning: notes.txt is not read",
+        "warning: more is a directory",
+        "warning: namespace other has 1 pod and no NetNamespace",
+    ):
+        assert part in result.err
+    assert '"192.168.7.200/24" is not an address that a node can hold: without /24' in result.out
+    words = ["egressip", "patch", "netnamespace", "toto", "--state", str(tmp_path), "--egress-ips", "192.168.7.200/24"]
+    assert "without /24" in cli(*words).err

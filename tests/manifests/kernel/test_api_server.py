@@ -1,0 +1,113 @@
+"""A real API server takes what `manifests` and `migrate` write, strictly validated, and reads YAML as we do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from egress_router.config.kubernetes_yaml import parse_documents
+from lab import CommandFailed
+from lab.kubernetes.api_client import wait_until
+from lab.kubernetes.api_server import ApiServer
+from tests.config.unit.test_kubernetes_yaml import SCALARS
+from tests.support.kubernetes import VERSIONS
+
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("api_server")]
+GOLDEN = Path(__file__).parents[1] / "golden"
+DEPLOY = Path(__file__).parents[3] / "deploy"
+WRITTEN = sorted(
+    [
+        *GOLDEN.glob("manifests/*/manifests.yaml"),
+        *GOLDEN.glob("migrate/*/new.yaml"),
+        *DEPLOY.glob("kubernetes/*.yaml"),
+        *DEPLOY.glob("openshift/*.yaml"),
+    ]
+)
+#: Kinds of the cluster's operators: any contents, so that the rest of a file can be applied with them.
+CUSTOM = [
+    ("k8s.cni.cncf.io", "v1", "NetworkAttachmentDefinition", "network-attachment-definitions", "Namespaced"),
+    ("security.openshift.io", "v1", "SecurityContextConstraints", "securitycontextconstraints", "Cluster"),
+    ("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors", "Namespaced"),
+    ("tests.example.com", "v1", "Scalar", "scalars", "Namespaced"),
+]
+
+
+def definition(group: str, version: str, kind: str, plural: str, scope: str) -> dict[str, Any]:
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}", "annotations": {"api-approved.kubernetes.io": "unapproved, a test"}},
+        "spec": {
+            "group": group,
+            "scope": scope,
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
+            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster(api_server: ApiServer) -> ApiServer:
+    items = [definition(*custom) for custom in CUSTOM]
+    items += [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        for name in ("egress-routers", "egress", "shop", "tools")
+    ]
+    if "default" not in api_server.kubectl("get", "namespaces", "-o", "name"):
+        items.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}})
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    api_server.kubectl("apply", "-f", "-", input=text)
+
+    def served() -> bool:
+        try:
+            return "scalars" in api_server.kubectl("api-resources", "--api-group=tests.example.com", "-o", "name")
+        except CommandFailed:
+            return False
+
+    wait_until("the custom resources are served", served, 30.0)
+    return api_server
+
+
+every_version = pytest.mark.parametrize("api_server", VERSIONS, indirect=True)
+
+
+@every_version
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_server_takes_what_is_written(cluster: ApiServer, path: Path) -> None:
+    kinds = [item["kind"] for item in yaml.safe_load_all(path.read_text()) if item]
+    done = cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", str(path))
+    assert done.count("created (server dry run)") == len(kinds)
+
+
+@every_version
+def test_the_server_finds_mistakes(cluster: ApiServer, tmp_path: Path) -> None:
+    text = WRITTEN[0].read_text()
+    twice = text.replace("replicas: 1", "replicas: 1\n  replicas: 1")
+    for wrong in (text.replace("terminationGracePeriodSeconds", "terminationGracePeriod"), twice):
+        path = tmp_path / "wrong.yaml"
+        path.write_text(wrong)
+        assert wrong != text
+        with pytest.raises(CommandFailed):
+            cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", str(path))
+
+
+@every_version
+def test_scalars_are_read_as_the_server_reads_them(cluster: ApiServer, tmp_path: Path) -> None:
+    """The table of scalars, asked from kubectl and the API server itself."""
+    asked = [text for text in SCALARS if text not in ("-", "18446744073709551615", "18446744073709551616")]
+    lines = "".join(f"  k{index}: {text}\n" for index, text in enumerate(asked))
+    path = tmp_path / "scalars.yaml"
+    head = "apiVersion: tests.example.com/v1\nkind: Scalar\nmetadata: {name: a, namespace: egress}\nspec:\n"
+    path.write_text(head + lines)
+    answer = json.loads(cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", str(path)))["spec"]
+    (document,) = parse_documents(path.read_text())
+    for index, text in enumerate(asked):
+        theirs, ours = answer.get(f"k{index}"), document.value["spec"][f"k{index}"]
+        assert isinstance(theirs, bool) == isinstance(ours, bool), text
+        assert isinstance(theirs, str) == isinstance(ours, str), text
+        assert theirs == ours, text
