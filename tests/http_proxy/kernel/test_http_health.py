@@ -59,7 +59,8 @@ def test_requests_are_counted(proxy: Proxy, client: Client, endpoint: Endpoint, 
     assert figures[f'{ERRORS}{{reason="connect"}}'] == 1
     assert figures["egress_router_http_sent_bytes_total"] > 1000
     assert figures["egress_router_http_client_connections"] == figures["egress_router_http_tunnels"] == 0
-    assert figures["egress_router_dns_queries_total"] >= 6
+    # Two names, A and AAAA; the second request for the missing one is answered by what is known of it.
+    assert figures["egress_router_dns_queries_total"] >= 4
     assert figures['egress_router_dns_replies_total{code="noerror"}'] >= 2
     assert figures['egress_router_dns_replies_total{code="nxdomain"}'] >= 2
     assert figures['egress_router_log_lines_lost_total{by="supervisor"}'] == 0

@@ -199,7 +199,7 @@ def test_the_log_cannot_be_injected(proxy: Proxy, client: Client, server: HttpSe
     entries = [json.loads(line) for line in text.splitlines()]
     keys = {"time", "client", "method", "host", "port", "status", "bytes", "duration_ms", "decision", "line"}
     for entry in entries:
-        assert keys <= set(entry) <= keys | {"rule", "reason", "server"}
+        assert keys <= set(entry) <= keys | {"rule", "reason", "server", "error", "detail"}
     assert len(entries) <= len(requests) + 1
 
 
