@@ -14,7 +14,7 @@ from egress_router.config.fields import Invalid
 from egress_router.config.values import Family, Protocol
 from egress_router.dns_proxy.explain import explain_dns
 from egress_router.errors import UsageError
-from egress_router.http_proxy.policy.evaluate import explain_http
+from egress_router.http_proxy.policy.evaluate import explain_http, literal_address
 from egress_router.http_proxy.policy.parse import asked_host
 from egress_router.http_proxy.policy.targets import parse_target
 from egress_router.manifests.pod import PodConfig
@@ -38,13 +38,18 @@ _PORT = re.compile(r"([0-9]+)(?:/([a-z]+))?", re.IGNORECASE)
 @click.argument("target", metavar="TARGET")
 @source_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def command(target: str, env_file: str | None, manifests: tuple[str, ...], output: str) -> int:
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Ask the name servers too, and judge every address. Run it in the pod: its name servers and routes count.",
+)
+def command(target: str, env_file: str | None, manifests: tuple[str, ...], output: str, live: bool) -> int:
     """Tell which line decides about a connection, and where it goes.
 
     TARGET is PORT/PROTOCOL or PORT for the redirect and the DNS proxy router, a URL or HOST:PORT (a CONNECT) for the
-    HTTP proxy. No name is looked up.
+    HTTP proxy. Without --live no name is looked up.
     """
-    found = {source.name: explain(pod, target) for source, pod in read_pods(env_file, manifests)}
+    found = {source.name: explain(pod, target, live=live) for source, pod in read_pods(env_file, manifests)}
     if output == "json":
         print_pods({name: [row for row, _ in rows] for name, rows in found.items()})
     else:
@@ -55,22 +60,30 @@ def command(target: str, env_file: str | None, manifests: tuple[str, ...], outpu
 Row = tuple[dict[str, object], str]
 
 
-def explain(pod: PodConfig, target: str) -> list[Row]:
-    """Return what decides about ``target``, as values and as text. Raises UsageError for a target that is none."""
+def explain(pod: PodConfig, target: str, *, live: bool = False) -> list[Row]:
+    """Return what decides about ``target``, as values and as text; with ``live`` also what the name servers say now,
+    and what that leads to. Raises UsageError for a target that is none.
+    """
     found = _PORT.fullmatch(target)
     if found is None:
-        return [_http(pod, target)]
+        return [_http(pod, target, live=live)]
     port = fields.port(found[1])
     if isinstance(port, Invalid):
         raise UsageError(f'"{target}": {port} ({fields.EXPECTED_PORT})')
     protocol = (found[2] or "").lower()
     if pod.dns is not None and protocol in ("", "tcp"):
         explanation = explain_dns(pod.dns, port)
-        return [(explanation.values(), str(explanation))]
+        name = explanation.destination.name if explanation.destination else None
+        if not live or name is None:
+            return [(explanation.values(), str(explanation))]
+        from egress_router.cli.explain_live import live_dns
+
+        values, text = live_dns(pod.dns, name)
+        return [(explanation.values() | {"live": values}, f"{explanation}\n{text}")]
     return _redirect(pod, port, protocol)
 
 
-def _http(pod: PodConfig, target: str) -> Row:
+def _http(pod: PodConfig, target: str, *, live: bool) -> Row:
     if pod.http is None:
         raise UsageError("these variables have no EGRESS_HTTP_PROXY_DESTINATION to explain a host with")
     try:
@@ -87,7 +100,15 @@ def _http(pod: PodConfig, target: str) -> Row:
         "why": explanation.text,
         "depends_on_dns": explanation.depends,
     }
-    return row, f"{asked.host} port {asked.port}: {explanation.text}"
+    text = f"{asked.host} port {asked.port}: {explanation.text}"
+    by_name = literal_address(asked.host) is None and not asked.invalid and not pod.http.settings.parent
+    if live and by_name:
+        # Imported only then: dnspython costs 0.15 s.
+        from egress_router.cli.explain_live import live_http
+
+        values, more = live_http(pod.http.policy, asked, pod.http.settings)
+        return row | {"live": values}, f"{text}\n{more}"
+    return row, text
 
 
 def _redirect(pod: PodConfig, port: int, protocol: str) -> list[Row]:

@@ -209,6 +209,7 @@ def explain_http(
     addresses: Sequence[Address] = (),
     settings: HttpSettings | None = None,
     own: Sequence[Address] = (),
+    cluster: Sequence[Network] = (),
 ) -> Explanation:
     """Say what the proxy does with a request. ``addresses``: what the name resolves to, when that is known.
 
@@ -222,7 +223,7 @@ def explain_http(
         return Explanation(False, None, f"denied: {MANAGER_PATH} is Squid's cache manager, on any host")
     if asked.connect and asked.port not in settings.connect_ports:
         return Explanation(False, None, f"denied: {asked.port} is not one of EGRESS_HTTP_PROXY_CONNECT_PORTS")
-    verdict = evaluate(policy, asked.host, asked.port, () if settings.parent else addresses, own)
+    verdict = evaluate(policy, asked.host, asked.port, () if settings.parent else addresses, own, cluster)
     word = "allowed" if verdict.allowed else "denied"
     about = f" ({verdict.address})" if verdict.address and literal_address(asked.host) is None else ""
     if verdict.line:
