@@ -14,6 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -208,7 +209,15 @@ class Endpoint:
                 self._close(self._connections[0])
             connection = _Connection(accepted, address, self._loop.now() + REQUEST_SECONDS)
             self._connections.append(connection)
-            self._loop.add_reader(accepted.fileno(), lambda one=connection: self._receive(one))  # type: ignore[misc]
+            self._loop.add_reader(accepted.fileno(), partial(self._guarded, self._receive, connection))
+
+    def _guarded(self, action: Callable[[_Connection], None], connection: _Connection) -> None:
+        """Do something for a connection; what nobody foresaw ends that one alone, and is logged."""
+        try:
+            action(connection)
+        except Exception:  # noqa: BLE001 - whatever a client sends, the others are answered
+            LOGGER.exception("a request for health or figures failed")
+            self._close(connection)
 
     def _close(self, connection: _Connection) -> None:
         assert self._loop is not None  # noqa: S101
@@ -306,7 +315,7 @@ class Endpoint:
         connection.page = None
         connection.rest = memoryview(head.encode("latin-1") + (b"" if connection.head else body))
         self._loop.remove(connection.socket.fileno())
-        self._loop.add_writer(connection.socket.fileno(), lambda: self._send(connection))
+        self._loop.add_writer(connection.socket.fileno(), partial(self._guarded, self._send, connection))
         self._send(connection)
 
     def _send(self, connection: _Connection) -> None:

@@ -42,9 +42,10 @@ class Heartbeats:
                 known.at, known.limit, known.until, known.ended = self._clock(), limit, 0.0, False
 
     def beat(self, name: str) -> None:
-        """Note that ``name`` turns."""
-        beat = self._beats[name]
-        beat.at, beat.until = self._clock(), 0.0
+        """Note that ``name`` turns; nothing is noted of one that is not watched (any more)."""
+        beat = self._beats.get(name)
+        if beat is not None:
+            beat.at, beat.until = self._clock(), 0.0
 
     def allow(self, name: str, seconds: float) -> None:
         """Expect no beat of ``name`` for so long: it is about to do something that takes its time."""

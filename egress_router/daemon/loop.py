@@ -72,8 +72,9 @@ class Loop:
         self.name = name
         self.heartbeats = heartbeats or Heartbeats(clock)
         self.heartbeats.watch(name)
-        #: Whether ``stop`` was called.
-        self.stopping = False
+        self._stopping = False
+        #: Whether the loop's thread knows that it shall stop: it is not stuck in an action.
+        self.stop_seen = False
         self._selector = selector or selectors.DefaultSelector()
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._order = itertools.count()
@@ -81,8 +82,15 @@ class Loop:
         self._posted: deque[Action] = deque()
         self._signals: deque[int] = deque()
         self._on_signal: dict[int, Callable[[signal.Signals], object]] = {}
+        self._at_once: Callable[[], object] | None = None
         self._error: BaseException | None = None
         self._selector.register(self._read, selectors.EVENT_READ, (next(self._order), self._drain_wakeups))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether ``stop`` was called. To be asked in the loop's thread, see ``stop_seen``."""
+        self.stop_seen = self._stopping
+        return self._stopping
 
     # From any thread
 
@@ -99,7 +107,7 @@ class Loop:
 
     def stop(self) -> None:
         """Have ``run`` return; from any thread, and in a signal handler."""
-        self.stopping = True
+        self._stopping = True
         self._wake()
 
     def _wake(self) -> None:
@@ -148,7 +156,7 @@ class Loop:
         wait = TURN_SECONDS if until is None else min(TURN_SECONDS, until - now)
         if self._timers:
             wait = min(wait, self._timers[0][0] - now)
-        if self._posted or self._signals or self.stopping or self._error is not None:
+        if self._posted or self._signals or self._stopping or self._error is not None:
             wait = 0.0
         ready = sorted((key.data for key, _ in self._selector.select(max(0.0, wait))), key=lambda item: int(item[0]))
         self.heartbeats.beat(self.name)
@@ -182,6 +190,10 @@ class Loop:
         while not self.stopping:
             self.turn()
 
+    def at_once(self, action: Callable[[], object]) -> None:
+        """Call ``action`` for each caught signal at once, also in the middle of another action; it must not wait."""
+        self._at_once = action
+
     def on_signal(self, number: signal.Signals, action: Callable[[signal.Signals], object]) -> None:
         """Call ``action`` for each signal ``number`` while ``catching_signals``."""
         self._on_signal[number] = action
@@ -204,6 +216,8 @@ class Loop:
 
     def _caught(self, number: int, _: FrameType | None) -> None:
         self._signals.append(number)
+        if self._at_once is not None:
+            self._at_once()
 
     def _drain_wakeups(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -20,6 +22,8 @@ from egress_router.daemon.threads import Threads
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import ConfigurationError
 
+#: A process that is told to leave does so after that many seconds at the latest.
+LEAVE_SECONDS = 0.9
 #: Objects that could not be read are read again after so many seconds, and when they change.
 _READ_AGAIN_SECONDS = 5.0
 
@@ -33,13 +37,30 @@ def set_up_log_from_environment() -> None:
 
 @contextmanager
 def running() -> Iterator[tuple[Loop, Threads]]:
-    """Give a loop that SIGTERM and SIGINT stop, and its threads."""
+    """Give a loop that SIGTERM and SIGINT stop, and its threads.
+
+    Agent and controller leave everything in place, whatever they are doing: one that is stuck (in nft that waits for
+    somebody, on a slow disk) ends LEAVE_SECONDS after the signal all the same.
+    """
     loop = Loop()
+    loop.at_once(lambda: _leave_if_stuck(loop))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.on_signal(number, lambda _: loop.stop())
     threads = Threads(loop)
     with loop.catching_signals(), threads.owning_all():
         yield loop, threads
+
+
+def _leave_if_stuck(loop: Loop) -> None:
+    def leave() -> None:
+        if not loop.stop_seen:
+            LOGGER.warning("leaving in the middle of what is under way; the next one takes it over")
+            logging.shutdown()
+            os._exit(0)
+
+    timer = threading.Timer(LEAVE_SECONDS, leave)
+    timer.daemon = True
+    timer.start()
 
 
 def wait_for_objects(source: ClusterSource, loop: Loop) -> bool:

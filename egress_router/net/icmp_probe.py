@@ -31,6 +31,8 @@ _MAX_NUMBER = 0xFFFF
 _SOL_RAW, _ICMP_FILTER = 255, 1
 _SO_RCVBUFFORCE = 33
 _BUFFER = 4 << 20
+#: How soon ``stop`` is noticed.
+_STOP_SECONDS = 0.2
 #: Questions that are sent before answers are looked at.
 _BURST = 32
 #: Answers to probes of so many rounds ago still count as a sign of life.
@@ -307,7 +309,9 @@ class Prober:
     def _receive_until(self, due: float) -> None:
         while True:
             left = due - time.monotonic()
-            readable = select.select([self._icmp, self._udp], [], [], max(0.0, left))[0]
+            readable = select.select([self._icmp, self._udp], [], [], max(0.0, min(left, _STOP_SECONDS)))[0]
+            if self._stop_asked.is_set():
+                return
             for from_socket in readable:
                 self._drain(from_socket)
             if not readable and left <= 0:

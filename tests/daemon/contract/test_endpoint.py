@@ -253,3 +253,18 @@ def test_questions_do_not_pile_up(questions: int, pages: Pages) -> None:
     for asker in askers:
         asker.join(5)
     assert ask(questions, "/?another")[0] == "200 OK"
+
+
+def test_a_request_that_fails_unforeseen_ends_its_connection_alone(
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> Answer:
+        raise RecursionError("unforeseen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(endpoint, "_healthz", fail)
+        with socket.create_connection(("127.0.0.1", port), 5) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert client.recv(100) == b""
+    assert ask(port) == ("200 OK", "ok\n")
+    assert any(record.exc_info and "a request for health" in record.getMessage() for record in caplog.records)
