@@ -20,7 +20,7 @@ from egress_router.kubernetes.events import Events
 from egress_router.kubernetes.lease import CONFLICT, NOT_FOUND, KubernetesLease
 
 #: Changes are gathered for so long, and at most so many objects are written each time; seconds.
-EVERY, MOST_WRITES = 1.0, 5
+EVERY, MOST_WRITES = 1.0, 50
 
 
 def keep_status(status: Mapping[str, Any]) -> str:
