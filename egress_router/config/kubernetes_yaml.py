@@ -2,8 +2,8 @@
 
 kubectl and the API machinery read YAML 1.1 by the rules of sigs.k8s.io/yaml (its goyaml.v2): ``y`` and ``off`` are
 truth values, ``08``, ``1e3`` and ``0o17`` numbers, while ``22:22``, dates, ``=`` and ``2001:10:20:30:40:50:51:52``
-are texts. A key twice is an error. Aliases are resolved, and what they make of a text is limited, as are its depth
-and its number of nodes: a text of a few lines must not fill the memory.
+are texts. A key that stands twice is an error here; kubectl takes the last one. Aliases are resolved, and what they
+make of a text is limited, as are its depth and its number of nodes: a text of a few lines must not fill the memory.
 """
 
 from __future__ import annotations

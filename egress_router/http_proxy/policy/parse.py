@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 import idna
 
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
+from egress_router.errors import printable
 from egress_router.http_proxy.config import parse_ports
 from egress_router.http_proxy.policy.values import (
     ANY_PORT,
@@ -35,6 +37,11 @@ EXPECTED = "a name, *.name, an address, a network such as 192.0.2.0/24 or [2001:
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 #: What inet_aton(3) takes for a part of an address: a name that ends in one would be an address to Squid.
 _NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)")
+#: Directives that a squid.conf is known by.
+_SQUID = re.compile(
+    r"acl|https?_(?:access|port)|cache_(?:peer|dir|mem)|icp_access|(?:always|never)_direct|access_log|coredump_dir|"
+    r"refresh_pattern|visible_hostname|dns_nameservers|forwarded_for|via"
+)
 
 
 class _Bad(ValueError):
@@ -83,6 +90,9 @@ def parse_http_policy(inputs: Inputs, problems: Problems, *, required: bool = Fa
 
 def _parse_line(source: SourceText, raw: Line, problems: Problems) -> PolicyLine | None:
     if len(raw.words) != 1:
+        if (instead := from_squid(raw.words)) is not None:
+            problems.error(source.variable, raw.number, raw.text, "is a line of a squid.conf", instead)
+            return None
         problems.error(source.variable, raw.number, raw.text, "has white space inside", "one destination a line")
         return None
     try:
@@ -95,7 +105,7 @@ def _parse_line(source: SourceText, raw: Line, problems: Problems) -> PolicyLine
 def _parse_destination(source: SourceText, raw: Line, problems: Problems) -> PolicyLine:
     text = raw.words[0]
     if "://" in text:
-        raise _Bad("is a URL", "the host of it alone, and :port behind it if only that port is meant")
+        raise _Bad("is a URL", f"{_host_of(text)}: the host alone, and :port behind it if only that port is meant")
     decision = Decision.DENY if text.startswith("!") else Decision.ALLOW
     host, port_text = _split_ports(text.removeprefix("!"))
     target = _parse_host(host, source, raw, problems)
@@ -106,6 +116,32 @@ def _parse_destination(source: SourceText, raw: Line, problems: Problems) -> Pol
     if decision is Decision.ALLOW and isinstance(target, Block) and target.single and target.first in NOWHERE:
         raise _Bad("is no address that can be connected to", "the address of a server")
     return PolicyLine(raw.number, decision, target, ports, raw.text)
+
+
+def _host_of(url: str) -> str:
+    """Return the line that a URL stands for: its host, with the port where it names one."""
+    sign = "!" if url.startswith("!") else ""
+    rest = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
+    return f'"{sign}{printable(rest)}"'
+
+
+def from_squid(words: Sequence[str]) -> str | None:
+    """Return what a line of a squid.conf would be here, or why it is nothing; None when it is no such line."""
+    if words[0] == "acl" and len(words) > 3:
+        if words[2] in ("dst", "dstdomain", "dstdom_regex", "url_regex"):
+            if words[2].endswith("regex"):
+                return "names, *.name, addresses and networks: there are no regular expressions"
+            found = [part for word in words[3:] if not word.startswith("-") for part in _names_of(word)]
+            shown = " and ".join(f'"{printable(one)}"' for one in found[:6])
+            return f"a line each: {shown}{' …' if len(found) > 6 else ''} (with ! in front where http_access denies it)"
+        return "nothing: only destinations decide here"
+    if _SQUID.fullmatch(words[0]):
+        return "nothing: a destination that may be reached stands alone on its line, one that may not has ! in front"
+    return None
+
+
+def _names_of(word: str) -> list[str]:
+    return [word[1:], f"*{word}"] if word.startswith(".") else [word]
 
 
 def _split_ports(text: str) -> tuple[str, str | None]:

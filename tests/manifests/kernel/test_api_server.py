@@ -87,8 +87,9 @@ def test_the_server_takes_what_is_written(cluster: ApiServer, path: Path) -> Non
 @every_version
 def test_the_server_finds_mistakes(cluster: ApiServer, tmp_path: Path) -> None:
     text = WRITTEN[0].read_text()
-    twice = text.replace("replicas: 1", "replicas: 1\n  replicas: 1")
-    for wrong in (text.replace("terminationGracePeriodSeconds", "terminationGracePeriod"), twice):
+    unknown = text.replace("terminationGracePeriodSeconds", "terminationGracePeriod")
+    no_text = text.replace('value: "192.0.2.1"', "value: 08")
+    for wrong in (unknown, no_text):
         path = tmp_path / "wrong.yaml"
         path.write_text(wrong)
         assert wrong != text
