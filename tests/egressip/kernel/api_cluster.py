@@ -13,13 +13,14 @@ from typing import Any
 
 from egress_router.egressip.source.api_objects import ASSIGNABLE, assignment_name
 from lab import LAN, PODS, Host, Lab, NoReply
-from lab.kubernetes import versions
+from lab.kubernetes import credentials, versions
 from lab.kubernetes.alone import api_server
 from lab.kubernetes.api_client import ApiError
 from lab.kubernetes.api_server import ApiServer
 
 SERVER = "192.0.2.99"
 CRDS = Path(__file__).parents[3] / "deploy" / "egress-ips" / "base" / "crds"
+NAMESPACE = "egress-router"
 OURS = "/apis/egress-router.io/v1alpha1"
 MERGE = "application/merge-patch+json"
 
@@ -127,6 +128,24 @@ class ApiCluster:
         from egress_router.egressip.node.control import ask
 
         return ask(self.socket_of(node), word)
+
+    def rights_of(self, account: str, node: Host) -> Path:
+        """Return a kubeconfig with the token of a pod of a service account on a node; deploy/egress-ips is applied."""
+        folder = f"/api/v1/namespaces/{NAMESPACE}"
+        name = f"{account}-{node.name}"
+        spec = {
+            "nodeName": node.name,
+            "serviceAccountName": account,
+            "hostNetwork": True,
+            "containers": [{"name": "main", "image": "none"}],
+        }
+        pod = self.create(f"{folder}/pods", {"metadata": {"name": name}, "spec": spec})
+        bound = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod["metadata"]["uid"]}
+        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"boundObjectRef": bound}}
+        token = self.create(f"{folder}/serviceaccounts/{account}/token", request)["status"]["token"]
+        path = self.folder / f"{name}.kubeconfig"
+        path.write_text(credentials.kubeconfig(self.server.url, self.server.ca, token))
+        return path
 
     # What is seen
 

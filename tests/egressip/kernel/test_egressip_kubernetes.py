@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab import Host, Lab, NoReply
-from tests.egressip.kernel.api_cluster import OURS, ApiCluster, api_cluster
+from tests.egressip.kernel.api_cluster import CRDS, NAMESPACE, OURS, ApiCluster, api_cluster
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
@@ -194,6 +194,26 @@ def test_spec_drain_hands_over(kube: ApiCluster) -> None:
     kube.until(lambda: "phase" in kube.get(f"{OURS}/egressnodes/{holder}")["status"].get("drain", {}))
     kube.patch(f"{OURS}/egressnodes/{holder}", {"spec": {"drain": False}})
     kube.until(lambda: kube.source_of(client, SERVICE) == first)
+
+
+def test_the_rights_that_are_installed_are_enough(kube: ApiCluster) -> None:
+    lab = kube.lab
+    kube.server.kubectl("apply", "-k", str(CRDS.parents[1]))
+    kube.namespace("web", env="shop")
+    client = kube.pod("client", "web", 0)
+    for node in lab.nodes:
+        kube.start(node, kubeconfig=kube.rights_of("egress-router-node", node))
+    rights = kube.rights_of("egress-router-controller", lab.nodes[0])
+    kube.start_controller("controller", lab.nodes[0], kubeconfig=rights, lease_namespace=NAMESPACE)
+    kube.egress_ip("shop", FIRST, FIRST6, env="shop")
+    kube.until(lambda: kube.ready("shop") == ("True", "AllHeld"))
+    assert kube.source_of(client, SERVICE) == FIRST
+    announced = kube.get(f"{OURS}/egressipassignments/{FIRST}")["status"]
+    assert announced["node"] == kube.holder(FIRST)
+    assert [(c["type"], c["status"], c["reason"]) for c in announced["conditions"]] == [("Announced", "True", "Held")]
+    kube.server.client.request("DELETE", f"{OURS}/egressips/shop")
+    kube.until(lambda: not kube.get(f"{OURS}/egressipassignments")["items"])
+    assert "403" not in kube.text()
 
 
 def test_uninstall_leaves_nothing_behind(kube: ApiCluster) -> None:
