@@ -226,9 +226,7 @@ def _makes_room(strategy: dict[str, Any]) -> bool:
 
 
 def _scaled(pod: ManifestPod, objects: Objects) -> Found:
-    for item in objects:
-        if item.kind != "HorizontalPodAutoscaler":
-            continue
+    for item in objects.of_kind("HorizontalPodAutoscaler"):
         target = as_mapping(item.spec.get("scaleTargetRef"))
         if _same(item, target, pod.item) and item.spec.get("maxReplicas") != 1:
             message = f"{item.where} makes several pods with one EGRESS_SOURCE"

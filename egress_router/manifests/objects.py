@@ -122,8 +122,10 @@ class Objects:
             several = len(spaces[item.kind, item.name]) > 1 and item.namespace
             item.where = f"{item.kind}/{item.namespace}/{item.name}" if several else f"{item.kind}/{item.name}"
         self._by_name: dict[tuple[str, str], list[ManifestObject]] = {}
+        self._by_kind: dict[str, list[ManifestObject]] = {}
         for item in objects:
             self._by_name.setdefault((item.kind, item.name), []).append(item)
+            self._by_kind.setdefault(item.kind, []).append(item)
 
     def __iter__(self) -> Iterator[ManifestObject]:
         return iter(self._objects)
@@ -131,9 +133,13 @@ class Objects:
     def __len__(self) -> int:
         return len(self._objects)
 
+    def of_kind(self, kind: str) -> list[ManifestObject]:
+        """Return the objects of a kind, in the order of the files."""
+        return self._by_kind.get(kind, [])
+
     def kinds(self) -> list[str]:
         """Return the kinds, each once, in the order of the files."""
-        return list(dict.fromkeys(item.kind for item in self._objects))
+        return list(self._by_kind)
 
     def find(self, kind: str, namespace: str, name: str) -> ManifestObject | None:
         """Return the object that a pod of ``namespace`` means by ``name``: one of its namespace, or, where one of the

@@ -51,7 +51,7 @@ def join_manifests(texts: Sequence[str]) -> str:
     text = "---\n".join(texts)
     seen: set[tuple[str, str, str]] = set()
     problems = []
-    for document in parse_documents(text):
+    for document in (document for one in texts for document in parse_documents(one)):
         metadata = document.value["metadata"]
         identity = (document.value["kind"], metadata.get("namespace", ""), metadata["name"])
         if identity in seen:

@@ -24,10 +24,10 @@ _ONCE = {"selector", "clusterIPs", "healthCheckNodePort"}
 def services_for(labels: Mapping[str, str], namespace: str, objects: Objects) -> list[ManifestObject]:
     """Return the Services of the namespace that select pods with these labels."""
     found = []
-    for item in objects:
+    for item in objects.of_kind("Service"):
         selector = as_mapping(item.spec.get("selector"))
         here = item.namespace == namespace or not (item.namespace and namespace)
-        if item.kind == "Service" and here and selector and selector.items() <= labels.items():
+        if here and selector and selector.items() <= labels.items():
             found.append(item)
     return found
 

@@ -191,7 +191,7 @@ def _as_written(request: ManifestRequest, pod: ManifestPod, objects: Objects, gi
     policy = objects.find("NetworkPolicy", namespace, name)
     if policy is not None and not request.allow_from:
         request = replace(request, allow_from=_allowed(policy))
-    scc = any(one.kind == "SecurityContextConstraints" for one in objects)
+    scc = bool(objects.of_kind("SecurityContextConstraints"))
     return replace(
         request,
         platform=Platform.OPENSHIFT if scc else Platform.KUBERNETES,

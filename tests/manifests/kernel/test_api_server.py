@@ -25,6 +25,7 @@ WRITTEN = sorted(
         *GOLDEN.glob("migrate/*/new.yaml"),
         *DEPLOY.glob("kubernetes/*.yaml"),
         *DEPLOY.glob("openshift/*.yaml"),
+        *DEPLOY.glob("kustomize/*/manifests.yaml"),
     ]
 )
 #: Kinds of the cluster's operators: any contents, so that the rest of a file can be applied with them.
@@ -112,3 +113,26 @@ def test_scalars_are_read_as_the_server_reads_them(cluster: ApiServer, tmp_path:
         assert isinstance(theirs, bool) == isinstance(ours, bool), text
         assert isinstance(theirs, str) == isinstance(ours, str), text
         assert theirs == ours, text
+
+
+def objects(text: str) -> dict[tuple[str, str], Any]:
+    return {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(text) if item}
+
+
+@every_version
+@pytest.mark.parametrize("base", ["redirect", "http-proxy", "dns-proxy"])
+def test_bases_for_kustomize_are_what_manifests_writes(cluster: ApiServer, base: str) -> None:
+    folder = DEPLOY / "kustomize" / base
+    assert objects(cluster.kubectl("kustomize", str(folder))) == objects((folder / "manifests.yaml").read_text())
+
+
+@every_version
+def test_the_overlay_for_kustomize_does_what_it_says(cluster: ApiServer) -> None:
+    found = objects(cluster.kubectl("kustomize", str(DEPLOY / "kustomize" / "example")))
+    spec = found["Deployment", "egress-redirect"]["spec"]["template"]["spec"]
+    for container in (*spec["initContainers"], *spec["containers"]):
+        values = {one["name"]: one.get("value") for one in container["env"]}
+        assert (values["EGRESS_SOURCE"], values["EGRESS_GATEWAY"]) == ("198.51.100.46", "198.51.100.1")
+        assert container["image"] == "registry.example.com/egress/egress-router-init:0.1.0"
+    assert {item["metadata"]["namespace"] for item in found.values()} == {"shop-egress"}
+    assert found["ConfigMap", "egress-redirect"]["data"]["destinations"] == "443 tcp 203.0.113.25"
