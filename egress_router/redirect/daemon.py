@@ -79,7 +79,7 @@ class LiveRouter:
             self._answers = answers
             self.desired = replace(self.desired, translation=replace(self.desired.translation, answers=answers))
             try:
-                self.backend.readdress(self.desired.translation, names)
+                self.backend.update_targets(self.desired.translation, names)
             except EgressRouterError as error:
                 LOGGER.warning("new addresses of %s are not in place yet: %s", ", ".join(map(str, names)), error)
                 return False
@@ -109,12 +109,12 @@ class LiveRouter:
         try:
             with self.lock:
                 # First, for what may not pass must be held back while the rest is looked at.
-                lines = self.backend.mend(self.desired.translation) if rules else []
+                lines = self.backend.repair(self.desired.translation) if rules else []
                 if network:
                     missing, observed = put_back(self.config, self.desired)
                     if not missing and self._adopt(observed):
                         missing, _ = put_back(self.config, self.desired)
-                        missing += self.backend.mend(self.desired.translation)
+                        missing += self.backend.repair(self.desired.translation)
                     lines += missing
                 if lines and rules:
                     self.end_stale()

@@ -18,10 +18,10 @@ from egress_router.net.iptables.chains import (
     Chain,
     Entry,
     XtSocket,
+    build_block,
     counted,
     digest,
-    put_together,
-    take_apart,
+    parse_block,
 )
 from egress_router.net.iptables.entries import LAYOUTS
 from egress_router.net.iptables.library import xtables_lock
@@ -45,13 +45,13 @@ class Iptables:
         """See NatBackend. IPv4 and IPv6 are committed side by side."""
         return any(in_children(desired, "apply").values())
 
-    def mend(self, desired: Translation) -> list[str]:
+    def repair(self, desired: Translation) -> list[str]:
         """See NatBackend."""
-        return [line for lines in in_children(desired, "mend").values() for line in lines]
+        return [line for lines in in_children(desired, "repair").values() for line in lines]
 
-    def readdress(self, desired: Translation, names: Collection[HostName]) -> None:
+    def update_targets(self, desired: Translation, names: Collection[HostName]) -> None:
         """See NatBackend."""
-        readdressed(desired, names)
+        updated_chains(desired, names)
 
     def drift(self, desired: Translation) -> list[str]:
         """See NatBackend."""
@@ -91,9 +91,9 @@ def in_children(desired: Translation, verb: str) -> dict[Family, Any]:
     return {family: job.result() for family, job in jobs.items()}
 
 
-def readdressed(desired: Translation, names: Collection[HostName]) -> dict[Family, tuple[frozenset[str], str]]:
-    """Do as Iptables.readdress; return, for each family, which chains of ``nat`` have their rules, and the digest of
-    the table that they were found in.
+def updated_chains(desired: Translation, names: Collection[HostName]) -> dict[Family, tuple[frozenset[str], str]]:
+    """Do as Iptables.update_targets; return, for each family, which chains of ``nat`` have their rules, and the digest
+    of the table that they were found in.
     """
     chains: dict[Family, frozenset[str]] = {}
     jobs: dict[Family, Job] = {}
@@ -154,7 +154,7 @@ _Key = tuple[Family, str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _CachedTable:
     """A table as it was right: its block without entries, and the entries compressed."""
 
     frame: Block
@@ -165,23 +165,23 @@ class _Kept:
         return replace(self.frame, data=zlib.decompress(self.entries))
 
 
-class KeptIptables:
+class CachedIptables:
     """Implements ``NatBackend`` with legacy iptables; ``Iptables`` does what is not a matter of putting back."""
 
     name = Iptables.name
 
     def __init__(self) -> None:
         self._sockets: dict[Family, XtSocket] = {}
-        self._kept: dict[_Key, _Kept] = {}
+        self._kept: dict[_Key, _CachedTable] = {}
         self._desired: Translation | None = None
 
     def apply(self, desired: Translation) -> bool:
         """See NatBackend."""
         if desired == self._desired and not self._changed():
             return False
-        return any(self._in_children(desired, "settle").values())
+        return any(self._in_children(desired, "apply_with_digests").values())
 
-    def mend(self, desired: Translation) -> list[str]:
+    def repair(self, desired: Translation) -> list[str]:
         """See NatBackend."""
         if desired == self._desired:
             changed = self._changed()
@@ -191,19 +191,19 @@ class KeptIptables:
             if found is not None:
                 self._keep(desired, found[1])
                 return list(found[0])
-        return [line for lines in self._in_children(desired, "mend_and_settle").values() for line in lines]
+        return [line for lines in self._in_children(desired, "repair_with_digests").values() for line in lines]
 
-    def readdress(self, desired: Translation, names: Collection[HostName]) -> None:
+    def update_targets(self, desired: Translation, names: Collection[HostName]) -> None:
         """See NatBackend."""
         before, self._desired = self._desired, None
-        for family, (chains, right) in readdressed(desired, names).items():
+        for family, (chains, right) in updated_chains(desired, names).items():
             key, layout = (family, "nat"), LAYOUTS[family]
             block, kept = self._read(key), self._kept.get(key)
             if block is None or kept is None or digest(block, layout).hex() != right:
                 return
-            if not _alike_but(chains, take_apart(kept.block(), layout), take_apart(block, layout)):
+            if not _alike_but(chains, parse_block(kept.block(), layout), parse_block(block, layout)):
                 return
-            self._kept[key] = _Kept(replace(block, data=b""), zlib.compress(block.data, 1), right)
+            self._kept[key] = _CachedTable(replace(block, data=b""), zlib.compress(block.data, 1), right)
         if before is not None and replace(before, answers=desired.answers) == desired:
             self._desired = desired
 
@@ -240,7 +240,7 @@ class KeptIptables:
 
     def _keep(self, desired: Translation, digests: dict[str, str]) -> None:
         """Keep the tables whose digests are known to be right; all of them, or none."""
-        kept: dict[_Key, _Kept] = {}
+        kept: dict[_Key, _CachedTable] = {}
         for family in families_of(desired):
             for table in TABLES:
                 block, right = self._read((family, table)), digests.get(f"{family} {table}")
@@ -251,7 +251,7 @@ class KeptIptables:
                 if old is not None and old.digest == right:
                     kept[family, table] = old
                 else:
-                    kept[family, table] = _Kept(replace(block, data=b""), zlib.compress(block.data, 1), right)
+                    kept[family, table] = _CachedTable(replace(block, data=b""), zlib.compress(block.data, 1), right)
         self._kept, self._desired = kept, desired
 
     def _read(self, key: _Key) -> Block | None:
@@ -283,10 +283,10 @@ class KeptIptables:
                 now = self._read(key)
                 if now is None:
                     return None
-                good, there = take_apart(self._kept[key].block(), layout), take_apart(now, layout)
+                good, there = parse_block(self._kept[key].block(), layout), parse_block(now, layout)
                 try:
                     wanted = _with_ours(good, there)
-                    new = put_together(wanted, layout, now)
+                    new = build_block(wanted, layout, now)
                     if wanted != there:
                         own = self._sockets[family]
                         last = own.replace(table, now, new)

@@ -23,11 +23,11 @@ class NatBackend(Protocol):
         """
         ...
 
-    def mend(self, desired: Translation) -> list[str]:
+    def repair(self, desired: Translation) -> list[str]:
         """Do as ``apply``, and return as ``drift`` does what was different before."""
         ...
 
-    def readdress(self, desired: Translation, names: Collection[HostName]) -> None:
+    def update_targets(self, desired: Translation, names: Collection[HostName]) -> None:
         """Put the present answers for ``names`` in place by one transaction per family, where nothing else has changed
         since ``apply``. Only the rules that answers change are written and looked at. Raises PlatformError, and
         StateMismatch: then ``apply`` may help.

@@ -32,7 +32,7 @@ class Nftables:
         """See NatBackend."""
         return not self.holds(desired) and self._put(desired, nft_table(desired)).changed
 
-    def mend(self, desired: Translation) -> list[str]:
+    def repair(self, desired: Translation) -> list[str]:
         """See NatBackend."""
         if self.holds(desired):
             return []
@@ -40,7 +40,7 @@ class Nftables:
         put = self._put(desired, table)
         return difference(table, put.before[0]) if put.changed else []
 
-    def readdress(self, desired: Translation, names: Collection[HostName]) -> None:
+    def update_targets(self, desired: Translation, names: Collection[HostName]) -> None:
         """See NatBackend."""
         spreads = (spread for family in desired.sources for spread in desired.spreads(family))
         chains = [answer_chain(spread) for spread in spreads if spread.rule.name in names]
@@ -100,13 +100,13 @@ class ForkedNftables:
         """See NatBackend."""
         return bool(self._do("apply", desired))
 
-    def mend(self, desired: Translation) -> list[str]:
+    def repair(self, desired: Translation) -> list[str]:
         """See NatBackend."""
-        return list(self._do("mend", desired))
+        return list(self._do("repair", desired))
 
-    def readdress(self, desired: Translation, names: Collection[HostName]) -> None:
+    def update_targets(self, desired: Translation, names: Collection[HostName]) -> None:
         """See NatBackend."""
-        self._backend.readdress(desired, names)
+        self._backend.update_targets(desired, names)
 
     def drift(self, desired: Translation) -> list[str]:
         """See NatBackend."""

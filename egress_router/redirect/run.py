@@ -31,7 +31,7 @@ from egress_router.net.notices import Events, nftables_events, route_events
 from egress_router.net.process import give_back_memory, map_large_blocks
 from egress_router.redirect.config import parse_run
 from egress_router.redirect.daemon import LiveRouter
-from egress_router.redirect.iptables_backend import KeptIptables
+from egress_router.redirect.iptables_backend import CachedIptables
 from egress_router.redirect.metrics import RouterCollector
 from egress_router.redirect.names import Names
 from egress_router.redirect.nft_backend import ForkedNftables, Nftables
@@ -354,7 +354,7 @@ def run_router(env: Mapping[str, str]) -> int:
     # Blocked until the loop listens, so that a signal during the set-up is not lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     desired, backend = set_up(run.router)
-    backend = ForkedNftables() if isinstance(backend, Nftables) else KeptIptables()
+    backend = ForkedNftables() if isinstance(backend, Nftables) else CachedIptables()
     give_back_memory()
     loop = Loop()
     threads = Threads(loop)

@@ -145,10 +145,10 @@ def digest(block: Block, layout: Layout) -> bytes:
 
 
 def counted(block: Block, layout: Layout) -> dict[str, list[tuple[int, int]]]:
-    """Return (packets, bytes) of the entries of every chain, as ``take_apart`` has them."""
+    """Return (packets, bytes) of the entries of every chain, as ``parse_block`` has them."""
     found: dict[str, list[tuple[int, int]]] = {}
     at = 0
-    for name, chain in take_apart(block, layout).items():
+    for name, chain in parse_block(block, layout).items():
         at += len(chain.head)
         rows = found[name] = []
         for entry in chain.entries:
@@ -157,7 +157,7 @@ def counted(block: Block, layout: Layout) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
-def take_apart(block: Block, layout: Layout) -> dict[str, Chain]:
+def parse_block(block: Block, layout: Layout) -> dict[str, Chain]:
     """Return the chains of a block in their order, and behind them, as ``""``, the entry that ends it."""
     data = bytes(_without_counters(block.data, layout))
     built_in = {offset: HOOKS[hook] for hook, offset in enumerate(block.entry_points) if block.hooks >> hook & 1}
@@ -186,8 +186,8 @@ def take_apart(block: Block, layout: Layout) -> dict[str, Chain]:
     }
 
 
-def put_together(chains: dict[str, Chain], layout: Layout, like: Block) -> Block:
-    """Return the block of ``chains``, the inverse of ``take_apart``; its hooks are those of ``like``.
+def build_block(chains: dict[str, Chain], layout: Layout, like: Block) -> Block:
+    """Return the block of ``chains``, the inverse of ``parse_block``; its hooks are those of ``like``.
 
     Raises KeyError when an entry jumps to a chain that is not there.
     """

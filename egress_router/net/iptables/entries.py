@@ -56,7 +56,7 @@ class _Template:
     base: int | None = None
 
 
-class Blobs:
+class EntryEncoder:
     """Builds entries for one family with the module ``iptc``. Chains that rules jump to must exist in a table."""
 
     def __init__(self, iptc: Any, family: Family) -> None:

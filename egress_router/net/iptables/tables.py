@@ -10,7 +10,7 @@ from typing import Any
 from egress_router.config.values import Family
 from egress_router.errors import PlatformError, StateMismatch
 from egress_router.net.iptables.chains import XtSocket, digest
-from egress_router.net.iptables.entries import LAYOUTS, Blobs, entry_bytes
+from egress_router.net.iptables.entries import LAYOUTS, EntryEncoder, entry_bytes
 from egress_router.net.iptables.library import load_iptc, xtables_lock
 from egress_router.net.iptables.rules import PREFIX, IptRule, IptTable, chain_lines, hook_lines
 
@@ -26,13 +26,13 @@ class Tables:
     def __init__(self, family: Family) -> None:
         self._iptc = load_iptc()
         self._family = family
-        self._blobs = Blobs(self._iptc, family)
+        self._encoder = EntryEncoder(self._iptc, family)
 
     def apply(self, tables: Sequence[IptTable]) -> bool:
         """Put ``tables`` in place, one commit each, those that differ; return whether any did."""
-        return self.settle(tables)[0]
+        return self.apply_with_digests(tables)[0]
 
-    def settle(self, tables: Sequence[IptTable]) -> tuple[bool, dict[str, str]]:
+    def apply_with_digests(self, tables: Sequence[IptTable]) -> tuple[bool, dict[str, str]]:
         """Do as ``apply``; return what it does, and the digests of the tables as they were found to be right."""
         changed, digests = False, self._digests(tables)
         for table in tables:
@@ -73,15 +73,15 @@ class Tables:
                 if attempt == ATTEMPTS or "unavailable" not in str(error):
                     raise PlatformError(f"iptables table {table.name} ({self._family}): {error}") from error
 
-    def mend(self, tables: Sequence[IptTable]) -> list[str]:
+    def repair(self, tables: Sequence[IptTable]) -> list[str]:
         """Do as ``apply``; return what was different before, as ``drift`` does."""
-        return self.mend_and_settle(tables)[0]
+        return self.repair_with_digests(tables)[0]
 
-    def mend_and_settle(self, tables: Sequence[IptTable]) -> tuple[list[str], dict[str, str]]:
-        """Do as ``mend``; return what it does, and the digests of the tables as they were found to be right."""
+    def repair_with_digests(self, tables: Sequence[IptTable]) -> tuple[list[str], dict[str, str]]:
+        """Do as ``repair``; return what it does, and the digests of the tables as they were found to be right."""
         digests = self._digests(tables)
         found = self.drift(tables)
-        return found, self.settle(tables)[1] if found else digests
+        return found, self.apply_with_digests(tables)[1] if found else digests
 
     def drift(self, tables: Sequence[IptTable]) -> list[str]:
         """Return the differences, a line each: ``-`` desired and missing, ``+`` there and not desired."""
@@ -112,10 +112,10 @@ class Tables:
                     continue
                 for rule, (entry, _) in zip(rules, self._entries(handle, name), strict=False):
                     if rule.line is not None:
-                        packets, size = self._blobs.counters(entry)
+                        packets, size = self._encoder.counters(entry)
                         rows.append((rule.line, -packets if rule.target == "ACCEPT" else packets, size))
                     elif rule.target == f"{PREFIX}COUNT":
-                        rows.append((0, *self._blobs.counters(entry)))
+                        rows.append((0, *self._encoder.counters(entry)))
         return found
 
     def _digests(self, tables: Sequence[IptTable]) -> dict[str, str]:
@@ -160,10 +160,10 @@ class Tables:
 
     def _canonical(self, handle: Any, rule: IptRule) -> bytes:
         label = rule.target if rule.target in _VERDICTS or handle.is_chain(rule.target) else None
-        return self._blobs.canonical(self._blobs.entry(rule), label)
+        return self._encoder.canonical(self._encoder.entry(rule), label)
 
     def _read(self, handle: Any, chain: str) -> list[bytes]:
-        return [self._blobs.canonical(entry, label) for entry, label in self._entries(handle, chain)]
+        return [self._encoder.canonical(entry, label) for entry, label in self._entries(handle, chain)]
 
     def _hooks(self, handle: Any, chain: str) -> list[tuple[int, bytes, str]]:
         """Return (position, entry, target) of our rules in a built-in chain."""
@@ -179,7 +179,7 @@ class Tables:
             actual = self._hooks(handle, chain)
             if [position for position, _, _ in actual] != list(range(len(wanted))):
                 return False
-            have = [self._blobs.canonical(entry, label) for _, entry, label in actual]
+            have = [self._encoder.canonical(entry, label) for _, entry, label in actual]
             if have != [self._canonical(handle, rule) for rule in wanted]:
                 return False
         return True
@@ -198,15 +198,15 @@ class Tables:
         stale = []
         for name, rules in table.chains.items():
             entries = self._entries(handle, name)
-            have = [self._blobs.canonical(entry, label) for entry, label in entries]
+            have = [self._encoder.canonical(entry, label) for entry, label in entries]
             if have != [self._canonical(handle, rule) for rule in rules]:
                 stale.append(name)
-                counters = [self._blobs.counters(entry) for entry, _ in entries]
+                counters = [self._encoder.counters(entry) for entry, _ in entries]
                 kept[name] = dict(zip(have, counters, strict=True))
         extra = [name for name in own if name not in table.chains]
         for name in extra:
             for entry, label in self._entries(handle, name):
-                moved[self._blobs.canonical(entry, label)] = self._blobs.counters(entry)
+                moved[self._encoder.canonical(entry, label)] = self._encoder.counters(entry)
         for values in kept.values():
             moved |= values
         hooks_right = partial or self._hooks_right(handle, table)
@@ -234,7 +234,7 @@ class Tables:
         if not hooks_right:
             for chain in self._built_in(handle):
                 for _, entry, label in self._hooks(handle, chain):
-                    named = self._blobs.with_target_name(entry, label)
+                    named = self._encoder.with_target_name(entry, label)
                     handle.delete_entry(chain, _buffer(named), _buffer(bytearray(b"\xff" * len(named))))
         for name in (*stale, *extra):
             handle.flush_entries(name)
@@ -242,17 +242,17 @@ class Tables:
             handle.delete_chain(name)
         for name in stale:
             for rule in table.chains[name]:
-                data = self._blobs.entry(rule)
+                data = self._encoder.entry(rule)
                 canonical = self._canonical(handle, rule)
                 counters = kept[name].get(canonical) or (moved.get(canonical) if rule.line is not None else None)
                 if counters is not None:
-                    self._blobs.set_counters(data, counters)
+                    self._encoder.set_counters(data, counters)
                 handle.append_entry(name, _buffer(data))
         if not hooks_right:
             positions: dict[str, int] = {}
             for chain, rule in table.hooks:
                 position = positions.get(chain, 0)
-                handle.insert_entry(chain, _buffer(self._blobs.entry(rule)), position)
+                handle.insert_entry(chain, _buffer(self._encoder.entry(rule)), position)
                 positions[chain] = position + 1
 
     def _chain_drift(self, handle: Any, table: IptTable) -> list[str]:

@@ -11,19 +11,19 @@ import subprocess
 import sys
 
 from egress_router.config.values import Family
-from egress_router.redirect.iptables_backend import KeptIptables
+from egress_router.redirect.iptables_backend import CachedIptables
 from egress_router.redirect.nat import NatBackend, choose_backend
 from egress_router.redirect.nft_backend import ForkedNftables
 from egress_router.redirect.values import Backend
 
 if __name__ == "__main__":
     name, translation, commands = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the test that started us
-    staying: NatBackend = KeptIptables() if name == "iptables" else ForkedNftables()
+    staying: NatBackend = CachedIptables() if name == "iptables" else ForkedNftables()
     fresh = choose_backend(Backend(name), Family)
     staying.apply(translation)
     results = []
     for command in commands:
         subprocess.run(["sh", "-c", command], check=True)
         drift = fresh.drift(translation)
-        results.append((drift, staying.mend(translation), fresh.drift(translation)))
+        results.append((drift, staying.repair(translation), fresh.drift(translation)))
     sys.stdout.buffer.write(pickle.dumps(results))

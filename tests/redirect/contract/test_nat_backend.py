@@ -154,7 +154,7 @@ def test_tampering_is_seen_and_mended(backend: Backend) -> None:
         backend.host.run(["sh", "-c", command])
         drift = backend.call("drift", desired)
         assert drift, command
-        assert backend.call("mend", desired) == drift, command
+        assert backend.call("repair", desired) == drift, command
         assert backend.call("drift", desired) == [], command
         foreign = "-s 192.0.2.7" in command
         assert sorted(line for line in backend.rules().splitlines() if "192.0.2.7/32" not in line) == sorted(
@@ -180,7 +180,7 @@ def test_another_answer_alone_ends_in_the_state_of_a_fresh_start(backend: Backen
     for addresses in (*ANSWERS[1:], ANSWERS[2]):
         desired = translation(NAMES, *addresses)
         before, _, after = backend.calls(
-            ("drift", desired), ("readdress", desired, desired.rules.names), ("drift", desired)
+            ("drift", desired), ("update_targets", desired, desired.rules.names), ("drift", desired)
         )
         assert before, "the answer before was the same"
         assert after == []
@@ -189,15 +189,15 @@ def test_another_answer_alone_ends_in_the_state_of_a_fresh_start(backend: Backen
     assert sorted(backend.rules().splitlines()) == sorted(changed.splitlines())
 
 
-def test_only_the_names_that_are_told_are_readdressed(backend: Backend) -> None:
+def test_only_the_names_that_are_told_get_other_targets(backend: Backend) -> None:
     before, after = translation(NAMES, ONE), translation(NAMES, TWO)
     api = before.rules.names[0]
     assert str(api) == "api.example.com"
     mixed = replace(before, answers={**(before.answers or {}), api: (ip_address(TWO),)})
-    assert backend.calls(("apply", before), ("readdress", after, [api]), ("drift", mixed))[2] == []
+    assert backend.calls(("apply", before), ("update_targets", after, [api]), ("drift", mixed))[2] == []
 
 
-def test_readdressing_keeps_what_was_counted(backend: Backend) -> None:
+def test_other_targets_keep_what_was_counted(backend: Backend) -> None:
     """The rule's own counter and that of what found no address are set by hand."""
     text = "443 tcp api.example.com\n80 tcp web.example.com\n"
     before, after = translation(text, ONE), translation(text, ONE, TWO)
@@ -230,7 +230,7 @@ def test_readdressing_keeps_what_was_counted(backend: Backend) -> None:
         backend.host.run(["nft", "-f", "-"], input="\n".join(script) + "\n")
     assert backend.call("drift", before) == []
     assert backend.call("counters", before)[1].connections == 5
-    backend.call("readdress", after, after.rules.names)
+    backend.call("update_targets", after, after.rules.names)
     assert backend.call("drift", after) == []
     assert backend.call("counters", after)[1].connections == 5
     more = translation(text + "81 tcp more.example.com\n", ONE)
@@ -269,7 +269,7 @@ def test_names_that_were_tampered_with_are_mended(backend: Backend) -> None:
         backend.host.run(["sh", "-c", command])
         drift = backend.call("drift", desired)
         assert drift, command
-        assert backend.call("mend", desired) == drift, command
+        assert backend.call("repair", desired) == drift, command
         assert backend.call("drift", desired) == [], command
 
 
