@@ -111,7 +111,7 @@ class ApiCluster:
     def start_controller(
         self, name: str, node: Host, kubeconfig: Path | None = None, **options: str
     ) -> subprocess.Popen[Any]:
-        quick = {"probe_interval": "0.1", "hold_down": "1", "lease_seconds": "3", "lease_namespace": "default"}
+        quick = {"probe_interval": "0.1", "hold_down": "1", "lease_namespace": "default"}
         return self._run(node, name, ["egressip", "controller"], {**quick, **options}, kubeconfig)
 
     def _run(

@@ -129,11 +129,11 @@ def test_a_controller_that_was_frozen_cannot_write(kube: ApiCluster) -> None:
     lab = kube.lab
     kube.namespace("web", env="shop")
     kube.start()
-    old = kube.start_controller("old", lab.nodes[0])
+    old = kube.start_controller("old", lab.nodes[0], lease_seconds="3")
     kube.egress_ip("shop", FIRST, env="shop")
     kube.until(lambda: kube.ready("shop") == ("True", "AllHeld"))
     epoch = kube.get(f"{OURS}/egressipassignments/{FIRST}")["spec"]["epoch"]
-    new = kube.start_controller("new", lab.nodes[0], health_port="off")
+    new = kube.start_controller("new", lab.nodes[0], health_port="off", lease_seconds="3")
     old.send_signal(signal.SIGSTOP)
     kube.until(lambda: '"message": "assigns"' in kube.logs["new"].read_text())
     holder = kube.holder(FIRST)
