@@ -83,6 +83,7 @@ URLS = st.tuples(SCHEMES, hosts(), st.sampled_from(PORTS), st.sampled_from(TAILS
 TARGETS = st.builds("".join, st.tuples(hosts(), st.sampled_from(PORTS)))
 
 
+@pytest.mark.timeout(600)
 def test_explain_agrees_with_squid(lab: Lab, proxy: Proxy, client: Client) -> None:
     for name in ("good.example", "under.example", "free.fr"):
         lab.dns.set(name, A=[GOOD])
