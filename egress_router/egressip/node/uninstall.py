@@ -26,8 +26,12 @@ def uninstall(kernel: RouteNetlink) -> list[str]:
             removed.append(f"address {ip} of {link.name}")
             addresses.append(ip)
     cut_egress_ips(addresses)
-    ours = {f"table {family} {name}" for family in ("inet", "arp", "ip", "ip6", "netdev") for name in (TABLE, GUARD)}
-    tables = [line for line in run_tool(["nft", "list", "tables"]).splitlines() if line in ours]
+    families = ("inet", "arp", "ip", "ip6", "netdev")
+    ours = tuple(f"table {family} {name}" for family in families for name in (TABLE, GUARD))
+    # A process that was killed while it asked for nft's wording leaves such a table, dormant.
+    asked = tuple(f"{table}_wording_" for table in ours)
+    listed = run_tool(["nft", "list", "tables"]).splitlines()
+    tables = [line for line in listed if line in ours or line.startswith(asked)]
     load("".join(f"delete {table}\n" for table in tables))
     removed += tables
     for rule in kernel.rules():
