@@ -10,6 +10,7 @@ from egress_router.egressip.node.state import (
     DROPS,
     MARK_MASK,
     MARK_SHIFT,
+    MULTICAST,
     NOT_OUTSIDE,
     OWN_SLOT,
     TUNNEL,
@@ -237,6 +238,9 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     not reach the tunnel or the agent of a node: it would count as that node's. And what starts behind this node with an
     address of the cluster that is no pod's of this node is no pod's that anybody knows; a pod of another node comes by
     the tunnel.
+
+    Groups count as inside and are translated by nobody. A node whose kernel routes multicast would send what such a pod
+    sends to them out with the pod's or the node's address.
     """
     unknown = "accept" if settings.pass_unknown else "counter name unknown_pod drop"
     # TCP headers without options take 20 bytes, IPv4 headers 20 and IPv6 headers 40.
@@ -357,6 +361,16 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
             f"udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip6 daddr @nodes6 counter name forged_node drop",
         ),
         "no pod speaks to a tunnel or an agent of another node",
+    )
+    yield NftChain(
+        "outbound_multicast",
+        "type filter hook forward priority mangle - 5; policy accept;",
+        (
+            f'oifname != "{settings.interface}" return',
+            f"ip saddr @egress_pods4 ip daddr {MULTICAST[4]} counter name multicast drop",
+            f"ip6 saddr @egress_pods6 ip6 daddr {MULTICAST[6]} counter name multicast drop",
+        ),
+        "what pods send to groups leaves by no gateway, so it stays inside",
     )
     yield NftChain(
         "node_input",

@@ -26,10 +26,11 @@ TUNNEL_ZONE = 14700
 #: IPv4 or IPv6, UDP, VXLAN and Ethernet headers (RFC 7348).
 TUNNEL_OVERHEAD = {4: 50, 6: 70}
 
+MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 #: Never a way out: link-local, multicast, broadcast.
 NOT_OUTSIDE = {
-    4: ("169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"),
-    6: ("fe80::/10", "ff00::/8"),
+    4: ("169.254.0.0/16", MULTICAST[4], "255.255.255.255/32"),
+    6: ("fe80::/10", MULTICAST[6]),
 }
 
 #: Why packets are dropped or refused: the counters of the table, and their meaning.
@@ -45,6 +46,7 @@ DROPS = {
     "tunnel_untranslated": "what came through the tunnel has no translation here",
     "forged_node": "from a pod of this node, to the tunnel of another node or the agent of any",
     "forged_source": "from a pod of another node by its address, but not through the tunnel",
+    "multicast": "from a pod with egress IPs to a group, out of this node: it would leave with another source",
     "refused": "new connections from outside to an egress IP",
 }
 

@@ -11,7 +11,7 @@ from egress_router.daemon.reachability import Health, HolderHealth
 from egress_router.egressip.api import HostSubnet, NetNamespace, Pod, cluster_state
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.node.gateways import Gateways, LocalAssignments
-from egress_router.egressip.node.nft_rules import replace_script
+from egress_router.egressip.node.nft_rules import node_tables, replace_script
 from egress_router.egressip.node.state import DROPS, NodeSettings, NodeState
 from egress_router.egressip.node.status import AgentStatus, drain_status, node_status, status_text
 from egress_router.errors import Problem
@@ -108,3 +108,15 @@ def test_every_drop_is_counted_under_a_reason() -> None:
     )
     used = {line.split("counter name ")[1].split()[0] for line in script.splitlines() if "counter name" in line}
     assert used == set(DROPS)
+
+
+def test_multicast_is_dropped_at_the_outside_interface_alone() -> None:
+    """Groups inside the cluster network stay reachable, and a reason has its words."""
+    tables = node_tables(NodeSettings("a", "outside0", ()), NodeState(egress=frozenset({"198.51.100.2"})), 1450)
+    (chain,) = (chain for table in tables for chain in table.chains if chain.name == "outbound_multicast")
+    assert chain.rules[0] == 'oifname != "outside0" return'
+    assert [rule.split(" counter ")[1] for rule in chain.rules[1:]] == ["name multicast drop"] * 2
+    shown = node_status(
+        "a", AgentStatus(), Gateways(3, 5), LocalAssignments("eth0"), NodeState(), [], [], {"multicast": 2}
+    )
+    assert "dropped 2 packets: from a pod with egress IPs to a group, out of this node" in status_text(shown)
