@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from egress_router.egressip.node.nft_rules import replace_script
-from egress_router.egressip.node.state import NodeSettings, NodeState
+from egress_router.egressip.node.state import Direct, NodeSettings, NodeState
 from lab import LAN, PODS, Host, Lab
 from tests.egressip.kernel.egress_cluster import EgressCluster
 
@@ -105,7 +105,7 @@ def state(ip: str, pods: int) -> NodeState:
     others = [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(1, pods)]
     every = [ip, *others]
     return NodeState(
-        ways=dict.fromkeys(every, "own"),
+        ways=dict.fromkeys(every, Direct.LOCAL_GATEWAY),
         translations=dict.fromkeys(every, EGRESS_IP),
         egress=frozenset(every),
         assigned=frozenset({EGRESS_IP}),

@@ -74,7 +74,7 @@ class FakeDataplane(Pipe):
         self.cut = 0
         self.on_link: set[str] = set()
         self.slots: dict[str, int] = {}
-        self.before: tuple[Collection[str], Collection[str]] = ((), ())
+        self.before: tuple[Collection[int], Collection[int]] = ((), ())
         self.tables = False
         self.foreign_change = False
         self.error: EgressRouterError | None = None
@@ -132,7 +132,7 @@ class FakeDataplane(Pipe):
     def slots_before(self, nodes: Mapping[str, str]) -> dict[str, int]:
         return dict(self.slots)
 
-    def gateways_before(self) -> tuple[Collection[str], Collection[str]]:
+    def gateways_before(self) -> tuple[Collection[int], Collection[int]]:
         return self.before
 
     def observed(self) -> Observed:

@@ -20,7 +20,7 @@ from egress_router.egressip.node.gateways import Gateways, LocalAssignments
 from egress_router.egressip.node.plan import node_plan
 from egress_router.egressip.node.ports import Claims, Dataplane, Prober
 from egress_router.egressip.node.reassignment import ReassignmentGuard
-from egress_router.egressip.node.state import NodeSettings, NodeState
+from egress_router.egressip.node.state import Direct, NodeSettings, NodeState, Remote
 from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import EgressRouterError, Problem, TryAgainError
@@ -271,7 +271,7 @@ class Agent:
         if applied is None:
             return frozenset(self.gateways.health)
         ways = set(applied.ways.values())
-        return frozenset(gateway.node for gateway in applied.gateways if f"to_{gateway.slot}" in ways)
+        return frozenset(gateway.node for gateway in applied.gateways if Remote(gateway.slot) in ways)
 
     def _wanted_claims(self) -> list[str]:
         """Return the egress IPs that this node shall have and its interface can have."""
@@ -432,7 +432,7 @@ class Agent:
     def users(self) -> list[str]:
         """Return the addresses of the nodes that send traffic here, and this one's if its own pods leave by it."""
         applied = self.dataplane.applied
-        own = applied is not None and "own" in applied.ways.values()
+        own = applied is not None and Direct.LOCAL_GATEWAY in applied.ways.values()
         return sorted({*self._prober.users(self._listen_seconds), *({self.host_ip} if own else ())})
 
     def handed_over(self) -> bool:

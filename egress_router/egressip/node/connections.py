@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 from egress_router.egressip.api import ClusterState, Decision, address_key, address_text
 from egress_router.egressip.node.nft_rules import flushed_script
-from egress_router.egressip.node.state import MARK_MASK, MARK_SHIFT, NOT_OUTSIDE, OWN_SLOT, Network, NodeState
+from egress_router.egressip.node.state import MARK_MASK, MARK_SHIFT, NOT_OUTSIDE, OWN_SLOT, Direct, Network, NodeState
 from egress_router.egressip.node.tables import load
 from egress_router.net.conntrack import Conntrack, Started
 
@@ -53,9 +53,9 @@ def pods_to_recheck(before: NodeState | None, after: NodeState) -> set[str]:
     gone = {h.slot for h in before.gateways} - {h.slot for h in after.gateways}
     found = {pod for pod, ip in before.translations.items() if after.translations.get(pod) != ip}
     for pod in before.ways.keys() | after.ways.keys():
-        old, new = before.ways.get(pod, "normal"), after.ways.get(pod, "normal")
+        old, new = before.ways.get(pod, Direct.NODE_ADDRESS), after.ways.get(pod, Direct.NODE_ADDRESS)
         left = before.translating_nodes.get(pod, frozenset()) - after.translating_nodes.get(pod, frozenset()) - gone
-        if left or (old == "normal") != (new == "normal"):
+        if left or (old is Direct.NODE_ADDRESS) != (new is Direct.NODE_ADDRESS):
             found.add(pod)
     return found
 
@@ -65,11 +65,11 @@ def survives(state: NodeState, pod: str, mark: int, source: str) -> bool:
     that it left this node with.
     """
     slot = (mark & MARK_MASK) >> MARK_SHIFT
-    way = state.ways.get(pod)
-    if way is None or slot == OWN_SLOT:
+    path = state.ways.get(pod)
+    if path is None or slot == OWN_SLOT:
         return source == state.translations.get(pod)
-    if way == "normal" or slot == 0:
-        return way == "normal" and slot == 0
+    if path is Direct.NODE_ADDRESS or slot == 0:
+        return path is Direct.NODE_ADDRESS and slot == 0
     # Packets that are marked with the slot of a node that is not there take the pod's present way.
     return slot in state.translating_nodes.get(pod, frozenset()) or slot not in {h.slot for h in state.gateways}
 

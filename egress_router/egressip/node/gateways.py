@@ -87,14 +87,14 @@ class Gateways:
             if name in nodes and ip in nodes[name].claims
         }
 
-    def adopt(self, slots: Mapping[str, int], used: Collection[str], alive: Collection[str]) -> None:
-        """Take over the slots that an earlier agent gave: what was in use (chains' names) as up, what was alive besides
+    def adopt(self, slots: Mapping[str, int], used: Collection[int], alive: Collection[int]) -> None:
+        """Take over the slots that an earlier agent gave: what was in use as up, what was alive besides
         as draining, so that connections through it go on until its own word is heard.
         """
         for name, slot in slots.items():
-            if name in self.health and f"to_{slot}" in used:
+            if name in self.health and slot in used:
                 self.health[name].state = Health.UP
-            elif name in self.health and f"to_{slot}" in alive:
+            elif name in self.health and slot in alive:
                 self.health[name].state = Health.DRAINING
 
 

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from egress_router.daemon.metrics import common
 from egress_router.daemon.reachability import Health
 from egress_router.egressip.node.agent import Agent
-from egress_router.egressip.node.state import NodeState
+from egress_router.egressip.node.state import NodeState, Remote
 
 _PREFIX = "egress_router_node_"
 
@@ -38,7 +38,7 @@ class NodeCollector(Collector):
         )
         spaces = Counter(verdict.disposition.value for verdict in list(known.decision.namespaces.values()))
         yield labelled("namespaces", "Namespaces by what happens to their traffic.", "disposition", spaces)
-        ways = Counter("through" if way.startswith("to_") else way for way in list(applied.ways.values()))
+        ways = Counter("through" if isinstance(path, Remote) else path.value for path in list(applied.ways.values()))
         yield labelled("pods", "Addresses of this node's pods by the way they leave.", "way", ways)
         yield counter(
             "dropped_packets",

@@ -16,8 +16,11 @@ from egress_router.egressip.node.state import (
     TUNNEL,
     TUNNEL_PORT,
     TUNNEL_ZONE,
+    Direct,
+    EgressPath,
     NodeSettings,
     NodeState,
+    Remote,
 )
 from egress_router.net.nft import script
 from egress_router.net.nft.values import NftChain, NftSet, NftTable
@@ -31,7 +34,11 @@ _CONNECTED = "{ tcp, sctp, dccp }"
 #: How long late replies are kept from a pod whose connections were flushed and whose address may have become another's.
 _FLUSHED = "10s"
 #: The chains that pods' paths lead to; those of other gateways are called by their slot.
-_CHAINS = {"normal": "node_address", "drop": "no_gateway", "own": "local_gateway"}
+_CHAINS = {
+    Direct.NODE_ADDRESS: "node_address",
+    Direct.NO_GATEWAY: "no_gateway",
+    Direct.LOCAL_GATEWAY: "local_gateway",
+}
 _KEEP = 0xFFFFFFFF ^ MARK_MASK
 #: Set or map → element → value (None in a set).
 Elements = dict[str, dict[str, str | None]]
@@ -65,9 +72,9 @@ def mark_of(slot: int) -> int:
     return slot << MARK_SHIFT
 
 
-def gateway_chain(path: str) -> str:
+def gateway_chain(path: EgressPath) -> str:
     """Return the chain that a path of a pod leads to."""
-    return _CHAINS.get(path) or f"gateway_{path.removeprefix('to_')}"
+    return f"gateway_{path.slot}" if isinstance(path, Remote) else _CHAINS[path]
 
 
 def elements(state: NodeState) -> Elements:
@@ -106,11 +113,11 @@ def _network(text: str) -> str:
     return str(ip_network(text, strict=False)).removesuffix("/32").removesuffix("/128")
 
 
-def _is_tunnelled(way: str, has_own: bool) -> bool:
+def _is_tunnelled(path: EgressPath, has_own: bool) -> bool:
     """Return whether a pod's flows are looked up among those of the tunnel. Where there is no path, those that go on by
     the gateway they have: this node if it translates the pod.
     """
-    return way.startswith("to_") or (way == "drop" and not has_own)
+    return isinstance(path, Remote) or (path is Direct.NO_GATEWAY and not has_own)
 
 
 def node_tables(settings: NodeSettings, state: NodeState, mtu: int) -> tuple[NftTable, NftTable]:

@@ -17,7 +17,7 @@ from egress_router.egressip.api import (
     network_range,
 )
 from egress_router.egressip.node.connections import translating_nodes
-from egress_router.egressip.node.state import LAST_SLOT, Gateway, NodeState
+from egress_router.egressip.node.state import LAST_SLOT, Direct, EgressPath, Gateway, NodeState, Remote
 
 _NOTHING: Mapping[int, str] = {}
 
@@ -46,7 +46,7 @@ def node_plan(
     """
     pending = frozenset(pending)
     unconfirmed = unconfirmed or {}
-    ways: dict[str, str] = {}
+    ways: dict[str, EgressPath] = {}
     translations: dict[str, str] = {}
     egress: set[str] = set()
     owners: dict[str, Pod] = {}
@@ -75,7 +75,7 @@ def node_plan(
                 pods.add(ip)
             if verdict.disposition is Disposition.NORMAL:
                 if pod.node == me:
-                    ways[ip] = "normal"
+                    ways[ip] = Direct.NODE_ADDRESS
                 continue
             version = 6 if ":" in ip else 4
             own = mine_here.get(version)
@@ -97,7 +97,7 @@ def node_plan(
     for ip in duplicate_pod_ips:
         translations.pop(ip, None)
         if ip in ways:
-            ways[ip] = "drop"
+            ways[ip] = Direct.NO_GATEWAY
     gateways = tuple(
         Gateway(slot, name, state.nodes[name].host_ip)
         for name, slot in sorted(slots.items(), key=lambda item: item[1])
@@ -136,14 +136,14 @@ def _own_ips(state: ClusterState, assigned: frozenset[str]) -> dict[str, dict[in
     return found
 
 
-def _way(me: str, pod_ip: str, ways: list[Via], own: str | None, slots: Mapping[str, int]) -> str:
+def _way(me: str, pod_ip: str, ways: list[Via], own: str | None, slots: Mapping[str, int]) -> EgressPath:
     """Return the path of a pod: this node where it has a usable address, else a gateway chosen by a stable hash."""
     if own is not None and any(via.node == me for via in ways):
-        return "own"
+        return Direct.LOCAL_GATEWAY
     others = [via for via in ways if via.node in slots and via.node != me]
     if not others:
-        return "drop"
-    return f"to_{slots[chosen(pod_ip, others).node]}"
+        return Direct.NO_GATEWAY
+    return Remote(slots[chosen(pod_ip, others).node])
 
 
 def chosen(pod_ip: str, ways: Iterable[Via]) -> Via:

@@ -55,8 +55,8 @@ class Dataplane(Protocol):
     def slots_before(self, nodes: Mapping[str, str]) -> dict[str, int]:
         """Return the slots that an earlier agent gave to nodes (name → hostIP)."""
 
-    def gateways_before(self) -> tuple[Collection[str], Collection[str]]:
-        """Return the chains of the gateways that an earlier agent used, and of those whose connections went on."""
+    def gateways_before(self) -> tuple[Collection[int], Collection[int]]:
+        """Return the slots of the gateways that an earlier agent used, and of those whose connections went on."""
 
     def observed(self) -> Observed:
         """Return the links, addresses, routes and rules of the node."""

@@ -16,7 +16,7 @@ from egress_router.egressip.node.dataplane import NodeKernel, require_all
 from egress_router.egressip.node.metrics import NodeCollector
 from egress_router.egressip.node.repair import Heard
 from egress_router.egressip.node.state import NodeSettings
-from egress_router.egressip.node.tables import alive_before, dropped_packets, loaders, present, table_watch, ways_before
+from egress_router.egressip.node.tables import alive_before, dropped_packets, loaders, present, table_watch, used_before
 from egress_router.egressip.process import running, serve, wait_for_objects
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import PlatformError, quoted
@@ -105,9 +105,9 @@ class KernelDataplane(NodeKernel):
         """
         return present() if self.applied is None else not self.tables_differ()
 
-    def gateways_before(self) -> tuple[Collection[str], Collection[str]]:
-        """Return the chains of the gateways that were in use, and of those whose connections were to go on."""
-        return ways_before(), alive_before()
+    def gateways_before(self) -> tuple[Collection[int], Collection[int]]:
+        """Return the slots of the gateways that were in use, and of those whose connections were to go on."""
+        return used_before(), alive_before()
 
     def dropped_packets(self) -> dict[str, int]:
         """Return the packets dropped so far, by reason."""

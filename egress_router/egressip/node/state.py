@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 
 Network = IPv4Network | IPv6Network
@@ -78,11 +79,31 @@ class Gateway:
     host_ip: str
 
 
+class Direct(Enum):
+    """How a pod leaves where no other node is involved: with the node's address, because its namespace has no egress
+    IPs; with an egress IP that this node has; or not at all.
+    """
+
+    NODE_ADDRESS = "normal"
+    LOCAL_GATEWAY = "own"
+    NO_GATEWAY = "drop"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Remote:
+    """A pod leaves through the tunnel, by the gateway with that slot."""
+
+    slot: int
+
+
+EgressPath = Direct | Remote
+
+
 @dataclass(frozen=True, slots=True)
 class NodeState:
     """Everything that one node's kernel shall hold; addresses as canonical text.
 
-    ``ways``: how each local pod leaves: "normal", "drop", "own" or "to_SLOT".
+    ``ways``: the path of each local pod.
     ``translations``: the egress IP of each pod, of any node, that this node translates.
     ``egress``: addresses of pods that must never leave with an address that is not their egress IP.
     ``assigned``: the egress IPs on the outside interface; ``arp_suppressed``: those of them that ARP and neighbour
@@ -96,7 +117,7 @@ class NodeState:
     there, wherever new ones go.
     """
 
-    ways: Mapping[str, str] = field(default_factory=dict)
+    ways: Mapping[str, EgressPath] = field(default_factory=dict)
     translations: Mapping[str, str] = field(default_factory=dict)
     egress: frozenset[str] = frozenset()
     assigned: frozenset[str] = frozenset()

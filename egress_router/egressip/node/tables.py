@@ -45,20 +45,23 @@ def assigned_before() -> frozenset[str]:
     return frozenset(found)
 
 
-def ways_before() -> frozenset[str]:
-    """Return the paths of pods (``to_SLOT``): the gateways that were in use."""
-    return frozenset(way for name in ("path4", "path6", "way4", "way6") for way in _ways(name))
+def used_before() -> frozenset[int]:
+    """Return the slots of the gateways that pods left by."""
+    return frozenset(slot for name in ("path4", "path6", "way4", "way6") for slot in _slots(name))
 
 
-def alive_before() -> frozenset[str]:
-    """Return the paths to the gateways whose connections were to go on."""
-    return frozenset(way for name in ("known_paths", "stay") for way in _ways(name))
+def alive_before() -> frozenset[int]:
+    """Return the slots of the gateways whose connections were to go on."""
+    return frozenset(slot for name in ("known_paths", "stay") for slot in _slots(name))
 
 
-def _ways(name: str) -> Iterator[str]:
+def _slots(name: str) -> Iterator[int]:
+    """Yield the slots in the names of the chains that a map leads to; the former build called them ``to_SLOT``."""
     for item in _raw(name, "map"):
         if isinstance(item, list) and isinstance(item[1], dict) and "goto" in item[1]:
-            yield str(item[1]["goto"]["target"]).replace("gateway_", "to_")
+            kind, _, slot = str(item[1]["goto"]["target"]).partition("_")
+            if kind in ("gateway", "to") and slot.isdecimal():
+                yield int(slot)
 
 
 def dropped_packets() -> dict[str, int]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from egress_router.egressip.node.nft_rules import change_script, replace_script
-from egress_router.egressip.node.state import Gateway, NodeSettings, NodeState
+from egress_router.egressip.node.state import Direct, EgressPath, Gateway, NodeSettings, NodeState, Remote
 from lab import LAN, PODS, Lab, NoReply
 
 pytestmark = pytest.mark.root
@@ -31,7 +31,9 @@ def test_a_connection_with_another_source_is_stopped_not_passed(make_lab: Callab
         flow.send(b"x")
         assert flow.recv(200).decode().startswith(str(node.addresses[4])), "positive control"
         node.add_addresses([EGRESS_IP])
-        state = NodeState({ip: "own"}, {ip: EGRESS_IP}, frozenset({ip}), frozenset({EGRESS_IP}), pods=frozenset({ip}))
+        state = NodeState(
+            {ip: Direct.LOCAL_GATEWAY}, {ip: EGRESS_IP}, frozenset({ip}), frozenset({EGRESS_IP}), pods=frozenset({ip})
+        )
         node.nft(replace_script(SETTINGS, state, 1450))
         with lab.capture() as capture:
             flow.send(b"x")
@@ -63,7 +65,12 @@ def some_state(rng: random.Random) -> NodeState:
     holders = tuple(
         Gateway(slot, f"n{slot}", f"192.0.2.{slot}") for slot in sorted(rng.sample(range(1, 6), rng.randint(0, 3)))
     )
-    ways = ["normal", "drop", "own", *(f"to_{holder.slot}" for holder in holders)]
+    ways: list[EgressPath] = [
+        Direct.NODE_ADDRESS,
+        Direct.NO_GATEWAY,
+        Direct.LOCAL_GATEWAY,
+        *(Remote(holder.slot) for holder in holders),
+    ]
     translated = rng.sample(chosen, rng.randint(0, len(chosen)))
     return NodeState(
         {pod: rng.choice(ways) for pod in chosen},

@@ -9,7 +9,7 @@ import pytest
 
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.node.agent import CHECK_EVERY, Agent
-from egress_router.egressip.node.state import NodeState
+from egress_router.egressip.node.state import Direct, EgressPath, NodeState, Remote
 from egress_router.errors import PlatformError, TryAgainError
 from tests.support.fake_node import GONE, HOST_IP, UP, FakeNode
 
@@ -42,9 +42,9 @@ def test_a_fresh_node_lets_nothing_out_before_it_is_known_who_is_up(node: FakeNo
     node.health["b"] = UP
     node.run(2.0)
     first, *others = applied(node)
-    assert first.ways[POD] == "drop"
+    assert first.ways[POD] == Direct.NO_GATEWAY
     assert first.translations == {}
-    assert others[-1].ways[POD] in ("own", "to_1")
+    assert others[-1].ways[POD] in (Direct.LOCAL_GATEWAY, Remote(1))
     assert node.names()[:2] == ["adopt", "check"]
     assert node.names()[-1] == "stop"
 
@@ -73,7 +73,7 @@ def test_a_duplicate_is_not_added_and_tried_again(node: FakeNode) -> None:
 def test_a_gateway_that_goes_is_left_and_one_that_is_back_must_say_so(tmp_path: Path) -> None:
     node = FakeNode(ONLY_REMOTE, tmp_path)
     node.health["b"] = UP
-    ways: dict[float, str] = {}
+    ways: dict[float, EgressPath] = {}
 
     def look(at: float) -> tuple[float, object]:
         def note() -> None:
@@ -93,17 +93,17 @@ def test_a_gateway_that_goes_is_left_and_one_that_is_back_must_say_so(tmp_path: 
 
     plan = [look(0.95), (1.0, goes), look(1.5), (2.0, kernel_is_back), look(2.9), (3.0, agent_is_back), look(3.9)]
     node.run(4.0, *plan)  # type: ignore[arg-type]
-    assert ways == {0.95: "to_1", 1.5: "drop", 2.9: "drop", 3.9: "to_1"}
+    assert ways == {0.95: Remote(1), 1.5: Direct.NO_GATEWAY, 2.9: Direct.NO_GATEWAY, 3.9: Remote(1)}
     assert node.agent.gateways.failovers == 1
 
 
 def test_what_an_earlier_agent_left_goes_on_from_the_first_moment(tmp_path: Path) -> None:
     node = FakeNode(ONLY_REMOTE, tmp_path)
     node.dataplane.tables, node.dataplane.slots = True, {"b": 7}
-    node.dataplane.before = (("to_7",), ("to_7",))
+    node.dataplane.before = ((7,), (7,))
     node.health["b"] = UP
     node.run(2.0)
-    assert {state.ways[POD] for state in applied(node)} == {"to_7"}, "never dropped, never another slot"
+    assert {state.ways[POD] for state in applied(node)} == {Remote(7)}, "never dropped, never another slot"
 
 
 def test_tables_that_others_change_are_replaced_at_once(node: FakeNode) -> None:
@@ -202,7 +202,7 @@ def test_a_drain_suppresses_arp_only_when_nobody_sends_and_nothing_is_left(node:
     assert states == [frozenset()] * 2
     assert node.dataplane.applied is not None
     assert node.dataplane.applied.arp_suppressed == {OWN}
-    assert node.dataplane.applied.ways[POD] == "to_1", "the node's own pod leaves by the other gateway"
+    assert node.dataplane.applied.ways[POD] == Remote(1), "the node's own pod leaves by the other gateway"
 
 
 def test_another_host_ip_that_the_machine_has_starts_the_agent_again(node: FakeNode) -> None:

@@ -8,6 +8,7 @@ from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, P
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.node.plan import node_plan
 from egress_router.egressip.node.reassignment import ReassignmentGuard
+from egress_router.egressip.node.state import Direct, Remote
 
 POD, FIRST, SECOND, THIRD = "198.51.100.2", "192.0.2.45", "192.0.2.46", "192.0.2.47"
 STATE = ClusterState(
@@ -61,6 +62,6 @@ def test_a_doubted_holder_is_not_used() -> None:
     state = owned_by("q")
     slots = {"b": 1, "c": 2}
     used = node_plan("a", state, decide(state), slots, frozenset())
-    assert (used.ways[POD], used.translating_nodes[POD]) == ("to_1", frozenset({1}))
+    assert (used.ways[POD], used.translating_nodes[POD]) == (Remote(1), frozenset({1}))
     doubted = node_plan("a", state, decide(state), slots, frozenset(), unconfirmed={POD: {"b"}})
-    assert (doubted.ways[POD], doubted.translating_nodes[POD]) == ("drop", frozenset())
+    assert (doubted.ways[POD], doubted.translating_nodes[POD]) == (Direct.NO_GATEWAY, frozenset())

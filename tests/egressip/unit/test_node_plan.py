@@ -14,7 +14,7 @@ from egress_router.egressip.assignment.decision import decide, with_recorded_ass
 from egress_router.egressip.node.gateways import Gateways
 from egress_router.egressip.node.nft_rules import elements, mark_of
 from egress_router.egressip.node.plan import assign_slots, chosen, node_plan
-from egress_router.egressip.node.state import LAST_SLOT, OWN_SLOT, NodeState
+from egress_router.egressip.node.state import LAST_SLOT, OWN_SLOT, Direct, EgressPath, NodeState, Remote
 
 IPS = ("192.0.2.45", "192.0.2.46", "2001:db8:2::45")
 STATE = ClusterState(
@@ -46,18 +46,20 @@ def plan(
 
 def test_a_draining_node_is_the_last_resort() -> None:
     state = plan("a", draining=("b",))
-    assert state.ways["198.51.100.2"] == "to_2"
-    assert state.ways["2001:db8:a::2"] == "to_1", "its only holder drains"
-    assert plan("a", draining=("b",), offline=("c",)).ways["198.51.100.2"] == "to_1"
-    assert plan("b", held=("192.0.2.45",), draining=("b",), offline=("c",)).ways == {"198.51.100.40": "own"}
+    assert state.ways["198.51.100.2"] == Remote(2)
+    assert state.ways["2001:db8:a::2"] == Remote(1), "its only holder drains"
+    assert plan("a", draining=("b",), offline=("c",)).ways["198.51.100.2"] == Remote(1)
+    assert plan("b", held=("192.0.2.45",), draining=("b",), offline=("c",)).ways == {
+        "198.51.100.40": Direct.LOCAL_GATEWAY
+    }
 
 
 def test_a_node_that_holds_nothing() -> None:
     state = plan("a")
     assert state.ways.keys() == {"198.51.100.2", "2001:db8:a::2", "198.51.100.3"}
-    assert state.ways["198.51.100.3"] == "normal"
-    assert state.ways["198.51.100.2"] in ("to_1", "to_2")
-    assert state.ways["2001:db8:a::2"] == "to_1"
+    assert state.ways["198.51.100.3"] == Direct.NODE_ADDRESS
+    assert state.ways["198.51.100.2"] in (Remote(1), Remote(2))
+    assert state.ways["2001:db8:a::2"] == Remote(1)
     assert state.translations == {}
     assert state.egress == {"198.51.100.2", "2001:db8:a::2"}
     assert state.peers == {"192.0.2.2", "192.0.2.3"}
@@ -67,13 +69,13 @@ def test_a_node_that_holds_nothing() -> None:
 def test_families_are_apart() -> None:
     """No IPv6 address is left: IPv6 is dropped, IPv4 goes on."""
     state = plan("a", offline=("b",))
-    assert state.ways["198.51.100.2"] == "to_2"
-    assert state.ways["2001:db8:a::2"] == "drop"
+    assert state.ways["198.51.100.2"] == Remote(2)
+    assert state.ways["2001:db8:a::2"] == Direct.NO_GATEWAY
 
 
 def test_a_holder_translates_for_all_and_sends_its_own_pods_itself() -> None:
     state = plan("b", held=("192.0.2.45", "2001:db8:2::45"))
-    assert state.ways == {"198.51.100.40": "own"}
+    assert state.ways == {"198.51.100.40": Direct.LOCAL_GATEWAY}
     assert state.translations == {
         "198.51.100.2": "192.0.2.45",
         "2001:db8:a::2": "2001:db8:2::45",
@@ -82,14 +84,14 @@ def test_a_holder_translates_for_all_and_sends_its_own_pods_itself() -> None:
 
 
 def test_an_address_that_is_not_there_yet_is_not_used() -> None:
-    assert plan("b").ways == {"198.51.100.40": "to_2"}
-    assert plan("a", pending=("192.0.2.45",)).ways["198.51.100.2"] == "to_2"
-    assert plan("a", pending=("192.0.2.45", "192.0.2.46")).ways["198.51.100.2"] == "drop"
+    assert plan("b").ways == {"198.51.100.40": Remote(2)}
+    assert plan("a", pending=("192.0.2.45",)).ways["198.51.100.2"] == Remote(2)
+    assert plan("a", pending=("192.0.2.45", "192.0.2.46")).ways["198.51.100.2"] == Direct.NO_GATEWAY
 
 
 def test_a_draining_node_sends_its_pods_elsewhere_and_goes_on_translating() -> None:
     state = plan("b", held=("192.0.2.45",), draining=("b",))
-    assert state.ways == {"198.51.100.40": "to_2"}
+    assert state.ways == {"198.51.100.40": Remote(2)}
     assert state.translations["198.51.100.2"] == "192.0.2.45"
 
 
@@ -136,22 +138,22 @@ def test_agents_follow_the_recorded_assignment() -> None:
 def test_an_agent_that_starts_keeps_the_holders_that_carry_something() -> None:
     holders = Gateways(misses=3, returns=4)
     holders.follow("a", STATE, decide(STATE))
-    holders.adopt({"b": 1, "c": 2, "d": 3}, used={"to_1"}, alive={"to_1", "to_2", "own"})
+    holders.adopt({"b": 1, "c": 2, "d": 3}, used={1}, alive={1, 2})
     assert {name: health.state for name, health in holders.health.items()} == {"b": Health.UP, "c": Health.DRAINING}
 
 
 @pytest.mark.parametrize(
     ("way", "translated", "far"),
     [
-        ("to_1", True, True),
-        ("to_1", False, True),
-        ("own", True, False),
-        ("normal", False, False),
-        ("drop", True, False),
-        ("drop", False, True),
+        (Remote(1), True, True),
+        (Remote(1), False, True),
+        (Direct.LOCAL_GATEWAY, True, False),
+        (Direct.NODE_ADDRESS, False, False),
+        (Direct.NO_GATEWAY, True, False),
+        (Direct.NO_GATEWAY, False, True),
     ],
 )
-def test_flows_are_looked_up_where_their_way_is(way: str, translated: bool, far: bool) -> None:
+def test_flows_are_looked_up_where_their_way_is(way: EgressPath, translated: bool, far: bool) -> None:
     pod = "198.51.100.2"
     state = NodeState({pod: way}, {pod: IPS[0]} if translated else {})
     assert elements(state)["tunnelled_pods4"] == ({pod: None} if far else {})
