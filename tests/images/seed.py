@@ -11,7 +11,7 @@ from lab import Capture, Host, Lab
 from tests.images.container import load
 
 HERE = Path(__file__).parent
-OLD = HERE.parent / "golden" / "migrate"
+OLD = HERE.parent / "manifests" / "golden" / "migrate"
 GATEWAY = "10.42.253.1"
 FETCH = """
 import sys, urllib.error, urllib.request

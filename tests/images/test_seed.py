@@ -52,7 +52,7 @@ def test_http_proxy(lab: Lab, tag: str, tmp_path: Path, least: bool) -> None:
         for name in ("perdu.com", "www.perdu.com", "10.42.253.1"):
             status, page = fetch(client, router.host.addresses[4], f"http://{name}/")
             assert (status, "The policy of this proxy" in page) == (403, True)
-        assert fetch(client, router.host.addresses[4], "http://no.such.name/")[0] == 502
+        assert fetch(client, router.host.addresses[4], "http://no.such.name/")[0] == 503
         assert "ERROR" not in router.logs(), "Squid found all files"
         assert [request.path for request in server.requests] == ["/hello"]
         assert_left_with(capture, "10.42.253.43", router.host.mac("macvlan0"))
