@@ -19,7 +19,12 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 pytest_plugins = ["pytester", "tests.support.kernel", "tests.support.kernels", "tests.support.kubernetes"]
 
-LEFT_OUT = pytest.StashKey[int]()
+LEFT_OUT, WAITING = pytest.StashKey[int](), pytest.StashKey[int]()
+
+
+def on_demand(item: pytest.Item) -> bool:
+    """Tell whether a test runs only when it is asked for."""
+    return item.get_closest_marker("on_demand") is not None
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +40,7 @@ def guard(request: pytest.FixtureRequest) -> Iterator[Guard | None]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the one switch that writes expected files."""
     parser.addoption("--golden-update", action="store_true", help="write expected files anew")
+    parser.addoption("--on-demand", action="store_true", help="run what is marked on_demand, too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,7 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what is marked ``root`` when we are not."""
+    """Deselect what is marked ``on_demand`` unless it is asked for, and what is marked ``root`` when we are not."""
+    if not config.getoption("--on-demand") and (waiting := [item for item in items if on_demand(item)]):
+        config.stash[WAITING] = len(waiting)
+        config.hook.pytest_deselected(items=waiting)
+        items[:] = [item for item in items if not on_demand(item)]
     if os.geteuid() == 0:
         return
     needy = [item for item in items if item.get_closest_marker("root")]
@@ -60,6 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what was left out."""
+    if waiting := config.stash.get(WAITING, 0):
+        terminalreporter.write_line(f"{waiting} tests on Kubernetes LEFT OUT: scripts/test cluster", yellow=True)
     if count := config.stash.get(LEFT_OUT, 0):
         what = "1 test that sends real packets was" if count == 1 else f"{count} tests that send real packets were"
         terminalreporter.write_line(f"{what} LEFT OUT: root is needed (run as root, or with sudo)", yellow=True)

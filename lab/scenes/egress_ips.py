@@ -45,7 +45,13 @@ def play(stage: Stage) -> None:
         stage.egress_router(lab.nodes[0], "egressip", "plan", env=env)
         stage.part("Every node runs the agent")
         for node in reversed(lab.nodes):
-            stage.start(node, "node", env=_variables(env, node, directory), until=": ready", log=_log(directory, node))
+            stage.start(
+                node,
+                "node",
+                env=_variables(env, node, directory),
+                until='"message": "ready"',
+                log=_log(directory, node),
+            )
         with lab.capture() as capture:
             _answers(stage, client, stranger)
             _power_cut(stage, lab, client, capture)

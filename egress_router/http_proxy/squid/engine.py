@@ -393,6 +393,8 @@ def become_unprivileged(directory: Path, uid: int = 1001) -> None:
     """
     if os.geteuid() != 0:
         return
+    # Asked before: what this imports may be what cannot be read afterwards.
+    paths = imported_from()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         os.chown(directory, uid, 0)
@@ -403,11 +405,13 @@ def become_unprivileged(directory: Path, uid: int = 1001) -> None:
         raise PlatformError(
             f"running as root without being able to give it up ({error.strerror}); set runAsUser to any other number"
         ) from error
-    unreadable = [path for path in imported_from() if not _can_be_read(path)]
+    unreadable = [path for path in paths if not _can_be_read(path)]
     if unreadable:
-        raise PlatformError(
-            f"running as root, and user {uid}, which the proxy becomes, cannot read {', '.join(unreadable)}: what is "
-            "imported later would fail; make it readable for everybody, or set runAsUser to its owner"
+        log.warning(
+            "running as root, and user %d, which the proxy becomes, cannot read %s: what is imported later would fail; "
+            "make it readable for everybody, or set runAsUser to its owner",
+            uid,
+            ", ".join(unreadable),
         )
 
 

@@ -12,7 +12,7 @@ from lab.kubernetes.plan import DNS_SERVICE, PROXIES, SERVERS, Plan
 from lab.kubernetes.versions import KUBERNETES
 from tests.cluster.kernel.objects import WEB, daemon_set, pod, service
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.on_demand, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(300)]
 #: Both modes of kube-proxy; the second with fewer nodes.
 both_proxies = pytest.mark.parametrize(
     "cluster", [Plan(proxy=PROXIES[0]), Plan(nodes=2, proxy=PROXIES[1])], indirect=True, ids=PROXIES

@@ -19,7 +19,7 @@ from lab.kubernetes.cluster import Cluster
 from lab.kubernetes.plan import Plan
 from tests.cluster.kernel.objects import daemon_set
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.on_demand, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(300)]
 
 #: What the mounts of a kubelet, containerd or ours have in them.
 MOUNTED = ("kubelet", "containerd", "/cni", "egress-router-lab", "/etc ", "/opt ", "/root ")

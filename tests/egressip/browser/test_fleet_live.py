@@ -62,6 +62,7 @@ def test_a_node_loses_its_power_before_our_eyes(cluster: EgressCluster, page: Pa
     assert response.headers["content-security-policy"].startswith("default-src 'none'")
     assert "set-cookie" not in response.headers
     row = page.locator("#addresses + div tbody tr")
+    page.wait_for_selector("#addresses + div tbody td:has-text('in use')", timeout=15_000)
     page.wait_for_function("document.title.includes('fine')")
     holder = re.search(r"in use\s+(\S+)", row.inner_text())
     assert holder is not None

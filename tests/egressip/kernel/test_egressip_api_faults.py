@@ -18,7 +18,7 @@ from egress_router.kubernetes.configuration import ApiConfiguration, from_kubeco
 from egress_router.kubernetes.lease import KubernetesLease
 from lab.kubernetes.api_server import ApiServer
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.on_demand, pytest.mark.timeout(180)]
 
 CRDS = Path(__file__).parents[3] / "deploy" / "egress-ips" / "base" / "crds"
 OURS = "/apis/egress-router.io/v1alpha1"

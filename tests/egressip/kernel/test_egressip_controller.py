@@ -128,7 +128,7 @@ def test_one_controller_assigns_whatever_it_sees(egress: EgressCluster) -> None:
         record_assignment(egress.state, ())
     one.kill()
     one.wait()
-    egress.until(lambda: "controller: assigns" in egress.logs["two"].read_text())
+    egress.until(lambda: '"message": "assigns"' in egress.logs["two"].read_text())
     egress.settle()
     assert served(egress, lab.nodes[1].name), "of two that hold nothing, the first"
     with never_two(egress), lab.capture() as capture:

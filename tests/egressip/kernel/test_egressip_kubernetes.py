@@ -13,7 +13,7 @@ import pytest
 from lab import Host, Lab, NoReply
 from tests.egressip.kernel.api_cluster import CRDS, NAMESPACE, OURS, ApiCluster, api_cluster
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.on_demand, pytest.mark.timeout(240)]
 
 SERVICE, SERVICE6 = "203.0.113.25", "2001:db8:113::25"
 FIRST, SECOND, FIRST6 = "192.0.2.45", "192.0.2.54", "2001:db8:2::45"

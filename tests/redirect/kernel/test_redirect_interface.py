@@ -232,7 +232,7 @@ def test_a_twin_on_the_same_node_is_found_out(router: Router) -> None:
     node = router.lab.nodes[0]
     router.init(EGRESS_HOST_NETNS=node.netns_path)
     twin = router.lab.pod("twin", node=0)
-    env = {**router.env, "EGRESS_HOST_NETNS": node.netns_path}
+    env = {**router.env, "EGRESS_HOST_NETNS": node.netns_path, "EGRESS_DAD": "on"}
     done = twin.run([sys.executable, "-m", "egress_router", "init"], env=env, check=False)
     assert done.returncode == 75, done.stderr
     assert "is in use" in done.stderr
