@@ -75,14 +75,15 @@ def hosts() -> st.SearchStrategy[str]:
     named = st.builds(
         lambda form, name, case: form.format(case(name)), st.sampled_from(DECORATED), st.sampled_from(NAMES), cases
     )
-    plain = st.sampled_from(NAMES)
-    return st.one_of(named, plain, plain, plain, plain, st.sampled_from(SIX))
+    # Half of them allowed by the policy, if the rest of the spelling is.
+    good = st.sampled_from(["good.example", "free.fr", "under.example", GOOD])
+    return st.booleans().flatmap(lambda plain: good if plain else st.one_of(named, st.sampled_from(SIX)))
 
 
 def ports() -> st.SearchStrategy[str]:
-    """Half of them ordinary, so that enough is allowed."""
+    """Half of them ordinary."""
     ordinary = st.sampled_from(["", ":80", ":443", ":8080"])
-    return st.one_of(ordinary, ordinary, ordinary, st.sampled_from(PORTS))
+    return st.booleans().flatmap(lambda plain: ordinary if plain else st.sampled_from(PORTS))
 
 
 SCHEMES = st.sampled_from(["http://", "HTTP://"])
