@@ -14,7 +14,8 @@ from egress_router.config.fields import Invalid
 from egress_router.config.values import Family, Protocol
 from egress_router.dns_proxy.explain import explain_dns
 from egress_router.errors import UsageError
-from egress_router.http_proxy.policy.evaluate import explain_http, literal_address
+from egress_router.http_proxy.policy.evaluate import literal_address
+from egress_router.http_proxy.policy.explain import explain_http
 from egress_router.http_proxy.policy.parse import asked_host
 from egress_router.http_proxy.policy.targets import parse_target
 from egress_router.manifests.pod import PodConfig

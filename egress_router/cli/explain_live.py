@@ -10,7 +10,7 @@ from egress_router.dns.cache import Answer, CandidateReplies, Failure, NegativeA
 from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import Usable, families_with_a_route
 from egress_router.dns_proxy.destinations import DnsProxyConfig
-from egress_router.http_proxy.policy.evaluate import explain_http
+from egress_router.http_proxy.policy.explain import explain_http
 from egress_router.http_proxy.policy.targets import Target
 from egress_router.http_proxy.policy.values import HttpPolicy, HttpSettings
 from egress_router.net.rtnetlink.kernel import own_addresses

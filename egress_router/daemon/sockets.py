@@ -1,8 +1,11 @@
-"""Which TCP sockets there are on a port, and which of them a process holds: from /proc, without privilege."""
+"""Which TCP sockets there are on a port, which of them a process holds (from /proc, without privilege), and whether one
+can be had.
+"""
 
 from __future__ import annotations
 
 import re
+import socket
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,6 +68,17 @@ def listens(pid: int, port: int) -> bool:
     """Return whether a process has a socket that listens on a port."""
     mine = _inodes(pid)
     return any(one.state == LISTEN and one.inode in mine for one in on_port(port))
+
+
+def can_listen(address: str) -> bool:
+    """Return whether this network namespace has the family of a local IPv4 or IPv6 address, so that it can be bound."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _inodes(pid: int) -> set[int]:

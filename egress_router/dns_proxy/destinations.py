@@ -1,4 +1,7 @@
-"""What the EGRESS_DNS_PROXY_* variables say, as values."""
+"""EGRESS_DNS_PROXY_DESTINATION and the other variables of the DNS proxy router, as values.
+
+A line of the list is ``PORT ADDRESS|NAME [PORT] [check]``.
+"""
 
 from __future__ import annotations
 
@@ -75,12 +78,6 @@ class DnsProxyConfig:
         """Whether the family of ``address`` has a source (unknown sources forbid nothing)."""
         return not self.sources or family_of(address) in self.sources
 
-
-# EGRESS_DNS_PROXY_DESTINATION and the other variables of the DNS proxy router.
-#
-# ::
-#
-#     PORT ADDRESS|NAME [PORT] [check]
 
 VARIABLE = "EGRESS_DNS_PROXY_DESTINATION"
 EXPECTED_LINE = 'PORT NAME-OR-ADDRESS [PORT] [check], as in "8080 example.com 80"'

@@ -16,8 +16,6 @@ from egress_router.dns_proxy.destinations import DnsProxyConfig
 from egress_router.dns_proxy.haproxy.servers import ServerSync
 from egress_router.errors import printable
 
-# How the names of the DNS proxy in force fare.
-
 
 @dataclass(frozen=True, slots=True)
 class DnsProxyState:
@@ -44,14 +42,13 @@ class DnsProxyState:
         return printable(self.entries[name].problem) if name in self.entries else "no answer yet"
 
 
-# Keeps names looked up, in a thread of its own, and HAProxy's servers equal to the answers.
-
 #: Seconds between two comparisons of all servers with all answers: heals what a lost command left.
 FULL_SYNC = 30.0
 
 
 class BackendWatcher:
-    """Looks up every name it was told to follow, for as long as it is followed.
+    """Looks up every name it was told to follow, for as long as it is followed, and keeps HAProxy's servers equal to
+    the answers.
 
     ``usable`` says why an address of an answer must not be connected to, or None. All methods may be called from any
     thread.

@@ -15,13 +15,11 @@ from egress_router.config.settings import (
 from egress_router.http_proxy.parent import parse_parent
 from egress_router.http_proxy.policy.values import ANY_PORT, MAX_PORT, HttpSettings, Ports, merge_ports
 
-# Port lists: ``443``, ``443,8443``, ``8000-8010``.
-
 _ITEM = re.compile(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?")
 
 
 def parse_ports(text: str) -> Ports:
-    """Return the ports of a comma-separated list; ValueError says what is wrong with it."""
+    """Return the ports of a list (``443``, ``443,8443``, ``8000-8010``); ValueError says what is wrong with it."""
     ranges: list[tuple[int, int]] = []
     for item in text.split(","):
         matched = _ITEM.fullmatch(item.strip())
@@ -33,8 +31,6 @@ def parse_ports(text: str) -> Ports:
         ranges.append((first, last))
     return Ports(merge_ports(ranges))
 
-
-# The EGRESS_HTTP_PROXY_* variables that are not the policy, and the grace of EGRESS_SHUTDOWN_GRACE.
 
 #: Squid of Debian is compiled with 65536 descriptors, and a client may need three.
 MAX_CLIENTS = 20_000

@@ -19,6 +19,7 @@ from egress_router.daemon.log import LOGGER, LogOutput, set_up_log
 from egress_router.daemon.loop import leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.proxy_health import ProxyHealth
+from egress_router.daemon.sockets import can_listen
 from egress_router.daemon.supervisor import Supervisor
 from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import families_with_a_route
@@ -30,7 +31,7 @@ from egress_router.http_proxy.policy.values import HttpPolicy, HttpSettings
 from egress_router.http_proxy.squid.config import render_squid
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
 from egress_router.http_proxy.squid.engine import SquidEngine, become_unprivileged
-from egress_router.http_proxy.squid.workers import default_workers, has_ipv6
+from egress_router.http_proxy.squid.workers import default_workers
 from egress_router.net.rtnetlink.kernel import own_addresses
 
 DEFAULT_DIRECTORY = "/run/egress-router"
@@ -53,7 +54,7 @@ def _run(env: Mapping[str, str], cluster: Callable[[], Iterable[Network]]) -> in
     settings, directory = _read(env)
     families = [family_of(source) for source in settings.sources] or families_with_a_route()
     ipv6 = Family.IPV6 in families or settings.ipv6_clients or _only_ipv6_clients(settings)
-    if not ipv6 and has_ipv6():
+    if not ipv6 and can_listen("::1"):
         LOGGER.warning(
             "nothing leaves by IPv6, so name servers are asked for IPv4 addresses alone, and clients are served by "
             "IPv4 alone (EGRESS_HTTP_PROXY_IPV6_CLIENTS=on serves them by IPv6 too)"

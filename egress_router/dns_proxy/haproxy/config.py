@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from egress_router.config.values import Address, HostName
 from egress_router.dns_proxy.destinations import Destination, DnsProxyConfig
-from egress_router.dns_proxy.haproxy.servers import backend_name, fresh_slots, server_arguments
+from egress_router.dns_proxy.haproxy.runtime import backend_name, server_arguments
+from egress_router.dns_proxy.haproxy.slots import fresh_slots
 
 if TYPE_CHECKING:
     from jinja2 import Template

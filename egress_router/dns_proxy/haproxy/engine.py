@@ -1,4 +1,9 @@
-"""HAProxy as an engine of the supervisor: the DNS proxy router; what its pod is and may."""
+"""HAProxy as an engine of the supervisor: the DNS proxy router.
+
+A reload starts a new HAProxy beside the old one. It takes the listening sockets over from the old process
+(``haproxy -x``, ``expose-fd listeners``), so that no connection waiting in them is lost; once it answers, the old one
+gets SIGUSR1, stops listening and lives until its last connection ends.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,6 @@ import contextlib
 import logging
 import os
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -16,14 +20,13 @@ from signal import SIGUSR1
 
 from egress_router.daemon.children import Child, Launch
 from egress_router.daemon.log import LogOutput
+from egress_router.daemon.sockets import can_listen
 from egress_router.dns_proxy.destinations import DnsProxyConfig
 from egress_router.dns_proxy.haproxy.config import render_haproxy
 from egress_router.dns_proxy.haproxy.log_pipe import ConnectionStats, LogPipe
-from egress_router.dns_proxy.haproxy.servers import RuntimeSocket
+from egress_router.dns_proxy.haproxy.runtime import RuntimeSocket
 from egress_router.dns_proxy.names import BackendWatcher, DnsProxyState
 from egress_router.errors import PlatformError, ToolFailed
-
-# What this pod is and may: its addresses, its families, its low ports.
 
 
 def require_low_ports(config: DnsProxyConfig) -> None:
@@ -57,22 +60,6 @@ def _effective_capabilities() -> int:
             return int(line.split()[1], 16)
     return 0
 
-
-def has_ipv6() -> bool:
-    """Whether the kernel lets us listen on IPv6."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.bind(("::", 0))
-    except OSError:
-        return False
-    return True
-
-
-# HAProxy as an engine of the supervisor: the DNS proxy router.
-#
-# A reload starts a new HAProxy beside the old one. It takes the listening sockets over from the old process
-# (``haproxy -x``, ``expose-fd listeners``), so that no connection waiting in them is lost; once it answers, the old one
-# gets SIGUSR1, stops listening and lives until its last connection ends.
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +118,7 @@ class HaproxyEngine:
         self.in_force: DnsProxyConfig | None = None
         self._runtime: RuntimeSocket | None = None
         self._sockets: dict[int, Path] = {}
-        self._ipv6 = has_ipv6()
+        self._ipv6 = can_listen("::")
         # What an earlier run of the container left: nothing of it is alive.
         for file in directory.glob("haproxy-*"):
             with contextlib.suppress(OSError):

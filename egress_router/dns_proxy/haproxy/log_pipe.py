@@ -1,4 +1,9 @@
-"""HAProxy's access log on its way to our standard output, and what it adds up to for each destination."""
+"""HAProxy's access log on its way to our standard output, and what it adds up to for each destination: connections
+count when they have ended.
+
+HAProxy writes its own remarks ("Proxy port-80 stopped") to the same place as the access log, so it cannot have our
+standard output directly: everything there is JSON, one object a line.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,6 @@ from dataclasses import dataclass, replace
 
 from egress_router.daemon.children import LinePipe
 from egress_router.daemon.log import LogOutput
-
-# What HAProxy's access log adds up to, for each destination. Connections count when they have ended.
 
 #: HAProxy's termination states (configuration.txt, 8.5) of a connection that no server took: refused or none there,
 #: or silent.
@@ -47,12 +50,6 @@ class ConnectionStats:
         """Return what was counted so far, by destination ("8080 example.com 80")."""
         with self._lock:
             return {text: replace(traffic) for text, traffic in self._found.items()}
-
-
-# HAProxy's access log on its way to our standard output.
-#
-# HAProxy writes its own remarks ("Proxy port-80 stopped") to the same place as the access log, so it cannot have our
-# standard output directly: everything there is JSON, one object a line.
 
 
 class LogPipe(LinePipe):

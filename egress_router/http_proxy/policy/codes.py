@@ -22,7 +22,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count as count_from
 
-from egress_router.http_proxy.policy.values import CompiledPolicy, Decision, Rule, Span
+from egress_router.http_proxy.policy.compiled import CompiledPolicy, Rule
+from egress_router.http_proxy.policy.ranges import Span
+from egress_router.http_proxy.policy.values import Decision
 
 #: Blocks and parts that Squid has sets for, in all rules together; every rule has some blocks.
 BLOCKS = 400
@@ -121,8 +123,6 @@ def _parts(size: int, room: int) -> int:
     enough = (prime for prime in fitting if prime >= max(size, _PARTS_ENOUGH))
     return next(enough, fitting[-1] if fitting else 0)
 
-
-# The ranges of denying rules, numbered, so that Squid can tell in which of them a name has addresses.
 
 #: The answer that an address is closed whatever the lines say.
 CLOSED = "c"

@@ -1,5 +1,8 @@
-"""What the policy means, written as simply as possible (the compiled policy is tested against it), and what decides
-about a URL, in words.
+"""What the policy means, written as simply as possible: the reference that the compiled policy is tested against.
+
+A request is for a host and a port. A host name has the addresses that it resolves to. The policy decides about
+each address on its own, first match wins, and the request is allowed when every address is: the proxy may connect
+to any of them.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from egress_router.config.embedded_ipv4 import PREFIXES, embedded_ipv4, is_isatap
-from egress_router.http_proxy.policy.targets import MANAGER_PATH, Target
+from egress_router.http_proxy.policy.ranges import spans
 from egress_router.http_proxy.policy.values import (
     ALWAYS_CLOSED,
     NOWHERE,
@@ -19,21 +22,13 @@ from egress_router.http_proxy.policy.values import (
     Block,
     Decision,
     HttpPolicy,
-    HttpSettings,
     Name,
     Network,
     PolicyLine,
     from_number,
-    spans,
     to_block,
     to_number,
 )
-
-# What the policy means, written as simply as possible: the reference that the compiled policy is tested against.
-#
-# A request is for a host and a port. A host name has the addresses that it resolves to. The policy decides about
-# each address on its own, first match wins, and the request is allowed when every address is: the proxy may connect
-# to any of them.
 
 NO_LINE = "no line matches"
 _PART = re.compile(r"0x([0-9a-f]*)|0([0-7]*)|([1-9][0-9]*)")
@@ -188,68 +183,3 @@ def _about(
                 return Verdict(False, line, f"line {line.number}", address)
             inner = None
     return Verdict(False, None, NO_LINE, address)
-
-
-# `explain` for the HTTP proxy: what decides about a URL or ``host:port``, in words.
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """``line`` decided, or None; ``text`` says it in a sentence. ``depends``: the answer of DNS may turn it."""
-
-    allowed: bool
-    line: PolicyLine | None
-    text: str
-    depends: bool = False
-
-
-def explain_http(
-    policy: HttpPolicy,
-    asked: Target,
-    addresses: Sequence[Address] = (),
-    settings: HttpSettings | None = None,
-    own: Sequence[Address] = (),
-    cluster: Sequence[Network] = (),
-) -> Explanation:
-    """Say what the proxy does with a request. ``addresses``: what the name resolves to, when that is known.
-
-    Without them the answer for a name is that by name, and ``depends`` says whether address lines or closed
-    addresses may decide otherwise.
-    """
-    settings = settings or HttpSettings()
-    if asked.invalid:
-        return Explanation(False, None, f"denied: {asked.invalid}, which Squid answers with 400")
-    if asked.manager:
-        return Explanation(False, None, f"denied: {MANAGER_PATH} is Squid's cache manager, on any host")
-    if asked.connect and asked.port not in settings.connect_ports:
-        return Explanation(False, None, f"denied: {asked.port} is not one of EGRESS_HTTP_PROXY_CONNECT_PORTS")
-    verdict = evaluate(policy, asked.host, asked.port, () if settings.parent else addresses, own, cluster)
-    word = "allowed" if verdict.allowed else "denied"
-    about = f" ({verdict.address})" if verdict.address and literal_address(asked.host) is None else ""
-    if verdict.line:
-        text = f'{word} by line {verdict.line.number} "{verdict.line.text}"{about}'
-    else:
-        text = f"{word}: {verdict.why}"
-    if settings.parent:
-        text += f"{', and goes on to ' + str(settings.parent) if verdict.allowed else ''}"
-    if addresses or settings.parent or literal_address(asked.host) is not None:
-        return Explanation(verdict.allowed, verdict.line, text)
-    earlier = _address_lines(policy, asked.port, verdict.line, Decision.DENY if verdict.allowed else Decision.ALLOW)
-    numbers = ", ".join(str(line.number) for line in earlier[:10]) + (" …" if len(earlier) > 10 else "")
-    if verdict.allowed:
-        lines = f" or that line {numbers} denies" if earlier else ""
-        return Explanation(True, verdict.line, f"{text}, unless it resolves to an address that is closed{lines}", True)
-    if earlier:
-        text += f", unless every address it resolves to is allowed (line {numbers})"
-    return Explanation(False, verdict.line, text, bool(earlier))
-
-
-def _address_lines(policy: HttpPolicy, port: int, before: PolicyLine | None, decision: Decision) -> list[PolicyLine]:
-    return [
-        line
-        for line in policy.lines
-        if isinstance(line.target, Block)
-        and line.decision is decision
-        and port in line.ports
-        and (before is None or line.number < before.number)
-    ]

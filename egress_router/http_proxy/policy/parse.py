@@ -11,11 +11,16 @@ import idna
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
 from egress_router.errors import printable
 from egress_router.http_proxy.config import parse_ports
-from egress_router.http_proxy.policy.values import (
-    ANY_PORT,
+from egress_router.http_proxy.policy.size import (
     MAX_ALTERNATIONS,
     MAX_PORT_LISTS,
     MAX_RANGES,
+    alternations,
+    most_ranges,
+    port_lists,
+)
+from egress_router.http_proxy.policy.values import (
+    ANY_PORT,
     NOWHERE,
     Anything,
     Block,
@@ -23,9 +28,6 @@ from egress_router.http_proxy.policy.values import (
     HttpPolicy,
     Name,
     PolicyLine,
-    alternations,
-    most_ranges,
-    port_lists,
     to_number,
 )
 

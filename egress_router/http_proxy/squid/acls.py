@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from egress_router.http_proxy.policy.codes import BASE, CLOSED, MIXED, NumberedRanges
-from egress_router.http_proxy.policy.values import NOWHERE, Span, complement, from_number, normal, split_families
-
-# Sets of names, addresses and ports as Squid's ACLs, short ones in squid.conf and long ones in files.
+from egress_router.http_proxy.policy.ranges import Span, complement, normal, split_families
+from egress_router.http_proxy.policy.values import NOWHERE, from_number
 
 #: Names of ACLs that Squid takes are shorter than 64 characters.
 LONGEST_NAME = 50
@@ -83,8 +82,6 @@ def _without(ranges: Iterable[Span], holes: Sequence[int]) -> Iterator[Span]:
         if at <= last:
             yield at, last
 
-
-# ACLs by which Squid notes in what ranges of a denying rule a name has addresses (``model.http_codes``).
 
 #: Branches of a node of the tree that finds the blocks: few questions, and few nodes.
 BRANCHES = 4

@@ -10,17 +10,9 @@ from pathlib import PurePosixPath
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from egress_router.http_proxy.policy.codes import NumberedRanges, numbered_ranges
-from egress_router.http_proxy.policy.values import (
-    ANY_PORT,
-    NOWHERE,
-    CompiledPolicy,
-    Decision,
-    HttpSettings,
-    Ports,
-    Rule,
-    complement,
-    normal,
-)
+from egress_router.http_proxy.policy.compiled import CompiledPolicy, Rule
+from egress_router.http_proxy.policy.ranges import complement, normal
+from egress_router.http_proxy.policy.values import ANY_PORT, NOWHERE, Decision, HttpSettings, Ports
 from egress_router.http_proxy.squid.acls import SquidSets, define_which
 
 #: Squid writes one descriptor for the client, up to two for the server (happy eyeballs), and has some of its own.
@@ -211,12 +203,6 @@ def _sources(settings: HttpSettings) -> dict[int, str]:
     return UNUSABLE | {source.version: str(source) for source in settings.sources}
 
 
-# The pages that clients get instead of an answer.
-#
-# Squid's own are three kilobytes, name the administrator, and are looked for on disk for every refused request that
-# has an Accept-Language header, as those of browsers have. With a directory of its own, set by ``error_directory``, a
-# page is read once at the start. ``%c`` is the name of the error and ``%E`` the system's error, escaped.
-
 _PAGE = "<!DOCTYPE html>\n<title>egress-router</title>\n<p>{}\n"
 _SPECIAL = {
     "ERR_ACCESS_DENIED": "The policy of this proxy does not allow this request.",
@@ -238,5 +224,10 @@ ERR_UNSUP_HTTPVERSION ERR_UNSUP_REQ ERR_URN_RESOLVE ERR_WRITE_ERROR ERR_ZERO_SIZ
 
 
 def error_pages(directory: str) -> dict[str, str]:
-    """Return the pages by name, in a directory."""
+    """Return the pages that clients get instead of an answer, by name, in a directory for ``error_directory``.
+
+    Squid's own are three kilobytes, name the administrator, and are looked for on disk for every refused request that
+    has an Accept-Language header, as those of browsers have. These are read once, at the start. ``%c`` is the name of
+    the error and ``%E`` the system's error, escaped.
+    """
     return {f"{directory}/{name}": _PAGE.format(_SPECIAL.get(name, _OTHERS)) for name in (*_SPECIAL, *_NAMES.split())}

@@ -1,21 +1,17 @@
-"""Squid as an engine of the supervisor, and what it leaves on disk and in memory."""
+"""Squid as an engine of the supervisor."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
-import re
 import resource
 import secrets
 import shutil
 import signal
-import socket
-import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,12 +19,14 @@ from egress_router.config.inputs import Inputs, Problems
 from egress_router.daemon.children import Child, Launch
 from egress_router.daemon.log import LogOutput
 from egress_router.daemon.sockets import clients, listeners, listens
-from egress_router.errors import PlatformError, ToolFailed, TryAgainError
+from egress_router.errors import PlatformError, TryAgainError
 from egress_router.http_proxy.parent import VARIABLE as PARENT
 from egress_router.http_proxy.parent import parse_parent
-from egress_router.http_proxy.policy.compile import compile_policy, shadow_warnings
+from egress_router.http_proxy.policy.compile import compile_policy
+from egress_router.http_proxy.policy.compiled import CompiledPolicy
 from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
-from egress_router.http_proxy.policy.values import Address, CompiledPolicy, HttpPolicy, HttpSettings, Network
+from egress_router.http_proxy.policy.shadowed import shadow_warnings
+from egress_router.http_proxy.policy.values import Address, HttpPolicy, HttpSettings, Network
 from egress_router.http_proxy.squid.access_log import AccessLog, RequestStats
 from egress_router.http_proxy.squid.config import (
     SquidPlace,
@@ -38,92 +36,25 @@ from egress_router.http_proxy.squid.config import (
     wanted_descriptors,
 )
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
+from egress_router.http_proxy.squid.files import (
+    SERVICE_PREFIX,
+    STAMP,
+    check,
+    keepalive_environment,
+    released,
+    remove_segments,
+    unused_address,
+    write_files,
+)
 from egress_router.http_proxy.squid.ipv4_only import without_ipv6
 from egress_router.http_proxy.squid.log_line import RuleAttributor
 from egress_router.http_proxy.squid.manager import SquidManager
-from egress_router.http_proxy.squid.workers import Guard, listen_address
-
-# What a Squid of ours leaves on disk and in memory, and what it says about a configuration.
-
-#: Service names, and so the names of segments in /dev/shm, begin like this.
-SERVICE_PREFIX = "egressrouter"
-CHECK_TIMEOUT = 120.0
-#: Squid shrugs off sets that it does not understand as we do; we do not.
-REFUSED = re.compile(r"FATAL|ERROR|is ignored to keep splay tree|is a subdomain of|Bungled|aclParse")
-#: What stands before every message of Squid.
-STAMP = re.compile(r"^[0-9/]+ [0-9:]+(?: kid[0-9]+)?\| ?")
-
-
-def released(conf: str) -> str:
-    """Return a configuration that only the supervisor can reach, and that ends connections with their next answer."""
-    return re.sub("^http_port .*$", "client_persistent_connections off", conf, count=1, flags=re.MULTILINE)
-
-
-def keepalive_environment(env: Mapping[str, str]) -> dict[str, str] | None:
-    """Return the environment in which a Squid's connections to servers are probed too; None where that needs a library
-    that is not there. Squid itself can switch keepalive on for its clients alone.
-    """
-    library = next((path for path in KEEPALIVE_LIBRARIES if Path(path).exists()), None)
-    if library is None:
-        return None
-    preload = f"{library} {env.get('LD_PRELOAD', '')}".strip()
-    return {**env, "LD_PRELOAD": preload, "KEEPALIVE": "on", "KEEPIDLE": "60", "KEEPINTVL": "15", "KEEPCNT": "4"}
-
-
-def unused_address() -> tuple[str, int]:
-    """Return an address of 127.0.0.0/8, which is the pod's own, and a port there that nobody uses now."""
-    address = f"127.{secrets.randbelow(255)}.{secrets.randbelow(255)}.{secrets.randbelow(254) + 1}"
-    with socket.create_server((address, 0)) as probe:
-        return address, probe.getsockname()[1]
-
-
-def write_files(directory: Path, files: dict[str, str]) -> None:
-    """Write the files of a generation. PlatformError when the directory is not writable."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (directory / name).parent.mkdir(exist_ok=True)
-            # The parent proxy's password is in one of them.
-            (directory / name).touch(mode=0o600)
-            (directory / name).write_text(text)
-    except OSError as error:
-        raise PlatformError(
-            f"{directory} cannot be written ({error.strerror}); mount an emptyDir there, or name another writable "
-            "directory with EGRESS_RUN_DIR"
-        ) from error
-
-
-def check(program: str, conf: Path) -> None:
-    """Have Squid parse a configuration. ToolFailed when it refuses it or understands it differently."""
-    command = [program, "-N", "-k", "parse", "-f", str(conf)]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT, check=False)
-    except OSError as error:
-        raise PlatformError(f"{program} cannot be run: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise ToolFailed(command, "timeout", f"no answer within {CHECK_TIMEOUT:g} s") from error
-    said = [STAMP.sub("", line) for line in (result.stdout + result.stderr).splitlines()]
-    wrong = [line for line in said if not line.startswith("Processing") and REFUSED.search(line)]
-    if result.returncode or wrong:
-        raise ToolFailed(command, result.returncode, "\n".join(wrong or said[-5:]))
-
-
-def remove_segments(living: Iterable[str], directory: Path = Path("/dev/shm")) -> None:  # noqa: S108  # Linux fixes it
-    """Remove shared memory that a killed Squid of ours left: the next one dies with "File exists" over it."""
-    alive = set(living)
-    for path in directory.glob(SERVICE_PREFIX + "*"):
-        if path.name.partition("-")[0] not in alive:
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
-# Squid as an engine of the supervisor.
+from egress_router.http_proxy.squid.reuseport import Guard
+from egress_router.http_proxy.squid.workers import listen_address
 
 log = logging.getLogger(__name__)
 
 PROGRAM = "squid"
-#: Debian's package libkeepalive0, by name or in the multiarch directory.
-KEEPALIVE_LIBRARIES = ("/usr/lib/libkeepalive.so.0", *map(str, Path("/usr/lib").glob("*/libkeepalive.so.0")))
 #: Seconds between the start of a successor and the end of listening, for connections that were on their way.
 SETTLE = 2.0
 #: Squid forgets what it asked DNS when it gives up the port, and denies the requests that wait for it. So that is put

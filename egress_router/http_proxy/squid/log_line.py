@@ -15,9 +15,10 @@ from urllib.parse import unquote
 
 from egress_router.http_proxy.policy.attribution import Owners
 from egress_router.http_proxy.policy.codes import numbered_ranges
-from egress_router.http_proxy.policy.compile import NameLines
+from egress_router.http_proxy.policy.compiled import CompiledPolicy
 from egress_router.http_proxy.policy.evaluate import literal_address
-from egress_router.http_proxy.policy.values import Address, Block, CompiledPolicy, Decision, HttpPolicy
+from egress_router.http_proxy.policy.name_lines import NameLines
+from egress_router.http_proxy.policy.values import Address, Block, Decision, HttpPolicy
 
 
 class RawLine(NamedTuple):

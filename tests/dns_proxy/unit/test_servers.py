@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 
 from egress_router.config.values import Address, Family, HostName, family_of
 from egress_router.dns_proxy.destinations import Destination
-from egress_router.dns_proxy.haproxy.servers import (
-    Action,
-    Server,
-    Step,
-    family_of_slot,
-    fresh_slots,
-    runtime_commands,
-    steps,
-)
+from egress_router.dns_proxy.haproxy.runtime import runtime_commands
+from egress_router.dns_proxy.haproxy.slots import Action, Server, Step, family_of_slot, fresh_slots, steps
 
 FOUR = [ip_address(f"203.0.113.{last}") for last in range(1, 9)]
 SIX = [ip_address(f"2001:db8:113::{last}") for last in range(1, 5)]

@@ -13,8 +13,9 @@ import pytest
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.errors import ConfigurationError
 from egress_router.http_proxy.config import parse_http_settings
-from egress_router.http_proxy.policy.compile import compile_policy, shadow_warnings
+from egress_router.http_proxy.policy.compile import compile_policy
 from egress_router.http_proxy.policy.parse import parse_http_policy
+from egress_router.http_proxy.policy.shadowed import shadow_warnings
 from egress_router.http_proxy.squid.config import SHOWN, render_squid
 from tests.support.golden import updating
 

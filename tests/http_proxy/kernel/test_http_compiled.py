@@ -26,7 +26,7 @@ from egress_router.http_proxy.policy.compile import compile_policy
 from egress_router.http_proxy.policy.evaluate import evaluate, literal_address
 from egress_router.http_proxy.policy.values import HttpPolicy, HttpSettings
 from egress_router.http_proxy.squid.config import SquidPlace, render_squid
-from egress_router.http_proxy.squid.engine import check
+from egress_router.http_proxy.squid.files import check
 from egress_router.http_proxy.squid.log_line import CLOSED, RawLine, RuleAttributor
 from egress_router.http_proxy.squid.log_line import parse as parse_raw
 from lab import Lab

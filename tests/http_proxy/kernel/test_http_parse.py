@@ -17,7 +17,7 @@ from egress_router.http_proxy.policy.compile import compile_policy
 from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
 from egress_router.http_proxy.policy.values import Address, HttpPolicy, HttpSettings
 from egress_router.http_proxy.squid.config import SquidPlace, render_squid
-from egress_router.http_proxy.squid.engine import check
+from egress_router.http_proxy.squid.files import check
 from tests.http_proxy.unit.strategies import OWN, policy_texts
 
 # The proxies' programs stand in /usr/sbin and come with what root installs.

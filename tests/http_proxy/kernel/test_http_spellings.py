@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from egress_router.config.inputs import Problems, load_inputs
-from egress_router.http_proxy.policy.evaluate import explain_http
+from egress_router.http_proxy.policy.explain import explain_http
 from egress_router.http_proxy.policy.parse import parse_http_policy
 from egress_router.http_proxy.policy.targets import parse_target
 from lab import Lab

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from egress_router.config.embedded_ipv4 import is_isatap
 from egress_router.http_proxy.policy.compile import compile_policy
+from egress_router.http_proxy.policy.compiled import CompiledPolicy, Rule
 from egress_router.http_proxy.policy.evaluate import evaluate, literal_address
-from egress_router.http_proxy.policy.values import NOWHERE, CompiledPolicy, Decision, Rule, to_number
+from egress_router.http_proxy.policy.values import NOWHERE, Decision, to_number
 from tests.http_proxy.unit.requests import Proportions, policies, resolutions, world
 from tests.http_proxy.unit.strategies import NAMES, OWN, Request, parse, policy_texts, requests
 

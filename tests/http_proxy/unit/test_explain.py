@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.http_proxy.config import parse_ports
-from egress_router.http_proxy.policy.evaluate import explain_http, literal_address
+from egress_router.http_proxy.policy.evaluate import literal_address
+from egress_router.http_proxy.policy.explain import explain_http
 from egress_router.http_proxy.policy.targets import parse_target
 from egress_router.http_proxy.policy.values import HttpSettings
 from tests.http_proxy.unit.strategies import parse

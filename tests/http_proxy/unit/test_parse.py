@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from egress_router.config.inputs import Inputs, Problems, SourceText
 from egress_router.http_proxy.config import parse_http_settings
-from egress_router.http_proxy.policy.compile import shadowed_lines
 from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
+from egress_router.http_proxy.policy.shadowed import shadowed_lines
 from egress_router.http_proxy.policy.values import Anything, Block, Name, Ports, from_number
 from tests.http_proxy.unit.strategies import parse
 

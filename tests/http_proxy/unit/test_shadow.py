@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given
 
-from egress_router.http_proxy.policy.compile import MOST_NAMED, shadowed_lines
-from egress_router.http_proxy.policy.values import ANY_PORT, Block, HttpPolicy, Name, PolicyLine, merge_ports, spans
+from egress_router.http_proxy.policy.ranges import spans
+from egress_router.http_proxy.policy.shadowed import MOST_NAMED, shadowed_lines
+from egress_router.http_proxy.policy.values import ANY_PORT, Block, HttpPolicy, Name, PolicyLine, merge_ports
 from tests.http_proxy.unit.strategies import REQUEST_PORTS, parse, policy_texts
 
 
