@@ -24,11 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.http_proxy.policy.compile import compile_policy
-from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
-from egress_router.http_proxy.policy.values import HttpSettings
+from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.config import SquidPlace, error_pages, render_squid
 from egress_router.http_proxy.squid.workers import default_workers
+from egress_router.policy.compile import compile_policy
+from egress_router.policy.parse import VARIABLE, parse_policy
 from lab import Lab
 from lab.host import Host
 
@@ -80,7 +80,7 @@ def lines_of(kind: str, count: int, request: str = "name") -> list[str]:
 
 def ours(lines: list[str], port: int, directory: str) -> dict[str, str]:
     problems = Problems()
-    policy = parse_http_policy(Inputs({VARIABLE: "\n".join(lines)}), problems)
+    policy = parse_policy(Inputs({VARIABLE: "\n".join(lines)}), problems)
     problems.raise_if_any()
     assert policy
     place = SquidPlace(directory, "0.0.0.0", error_directory=f"{directory}/errors")  # noqa: S104

@@ -10,8 +10,8 @@ from egress_router.cli.output import print_json, print_warnings
 from egress_router.cli.sources import parse_sources, read_sources, source_options
 from egress_router.config.inputs import Problems
 from egress_router.errors import ConfigurationError
-from egress_router.http_proxy.policy.shadowed import shadow_warnings
 from egress_router.manifests.pod import PodConfig
+from egress_router.policy.shadowed import shadow_warnings
 
 
 @click.command(

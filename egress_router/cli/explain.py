@@ -14,11 +14,11 @@ from egress_router.config.fields import Invalid
 from egress_router.config.values import Family, Protocol
 from egress_router.dns_proxy.explain import explain_dns
 from egress_router.errors import UsageError
-from egress_router.http_proxy.policy.evaluate import literal_address
-from egress_router.http_proxy.policy.explain import explain_http
-from egress_router.http_proxy.policy.parse import asked_host
-from egress_router.http_proxy.policy.targets import parse_target
+from egress_router.http_proxy.explain import explain_http
+from egress_router.http_proxy.targets import parse_target
 from egress_router.manifests.pod import PodConfig
+from egress_router.policy.evaluate import literal_address
+from egress_router.policy.parse import asked_host
 from egress_router.redirect.plan_text import Decision, explain_redirect
 from egress_router.redirect.values import RouterConfig
 

@@ -10,16 +10,17 @@ from egress_router.dns.cache import Answer, CandidateReplies, Failure, NegativeA
 from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import Usable, families_with_a_route
 from egress_router.dns_proxy.destinations import DnsProxyConfig
-from egress_router.http_proxy.policy.explain import explain_http
-from egress_router.http_proxy.policy.targets import Target
-from egress_router.http_proxy.policy.values import HttpPolicy, HttpSettings
+from egress_router.http_proxy.explain import explain_http
+from egress_router.http_proxy.settings import HttpSettings
+from egress_router.http_proxy.targets import Target
 from egress_router.net.rtnetlink.kernel import own_addresses
+from egress_router.policy.values import Policy
 from egress_router.redirect.sources import cluster_networks
 
 Live = tuple[dict[str, object], str]
 
 
-def live_http(policy: HttpPolicy, asked: Target, settings: HttpSettings) -> Live:
+def live_http(policy: Policy, asked: Target, settings: HttpSettings) -> Live:
     """Return what the HTTP proxy would do with a name now, and why, with each of its addresses."""
     families = [family_of(source) for source in settings.sources] or families_with_a_route()
     # As Squid asks: for the name as it is.

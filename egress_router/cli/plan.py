@@ -12,10 +12,10 @@ from egress_router.cli.sources import Source, read_pods, source_options
 from egress_router.config.values import Family
 from egress_router.dns_proxy.haproxy.config import render_haproxy
 from egress_router.errors import UsageError
-from egress_router.http_proxy.policy.compile import compile_policy
 from egress_router.http_proxy.squid.config import SHOWN, render_squid
 from egress_router.manifests.pod import PodConfig
 from egress_router.net.nft.script import replace_script
+from egress_router.policy.compile import compile_policy
 from egress_router.redirect.desired import desired_here, desired_sample
 from egress_router.redirect.iptables_rules import iptables_tables, iptables_text
 from egress_router.redirect.nft_rules import nft_table

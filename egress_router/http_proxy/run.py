@@ -25,14 +25,15 @@ from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import families_with_a_route
 from egress_router.http_proxy.config import parse_http_settings
 from egress_router.http_proxy.metrics import HttpProxyCollector
-from egress_router.http_proxy.policy.compile import compile_policy
-from egress_router.http_proxy.policy.parse import parse_http_policy
-from egress_router.http_proxy.policy.values import HttpPolicy, HttpSettings
+from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.config import render_squid
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
 from egress_router.http_proxy.squid.engine import SquidEngine, become_unprivileged
 from egress_router.http_proxy.squid.workers import default_workers
 from egress_router.net.rtnetlink.kernel import own_addresses
+from egress_router.policy.compile import compile_policy
+from egress_router.policy.parse import parse_policy
+from egress_router.policy.values import Policy
 
 DEFAULT_DIRECTORY = "/run/egress-router"
 STATUS = "status.json"
@@ -102,7 +103,7 @@ def _read(env: Mapping[str, str]) -> tuple[HttpSettings, Path]:
     settings = parse_http_settings(inputs, problems)
     told = len(problems.warnings)
     # Here too, so that all problems come out together; the engine reads the policy anew for each generation.
-    policy = parse_http_policy(inputs, problems, required=True)
+    policy = parse_policy(inputs, problems, required=True)
     directory = Path(inputs.value("EGRESS_RUN_DIR") or DEFAULT_DIRECTORY)
     with contextlib.suppress(OSError):
         # A former container of the pod says there that it is ready.
@@ -110,7 +111,7 @@ def _read(env: Mapping[str, str]) -> tuple[HttpSettings, Path]:
     problems.raise_if_any()
     if policy is not None:
         # Loads the template and all that rendering needs while it can be read: what comes is another user.
-        render_squid(compile_policy(HttpPolicy(policy.lines[:1])), settings)
+        render_squid(compile_policy(Policy(policy.lines[:1])), settings)
     del problems.warnings[told:]
     warn_unknown(inputs, problems)
     warn_own_mounts(inputs, problems)

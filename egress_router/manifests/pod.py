@@ -11,10 +11,11 @@ from egress_router.config.settings import parse_log
 from egress_router.dns_proxy.destinations import DnsProxyConfig, parse_dns_proxy
 from egress_router.errors import ConfigurationError
 from egress_router.http_proxy.config import parse_http_settings
-from egress_router.http_proxy.policy.parse import VARIABLE as POLICY
-from egress_router.http_proxy.policy.parse import parse_http_policy
-from egress_router.http_proxy.policy.values import HttpPolicy, HttpSettings
+from egress_router.http_proxy.settings import HttpSettings
 from egress_router.manifests.containers import Container, ManifestPod, Role
+from egress_router.policy.parse import VARIABLE as POLICY
+from egress_router.policy.parse import parse_policy
+from egress_router.policy.values import Policy
 from egress_router.redirect.config import parse_router, parse_staying
 from egress_router.redirect.values import Mode, RouterConfig
 
@@ -28,7 +29,7 @@ _ROUTER_ONLY = ("EGRESS_GATEWAY", "EGRESS_ROUTER_MODE", "EGRESS_DESTINATION", "E
 class HttpConfig:
     """The HTTP proxy: its policy and its other settings."""
 
-    policy: HttpPolicy
+    policy: Policy
     settings: HttpSettings
 
 
@@ -111,7 +112,7 @@ def _router(inputs: Inputs, problems: Problems, container: Container) -> RouterC
 
 def _http(inputs: Inputs, problems: Problems) -> HttpConfig | None:
     settings = parse_http_settings(inputs, problems)
-    policy = parse_http_policy(inputs, problems, required=True)
+    policy = parse_policy(inputs, problems, required=True)
     return None if policy is None else HttpConfig(policy, settings)
 
 

@@ -12,10 +12,10 @@ from urllib.parse import unquote
 
 from egress_router.daemon.children import LinePipe
 from egress_router.daemon.log import LogOutput
-from egress_router.http_proxy.policy.evaluate import literal_address
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
 from egress_router.http_proxy.squid.errors import Failure, failure
 from egress_router.http_proxy.squid.log_line import Attribution, RawLine, RuleAttributor, entry, parse
+from egress_router.policy.evaluate import literal_address
 
 #: Destination lines that have figures of their own, in the order in which they were first asked for.
 MAX_DESTINATIONS = 1000

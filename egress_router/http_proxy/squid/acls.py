@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import PurePosixPath
 
-from egress_router.http_proxy.policy.codes import BASE, CLOSED, MIXED, NumberedRanges
-from egress_router.http_proxy.policy.ranges import Span, complement, normal, split_families
-from egress_router.http_proxy.policy.values import NOWHERE, from_number
+from egress_router.policy.codes import BASE, CLOSED, MIXED, NumberedRanges
+from egress_router.policy.ranges import Span, complement, normal, split_families
+from egress_router.policy.values import NOWHERE, from_number
 
 #: Names of ACLs that Squid takes are shorter than 64 characters.
 LONGEST_NAME = 50

@@ -9,11 +9,12 @@ from pathlib import PurePosixPath
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from egress_router.http_proxy.policy.codes import NumberedRanges, numbered_ranges
-from egress_router.http_proxy.policy.compiled import CompiledPolicy, Rule
-from egress_router.http_proxy.policy.ranges import complement, normal
-from egress_router.http_proxy.policy.values import ANY_PORT, NOWHERE, Decision, HttpSettings, Ports
+from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.acls import SquidSets, define_which
+from egress_router.policy.codes import NumberedRanges, numbered_ranges
+from egress_router.policy.compiled import CompiledPolicy, Rule
+from egress_router.policy.ranges import complement, normal
+from egress_router.policy.values import ANY_PORT, NOWHERE, Decision, Ports
 
 #: Squid writes one descriptor for the client, up to two for the server (happy eyeballs), and has some of its own.
 DESCRIPTORS_PER_CLIENT = 3

@@ -22,11 +22,7 @@ from egress_router.daemon.sockets import clients, listeners, listens
 from egress_router.errors import PlatformError, TryAgainError
 from egress_router.http_proxy.parent import VARIABLE as PARENT
 from egress_router.http_proxy.parent import parse_parent
-from egress_router.http_proxy.policy.compile import compile_policy
-from egress_router.http_proxy.policy.compiled import CompiledPolicy
-from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
-from egress_router.http_proxy.policy.shadowed import shadow_warnings
-from egress_router.http_proxy.policy.values import Address, HttpPolicy, HttpSettings, Network
+from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.access_log import AccessLog, RequestStats
 from egress_router.http_proxy.squid.config import (
     SquidPlace,
@@ -51,6 +47,11 @@ from egress_router.http_proxy.squid.log_line import RuleAttributor
 from egress_router.http_proxy.squid.manager import SquidManager
 from egress_router.http_proxy.squid.reuseport import Guard
 from egress_router.http_proxy.squid.workers import listen_address
+from egress_router.policy.compile import compile_policy
+from egress_router.policy.compiled import CompiledPolicy
+from egress_router.policy.parse import VARIABLE, parse_policy
+from egress_router.policy.shadowed import shadow_warnings
+from egress_router.policy.values import Address, Network, Policy
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ LOOK = 0.2
 class SquidConfiguration:
     """One generation: the policy, its compiled form, and the files, which may be written anew at any time."""
 
-    policy: HttpPolicy
+    policy: Policy
     compiled: CompiledPolicy
     directory: Path
     files: dict[str, str]
@@ -143,7 +144,7 @@ class SquidEngine:
         """Parse, compile, render and let Squid itself check. ConfigurationError or ToolFailed say what is wrong."""
         problems = Problems()
         inputs = self.load()
-        policy = parse_http_policy(inputs, problems, required=True)
+        policy = parse_policy(inputs, problems, required=True)
         # Here too: a Secret may change.
         parent = parse_parent(inputs, problems)
         problems.raise_if_any()

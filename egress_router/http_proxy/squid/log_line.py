@@ -13,12 +13,12 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from egress_router.http_proxy.policy.attribution import Owners
-from egress_router.http_proxy.policy.codes import numbered_ranges
-from egress_router.http_proxy.policy.compiled import CompiledPolicy
-from egress_router.http_proxy.policy.evaluate import literal_address
-from egress_router.http_proxy.policy.name_lines import NameLines
-from egress_router.http_proxy.policy.values import Address, Block, Decision, HttpPolicy
+from egress_router.policy.attribution import Owners
+from egress_router.policy.codes import numbered_ranges
+from egress_router.policy.compiled import CompiledPolicy
+from egress_router.policy.evaluate import literal_address
+from egress_router.policy.name_lines import NameLines
+from egress_router.policy.values import Address, Block, Decision, Policy
 
 
 class RawLine(NamedTuple):
@@ -118,7 +118,7 @@ EMBEDDED = "an IPv6 address that carries a denied or closed IPv4 address"
 UNCONNECTED = "answered without a connection"
 
 
-#: See ``model.http_codes``.
+#: See ``policy.codes``.
 UNTOLD = "addresses of the name, in several lines"
 
 
@@ -127,7 +127,7 @@ class RuleAttributor:
     with a ``parent``, servers in the log are that proxy.
     """
 
-    def __init__(self, policy: HttpPolicy, compiled: CompiledPolicy, *, parent: bool = False) -> None:
+    def __init__(self, policy: Policy, compiled: CompiledPolicy, *, parent: bool = False) -> None:
         self.parent = parent
         self._rules = compiled.rules
         self._names = NameLines()

@@ -15,9 +15,9 @@ import pytest
 
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.dns_proxy.destinations import parse_dns_proxy
-from egress_router.http_proxy.policy.compile import compile_policy
-from egress_router.http_proxy.policy.parse import parse_http_policy
-from egress_router.http_proxy.policy.shadowed import shadow_warnings
+from egress_router.policy.compile import compile_policy
+from egress_router.policy.parse import parse_policy
+from egress_router.policy.shadowed import shadow_warnings
 from egress_router.redirect.config import parse_router
 from egress_router.redirect.desired import desired_sample
 from egress_router.redirect.nft_rules import nft_table
@@ -83,7 +83,7 @@ def grows(action: Callable[[str], Any], line: Callable[[int], str]) -> float:
 
 
 def http(policy: str) -> None:
-    parsed = parse_http_policy(Inputs({"EGRESS_HTTP_PROXY_DESTINATION": policy}), Problems(), required=True)
+    parsed = parse_policy(Inputs({"EGRESS_HTTP_PROXY_DESTINATION": policy}), Problems(), required=True)
     if parsed is not None:
         compile_policy(parsed)
         shadow_warnings(parsed)

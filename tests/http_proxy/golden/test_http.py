@@ -13,10 +13,10 @@ import pytest
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.errors import ConfigurationError
 from egress_router.http_proxy.config import parse_http_settings
-from egress_router.http_proxy.policy.compile import compile_policy
-from egress_router.http_proxy.policy.parse import parse_http_policy
-from egress_router.http_proxy.policy.shadowed import shadow_warnings
 from egress_router.http_proxy.squid.config import SHOWN, render_squid
+from egress_router.policy.compile import compile_policy
+from egress_router.policy.parse import parse_policy
+from egress_router.policy.shadowed import shadow_warnings
 from tests.support.golden import updating
 
 CASES = sorted(path for path in (Path(__file__).parent / "expected").iterdir() if path.is_dir())
@@ -26,7 +26,7 @@ CASES = sorted(path for path in (Path(__file__).parent / "expected").iterdir() i
 def test_case(case: Path) -> None:
     problems = Problems()
     inputs = Inputs(json.loads((case / "env").read_text()))
-    policy = parse_http_policy(inputs, problems, required=True)
+    policy = parse_policy(inputs, problems, required=True)
     settings = parse_http_settings(inputs, problems)
     try:
         problems.raise_if_any()

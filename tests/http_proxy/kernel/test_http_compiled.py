@@ -20,15 +20,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from egress_router.http_proxy.policy import codes as http_codes
-from egress_router.http_proxy.policy.codes import MIXED
-from egress_router.http_proxy.policy.compile import compile_policy
-from egress_router.http_proxy.policy.evaluate import evaluate, literal_address
-from egress_router.http_proxy.policy.values import HttpPolicy, HttpSettings
+from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.config import SquidPlace, render_squid
 from egress_router.http_proxy.squid.files import check
 from egress_router.http_proxy.squid.log_line import CLOSED, RawLine, RuleAttributor
 from egress_router.http_proxy.squid.log_line import parse as parse_raw
+from egress_router.policy import codes as http_codes
+from egress_router.policy.codes import MIXED
+from egress_router.policy.compile import compile_policy
+from egress_router.policy.evaluate import evaluate, literal_address
+from egress_router.policy.values import Policy
 from lab import Lab
 from lab.host import Host
 from tests.http_proxy.unit.requests import (
@@ -172,7 +173,7 @@ def squid() -> Iterator[Squid]:
         stale.unlink()
 
 
-def ask(squid: Squid, text: str, resolved: list[list[str]]) -> tuple[HttpPolicy, list[tuple[Request, RawLine]]]:
+def ask(squid: Squid, text: str, resolved: list[list[str]]) -> tuple[Policy, list[tuple[Request, RawLine]]]:
     """Load a policy about names of this round alone, ask, compare decisions; return what was asked and logged."""
     suffix = f".r{squid.rounds}"
     for name in NAMES:
@@ -191,7 +192,7 @@ def ask(squid: Squid, text: str, resolved: list[list[str]]) -> tuple[HttpPolicy,
     return policy, list(squid.logged([request for request, _ in chosen]))
 
 
-def check_line(squid: Squid, policy: HttpPolicy, request: Request, raw: RawLine) -> None:
+def check_line(squid: Squid, policy: Policy, request: Request, raw: RawLine) -> None:
     """The line is that of the reference; where there is none, the reason is as well."""
     entry = squid.attributor.decision(raw).members
     server = literal_address(raw.server) if raw.server != "-" else None

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.errors import ToolFailed
-from egress_router.http_proxy.policy.compile import compile_policy
-from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
-from egress_router.http_proxy.policy.values import Address, HttpPolicy, HttpSettings
+from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.config import SquidPlace, render_squid
 from egress_router.http_proxy.squid.files import check
+from egress_router.policy.compile import compile_policy
+from egress_router.policy.parse import VARIABLE, parse_policy
+from egress_router.policy.values import Address, Policy
 from tests.http_proxy.unit.strategies import OWN, policy_texts
 
 # The proxies' programs stand in /usr/sbin and come with what root installs.
@@ -45,13 +46,13 @@ lines = st.tuples(
 texts = st.one_of(st.lists(lines, min_size=1, max_size=40).map("\n".join), policy_texts(30))
 
 
-def accepted(text: str) -> HttpPolicy | None:
+def accepted(text: str) -> Policy | None:
     """The policy of those lines that are accepted one by one."""
-    kept = [line for line in text.split("\n") if parse_http_policy(Inputs({VARIABLE: line}), Problems())]
-    return parse_http_policy(Inputs({VARIABLE: "\n".join(kept)}), Problems())
+    kept = [line for line in text.split("\n") if parse_policy(Inputs({VARIABLE: line}), Problems())]
+    return parse_policy(Inputs({VARIABLE: "\n".join(kept)}), Problems())
 
 
-def squid_parses(policy: HttpPolicy, directory: Path, own: Sequence[Address] = ()) -> None:
+def squid_parses(policy: Policy, directory: Path, own: Sequence[Address] = ()) -> None:
     place = SquidPlace(directory=str(directory))
     for name, content in render_squid(compile_policy(policy, own), HttpSettings(), place).items():
         (directory / name).write_text(content)

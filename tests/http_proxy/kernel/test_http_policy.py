@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.http_proxy.policy.compile import compile_policy
-from egress_router.http_proxy.policy.values import HttpSettings
+from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.config import SquidPlace, render_squid
+from egress_router.policy.compile import compile_policy
 from lab import Lab
 from lab.servers import HttpServer
 from tests.http_proxy.kernel.http_pod import PORT, RESTRICTED, Client, Proxy

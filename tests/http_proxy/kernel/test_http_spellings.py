@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from egress_router.config.inputs import Problems, load_inputs
-from egress_router.http_proxy.policy.explain import explain_http
-from egress_router.http_proxy.policy.parse import parse_http_policy
-from egress_router.http_proxy.policy.targets import parse_target
+from egress_router.http_proxy.explain import explain_http
+from egress_router.http_proxy.targets import parse_target
+from egress_router.policy.parse import parse_policy
 from lab import Lab
 from tests.http_proxy.kernel.http_pod import Client, Proxy
 
@@ -101,7 +101,7 @@ def test_explain_agrees_with_squid(lab: Lab, proxy: Proxy, client: Client) -> No
     for port in (80, 443, 8080):
         lab.http(GOOD, port=port)
     problems = Problems()
-    policy = parse_http_policy(load_inputs({"EGRESS_HTTP_PROXY_DESTINATION": POLICY}), problems)
+    policy = parse_policy(load_inputs({"EGRESS_HTTP_PROXY_DESTINATION": POLICY}), problems)
     assert policy
     assert not problems.errors
     proxy.start(POLICY)

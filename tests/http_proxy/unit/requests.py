@@ -10,8 +10,8 @@ from itertools import islice, zip_longest
 
 from hypothesis import strategies as st
 
-from egress_router.http_proxy.policy.evaluate import Verdict, evaluate, literal_address
-from egress_router.http_proxy.policy.values import Address, Block, Decision, HttpPolicy, Name
+from egress_router.policy.evaluate import Verdict, evaluate, literal_address
+from egress_router.policy.values import Address, Block, Decision, Name, Policy
 from tests.http_proxy.unit.strategies import ADDRESSES, NAMES, NOWHERE, PORTS, REQUEST_PORTS, Request, policy_lines
 
 #: What names mostly resolve to: nothing that is closed anyway.
@@ -73,7 +73,7 @@ def world(resolved: Mapping[str, Iterable[str]], spellings: Iterable[str] = ()) 
     return names + [(text, (), port) for text in [*ADDRESSES, *NOWHERE, *spellings] for port in REQUEST_PORTS]
 
 
-def reason(policy: HttpPolicy, request: Request, verdict: Verdict, own: Sequence[Address]) -> str:
+def reason(policy: Policy, request: Request, verdict: Verdict, own: Sequence[Address]) -> str:
     """Return in a word or two why the reference decides as it does."""
     host, addresses, port = request
     if len({evaluate(policy, host, port, (address,), own).allowed for address in addresses}) > 1:
@@ -88,7 +88,7 @@ def reason(policy: HttpPolicy, request: Request, verdict: Verdict, own: Sequence
     return ("everything" if verdict.line else "nothing matches") + at_port
 
 
-def deciding(policy: HttpPolicy, request: Request, server: Address | None, own: Sequence[Address]) -> set[int | None]:
+def deciding(policy: Policy, request: Request, server: Address | None, own: Sequence[Address]) -> set[int | None]:
     """Return the lines that the log may name (None: no line): that of the address which was connected to, or the first
     that denies an address. DNS need not be asked about a name that is denied whatever it resolves to; its line then
     is as true.
@@ -109,7 +109,7 @@ def deciding(policy: HttpPolicy, request: Request, server: Address | None, own: 
     return {_number(verdict), _number(alone)}
 
 
-def denying(policy: HttpPolicy, request: Request, own: Sequence[Address]) -> set[int | None]:
+def denying(policy: Policy, request: Request, own: Sequence[Address]) -> set[int | None]:
     """Return the lines that deny one of the addresses."""
     host, addresses, port = request
     verdicts = [evaluate(policy, host, port, (address,), own) for address in addresses]
@@ -126,9 +126,7 @@ class Proportions:
 
     counted: Counter[tuple[bool, str]] = field(default_factory=Counter)
 
-    def choose(
-        self, policy: HttpPolicy, asked: Iterable[Request], own: Sequence[Address]
-    ) -> list[tuple[Request, bool]]:
+    def choose(self, policy: Policy, asked: Iterable[Request], own: Sequence[Address]) -> list[tuple[Request, bool]]:
         """Return some requests with the reference's decisions, taken in turn from all reasons on both sides."""
         sides: dict[bool, dict[str, list[Request]]] = {True: defaultdict(list), False: defaultdict(list)}
         for request in asked:

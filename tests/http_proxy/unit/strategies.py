@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from hypothesis import strategies as st
 
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
-from egress_router.http_proxy.policy.values import Address, HttpPolicy
+from egress_router.policy.parse import VARIABLE, parse_policy
+from egress_router.policy.values import Address, Policy
 
 NAMES = ["com", "a.com", "b.com", "x.a.com", "y.a.com", "z.x.a.com", "org", "a.org", "under_score.org", "b-c.a.com"]
 ADDRESSES = [
@@ -61,9 +61,9 @@ def policy_texts(max_size: int = 12) -> st.SearchStrategy[str]:
     return st.tuples(lines, last).map(lambda both: "\n".join([*both[0], both[1]]))
 
 
-def parse(text: str) -> HttpPolicy:
+def parse(text: str) -> Policy:
     problems = Problems()
-    policy = parse_http_policy(Inputs({VARIABLE: text}), problems)
+    policy = parse_policy(Inputs({VARIABLE: text}), problems)
     problems.raise_if_any()
     assert policy
     return policy

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.http_proxy.policy.codes import numbered_ranges
-from egress_router.http_proxy.policy.compile import compile_policy
-from egress_router.http_proxy.policy.values import HttpPolicy
 from egress_router.http_proxy.squid.errors import failure
 from egress_router.http_proxy.squid.log_line import CLOSED, RuleAttributor, entry
 from egress_router.http_proxy.squid.log_line import parse as parse_raw
+from egress_router.policy.codes import numbered_ranges
+from egress_router.policy.compile import compile_policy
+from egress_router.policy.values import Policy
 from tests.http_proxy.unit.strategies import parse
 from tests.http_proxy.unit.which import answers
 
@@ -92,7 +92,7 @@ def test_one_line_of_ascii(host: str) -> None:
     assert text is None or (text.isascii() and "\n" not in text and json.loads(text))
 
 
-def rule_about(policy: HttpPolicy, decision: str) -> int:
+def rule_about(policy: Policy, decision: str) -> int:
     rules = compile_policy(policy).rules
     return next(n for n, one in enumerate(rules, start=1) if one.addresses and one.decision.value == decision)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress_router.http_proxy.policy.codes import BLOCKS, BLOCKS_AT_LEAST, PARTS, NumberedRanges, RangeCode, range_codes
+from egress_router.policy.codes import BLOCKS, BLOCKS_AT_LEAST, PARTS, NumberedRanges, RangeCode, range_codes
 from tests.http_proxy.unit.which import words
 
 #: Rules with so many ranges each.

@@ -9,10 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from egress_router.config.embedded_ipv4 import is_isatap
-from egress_router.http_proxy.policy.compile import compile_policy
-from egress_router.http_proxy.policy.compiled import CompiledPolicy, Rule
-from egress_router.http_proxy.policy.evaluate import evaluate, literal_address
-from egress_router.http_proxy.policy.values import NOWHERE, Decision, to_number
+from egress_router.policy.compile import compile_policy
+from egress_router.policy.compiled import CompiledPolicy, Rule
+from egress_router.policy.evaluate import evaluate, literal_address
+from egress_router.policy.values import NOWHERE, Decision, to_number
 from tests.http_proxy.unit.requests import Proportions, policies, resolutions, world
 from tests.http_proxy.unit.strategies import NAMES, OWN, Request, parse, policy_texts, requests
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.http_proxy.config import parse_ports
-from egress_router.http_proxy.policy.evaluate import literal_address
-from egress_router.http_proxy.policy.explain import explain_http
-from egress_router.http_proxy.policy.targets import parse_target
-from egress_router.http_proxy.policy.values import HttpSettings
+from egress_router.http_proxy.explain import explain_http
+from egress_router.http_proxy.settings import HttpSettings
+from egress_router.http_proxy.targets import parse_target
+from egress_router.policy.evaluate import literal_address
+from egress_router.policy.port_lists import parse_ports
 from tests.http_proxy.unit.strategies import parse
 
 POLICY = "!perdu.com\n!*.perdu.com\n!10.0.0.0/8\nfree.fr:443,80\n192.0.2.0/24\n!secret.example\n*.example"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from egress_router.config.inputs import Inputs, Problems, SourceText
+from egress_router.http_proxy.explain import explain_http
 from egress_router.http_proxy.parent import Parent, parse_parent
-from egress_router.http_proxy.policy.compile import compile_policy
-from egress_router.http_proxy.policy.explain import explain_http
-from egress_router.http_proxy.policy.targets import parse_target
-from egress_router.http_proxy.policy.values import HttpSettings
+from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.config import SHOWN, render_squid
+from egress_router.http_proxy.targets import parse_target
+from egress_router.policy.compile import compile_policy
 from tests.http_proxy.unit.strategies import parse
 
 

@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from egress_router.config.inputs import Inputs, Problems, SourceText
 from egress_router.http_proxy.config import parse_http_settings
-from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
-from egress_router.http_proxy.policy.shadowed import shadowed_lines
-from egress_router.http_proxy.policy.values import Anything, Block, Name, Ports, from_number
+from egress_router.policy.parse import VARIABLE, parse_policy
+from egress_router.policy.shadowed import shadowed_lines
+from egress_router.policy.values import Anything, Block, Name, Ports, from_number
 from tests.http_proxy.unit.strategies import parse
 
 
 def errors(text: str) -> list[tuple[int | None, str]]:
     problems = Problems()
-    assert parse_http_policy(Inputs({VARIABLE: text}), problems) is None
+    assert parse_policy(Inputs({VARIABLE: text}), problems) is None
     return [(problem.line, problem.message) for problem in problems.errors]
 
 
@@ -118,10 +118,10 @@ def test_everything_is_reported_at_once() -> None:
 @pytest.mark.parametrize("env", [{}, {VARIABLE: ""}, {VARIABLE: "  \n# only a comment\n"}])
 def test_unset_and_empty(env: dict[str, str]) -> None:
     problems = Problems()
-    assert parse_http_policy(Inputs(env), problems, required=True) is None
+    assert parse_policy(Inputs(env), problems, required=True) is None
     assert len(problems.errors) == 1
     problems = Problems()
-    parse_http_policy(Inputs(env), problems)
+    parse_policy(Inputs(env), problems)
     assert len(problems.errors) == (VARIABLE in env)
 
 
@@ -129,13 +129,13 @@ def test_from_a_file() -> None:
     file = VARIABLE + "_FILE"
     problems = Problems()
     inputs = Inputs({file: "/etc/policy"}, {file: SourceText(file, "a.com\nfoo bar\n")})
-    assert parse_http_policy(inputs, problems) is None
+    assert parse_policy(inputs, problems) is None
     assert [(problem.variable, problem.line) for problem in problems.errors] == [(file, 2)]
 
 
 def test_host_bits_are_a_warning() -> None:
     problems = Problems()
-    policy = parse_http_policy(Inputs({VARIABLE: "10.1.2.3/8"}), problems)
+    policy = parse_policy(Inputs({VARIABLE: "10.1.2.3/8"}), problems)
     assert policy
     assert isinstance(block := policy.lines[0].target, Block)
     assert str(from_number(block.first)) == "10.0.0.0"
@@ -175,7 +175,7 @@ def test_too_much_alternation_is_refused() -> None:
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=60))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     problems = Problems()
-    policy = parse_http_policy(Inputs({VARIABLE: text}), problems, required=True)
+    policy = parse_policy(Inputs({VARIABLE: text}), problems, required=True)
     assert (policy is None) == bool(problems.errors)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
+from egress_router.policy.parse import VARIABLE, parse_policy
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from egress_router.http_proxy.policy.parse import VARIABLE, parse_http_policy
 )
 def test_what_a_foreign_line_would_be(line: str, part: str) -> None:
     problems = Problems()
-    assert parse_http_policy(Inputs({VARIABLE: f"example.net\n{line}\n"}), problems) is None
+    assert parse_policy(Inputs({VARIABLE: f"example.net\n{line}\n"}), problems) is None
     (problem,) = problems.errors
     assert problem.line == 2
     assert part in problem.expected

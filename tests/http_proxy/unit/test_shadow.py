@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given
 
-from egress_router.http_proxy.policy.ranges import spans
-from egress_router.http_proxy.policy.shadowed import MOST_NAMED, shadowed_lines
-from egress_router.http_proxy.policy.values import ANY_PORT, Block, HttpPolicy, Name, PolicyLine, merge_ports
+from egress_router.policy.ranges import spans
+from egress_router.policy.shadowed import MOST_NAMED, shadowed_lines
+from egress_router.policy.values import ANY_PORT, Block, Name, Policy, PolicyLine, merge_ports
 from tests.http_proxy.unit.strategies import REQUEST_PORTS, parse, policy_texts
 
 
@@ -22,7 +22,7 @@ def covers(earlier: PolicyLine, line: PolicyLine) -> bool:
     return same and not line.target.subdomains
 
 
-def plainly(policy: HttpPolicy) -> list[tuple[int, tuple[int, ...]]]:
+def plainly(policy: Policy) -> list[tuple[int, tuple[int, ...]]]:
     found = []
     for at, line in enumerate(policy.lines):
         before = policy.lines[:at]
@@ -44,7 +44,7 @@ def plainly(policy: HttpPolicy) -> list[tuple[int, tuple[int, ...]]]:
     return found
 
 
-def ports_of_interest(policy: HttpPolicy) -> set[int]:
+def ports_of_interest(policy: Policy) -> set[int]:
     """One port of each class: both ends of every range and what is beside them."""
     edges = {edge for line in policy.lines for span in line.ports.ranges for edge in span}
     near = {edge + step for edge in edges for step in (-1, 0, 1)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from egress_router.http_proxy.policy.codes import CLOSED, MIXED, NumberedRanges, RangeCode
-from egress_router.http_proxy.policy.ranges import Span
-from egress_router.http_proxy.policy.values import Address, to_number
+from egress_router.policy.codes import CLOSED, MIXED, NumberedRanges, RangeCode
+from egress_router.policy.ranges import Span
+from egress_router.policy.values import Address, to_number
 
 
 def answers(asked: NumberedRanges, addresses: Iterable[Address]) -> list[str]:

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 from egress_router.config.embedded_ipv4 import spellings
-from egress_router.http_proxy.policy.values import MAPPED, Block
+from egress_router.policy.values import MAPPED, Block
 
 
 def embedding(ranges: Iterable[Span]) -> list[Span]:

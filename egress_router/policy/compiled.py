@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from egress_router.http_proxy.policy.ranges import Span
-from egress_router.http_proxy.policy.values import Decision, Ports
+from egress_router.policy.ranges import Span
+from egress_router.policy.values import Decision, Ports
 
 
 @dataclass(frozen=True, slots=True)

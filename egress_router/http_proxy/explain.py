@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from egress_router.http_proxy.policy.evaluate import evaluate, literal_address
-from egress_router.http_proxy.policy.targets import MANAGER_PATH, Target
-from egress_router.http_proxy.policy.values import (
+from egress_router.http_proxy.settings import HttpSettings
+from egress_router.http_proxy.targets import MANAGER_PATH, Target
+from egress_router.policy.evaluate import evaluate, literal_address
+from egress_router.policy.values import (
     Address,
     Block,
     Decision,
-    HttpPolicy,
-    HttpSettings,
     Network,
+    Policy,
     PolicyLine,
 )
 
@@ -29,7 +29,7 @@ class Explanation:
 
 
 def explain_http(
-    policy: HttpPolicy,
+    policy: Policy,
     asked: Target,
     addresses: Sequence[Address] = (),
     settings: HttpSettings | None = None,
@@ -69,7 +69,7 @@ def explain_http(
     return Explanation(False, verdict.line, text, bool(earlier))
 
 
-def _address_lines(policy: HttpPolicy, port: int, before: PolicyLine | None, decision: Decision) -> list[PolicyLine]:
+def _address_lines(policy: Policy, port: int, before: PolicyLine | None, decision: Decision) -> list[PolicyLine]:
     return [
         line
         for line in policy.lines

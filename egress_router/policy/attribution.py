@@ -5,9 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from functools import cache
 
-from egress_router.http_proxy.policy.compiled import CompiledPolicy
-from egress_router.http_proxy.policy.ranges import Span
-from egress_router.http_proxy.policy.values import Address, to_number
+from egress_router.policy.compiled import CompiledPolicy
+from egress_router.policy.ranges import Span
+from egress_router.policy.values import Address, to_number
 
 
 class Owners:

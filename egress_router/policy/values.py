@@ -1,4 +1,4 @@
-"""The policy of the HTTP proxy as values: an ordered list of destinations, the first that matches decides.
+"""A policy as values: an ordered list of destinations, the first that matches decides.
 
 Addresses are integers of 128 bits throughout: an IPv4 address stands where its mapped form ``::ffff:a.b.c.d``
 (RFC 4291, 2.5.5.2) does, so that both spellings are one address, as they are to Squid and to the kernel.
@@ -13,7 +13,6 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
 from egress_router.config.embedded_ipv4 import CLOSED_IPV4, CLOSED_IPV6, NAT64_LOCAL, TEREDO
-from egress_router.http_proxy.parent import Parent
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -45,7 +44,7 @@ class Name:
 class Block:
     """An address block; both ends belong to it.
 
-    An IPv6 network wide enough to hold the mapped block does not mean IPv4: see ``model.http_regions.spans``.
+    An IPv6 network wide enough to hold the mapped block does not mean IPv4: see ``ranges.spans``.
     """
 
     first: int
@@ -107,33 +106,11 @@ class PolicyLine:
 
 
 @dataclass(frozen=True, slots=True)
-class HttpPolicy:
+class Policy:
     """The lines in order. ``variable`` is the variable they were read from."""
 
     lines: tuple[PolicyLine, ...]
     variable: str = "EGRESS_HTTP_PROXY_DESTINATION"
-
-
-@dataclass(frozen=True, slots=True)
-class HttpSettings:
-    """Everything about the proxy that is not the policy. ``grace`` in seconds; ``sources`` one per family.
-
-    ``workers`` are the Squids that share the work (None: as many as there are processors for them), ``health_port`` is
-    None for none. ``idle_timeout`` in seconds. ``ipv6_clients``: listen on IPv6 though nothing leaves by it.
-    ``parent``: the proxy that requests go on to.
-    """
-
-    port: int = 8080
-    connect_ports: Ports = ANY_PORT
-    max_clients: int = 4096
-    workers: int | None = None
-    access_log: bool = True
-    grace: float = 30.0
-    sources: tuple[Address, ...] = ()
-    health_port: int | None = None
-    idle_timeout: int = 900
-    ipv6_clients: bool = False
-    parent: Parent | None = None
 
 
 def to_number(address: Address) -> int:

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from egress_router.config.embedded_ipv4 import PREFIXES, embedded_ipv4, is_isatap
-from egress_router.http_proxy.policy.ranges import spans
-from egress_router.http_proxy.policy.values import (
+from egress_router.policy.ranges import spans
+from egress_router.policy.values import (
     ALWAYS_CLOSED,
     NOWHERE,
     Address,
     Anything,
     Block,
     Decision,
-    HttpPolicy,
     Name,
     Network,
+    Policy,
     PolicyLine,
     from_number,
     to_block,
@@ -95,7 +95,7 @@ def _inside(block: Block, address: Address) -> bool:
 
 
 def closed(
-    policy: HttpPolicy, address: Address, port: int, own: Iterable[Address], cluster: Iterable[Network] = ()
+    policy: Policy, address: Address, port: int, own: Iterable[Address], cluster: Iterable[Network] = ()
 ) -> str | None:
     """Return what a closed address is (loopback …); None when it is not closed or a line for exactly it opens it."""
     if to_number(address) in NOWHERE:
@@ -135,7 +135,7 @@ def _carried(address: Address) -> IPv4Address | None:
 
 
 def evaluate(
-    policy: HttpPolicy,
+    policy: Policy,
     host: str,
     port: int,
     addresses: Sequence[Address] = (),
@@ -164,7 +164,7 @@ def _place(verdict: Verdict) -> tuple[bool, int]:
 
 
 def _about(
-    policy: HttpPolicy,
+    policy: Policy,
     name: str | None,
     address: Address | None,
     port: int,

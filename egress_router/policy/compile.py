@@ -21,19 +21,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from egress_router.config.embedded_ipv4 import is_isatap
-from egress_router.http_proxy.policy.compiled import AddressLine, CompiledPolicy, Rule
-from egress_router.http_proxy.policy.name_lines import suffixes
-from egress_router.http_proxy.policy.ranges import Claims, Span, complement, embedding, normal, spans
-from egress_router.http_proxy.policy.size import port_classes
-from egress_router.http_proxy.policy.values import (
+from egress_router.policy.compiled import AddressLine, CompiledPolicy, Rule
+from egress_router.policy.name_lines import suffixes
+from egress_router.policy.ranges import Claims, Span, complement, embedding, normal, spans
+from egress_router.policy.size import port_classes
+from egress_router.policy.values import (
     ALWAYS_CLOSED,
     Address,
     Anything,
     Block,
     Decision,
-    HttpPolicy,
     Name,
     Network,
+    Policy,
     PolicyLine,
     Ports,
     from_number,
@@ -84,7 +84,7 @@ def _tree_place(line: PolicyLine) -> tuple[str, bool]:
     return (line.target.name, line.target.subdomains) if isinstance(line.target, Name) else ("", True)
 
 
-def compile_policy(policy: HttpPolicy, own: Iterable[Address] = (), cluster: Iterable[Network] = ()) -> CompiledPolicy:
+def compile_policy(policy: Policy, own: Iterable[Address] = (), cluster: Iterable[Network] = ()) -> CompiledPolicy:
     """Return the rules for a policy in a pod that has the addresses ``own``, and whose routes lead into the ``cluster``
     for these networks. The result depends on nothing else.
     """
@@ -101,7 +101,7 @@ def compile_policy(policy: HttpPolicy, own: Iterable[Address] = (), cluster: Ite
     return CompiledPolicy(tuple(rules), allowed, tuple(_opened_isatap(policy)))
 
 
-def _opened_isatap(policy: HttpPolicy) -> Iterator[Span]:
+def _opened_isatap(policy: Policy) -> Iterator[Span]:
     for line in policy.lines:
         target = line.target
         allowed = line.decision is Decision.ALLOW and isinstance(target, Block) and target.single

@@ -5,13 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 
 from egress_router.errors import Problem
-from egress_router.http_proxy.policy.name_lines import suffixes
-from egress_router.http_proxy.policy.ranges import Claims, spans
-from egress_router.http_proxy.policy.size import port_classes
-from egress_router.http_proxy.policy.values import (
+from egress_router.policy.name_lines import suffixes
+from egress_router.policy.ranges import Claims, spans
+from egress_router.policy.size import port_classes
+from egress_router.policy.values import (
     Block,
-    HttpPolicy,
     Name,
+    Policy,
     PolicyLine,
 )
 
@@ -19,7 +19,7 @@ from egress_router.http_proxy.policy.values import (
 MOST_NAMED = 6
 
 
-def shadow_warnings(policy: HttpPolicy) -> list[Problem]:
+def shadow_warnings(policy: Policy) -> list[Problem]:
     """Return a warning for each line that can never match."""
     return [
         Problem(policy.variable, line.number, line.text, f"can never match, since {_listed(earlier)} first")
@@ -33,7 +33,7 @@ def _listed(numbers: tuple[int, ...]) -> str:
     return f"lines {', '.join(map(str, numbers[: MOST_NAMED - 1]))}{' …' if len(numbers) >= MOST_NAMED else ''} match"
 
 
-def shadowed_lines(policy: HttpPolicy) -> list[tuple[PolicyLine, tuple[int, ...]]]:
+def shadowed_lines(policy: Policy) -> list[tuple[PolicyLine, tuple[int, ...]]]:
     """Return each line that can never match, with the numbers of the lines in front that cover it.
 
     Of many numbers the first MOST_NAMED. For an address line they are those of overlapping lines. A name line counts as
@@ -43,7 +43,7 @@ def shadowed_lines(policy: HttpPolicy) -> list[tuple[PolicyLine, tuple[int, ...]
     return sorted(found, key=lambda pair: pair[0].number)
 
 
-def _shadowed_names(policy: HttpPolicy) -> list[tuple[PolicyLine, tuple[int, ...]]]:
+def _shadowed_names(policy: Policy) -> list[tuple[PolicyLine, tuple[int, ...]]]:
     #: By name, and whether everything under it is meant: the ports that are taken, and by which lines.
     earlier: dict[tuple[str, bool], _Taken] = {}
     found = []
@@ -92,7 +92,7 @@ def _taken(covering: list[_Taken], first: int, last: int) -> bool:
     return True
 
 
-def _shadowed_addresses(policy: HttpPolicy) -> list[tuple[PolicyLine, tuple[int, ...]]]:
+def _shadowed_addresses(policy: Policy) -> list[tuple[PolicyLine, tuple[int, ...]]]:
     lines = [line for line in policy.lines if isinstance(line.target, Block)]
     alive: set[int] = set()
     for ports in port_classes([line.ports for line in lines]):

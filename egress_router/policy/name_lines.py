@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from egress_router.http_proxy.policy.values import (
+from egress_router.policy.values import (
     Name,
     PolicyLine,
 )

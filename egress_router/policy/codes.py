@@ -22,9 +22,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count as count_from
 
-from egress_router.http_proxy.policy.compiled import CompiledPolicy, Rule
-from egress_router.http_proxy.policy.ranges import Span
-from egress_router.http_proxy.policy.values import Decision
+from egress_router.policy.compiled import CompiledPolicy, Rule
+from egress_router.policy.ranges import Span
+from egress_router.policy.values import Decision
 
 #: Blocks and parts that Squid has sets for, in all rules together; every rule has some blocks.
 BLOCKS = 400

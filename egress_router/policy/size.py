@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
-from egress_router.http_proxy.policy.values import ALWAYS_CLOSED, ANY_PORT, MAX_PORT, Block, Decision, HttpPolicy, Ports
+from egress_router.policy.values import ALWAYS_CLOSED, ANY_PORT, MAX_PORT, Block, Decision, Policy, Ports
 
 #: More different port lists on address lines than this are refused: each may need its own copy of the addresses.
 MAX_PORT_LISTS = 256
@@ -20,12 +20,12 @@ MAX_RANGES = 2_000_000
 MAX_ALTERNATIONS = 2_000
 
 
-def port_lists(policy: HttpPolicy) -> set[Ports]:
+def port_lists(policy: Policy) -> set[Ports]:
     """Return the different port lists of a policy's address lines."""
     return {line.ports for line in policy.lines if isinstance(line.target, Block)}
 
 
-def alternations(policy: HttpPolicy) -> int:
+def alternations(policy: Policy) -> int:
     """Return how often a line has to come after one of the other kind (name, address) and the other decision."""
     count = 0
     seen: set[tuple[bool, Decision]] = set()
@@ -39,7 +39,7 @@ def alternations(policy: HttpPolicy) -> int:
     return count
 
 
-def most_ranges(policy: HttpPolicy) -> int:
+def most_ranges(policy: Policy) -> int:
     """Return how many ranges the sets of a policy hold at most.
 
     Every class of ports has the ranges of its lines, and once more what lies outside of them for every level that

@@ -1,4 +1,4 @@
-"""EGRESS_HTTP_PROXY_DESTINATION → HttpPolicy: one destination a line, everything that is wrong reported at once."""
+"""EGRESS_HTTP_PROXY_DESTINATION → Policy: one destination a line, everything that is wrong reported at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import idna
 
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
 from egress_router.errors import printable
-from egress_router.http_proxy.config import parse_ports
-from egress_router.http_proxy.policy.size import (
+from egress_router.policy.port_lists import parse_ports
+from egress_router.policy.size import (
     MAX_ALTERNATIONS,
     MAX_PORT_LISTS,
     MAX_RANGES,
@@ -19,14 +19,14 @@ from egress_router.http_proxy.policy.size import (
     most_ranges,
     port_lists,
 )
-from egress_router.http_proxy.policy.values import (
+from egress_router.policy.values import (
     ANY_PORT,
     NOWHERE,
     Anything,
     Block,
     Decision,
-    HttpPolicy,
     Name,
+    Policy,
     PolicyLine,
     to_number,
 )
@@ -55,10 +55,10 @@ class _Bad(ValueError):
         self.expected = expected
 
 
-def parse_http_policy(inputs: Inputs, problems: Problems, *, required: bool = False) -> HttpPolicy | None:
+def parse_policy(inputs: Inputs, problems: Problems, *, required: bool = False) -> Policy | None:
     """Return the policy; None when it is unset (a problem when ``required``) or when a problem was noted.
 
-    Lines that can never match are found by ``plan.http_shadow``, not here.
+    Lines that can never match are found by ``shadowed``, not here.
     """
     before = len(problems.errors)
     source = inputs.list_text(VARIABLE, problems)
@@ -77,7 +77,7 @@ def parse_http_policy(inputs: Inputs, problems: Problems, *, required: bool = Fa
         problems.error(source.variable, lines[MAX_LINES].number, "", f"more than {MAX_LINES} lines", "fewer lines")
     if len(problems.errors) > before:
         return None
-    policy = HttpPolicy(lines, source.variable)
+    policy = Policy(lines, source.variable)
     if (lists := len(port_lists(policy))) > MAX_PORT_LISTS:
         expected = f"at most {MAX_PORT_LISTS}"
         problems.error(source.variable, None, "", f"has {lists} different port lists on address lines", expected)

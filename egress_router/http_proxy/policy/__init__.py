@@ -1,1 +1,0 @@
-"""The policy: parsed, compiled, evaluated, explained, attributed. Pure."""

@@ -1,0 +1,30 @@
+"""What the EGRESS_HTTP_PROXY_* variables say that are not the policy, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from egress_router.http_proxy.parent import Parent
+from egress_router.policy.values import ANY_PORT, Address, Ports
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Everything about the proxy that is not the policy. ``grace`` in seconds; ``sources`` one per family.
+
+    ``workers`` are the Squids that share the work (None: as many as there are processors for them), ``health_port`` is
+    None for none. ``idle_timeout`` in seconds. ``ipv6_clients``: listen on IPv6 though nothing leaves by it.
+    ``parent``: the proxy that requests go on to.
+    """
+
+    port: int = 8080
+    connect_ports: Ports = ANY_PORT
+    max_clients: int = 4096
+    workers: int | None = None
+    access_log: bool = True
+    grace: float = 30.0
+    sources: tuple[Address, ...] = ()
+    health_port: int | None = None
+    idle_timeout: int = 900
+    ipv6_clients: bool = False
+    parent: Parent | None = None
