@@ -330,9 +330,11 @@ class _Builder:
     def _scalar(self, event: Any) -> Any:
         tag, text = event.tag, event.value
         try:
+            if tag == "!":
+                return text
             if event.implicit[0]:
                 return scalar(text)
-            if tag is None or tag == "!" or event.implicit[1]:
+            if tag is None or event.implicit[1]:
                 return text
             return self._tagged(tag, text)
         except YamlError as error:
@@ -354,7 +356,7 @@ class _Builder:
             return None
         if wanted is None or not isinstance(value, wanted) or (short != "bool" and isinstance(value, bool)):
             raise YamlError(None, f'"{_shown(text)}" is no !!{short}')
-        return float(text) if short == "float" else value
+        return float(value) if isinstance(value, int) and short == "float" else value
 
     def _key(self, event: Any, value: Any) -> Any:
         """Return a key as JSON has it, a text."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -107,6 +107,7 @@ def _environment() -> Environment:
     return environment
 
 
+@lru_cache(maxsize=1024)
 def quote(text: str) -> str:
     """Return a text as a YAML scalar in double quotes, on one line."""
     return str(yaml.safe_dump(text, default_style='"', width=_WIDTH, allow_unicode=True)).rstrip("\n")

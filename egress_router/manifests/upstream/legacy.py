@@ -25,7 +25,7 @@ from egress_router.manifests.objects import (
 from egress_router.manifests.request import complete_request
 from egress_router.manifests.upstream.kept import Notebook
 from egress_router.manifests.upstream.resource import router_of_resource
-from egress_router.manifests.upstream.services import kept_service, services_for
+from egress_router.manifests.upstream.services import Services, kept_service
 from egress_router.manifests.upstream.workload import is_ours, router_of_pod
 from egress_router.manifests.values import Component, LegacyRouter, ManifestRequest, Note, NoteKind
 
@@ -132,43 +132,44 @@ def parse_legacy(
     problems.errors = list(dict.fromkeys(problems.errors))
     sets: list[LegacySet] = []
     used: set[int] = set()
-    for group in _groups(routers, objects):
-        request = _together(group, objects, options, used, problems, notes)
+    services = Services(objects)
+    behind = [(router, services.selecting(router.labels, router.request.namespace)) for router in routers]
+    for group, selecting in _groups(behind):
+        request = _together(group, selecting, options, used, problems, notes)
         sets += [LegacySet(request, group[0])] if request is not None else []
     notes += _other_objects(objects, used, {pod.item.where for pod in pods}, [one.request for one in sets])
     return sets, notes
 
 
-def _services(router: LegacyRouter, objects: Objects) -> list[ManifestObject]:
-    return services_for(router.labels, router.request.namespace, objects)
-
-
-def _groups(routers: list[LegacyRouter], objects: Objects) -> list[list[LegacyRouter]]:
-    """Return the routers that stand behind one Service together, in their order."""
-    groups: list[list[LegacyRouter]] = []
-    by_service: dict[int, list[LegacyRouter]] = {}
-    for router in routers:
-        keys = [id(item) for item in _services(router, objects)]
-        known = next((by_service[key] for key in keys if key in by_service), None)
-        group = known if known is not None else []
-        group.append(router)
-        if known is None:
-            groups.append(group)
-        for key in keys:
-            by_service.setdefault(key, group)
-    return groups
+def _groups(
+    routers: Sequence[tuple[LegacyRouter, list[ManifestObject]]],
+) -> list[tuple[list[LegacyRouter], list[ManifestObject]]]:
+    """Return the routers that stand behind one Service together, in their order, with the Services."""
+    groups: dict[int, tuple[list[LegacyRouter], dict[int, ManifestObject]]] = {}
+    group_of: dict[int, int] = {}
+    for number, (router, services) in enumerate(routers):
+        members, behind = groups[number] = ([router], {id(item): item for item in services})
+        for other in sorted({group_of[key] for key in behind if key in group_of}):
+            # This router connects groups that were apart.
+            their_members, their_services = groups.pop(other)
+            members[:0] = their_members
+            behind = their_services | behind
+        groups[number] = (members, behind)
+        group_of |= dict.fromkeys(behind, number)
+    order = {id(router): number for number, (router, _) in enumerate(routers)}
+    found = [(sorted(one, key=lambda router: order[id(router)]), [*items.values()]) for one, items in groups.values()]
+    return sorted(found, key=lambda one: order[id(one[0][0])])
 
 
 def _together(
     group: list[LegacyRouter],
-    objects: Objects,
+    found: list[ManifestObject],
     options: MigrateOptions,
     used: set[int],
     problems: Problems,
     notes: list[Note],
 ) -> ManifestRequest | None:
     first = group[0]
-    found = list({id(item): item for router in group for item in _services(router, objects)}.values())
     used.update(map(id, found))
     if different := _differences(group):
         what = " and ".join(different)
@@ -296,16 +297,16 @@ def _other_objects(
     objects: Objects, used: set[int], pods: set[str], requests: Sequence[ManifestRequest]
 ) -> Iterator[Note]:
     """Yield a note about each object that is neither a router nor its Service."""
+    ours = {(one.namespace, one.name) for one in requests}
     for item in objects:
         if item.where in pods or id(item) in used or item.kind == "EgressRouter" or objects.owner(item) is not None:
             continue
         labels = as_mapping(item.metadata.get("labels"))
         if labels.get("app.kubernetes.io/name") == "egress-router" or labels.get(_OURS) == "egress-router":
             continue
-        written = next((one for one in requests if one.name == item.name and one.namespace == item.namespace), None)
         if (
             item.kind == "ConfigMap"
-            and written is not None
+            and (item.namespace, item.name) in ours
             and (rest := set(as_mapping(item.raw.get("data"))) - {"destinations"})
         ):
             text = f"its keys {', '.join(sorted(rest))}: our ConfigMap has the same name, and the list alone"

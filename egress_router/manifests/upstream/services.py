@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from egress_router.config.inputs import Problems
@@ -21,15 +21,30 @@ _DEFAULTS: dict[str, Any] = {
 _ONCE = {"selector", "clusterIPs", "healthCheckNodePort"}
 
 
-def services_for(labels: Mapping[str, str], namespace: str, objects: Objects) -> list[ManifestObject]:
-    """Return the Services of the namespace that select pods with these labels."""
-    found = []
-    for item in objects.of_kind("Service"):
-        selector = as_mapping(item.spec.get("selector"))
-        here = item.namespace == namespace or not (item.namespace and namespace)
-        if here and selector and selector.items() <= labels.items():
-            found.append(item)
-    return found
+class Services:
+    """The Services of all files, found by the labels of pods."""
+
+    def __init__(self, objects: Objects) -> None:
+        # Each under one entry of its selector: a pod that it selects has that label.
+        self._by_label: dict[tuple[str, Any], list[tuple[int, ManifestObject]]] = {}
+        for number, item in enumerate(objects.of_kind("Service")):
+            for label in _hashable(as_mapping(item.spec.get("selector"))):
+                self._by_label.setdefault(label, []).append((number, item))
+                break
+
+    def selecting(self, labels: Mapping[str, str], namespace: str) -> list[ManifestObject]:
+        """Return the Services of the namespace that select pods with these labels, in the order of the files."""
+        found = []
+        for label in labels.items():
+            for number, item in self._by_label.get(label, ()):
+                here = item.namespace == namespace or not (item.namespace and namespace)
+                if here and as_mapping(item.spec.get("selector")).items() <= labels.items():
+                    found.append((number, item))
+        return [item for _, item in sorted(found, key=lambda one: one[0])]
+
+
+def _hashable(selector: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((key, value) for key, value in selector.items() if not isinstance(value, (dict, list)))
 
 
 def kept_service(

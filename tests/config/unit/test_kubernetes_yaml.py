@@ -147,6 +147,12 @@ def test_tabs_merges_anchors_and_documents() -> None:
     assert (first.line, second.line) == (1, 4)
 
 
+def test_tags() -> None:
+    text = "a: ! y\nb: ! .inf\nc: !!float 0o17\nd: !!float 7\ne: !!str 08\nf: !!bool on\ng: !!null ~\nh: !!int '5'\n"
+    (document,) = parse_documents(text)
+    assert document.value == {"a": "y", "b": ".inf", "c": 15, "d": 7, "e": "08", "f": True, "g": None, "h": 5}
+
+
 def test_json() -> None:
     assert parse_json('{"a": [1, 2.5, "22:22", null, true]}') == {"a": [1, 2.5, "22:22", None, True]}
     assert [document.value for document in parse_documents('{"a": 1}\n{"b": "y"}\n')] == [{"a": 1}, {"b": "y"}]
