@@ -17,7 +17,7 @@ Exit codes follow sysexits(3) where it has one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 #: Messages that start so go on from the quoted text; others stand for themselves.
@@ -53,6 +53,17 @@ def printable(text: str, limit: int = 200) -> str:
     """Return ``text`` safe for one line of a log: control characters escaped, cut at ``limit`` characters."""
     cut = text if len(text) <= limit else text[:limit] + "…"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
+
+
+def described(value: object) -> str:
+    """Return data of somebody else for a message: a scalar as text, printable and cut; of a list or a mapping only what
+    it is, for it may hold half a million values.
+    """
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}"
+    if isinstance(value, Mapping):
+        return f"a mapping of {len(value)}"
+    return printable(str(value))
 
 
 def quoted(text: str) -> str:

@@ -13,6 +13,7 @@ import click
 
 from egress_router.cli.output import print_warnings
 from egress_router.config.inputs import (
+    MAX_FILE_BYTES,
     Inputs,
     Problems,
     SourceText,
@@ -110,7 +111,7 @@ def read_texts(names: Sequence[str], problems: Problems) -> list[SourceText]:
         else:
             chosen = [name]
         for one in chosen:
-            found = _read(one)
+            found = _read(one, named=chosen == [name])
             if isinstance(found, SourceText):
                 texts.append(SourceText(one, found.text))
             else:
@@ -168,7 +169,8 @@ def read_text(name: str) -> str:
     raise ConfigurationError([replace(found, text="")])
 
 
-def _read(name: str) -> SourceText | Problem:
+def _read(name: str, *, named: bool = True) -> SourceText | Problem:
+    """Read a file; one that a person has ``named`` may be a pipe, as ``<(kubectl get …)`` of a shell is."""
     if name == "-":
-        return decoded("standard input", name, sys.stdin.buffer.read())
-    return read_file_variable(name, name)
+        return decoded("standard input", name, sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
+    return read_file_variable(name, name, regular=not named)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from egress_router.config.files import read_regular
 from egress_router.errors import ConfigurationError, Problem
 
 #: Larger files are refused: a ConfigMap holds at most 1 MiB.
@@ -106,11 +107,18 @@ class Inputs:
         return None if direct is None else SourceText(variable, direct)
 
 
-def read_file_variable(variable: str, path: str) -> SourceText | Problem:
-    """Read the UTF-8 file that ``variable`` names; a Problem says why it cannot be used."""
+def read_file_variable(variable: str, path: str, *, regular: bool = True) -> SourceText | Problem:
+    """Read the UTF-8 file that ``variable`` names; a Problem says why it cannot be used.
+
+    What is no regular file is refused, for a pipe may keep whoever opens it waiting for ever; not ``regular``: a person
+    who names one waits.
+    """
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        if regular:
+            data = read_regular(path, MAX_FILE_BYTES + 1)
+        else:
+            with Path(path).open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return Problem(variable, None, path, f"cannot be read: {reason}", EXPECTED_FILE)

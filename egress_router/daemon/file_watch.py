@@ -70,18 +70,31 @@ MASK = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE | IN_DELETE_SELF
 _READ_SIZE = 64 * 1024
 
 
+def _directory_identity(directory: Path) -> tuple[int, int] | None:
+    try:
+        seen = directory.stat()
+    except OSError:
+        return None
+    return seen.st_dev, seen.st_ino
+
+
 class DirectoryWatch:
     """An inotify descriptor for one directory."""
 
     def __init__(self, directory: Path) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         self._fd = int(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._identity = _directory_identity(directory)
         if self._fd < 0:
             raise PlatformError(f"inotify: {os.strerror(ctypes.get_errno())}")
         if libc.inotify_add_watch(self._fd, os.fsencode(directory), MASK) < 0:
             reason = os.strerror(ctypes.get_errno())
             os.close(self._fd)
             raise PlatformError(f"{directory} cannot be watched: {reason}")
+
+    def is_of(self, directory: Path) -> bool:
+        """Return whether what ``directory`` leads to now is what is watched."""
+        return self._identity == _directory_identity(directory)
 
     def fileno(self) -> int:
         """Return the descriptor, readable when something changed."""

@@ -20,6 +20,7 @@ import dns.rdatatype
 import dns.resolver
 from dns.nameserver import Do53Nameserver
 
+from egress_router.config.files import read_regular
 from egress_router.config.values import Address, Family, HostName, NameServer, family_of
 from egress_router.dns.cache import Answer, CandidateReplies, Failure, NegativeAnswer, Reply
 from egress_router.dns.resolv_conf import (
@@ -157,7 +158,7 @@ class Resolver:
 
     def _read(self, path: Path) -> str:
         try:
-            return path.read_bytes()[:MAX_FILE].decode("utf-8", "replace")
+            return read_regular(path, MAX_FILE).decode("utf-8", "replace")
         except OSError as error:
             log.warning("%s cannot be read: %s", path, error.strerror)
             return ""

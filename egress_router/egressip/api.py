@@ -8,11 +8,22 @@ from one to the other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import (
+    AddressValueError,
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    collapse_addresses,
+    ip_address,
+    ip_network,
+    summarize_address_range,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +129,9 @@ V6 = 1 << 128
 
 IPV4_BITS = 32
 IPV6_BITS = 128
+#: 0.0.0.0/0 and ::/0.
+_EVERYTHING = ((0, 2**IPV4_BITS - 1), (V6, V6 + 2**IPV6_BITS - 1))
+_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
 
 
 @lru_cache(maxsize=1 << 17)
@@ -160,9 +174,10 @@ def family(key: int) -> int:
 @lru_cache(maxsize=1 << 14)
 def network_range(text: str) -> tuple[int, int] | None:
     """Return the first and last key of a CIDR, None when ``text`` is not one. Host bits are ignored, as Go's
-    ``net.ParseCIDR`` (and so OpenShift) does; a CIDR needs its ``/``.
+    ``net.ParseCIDR`` (and so OpenShift) does; a CIDR needs its ``/`` and a number behind it, and has no zone.
     """
-    if "/" not in text:
+    address, slash, length = text.partition("/")
+    if not slash or not _LENGTH.fullmatch(length) or "%" in address:
         return None
     try:
         network = ip_network(text, strict=False)
@@ -170,6 +185,27 @@ def network_range(text: str) -> tuple[int, int] | None:
         return None
     base = V6 if network.version == 6 else 0
     return base + int(network.network_address), base + int(network.broadcast_address)
+
+
+def pod_ranges(subnet: str) -> list[tuple[int, int]]:
+    """Return the ranges of a node's pod subnet, CIDRs with commas between them; without those that are none, and
+    without one that holds every address.
+    """
+    spans = (network_range(part.strip()) for part in subnet.split(","))
+    return [span for span in spans if span is not None and span not in _EVERYTHING]
+
+
+def networks_of(ranges: Iterable[tuple[int, int]]) -> list[str]:
+    """Return the CIDRs, as canonical text, that hold exactly the keys of the ranges; none overlaps another."""
+    by_version: dict[int, list[IPv4Network | IPv6Network]] = {4: [], 6: []}
+    for first, last in ranges:
+        ends = (
+            (IPv6Address(first - V6), IPv6Address(last - V6))
+            if first >= V6
+            else (IPv4Address(first), IPv4Address(last))
+        )
+        by_version[family(first)] += summarize_address_range(*ends)
+    return [str(network) for found in by_version.values() for network in collapse_addresses(found)]  # type: ignore[type-var]
 
 
 def host_range(text: str) -> tuple[int, int] | None:

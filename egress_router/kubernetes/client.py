@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
+from egress_router.config.files import read_regular
 from egress_router.errors import TryAgainError, printable
 from egress_router.kubernetes.configuration import ApiConfiguration
 
@@ -26,6 +27,7 @@ TIMEOUT = 10.0
 KEPT_FOR = 20.0
 #: A token file is read again after so long, although its time of change is the same; seconds.
 TOKEN_EVERY = 60.0
+MOST_TOKEN_BYTES = 1 << 16
 #: A dead peer is found out after idle + count * interval seconds of silence. See tcp(7).
 KEEP_ALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 MERGE_PATCH = "application/merge-patch+json"
@@ -164,7 +166,7 @@ class Client:
             try:
                 stamp = _stamp(path)
                 if again or stamp != self._token_stamp or time.monotonic() - self._token_read > TOKEN_EVERY:
-                    self._token = path.read_text(encoding="ascii", errors="replace").strip()
+                    self._token = read_regular(path, MOST_TOKEN_BYTES).decode("ascii", "replace").strip()
                     self._token_stamp, self._token_read = stamp, time.monotonic()
             except OSError as error:
                 if not self._token:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
+from egress_router.config.inputs import read_file_variable
+from egress_router.config.kubernetes_yaml import YamlError, parse_documents
 from egress_router.errors import ConfigurationError, Problem
 
 #: Where the kubelet mounts a pod's token, CA and namespace.
@@ -80,14 +80,14 @@ def in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Ap
 def from_kubeconfig(path: Path, environ: Mapping[str, str]) -> ApiConfiguration:
     """Return what the current context of a kubeconfig file says. Raises ConfigurationError with all its problems."""
     try:
-        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            [Problem(str(path), None, "", f"cannot be read: {error.strerror}", "a kubeconfig file")]
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError([Problem(str(path), None, "", "is not YAML", "a kubeconfig file")]) from error
-    reader = _Kubeconfig(path, parsed)
+        loaded = read_file_variable(str(path), str(path))
+        if isinstance(loaded, Problem):
+            raise ConfigurationError([replace(loaded, text="", expected="a kubeconfig file")])
+        found_documents = parse_documents(loaded.text)
+    except YamlError as error:
+        # What stands on the line may be a password.
+        raise ConfigurationError([Problem(str(path), error.line, "", "is not YAML", "a kubeconfig file")]) from error
+    reader = _Kubeconfig(path, found_documents[0].value if found_documents else None)
     found = reader.configuration(environ)
     if reader.problems or found is None:
         raise ConfigurationError(reader.problems)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from egress_router.config.files import read_regular
 from egress_router.config.values import Address, HostName
 from egress_router.dns.resolv_conf import nameservers
 from egress_router.net.rtnetlink.kernel import Rtnetlink
@@ -24,6 +25,8 @@ Answers = Mapping[HostName, tuple[Address, ...]] | None
 #: Nothing was looked up: what is sent to a name is dropped.
 NONE_YET: Answers = MappingProxyType({})
 RESOLV_CONF = Path("/etc/resolv.conf")
+#: glibc reads no more of a line than 256 bytes, and three name servers.
+MAX_RESOLV_CONF = 1 << 16
 
 
 def desired_state(config: RouterConfig, observed: Observed, egress: str, answers: Answers = NONE_YET) -> Desired:
@@ -31,7 +34,7 @@ def desired_state(config: RouterConfig, observed: Observed, egress: str, answers
     names (see Translation). Raises PlatformError.
     """
     try:
-        text = RESOLV_CONF.read_text(errors="replace")
+        text = read_regular(RESOLV_CONF, MAX_RESOLV_CONF).decode(errors="replace")
     except OSError:
         text = ""
     network = plan_network(config, observed, egress, nameservers(text))

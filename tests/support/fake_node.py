@@ -53,6 +53,9 @@ class FakeSource(Pipe):
         self.state = state
         self.ring()
 
+    def follow(self, threads: Threads) -> None:
+        pass
+
     def read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
         return self.state, ()
 

@@ -12,6 +12,7 @@ from egress_router.egressip.api import (
     host_range,
     length_hint,
     network_range,
+    pod_ranges,
 )
 from egress_router.errors import printable
 
@@ -43,6 +44,9 @@ def node_constraints(node: HostSubnet) -> NodeConstraints:
     host = address_key(node.host_ip)
     if host is None:
         problems.append(f'hostIP "{printable(node.host_ip)}" is not an address of a node; it holds no egress IP')
+    if node.subnet:
+        parts = _ranges([part.strip() for part in node.subnet.split(",")], "subnet", problems)
+        problems += [f"subnet: {part} is every address" for part in parts if not pod_ranges(part)]
     listed = tuple(dict.fromkeys(_keys(node.egress_ips, "egressIPs", problems)))
     subnets: tuple[Range, ...] | None = None
     if node.interface_subnets:

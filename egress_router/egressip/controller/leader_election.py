@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from egress_router.config.files import read_regular
 from egress_router.egressip.api import Decision
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.source.directory import locked, read_directory, write_atomically
-from egress_router.errors import TryAgainError, UsageError, printable
+from egress_router.errors import PlatformError, TryAgainError, UsageError, printable
 
 # The right to assign: one process in the cluster has it.
 #
@@ -49,25 +52,32 @@ class DirectoryLease:
         self._handle: int | None = None
 
     def acquire(self) -> bool:
-        """Try to lock the file. Raises UsageError when there is no such directory."""
+        """Try to lock the file. Raises UsageError without the directory, PlatformError when the system refuses."""
         if self._handle is not None:
             return True
         try:
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            # A link would have another file emptied, and a pipe cannot be.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            handle = os.open(self._path, flags, 0o644)
         except OSError as error:
-            raise UsageError(f"{self._path} cannot be opened: {error.strerror}") from error
+            kind = UsageError if error.errno in (errno.ENOENT, errno.ENOTDIR) else PlatformError
+            raise kind(f"{self._path} cannot be opened: {error.strerror}") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             os.close(handle)
-            return False
+            if isinstance(error, BlockingIOError):
+                return False
+            raise PlatformError(f"{self._path} cannot be locked: {error.strerror}") from error
         self._handle = handle
         if not self.held():
             # Somebody put another file in its place between opening and locking.
             self.release()
             return False
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{socket.gethostname()} process {os.getpid()}\n".encode(), 0)
+        # Who it is: for others to read, so a full disk does not matter.
+        with suppress(OSError):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{socket.gethostname()} process {os.getpid()}\n".encode(), 0)
         return True
 
     def held(self) -> bool:
@@ -83,7 +93,7 @@ class DirectoryLease:
     def holder(self) -> str:
         """Return what the holder wrote into the file."""
         try:
-            return printable(self._path.read_text(errors="replace").strip()) or "another process"
+            return printable(read_regular(self._path, 200).decode(errors="replace").strip()) or "another process"
         except OSError:
             return "another process"
 

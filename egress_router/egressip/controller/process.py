@@ -46,6 +46,7 @@ def run_controller(
     with running() as (loop, threads):
         try:
             if wait_for_objects(source, loop):
+                source.follow(threads)
                 controller = Controller(
                     settings, source, record, lease, loop, threads, make_prober=make_prober(settings)
                 )

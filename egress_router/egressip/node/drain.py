@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from egress_router.config.files import read_regular
 from egress_router.daemon.drain import Drain
 from egress_router.errors import PlatformError
 from egress_router.net.conntrack import Conntrack, Departure
@@ -132,7 +133,7 @@ def _boot() -> str:
 def _read(path: Path) -> float | None:
     """Return until when an agent before this one wanted to wait; None when it drained nothing."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(read_regular(path, 1 << 12))
         return float(found["until"]) if found["boot"] == _boot() else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

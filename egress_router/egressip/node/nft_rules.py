@@ -110,7 +110,8 @@ def elements(state: NodeState) -> Elements:
 
 
 def _network(text: str) -> str:
-    return str(ip_network(text, strict=False)).removesuffix("/32").removesuffix("/128")
+    network = ip_network(text, strict=False)
+    return str(network.network_address if network.prefixlen == network.max_prefixlen else network)
 
 
 def _is_tunnelled(path: EgressPath, has_own: bool) -> bool:

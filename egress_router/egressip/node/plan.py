@@ -14,7 +14,8 @@ from egress_router.egressip.api import (
     address_key,
     address_text,
     family,
-    network_range,
+    networks_of,
+    pod_ranges,
 )
 from egress_router.egressip.node.connections import translating_nodes
 from egress_router.egressip.node.state import LAST_SLOT, Direct, EgressPath, Gateway, NodeState, Remote
@@ -53,9 +54,9 @@ def node_plan(
     duplicate_pod_ips: dict[str, tuple[str, str]] = {}
     mine = _own_ips(state, assigned)
     host = state.nodes.get(me)
-    subnets = [part.strip() for part in host.subnet.split(",")] if host else []
-    ranges = {part: span for part in subnets if (span := network_range(part)) is not None}
-    pods = set(ranges)
+    ranges = pod_ranges(host.subnet) if host else []
+    # As canonical text without overlaps: nft refuses what overlaps, and with it everything else of that moment.
+    pods = set(networks_of(ranges))
     machines = {address_text(key) for node in state.nodes.values() if (key := address_key(node.host_ip)) is not None}
     for pod in state.pods.values():
         mine_here = mine.get(pod.namespace, _NOTHING)
@@ -71,7 +72,7 @@ def node_plan(
                 duplicate_pod_ips[ip] = (rivals[0], rivals[1])
             if verdict is None:
                 continue
-            if pod.node == me and not _inside(ip, ranges.values()):
+            if pod.node == me and not _inside(ip, ranges):
                 pods.add(ip)
             if verdict.disposition is Disposition.NORMAL:
                 if pod.node == me:

@@ -39,6 +39,7 @@ def run_agent(
     with running() as (loop, threads):
         try:
             if wait_for_objects(source, loop):
+                source.follow(threads)
                 control = ControlSocket(socket)
                 try:
                     agent = build_agent(settings, source, control, loop, threads)

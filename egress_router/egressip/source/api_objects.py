@@ -12,7 +12,7 @@ from sys import intern
 from typing import Any
 
 from egress_router.egressip.api import address_key, address_text
-from egress_router.errors import Problem
+from egress_router.errors import Problem, described
 from egress_router.kubernetes.selectors import EVERYTHING, Selector, parse_selector
 
 GROUP = "egress-router.io"
@@ -114,7 +114,7 @@ class _Reader:
 
     def wrong(self, field: str, value: object, message: str, expected: str) -> None:
         """Note what is wrong."""
-        shown = "" if value is None else str(value)
+        shown = "" if value is None else described(value)
         self.problems.append(Problem("the API", None, shown, f"{self._label}: {field} {message}", expected))
 
     def texts(self, field: str) -> tuple[str, ...]:

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +18,8 @@ from egress_router.config.inputs import Problems, read_file_variable
 from egress_router.config.kubernetes_yaml import YamlError
 from egress_router.config.yaml_edit import is_object, objects_in, set_list
 from egress_router.daemon.file_watch import DirectoryWatch
+from egress_router.daemon.log import LOGGER
+from egress_router.daemon.threads import Threads
 from egress_router.egressip.api import ClusterState
 from egress_router.egressip.source.objects import KINDS, ClusterObject, assemble, documents, parse_objects
 from egress_router.errors import ConfigurationError, PlatformError, Problem, UsageError
@@ -25,8 +29,22 @@ from egress_router.errors import ConfigurationError, PlatformError, Problem, Usa
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
+#: The directory is looked at so often although nobody tells of a change: the target of a link, a file of another
+#: machine on NFS, a directory that was put in the place of this one; seconds.
+LOOK_EVERY = 2.0
+#: Reading all files may take so long: 30 of the largest size.
+READ_SECONDS = 120.0
+#: How long ``close`` waits for the thread.
+LEAVE_SECONDS = 0.3
+
+_Stamp = tuple[int, ...]
+
+
 class ClusterSource(Protocol):
     """Gives the cluster's objects, and tells when they may have changed."""
+
+    def follow(self, threads: Threads) -> None:
+        """Keep up with the objects in a thread of these from now on; ``read`` waits for nothing then."""
 
     def read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
         """Return the objects now, and what is wrong with those that are left out or as they were before."""
@@ -45,30 +63,76 @@ class DirectorySource:
     """The files of one directory whose names end in .yaml, .yml or .json and do not start with a dot.
 
     A file that cannot be read or parsed keeps what it said before, so that half a file never turns an egress
-    namespace into a normal one; the problem is reported with every read until it is gone. A file that was never
-    good makes the first read fail: what it would say is unknown.
+    namespace into a normal one; the problem is reported with every read until it is gone, and stays that file's. A file
+    that was never good makes the first read fail: what it would say is unknown.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._watch = DirectoryWatch(directory)
-        self._stamps: dict[str, tuple[int, int, int]] = {}
+        self._stamps: dict[str, _Stamp] = {}
         self._objects: dict[str, list[ClusterObject]] = {}
         self._problems: dict[str, list[Problem]] = {}
+        self._unread: set[str] = set()
         self._first = True
+        # Of the thread that follows; the pair is replaced as a whole.
+        self._thread: threading.Thread | None = None
+        self._last: tuple[ClusterState, tuple[Problem, ...]] = (ClusterState(), ())
+        self._news = -1
+        self._leave = -1
+
+    def follow(self, threads: Threads) -> None:
+        """Read in a thread: a large file must not keep the caller from anything else. To be called after a first good
+        ``read``.
+        """
+        self._last = self.read()
+        self._news, self._leave = (os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2))
+        self._thread = threads.start("objects", self._keep_up, limit=READ_SECONDS)
+
+    def _keep_up(self, beat: Callable[[], None]) -> None:
+        while True:
+            beat()
+            ready = select.select([self._watch.fileno(), self._leave], [], [], LOOK_EVERY)[0]
+            if self._leave in ready:
+                return
+            self._watch.wait(0)
+            try:
+                self._watch_what_is_there()
+                found = self._look()
+            except (OSError, PlatformError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                problem = Problem(str(self._directory), None, "", f"cannot be read: {reason}", "a directory of objects")
+                found = self._last[0], (problem,)
+            if found != self._last:
+                self._last = found
+                os.eventfd_write(self._news, 1)
+
+    def _watch_what_is_there(self) -> None:
+        """Watch another directory that has taken the place of the one that is watched."""
+        if not self._watch.is_of(self._directory):
+            fresh = DirectoryWatch(self._directory)
+            self._watch.close()
+            self._watch = fresh
 
     def read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
-        """Read the files that changed. Raises ConfigurationError when the first read finds a problem."""
+        """Read the files that changed. Raises ConfigurationError when the first read finds a problem, OSError when the
+        directory cannot be read. In a source that follows: return what was read last.
+        """
+        return self._last if self._thread is not None else self._look()
+
+    def _look(self) -> tuple[ClusterState, tuple[Problem, ...]]:
         names = set()
         for name, stamp in _scan(self._directory):
             names.add(name)
-            if self._stamps.get(name) != stamp:
+            # One that could not be read may be readable by now, though it is the same: a mount, a right.
+            if self._stamps.get(name) != stamp or name in self._unread:
                 self._stamps[name] = stamp
                 self._load(name)
         for name in self._stamps.keys() - names:
             del self._stamps[name]
             self._objects.pop(name, None)
             self._problems.pop(name, None)
+            self._unread.discard(name)
         together = Problems()
         state = assemble(self._objects, together)
         found = [problem for name in sorted(self._problems) for problem in self._problems[name]]
@@ -82,11 +146,18 @@ class DirectorySource:
 
     def _load(self, name: str) -> None:
         loaded = read_file_variable(name, str(self._directory / name))
+        self._unread.discard(name)
         if isinstance(loaded, Problem):
+            self._unread.add(name)
             self._problems[name] = [loaded]
             return
         problems = Problems()
-        objects = parse_objects(name, loaded.text, problems)
+        objects: list[ClusterObject] = []
+        try:
+            objects = parse_objects(name, loaded.text, problems)
+        except Exception as error:  # noqa: BLE001 - whatever one file holds, the others are read
+            LOGGER.exception("%s cannot be understood by an error that nobody foresaw", name)
+            problems.error(name, None, "", f"cannot be understood: {type(error).__name__}; see the log")
         if problems.errors:
             self._problems[name] = problems.errors
             return
@@ -94,30 +165,50 @@ class DirectorySource:
         self._problems.pop(name, None)
 
     def fileno(self) -> int:
-        """Return the inotify descriptor."""
-        return self._watch.fileno()
+        """Return the inotify descriptor, or that of the thread that follows."""
+        return self._watch.fileno() if self._thread is None else self._news
 
     def wait(self, timeout: float) -> bool:
         """Wait for a change in the directory."""
-        return self._watch.wait(timeout)
+        if self._thread is None:
+            return self._watch.wait(timeout)
+        if not select.select([self._news], [], [], max(0.0, timeout))[0]:
+            return False
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._news)
+        return True
 
     def close(self) -> None:
         """Stop watching."""
+        if self._thread is not None:
+            os.eventfd_write(self._leave, 1)
+            self._thread.join(LEAVE_SECONDS)
+            if self._thread.is_alive():
+                # It is in a file system that does not answer, and has the descriptors.
+                return
+            os.close(self._news)
+            os.close(self._leave)
         self._watch.close()
 
 
-def _scan(directory: Path) -> list[tuple[str, tuple[int, int, int]]]:
-    """Return the state files, sorted, with what tells a new version from the old one."""
-    found = []
+def _scan(directory: Path) -> list[tuple[str, _Stamp]]:
+    """Return the state files, sorted, with what tells a new version from the old one; () of one that nobody can look
+    at, such as a link that leads to itself. Raises OSError when the directory cannot be read.
+    """
+    found: list[tuple[str, _Stamp]] = []
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.startswith(".") or not entry.name.endswith(SUFFIXES):
                 continue
             try:
                 status = entry.stat()
-            except FileNotFoundError:
+            except OSError:
+                # Gone since, or a link that leads nowhere: what that would say is unknown.
+                if os.path.lexists(entry.path):
+                    found.append((entry.name, ()))
                 continue
-            found.append((entry.name, (status.st_mtime_ns, status.st_size, status.st_ino)))
+            stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev)
+            found.append((entry.name, stamp))
     return sorted(found)
 
 

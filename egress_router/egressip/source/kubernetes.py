@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from egress_router.daemon.threads import Threads
 from egress_router.egressip.api import ClusterState
 from egress_router.egressip.source import api_objects
 from egress_router.egressip.source.api_objects import (
@@ -145,6 +146,9 @@ class KubernetesSource:
         return [*self._fixed(), *self._remote.values()]
 
     # ClusterSource
+
+    def follow(self, threads: Threads) -> None:
+        """Do nothing: informers follow from the first ``read`` on."""
 
     def read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
         """Return the state now, and what is wrong. Raises OSError until all objects were seen, for which the first

@@ -9,6 +9,7 @@ from typing import Any
 from egress_router.config.inputs import Problems
 from egress_router.config.kubernetes_yaml import YamlError, parse_documents, parse_json
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod, address_key, address_text
+from egress_router.errors import described
 
 # One Kubernetes object as plain data → a model value. Field names are those of OpenShift.
 
@@ -41,7 +42,7 @@ class _Fields:
         metadata = raw.get("metadata")
         self.metadata: Mapping[str, Any] = metadata if isinstance(metadata, Mapping) else {}
         name = self.metadata.get("name")
-        self.label = f"{raw.get('kind')} {name}"
+        self.label = f"{described(raw.get('kind'))} {described(name)}"
         self.name = name if isinstance(name, str) else ""
         if not self.name or len(self.name) > MAX_NAME:
             self.wrong("metadata.name", name, "is not a name", f"text of 1 to {MAX_NAME} characters")
@@ -49,7 +50,7 @@ class _Fields:
     def wrong(self, field: str, value: object, message: str, expected: str) -> None:
         """Note a problem; the object will not be used."""
         self.broken = True
-        shown = "" if value is None else str(value)
+        shown = "" if value is None else described(value)
         self.problems.error(self.file, None, shown, f"{self.label}: {field} {message}", expected)
 
     def texts(self, field: str) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ class _Fields:
 def parse_object(file: str, raw: object, problems: Problems) -> ClusterObject | None:
     """Return the value of one object; None when it is of no kind that matters, or when a problem was noted."""
     if not isinstance(raw, Mapping) or not isinstance(raw.get("kind"), str):
-        problems.error(file, None, str(raw)[:80], "is not a Kubernetes object", "a mapping with kind and metadata")
+        problems.error(file, None, described(raw), "is not a Kubernetes object", "a mapping with kind and metadata")
         return None
     make = _KINDS.get(raw["kind"])
     if make is None:
@@ -193,13 +194,18 @@ def documents(file: str, text: str, problems: Problems) -> list[object]:
 
 def unpacked(document: object) -> Iterator[object]:
     """Yield the object, or the items of a List (as ``kubectl get -o yaml`` prints)."""
-    if isinstance(document, Mapping) and str(document.get("kind", "")).endswith("List"):
+    if isinstance(document, Mapping) and _is_list(document):
         items = document.get("items")
         if isinstance(items, list):
             for item in items:
                 yield from unpacked(item)
             return
     yield document
+
+
+def _is_list(document: Mapping[Any, Any]) -> bool:
+    kind = document.get("kind")
+    return isinstance(kind, str) and kind.endswith("List")
 
 
 def assemble(files: Mapping[str, list[ClusterObject]], problems: Problems) -> ClusterState:
