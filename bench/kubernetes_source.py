@@ -35,6 +35,8 @@ def resident() -> float:
 
 def child(kubeconfig: str, node: str) -> None:
     """Follow the objects; answer a line on standard input with the figures of now, in JSON."""
+    from egress_router.daemon.loop import Loop
+    from egress_router.daemon.threads import Threads
     from egress_router.egressip.assignment.decision import Evaluator
     from egress_router.egressip.source.groups import LocalNode
     from egress_router.egressip.source.kubernetes import KubernetesSource
@@ -42,7 +44,7 @@ def child(kubeconfig: str, node: str) -> None:
     imported = resident()
     begun = time.monotonic()
     me = LocalNode(node, ("192.0.2.1",)) if node else None
-    source = KubernetesSource(Client(from_kubeconfig(Path(kubeconfig), {})), me)
+    source = KubernetesSource(Client(from_kubeconfig(Path(kubeconfig), {})), Threads(Loop()).start, me)
     while True:
         try:
             state, _ = source.read()

@@ -9,6 +9,7 @@ import click
 
 from egress_router.config import fields
 
+DIRECTORY, KUBERNETES = "directory", "kubernetes"
 STATE_OPTION = click.option(
     "--state",
     "state",
@@ -58,3 +59,32 @@ def health_options(port: int, where: str) -> Callable[[Callable[..., int]], Call
         )(function)
 
     return decorate
+
+
+def source_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Add --source, --kubeconfig and --api-server."""
+    for option in (
+        click.option(
+            "--api-server",
+            envvar="EGRESS_API_SERVER",
+            default="",
+            metavar="URL",
+            help="Use this URL instead of the one of the pod or the kubeconfig; EGRESS_API_SERVER sets it too.",
+        ),
+        click.option(
+            "--kubeconfig",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="With --source kubernetes outside of a pod (default: KUBECONFIG, or ~/.kube/config).",
+        ),
+        click.option(
+            "--source",
+            "origin",
+            type=click.Choice([DIRECTORY, KUBERNETES]),
+            envvar="EGRESS_STATE_SOURCE",
+            default=DIRECTORY,
+            show_default=True,
+            help="Where the objects are: files in --state, or the Kubernetes API.",
+        ),
+    ):
+        function = option(function)
+    return function

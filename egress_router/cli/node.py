@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
-import time
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 import click
 
-from egress_router.cli.egressip_options import PROBE_PORT_OPTION, STATE_OPTION, health_options
-from egress_router.cli.kubernetes_options import (
-    KUBERNETES,
-    client,
-    configuration,
-    interface_subnets,
-    local_node,
+from egress_router.cli.address_lists import canonical_addresses, words
+from egress_router.cli.egressip_options import (
+    DIRECTORY,
+    PROBE_PORT_OPTION,
+    STATE_OPTION,
+    health_options,
     source_options,
 )
-from egress_router.daemon.log import LOGGER
-from egress_router.egressip.node.agent import Agent
 from egress_router.egressip.node.control import ask
 from egress_router.egressip.node.drain import GRACE
 from egress_router.egressip.node.drain_wait import drain_node
 from egress_router.egressip.node.guard import guard_script, guard_unit
-from egress_router.egressip.node.process import run_agent
+from egress_router.egressip.node.process import run_on_directory, run_on_kubernetes
 from egress_router.egressip.node.state import NodeSettings
-from egress_router.egressip.node.status import status_text
-from egress_router.egressip.node.uninstall import uninstall
+from egress_router.egressip.node.status import is_well, status_text
+from egress_router.egressip.node.uninstall import uninstall_node
 from egress_router.egressip.process import set_up_log_from_environment
-from egress_router.egressip.source.directory import DirectorySource
-from egress_router.egressip.source.groups import LocalNode
-from egress_router.egressip.source.kubernetes import KubernetesSource
-from egress_router.egressip.source.node_writer import NodeReport, NodeWriter
-from egress_router.errors import EgressRouterError, TryAgainError, UsageError
-from egress_router.kubernetes.configuration import ApiConfiguration
-from egress_router.net.rtnetlink.kernel import Rtnetlink
+from egress_router.errors import UsageError
+from egress_router.kubernetes.configuration import load_configuration
 
 SOCKET_OPTION = click.option(
     "--socket",
@@ -148,90 +140,21 @@ def command(
         dad == "on",
     )
     set_up_log_from_environment()
-    health = (health_port, health_address)
-    if origin == KUBERNETES:
-        if settings.pass_unknown:
-            raise UsageError(
-                "--unknown-pods pass: with --source kubernetes an address that no pod has is always dropped"
-            )
-        me = local_node(node, host_ips, interface)
-        return _on_kubernetes(settings, configuration(kubeconfig, api_server), me, path, health)
-    return run_agent(settings, DirectorySource(state), path, *health)
-
-
-def _on_kubernetes(
-    settings: NodeSettings, found: ApiConfiguration, me: LocalNode, path: Path, health: tuple[int, str]
-) -> int:
-    """Run the agent on the Kubernetes API, and write there what it does."""
-    source = KubernetesSource(client(found, "node"), me, LOGGER.info)
-    writers: list[NodeWriter] = []
-
-    def started(agent: Agent) -> None:
-        report = NodeReporter(agent, me, settings.interface)
-        writer = NodeWriter(client(found, "node"), source, me.name, report.report, report.drain, LOGGER.info)
-        writer.ended = agent.loop.stop
-        writer.start()
-        writers.append(writer)
-
-    try:
-        return run_agent(settings, source, path, *health, started)
-    finally:
-        for writer in writers:
-            writer.stop()
-            if writer.fault is not None:
-                raise EgressRouterError(f"what is written to the API ended: {writer.fault!r}") from writer.fault
-
-
-class NodeReporter:
-    """What an agent says about itself, in the form that is written to the API."""
-
-    #: The subnets of the interface are read again after so long; seconds.
-    SUBNETS_EVERY = 30.0
-
-    def __init__(self, agent: Agent, me: LocalNode, interface: str) -> None:
-        self._agent = agent
-        self._me = me
-        self._interface = interface
-        self._subnets: tuple[str, ...] = ()
-        self._subnets_at = float("-inf")
-
-    def report(self) -> NodeReport:
-        """Return the state of now; called from another thread than the agent's."""
-        agent, now = self._agent, time.monotonic()
-        if now - self._subnets_at > self.SUBNETS_EVERY:
-            self._subnets, self._subnets_at = interface_subnets(self._interface), now
-        applied = agent.dataplane.applied
-        held = frozenset(applied.assigned) if applied is not None else frozenset()
-        mine = agent.known.decision.nodes.get(self._me.name)
-        pending = {
-            ip: ("Pending", "not on the interface yet") for ip in (mine.claims if mine else ()) if ip not in held
-        }
-        pending |= {ip: ("DuplicateAddress", why) for ip, why in agent.local.duplicates.items()}
-        pending |= {ip: ("NotInSubnet", why) for ip, why in agent.local.outside_subnets.items()}
-        left = agent.node_drain.left
-        return NodeReport(
-            agent.known.ready and not agent.known.errors,
-            tuple(agent.reasons(now)),
-            self._me.host_ips,
-            self._subnets,
-            held,
-            pending,
-            agent.node_drain.draining,
-            agent.drained(),
-            None if left is None else left.total(),
-        )
-
-    def drain(self, wanted: bool) -> None:
-        """Start or end a drain, as spec.drain of the EgressNode says."""
-        self._agent.order_drain(GRACE if wanted else None)
+    if origin == DIRECTORY:
+        return run_on_directory(settings, state, path, health_port, health_address)
+    if settings.pass_unknown:
+        raise UsageError("--unknown-pods pass: with --source kubernetes an address that no pod has is always dropped")
+    own = canonical_addresses("--host-ip", host_ips, "the address of a node")
+    api = load_configuration(os.environ, kubeconfig, api_server)
+    return run_on_kubernetes(settings, api, own, path, health_port, health_address)
 
 
 def _networks(texts: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
-    words = [word for text in texts for word in text.replace(",", " ").split()]
-    if not words:
+    found = words(texts)
+    if not found:
         raise UsageError("--cluster: name the networks of pods, services and nodes; traffic to them is left alone")
     try:
-        return tuple(ip_network(word) for word in words)
+        return tuple(ip_network(word) for word in found)
     except ValueError as error:
         raise UsageError(f"--cluster: {error}") from error
 
@@ -243,8 +166,7 @@ def status(path: Path, output: str) -> int:
     """Show namespaces, addresses, holders and their health; problems first. Ends with 1 when there is one."""
     answer = ask(path, "status")
     click.echo(json.dumps(answer, indent=2, sort_keys=True) if output == "json" else status_text(answer))
-    dropped = any(space["disposition"] == "drop" for space in answer["namespaces"].values())
-    return 1 if answer["problems"] or dropped or not answer["ready"] else 0
+    return 0 if is_well(answer) else 1
 
 
 @command.command()
@@ -288,15 +210,7 @@ def uninstall_command(path: Path) -> int:
 
     Pods leave with the node's address from then on. End the agent first, or it puts all back.
     """
-    try:
-        ask(path, "status")
-    except TryAgainError:
-        pass
-    else:
-        raise TryAgainError(f"an agent answers on {path}; end it first, or it puts back what is removed")
-    with Rtnetlink() as kernel:
-        removed = uninstall(kernel)
-    path.with_suffix(".drain").unlink(missing_ok=True)
+    removed = uninstall_node(path)
     for line in removed:
         click.echo(f"removed {line}")
     click.echo("nothing of the agent is left" if removed else "there was nothing of an agent here")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from prometheus_client.registry import Collector
 
+from egress_router import __version__
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.settings import parse_log
 from egress_router.daemon.endpoint import Answer, Endpoint, HealthSource, json_page
@@ -21,6 +22,8 @@ from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.threads import Threads
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import ConfigurationError
+from egress_router.kubernetes.client import Client
+from egress_router.kubernetes.configuration import ApiConfiguration
 
 #: A process that is told to leave does so after that many seconds at the latest.
 LEAVE_SECONDS = 0.9
@@ -49,6 +52,11 @@ def running() -> Iterator[tuple[Loop, Threads]]:
     threads = Threads(loop)
     with loop.catching_signals(), threads.owning_all():
         yield loop, threads
+
+
+def api_client(api: ApiConfiguration, component: str) -> Client:
+    """Return a client of the Kubernetes API that names this component to the server."""
+    return Client(api, f"egress-router-{component}/{__version__}")
 
 
 def _leave_if_stuck(loop: Loop) -> None:

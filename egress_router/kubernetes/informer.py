@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from egress_router.errors import EgressRouterError
 from egress_router.kubernetes.client import ApiError, ApiUnavailable, Client, Stream, status_error
+from egress_router.kubernetes.thread import Heartbeat, StartThread, pause
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ PAGE = 500
 WATCH_FOR = (300.0, 600.0)
 #: The server sends a bookmark about once a minute; more silence than this is a dead connection; seconds.
 SILENCE = 75.0
+#: A thread that has read nothing and begun no new connection for so long is stuck; seconds.
+STUCK = 4 * SILENCE
 #: Seconds between attempts: the first, and the most. Each is drawn from the upper half of the span up to it.
 RETRY, RETRY_MOST = 0.2, 30.0
 #: The longest line of a watch that is read: etcd's limit is 1.5 MiB an object.
@@ -82,7 +85,8 @@ class Informer(Generic[T]):
     """Keeps what ``convert`` makes of every object, by uid: an object that is deleted takes away only what came with
     its own uid, whatever has its name by then. ``convert`` returns None for an object that is of no interest.
 
-    ``changed`` is called from the thread after every change. ``stop`` ends the thread.
+    ``changed`` is called from the thread after every change. ``stop`` ends the thread. An error that nobody foresaw is
+    its owner's; started again it goes on with what it has.
     """
 
     def __init__(
@@ -113,20 +117,18 @@ class Informer(Generic[T]):
         self._stream: Stream | None = None
         self._no_streaming_until = 0.0
         self._list_next = False
-        self._thread = threading.Thread(target=self._run, name=f"watch {resource.path}", daemon=True)
+        self._thread: threading.Thread | None = None
         #: Whether the objects were seen completely at least once.
         self.synced = False
         #: When the server was heard last (time.monotonic()), and since when it is not heard (0: it is).
         self.heard = time.monotonic()
         self.trouble = ""
-        #: Why the thread ended, when that is a fault of ours.
-        self.fault: BaseException | None = None
         self.requests = 0
         self.events = 0
 
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+    def start(self, start: StartThread, name: str = "") -> None:
+        """Begin, in a thread of this name (default: watch PATH)."""
+        self._thread = start(name or f"watch {self.resource.path}", self._run, limit=STUCK)
 
     def stop(self) -> None:
         """End, without waiting for the thread."""
@@ -137,7 +139,8 @@ class Informer(Generic[T]):
 
     def join(self, timeout: float = 5.0) -> None:
         """Wait for the thread."""
-        self._thread.join(timeout)
+        if self._thread is not None:
+            self._thread.join(timeout)
 
     def objects(self) -> Mapping[str, T]:
         """Return what was made of all objects, by uid: the same mapping as before when nothing has changed."""
@@ -169,30 +172,25 @@ class Informer(Generic[T]):
 
     # The thread
 
-    def _run(self) -> None:
+    def _run(self, beat: Heartbeat) -> None:
         failures = 0
-        try:
-            while not self._stopping.is_set():
-                wait = 0.0
-                began = time.monotonic()
-                try:
-                    self._connection()
-                    # What ends at once, again and again, is no server's usual end of a watch.
-                    failures = failures + 1 if time.monotonic() - began < SHORT else 0
-                    wait = self._backoff(failures) if failures else 0.0
-                except StreamingRefused:
-                    self._no_streaming_until = time.monotonic() + ASK_AGAIN
-                    failures = 0
-                except (EgressRouterError, OSError, ValueError) as error:
-                    if self._stopping.is_set():
-                        break
-                    failures = failures + 1 if time.monotonic() - began < SHORT else 1
-                    wait = self._after(error, failures)
-                self._stopping.wait(wait)
-        except BaseException as error:
-            self.fault = error
-            self._changed()
-            raise
+        while not self._stopping.is_set():
+            wait = 0.0
+            began = time.monotonic()
+            try:
+                self._connection(beat)
+                # What ends at once, again and again, is no server's usual end of a watch.
+                failures = failures + 1 if time.monotonic() - began < SHORT else 0
+                wait = self._backoff(failures) if failures else 0.0
+            except StreamingRefused:
+                self._no_streaming_until = time.monotonic() + ASK_AGAIN
+                failures = 0
+            except (EgressRouterError, OSError, ValueError) as error:
+                if self._stopping.is_set():
+                    break
+                failures = failures + 1 if time.monotonic() - began < SHORT else 1
+                wait = self._after(error, failures)
+            pause(self._stopping, wait, beat)
 
     def _after(self, error: Exception, failures: int) -> float:
         """Return how long to wait after an error, and tell of it once."""
@@ -208,27 +206,28 @@ class Informer(Generic[T]):
         most = min(self._retry[0] * 2 ** min(failures - 1, 16), self._retry[1])
         return random.uniform(most / 2, most)  # noqa: S311 - spreads load, no secret
 
-    def _connection(self) -> None:
+    def _connection(self, beat: Heartbeat) -> None:
         """Load all objects and follow them until the connection ends, which is no error when the server ends it."""
         stream_it = not self._list_next and time.monotonic() >= self._no_streaming_until
         self._list_next = False
         if stream_it:
             try:
-                self._watch({"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}, {})
+                self._watch({"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}, {}, beat)
             except ApiError as error:
                 if error.code in (UNPROCESSABLE, BAD_REQUEST):
                     raise StreamingRefused from error
                 raise
         else:
             fresh: dict[str, Stored[T]] = {}
-            version = self._list(fresh)
+            version = self._list(fresh, beat)
             self._swap(fresh)
-            self._watch({"resourceVersion": version}, None)
+            self._watch({"resourceVersion": version}, None, beat)
 
-    def _list(self, fresh: dict[str, Stored[T]]) -> str:
+    def _list(self, fresh: dict[str, Stored[T]], beat: Heartbeat) -> str:
         """Read all pages; return the resource version of the whole."""
         token = ""
         while True:
+            beat()
             query = self.resource.query(limit=str(PAGE))
             if token:
                 query["continue"] = token
@@ -256,7 +255,7 @@ class Informer(Generic[T]):
             if self._stopping.is_set():
                 raise ApiUnavailable("stopped")
 
-    def _watch(self, more: Mapping[str, str], fresh: dict[str, Stored[T]] | None) -> None:
+    def _watch(self, more: Mapping[str, str], fresh: dict[str, Stored[T]] | None, beat: Heartbeat) -> None:
         """Follow a watch to its end; objects go into ``fresh`` until the server says that the initial ones are over."""
         seconds = random.uniform(*self._watch_for)  # noqa: S311 - spreads load, no secret
         query = self.resource.query(
@@ -269,6 +268,7 @@ class Informer(Generic[T]):
             if self._stopping.is_set():
                 return
             while line := stream.readline(LINE):
+                beat()
                 if not line.endswith(b"\n"):
                     raise ApiUnavailable(f"{self.resource.path}: the watch was cut off in the middle of an event")
                 if self._event(json.loads(line), fresh):

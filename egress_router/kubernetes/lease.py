@@ -15,10 +15,13 @@ from typing import Any
 
 from egress_router.errors import EgressRouterError
 from egress_router.kubernetes.client import ApiError, Client
+from egress_router.kubernetes.thread import Heartbeat, StartThread, pause
 
 NOT_FOUND, CONFLICT = 404, 409
 #: Who holds it was not found out yet.
 NOBODY_KNOWN = "nobody known yet"
+#: What requests may take beyond the lease's duration before the thread that renews counts as stuck; seconds.
+STUCK = 60.0
 
 
 def micro_time() -> str:
@@ -36,6 +39,7 @@ class KubernetesLease:
     def __init__(
         self,
         client: Client,
+        start: StartThread,
         namespace: str,
         name: str,
         identity: str,
@@ -46,6 +50,7 @@ class KubernetesLease:
         log: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._client = client
+        self._start = start
         self._namespace = namespace
         self._name = name
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
@@ -126,8 +131,7 @@ class KubernetesLease:
         self.annotations = dict(lease["metadata"].get("annotations") or {})
         self._holder = self.identity
         self._stopping.clear()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
-        self._thread.start()
+        self._thread = self._start("lease", self._renew, limit=3 * self._duration + STUCK)
         return True
 
     def _timeout(self) -> float:
@@ -159,10 +163,10 @@ class KubernetesLease:
         except EgressRouterError as error:
             self._log(f"the lease was not given back: {error}")
 
-    def _renew(self) -> None:
+    def _renew(self, beat: Heartbeat) -> None:
         """Renew until the lease is released or lost; in a thread."""
         wait = self._retry
-        while not self._stopping.wait(wait):
+        while not pause(self._stopping, wait, beat):
             wait = self._retry
             begun = time.monotonic()
             with self._lock:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import socket
+import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from urllib.parse import parse_qs
 
 from egress_router.daemon.endpoint import Answer
+from egress_router.daemon.log import LOGGER
+from egress_router.daemon.loop import Loop
+from egress_router.daemon.threads import Threads
 from egress_router.egressip.controller.controller import Controller, make_prober
-from egress_router.egressip.controller.leader_election import AssignmentRecord, Lease
+from egress_router.egressip.controller.leader_election import AssignmentRecord, DirectoryLease, DirectoryRecord, Lease
 from egress_router.egressip.controller.metrics import ControllerCollector
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
 from egress_router.egressip.fleet.page import content_security_policy, fleet_page
-from egress_router.egressip.process import running, serve, wait_for_objects
-from egress_router.egressip.source.directory import ClusterSource
+from egress_router.egressip.process import api_client, running, serve, wait_for_objects
+from egress_router.egressip.source.controller_writer import ControllerWriter, keep_status
+from egress_router.egressip.source.directory import ClusterSource, DirectorySource
+from egress_router.egressip.source.kubernetes import KubernetesSource
+from egress_router.egressip.source.kubernetes_record import KubernetesRecord
+from egress_router.errors import TryAgainError
+from egress_router.kubernetes.configuration import ApiConfiguration
+from egress_router.kubernetes.lease import KubernetesLease
 
 #: What HTML of ours may do, and who may keep or frame it.
 HTML_HEADERS = {
@@ -29,34 +43,92 @@ def _fleet_page(controller: Controller, query: str) -> Answer:
     return 200, "text/html; charset=utf-8", fleet_page(controller.fleet(), wanted).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseSettings:
+    """The Lease object; ``namespace`` empty: that of the pod. Others wait for ``seconds`` without a renewal."""
+
+    namespace: str = ""
+    name: str = "egress-router-controller"
+    seconds: float = 15.0
+
+
+def run_on_directory(
+    settings: ControllerSettings, state: Path, health_port: int, health_address: str, *, page: bool
+) -> int:
+    """Assign egress IPs, with the objects in a directory, until SIGTERM or SIGINT; return 0. ``page``: show the fleet
+    at `/`. Raises EgressRouterError.
+    """
+    with running() as (loop, threads):
+        source, record, lease = DirectorySource(state), DirectoryRecord(state), DirectoryLease(state)
+        run_controller(settings, source, record, lease, loop, threads, health_port, health_address, page=page)
+    return 0
+
+
+def run_on_kubernetes(
+    settings: ControllerSettings,
+    api: ApiConfiguration,
+    election: LeaseSettings,
+    health_port: int,
+    health_address: str,
+    *,
+    page: bool,
+) -> int:
+    """Assign egress IPs, with the objects of the Kubernetes API; beside it, write EgressNodes, statuses and events.
+    Returns and raises as ``run_on_directory``, and TryAgainError when the lease is lost.
+    """
+    with running() as (loop, threads), ExitStack() as stack:
+        lease = KubernetesLease(
+            api_client(api, "controller"),
+            threads.start,
+            election.namespace or api.namespace,
+            election.name,
+            f"{socket.gethostname()}_{uuid.uuid4()}",
+            duration=election.seconds,
+            deadline=election.seconds * 2 / 3,
+            retry=election.seconds * 2 / 15,
+            log=LOGGER.info,
+        )
+        lease.on_lost = loop.stop
+        source = KubernetesSource(api_client(api, "controller"), threads.start, None, LOGGER.info, keep_status)
+        record = KubernetesRecord(api_client(api, "controller"), source, lease)
+        source.offline = record.offline
+
+        def started(controller: Controller) -> None:
+            client = api_client(api, "controller")
+            writer = ControllerWriter(client, source, lease, lambda: controller.known.decision, LOGGER.info)
+            stack.callback(writer.loop.stop)
+            writer.loop.start(threads.start)
+
+        run_controller(settings, source, record, lease, loop, threads, health_port, health_address, started, page=page)
+        if lease.lost:
+            raise TryAgainError(f"the lease is lost; {lease.holder()} assigns now")
+    return 0
+
+
 def run_controller(
     settings: ControllerSettings,
     source: ClusterSource,
     record: AssignmentRecord,
     lease: Lease,
+    loop: Loop,
+    threads: Threads,
     health_port: int,
     health_address: str,
     started: Callable[[Controller], None] = lambda _: None,
     *,
     page: bool = False,
-) -> int:
-    """Assign egress IPs until SIGTERM or SIGINT; return 0. ``started`` is called before its loop. ``page``: show the
-    fleet at `/`. Closes the source. Raises EgressRouterError.
+) -> None:
+    """Assign egress IPs until the loop is stopped. ``started`` is called before. Closes the source. Raises
+    EgressRouterError.
     """
-    with running() as (loop, threads):
-        try:
-            if wait_for_objects(source, loop):
-                source.follow(threads)
-                controller = Controller(
-                    settings, source, record, lease, loop, threads, make_prober=make_prober(settings)
-                )
-                collector = ControllerCollector(controller)
-                asked = {"/": partial(_fleet_page, controller)} if page else {}
-                serve(
-                    health_port, health_address, controller, collector, controller.status, threads, asked, HTML_HEADERS
-                )
-                started(controller)
-                controller.run()
-        finally:
-            source.close()
-    return 0
+    try:
+        if wait_for_objects(source, loop):
+            source.follow(threads)
+            controller = Controller(settings, source, record, lease, loop, threads, make_prober=make_prober(settings))
+            collector = ControllerCollector(controller)
+            asked = {"/": partial(_fleet_page, controller)} if page else {}
+            serve(health_port, health_address, controller, collector, controller.status, threads, asked, HTML_HEADERS)
+            started(controller)
+            controller.run()
+    finally:
+        source.close()

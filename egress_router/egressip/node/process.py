@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -13,45 +14,84 @@ from egress_router.egressip.node.agent import Agent
 from egress_router.egressip.node.claims import Claimer
 from egress_router.egressip.node.control import ControlSocket
 from egress_router.egressip.node.dataplane import NodeKernel, require_all
+from egress_router.egressip.node.interface import local_node
 from egress_router.egressip.node.metrics import NodeCollector
 from egress_router.egressip.node.repair import Heard
+from egress_router.egressip.node.report import NodeReporter
 from egress_router.egressip.node.state import NodeSettings
 from egress_router.egressip.node.tables import alive_before, dropped_packets, loaders, present, table_watch, used_before
-from egress_router.egressip.process import running, serve, wait_for_objects
-from egress_router.egressip.source.directory import ClusterSource
+from egress_router.egressip.process import api_client, running, serve, wait_for_objects
+from egress_router.egressip.source.directory import ClusterSource, DirectorySource
+from egress_router.egressip.source.kubernetes import KubernetesSource
+from egress_router.egressip.source.node_writer import NodeWriter
 from egress_router.errors import PlatformError, quoted
+from egress_router.kubernetes.configuration import ApiConfiguration
 from egress_router.net.icmp_probe import Prober
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.rtnetlink.values import Link
 
 
+def run_on_directory(settings: NodeSettings, state: Path, socket: Path, health_port: int, health_address: str) -> int:
+    """Be the agent of a node, with the objects in a directory, until SIGTERM or SIGINT; return 0. Raises
+    EgressRouterError.
+    """
+    with running() as (loop, threads):
+        run_agent(settings, DirectorySource(state), loop, threads, socket, health_port, health_address)
+    return 0
+
+
+def run_on_kubernetes(
+    settings: NodeSettings,
+    api: ApiConfiguration,
+    host_ips: Iterable[str],
+    socket: Path,
+    health_port: int,
+    health_address: str,
+) -> int:
+    """Be the agent of a node, with the objects of the Kubernetes API, and write there what it does. ``host_ips``: the
+    node's addresses where they are not those of the interface. Returns and raises as ``run_on_directory``.
+    """
+    me = local_node(settings.node, host_ips, settings.interface)
+    with running() as (loop, threads), ExitStack() as stack:
+        source = KubernetesSource(api_client(api, "node"), threads.start, me, LOGGER.info)
+
+        def started(agent: Agent) -> None:
+            report = NodeReporter(agent, me, settings.interface)
+            writer = NodeWriter(api_client(api, "node"), source, me.name, report.report, report.drain, LOGGER.info)
+            stack.callback(writer.loop.stop)
+            writer.loop.start(threads.start)
+
+        run_agent(settings, source, loop, threads, socket, health_port, health_address, started)
+    return 0
+
+
 def run_agent(
     settings: NodeSettings,
     source: ClusterSource,
+    loop: Loop,
+    threads: Threads,
     socket: Path,
     health_port: int,
     health_address: str,
     started: Callable[[Agent], None] = lambda _: None,
-) -> int:
-    """Be the agent of a node until SIGTERM or SIGINT; return 0. ``started`` is called before its loop. Closes the
-    source. Raises EgressRouterError.
+) -> None:
+    """Be the agent until the loop is stopped. ``started`` is called before. Closes the source. Raises
+    EgressRouterError.
     """
-    with running() as (loop, threads):
-        try:
-            if wait_for_objects(source, loop):
-                source.follow(threads)
-                control = ControlSocket(socket)
-                try:
-                    agent = build_agent(settings, source, control, loop, threads)
-                    address = health_address or agent.host_ip
-                    serve(health_port, address, agent, NodeCollector(agent), agent.status, threads)
-                    started(agent)
-                    agent.run()
-                finally:
-                    control.close()
-        finally:
-            source.close()
-    return 0
+    try:
+        if wait_for_objects(source, loop):
+            source.follow(threads)
+            control = ControlSocket(socket)
+            try:
+                agent = build_agent(settings, source, control, loop, threads)
+                address = health_address or agent.host_ip
+                serve(health_port, address, agent, NodeCollector(agent), agent.status, threads)
+                started(agent)
+                agent.run()
+            finally:
+                control.close()
+    finally:
+        source.close()
 
 
 def build_agent(

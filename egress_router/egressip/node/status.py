@@ -240,3 +240,9 @@ def _way(status: Mapping[str, Any], via: Mapping[str, str]) -> str:
     if node == status["node"]:
         return f"{ip} on this node"
     return f"{ip} on {node} ({status['holders'].get(node, 'no pod here needs it')})"
+
+
+def is_well(status: Mapping[str, Any]) -> bool:
+    """Return whether the agent is ready, has no problem, and drops the traffic of no namespace."""
+    dropped = any(space["disposition"] == "drop" for space in status["namespaces"].values())
+    return bool(status["ready"]) and not status["problems"] and not dropped

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from egress_router.egressip.node.claims import egress_ips, remove_egress_ip
 from egress_router.egressip.node.connections import cut_egress_ips
+from egress_router.egressip.node.control import ask
 from egress_router.egressip.node.guard import GUARD
 from egress_router.egressip.node.nft_rules import TABLE
 from egress_router.egressip.node.state import NODE_PROTOCOL, TUNNEL
 from egress_router.egressip.node.tables import load
+from egress_router.errors import TryAgainError
 from egress_router.net.process import run_tool
-from egress_router.net.rtnetlink.kernel import RouteNetlink
+from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
+
+
+def uninstall_node(socket: Path) -> list[str]:
+    """Take everything of an agent away from this machine, whose control socket it is: see ``uninstall``. Raises
+    TryAgainError when an agent still runs.
+    """
+    try:
+        ask(socket, "status")
+    except TryAgainError:
+        pass
+    else:
+        raise TryAgainError(f"an agent answers on {socket}; end it first, or it puts back what is removed")
+    with Rtnetlink() as kernel:
+        removed = uninstall(kernel)
+    socket.with_suffix(".drain").unlink(missing_ok=True)
+    return removed
 
 
 def uninstall(kernel: RouteNetlink) -> list[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +12,7 @@ from egress_router.egressip.source.api_objects import API, EGRESS_IPS, EGRESS_NO
 from egress_router.egressip.source.groups import ApiObjects, Grouping
 from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.egressip.source.kubernetes_status import StatusMaker, moves, ready_of, selected, with_times
-from egress_router.errors import EgressRouterError
+from egress_router.egressip.source.write_loop import WriteLoop
 from egress_router.kubernetes.client import MERGE_PATCH, ApiError, Client
 from egress_router.kubernetes.events import Events
 from egress_router.kubernetes.lease import CONFLICT, NOT_FOUND, KubernetesLease
@@ -29,8 +27,8 @@ def keep_status(status: Mapping[str, Any]) -> str:
 
 
 class ControllerWriter:
-    """Runs in a thread of its own while the lease is held. Writes no more than EVERY and MOST_WRITES allow, and nothing
-    that the object says already.
+    """Works while the lease is held. Writes no more than EVERY and MOST_WRITES allow, and nothing that the object says
+    already.
     """
 
     def __init__(
@@ -45,50 +43,17 @@ class ControllerWriter:
         self._source = source
         self._lease = lease
         self._decision = decision
-        self._log = log
         self._events = Events(client, "egress-router.io/controller", lease.identity, log)
         self._grouping = Grouping()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
         self._done: tuple[ApiObjects, Decision] | None = None
-        self._trouble = ""
-        #: Called when the thread ends by a fault of ours.
-        self.ended: Callable[[], None] = lambda: None
-        #: When the thread turned last (time.monotonic()), and that fault.
-        self.heartbeat = time.monotonic()
-        self.fault: BaseException | None = None
         self.writes = 0
+        #: Its thread.
+        self.loop = WriteLoop(self.turn, every=EVERY, log=log)
 
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End, and wait for the request that is under way."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(5.0)
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping.wait(EVERY):
-                self.heartbeat = time.monotonic()
-                if not self._lease.held():
-                    continue
-                try:
-                    self.turn()
-                    self._trouble = ""
-                except EgressRouterError as error:
-                    if str(error) != self._trouble:
-                        self._trouble = str(error)
-                        self._log(f"status: {error}")
-        except BaseException as error:
-            self.fault = error
-            self.ended()
-            raise
-
-    def turn(self) -> int:
+    def turn(self, now: float = 0.0) -> int:
         """Write what differs, up to MOST_WRITES objects; return how many were written. Raises EgressRouterError."""
+        if not self._lease.held():
+            return 0
         objects, decision = self._source.objects, self._decision()
         if self._done is not None and self._done[0] is objects and self._done[1] is decision:
             return 0
@@ -114,6 +79,7 @@ class ControllerWriter:
                 "spec": {},
             }
             try:
+                self.loop.beat()
                 self._source.egress_nodes.assume(self._client.request("POST", EGRESS_NODES, body=body))
             except ApiError as error:
                 if error.code != CONFLICT:
@@ -141,6 +107,7 @@ class ControllerWriter:
         return written
 
     def _patch(self, value: EgressIP, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        self.loop.beat()
         # A merge patch leaves out nothing by itself: fields that are no longer wanted must be null.
         gone = dict.fromkeys(before.keys() - after.keys())
         body = {"metadata": {"uid": value.uid}, "status": {**gone, **after}}

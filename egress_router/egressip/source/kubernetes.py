@@ -11,6 +11,7 @@ import os
 import select
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -38,9 +39,10 @@ from egress_router.egressip.source.groups import (
     cluster_state,
     without_assigned,
 )
-from egress_router.errors import EgressRouterError, Problem
+from egress_router.errors import Problem
 from egress_router.kubernetes.client import Client
 from egress_router.kubernetes.informer import Informer, Resource
+from egress_router.kubernetes.thread import StartThread
 
 T = TypeVar("T")
 
@@ -62,12 +64,17 @@ class KubernetesSource:
     def __init__(
         self,
         client: Client,
+        start: StartThread,
         me: LocalNode | None,
         log: Callable[[str], None] = lambda _text: None,
         status_of: Callable[[Mapping[str, Any]], str] = lambda _status: "",
     ) -> None:
-        """``me`` is an agent's own node, None for the controller. ``status_of``: see ``api_objects.egress_ip``."""
+        """``start`` starts the threads of the watches. ``me`` is an agent's own node, None for the controller.
+        ``status_of``: see ``api_objects.egress_ip``.
+        """
         self._client = client
+        self._start = start
+        self._started: Counter[str] = Counter()
         self._me = me
         self._log = log
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -106,7 +113,10 @@ class KubernetesSource:
 
     def _follow(self, resource: Resource, convert: Callable[[Mapping[str, Any]], T | None]) -> Informer[T]:
         informer = Informer(self._client, resource, convert, self._changed, self._log)
-        informer.start()
+        self._started[resource.path] += 1
+        number = self._started[resource.path]
+        # A watch that was stopped may still be ending when the same is followed again: two threads, two names.
+        informer.start(self._start, f"watch {resource.path}" + (f" ({number})" if number > 1 else ""))
         return informer
 
     def _last_good(
@@ -148,7 +158,7 @@ class KubernetesSource:
     # ClusterSource
 
     def follow(self, threads: Threads) -> None:
-        """Do nothing: informers follow from the first ``read`` on."""
+        """Do nothing: informers follow from the beginning, in threads of their own."""
 
     def read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
         """Return the state now, and what is wrong. Raises OSError until all objects were seen, for which the first
@@ -164,9 +174,6 @@ class KubernetesSource:
                 self.wait(end - time.monotonic())
 
     def _read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
-        for informer in self._informers():
-            if informer.fault is not None:
-                raise EgressRouterError(f"the watch of {informer.resource.path} ended: {informer.fault!r}")
         missing = [informer for informer in self._fixed() if not informer.synced]
         if missing:
             why = next((informer.trouble for informer in missing if informer.trouble), "")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +11,7 @@ from typing import Any
 from egress_router import __version__
 from egress_router.egressip.source.api_objects import ASSIGNMENTS, EGRESS_NODES, Assignment
 from egress_router.egressip.source.kubernetes import KubernetesSource
-from egress_router.errors import EgressRouterError
+from egress_router.egressip.source.write_loop import WriteLoop
 from egress_router.kubernetes.client import MERGE_PATCH, ApiError, Client
 from egress_router.kubernetes.lease import NOT_FOUND
 
@@ -73,7 +71,7 @@ def announced(report: NodeReport, ip: str) -> tuple[str, str, str]:
 
 
 class NodeWriter:
-    """Runs in a thread of its own, which calls ``report``, and ``drain`` when spec.drain of the EgressNode changes."""
+    """Calls ``report`` in a thread of its own, and ``drain`` when spec.drain of the EgressNode changes."""
 
     def __init__(
         self,
@@ -89,50 +87,14 @@ class NodeWriter:
         self._node = node
         self._report = report
         self._drain = drain
-        self._log = log
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
         self._written: tuple[str, str] = ("", "")
         self._since: dict[str, tuple[str, str]] = {}
         self._next = 0.0
         self._told: dict[str, tuple[str, ...]] = {}
         self._wanted_drain = False
-        self._trouble = ""
-        #: Called when the thread ends by a fault of ours.
-        self.ended: Callable[[], None] = lambda: None
-        #: When the thread turned last (time.monotonic()), and that fault.
-        self.heartbeat = time.monotonic()
-        self.fault: BaseException | None = None
         self.writes = 0
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End, and wait for the request that is under way."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(5.0)
-
-    def _run(self) -> None:
-        wait = LOOK
-        try:
-            while not self._stopping.wait(wait):
-                wait = LOOK
-                self.heartbeat = time.monotonic()
-                try:
-                    self.turn(time.monotonic())
-                    self._trouble = ""
-                except EgressRouterError as error:
-                    wait = max(EVERY, error.retry_after) if isinstance(error, ApiError) else EVERY
-                    if str(error) != self._trouble:
-                        self._trouble = str(error)
-                        self._log(f"status: {error}")
-        except BaseException as error:
-            self.fault = error
-            self.ended()
-            raise
+        #: Its thread.
+        self.loop = WriteLoop(self.turn, every=LOOK, log=log)
 
     def turn(self, now: float) -> None:
         """Write what differs from what was written last. Raises EgressRouterError."""
@@ -165,6 +127,7 @@ class NodeWriter:
         body = {"metadata": {"uid": uid}, "status": status}
         path = f"{EGRESS_NODES}/{self._node}/status"
         self._next = now + EVERY
+        self.loop.beat()
         self._source.egress_nodes.assume(self._client.request("PATCH", path, body=body, content_type=MERGE_PATCH))
         self._written = (uid, text)
         self.writes += 1
@@ -183,6 +146,7 @@ class NodeWriter:
         }
         body = {"metadata": {"uid": entry.uid}, "status": {"node": self._node, "conditions": [condition]}}
         path = f"{ASSIGNMENTS}/{entry.name}/status"
+        self.loop.beat()
         try:
             self._source.assignments.assume(self._client.request("PATCH", path, body=body, content_type=MERGE_PATCH))
         except ApiError as error:

@@ -17,6 +17,7 @@ from egress_router.kubernetes.client import MERGE_PATCH, ApiError, ApiUnavailabl
 from egress_router.kubernetes.configuration import ApiConfiguration, from_kubeconfig
 from egress_router.kubernetes.lease import KubernetesLease
 from lab.kubernetes.api_server import ApiServer
+from tests.support.threads import threads
 
 pytestmark = [pytest.mark.root, pytest.mark.on_demand, pytest.mark.timeout(180)]
 
@@ -75,7 +76,7 @@ class Follower:
 
 @contextmanager
 def following(configuration: ApiConfiguration, me: LocalNode | None = ME) -> Iterator[Follower]:
-    source = KubernetesSource(Client(configuration), me)
+    source = KubernetesSource(Client(configuration), threads().start, me)
     try:
         yield Follower(source)
     finally:
@@ -189,7 +190,7 @@ def test_a_lease_is_held_by_one_and_lost_in_time(make_api_server: Make) -> None:
 
     def lease(name: str) -> KubernetesLease:
         client = Client(configuration(server))
-        return KubernetesLease(client, "default", "tried", name, duration=3.0, deadline=2.0, retry=0.3)
+        return KubernetesLease(client, threads().start, "default", "tried", name, duration=3.0, deadline=2.0, retry=0.3)
 
     one, two = lease("one"), lease("two")
     lost: list[float] = []

@@ -17,6 +17,7 @@ from egress_router.kubernetes.configuration import ApiConfiguration, from_kubeco
 from egress_router.kubernetes.lease import KubernetesLease
 from lab.kubernetes.api_server import ApiServer
 from tests.support.kubernetes import VERSIONS
+from tests.support.threads import threads
 
 pytestmark = [
     pytest.mark.root,
@@ -234,9 +235,13 @@ def test_a_token_that_is_bound_to_no_pod_writes_nothing(server: ApiServer, clien
 
 def test_the_controller_can_do_its_work_with_its_rights(client: Client, token_of: Callable[[str, str], Client]) -> None:
     rights = token_of("egress-router-controller", "node-d")
-    lease = KubernetesLease(rights, NAMESPACE, "egress-router-controller", "one", duration=3, deadline=2, retry=0.4)
-    other = KubernetesLease(rights, NAMESPACE, "egress-router-controller", "two", duration=3, deadline=2, retry=0.4)
-    source = KubernetesSource(rights, None)
+    lease = KubernetesLease(
+        rights, threads().start, NAMESPACE, "egress-router-controller", "one", duration=3, deadline=2, retry=0.4
+    )
+    other = KubernetesLease(
+        rights, threads().start, NAMESPACE, "egress-router-controller", "two", duration=3, deadline=2, retry=0.4
+    )
+    source = KubernetesSource(rights, threads().start, None)
     try:
         while True:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from egress_router.daemon.loop import Loop
+from egress_router.daemon.threads import ThreadFailed, Threads
 from egress_router.kubernetes.client import ApiError, Client
 from egress_router.kubernetes.configuration import ApiConfiguration
 from egress_router.kubernetes.informer import Informer, Resource
+from egress_router.kubernetes.thread import pause
 from tests.support.fake_api import FAULTS, PATH, FakeApi, fake_api
+from tests.support.threads import threads
 
 
 def value_of(raw: Mapping[str, Any]) -> int | None:
@@ -35,13 +40,14 @@ def informer(
         silence=0.4,
         retry=(0.01, 0.05),
     )
-    follows.start()
+    owner = threads()
+    follows.start(owner.start)
     try:
         yield follows
     finally:
         follows.stop()
         follows.join()
-        assert follows.fault is None
+        assert not any("watch" in line for line in owner.heartbeats.lines()), "it ended as it should, and never failed"
 
 
 def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
@@ -156,20 +162,49 @@ def test_a_server_that_asks_to_wait_is_not_asked_before(monkeypatch: pytest.Monk
         assert 0.025 <= follows._after(ApiError(500, "x", "later"), 30) <= 0.05
 
 
-def test_a_conversion_that_fails_is_told_as_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("threading.excepthook", lambda _args: None)
+def test_a_conversion_that_keeps_failing_ends_the_process(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop()
     with fake_api() as api:
         api.set("t", 1)
-        told: list[bool] = []
 
         def convert(raw: Mapping[str, Any]) -> int:
             raise AssertionError("a fault of ours")
 
-        follows = Informer(Client(api.configuration), Resource(PATH), convert, lambda: told.append(True))
-        follows.start()
+        follows = Informer(Client(api.configuration), Resource(PATH), convert, lambda: None)
+        follows.start(Threads(loop).start)
+        with pytest.raises(ThreadFailed, match=f"thread watch {PATH} ended: AssertionError: a fault of ours"):
+            loop.run()
+        assert loop.heartbeats.stuck() == [f"watch {PATH} has ended: AssertionError: a fault of ours"]
+        assert all(record.exc_info for record in caplog.records), "with the traceback"
+
+
+def test_a_conversion_that_fails_once_is_begun_anew() -> None:
+    loop, failed = Loop(), list[bool]()
+    with fake_api() as api:
+        api.set("t", 1)
+
+        def convert(raw: Mapping[str, Any]) -> int | None:
+            if not failed:
+                failed.append(True)
+                raise AssertionError("a fault of ours")
+            return value_of(raw)
+
+        follows = Informer(Client(api.configuration), Resource(PATH), convert, lambda: None)
+        follows.start(Threads(loop).start)
+        assert until(lambda: follows.synced)
+        assert follows.objects() == api.values()
+        assert any("failed 1 times" in line for line in loop.heartbeats.lines())
+        follows.stop()
         follows.join()
-        assert isinstance(follows.fault, AssertionError)
-        assert told == [True]
+
+
+def test_a_server_that_asks_to_wait_for_long_leaves_a_thread_that_is_seen_to_turn() -> None:
+    beats: list[bool] = []
+    stopping = threading.Event()
+    assert not pause(stopping, 0.35, lambda: beats.append(True), most=0.1)
+    assert len(beats) == 4
+    stopping.set()
+    assert pause(stopping, 3600.0, lambda: None)
 
 
 def test_what_was_written_counts_before_the_watch_tells_of_it() -> None:
