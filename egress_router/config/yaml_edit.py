@@ -42,22 +42,24 @@ class _Node:
         return next((value for name, value in self.pairs() if name.value == key), None)
 
 
-def objects_in(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a document: itself, or the items of a List."""
+def objects_in(value: Any, kind: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of a document with their kinds: itself, or the items of a List, NetNamespaceList …, whose own
+    kind may be left out there.
+    """
     if not isinstance(value, dict):
         return
+    written = value.get("kind")
+    own = written if isinstance(written, str) and written else kind
     items = value.get("items")
-    if str(value.get("kind", "")).endswith("List") and isinstance(items, list):
+    if own.endswith("List") and isinstance(items, list):
         for item in items:
-            yield from objects_in(item)
+            yield from objects_in(item, own.removesuffix("List"))
     else:
-        yield value
+        yield own, value
 
 
-def is_object(value: Any, kind: str, name: str) -> bool:
-    """Return whether a value is the object of that kind and name."""
-    if not isinstance(value, dict) or value.get("kind") != kind:
-        return False
+def named(value: dict[str, Any], name: str) -> bool:
+    """Return whether an object has that name."""
     metadata = value.get("metadata")
     return isinstance(metadata, dict) and metadata.get("name") == name
 
@@ -71,11 +73,11 @@ def set_list(text: str, kind: str, name: str, key: str, values: Sequence[str]) -
     mark = "\ufeff" if text.startswith("\ufeff") else ""
     body = text.removeprefix("\ufeff")
     wanted = [copy.deepcopy(document.value) for document in parse_documents(body)]
-    targets = [item for value in wanted for item in objects_in(value) if is_object(item, kind, name)]
+    targets = [item for value in wanted for its, item in objects_in(value) if its == kind and named(item, name)]
     if len(targets) != 1:
         raise YamlError(None, f"has {kind} {name} {len(targets)} times")
     targets[0][key] = list(values)
-    found = [node for root in _nodes(body) for node in _objects(root) if _is(node, kind, name)]
+    found = [node for root in _nodes(body) for its, node in _objects(root) if its == kind and _named(node, name)]
     if len(found) != 1:
         raise YamlError(None, f"has {kind} {name} in a form that cannot be changed here; edit it by hand")
     changed = _changed(body, found[0], key, values)
@@ -120,23 +122,22 @@ def _nodes(text: str) -> Iterator[_Node]:
         loader.dispose()
 
 
-def _objects(node: _Node) -> Iterator[_Node]:
+def _objects(node: _Node, kind: str = "") -> Iterator[tuple[str, _Node]]:
     if node.kind != "map":
         return
-    kind, items = node.get("kind"), node.get("items")
-    if kind is not None and kind.value.endswith("List") and items is not None and items.kind == "list":
+    written, items = node.get("kind"), node.get("items")
+    own = written.value if written is not None and written.value else kind
+    if own.endswith("List") and items is not None and items.kind == "list":
         for item in items.items:
-            yield from _objects(item)
+            yield from _objects(item, own.removesuffix("List"))
     else:
-        yield node
+        yield own, node
 
 
-def _is(node: _Node, kind: str, name: str) -> bool:
-    found, metadata = node.get("kind"), node.get("metadata")
-    if found is None or found.value != kind or metadata is None or metadata.kind != "map":
-        return False
-    named = metadata.get("name")
-    return named is not None and named.kind == "scalar" and named.value == name
+def _named(node: _Node, name: str) -> bool:
+    metadata = node.get("metadata")
+    written = metadata.get("name") if metadata is not None and metadata.kind == "map" else None
+    return written is not None and written.kind == "scalar" and written.value == name
 
 
 def _changed(text: str, target: _Node, key: str, values: Sequence[str]) -> str:
@@ -145,16 +146,18 @@ def _changed(text: str, target: _Node, key: str, values: Sequence[str]) -> str:
             if value.kind == "list" and not value.flow and value.items and values:
                 return _block_list(text, value, values)
             if value.kind == "list" and not value.flow:
-                return text[: _after_colon(text, name)] + " " + _flow([], "") + text[value.last :]
+                return _emptied(text, name, value)
             quote = value.items[0].quoted if value.kind == "list" and value.items else target.items[0].quoted
             space = "" if value.start > name.end and text[value.start - 1].isspace() else " "
             return text[: value.start] + space + _flow(values, quote) + text[value.last :]
     quote = target.items[0].quoted
     entry = f"{_scalar(key, quote)}: {_flow(values, quote)}"
-    if target.flow:
-        at = target.items[-1].last
-        return f"{text[:at]}, {entry}{text[at:]}"
     newline = "\r\n" if "\r\n" in text else "\n"
+    if target.flow:
+        at, first = target.items[-1].last, target.items[0]
+        # JSON with a line for each field gets one more.
+        apart = newline + " " * first.column if "\n" in text[target.start : first.start] else " "
+        return f"{text[:at]},{apart}{entry}{text[at:]}"
     at = target.items[-1].last
     if text[at - 1 : at] not in ("\n", "\r"):
         found = text.find("\n", at)
@@ -164,32 +167,40 @@ def _changed(text: str, target: _Node, key: str, values: Sequence[str]) -> str:
     return text[:at] + " " * target.column + entry + newline + text[at:]
 
 
-def _after_colon(text: str, name: _Node) -> int:
-    return text.index(":", name.end) + 1
+def _emptied(text: str, name: _Node, value: _Node) -> str:
+    """Write an empty list in the place of one with dashes; a comment behind the key stays."""
+    at = text.index(":", name.end) + 1
+    line_end = text.find("\n", at, value.start)
+    if line_end < 0:
+        return text[:at] + " []" + text[value.last :]
+    rest = text[at:line_end].rstrip("\r")
+    end = _end_of_line(text, value.last)
+    return text[:at] + " []" + rest + text[at + len(rest) : line_end + 1] + text[end:]
+
+
+def _end_of_line(text: str, at: int) -> int:
+    found = text.find("\n", at)
+    return len(text) if found < 0 else found + 1
 
 
 def _block_list(text: str, value: _Node, values: Sequence[str]) -> str:
-    """Replace the items of a list with dashes: those that stay keep their lines, comments and all."""
-    starts = [text.rfind("\n", 0, text.rfind("-", 0, item.start) + 1) + 1 for item in value.items]
-    # The first dash may follow something else on its line, such as the dash of an outer list.
-    starts[0] = value.start
-    end = text.find("\n", value.last)
-    end = len(text) if end < 0 else end + 1
-    borders = [*starts, end]
+    """Replace the items of a list with dashes: those that stay keep their lines, and the comments above and behind."""
     newline = "\r\n" if "\r\n" in text else "\n"
     indent = " " * value.column
     chunks: dict[str, str] = {}
-    for index, item in enumerate(value.items):
-        chunk = text[borders[index] : borders[index + 1]]
-        if index == 0:
-            chunk = indent + chunk
+    # The first dash may follow something else on its line, such as the dash of an outer list.
+    start = value.start
+    for item in value.items:
+        end = _end_of_line(text, item.last)
+        chunk = text[start:end] if start != value.start else indent + text[start:end]
         if not chunk.endswith("\n"):
             chunk += newline
         if item.kind == "scalar":
             chunks.setdefault(item.value, chunk)
+        start = end
     quote = value.items[0].quoted
     lines = [chunks.get(one) or f"{indent}- {_scalar(one, quote)}{newline}" for one in values]
-    return text[: value.start] + "".join(lines)[len(indent) :] + text[end:]
+    return text[: value.start] + "".join(lines)[len(indent) :] + text[start:]
 
 
 def _flow(values: Sequence[str], quote: str) -> str:

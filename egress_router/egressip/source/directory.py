@@ -16,7 +16,7 @@ from typing import Protocol
 
 from egress_router.config.inputs import Problems, read_file_variable
 from egress_router.config.kubernetes_yaml import YamlError
-from egress_router.config.yaml_edit import is_object, objects_in, set_list
+from egress_router.config.yaml_edit import named, objects_in, set_list
 from egress_router.daemon.file_watch import DirectoryWatch
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.threads import Threads
@@ -251,9 +251,8 @@ def passed_over(directory: Path, cluster: ClusterState) -> list[str]:
             if isinstance(loaded, Problem):
                 continue
             for document in documents(path.name, loaded.text, Problems()):
-                for item in objects_in(document):
-                    kind = item.get("kind")
-                    if isinstance(kind, str) and kind not in KINDS:
+                for kind, _ in objects_in(document):
+                    if kind and kind not in KINDS:
                         kinds.setdefault(kind, []).append(path.name)
     for kind, files in kinds.items():
         where = ", ".join(dict.fromkeys(files))
@@ -290,7 +289,9 @@ def patch_object(directory: Path, kind: str, name: str, fields: Mapping[str, Seq
                 problems.errors.append(loaded)
                 continue
             for document in documents(path.name, loaded.text, problems):
-                found += [(path, loaded.text) for item in objects_in(document) if is_object(item, kind, name)]
+                found += [
+                    (path, loaded.text) for its, item in objects_in(document) if its == kind and named(item, name)
+                ]
         problems.raise_if_any()
         if not found:
             raise UsageError(f"there is no {kind} {name} in {directory}")

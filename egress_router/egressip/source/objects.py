@@ -192,20 +192,21 @@ def documents(file: str, text: str, problems: Problems) -> list[object]:
     return []
 
 
-def unpacked(document: object) -> Iterator[object]:
-    """Yield the object, or the items of a List (as ``kubectl get -o yaml`` prints)."""
-    if isinstance(document, Mapping) and _is_list(document):
+def unpacked(document: object, kind: str = "") -> Iterator[object]:
+    """Yield the object, or the items of a List (as ``kubectl get -o yaml`` prints), NetNamespaceList …, whose own kind
+    may be left out there.
+    """
+    if isinstance(document, Mapping):
+        written = document.get("kind")
+        own = written if isinstance(written, str) and written else kind
         items = document.get("items")
-        if isinstance(items, list):
+        if own.endswith("List") and isinstance(items, list):
             for item in items:
-                yield from unpacked(item)
+                yield from unpacked(item, own.removesuffix("List"))
             return
+        if own and "kind" not in document:
+            document = {"kind": own, **document}
     yield document
-
-
-def _is_list(document: Mapping[Any, Any]) -> bool:
-    kind = document.get("kind")
-    return isinstance(kind, str) and kind.endswith("List")
 
 
 def assemble(files: Mapping[str, list[ClusterObject]], problems: Problems) -> ClusterState:

@@ -47,8 +47,27 @@ def test_only_the_field_changes() -> None:
     new = set_list(TEXT, "HostSubnet", "n1", "egressIPs", ["192.0.2.54"])
     assert difference(TEXT, new) == ["+ egressIPs: [192.0.2.54]"]
     new = set_list(TEXT, "NetNamespace", "toto", "egressIPs", [])
-    assert "egressIPs: []\n  # nothing more\nnetid: 12\n" in new
-    assert [line for line in difference(TEXT, new) if line[0] == "+"] == ["+ egressIPs: []"]
+    assert "egressIPs: []   # the preferred first\n  # nothing more\nnetid: 12\n" in new
+    assert [line for line in difference(TEXT, new) if line[0] == "+"] == ["+ egressIPs: []   # the preferred first"]
+
+
+def test_comments_go_with_the_line_below() -> None:
+    head = "kind: HostSubnet\nmetadata: {name: n1}\negressIPs:\n"
+    text = head + "- a\n\n# about b\n- b # rack\n# about c\n- c\n# end\n"
+    assert set_list(text, "HostSubnet", "n1", "egressIPs", ["b"]) == head + "\n# about b\n- b # rack\n# end\n"
+    new = set_list(text, "HostSubnet", "n1", "egressIPs", ["c", "a"])
+    assert new == head + "# about c\n- c\n- a\n# end\n"
+
+
+def test_lists_of_one_kind_may_leave_it_out() -> None:
+    text = "kind: NetNamespaceList\nitems:\n- metadata: {name: toto}\n  netid: 1\n- metadata: {name: b}\n"
+    assert difference(text, set_list(text, "NetNamespace", "toto", "egressIPs", ["a"])) == ["+   egressIPs: [a]"]
+
+
+def test_json_with_a_line_for_each_field_gets_one_more() -> None:
+    text = '{\n    "kind": "HostSubnet",\n    "metadata": {\n        "name": "n1"\n    }\n}\n'
+    new = set_list(text, "HostSubnet", "n1", "egressIPs", ["a"])
+    assert new.endswith('    },\n    "egressIPs": ["a"]\n}\n')
 
 
 def test_what_is_set_to_what_it_is_stays() -> None:

@@ -147,3 +147,15 @@ def test_a_file_that_was_never_good_stops_the_start(state: Path) -> None:
         assert source.read()[1] == ()
     finally:
         source.close()
+
+
+def test_lists_of_one_kind_may_leave_it_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `oc get --raw` prints."""
+    text = "kind: NetNamespaceList\nitems:\n- metadata: {name: toto}\n  netid: 1\n  egressIPs: [192.0.2.45]\n"
+    (tmp_path / "all.yaml").write_text(text)
+    assert run(["egressip", "plan", "--state", str(tmp_path)]) == 0
+    assert "toto" in capsys.readouterr().out
+    assert (
+        run(["egressip", "patch", "netnamespace", "toto", "--egress-ips", "192.0.2.54", "--state", str(tmp_path)]) == 0
+    )
+    assert (tmp_path / "all.yaml").read_text() == text.replace(".45", ".54")
