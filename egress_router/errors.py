@@ -24,6 +24,10 @@ from dataclasses import dataclass
 _VERBS = frozenset({"are", "can", "cannot", "claims", "comes", "has", "is", "maps", "never", "stands"})
 
 
+#: Characters of a sentence with text of somebody else in it.
+MOST_OF_A_SENTENCE = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with the configuration.
@@ -42,11 +46,11 @@ class Problem:
     def __str__(self) -> str:
         where = self.variable if self.line is None else f"{self.variable} line {self.line}"
         expected = f" ({self.expected})" if self.expected else ""
-        text = quoted(self.text)
-        if not self.text or self.message.startswith(text):
-            return f"{where}: {self.message}{expected}"
-        colon = "" if self.message.split(" ", 1)[0] in _VERBS else ":"
-        return f"{where}: {text}{colon} {self.message}{expected}"
+        text, message = quoted(self.text), printable(self.message, MOST_OF_A_SENTENCE)
+        if not self.text or message.startswith(text):
+            return f"{where}: {message}{expected}"
+        colon = "" if message.split(" ", 1)[0] in _VERBS else ":"
+        return f"{where}: {text}{colon} {message}{expected}"
 
 
 def printable(text: str, limit: int = 200) -> str:
@@ -96,6 +100,10 @@ class UsageError(EgressRouterError):
     """The command line asks for something that does not exist."""
 
     exit_code = 2
+
+    def __init__(self, text: str) -> None:
+        # What was typed stands in it, and ends up on a terminal.
+        super().__init__("\n".join(printable(line, MOST_OF_A_SENTENCE) for line in text.split("\n")))
 
 
 class PlatformError(EgressRouterError):

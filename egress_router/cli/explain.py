@@ -13,7 +13,7 @@ from egress_router.config import fields
 from egress_router.config.fields import Invalid
 from egress_router.config.values import Family, Protocol
 from egress_router.dns_proxy.explain import explain_dns
-from egress_router.errors import UsageError
+from egress_router.errors import UsageError, quoted
 from egress_router.http_proxy.explain import explain_http
 from egress_router.http_proxy.targets import parse_target
 from egress_router.manifests.pod import PodConfig
@@ -70,7 +70,7 @@ def explain(pod: PodConfig, target: str, *, live: bool = False) -> list[Row]:
         return [_http(pod, target, live=live)]
     port = fields.port(found[1])
     if isinstance(port, Invalid):
-        raise UsageError(f'"{target}": {port} ({fields.EXPECTED_PORT})')
+        raise UsageError(f"{quoted(target)}: {port} ({fields.EXPECTED_PORT})")
     protocol = (found[2] or "").lower()
     if pod.dns is not None and protocol in ("", "tcp"):
         explanation = explain_dns(pod.dns, port)
@@ -116,7 +116,7 @@ def _redirect(pod: PodConfig, port: int, protocol: str) -> list[Row]:
     if pod.router is None or not pod.router.mode.redirects:
         raise UsageError("these variables have no EGRESS_DESTINATION to explain a port with")
     if protocol and protocol not in list(Protocol):
-        raise UsageError(f'"{protocol}" is not a protocol; one of {", ".join(Protocol)}')
+        raise UsageError(f"{quoted(protocol)} is not a protocol; one of {', '.join(Protocol)}")
     router = pod.router
     decisions = [
         explain_redirect(router.rules, family, Protocol(name), port)

@@ -6,10 +6,10 @@ import json
 import os
 import socket
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from egress_router.cli.address_lists import canonical_addresses, words
 from egress_router.cli.egressip_options import (
@@ -19,6 +19,9 @@ from egress_router.cli.egressip_options import (
     health_options,
     source_options,
 )
+from egress_router.config.inputs import Problems
+from egress_router.config.values import Network
+from egress_router.egressip.node.cluster_networks import cluster_networks
 from egress_router.egressip.node.control import ask
 from egress_router.egressip.node.drain import GRACE
 from egress_router.egressip.node.drain_wait import drain_node
@@ -131,7 +134,7 @@ def command(
     settings = NodeSettings(
         node,
         interface,
-        _networks(cluster),
+        _networks(ctx, cluster),
         unknown_pods == "pass",
         probe_interval,
         probe_misses,
@@ -149,14 +152,17 @@ def command(
     return run_on_kubernetes(settings, api, own, path, health_port, health_address)
 
 
-def _networks(texts: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
-    found = words(texts)
-    if not found:
-        raise UsageError("--cluster: name the networks of pods, services and nodes; traffic to them is left alone")
-    try:
-        return tuple(ip_network(word) for word in found)
-    except ValueError as error:
-        raise UsageError(f"--cluster: {error}") from error
+def _networks(ctx: click.Context, texts: tuple[str, ...]) -> tuple[Network, ...]:
+    """Return the networks of --cluster. Raises UsageError, or ConfigurationError when the variable is wrong."""
+    problems = Problems()
+    if ctx.get_parameter_source("cluster") is ParameterSource.ENVIRONMENT:
+        found = cluster_networks(words(texts), "EGRESS_CLUSTER_NETWORKS", problems)
+        problems.raise_if_any()
+        return found
+    found = cluster_networks(words(texts), "--cluster", problems)
+    if problems.errors:
+        raise UsageError("\n".join(map(str, problems.errors)))
+    return found
 
 
 @command.command()
@@ -220,10 +226,11 @@ def uninstall_command(path: Path) -> int:
 @command.command()
 @CLUSTER_OPTION
 @click.option("--unit", is_flag=True, help="Print the systemd unit that loads it instead.")
-def guard(cluster: tuple[str, ...], unit: bool) -> int:
+@click.pass_context
+def guard(ctx: click.Context, cluster: tuple[str, ...], unit: bool) -> int:
     """Print a script for nft that keeps pods' traffic in from the boot until the agent's tables stand.
 
     Install it on the node as /etc/egress-router/guard.nft, with the unit beside the others of systemd.
     """
-    click.echo(guard_unit() if unit else guard_script(_networks(cluster)), nl=False)
+    click.echo(guard_unit() if unit else guard_script(_networks(ctx, cluster)), nl=False)
     return 0

@@ -137,10 +137,10 @@ def duration(text: str, least: int, most: int) -> int | Invalid:
     """Read ``N`` or ``N`` with s, m, h or d as whole seconds from ``least`` to ``most``."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        return Invalid(f'"{text}" is not a duration')
+        return Invalid(f"{quoted(text)} is not a duration")
     seconds = int(match[1]) * _SECONDS[match[2]]
     if not least <= seconds <= most:
-        return Invalid(f'"{text}" is not between {least} s and {most} s')
+        return Invalid(f"{quoted(text)} is not between {least} s and {most} s")
     return seconds
 
 

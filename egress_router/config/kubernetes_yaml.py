@@ -26,6 +26,8 @@ MAX_NODES = 500_000
 MAX_DEPTH = 200
 #: No number of Kubernetes has more; Python takes seconds for one of a million digits.
 MAX_NUMBER = 64
+#: A decimal number of so many digits fits 64 bits.
+_SHORT_NUMBER = 18
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
@@ -169,7 +171,8 @@ def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json_integer(text: str) -> int | float | str:
-    return _number(text)
+    # A text may have a million of them: the short ones go the short way.
+    return int(text) if len(text) <= _SHORT_NUMBER else _number(text)
 
 
 def _json_constant(text: str) -> Any:

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from egress_router.config import fields
 from egress_router.config.fields import Invalid, host_name
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
 from egress_router.config.settings import (
+    DEFAULT_RUN_DIR,
     on_off,
     parse_health_port,
+    parse_run_dir,
     seconds,
     source_addresses,
     unclaimed_port,
 )
 from egress_router.config.values import Address, Family, HostName, NameServer, family_of
+from egress_router.errors import quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class DnsProxyConfig:
     grace: int = 30
     access_log: bool = True
     health_port: int | None = None
+    run_dir: Path = DEFAULT_RUN_DIR
 
     @property
     def names(self) -> tuple[HostName, ...]:
@@ -86,6 +91,9 @@ EXPECTED_NAMESERVERS = "addresses such as 203.0.113.53 or [2001:db8::53]:5353"
 EXPECTED_SOURCE = "ADDRESS[/LENGTH], such as 192.0.2.46 or 192.0.2.46/24; one of each family"
 #: HAProxy keeps times as milliseconds in 31 bits, 24.8 days.
 LONGEST = 24 * 86400
+#: The path of a socket has at most 107 bytes (unix(7)), and HAProxy binds PATH.PID.tmp first: behind the directory
+#: stands /dns-proxy/haproxy-999999.sock.4194304.tmp.
+LONGEST_RUN_DIR = 65
 OTHER_VARIABLES = ("EGRESS_DNS_PROXY_NAMESERVERS", "EGRESS_DNS_PROXY_IDLE_TIMEOUT", "EGRESS_DNS_PROXY_ACCESS_LOG")
 
 
@@ -106,6 +114,7 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     grace = seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", 30, 0, LONGEST)
     access_log = on_off(inputs, problems, "EGRESS_DNS_PROXY_ACCESS_LOG")
     health = parse_health_port(inputs, problems)
+    run_dir = parse_run_dir(inputs, problems, LONGEST_RUN_DIR)
     destinations: tuple[Destination, ...] = ()
     if source is not None:
         destinations = _Reader(source, sources, problems).destinations()
@@ -115,7 +124,7 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     health = unclaimed_port(inputs, problems, health, f"line {owner.line} of {VARIABLE} ({owner})" if owner else "")
     if len(problems.errors) > before:
         return None
-    return DnsProxyConfig(destinations, sources, nameservers, idle, grace, access_log, health)
+    return DnsProxyConfig(destinations, sources, nameservers, idle, grace, access_log, health, run_dir)
 
 
 class _Reader:
@@ -196,10 +205,10 @@ def read_host(text: str) -> HostName | Address | Invalid:
     if text.startswith("["):
         inner, bracket, rest = text[1:].partition("]")
         if not bracket or rest or ":" not in inner:
-            return Invalid(f'"{text}" is not an IPv6 address in brackets; a port is a word of its own')
+            return Invalid(f"{quoted(text)} is not an IPv6 address in brackets; a port is a word of its own")
         return fields.address(inner)
     if text.count(":") == 1:
-        return Invalid(f'"{text}" has a colon; a port is a word of its own')
+        return Invalid(f"{quoted(text)} has a colon; a port is a word of its own")
     value = fields.address(text)
     if ":" in text or not isinstance(value, Invalid):
         return value
@@ -228,7 +237,7 @@ def _nameserver(word: str) -> NameServer | Invalid:
     if word.startswith("["):
         host_text, bracket, port_text = word[1:].partition("]")
         if not bracket or (port_text and not port_text.startswith(":")) or ":" not in host_text:
-            return Invalid(f'"{word}" is not an address')
+            return Invalid(f"{quoted(word)} is not an address")
     elif word.count(":") == 1:
         host_text, _, port_text = word.partition(":")
         port_text = ":" + port_text

@@ -29,9 +29,6 @@ from egress_router.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
-#: The one directory that must be writable; override with EGRESS_RUN_DIR.
-RUN_DIR = "/run/egress-router"
-
 
 def run_dns_proxy(
     env: Mapping[str, str],
@@ -63,7 +60,7 @@ def _run(
             Usable(tuple(cluster())),
             lambda: loop.heartbeats.beat("names"),
         ),
-        Path(env.get("EGRESS_RUN_DIR") or RUN_DIR) / "dns-proxy",
+        config.run_dir / "dns-proxy",
         watch=[Path(file)] if file else [],
         output=output,
     )

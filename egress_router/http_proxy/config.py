@@ -8,6 +8,7 @@ from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.settings import (
     on_off,
     parse_health_port,
+    parse_run_dir,
     seconds,
     source_addresses,
     unclaimed_port,
@@ -24,6 +25,8 @@ MAX_WORKERS = 64
 #: They stand on one line of squid.conf, which has a limit.
 MAX_PORT_RANGES = 256
 DAY = 86400
+#: It stands on lines of squid.conf.
+LONGEST_RUN_DIR = 400
 #: As for the DNS proxy.
 LONGEST_IDLE = 24 * DAY
 
@@ -43,6 +46,7 @@ def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
         sources=tuple(source_addresses(inputs, problems).values()),
         idle_timeout=seconds(inputs, problems, "EGRESS_HTTP_PROXY_IDLE_TIMEOUT", default.idle_timeout, 1, LONGEST_IDLE),
         parent=parse_parent(inputs, problems),
+        run_dir=parse_run_dir(inputs, problems, LONGEST_RUN_DIR),
         ipv6_clients=on_off(inputs, problems, "EGRESS_HTTP_PROXY_IPV6_CLIENTS", default=False),
         health_port=unclaimed_port(inputs, problems, health, "EGRESS_HTTP_PROXY_PORT" if health == port else ""),
     )

@@ -35,7 +35,6 @@ from egress_router.policy.compile import compile_policy
 from egress_router.policy.parse import parse_policy
 from egress_router.policy.values import Policy
 
-DEFAULT_DIRECTORY = "/run/egress-router"
 STATUS = "status.json"
 #: The largest policies take Squid some seconds to read.
 START_SECONDS = 120.0
@@ -104,7 +103,7 @@ def _read(env: Mapping[str, str]) -> tuple[HttpSettings, Path]:
     told = len(problems.warnings)
     # Here too, so that all problems come out together; the engine reads the policy anew for each generation.
     policy = parse_policy(inputs, problems, required=True)
-    directory = Path(inputs.value("EGRESS_RUN_DIR") or DEFAULT_DIRECTORY)
+    directory = settings.run_dir
     with contextlib.suppress(OSError):
         # A former container of the pod says there that it is ready.
         (directory / STATUS).unlink()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from egress_router.config.settings import DEFAULT_RUN_DIR
 from egress_router.http_proxy.parent import Parent
 from egress_router.policy.values import ANY_PORT, Address, Ports
 
@@ -14,7 +16,7 @@ class HttpSettings:
 
     ``workers`` are the Squids that share the work (None: as many as there are processors for them), ``health_port`` is
     None for none. ``idle_timeout`` in seconds. ``ipv6_clients``: listen on IPv6 though nothing leaves by it.
-    ``parent``: the proxy that requests go on to.
+    ``parent``: the proxy that requests go on to. ``run_dir``: the one directory that is written to.
     """
 
     port: int = 8080
@@ -28,3 +30,4 @@ class HttpSettings:
     idle_timeout: int = 900
     ipv6_clients: bool = False
     parent: Parent | None = None
+    run_dir: Path = DEFAULT_RUN_DIR

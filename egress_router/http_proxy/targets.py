@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 
+from egress_router.errors import quoted
+
 #: Squid answers it itself, on any host.
 MANAGER_PATH = "/squid-internal-mgr/"
 EXPECTED = "a URL such as http://free.fr/, or host:port such as free.fr:443"
@@ -40,7 +42,7 @@ def parse_target(text: str) -> Target:
         return _connect(text)
     scheme, rest = matched[1].lower(), text[matched.end() :]
     if scheme not in _DEFAULT_PORTS or not rest:
-        raise ValueError(f'"{text}" is not {EXPECTED}')
+        raise ValueError(f"{quoted(text)} is not {EXPECTED}")
     authority = re.match(r"[^/?#\s]*", rest)
     host_and_port = authority[0].rpartition("@")[2] if authority else ""
     path = rest[authority.end() :] if authority else ""
@@ -82,12 +84,12 @@ def _connect(text: str) -> Target:
         name = matched[0] if matched and text.isascii() else text.partition(":")[0]
         rest = text[len(name) :]
     if not name or re.search(r"[\s/]", text) or not rest.startswith(":"):
-        raise ValueError(f'"{text}" is not {EXPECTED}')
+        raise ValueError(f"{quoted(text)} is not {EXPECTED}")
     if not _STRICT_PORT.fullmatch(rest[1:]):
-        raise ValueError(f'"{text}" has no port from 1 to 65535; expected {EXPECTED}')
+        raise ValueError(f"{quoted(text)} has no port from 1 to 65535; expected {EXPECTED}")
     port = int(rest[1:6]) if len(rest) <= 6 else 65536
     if port > 65535:
-        raise ValueError(f'"{text}" has no port from 1 to 65535; expected {EXPECTED}')
+        raise ValueError(f"{quoted(text)} has no port from 1 to 65535; expected {EXPECTED}")
     host = _name(name)
     return Target(host, port, connect=True, invalid=_invalid(host, port))
 
@@ -109,5 +111,5 @@ def _invalid(host: str, port: int) -> str:
     if not host:
         return "no host"
     if host.startswith(".") or ".." in host:
-        return f'"{host}" has an empty label'
+        return f"{quoted(host)} has an empty label"
     return "" if 0 < port <= 65535 else "no port from 1 to 65535"

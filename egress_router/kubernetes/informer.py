@@ -37,6 +37,8 @@ STUCK = 4 * SILENCE
 RETRY, RETRY_MOST = 0.2, 30.0
 #: The longest line of a watch that is read: etcd's limit is 1.5 MiB an object.
 LINE = 16 << 20
+#: Of a resource version: those of etcd have 64 bits.
+MOST_DIGITS = 20
 #: A connection that lasted less is counted as a failure; seconds.
 SHORT = 5.0
 #: A server that could not stream a list is asked again after so long; seconds.
@@ -375,7 +377,7 @@ def _identity(raw: Mapping[str, Any]) -> tuple[str, int]:
         raise ApiUnavailable("an object has no metadata.uid")
     version = metadata.get("resourceVersion")
     # Versions are to be compared as numbers since Kubernetes 1.35 (KEP-5504); they always were numbers.
-    return uid, int(version) if isinstance(version, str) and version.isdecimal() else 0
+    return uid, int(version) if isinstance(version, str) and len(version) <= MOST_DIGITS and version.isdecimal() else 0
 
 
 _DECODER = json.JSONDecoder()

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, KNOWN, Inputs, Problems, warn_unknown
-from egress_router.config.settings import parse_log
+from egress_router.config.settings import parse_log, parse_run_dir
 from egress_router.dns_proxy.destinations import DnsProxyConfig, parse_dns_proxy
 from egress_router.errors import ConfigurationError
-from egress_router.http_proxy.config import parse_http_settings
+from egress_router.http_proxy.config import LONGEST_RUN_DIR, parse_http_settings
 from egress_router.http_proxy.settings import HttpSettings
 from egress_router.manifests.containers import Container, ManifestPod, Role
 from egress_router.policy.parse import VARIABLE as POLICY
@@ -57,6 +57,8 @@ def parse_pod(inputs: Inputs, problems: Problems) -> PodConfig:
         if router is None or router.mode is Mode.LEGACY:
             staying = parse_staying(inputs, problems, router)
             router = None if staying is None else staying.router
+    if not (http_set or dns_set):
+        parse_run_dir(inputs, problems, LONGEST_RUN_DIR)
     if http_set:
         http = _parse_part(problems, lambda own: _http(inputs, own))
     if dns_set:

@@ -44,6 +44,10 @@ class Verdict:
     address: Address | None = None
 
 
+#: Of the largest IPv4 address as one number.
+MOST_DIGITS = 10
+
+
 def literal_address(host: str) -> Address | None:
     """Return the address that a host in a URL is, None for a name.
 
@@ -68,6 +72,8 @@ def literal_address(host: str) -> Address | None:
         if hexadecimal is not None:
             numbers.append(int(hexadecimal or "0", 16))
         else:
+            if decimal and len(decimal) > MOST_DIGITS:
+                return None
             numbers.append(int(decimal) if decimal else int(octal or "0", 8))
     *heads, tail = numbers
     if any(head > 255 for head in heads) or tail >= 1 << (8 * (5 - len(numbers))):

@@ -87,9 +87,7 @@ def test_a_text_is_its_own_file_s_problem(name: str, suffix: str, state: Path) -
     try:
         before, _ = source.read()
         (state / f"bad{suffix}").write_bytes(TEXTS[name].encode("utf-8", "surrogatepass"))
-        began = time.monotonic()
         after, problems = source.read()
-        assert time.monotonic() - began < 10, "see test_limits.py for how long it may take"
         assert after.nodes["good"] == before.nodes["good"]
         assert all(problem.variable == f"bad{suffix}" for problem in problems)
         assert all(len(str(problem)) < 1000 for problem in problems)
