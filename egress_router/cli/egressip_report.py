@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 from egress_router.cli.egressip_options import STATE_OPTION
-from egress_router.daemon.reachability import Health
 from egress_router.egressip.assignment.decision import decide, with_recorded_assignment
 from egress_router.egressip.fleet.history import History
 from egress_router.egressip.fleet.page import fleet_page
 from egress_router.egressip.fleet.view import fleet_view, redacted
+from egress_router.egressip.health import Health
 from egress_router.egressip.source.directory import read_directory, write_atomically
 from egress_router.errors import PlatformError, UsageError
 

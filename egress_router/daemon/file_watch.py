@@ -1,28 +1,40 @@
-"""Notice that files changed: by inotify(7) where there is a directory, else by polling a file's identity."""
+"""Notice that files changed: their identity is looked at again and again. For the files of a directory, inotify(7)
+tells when to look at once.
+
+A mounted ConfigMap never changes in place: the kubelet writes a new directory and swaps the symbolic link ``..data``,
+so the watched path keeps its name and becomes another inode behind another real path. inotify on the file would watch
+the old inode for ever, and on the directory it differs between volume plugins (and FUSE and NFS send no events at all).
+One ``stat`` a second costs nothing and sees every case.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import select
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from egress_router.errors import PlatformError
 
-# Notice that a file changed, by polling its identity.
-#
-# A mounted ConfigMap never changes in place: the kubelet writes a new directory and swaps the symbolic link
-# ``..data``, so the watched path keeps its name and becomes another inode behind another real path. inotify on
-# the file would watch the old inode for ever, and on the directory it differs between volume plugins (and FUSE
-# and NFS send no events at all). One ``stat`` a second costs nothing and sees every case.
+IN_CLOSE_WRITE = 0x8
+IN_MOVED_FROM = 0x40
+IN_MOVED_TO = 0x80
+IN_DELETE = 0x200
+IN_DELETE_SELF = 0x400
+IN_MOVE_SELF = 0x800
+#: A file counts when its writer has closed it or renamed it into place.
+MASK = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
+
+_READ_SIZE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What distinguishes one version of a file from the next; ``real`` is None while the file is missing."""
+    """What distinguishes one version of a file from the next; ``real`` is the path without links, None while there is
+    nothing that can be looked at.
+    """
 
     real: str | None
     device: int = 0
@@ -32,14 +44,35 @@ class Identity:
     changed_ns: int = 0
 
 
+def _identity(real: str, seen: os.stat_result) -> Identity:
+    return Identity(real, seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+
+
 def identify(path: Path) -> Identity:
     """Return the identity of what ``path`` leads to now; a missing or unreadable path is a state, not an error."""
     try:
         real = os.path.realpath(path)
-        seen = Path(real).stat()
+        return _identity(real, Path(real).stat())
     except OSError:
         return Identity(None)
-    return Identity(real, seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+
+
+def identify_all(directory: Path, wanted: Callable[[str], bool]) -> dict[str, Identity]:
+    """Return the identities of a directory's files with ``wanted`` names, sorted by name; links are followed, and
+    ``real`` is the name. A link that leads nowhere is there. Raises OSError when the directory cannot be read.
+    """
+    found: dict[str, Identity] = {}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if not wanted(entry.name):
+                continue
+            try:
+                found[entry.name] = _identity(entry.name, entry.stat())
+            except OSError:
+                # Gone since, or a link that leads nowhere: what that would say is unknown.
+                if os.path.lexists(entry.path):
+                    found[entry.name] = Identity(None)
+    return dict(sorted(found.items()))
 
 
 class Watch:
@@ -56,45 +89,38 @@ class Watch:
         return different
 
 
-# inotify(7) on one directory: wake up when a file in it changes. The standard library has no module for it.
-
-IN_CLOSE_WRITE = 0x8
-IN_MOVED_FROM = 0x40
-IN_MOVED_TO = 0x80
-IN_DELETE = 0x200
-IN_DELETE_SELF = 0x400
-IN_MOVE_SELF = 0x800
-#: A file counts when its writer has closed it or renamed it into place.
-MASK = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
-
-_READ_SIZE = 64 * 1024
-
-
-def _directory_identity(directory: Path) -> tuple[int, int] | None:
-    try:
-        seen = directory.stat()
-    except OSError:
-        return None
-    return seen.st_dev, seen.st_ino
-
-
-class DirectoryWatch:
-    """An inotify descriptor for one directory."""
+class DirectoryNotices:
+    """An inotify descriptor of a directory, to look at its files sooner than in time. The standard library has no
+    module for it.
+    """
 
     def __init__(self, directory: Path) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = int(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-        self._identity = _directory_identity(directory)
-        if self._fd < 0:
-            raise PlatformError(f"inotify: {os.strerror(ctypes.get_errno())}")
-        if libc.inotify_add_watch(self._fd, os.fsencode(directory), MASK) < 0:
-            reason = os.strerror(ctypes.get_errno())
-            os.close(self._fd)
-            raise PlatformError(f"{directory} cannot be watched: {reason}")
+        """Raises PlatformError."""
+        self._directory = directory
+        self._fd, self._identity = self._watch()
 
-    def is_of(self, directory: Path) -> bool:
-        """Return whether what ``directory`` leads to now is what is watched."""
-        return self._identity == _directory_identity(directory)
+    def _watch(self) -> tuple[int, tuple[int, int] | None]:
+        libc = ctypes.CDLL(None, use_errno=True)
+        descriptor = int(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        if descriptor < 0:
+            raise PlatformError(f"inotify: {os.strerror(ctypes.get_errno())}")
+        identity = self._which()
+        if libc.inotify_add_watch(descriptor, os.fsencode(self._directory), MASK) < 0:
+            reason = os.strerror(ctypes.get_errno())
+            os.close(descriptor)
+            raise PlatformError(f"{self._directory} cannot be watched: {reason}")
+        return descriptor, identity
+
+    def _which(self) -> tuple[int, int] | None:
+        seen = identify(self._directory)
+        return None if seen.real is None else (seen.device, seen.inode)
+
+    def follow(self) -> None:
+        """Go on with the directory that is at the path now, if it is another one. Raises PlatformError."""
+        if self._which() != self._identity:
+            fresh, identity = self._watch()
+            os.close(self._fd)
+            self._fd, self._identity = fresh, identity
 
     def fileno(self) -> int:
         """Return the descriptor, readable when something changed."""
@@ -114,9 +140,3 @@ class DirectoryWatch:
     def close(self) -> None:
         """Release the descriptor."""
         os.close(self._fd)
-
-    def __enter__(self) -> DirectoryWatch:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()

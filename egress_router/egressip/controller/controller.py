@@ -13,7 +13,6 @@ from egress_router.daemon.endpoint import bounded
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
-from egress_router.daemon.reachability import Health
 from egress_router.daemon.threads import Threads
 from egress_router.egressip.api import ClusterState, Decision, Disposition, address_key, address_text, family
 from egress_router.egressip.assignment.decision import Evaluator
@@ -21,6 +20,7 @@ from egress_router.egressip.controller.leader_election import AssignmentRecord, 
 from egress_router.egressip.controller.watched_nodes import ControllerSettings, WatchedNodes
 from egress_router.egressip.fleet.history import History
 from egress_router.egressip.fleet.view import Fleet, fleet_view
+from egress_router.egressip.health import Health
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
 from egress_router.net.icmp_probe import Answer, Prober

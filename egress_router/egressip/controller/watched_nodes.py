@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from egress_router.daemon.reachability import Health, HoldDown, HolderHealth
+from egress_router.egressip.controller.hold_down import HoldDown
+from egress_router.egressip.health import Health, NodeHealth
 from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer
 
 #: An agent that was asked so many times without a word is told of.
@@ -16,7 +17,7 @@ SILENT_QUESTIONS = 10
 class Watched:
     """One node: its health, what it is waited for, and the rounds since its agent said anything."""
 
-    health: HolderHealth
+    health: NodeHealth
     hold: HoldDown
     silent: int = 0
 
@@ -38,7 +39,7 @@ class WatchedNodes:
         for name in self.nodes.keys() - set(names):
             del self.nodes[name]
         for name in set(names) - self.nodes.keys():
-            health = HolderHealth(self.settings.probe_misses, self.settings.probe_returns)
+            health = NodeHealth(self.settings.probe_misses, self.settings.probe_returns)
             if name in down:
                 health.state = Health.DOWN
             self.nodes[name] = Watched(health, HoldDown(self.settings.hold_down))

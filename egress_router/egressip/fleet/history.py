@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from egress_router.daemon.reachability import Health
 from egress_router.egressip.api import Decision
+from egress_router.egressip.health import Health
 
 #: How long a change is remembered; seconds.
 SPAN = 3600.0

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from egress_router.daemon.reachability import Health
 from egress_router.egressip.api import ClusterState, Decision, Disposition, NamespaceDecision, address_key, address_text
 from egress_router.egressip.fleet.history import Change, History, conflicts_of
+from egress_router.egressip.health import Health
 
 
 class Level(IntEnum):

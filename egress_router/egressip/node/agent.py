@@ -10,10 +10,10 @@ from functools import partial
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop, Timer
-from egress_router.daemon.reachability import Health
 from egress_router.daemon.threads import Threads
 from egress_router.egressip.api import HostSubnet
 from egress_router.egressip.assignment.decision import Evaluator, with_recorded_assignment
+from egress_router.egressip.health import Health
 from egress_router.egressip.node.control import TIMEOUT, ControlSocket
 from egress_router.egressip.node.drain import NodeDrain
 from egress_router.egressip.node.gateways import Gateways, LocalAssignments

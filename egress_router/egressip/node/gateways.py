@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from egress_router.daemon.reachability import Health, HolderHealth
 from egress_router.egressip.api import ClusterState, Decision, address_key, address_text
+from egress_router.egressip.health import Health, NodeHealth
 from egress_router.egressip.node.plan import assign_slots
 from egress_router.net.icmp_probe import Answer
 from egress_router.net.rtnetlink.values import Observed
@@ -18,12 +18,12 @@ class Gateways:
     """The other nodes that this node's pods leave through: their health, their slots, and which of their egress IPs
     they do not have yet.
 
-    ``misses`` and ``returns``: see HolderHealth. ``losses`` counts the probes of each gateway without an echo.
+    ``misses`` and ``returns``: see NodeHealth. ``losses`` counts the probes of each gateway without an echo.
     """
 
     misses: int
     returns: int
-    health: dict[str, HolderHealth] = field(default_factory=dict)
+    health: dict[str, NodeHealth] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
     losses: dict[str, int] = field(default_factory=dict)
     failovers: int = 0
@@ -37,7 +37,7 @@ class Gateways:
             del self.health[name]
             self.losses.pop(name, None)
         for name in needed - self.health.keys():
-            self.health[name] = HolderHealth(self.misses, self.returns)
+            self.health[name] = NodeHealth(self.misses, self.returns)
         self.slots = assign_slots(needed, self.slots)
 
     def probed(self, answers: Mapping[str, Answer]) -> tuple[bool, list[str]]:

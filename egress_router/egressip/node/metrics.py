@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from egress_router.daemon.metrics import common
-from egress_router.daemon.reachability import Health
+from egress_router.egressip.health import Health
 from egress_router.egressip.node.agent import Agent
 from egress_router.egressip.node.state import NodeState, Remote
 

@@ -9,7 +9,6 @@ from ipaddress import ip_address
 from typing import Any
 
 from egress_router.daemon.endpoint import bounded
-from egress_router.daemon.reachability import Health
 from egress_router.egressip.api import (
     ClusterState,
     Decision,
@@ -20,6 +19,7 @@ from egress_router.egressip.api import (
     address_text,
     family,
 )
+from egress_router.egressip.health import Health
 from egress_router.egressip.node.gateways import Gateways, LocalAssignments
 from egress_router.egressip.node.state import DROPS, NodeState
 from egress_router.errors import Problem

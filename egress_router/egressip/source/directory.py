@@ -17,7 +17,7 @@ from typing import Protocol
 from egress_router.config.inputs import Problems, read_file_variable
 from egress_router.config.kubernetes_yaml import YamlError
 from egress_router.config.yaml_edit import named, objects_in, set_list
-from egress_router.daemon.file_watch import DirectoryWatch
+from egress_router.daemon.file_watch import DirectoryNotices, Identity, identify_all
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.threads import Threads
 from egress_router.egressip.api import ClusterState
@@ -36,8 +36,6 @@ LOOK_EVERY = 2.0
 READ_SECONDS = 120.0
 #: How long ``close`` waits for the thread.
 LEAVE_SECONDS = 0.3
-
-_Stamp = tuple[int, ...]
 
 
 class ClusterSource(Protocol):
@@ -69,8 +67,8 @@ class DirectorySource:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._watch = DirectoryWatch(directory)
-        self._stamps: dict[str, _Stamp] = {}
+        self._watch = DirectoryNotices(directory)
+        self._seen: dict[str, Identity] = {}
         self._objects: dict[str, list[ClusterObject]] = {}
         self._problems: dict[str, list[Problem]] = {}
         self._unread: set[str] = set()
@@ -97,7 +95,7 @@ class DirectorySource:
                 return
             self._watch.wait(0)
             try:
-                self._watch_what_is_there()
+                self._watch.follow()
                 found = self._look()
             except (OSError, PlatformError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -107,13 +105,6 @@ class DirectorySource:
                 self._last = found
                 os.eventfd_write(self._news, 1)
 
-    def _watch_what_is_there(self) -> None:
-        """Watch another directory that has taken the place of the one that is watched."""
-        if not self._watch.is_of(self._directory):
-            fresh = DirectoryWatch(self._directory)
-            self._watch.close()
-            self._watch = fresh
-
     def read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
         """Read the files that changed. Raises ConfigurationError when the first read finds a problem, OSError when the
         directory cannot be read. In a source that follows: return what was read last.
@@ -121,15 +112,12 @@ class DirectorySource:
         return self._last if self._thread is not None else self._look()
 
     def _look(self) -> tuple[ClusterState, tuple[Problem, ...]]:
-        names = set()
-        for name, stamp in _scan(self._directory):
-            names.add(name)
+        before, self._seen = self._seen, identify_all(self._directory, _is_state_file)
+        for name, identity in self._seen.items():
             # One that could not be read may be readable by now, though it is the same: a mount, a right.
-            if self._stamps.get(name) != stamp or name in self._unread:
-                self._stamps[name] = stamp
+            if before.get(name) != identity or name in self._unread:
                 self._load(name)
-        for name in self._stamps.keys() - names:
-            del self._stamps[name]
+        for name in before.keys() - self._seen.keys():
             self._objects.pop(name, None)
             self._problems.pop(name, None)
             self._unread.discard(name)
@@ -138,7 +126,7 @@ class DirectorySource:
         found = [problem for name in sorted(self._problems) for problem in self._problems[name]]
         found += together.errors
         if self._first and found:
-            for known in (self._stamps, self._objects, self._problems):
+            for known in (self._seen, self._objects, self._problems):
                 known.clear()
             raise ConfigurationError(found)
         self._first = False
@@ -191,25 +179,8 @@ class DirectorySource:
         self._watch.close()
 
 
-def _scan(directory: Path) -> list[tuple[str, _Stamp]]:
-    """Return the state files, sorted, with what tells a new version from the old one; () of one that nobody can look
-    at, such as a link that leads to itself. Raises OSError when the directory cannot be read.
-    """
-    found: list[tuple[str, _Stamp]] = []
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or not entry.name.endswith(SUFFIXES):
-                continue
-            try:
-                status = entry.stat()
-            except OSError:
-                # Gone since, or a link that leads nowhere: what that would say is unknown.
-                if os.path.lexists(entry.path):
-                    found.append((entry.name, ()))
-                continue
-            stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev)
-            found.append((entry.name, stamp))
-    return sorted(found)
+def _is_state_file(name: str) -> bool:
+    return name.endswith(SUFFIXES) and not name.startswith(".")
 
 
 def read_directory(directory: Path) -> ClusterState:
@@ -217,7 +188,7 @@ def read_directory(directory: Path) -> ClusterState:
     problems = Problems()
     objects: dict[str, list[ClusterObject]] = {}
     try:
-        names = [name for name, _ in _scan(directory)]
+        names = list(identify_all(directory, _is_state_file))
     except OSError as error:
         raise ConfigurationError(
             [Problem(str(directory), None, "", f"cannot be read: {error.strerror}", "a directory of objects")]

@@ -9,12 +9,12 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from egress_router.cli.main import run
-from egress_router.daemon.reachability import Health
 from egress_router.egressip.api import ClusterState
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.fleet.history import History
 from egress_router.egressip.fleet.page import fleet_page
 from egress_router.egressip.fleet.view import Fleet, fleet_view
+from egress_router.egressip.health import Health
 from tests.egressip.unit.test_fleet import HOSTILE, NOW, state
 
 pytestmark = pytest.mark.root

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.daemon.reachability import MOST, Health, HoldDown
+from egress_router.egressip.controller.hold_down import MOST, HoldDown
 from egress_router.egressip.controller.leader_election import (
     LOCK_FILE,
     DirectoryLease,
@@ -14,6 +14,7 @@ from egress_router.egressip.controller.leader_election import (
     record_assignment,
 )
 from egress_router.egressip.controller.watched_nodes import ControllerSettings, WatchedNodes
+from egress_router.egressip.health import Health
 from egress_router.egressip.source.directory import read_directory
 from egress_router.errors import TryAgainError
 from egress_router.net.icmp_probe import Answer

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.daemon.reachability import Health
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.fleet.history import MOST, SPAN, History, Kind
 from egress_router.egressip.fleet.page import age, content_security_policy, fleet_page
 from egress_router.egressip.fleet.picture import draw
 from egress_router.egressip.fleet.view import Fleet, Level, fleet_view, matching, redacted
+from egress_router.egressip.health import Health
 
 NOW = 1_700_000_000.0
 HOSTILE = '"><script>alert(1)</script><a href="javascript:x">\'{{ 7*7 }}'

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_router.daemon.reachability import Health, HolderHealth
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod, Via
 from egress_router.egressip.assignment.decision import decide, with_recorded_assignment
+from egress_router.egressip.health import Health, NodeHealth
 from egress_router.egressip.node.gateways import Gateways
 from egress_router.egressip.node.nft_rules import elements, mark_of
 from egress_router.egressip.node.plan import assign_slots, chosen, node_plan
@@ -166,7 +166,7 @@ def test_a_holder_that_drains_keeps_connections_alone() -> None:
     assert found["undrained_paths"].keys() == {f"0x{mark_of(slot):08x}" for slot in (SLOTS["c"], OWN_SLOT)}
 
 
-def probe(health: HolderHealth, word: str) -> Health:
+def probe(health: NodeHealth, word: str) -> Health:
     """Take in probes: "e" echo, "r" echo and ready, "d" echo and draining, "." nothing."""
     for letter in word:
         health.probed(echo=letter != ".", ready=letter in "rd", draining=letter == "d")
@@ -174,8 +174,8 @@ def probe(health: HolderHealth, word: str) -> Health:
 
 
 def test_health() -> None:
-    def new(state: Health = Health.UNKNOWN) -> HolderHealth:
-        return HolderHealth(misses=3, returns=4, state=state)
+    def new(state: Health = Health.UNKNOWN) -> NodeHealth:
+        return NodeHealth(misses=3, returns=4, state=state)
 
     assert probe(new(), "eee") is Health.UNKNOWN
     assert probe(new(), "r") is Health.UP
