@@ -24,8 +24,9 @@ from egress_router.config.inputs import (
 )
 from egress_router.errors import ConfigurationError, Problem, UsageError
 from egress_router.manifests.containers import ManifestPod, manifest_pods
+from egress_router.manifests.forms import explained, from_elsewhere, no_pods, warn_unprocessed
 from egress_router.manifests.judge import judge_pods
-from egress_router.manifests.objects import CALLOUT, Objects, no_pods, read_objects
+from egress_router.manifests.objects import Objects, read_objects
 from egress_router.manifests.pod import PodConfig, parse_manifest_pod, parse_pod
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,6 +80,7 @@ def read_sources(
         pods = manifest_pods(objects, problems)
         if not pods and not problems.errors:
             raise no_pods(objects, manifests, "check")
+        warn_unprocessed(objects, problems)
         if judge:
             judge_pods(pods, objects, problems)
         return [Source(pod.name, Inputs(pod.env), here=False, outside=pod.outside, pod=pod) for pod in pods]
@@ -148,17 +150,11 @@ def parse_sources(sources: list[Source], problems: Problems) -> list[tuple[Sourc
 
 
 def _explained(problem: Problem, source: Source) -> Problem:
-    """Say of a problem what its cause is, where the variables tell: a value from elsewhere, a template, a callout."""
+    """Say of a problem what its cause is, where the variables tell."""
     if problem.message == "is not set" and problem.variable in source.outside:
         where = source.outside[problem.variable]
-        return replace(problem, message=f"comes from {where}", expected="put it into the same file to have it read")
-    if "{{" in problem.text:
-        return replace(problem, expected="the value is part of a Helm or Go template: render it first (helm template)")
-    if "${" in problem.text:
-        return replace(problem, expected="the value is a parameter of a Template: process it first (oc process)")
-    if CALLOUT.search(problem.text):
-        return replace(problem, expected=f"without the callout {problem.text.split()[-1]} of a page of documentation")
-    return problem
+        return replace(problem, message=f"comes from {where}", expected=from_elsewhere(where))
+    return explained(problem)
 
 
 def read_text(name: str) -> str:

@@ -129,6 +129,9 @@ def decoded(variable: str, path: str, data: bytes) -> SourceText | Problem:
     """Return the bytes of a file as text; a Problem of ``variable`` says why they cannot be used."""
     if len(data) > MAX_FILE_BYTES:
         return Problem(variable, None, path, f"is larger than {MAX_FILE_BYTES} bytes", EXPECTED_FILE)
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        expected = "UTF-8: Windows PowerShell's > writes UTF-16, | Out-File -Encoding utf8 does not"
+        return Problem(variable, 1, path, "is UTF-16", expected)
     try:
         return SourceText(variable, data.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import base64
 import binascii
+import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
-from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, ROUTER, Inputs, Problems, SourceText
+from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, NODE, ROUTER, Inputs, Problems, SourceText
 from egress_router.errors import Problem
 from egress_router.manifests.objects import ManifestObject, Objects, as_list, as_mapping, as_text
 
 _KINDS = {bool: "truth value", int: "number", float: "number"}
 _VERBS = ("init", "run", "http-proxy", "dns-proxy")
+#: Names of images: upstream's (origin-, ose-), ours, and what mirrors put in front and behind (-rhel9, -v4.6).
+_IMAGE = r"(?:[a-z0-9._]+-)*egress-{}(?:-(?:rhel|ubi|el|v)?[0-9][a-z0-9._]*)?"
 _IMAGES = (
-    (re.compile(r"egress-(?:http-proxy|router-proxy)"), "http-proxy"),
-    (re.compile(r"egress-(?:dns-proxy|router-dns)"), "dns-proxy"),
-    (re.compile(r"egress-router(?:-init)?"), "init"),
+    (re.compile(_IMAGE.format(r"(?:http-proxy|router-proxy)")), "http-proxy"),
+    (re.compile(_IMAGE.format(r"(?:dns-proxy|router-dns)")), "dns-proxy"),
+    (re.compile(_IMAGE.format(r"router(?:-init)?")), "init"),
 )
 #: ``$$``, ``$(NAME)`` or a lone ``$``: k8s.io/kubernetes/third_party/forked/golang/expansion.
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\)|)")
@@ -134,27 +137,46 @@ def manifest_pods(objects: Objects, problems: Problems) -> list[ManifestPod]:
     found = []
     for item in objects.workloads():
         pod = ManifestPod(item, _containers(item, objects, problems))
-        if any(container.names for container in pod.containers):
+        if any(map(_is_one, pod.containers)):
             _assign_roles(pod)
             found.append(pod)
     return found
+
+
+def _is_one(container: Container) -> bool:
+    """Return whether a container is, or may be, one of an egress router; agents of egress IPs are none."""
+    verb = _verb(container)
+    return verb in _VERBS or (verb is None and bool(container.names - set(NODE)))
 
 
 def _containers(item: ManifestObject, objects: Objects, problems: Problems) -> list[Container]:
     spec = item.pod_spec
     made = []
     own = Problems()
+    _lists(item, "", spec, ("initContainers", "containers", "volumes"), own)
     for init, raw in (
         *((True, one) for one in as_list(spec.get("initContainers"))),
         *((False, one) for one in as_list(spec.get("containers"))),
     ):
         container = Container(as_text(raw.get("name")) or "?", raw, init)
+        _lists(item, container.name, raw, ("env", "envFrom", "volumeMounts", "ports"), own)
         _Environment(item, objects, container, own).read()
         made.append(container)
-    if any(container.names for container in made):
+    if any(map(_is_one, made)):
         problems.errors += dict.fromkeys(own.errors)
         problems.warnings += dict.fromkeys(own.warnings)
     return made
+
+
+def _lists(item: ManifestObject, where: str, raw: Mapping[str, Any], names: Iterable[str], problems: Problems) -> None:
+    """Note the fields that are no lists of mappings: the API server refuses them, and nothing can be read there."""
+    for name in names:
+        value = raw.get(name)
+        if value is None or (isinstance(value, list) and all(isinstance(one, dict) for one in value)):
+            continue
+        kinds: dict[type, str] = {list: "has entries that are no mappings", dict: "is a mapping"}
+        what = kinds.get(type(value), "is no list")
+        problems.error(f"{item.where} {where} {name}".replace("  ", " "), None, "", what, "a list of mappings")
 
 
 class _Environment:
@@ -246,10 +268,14 @@ class _Environment:
                         where = f"{kind} {as_text(reference.get('name'))} has no key {as_text(reference.get('key'))}"
                         self._problems.error(self._item.where, None, "", f"{self._container.name}: the {where}")
                     return None, None
-                return (value, None) if value is not None else (None, f"outside of {self._item.file}")
+                name = as_text(reference.get("name"))
+                return (value, None) if value is not None else (None, f"outside of {self._item.file} ({kind} {name})")
         reference = source.get("fieldRef")
         if isinstance(reference, dict):
             return self._own_field(as_text(reference.get("fieldPath")))
+        reference = source.get("resourceFieldRef")
+        if isinstance(reference, dict):
+            return None, f"the container's {as_text(reference.get('resource'))}"
         return None, f"outside of {self._item.file}"
 
     def _own_field(self, path: str) -> tuple[str | None, str | None]:
@@ -288,42 +314,53 @@ class _Environment:
     def _file(self, variable: str, path: str) -> SourceText | Problem:
         volumes = {as_text(one.get("name")): one for one in as_list(self._item.pod_spec.get("volumes"))}
         mounts = as_list(self._container.raw.get("volumeMounts"))
+        path = posixpath.normpath(path)
         for mount in sorted(mounts, key=lambda one: len(as_text(one.get("mountPath"))), reverse=True):
-            inside = _inside(path, mount)
+            inside = self._inside(path, mount)
             volume = volumes.get(as_text(mount.get("name")))
             if inside is None or volume is None:
                 continue
             self._container.mounts[variable] = mount
-            found = False
-            for kind, name, items in _sources(volume):
-                found = True
-                data = self._data(kind, name)
-                renamed = {as_text(one.get("path")): as_text(one.get("key")) for one in as_list(items)}
-                key = renamed.get(inside, "" if renamed else inside)
-                if data is not None and key in data:
-                    return SourceText(variable, data[key])
-                if data is None:
-                    return self._elsewhere(variable, path, f"the {kind} {name}, which is not in {self._item.file}")
-            if not found:
-                what = next((one for one in volume if one != "name"), "volume")
-                return self._elsewhere(variable, path, f"a volume ({what}), outside of {self._item.file}")
-        message = f"is in no ConfigMap of {self._item.file}"
+            return self._in_volume(variable, path, inside, volume)
+        message = f"is in no ConfigMap of {self._item.file} that the container mounts"
         return Problem(variable, None, path, message, "a key of a ConfigMap that it mounts")
+
+    def _in_volume(self, variable: str, path: str, inside: str, volume: Mapping[str, Any]) -> SourceText | Problem:
+        missing = lacking = ""
+        for kind, name, items in _sources(volume):
+            data = self._data(kind, name)
+            if data is None:
+                missing = missing or f"the {kind} {name}"
+                continue
+            renamed = {as_text(one.get("path")): as_text(one.get("key")) for one in as_list(items)}
+            key = renamed.get(inside, "" if renamed else inside)
+            if key in data:
+                return SourceText(variable, data[key])
+            files = ", ".join(sorted(renamed if renamed else data)) or "nothing"
+            lacking = f"is not in the {kind} {name}, which has {files} there"
+        if missing:
+            return self._elsewhere(variable, path, f"{missing}, which is not in {self._item.file}")
+        if lacking:
+            return Problem(variable, None, path, lacking, "a key of it, or one of its items")
+        what = next((one for one in volume if one != "name"), "volume")
+        return self._elsewhere(variable, path, f"a volume ({what}), outside of {self._item.file}")
+
+    def _inside(self, path: str, mount: Mapping[str, Any]) -> str | None:
+        """Return the path inside of the mounted volume, None when the mount does not hold the file."""
+        at = as_text(mount.get("mountPath")).rstrip("/")
+        sub = as_text(mount.get("subPath"))
+        if expression := as_text(mount.get("subPathExpr")):
+            sub = _REFERENCE.sub(lambda one: self._container.all_env.get(one[1] or "", one[0]), expression)
+        if path == at and sub:
+            return sub
+        if not path.startswith(at + "/"):
+            return None
+        # The kubelet's link to what the volume has now.
+        inside = path[len(at) + 1 :].removeprefix("..data/")
+        return f"{sub.rstrip('/')}/{inside}" if sub else inside
 
     def _elsewhere(self, variable: str, path: str, where: str) -> Problem:
         return Problem(variable, None, path, f"is in {where}", "put it into the same files to have it read")
-
-
-def _inside(path: str, mount: Mapping[str, Any]) -> str | None:
-    """Return the path inside of the mounted volume, None when the mount does not hold the file."""
-    at = as_text(mount.get("mountPath")).rstrip("/")
-    sub = as_text(mount.get("subPath"))
-    if path == at and sub:
-        return sub
-    if not path.startswith(at + "/"):
-        return None
-    inside = str(PurePosixPath(path[len(at) + 1 :]))
-    return f"{sub.rstrip('/')}/{inside}" if sub else inside
 
 
 def _sources(volume: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -338,6 +375,8 @@ def _sources(volume: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return str(value) if isinstance(value, (str, int, float)) else ""
 
 
@@ -348,11 +387,11 @@ def _assign_roles(pod: ManifestPod) -> None:
         if verb == "init" and not container.init and container.mode == "legacy":
             # Without a mode, `init` stays.
             verb = "run"
-        if verb is not None:
+        if verb in _VERBS:
             container.roles, container.known = frozenset({Role(verb)}), True
     prepared = any(container.init and (container.roles or container.names) for container in pod.containers)
     for container in pod.containers:
-        if container.known or not container.names:
+        if container.known or not _is_one(container):
             continue
         if container.init:
             container.roles = frozenset({Role.INIT})
@@ -368,27 +407,42 @@ def _assign_roles(pod: ManifestPod) -> None:
             "EGRESS_DESTINATION",
             "EGRESS_DESTINATION_FILE",
         }
-        if own or (not roles and not prepared and container.names & set(ROUTER)):
+        # Behind an init container of ours, what has a part of the variables alone is no router.
+        whole = {"EGRESS_SOURCE", "EGRESS_GATEWAY"} <= container.names and own - {"EGRESS_GATEWAY"}
+        if whole if prepared else own or (not roles and container.names & set(ROUTER)):
             roles.add(Role.RUN)
         container.roles = frozenset(roles)
 
 
 def _verb(container: Container) -> str | None:
-    """Return the verb of ``egress-router`` that a container starts, None when it is no container of ours."""
+    """Return the verb of ``egress-router`` that a container starts, "" for one that makes no router, None when the
+    container is none of ours as far as one can tell.
+    """
     words = (
         [as_text(word) for key in ("command", "args") for word in container.raw.get(key) or () if isinstance(word, str)]
         if all(isinstance(container.raw.get(key) or [], list) for key in ("command", "args"))
         else []
     )
-    image = as_text(container.raw.get("image")).split("@")[0].rsplit("/", 1)[-1].split(":")[0]
-    kind = next((role for pattern, role in _IMAGES if pattern.search(image)), None)
+    image = _image_name(container)
+    kind = next((role for pattern, role in _IMAGES if pattern.fullmatch(image)), None)
     for index, word in enumerate(words):
         if PurePosixPath(word).name == "egress-router":
             verb = words[index + 1] if index + 1 < len(words) else ""
-            return verb if verb in _VERBS else None
+            return verb if verb in _VERBS else ""
     if container.raw.get("command"):
         # A command of its own, such as a shell: no telling.
         return None
     if kind is not None and words[:1] and words[0] in _VERBS:
         return words[0]
     return kind
+
+
+def _image_name(container: Container) -> str:
+    """Return the last part of the image's name, without registry, tag and digest."""
+    return as_text(container.raw.get("image")).split("@")[0].rsplit("/", 1)[-1].split(":")[0]
+
+
+def pauses(container: Container) -> bool:
+    """Return whether a container does nothing but wait, as the main one of a redirect router did."""
+    image = _image_name(container)
+    return image in ("origin-pod", "ose-pod", "pod", "pause") or image.startswith("pause-")

@@ -12,7 +12,7 @@ from typing import Any
 
 from egress_router.config.inputs import Problems
 from egress_router.errors import Problem
-from egress_router.manifests.containers import Container, ManifestPod, Role
+from egress_router.manifests.containers import Container, ManifestPod, Role, pauses
 from egress_router.manifests.objects import ManifestObject, Objects, as_mapping, as_text
 from egress_router.manifests.plan import NETWORKS_ANNOTATION, SDN_ANNOTATION
 
@@ -68,11 +68,13 @@ def _containers(pod: ManifestPod) -> Found:
         yield from _ends_or_stays(pod, container)
         if container.roles & {Role.INIT, Role.RUN}:
             yield from _may_set_up(pod, container)
-        yield from _misplaced(pod, container)
         for variable, mount in container.mounts.items():
-            if mount.get("subPath"):
+            if mount.get("subPath") or mount.get("subPathExpr"):
                 message = "is mounted by subPath: a changed list reaches the pod when it is started anew"
                 yield _warning(pod, f"{container.name} {variable}", "", message, "the whole volume as a directory")
+    for container in pod.containers:
+        if container.roles or container.names:
+            yield from _misplaced(pod, container)
     for role in (Role.INIT, Role.RUN, Role.HTTP, Role.DNS):
         same = [container for container in pod.ours if role in container.roles and container.known]
         for second in same[1:]:
@@ -84,6 +86,9 @@ def _containers(pod: ManifestPod) -> Found:
                 yield _error(pod, second.name, "", message, "one container for each router")
     if init is not None:
         yield from _values_apart(pod, init)
+        yield from _prepared_for(pod, init)
+    elif pod.with_role(Role.RUN) is None and pod.ours:
+        yield from _nobody_sets_up(pod)
 
 
 def _ends_or_stays(pod: ManifestPod, container: Container) -> Found:
@@ -102,6 +107,35 @@ def _ends_or_stays(pod: ManifestPod, container: Container) -> Found:
         (role, *_) = container.roles
         message = f"is an init container that stays ({role}), so that the pod never starts"
         yield _error(pod, container.name, "", message, "put it among containers")
+
+
+def _prepared_for(pod: ManifestPod, init: Container) -> Found:
+    """Yield where EGRESS_ROUTER_MODE is not that of the containers that follow."""
+    proxies = [role for role in (Role.HTTP, Role.DNS) if pod.with_role(role) is not None]
+    rules = any(name in init.names for name in _REDIRECT_LIST)
+    if init.mode == "init" and proxies and not rules:
+        message = f"prepares a pod that redirects, and there is no EGRESS_DESTINATION; the pod has a {proxies[0]}"
+        yield _error(pod, f"{init.name} EGRESS_ROUTER_MODE", init.mode, message, str(proxies[0]))
+    elif init.mode in ("http-proxy", "dns-proxy") and proxies and init.mode not in proxies:
+        message = f"is not the proxy that the pod has, {proxies[0]}"
+        yield _warning(pod, f"{init.name} EGRESS_ROUTER_MODE", init.mode, message, str(proxies[0]))
+    elif init.mode in ("http-proxy", "dns-proxy") and not proxies:
+        others = [one for one in pod.containers if one.stays and one is not init and not pauses(one)]
+        message = "prepares the pod for a proxy, and no container is one"
+        judge = _warning if others else _error
+        expected = f"a container of the {init.mode}, or EGRESS_ROUTER_MODE=init to redirect"
+        yield judge(pod, f"{init.name} EGRESS_ROUTER_MODE", init.mode, message, expected)
+
+
+def _nobody_sets_up(pod: ManifestPod) -> Found:
+    """Yield that nothing gives a proxy's pod the egress address."""
+    message = "no container sets the egress interface up: what the proxy sends leaves with the pod's own address"
+    judge = _error if SDN_ANNOTATION in pod.item.pod_annotations else _warning
+    yield judge(pod, pod.ours[0].name, "", message, "an init container with EGRESS_ROUTER_MODE=" + _a_mode(pod.ours[0]))
+
+
+def _a_mode(container: Container) -> str:
+    return str(Role.DNS if Role.DNS in container.roles else Role.HTTP)
 
 
 def _may_set_up(pod: ManifestPod, container: Container) -> Found:
@@ -135,7 +169,7 @@ def _misplaced(pod: ManifestPod, container: Container) -> Found:
         message = f"stands in the {kind} {container.name}, which does not read it"
         expected = f"in the container of the proxy{f' ({reader.name})' if reader is not None else ''}"
         yield (_warning if there else _error)(pod, here[0], "", message, expected)
-    if not (container.known and container.roles <= {Role.HTTP, Role.DNS}):
+    if container.init or not container.roles <= {Role.HTTP, Role.DNS}:
         return
     setter = pod.with_role(Role.INIT) or pod.with_role(Role.RUN)
     for name in ("EGRESS_SOURCE", "EGRESS_GATEWAY", "EGRESS_ROUTER_MODE", *_REDIRECT_LIST):
@@ -208,13 +242,24 @@ def _has_interface(pod: ManifestPod, annotations: dict[str, Any]) -> bool:
 def _workload(pod: ManifestPod) -> Found:
     kind, spec = pod.item.kind, pod.item.spec
     replicas = spec.get("replicas", 1)
-    if isinstance(replicas, int) and not isinstance(replicas, bool) and replicas > 1 and kind != "Pod":
+    if replicas is not None and type(replicas) is not int and kind != "Pod":
+        shown = str(replicas).lower() if isinstance(replicas, (str, float, bool)) else ""
+        yield _error(pod, "spec.replicas", shown, "is no number, and the API server refuses the object", "1")
+    elif type(replicas) is int and replicas > 1 and kind != "Pod":
         message = f"{replicas} pods would have one EGRESS_SOURCE, and all but one are refused"
         yield _error(pod, "spec.replicas", str(replicas), message, "1; another router has an address of its own")
     strategy = as_mapping(spec.get("strategy"))
     if kind in ("Deployment", "DeploymentConfig") and strategy.get("type") != "Recreate" and not _makes_room(strategy):
         message = "a rolling update starts the new pod beside the old one, which has the address: it never gets ready"
         yield _error(pod, "spec.strategy", as_text(strategy.get("type")), message, "type: Recreate")
+    for field in ("parallelism", "completions"):
+        count = pod.item.job_spec.get(field)
+        if type(count) is int and count > 1:
+            message = f"{count} pods would have one EGRESS_SOURCE, and a router does not end"
+            yield _error(pod, f"spec.{field}", str(count), message, "a Deployment with one replica")
+    if kind == "CronJob":
+        message = "a CronJob starts a pod again and again, all with one EGRESS_SOURCE, and a router does not end"
+        yield _error(pod, "", "", message, "a Deployment with one replica")
     if kind == "DaemonSet":
         message = "a DaemonSet runs a pod on every node that matches, all with one EGRESS_SOURCE"
         yield _error(pod, "", "", message, "a Deployment with one replica")

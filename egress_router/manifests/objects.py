@@ -1,28 +1,15 @@
-"""Files of manifests → Kubernetes objects with their identity: kind, namespace and name.
-
-What is no manifest is told apart: templates that must be processed first, lists of other formats, empty files.
-"""
+"""Files of manifests → Kubernetes objects with their identity: kind, namespace and name."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from egress_router.config.inputs import Problems, SourceText
 from egress_router.config.kubernetes_yaml import YamlError, parse_documents
-from egress_router.errors import ConfigurationError, Problem
+from egress_router.manifests.forms import no_object, not_yaml
 
-#: What web pages and word processors make of ``"``, ``'`` and ``-``.
-_TYPOGRAPHIC = "“”„‘’‚–—‑"
-_GO_TEMPLATE = re.compile(
-    r"\{\{-?\s*(?:[.$\"(`/]|if\b|range\b|with\b|include\b|template\b|define\b|end\b|else\b|toYaml\b)"
-)
-_JSONNET = re.compile(r"^\s*(?:local\s+\w+\s*=|\w+::|import\s+['\"])", re.MULTILINE)
-#: A number that a page of documentation puts behind a line to explain it below.
-CALLOUT = re.compile(r"[ \t]+(?:<[0-9]{1,2}>|\([0-9]{1,2}\))[ \t]*$")
-_HELM = "render it first: helm template CHART > rendered.yaml, then -f rendered.yaml"
 #: Kinds whose pods another object of the same text may own.
 _OWNED = ("Pod", "ReplicaSet", "ReplicationController", "Job")
 
@@ -84,10 +71,14 @@ class ManifestObject:
         """The pod, or the template of pods: a mapping with metadata and spec; empty for other objects."""
         if self.kind == "Pod":
             return self.raw
-        spec = self.spec
+        return as_mapping((self.job_spec or self.spec).get("template"))
+
+    @property
+    def job_spec(self) -> dict[str, Any]:
+        """The spec of a Job, or of the Jobs that a CronJob makes; empty for other objects."""
         if self.kind == "CronJob":
-            spec = as_mapping(as_mapping(spec.get("jobTemplate")).get("spec"))
-        return as_mapping(spec.get("template"))
+            return as_mapping(as_mapping(self.spec.get("jobTemplate")).get("spec"))
+        return self.spec if self.kind == "Job" else {}
 
     @property
     def pod_spec(self) -> dict[str, Any]:
@@ -191,24 +182,22 @@ def read_objects(files: Iterable[SourceText], problems: Problems) -> Objects:
 
 def _objects_of(file: SourceText, problems: Problems) -> list[ManifestObject]:
     label, text = file.variable, file.text
-    if not text.strip("\ufeff \t\r\n"):
-        problems.error(label, None, "", "is empty", "the manifest of a pod, or of a workload with a pod template")
-        return []
     try:
         documents = parse_documents(text)
     except YamlError as error:
-        message, expected = _not_yaml(text, label, error)
-        problems.error(label, error.line, "", message, expected)
+        problems.errors.append(not_yaml(text, label, error))
         return []
     found = []
+    array = False
     for document in documents:
         if isinstance(document.value, list):
             expected = '{"apiVersion": "v1", "kind": "List", "items": [...]}, which `kubectl get -o json` writes'
             problems.error(label, document.line, "", "is an array of objects, which kubectl does not take", expected)
+            array = True
             continue
         found += [ManifestObject(raw, label) for raw in flat(document.value) if as_text(raw.get("kind"))]
-    if not found and not problems.errors:
-        problems.errors.append(_no_object(text, label))
+    if not found and not array:
+        problems.errors.append(no_object(text, label, [document.value for document in documents]))
     return found
 
 
@@ -224,69 +213,3 @@ def flat(value: Any, kind: str = "") -> Iterator[dict[str, Any]]:
             yield from flat(item, own.removesuffix("List"))
     elif own:
         yield value if value.get("kind") else {**value, "kind": own}
-
-
-def _not_yaml(text: str, label: str, error: YamlError) -> tuple[str, str]:
-    if template := _GO_TEMPLATE.search(text):
-        line = text.count("\n", 0, template.start()) + 1
-        return f"is a Helm or Go template (line {line})", _HELM
-    if label.endswith((".jsonnet", ".libsonnet")) or _JSONNET.search(text):
-        command = f"jsonnet {label} > rendered.json"
-        return "is Jsonnet, which must be evaluated first", f"render it first: {command}, then -f rendered.json"
-    return error.message, _hint(text, label) or _list_hint(text)
-
-
-def _hint(text: str, label: str) -> str:
-    for number, raw in enumerate(text.split("\n"), start=1):
-        found = next((character for character in raw if character in _TYPOGRAPHIC), None)
-        if found is not None:
-            return f'line {number} of {label} has a typographic "{found}": write straight quotes and plain hyphens'
-        if CALLOUT.search(raw):
-            mark = raw.split()[-1]
-            return f'line {number} of {label} ends with "{mark}", a callout of a page of documentation: remove it'
-    return ""
-
-
-def _list_hint(text: str) -> str:
-    words = next((line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), [])
-    if words[:1] and words[0] in ("acl", "http_access", "http_port", "cache_peer"):
-        return "this is a squid.conf; the policy is a list of destinations (docs/http-proxy.md)"
-    return ""
-
-
-def _no_object(text: str, label: str) -> Problem:
-    if _GO_TEMPLATE.search(text):
-        return Problem(label, None, "", "is a Helm or Go template", _HELM)
-    expected = _list_hint(text) or "YAML or JSON with kind and metadata; variables alone are an --env-file"
-    return Problem(label, None, "", "has no Kubernetes object", expected)
-
-
-def no_pods(objects: Objects, labels: Mapping[str, None] | Iterable[str], command: str) -> ConfigurationError:
-    """Return the error of files without a pod that has EGRESS_* variables: what they have, and what to do with it."""
-    names = ", ".join(labels)
-    words = {
-        "Template": ("is an OpenShift Template", f"process it first: oc process -f {names} > processed.json"),
-        "EgressRouter": (
-            "is an EgressRouter of OVN-Kubernetes, whose pods its operator makes",
-            f"`egress-router migrate {names}` turns it into manifests of ours",
-        ),
-        "Kustomization": ("is a kustomization", "build it first: kubectl kustomize DIRECTORY > built.yaml"),
-        "HelmRelease": ("is a HelmRelease", "render its chart first: helm template CHART > rendered.yaml"),
-    }
-    for kind, (message, expected) in words.items():
-        if kind in objects.kinds() and not (kind == "EgressRouter" and command == "migrate"):
-            return ConfigurationError([Problem(names, None, "", message, expected)])
-    for item in objects:
-        if item.kind == "NetworkAttachmentDefinition" and '"egress-router"' in as_text(item.spec.get("config")):
-            message = "is a network attachment of the CNI plugin egress-router, made for an EgressRouter"
-            expected = "`oc get egressrouter -o yaml` has what `egress-router migrate` takes"
-            return ConfigurationError([Problem(names, None, "", message, expected)])
-    if objects.kinds() == ["ConfigMap"]:
-        message = "has a ConfigMap alone, and no pod that uses it"
-        expected = "the workload too: -f takes several files, and directories"
-        return ConfigurationError([Problem(names, None, "", message, expected)])
-    wanted = "a Pod, or an object with a pod template, whose containers have them"
-    if command == "migrate":
-        wanted = "an EgressRouter, or a pod whose containers have EGRESS_* variables"
-        return ConfigurationError([Problem(names, None, "", "has no egress router", wanted)])
-    return ConfigurationError([Problem(names, None, "", "has no pod with EGRESS_* variables", wanted)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, KNOWN, ROUTER
-from egress_router.manifests.containers import Container, ManifestPod, Role
+from egress_router.manifests.containers import Container, ManifestPod, Role, pauses
 from egress_router.manifests.objects import Objects, as_list, as_mapping, as_text, texts
 from egress_router.manifests.plan import NETWORKS_ANNOTATION, SDN_ANNOTATION
 from egress_router.manifests.values import Component, Kept, Note, NoteKind
@@ -162,7 +162,7 @@ class _Reader:
             if id(container) in routers:
                 continue
             if not container.init:
-                if not _pauses(container):
+                if not pauses(container):
                     sidecars.append(container)
             else:
                 (after if seen else before).append(container)
@@ -396,9 +396,3 @@ _OUR_RESOURCES = tuple(
         ("100m", "64Mi", "512Mi"),
     )
 )
-
-
-def _pauses(container: Container) -> bool:
-    """Return whether a container does nothing but wait, as the main one of a redirect router did."""
-    image = as_text(container.raw.get("image")).split("@")[0].rsplit("/", 1)[-1].split(":")[0]
-    return image in ("origin-pod", "ose-pod", "pod", "pause") or image.startswith("pause-")

@@ -11,15 +11,14 @@ from dataclasses import dataclass, replace
 from egress_router.config.inputs import Problems, SourceText
 from egress_router.errors import Problem
 from egress_router.manifests.containers import manifest_pods
+from egress_router.manifests.forms import CALLOUT, explained, no_pods
 from egress_router.manifests.judge import judge_pods, shared_addresses
 from egress_router.manifests.objects import (
-    CALLOUT,
     ManifestObject,
     Objects,
     as_list,
     as_mapping,
     as_text,
-    no_pods,
     read_objects,
 )
 from egress_router.manifests.request import complete_request
@@ -249,7 +248,7 @@ def named(problem: Problem, router: LegacyRouter, given: frozenset[str]) -> Prob
     """Return a problem with the variable or field of the old object instead of an option of ``manifests``."""
     if problem.variable.removeprefix("--") in given:
         return problem
-    return replace(problem, variable=router.names.get(problem.variable, problem.variable))
+    return explained(replace(problem, variable=router.names.get(problem.variable, problem.variable)))
 
 
 def _differences(group: list[LegacyRouter]) -> list[str]:

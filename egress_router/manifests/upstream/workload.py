@@ -93,7 +93,8 @@ def _name(item: ManifestObject) -> str:
     for reference in as_list(item.metadata.get("ownerReferences")):
         owner, template = as_text(reference.get("name")), item.pod_labels.get("pod-template-hash")
         return owner.removesuffix(f"-{template}") if template else owner
-    return item.name
+    # generateName ends with a hyphen.
+    return item.name.rstrip("-")
 
 
 def _list(lister: Container | None, variable: str, pod: ManifestPod, problems: Problems) -> SourceText | None:
@@ -243,7 +244,7 @@ def _notes(pod: ManifestPod, component: Component, request: ManifestRequest, not
     if setter is None:
         note.changed("the network is set up by an init container; the main container is not privileged")
     elif setter.mode not in (component.mode, "legacy"):
-        note.add(NoteKind.WRONG, f"EGRESS_ROUTER_MODE is {component.mode}, it was {setter.mode}")
+        note.changed(f"EGRESS_ROUTER_MODE is {component.mode}, it was {setter.mode}")
     if not any("livenessProbe" in one.raw or "readinessProbe" in one.raw for one in pod.containers if not one.init):
         note.add(NoteKind.WRONG, "without a probe, the Service sent clients to the pod before it worked")
     note.changed("the list of destinations is in a ConfigMap of its own, which the router reads again when it changes")

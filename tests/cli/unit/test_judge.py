@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cli.unit.conftest import CommandLine
 
@@ -114,6 +116,63 @@ BAD = {
         PROXY.rstrip() + "\n        - {name: EGRESS_SOURCE, value: 192.0.2.47}\n",
         "has another value in another container",
     ),
+    "the variables in a container that only waits": (
+        REDIRECT.replace(SOURCES, "").replace(
+            "{name: wait, image: openshift/origin-pod}",
+            "name: wait\n        image: openshift/origin-pod\n        env:\n" + SOURCES,
+        ),
+        "EGRESS_GATEWAY: stands in the container wait, and the init container init is what reads it",
+    ),
+    "a mode for a proxy, and none there": (
+        REDIRECT.replace("value: init}", "value: http-proxy}"),
+        'EGRESS_ROUTER_MODE: "http-proxy": prepares the pod for a proxy, and no container is one',
+    ),
+    "a mode that redirects, and a proxy there": (
+        PROXY.replace("value: http-proxy}", "value: init}"),
+        "prepares a pod that redirects, and there is no EGRESS_DESTINATION",
+    ),
+    "a proxy alone": (
+        "kind: Pod\nmetadata: {name: p, " + ANNOTATION + "}\nspec:\n  containers:\n  - name: p\n"
+        "    image: openshift/origin-egress-http-proxy\n    securityContext: {privileged: true}\n"
+        '    env: [{name: EGRESS_HTTP_PROXY_DESTINATION, value: "*"}]\n',
+        "p: no container sets the egress interface up",
+    ),
+    "images of ours without any variable": (
+        "kind: Pod\nmetadata: {name: p}\nspec:\n  initContainers:\n  - {name: i, image: example.com/ose-egress-router-rhel9:v4.15}\n",
+        "i: has no EGRESS_ROUTER_MODE",
+    ),
+    "replicas as a text": (REDIRECT.replace("replicas: 1", 'replicas: "1"'), 'spec.replicas: "1" is no number'),
+    "a Job of several pods": (
+        REDIRECT.replace("kind: Deployment", "kind: Job").replace("  replicas: 1", "  parallelism: 2"),
+        "spec.parallelism",
+    ),
+    "a CronJob": (
+        json.dumps(
+            {
+                "kind": "CronJob",
+                "metadata": {"name": "c"},
+                "spec": {"jobTemplate": {"spec": {"template": yaml.safe_load(REDIRECT)["spec"]["template"]}}},
+            }
+        ),
+        "a CronJob starts a pod again and again",
+    ),
+    "variables that are no list": (
+        REDIRECT.replace(
+            "      containers:\n      - {name: wait,", "      containers:\n      - {name: wait, env: {A: b},"
+        ),
+        "wait env: is a mapping",
+    ),
+    "a reference to nothing": (
+        REDIRECT.replace("value: 192.0.2.1}", "value: $(GATEWAY)}"),
+        "no variable GATEWAY stands before it",
+    ),
+    "a variable of envsubst": (REDIRECT.replace("192.0.2.1}", "$GATEWAY}"), "envsubst"),
+    "a value of Ansible": (REDIRECT.replace("192.0.2.1}", '"{{ gateway }}"}'), "render it first"),
+    "a value that only the kubelet knows": (
+        REDIRECT.replace("value: 192.0.2.1}", "valueFrom: {fieldRef: {fieldPath: status.hostIP}}}"),
+        "the kubelet alone knows",
+    ),
+    "a callout in a circle": (REDIRECT.replace("192.0.2.1}", '"192.0.2.1 ③"}'), "without the callout ③"),
     "a value that Kubernetes takes for a number": (REDIRECT.replace("value: 192.0.2.1}", "value: 08}"), "is a number"),
     "a value that Kubernetes takes for a truth value": (
         REDIRECT.replace("value: init}", "value: y}"),
@@ -157,6 +216,11 @@ FINE = {
         "labels: {app: shop}", "labels: {app: shop, window: 22:22, since: 2018-10-01}"
     ),
     "a tab before a comment": REDIRECT.replace("  replicas: 1", "  replicas: 1\t# one"),
+    "an exporter whose image has a name like ours": REDIRECT.rstrip("\n")
+    + "\n      - {name: more, image: example.com/egress-router-exporter:1}\n",
+    "a sidecar that reads the gateway": REDIRECT.rstrip("\n")
+    + "\n      - {name: more, image: x, env: [{name: EGRESS_GATEWAY, value: 192.0.2.1}]}\n",
+    "a Job of one pod": REDIRECT.replace("kind: Deployment", "kind: Job").replace("  replicas: 1", "  parallelism: 1"),
     "scaled to nothing": REDIRECT + "---" + OTHER.replace("replicas: 1", "replicas: 0"),
 }
 
@@ -244,7 +308,19 @@ TOLD_APART = {
     ),
     "a squid.conf": ("acl allowed dstdomain .example.com\nhttp_access allow allowed\n", "squid.conf"),
     "variables": ("EGRESS_SOURCE=192.0.2.46\n", "--env-file"),
-    "a Service": ("kind: Service\nmetadata: {name: a}\n", "has no pod with EGRESS_* variables"),
+    "a Service": ("kind: Service\nmetadata: {name: a}\n", "has a Service alone"),
+    "another object": ("kind: Route\nmetadata: {name: a}\n", "has no pod with EGRESS_* variables"),
+    "comments alone": ("# nothing\n---\n", "is empty but for comments"),
+    "an empty list": ("kind: PodList\nitems: []\n", "is a PodList without items"),
+    "a Jinja template": ("kind: Pod\nmetadata:\n  name: {{ name }}\n  {% if x %}\n", "of Jinja"),
+    "a ConfigMap and a Service": (
+        config_map("a", "x") + "---\nkind: Service\nmetadata: {name: a}\n",
+        "no pod that uses it",
+    ),
+    "a table": ("NAME   READY   STATUS\na      1/1     Running\n", "oc get … -o yaml"),
+    "a description": ("Name:  a\nNode:  b\n", "oc get … -o yaml"),
+    "tabs": ("kind: Pod\nmetadata:\n\tname: a\n", "a tab is no indentation"),
+    "a conflict": ("<<<<<<< HEAD\nkind: Pod\n=======\nkind: [Pod\n>>>>>>> x\n", "merge conflict"),
     "callouts": ("a: b\nkind: [Pod <1>\nx: y <1>\n", "a callout of a page of documentation"),
 }
 
@@ -257,6 +333,92 @@ def test_what_is_no_manifest_is_told_apart(cli: CommandLine, name: str) -> None:
     assert result.status == 78
     assert part in result.err
     assert path in result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("Chart.yaml", "helm template"), ("values.yaml", "helm template"), ("kustomization.yaml", "kubectl kustomize")],
+)
+def test_files_of_charts_are_known_by_their_names(cli: CommandLine, name: str, part: str) -> None:
+    (cli.folder / name).write_text("name: x\nresources: [a]\n")
+    result = cli("check", "-f", str(cli.folder / name))
+    assert result.status == 78
+    assert part in result.err
+
+
+def test_what_powershell_writes_is_told(cli: CommandLine) -> None:
+    (cli.folder / "x.yaml").write_bytes(REDIRECT.encode("utf-16"))
+    result = cli("check", "-f", str(cli.folder / "x.yaml"))
+    assert result.status == 78
+    assert "is UTF-16" in result.err
+
+
+def test_what_must_be_processed_first_is_not_passed_over_in_silence(cli: CommandLine) -> None:
+    text = REDIRECT + "---\nkind: Template\nmetadata: {name: t}\n---\nkind: EgressRouter\nmetadata: {name: e}\n"
+    result = cli("check", "-f", cli.file(text))
+    assert result.status == 0
+    assert "Template/t: is an OpenShift Template: passed over" in result.err
+    assert "EgressRouter/e: is an EgressRouter" in result.err
+
+
+def test_every_file_without_an_object_is_named(cli: CommandLine) -> None:
+    (cli.folder / "a.yaml").write_text("")
+    (cli.folder / "b.yaml").write_text("x\n")
+    result = cli("check", "-f", str(cli.folder))
+    assert result.status == 78
+    assert "a.yaml: is empty" in result.err
+    assert "b.yaml: has no Kubernetes object" in result.err
+
+
+LIST = {"kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"list": "80 tcp 203.0.113.25\n", "more": "x"}}
+ITEMS = {"configMap": {"name": "c", "items": [{"key": "list", "path": "a/b"}]}}
+
+
+@pytest.mark.parametrize(
+    ("path", "mount", "volume", "part"),
+    [
+        ("/etc/e/list", {}, {"configMap": {"name": "c"}}, ""),
+        ("/etc/./e/x/../list", {}, {"configMap": {"name": "c"}}, ""),
+        ("/etc/e/..data/list", {}, {"configMap": {"name": "c"}}, ""),
+        ("/etc/e/a/b", {}, ITEMS, ""),
+        ("/etc/e/b", {"subPath": "a"}, ITEMS, ""),
+        ("/etc/e/b", {"subPathExpr": "$(DIR)"}, ITEMS, ""),
+        (
+            "/etc/e/list",
+            {},
+            {"projected": {"sources": [{"configMap": {"name": "gone"}}, {"configMap": {"name": "c"}}]}},
+            "",
+        ),
+        ("/etc/e/list", {}, ITEMS, "is not in the ConfigMap c, which has a/b there"),
+        ("/etc/e/List", {}, {"configMap": {"name": "c"}}, "is not in the ConfigMap c, which has list, more there"),
+        ("/etc/e/list", {}, {"configMap": {"name": "gone"}}, "is in the ConfigMap gone, which is not in"),
+        ("/etc/e/list", {}, {"emptyDir": {}}, "is in a volume (emptyDir)"),
+        ("/etc/f/list", {}, {"configMap": {"name": "c"}}, "is in no ConfigMap of"),
+    ],
+)
+def test_files_are_found_as_the_kubelet_mounts_them(
+    cli: CommandLine, path: str, mount: dict[str, str], volume: dict[str, object], part: str
+) -> None:
+    item = yaml.safe_load(REDIRECT)
+    spec = item["spec"]["template"]["spec"]
+    (init,) = spec["initContainers"]
+    init["env"] = [one for one in init["env"] if one["name"] != "EGRESS_DESTINATION"]
+    init["env"] += [{"name": "DIR", "value": "a"}, {"name": "EGRESS_DESTINATION_FILE", "value": path}]
+    init["volumeMounts"] = [{"name": "v", "mountPath": "/etc/e", **mount}]
+    spec["volumes"] = [{"name": "v", **volume}]
+    chosen = {**LIST, "metadata": {"name": "c", "namespace": "egress"}}
+    result = cli("check", "-f", cli.file(json.dumps(item) + json.dumps(chosen)))
+    assert (result.status, part in result.err) == (78 if part else 0, True)
+    assert ("subPath" in result.err) == bool(mount)
+
+
+def test_agents_of_egress_ips_are_no_routers(cli: CommandLine) -> None:
+    base = Path(__file__).parents[3] / "deploy" / "egress-ips" / "base"
+    result = cli("check", "-f", str(base))
+    assert result.status == 78
+    assert "has no pod with EGRESS_* variables" in result.err or "is a kustomization" in result.err
+    path = cli.file(REDIRECT)
+    assert cli("check", "-f", str(base), "-f", path).status == 0
 
 
 def test_lists_of_the_api(cli: CommandLine) -> None:

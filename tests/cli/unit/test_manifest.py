@@ -12,8 +12,9 @@ from egress_router.config.inputs import Problems, SourceText
 from egress_router.errors import ConfigurationError
 from egress_router.manifests.containers import ManifestPod
 from egress_router.manifests.containers import manifest_pods as pods_of
+from egress_router.manifests.forms import no_pods
 from egress_router.manifests.judge import judge_pods
-from egress_router.manifests.objects import no_pods, read_objects
+from egress_router.manifests.objects import read_objects
 from egress_router.manifests.pod import parse_manifest_pod
 from tests.cli.unit.conftest import CommandLine
 from tests.cli.unit.manifests import CONFIG_MAP, HTTP_PROXY, REDIRECT, TYPOGRAPHIC, plain, pod, values
@@ -109,11 +110,13 @@ def test_what_comes_from_outside_is_said(cli: CommandLine) -> None:
     path = cli.file(pod(FROM_MAP))
     result = cli("check", "-f", path)
     assert result.status == 78
-    assert f"warning: EGRESS_DESTINATION: comes from outside of {path} and was not checked" in result.err
-    assert f"EGRESS_DESTINATION: comes from outside of {path} (put it into the same file" in result.err
+    where = f"EGRESS_DESTINATION: comes from outside of {path} (ConfigMap egress-rules)"
+    assert f"warning: {where} and was not checked" in result.err
+    assert f"{where} (put it into the same file" in result.err
     assert "is not set" not in result.err
-    optional = BASE[:-1] + ", {name: EGRESS_ROUTER_DEBUG, valueFrom: {secretKeyRef: {name: s, key: k}}}]"
-    result = cli("check", "-f", cli.file(pod(optional.replace("init", "http-proxy"))))
+    optional = BASE[:-1] + ", {name: EGRESS_DESTINATION, value: 203.0.113.27}"
+    optional += ", {name: EGRESS_ROUTER_DEBUG, valueFrom: {secretKeyRef: {name: s, key: k}}}]"
+    result = cli("check", "-f", cli.file(pod(optional)))
     assert result.status == 0
     assert "warning: EGRESS_ROUTER_DEBUG: comes from outside" in result.err
 
