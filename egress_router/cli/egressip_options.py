@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from egress_router.config import fields
+from egress_router.egressip.node.state import PROBE_PORT
 
 DIRECTORY, KUBERNETES = "directory", "kubernetes"
 STATE_OPTION = click.option(
@@ -20,7 +21,12 @@ STATE_OPTION = click.option(
     help="Directory with the cluster's objects (YAML or JSON); EGRESS_STATE_DIR sets it too.",
 )
 PROBE_PORT_OPTION = click.option(
-    "--probe-port", type=click.IntRange(1, 65535), default=4791, show_default=True, help="UDP, between agents."
+    "--probe-port",
+    type=click.IntRange(1, 65535),
+    envvar="EGRESS_PROBE_PORT",
+    default=PROBE_PORT,
+    show_default=True,
+    help="UDP, between agents; the same on every node. EGRESS_PROBE_PORT sets it too.",
 )
 
 

@@ -26,8 +26,9 @@ from egress_router.egressip.node.control import ask
 from egress_router.egressip.node.drain import GRACE
 from egress_router.egressip.node.drain_wait import drain_node
 from egress_router.egressip.node.guard import guard_script, guard_unit
+from egress_router.egressip.node.marks import parse_marks
 from egress_router.egressip.node.process import run_on_directory, run_on_kubernetes
-from egress_router.egressip.node.state import NodeSettings
+from egress_router.egressip.node.state import TUNNEL_PORT, NodeSettings
 from egress_router.egressip.node.status import is_well, status_text
 from egress_router.egressip.node.uninstall import uninstall_node
 from egress_router.egressip.process import set_up_log_from_environment
@@ -98,6 +99,30 @@ CLUSTER_OPTION = click.option(
 @click.option("--probe-returns", type=click.IntRange(1, 100), default=5, show_default=True, help="In a row: up again.")
 @PROBE_PORT_OPTION
 @click.option(
+    "--tunnel-port",
+    type=click.IntRange(1, 65535),
+    envvar="EGRESS_TUNNEL_PORT",
+    default=TUNNEL_PORT,
+    show_default=True,
+    help="UDP, the tunnel between nodes; the same on every node. EGRESS_TUNNEL_PORT sets it too.",
+)
+@click.option(
+    "--mark",
+    envvar="EGRESS_MARK",
+    default="0x20000000/0xf0000000",
+    show_default=True,
+    metavar="VALUE/MASK",
+    help="Which marks of packets and connections are the agent's; EGRESS_MARK sets it too.",
+)
+@click.option(
+    "--mark-slots",
+    envvar="EGRESS_MARK_SLOTS",
+    default="0x0fff0000",
+    show_default=True,
+    metavar="MASK",
+    help="Bits of such marks that number the holders; EGRESS_MARK_SLOTS sets it too.",
+)
+@click.option(
     "--dad",
     type=click.Choice(["on", "off"]),
     envvar="EGRESS_DAD",
@@ -123,6 +148,9 @@ def command(
     probe_misses: int,
     probe_returns: int,
     probe_port: int,
+    tunnel_port: int,
+    mark: str,
+    mark_slots: str,
     dad: str,
     health_port: int,
     health_address: str,
@@ -141,6 +169,8 @@ def command(
         probe_returns,
         probe_port,
         dad == "on",
+        parse_marks(mark, mark_slots),
+        tunnel_port,
     )
     set_up_log_from_environment()
     if origin == DIRECTORY:

@@ -79,7 +79,7 @@ class Tracked:
 #
 # See linux/netfilter/nfnetlink_conntrack.h (CTA_*), nf_conntrack_common.h (IPS_*), nf_conntrack_tcp.h.
 
-_GET, _DELETE, _GET_STATS = 0x0101, 0x0102, 0x0105
+_NEW, _GET, _DELETE, _GET_STATS = 0x0100, 0x0101, 0x0102, 0x0105
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _MARK, _ID, _ZONE = 1, 2, 3, 4, 7, 8, 12, 18
 _MARK_MASK = 21
 #: nfgenmsg of a request for all families.
@@ -204,6 +204,17 @@ class Conntrack:
             if _word(message, parts, _MARK) & mask == value:
                 found.append(Tracked(_key(message, parts)))
         return found
+
+    def set_mark(self, connections: Iterable[Tracked], value: int, mask: int) -> int:
+        """Give connections the mark ``value`` under ``mask``, other bits stay; return how many. Those that are gone
+        are fine. Raises PlatformError.
+        """
+        mark = attribute(_MARK, struct.pack("!I", value)) + attribute(_MARK_MASK, struct.pack("!I", mask))
+        keys = [connection.key for connection in connections]
+        for start in range(0, len(keys), _BATCH):
+            requests = [(_NEW, NLM_F_ACK, key + mark) for key in keys[start : start + _BATCH]]
+            self._netlink.change_all(requests, "change the marks of tracked connections", fine={errno.ENOENT})
+        return len(keys)
 
     def replying_to(self, addresses: Iterable[Address]) -> list[Tracked]:
         """Return the connections of any protocol whose answers go to one of ``addresses``. Raises PlatformError."""

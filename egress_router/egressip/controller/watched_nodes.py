@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from egress_router.egressip.controller.hold_down import HoldDown
 from egress_router.egressip.health import Health, NodeHealth
+from egress_router.egressip.node.state import PROBE_PORT
 from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer
 
 #: An agent that was asked so many times without a word is told of.
@@ -113,4 +114,4 @@ class ControllerSettings:
     probe_misses: int = 3
     probe_returns: int = 3
     hold_down: float = 10.0
-    probe_port: int = 4791
+    probe_port: int = PROBE_PORT

@@ -59,7 +59,7 @@ class Agent:
         self._control = control
         self._threads = threads
         self.known = AgentStatus()
-        self.gateways = Gateways(settings.probe_misses, settings.probe_returns)
+        self.gateways = Gateways(settings.probe_misses, settings.probe_returns, last_slot=settings.marks.last_slot)
         self.reassignment = ReassignmentGuard()
         self.local = LocalAssignments(settings.interface)
         self.node_drain = NodeDrain(control.path.with_suffix(".drain"), threads.job, LOGGER.warning, loop.now)

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 
 from egress_router.egressip.api import ClusterState, Decision, address_key, address_text
+from egress_router.egressip.node.marks import OWN_SLOT, Marks
 from egress_router.egressip.node.nft_rules import flushed_script
-from egress_router.egressip.node.state import MARK_MASK, MARK_SHIFT, NOT_OUTSIDE, OWN_SLOT, Direct, Network, NodeState
+from egress_router.egressip.node.state import NOT_OUTSIDE, Direct, Network, NodeState
 from egress_router.egressip.node.tables import load
 from egress_router.net.conntrack import Conntrack, Started
 
@@ -60,11 +61,10 @@ def pods_to_recheck(before: NodeState | None, after: NodeState) -> set[str]:
     return found
 
 
-def survives(state: NodeState, pod: str, mark: int, source: str) -> bool:
-    """Tell whether a connection to the outside that ``pod`` started can go on, with the mark that it has and the source
-    that it left this node with.
+def survives(state: NodeState, pod: str, slot: int, source: str) -> bool:
+    """Tell whether a connection to the outside that ``pod`` started can go on, with the slot of its mark (0: none) and
+    the source that it left this node with.
     """
-    slot = (mark & MARK_MASK) >> MARK_SHIFT
     path = state.ways.get(pod)
     if path is None or slot == OWN_SLOT:
         return source == state.translations.get(pod)
@@ -77,10 +77,23 @@ def survives(state: NodeState, pod: str, mark: int, source: str) -> bool:
 # Cut connections, so that clients start new ones at once.
 
 
-def cut_slot(slot: int) -> int:
+def cut_slot(slot: int, marks: Marks) -> int:
     """Delete the connections of any protocol that leave by a slot; return how many. Raises PlatformError."""
     with Conntrack() as conntrack:
-        return conntrack.end(conntrack.marked(slot << MARK_SHIFT, MARK_MASK))
+        return conntrack.end(conntrack.marked(marks.mark_of(slot), marks.mask))
+
+
+def take_over_marks(mask: int, slots: Mapping[int, int], marks: Marks) -> int:
+    """Give the connections with a mark of an agent that had other ones (``mask``, mark → slot) that of their slot;
+    return how many. Raises PlatformError.
+    """
+    changed = 0
+    with Conntrack() as conntrack:
+        for mark, slot in slots.items():
+            if mask != marks.mask or marks.slot_of(mark) != slot:
+                found = conntrack.marked(mark, mask)
+                changed += conntrack.set_mark(found, marks.mark_of(slot), mask | marks.mask)
+    return changed
 
 
 def cut_egress_ips(ips: Iterable[str]) -> int:
@@ -94,7 +107,7 @@ def cut_egress_ips(ips: Iterable[str]) -> int:
 # Cut the connections of pods that a change leaves without a way, so that what follows takes the new one.
 
 
-def cut_stale(before: NodeState | None, after: NodeState, cluster: Iterable[Network]) -> int:
+def cut_stale(before: NodeState | None, after: NodeState, cluster: Iterable[Network], marks: Marks) -> int:
     """Cut the connections to the outside that ``after`` would drop for ever; return how many. A UDP flow that never
     pauses keeps its entry, and so its former way, as long as it lasts. Raises PlatformError.
     """
@@ -104,7 +117,8 @@ def cut_stale(before: NodeState | None, after: NodeState, cluster: Iterable[Netw
     inside = [*cluster, *(ip_network(text) for texts in NOT_OUTSIDE.values() for text in texts)]
 
     def stale(started: Started) -> bool:
-        return not survives(after, str(started.source), started.mark, str(started.answers_to)) and not any(
+        slot = marks.slot_of(started.mark)
+        return not survives(after, str(started.source), slot, str(started.answers_to)) and not any(
             started.answers_from in network for network in inside
         )
 

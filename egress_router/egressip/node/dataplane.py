@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove_egress_ip
-from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale
+from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale, take_over_marks
 from egress_router.egressip.node.nft_rules import ABSENT, node_tables
 from egress_router.egressip.node.repair import NetworkWatch, TamperingGuard, summary
 from egress_router.egressip.node.routes import present_slots, set_gateways
-from egress_router.egressip.node.state import TUNNEL_OVERHEAD, Gateway, NodeSettings, NodeState
-from egress_router.egressip.node.tables import assigned_before, tables
+from egress_router.egressip.node.state import TUNNEL, TUNNEL_OVERHEAD, Gateway, NodeSettings, NodeState
+from egress_router.egressip.node.tables import assigned_before, marks_before, tables
 from egress_router.egressip.node.tunnel import ensure_tunnel, set_peers, tunnel_gateway
 from egress_router.errors import StateMismatch, ToolFailed
 from egress_router.net import netns
@@ -118,7 +118,7 @@ class NodeKernel:
             remove_egress_ip(self.netlink, self._link, ip)
             self._addresses -= {ip}
         if before != state:
-            self.cut += cut_stale(before, state, self._settings.cluster)
+            self.cut += cut_stale(before, state, self._settings.cluster, self._settings.marks)
         self._applied = state
 
     def repair(self, now: float) -> list[str]:
@@ -139,11 +139,19 @@ class NodeKernel:
 
     def _ways_to(self, gateways: tuple[Gateway, ...]) -> list[str]:
         """Make tunnel, neighbours, routes and rules those of the gateways; return what differed."""
-        tunnel, lines = ensure_tunnel(self.netlink, self._host_ip, self._link)
+        tunnel, lines = ensure_tunnel(self.netlink, self._host_ip, self._link, self._settings.tunnel_port)
         self.network.tunnel = tunnel.index
         lines += set_peers(self.netlink, tunnel, gateways)
-        lines += set_gateways(self.netlink, tunnel, gateways)
+        lines += set_gateways(self.netlink, tunnel, gateways, self._settings.marks)
         return lines
+
+    def _rules_beside(self, state: NodeState) -> None:
+        """Add the rules of this agent's marks to those that an earlier one has left: packets are marked the old way
+        until the tables are replaced, the new way from then on.
+        """
+        tunnel = self.netlink.link(TUNNEL)
+        if tunnel is not None and tunnel.up:
+            set_gateways(self.netlink, tunnel, state.gateways, self._settings.marks, only_add=True)
 
     def tables_differ(self) -> bool:
         """Return whether the nft tables are not as they were applied; the log says how. Costs microseconds while nobody
@@ -167,7 +175,13 @@ class NodeKernel:
         if self._tables:
             self._seen_at = self._nft.replace(wanted, ABSENT)
         else:
+            # Before and after: a connection that begins meanwhile has the old mark, and a packet of one that has been
+            # changed already finds its path in the old tables, too, where agents without a value left them.
+            mask, slots = marks_before()
+            take_over_marks(mask, slots, self._settings.marks)
+            self._rules_beside(state)
             self._seen_at = self._nft.put(wanted, ABSENT).generation
+            take_over_marks(mask, slots, self._settings.marks)
         self._tables = wanted
 
     def _change(self, state: NodeState, mtu: int) -> None:
@@ -187,7 +201,7 @@ class NodeKernel:
         """Delete the connections that cannot go on: those of dead holders, those that started with another source."""
         names = {h.slot: h.node for h in before.gateways}
         for slot in sorted(set(names) - {h.slot for h in state.gateways}):
-            count = cut_slot(slot)
+            count = cut_slot(slot, self._settings.marks)
             self.cut += count
             self._log(f"cut {count} connections through {names[slot]}")
 

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from egress_router.egressip.api import ClusterState, Decision, address_key, address_text
 from egress_router.egressip.health import Health, NodeHealth
+from egress_router.egressip.node.marks import LAST_SLOT
 from egress_router.egressip.node.plan import assign_slots
 from egress_router.net.icmp_probe import Answer
 from egress_router.net.rtnetlink.values import Observed
@@ -27,6 +28,7 @@ class Gateways:
     slots: dict[str, int] = field(default_factory=dict)
     losses: dict[str, int] = field(default_factory=dict)
     failovers: int = 0
+    last_slot: int = LAST_SLOT
     _pending: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def follow(self, me: str, state: ClusterState, decision: Decision) -> None:
@@ -38,7 +40,7 @@ class Gateways:
             self.losses.pop(name, None)
         for name in needed - self.health.keys():
             self.health[name] = NodeHealth(self.misses, self.returns)
-        self.slots = assign_slots(needed, self.slots)
+        self.slots = assign_slots(needed, self.slots, self.last_slot)
 
     def probed(self, answers: Mapping[str, Answer]) -> tuple[bool, list[str]]:
         """Take in a round of probes; return whether something must be applied, and messages for the log."""

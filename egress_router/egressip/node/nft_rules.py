@@ -6,15 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv6Address, collapse_addresses, ip_address, ip_network
 
 from egress_router.egressip.node.guard import GUARD
+from egress_router.egressip.node.marks import OWN_SLOT, Marks
 from egress_router.egressip.node.state import (
     DROPS,
-    MARK_MASK,
-    MARK_SHIFT,
     MULTICAST,
     NOT_OUTSIDE,
-    OWN_SLOT,
     TUNNEL,
-    TUNNEL_PORT,
     TUNNEL_ZONE,
     Direct,
     EgressPath,
@@ -39,7 +36,6 @@ _CHAINS = {
     Direct.NO_GATEWAY: "no_gateway",
     Direct.LOCAL_GATEWAY: "local_gateway",
 }
-_KEEP = 0xFFFFFFFF ^ MARK_MASK
 #: Set or map → element → value (None in a set).
 Elements = dict[str, dict[str, str | None]]
 
@@ -67,17 +63,12 @@ _COMMENTS = {
 }
 
 
-def mark_of(slot: int) -> int:
-    """Return the mark of a slot."""
-    return slot << MARK_SHIFT
-
-
 def gateway_chain(path: EgressPath) -> str:
     """Return the chain that a path of a pod leads to."""
     return f"gateway_{path.slot}" if isinstance(path, Remote) else _CHAINS[path]
 
 
-def elements(state: NodeState) -> Elements:
+def elements(state: NodeState, marks: Marks) -> Elements:
     """Return what the sets and maps hold; the ARP table's have ``arp_`` in front."""
     found: Elements = {}
     for version in (4, 6):
@@ -99,9 +90,9 @@ def elements(state: NodeState) -> Elements:
             pod for pod, way in state.ways.items() if _is_tunnelled(way, pod in state.translations)
         )
     slots = sorted({gateway.slot for gateway in state.gateways})
-    found["known_paths"] = {_hex(mark_of(slot)): f"goto gateway_{slot}" for slot in slots}
-    found["known_paths"][_hex(mark_of(OWN_SLOT))] = "goto local_gateway"
-    leaving = {_hex(mark_of(slot)) for slot in state.draining}
+    found["known_paths"] = {_hex(marks.mark_of(slot)): f"goto gateway_{slot}" for slot in slots}
+    found["known_paths"][_hex(marks.mark_of(OWN_SLOT))] = "goto local_gateway"
+    leaving = {_hex(marks.mark_of(slot)) for slot in state.draining}
     found["undrained_paths"] = {mark: to for mark, to in found["known_paths"].items() if mark not in leaving}
     found["arp_egress_ips4"] = {text: None for text in state.assigned if ":" not in text}
     found["arp_suppressed"] = {text: None for text in state.arp_suppressed if ":" not in text}
@@ -123,13 +114,13 @@ def _is_tunnelled(path: EgressPath, has_own: bool) -> bool:
 
 def node_tables(settings: NodeSettings, state: NodeState, mtu: int) -> tuple[NftTable, NftTable]:
     """Return the tables of a node; ``mtu`` is that of its tunnel."""
-    have = elements(state)
+    have = elements(state, settings.marks)
     gateways = sorted({gateway.slot for gateway in state.gateways})
     return (
         NftTable(
             INET,
             tuple(_sets(settings, have)),
-            (*(_gateway(slot) for slot in gateways), *_chains(settings, mtu)),
+            (*(_gateway(slot, settings.marks) for slot in gateways), *_chains(settings, mtu)),
             tuple(DROPS),
         ),
         NftTable(
@@ -162,7 +153,9 @@ def replace_script(settings: NodeSettings, state: NodeState, mtu: int) -> str:
 
 
 def change_script(before: NodeState, after: NodeState) -> str:
-    """Return the script that turns the tables of one state into those of another, empty when nothing differs."""
+    """Return the script that turns the tables of one state into those of another, empty when nothing differs; with the
+    default marks.
+    """
     settings = NodeSettings("", "", ())
     found = ""
     for old, new in zip(node_tables(settings, before, 0), node_tables(settings, after, 0), strict=True):
@@ -204,16 +197,14 @@ def _set(name: str, type_: str, values: Mapping[str, str | None], *flags: str) -
     return NftSet(kind, name, (type_, *flags), dict(sorted(values.items())), _COMMENTS[name.rstrip("46")])
 
 
-def _gateway(slot: int) -> NftChain:
-    return NftChain(f"gateway_{slot}", None, _marking(mark_of(slot)), f"to gateway {slot} by the tunnel", dynamic=True)
+def _gateway(slot: int, marks: Marks) -> NftChain:
+    mark = _hex(marks.mark_of(slot))
+    rules = (_mark_connection(slot, marks), f"meta mark set meta mark & {_hex(marks.keep)} | {mark}", "accept")
+    return NftChain(f"gateway_{slot}", None, rules, f"to gateway {slot} by the tunnel", dynamic=True)
 
 
-def _marking(mark: int) -> tuple[str, ...]:
-    return (
-        f"ct mark set ct mark & {_hex(_KEEP)} | {_hex(mark)}",
-        f"meta mark set meta mark & {_hex(_KEEP)} | {_hex(mark)}",
-        "accept",
-    )
+def _mark_connection(slot: int, marks: Marks) -> str:
+    return f"ct mark set ct mark & {_hex(marks.keep)} | {_hex(marks.mark_of(slot))}"
 
 
 def _hex(value: int) -> str:
@@ -223,8 +214,11 @@ def _hex(value: int) -> str:
 def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     """The rules. Each packet meets a fixed number of them, however many pods and namespaces there are.
 
-    The guard takes our mark off what enters the tunnel: the VXLAN device looks up the way of its own packets with the
-    mark of what is inside, and would be led to itself.
+    A packet bears our mark from the choice of its path to the routing decision, and no longer: others have bits of
+    their own, and a VXLAN device looks up the way of its own packets with the mark of what is inside. So it is taken
+    off in the forward hook before everybody's filter. Others restore marks from connections before routing (wg-quick
+    all bits, Tailscale some); what replies have got so is taken off, too, or they would be led as the pod's packets.
+    Where this node translates, the mark of the connection is all that is needed.
 
     Packets that belong to no connection (a late RST, say) are translated by nobody, so they are dropped at the door.
 
@@ -251,9 +245,15 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     sends to them out with the pod's or the node's address.
     """
     unknown = "accept" if settings.pass_unknown else "counter name unknown_pod drop"
+    marks = settings.marks
+    ports = f"{{ {settings.tunnel_port}, {settings.probe_port} }}"
+    mask, ours = _hex(marks.mask), f"ct mark & {_hex(marks.value_mask)}"
+    no_mark = f"meta mark set meta mark & {_hex(marks.keep)}"
     # TCP headers without options take 20 bytes, IPv4 headers 20 and IPv6 headers 40.
     clamp4, clamp6 = mtu - 40, mtu - 60
-    yield NftChain("local_gateway", None, _marking(mark_of(OWN_SLOT)), "this node translates the pod")
+    yield NftChain(
+        "local_gateway", None, (_mark_connection(OWN_SLOT, marks), no_mark, "accept"), "this node translates the pod"
+    )
     yield NftChain("node_address", None, ("accept",), "the pod leaves with the node's address")
     yield NftChain("no_gateway", None, ("counter name no_way drop",), "no gateway can be used: nothing leaves")
     yield NftChain(
@@ -270,8 +270,8 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "restore_path4",
         None,
         (
-            f"meta l4proto {_CONNECTED} ct mark & {_hex(MARK_MASK)} vmap @known_paths",
-            f"ct mark & {_hex(MARK_MASK)} vmap @undrained_paths",
+            f"meta l4proto {_CONNECTED} ct mark & {mask} vmap @known_paths",
+            f"ct mark & {mask} vmap @undrained_paths",
             "ip saddr vmap @path4",
             unknown,
         ),
@@ -281,8 +281,8 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "restore_path6",
         None,
         (
-            f"meta l4proto {_CONNECTED} ct mark & {_hex(MARK_MASK)} vmap @known_paths",
-            f"ct mark & {_hex(MARK_MASK)} vmap @undrained_paths",
+            f"meta l4proto {_CONNECTED} ct mark & {mask} vmap @known_paths",
+            f"ct mark & {mask} vmap @undrained_paths",
             "ip6 saddr vmap @path6",
             unknown,
         ),
@@ -342,6 +342,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "select_path",
         "type filter hook prerouting priority dstnat + 5; policy accept;",
         (
+            f"ct direction reply {ours} == {_hex(marks.value)} {no_mark}",
             "ct direction original ip saddr @local_pods4 ip daddr != @cluster4 goto restore_path4",
             "ct direction original ip6 saddr @local_pods6 ip6 daddr != @cluster6 goto restore_path6",
             "ct direction original ip saddr @cluster4 ip daddr != @cluster4 goto verify_pod",
@@ -365,8 +366,8 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "anti_spoof",
         "type filter hook forward priority mangle - 5; policy accept;",
         (
-            f"udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip daddr @nodes4 counter name forged_node drop",
-            f"udp dport {{ {TUNNEL_PORT}, {settings.probe_port} }} ip6 daddr @nodes6 counter name forged_node drop",
+            f"udp dport {ports} ip daddr @nodes4 counter name forged_node drop",
+            f"udp dport {ports} ip6 daddr @nodes6 counter name forged_node drop",
         ),
         "no pod speaks to a tunnel or an agent of another node",
     )
@@ -385,19 +386,25 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "type filter hook input priority filter - 5; policy accept;",
         (
             f"icmpv6 type nd-neighbor-solicit {_ND_TARGET} @nd_suppressed drop",
-            f"udp dport {TUNNEL_PORT} ip saddr != @nodes4 counter name tunnel_stranger drop",
-            f"udp dport {TUNNEL_PORT} ip6 saddr != @nodes6 counter name tunnel_stranger drop",
+            f"udp dport {settings.tunnel_port} ip saddr != @nodes4 counter name tunnel_stranger drop",
+            f"udp dport {settings.tunnel_port} ip6 saddr != @nodes6 counter name tunnel_stranger drop",
             f"udp dport {settings.probe_port} ip saddr @local_pods4 counter name forged_node drop",
             f"udp dport {settings.probe_port} ip6 saddr @local_pods6 counter name forged_node drop",
         ),
         "only nodes reach the tunnel, no pod the agent, and drained egress IPs do not answer",
     )
     yield NftChain(
+        "take_mark_off",
+        "type filter hook forward priority mangle - 5; policy accept;",
+        (f'oifname "{TUNNEL}" {no_mark}',),
+        "the route is chosen: our mark is nobody else's business",
+    )
+    yield NftChain(
         "clamp_mss",
         "type filter hook forward priority mangle; policy accept;",
         (
-            f'ct mark & {_hex(MARK_MASK)} == 0 iifname != "{TUNNEL}" return',
-            f"ct mark & {_hex(MARK_MASK)} == {_hex(mark_of(OWN_SLOT))} return",
+            f'{ours} != {_hex(marks.value)} iifname != "{TUNNEL}" return',
+            f"ct mark & {mask} == {_hex(marks.mark_of(OWN_SLOT))} return",
             f"tcp flags & (syn | rst) == syn meta nfproto ipv4 tcp option maxseg size set {clamp4}",
             f"tcp flags & (syn | rst) == syn meta nfproto ipv6 tcp option maxseg size set {clamp6}",
         ),
@@ -418,7 +425,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "verify_source",
         "type filter hook postrouting priority srcnat + 20; policy accept;",
         (
-            f'oifname "{TUNNEL}" meta mark set meta mark & {_hex(_KEEP)} accept',
+            f'oifname "{TUNNEL}" accept',
             "ct direction original ct original ip saddr @egress_pods4 ip daddr != @cluster4 goto verify_source4",
             "ct direction original ct original ip6 saddr @egress_pods6 ip6 daddr != @cluster6 goto verify_source6",
         ),

@@ -18,7 +18,8 @@ from egress_router.egressip.api import (
     pod_ranges,
 )
 from egress_router.egressip.node.connections import translating_nodes
-from egress_router.egressip.node.state import LAST_SLOT, Direct, EgressPath, Gateway, NodeState, Remote
+from egress_router.egressip.node.marks import LAST_SLOT
+from egress_router.egressip.node.state import Direct, EgressPath, Gateway, NodeState, Remote
 
 _NOTHING: Mapping[int, str] = {}
 
@@ -154,12 +155,12 @@ def chosen(pod_ip: str, ways: Iterable[Via]) -> Via:
     return max(ways, key=lambda via: (blake2b(f"{pod_ip} {via.ip}".encode(), digest_size=8).digest(), via.ip))
 
 
-def assign_slots(gateways: Iterable[str], present: Mapping[str, int]) -> dict[str, int]:
+def assign_slots(gateways: Iterable[str], present: Mapping[str, int], last: int = LAST_SLOT) -> dict[str, int]:
     """Return a slot for each gateway: its present one, else the lowest free one, in the order of names. Gateways beyond
-    the last slot get none; traffic for them is dropped.
+    the ``last`` slot get none; traffic for them is dropped.
     """
     wanted = sorted(set(gateways))
-    result = {name: present[name] for name in wanted if name in present}
+    result = {name: present[name] for name in wanted if present.get(name, last + 1) <= last}
     taken = set(result.values())
     slot = 1
     for name in wanted:
@@ -167,7 +168,7 @@ def assign_slots(gateways: Iterable[str], present: Mapping[str, int]) -> dict[st
             continue
         while slot in taken:
             slot += 1
-        if slot > LAST_SLOT:
+        if slot > last:
             break
         result[name] = slot
         taken.add(slot)

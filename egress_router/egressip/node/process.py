@@ -14,6 +14,7 @@ from egress_router.egressip.node.agent import Agent
 from egress_router.egressip.node.claims import Claimer
 from egress_router.egressip.node.control import ControlSocket
 from egress_router.egressip.node.dataplane import NodeKernel, require_all
+from egress_router.egressip.node.foreign_marks import check_marks
 from egress_router.egressip.node.interface import local_node
 from egress_router.egressip.node.metrics import NodeCollector
 from egress_router.egressip.node.repair import Heard
@@ -103,6 +104,9 @@ def build_agent(
     require_all()
     host_ip = _host_ip(settings.node, source)
     link = _outside_link(settings.interface)
+    with Rtnetlink() as kernel:
+        for line in check_marks(settings.marks, kernel):
+            LOGGER.info("%s", line)
     dataplane = KernelDataplane(settings, host_ip, link, LOGGER.warning)
     agent = Agent(settings, host_ip, source, control, loop, threads, dataplane)
     agent.connect(

@@ -11,14 +11,8 @@ from ipaddress import ip_address
 from typing import TypeVar
 
 from egress_router.config.values import ANY, Family
-from egress_router.egressip.node.state import (
-    LAST_SLOT,
-    MARK_MASK,
-    MARK_SHIFT,
-    NODE_PROTOCOL,
-    TUNNEL,
-    Gateway,
-)
+from egress_router.egressip.node.marks import LAST_SLOT, Marks
+from egress_router.egressip.node.state import NODE_PROTOCOL, TUNNEL, Gateway
 from egress_router.egressip.node.tunnel import tunnel_gateway
 from egress_router.net.rtnetlink.kernel import RouteNetlink
 from egress_router.net.rtnetlink.values import Link, PolicyRule, Route
@@ -37,16 +31,22 @@ def table_of(slot: int) -> int:
     return TABLE_BASE + slot
 
 
-def set_gateways(kernel: RouteNetlink, tunnel: Link, gateways: Iterable[Gateway]) -> list[str]:
+def set_gateways(
+    kernel: RouteNetlink, tunnel: Link, gateways: Iterable[Gateway], marks: Marks, *, only_add: bool = False
+) -> list[str]:
     """Make tables and rules exactly those of the gateways; tables are filled before a rule leads to them.
+    ``only_add``: what is there besides stays.
 
     Return what differed, a line each as a diff has it. Raises EgressRouterError.
     """
     gateways = list(gateways)
     wanted_routes = {route for gateway in gateways for route in _routes(gateway)}
-    wanted_rules = {rule for gateway in gateways for rule in _rules(gateway)}
+    wanted_rules = {rule for gateway in gateways for rule in _rules(gateway, marks)}
     present_routes = {route for route in kernel.routes(NODE_PROTOCOL) if route.protocol == NODE_PROTOCOL}
     present_rules = {rule for rule in kernel.rules() if rule.protocol == NODE_PROTOCOL}
+    if only_add:
+        present_routes &= wanted_routes
+        present_rules &= wanted_rules
     missing_routes, extra_routes = _sorted(wanted_routes - present_routes), _sorted(present_routes - wanted_routes)
     missing_rules, extra_rules = _sorted(wanted_rules - present_rules), _sorted(present_rules - wanted_rules)
     for route in missing_routes:
@@ -92,14 +92,14 @@ def _routes(gateway: Gateway) -> list[Route]:
     return found
 
 
-def _rules(gateway: Gateway) -> list[PolicyRule]:
+def _rules(gateway: Gateway, marks: Marks) -> list[PolicyRule]:
     return [
         PolicyRule(
             family,
             RULE_PRIORITY,
             table_of(gateway.slot),
-            mark=gateway.slot << MARK_SHIFT,
-            mask=MARK_MASK,
+            mark=marks.mark_of(gateway.slot),
+            mask=marks.mask,
             protocol=NODE_PROTOCOL,
         )
         for family in Family

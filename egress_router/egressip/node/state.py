@@ -7,20 +7,17 @@ from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 
-Network = IPv4Network | IPv6Network
+from egress_router.egressip.node.marks import DEFAULT_MARKS, Marks
 
-#: Bits of the packet and connection mark that select the egress path of a connection. Other bits are left alone.
-MARK_MASK = 0x0FFF0000
-MARK_SHIFT = 16
-#: The slot of pods whose egress IP stands on this node itself.
-OWN_SLOT = 0xFFF
-#: Slots of other gateways: 1 to this.
-LAST_SLOT = 0xFFE
+Network = IPv4Network | IPv6Network
 
 #: The protocol number of the agent's routes, rules and addresses.
 NODE_PROTOCOL = 147
 TUNNEL = "egressvx0"
-TUNNEL_PORT = 4790
+#: UDP ports of nodes: of the tunnel, and of what agents tell each other. Not 4789 to 4791, which network cards and
+#: container networks take for VXLAN, VXLAN-GPE and RoCE v2.
+TUNNEL_PORT = 14790
+PROBE_PORT = 14791
 TUNNEL_ID = 4790
 #: The conntrack zone of what pods send through the tunnel outside of connections (UDP, ICMP).
 TUNNEL_ZONE = 14700
@@ -56,7 +53,8 @@ DROPS = {
 class NodeSettings:
     """How an agent runs. ``cluster`` are the networks of pods, services and nodes, which traffic never leaves;
     times are seconds. ``pass_unknown``: a pod that no object tells of may leave with the node's address. ``dad``: an
-    egress IP is asked for before it is claimed.
+    egress IP is asked for before it is claimed. ``marks``: those that lead packets to a gateway.
+    ``tunnel_port`` and ``probe_port`` are UDP ports, the same on every node.
     """
 
     node: str
@@ -66,8 +64,10 @@ class NodeSettings:
     probe_interval: float = 0.08
     probe_misses: int = 3
     probe_returns: int = 5
-    probe_port: int = 4791
+    probe_port: int = PROBE_PORT
     dad: bool = True
+    marks: Marks = DEFAULT_MARKS
+    tunnel_port: int = TUNNEL_PORT
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 from egress_router.egressip.node.guard import GUARD
+from egress_router.egressip.node.marks import OWN_SLOT
 from egress_router.egressip.node.nft_rules import INET, TABLE
 from egress_router.errors import ToolFailed
 from egress_router.net.nft.kernel import NftKernel
@@ -55,13 +58,37 @@ def alive_before() -> frozenset[int]:
     return frozenset(slot for name in ("known_paths", "stay") for slot in _slots(name))
 
 
+def marks_before() -> tuple[int, dict[int, int]]:
+    """Return the mask of the connection marks of the agent before us, and the slot of each of its marks; (0, {})
+    without tables.
+    """
+    for name, chain in (("known_paths", "restore_path4"), ("stay", "leave4")):
+        try:
+            listed = run_tool(["nft", "list", "chain", *INET.split(), chain])
+        except ToolFailed:
+            continue
+        mask = re.search(rf"ct mark & (0x[0-9a-f]+) vmap @{name}", listed)
+        found = {mark: OWN_SLOT if slot is None else slot for mark, slot in _leading(name)}
+        return (int(mask[1], 16), found) if mask else (0, {})
+    return 0, {}
+
+
 def _slots(name: str) -> Iterator[int]:
-    """Yield the slots in the names of the chains that a map leads to; the former build called them ``to_SLOT``."""
+    return (slot for _, slot in _leading(name) if slot is not None)
+
+
+def _leading(name: str) -> Iterator[tuple[Any, int | None]]:
+    """Yield the keys of a map to chains with the slots in the chains' names, None for the chain of this node itself;
+    the former build called them ``to_SLOT`` and ``own``.
+    """
     for item in _raw(name, "map"):
         if isinstance(item, list) and isinstance(item[1], dict) and "goto" in item[1]:
-            kind, _, slot = str(item[1]["goto"]["target"]).partition("_")
+            target = str(item[1]["goto"]["target"])
+            kind, _, slot = target.partition("_")
             if kind in ("gateway", "to") and slot.isdecimal():
-                yield int(slot)
+                yield item[0], int(slot)
+            elif target in ("local_gateway", "own"):
+                yield item[0], None
 
 
 def dropped_packets() -> dict[str, int]:

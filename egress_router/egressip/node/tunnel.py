@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from ipaddress import IPv4Interface, IPv6Address, ip_address
 
-from egress_router.egressip.node.state import TUNNEL, TUNNEL_ID, TUNNEL_OVERHEAD, TUNNEL_PORT, Gateway
+from egress_router.egressip.node.state import TUNNEL, TUNNEL_ID, TUNNEL_OVERHEAD, Gateway
 from egress_router.errors import TryAgainError
 from egress_router.net.rtnetlink.kernel import RouteNetlink
 from egress_router.net.rtnetlink.values import ForwardingEntry, Link, LinkAddress, Neighbour, Sysctl, Vxlan
@@ -36,22 +36,21 @@ def tunnel_gateway(host_ip: str, version: int) -> str:
     return str(own) if own.version == 4 else f"169.254.{digest[0]}.{digest[1]}"
 
 
-def wanted_tunnel(host_ip: str, underlay: Link) -> tuple[str, int, Vxlan]:
+def wanted_tunnel(host_ip: str, underlay: Link, port: int) -> tuple[str, int, Vxlan]:
     """Return MAC, MTU and encapsulation of this node's end of the tunnel."""
     address = ip_address(host_ip)
     return (
         tunnel_mac(host_ip),
         underlay.mtu - TUNNEL_OVERHEAD[address.version],
-        Vxlan(TUNNEL_ID, TUNNEL_PORT, address),
+        Vxlan(TUNNEL_ID, port, address),
     )
 
 
-def ensure_tunnel(kernel: RouteNetlink, host_ip: str, underlay: Link) -> tuple[Link, list[str]]:
-    """Return the tunnel device, up, and what differed, a line each; made anew when it is not as it should be.
-
-    Raises EgressRouterError.
+def ensure_tunnel(kernel: RouteNetlink, host_ip: str, underlay: Link, port: int) -> tuple[Link, list[str]]:
+    """Return the tunnel device on UDP ``port``, up, and what differed, a line each; made anew when it is not as it
+    should be. Raises EgressRouterError.
     """
-    mac, mtu, vxlan = wanted_tunnel(host_ip, underlay)
+    mac, mtu, vxlan = wanted_tunnel(host_ip, underlay, port)
     lines = []
     link = kernel.link(TUNNEL)
     if link is not None and (link.mac, link.mtu, link.vxlan) != (mac, mtu, vxlan):

@@ -34,6 +34,8 @@ _RTNH_F_ONLINK = 4
 _FR_ACT_TO_TBL = 1
 #: Tables beyond a byte stand in an attribute; this stands in the head then.
 _COMPAT_TABLE = 252
+#: linux/fib_rules.h
+_FIB_RULE_INVERT = 0x2
 _ALL_BITS = 0xFFFFFFFF
 _NUD_PERMANENT, _NUD_NOARP = 0x80, 0x40
 _NTF_SELF = 0x02
@@ -252,6 +254,7 @@ def rule_of(message: Any, family: Family) -> PolicyRule:
         mark=message.get_attr("FRA_FWMARK"),
         protocol=message.get_attr("FRA_PROTOCOL") or 0,
         mask=None if mask == _ALL_BITS else mask,
+        inverted=bool(message["flags"] & _FIB_RULE_INVERT),
     )
 
 
@@ -261,6 +264,7 @@ def rule_message(rule: PolicyRule) -> fibmsg:
     request["family"] = AF[rule.family]
     request["table"] = rule.table if rule.table < 256 else _COMPAT_TABLE
     request["action"] = _FR_ACT_TO_TBL
+    request["flags"] = _FIB_RULE_INVERT if rule.inverted else 0
     attrs: list[tuple[str, object]] = [
         ("FRA_PRIORITY", rule.priority),
         ("FRA_TABLE", rule.table),

@@ -107,7 +107,7 @@ class Route:
 class PolicyRule:
     """An ip-rule(8) entry: traffic from ``source`` / ``in_interface`` / with ``mark`` looks up ``table``.
 
-    ``mask`` says which bits of the mark count, None: all of them.
+    ``mask`` says which bits of the mark count, None: all of them. ``inverted``: it is for all other traffic (``not``).
     """
 
     family: Family
@@ -118,13 +118,15 @@ class PolicyRule:
     mark: int | None = None
     protocol: int = STATIC
     mask: int | None = None
+    inverted: bool = False
 
     def __str__(self) -> str:
         source = "all" if self.source is None else str(self.source)
         iif = "" if self.in_interface is None else f" iif {self.in_interface}"
         mask = "" if self.mask is None else f"/{self.mask:#x}"
         mark = "" if self.mark is None else f" fwmark {self.mark:#x}{mask}"
-        return f"rule {self.priority}: from {source}{mark}{iif} lookup {self.table} ({self.family})"
+        source = f"not from {source}" if self.inverted else f"from {source}"
+        return f"rule {self.priority}: {source}{mark}{iif} lookup {self.table} ({self.family})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from egress_router.egressip.node.state import PROBE_PORT
 from lab import Host
 from tests.egressip.kernel.egress_cluster import FIRST, WORLDS, EgressCluster, one_client
 from tests.support.endpoint import Endpoint
@@ -95,7 +96,7 @@ def test_no_datagram_harms_an_agent(two_holders: EgressCluster) -> None:
     with stranger.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for node in cluster.lab.nodes:
             for datagram in data * 20:
-                sender.sendto(datagram, (str(node.addresses[4]), 4791))
+                sender.sendto(datagram, (str(node.addresses[4]), PROBE_PORT))
         sender.settimeout(5)
         while sender.recv(8192) != b'{"told": 1, "ready": true, "draining": false, "lacks": []}':
             pass

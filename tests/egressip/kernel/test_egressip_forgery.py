@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from egress_router.egressip.node.state import TUNNEL_PORT
+from egress_router.egressip.node.state import PROBE_PORT, TUNNEL_PORT
 from lab import Host, NoReply
 from tests.egressip.kernel.egress_scene import (
     FAMILY,
@@ -62,7 +62,7 @@ def test_a_pod_tells_its_nodes_agent_nothing(scene: Scene, version: int) -> None
     node = scene.lab.nodes[0]
     with scene.plain.socket(FAMILY[underlay], socket.SOCK_DGRAM) as flow:
         flow.settimeout(0.3)
-        flow.connect((scene.node_address(0, underlay), 4791))
+        flow.connect((scene.node_address(0, underlay), PROBE_PORT))
         flow.send(question)
         with pytest.raises(TimeoutError):
             flow.recv(1000)

@@ -9,9 +9,9 @@ import pytest
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.node.connections import pods_to_recheck, survives, translating_nodes
-from egress_router.egressip.node.nft_rules import mark_of
+from egress_router.egressip.node.marks import OWN_SLOT
 from egress_router.egressip.node.plan import node_plan
-from egress_router.egressip.node.state import OWN_SLOT, Direct, Gateway, NodeState, Remote
+from egress_router.egressip.node.state import Direct, Gateway, NodeState, Remote
 
 POD, FAR, PLAIN, GONE = "198.51.100.2", "198.51.100.40", "198.51.100.3", "198.51.100.9"
 FIRST, OTHER, NODE = "192.0.2.45", "192.0.2.46", "192.0.2.11"
@@ -41,7 +41,7 @@ STATE = NodeState(
 )
 def test_which_connections_survive(pod: str, slot: int, source: str, expected: bool) -> None:
     """A slot that no holder has is no reason to cut: such packets take the pod's present way."""
-    assert survives(STATE, pod, mark_of(slot) | 0x4001, source) is expected
+    assert survives(STATE, pod, slot, source) is expected
 
 
 def test_whose_connections_are_looked_at() -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from egress_router.config.values import Family
 from egress_router.egressip.node import tunnel as tunnel_module
+from egress_router.egressip.node.marks import Marks
 from egress_router.egressip.node.routes import present_slots, set_gateways
-from egress_router.egressip.node.state import NODE_PROTOCOL, TUNNEL, Gateway
+from egress_router.egressip.node.state import NODE_PROTOCOL, TUNNEL, TUNNEL_PORT, Gateway
 from egress_router.egressip.node.tunnel import ensure_tunnel, set_peers
 from egress_router.net.rtnetlink.fake import FakeRtnetlink
 from egress_router.net.rtnetlink.values import ForwardingEntry, Link, Neighbour, PolicyRule, Route
@@ -38,8 +39,8 @@ def kernel() -> FakeRtnetlink:
 
 
 def apply(fake: FakeRtnetlink, gateways: tuple[Gateway, ...] = GATEWAYS) -> list[str]:
-    link, lines = ensure_tunnel(fake, HOST_IP, OUTSIDE)
-    return lines + set_peers(fake, link, gateways) + set_gateways(fake, link, gateways)
+    link, lines = ensure_tunnel(fake, HOST_IP, OUTSIDE, TUNNEL_PORT)
+    return lines + set_peers(fake, link, gateways) + set_gateways(fake, link, gateways, Marks())
 
 
 def whole(fake: FakeRtnetlink) -> object:

@@ -12,9 +12,10 @@ from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, P
 from egress_router.egressip.assignment.decision import decide, with_recorded_assignment
 from egress_router.egressip.health import Health, NodeHealth
 from egress_router.egressip.node.gateways import Gateways
-from egress_router.egressip.node.nft_rules import elements, mark_of
+from egress_router.egressip.node.marks import LAST_SLOT, OWN_SLOT, Marks
+from egress_router.egressip.node.nft_rules import elements
 from egress_router.egressip.node.plan import assign_slots, chosen, node_plan
-from egress_router.egressip.node.state import LAST_SLOT, OWN_SLOT, Direct, EgressPath, NodeState, Remote
+from egress_router.egressip.node.state import Direct, EgressPath, NodeState, Remote
 
 IPS = ("192.0.2.45", "192.0.2.46", "2001:db8:2::45")
 STATE = ClusterState(
@@ -156,14 +157,14 @@ def test_an_agent_that_starts_keeps_the_holders_that_carry_something() -> None:
 def test_flows_are_looked_up_where_their_way_is(way: EgressPath, translated: bool, far: bool) -> None:
     pod = "198.51.100.2"
     state = NodeState({pod: way}, {pod: IPS[0]} if translated else {})
-    assert elements(state)["tunnelled_pods4"] == ({pod: None} if far else {})
+    assert elements(state, Marks())["tunnelled_pods4"] == ({pod: None} if far else {})
 
 
 def test_a_holder_that_drains_keeps_connections_alone() -> None:
     state = plan("a", draining=("b",))
-    found = elements(state)
-    assert found["known_paths"].keys() - found["undrained_paths"].keys() == {f"0x{mark_of(SLOTS['b']):08x}"}
-    assert found["undrained_paths"].keys() == {f"0x{mark_of(slot):08x}" for slot in (SLOTS["c"], OWN_SLOT)}
+    found = elements(state, Marks())
+    assert found["known_paths"].keys() - found["undrained_paths"].keys() == {f"0x{Marks().mark_of(SLOTS['b']):08x}"}
+    assert found["undrained_paths"].keys() == {f"0x{Marks().mark_of(slot):08x}" for slot in (SLOTS["c"], OWN_SLOT)}
 
 
 def probe(health: NodeHealth, word: str) -> Health:

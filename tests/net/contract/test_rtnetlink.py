@@ -160,6 +160,7 @@ def test_rules(kernel: RouteNetlink, family: Family) -> None:
         PolicyRule(family, 91, 14_702, mark=5, protocol=PROTOCOL),
         PolicyRule(family, 92, 100, source=source, protocol=PROTOCOL),
         PolicyRule(family, 93, 14_703, in_interface="vx0", protocol=PROTOCOL),
+        PolicyRule(family, 94, 14_704, mark=0xCA6C, protocol=PROTOCOL, inverted=True),
     }
     for rule in rules:
         kernel.add_rule(rule)
