@@ -16,6 +16,8 @@ from egress_router.errors import EgressRouterError, PlatformError, printable
 
 #: What every pod waits for.
 INIT = ["init"]
+#: Processes that stay, until a signal ends them.
+STAYING = (["run"], ["http-proxy"], ["dns-proxy"])
 
 INTERNAL = 70
 INTERRUPTED = 130
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Its life is short and all that it makes is in use: looking for garbage is a tenth of it.
         gc.disable()
     status = guarded(lambda: run(args))
-    if args == INIT:
+    if args == INIT or args[:1] in STAYING:
         leave(status)
     empty_buffers()
     sys.exit(status)
@@ -57,7 +59,12 @@ def open_standard_streams() -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process without taking the interpreter down piece by piece, which a pod would wait for."""
+    """End the process without taking the interpreter down piece by piece, which a pod would wait for: it takes as long
+    as there is much in memory, and waits for threads.
+    """
+    log = sys.modules.get("logging")
+    if log is not None:
+        log.shutdown()
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

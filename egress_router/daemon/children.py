@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import logging
 import os
@@ -14,6 +13,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+
+from egress_router.net.process import die_with_parent
 
 # One child process in the foreground: started, its error output read line by line, reaped by the supervisor.
 
@@ -21,10 +23,6 @@ from dataclasses import dataclass
 REMEMBERED_LINES = 20
 #: A longer line is cut; nothing that a proxy says needs more.
 MAX_LINE = 8192
-PR_SET_PDEATHSIG = 1
-
-# Bound before any fork: the child must not resolve symbols between fork and exec.
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +48,6 @@ class Child:
         os.set_blocking(write, True)
         parent = os.getpid()
 
-        def die_with_parent() -> None:
-            # Nobody may keep the port after a kill -9 of the supervisor where it is not PID 1 (PID 1's death
-            # ends the container anyway).
-            _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
-
         try:
             self._process = subprocess.Popen(
                 launch.command,
@@ -68,7 +59,8 @@ class Child:
                 close_fds=True,
                 # A terminal's Ctrl-C reaches the supervisor alone, which then drains.
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  # no lock is taken between fork and exec
+                # Nobody may keep the port after a kill -9 of the supervisor.
+                preexec_fn=partial(die_with_parent, parent),  # noqa: PLW1509  # no lock is taken between fork and exec
             )
         except BaseException:
             os.close(read)

@@ -18,8 +18,8 @@ from egress_router.config.settings import LogFormat, LogSettings
 WAITING = 4 << 20
 #: Bytes of our own messages that may wait.
 MESSAGES_WAITING = 256 << 10
-#: A process that ends waits so long for the reader of its last messages.
-LAST_MESSAGES_SECONDS = 2.0
+#: A process that ends waits so long for the reader of its last messages, and of its last lines of the access log.
+LAST_MESSAGES_SECONDS = 0.2
 
 LOGGER = logging.getLogger("egress_router")
 

@@ -14,7 +14,7 @@ from egress_router.config.settings import LogLevel, parse_log
 from egress_router.config.values import Network
 from egress_router.daemon.endpoint import Answer, Endpoint, json_page
 from egress_router.daemon.engine import Limits
-from egress_router.daemon.log import LogOutput, set_up_log
+from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LogOutput, set_up_log
 from egress_router.daemon.loop import Loop, leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.proxy_health import ProxyHealth
@@ -22,7 +22,7 @@ from egress_router.daemon.supervisor import Supervisor
 from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import Usable, families_with_a_route
 from egress_router.dns_proxy.destinations import VARIABLE, DnsProxyConfig, parse_dns_proxy
-from egress_router.dns_proxy.haproxy.engine import LAST_LINES_SECONDS, HaproxyEngine
+from egress_router.dns_proxy.haproxy.engine import HaproxyEngine
 from egress_router.dns_proxy.metrics import DnsProxyCollector, names_as_json
 from egress_router.dns_proxy.names import BackendWatcher
 from egress_router.errors import ConfigurationError
@@ -78,7 +78,7 @@ def _run(
     finally:
         engine.close()
         if output:
-            output.close(LAST_LINES_SECONDS)
+            output.close(LAST_MESSAGES_SECONDS)
 
 
 class _Reader:

@@ -15,7 +15,7 @@ from egress_router.config.settings import parse_log
 from egress_router.config.values import Family, Network, family_of
 from egress_router.daemon.endpoint import Answer, Endpoint, json_page
 from egress_router.daemon.engine import Counters, Limits
-from egress_router.daemon.log import LOGGER, LogOutput, set_up_log
+from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LOGGER, LogOutput, set_up_log
 from egress_router.daemon.loop import leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.proxy_health import ProxyHealth
@@ -38,8 +38,6 @@ from egress_router.policy.values import Policy
 STATUS = "status.json"
 #: The largest policies take Squid some seconds to read.
 START_SECONDS = 120.0
-#: How long the reader of standard output may take for the last lines.
-LAST_LINES_SECONDS = 2.0
 
 
 def run_http_proxy(env: Mapping[str, str], cluster: Callable[[], Iterable[Network]] = tuple) -> int:
@@ -87,9 +85,9 @@ def _run(env: Mapping[str, str], cluster: Callable[[], Iterable[Network]]) -> in
     try:
         return supervisor.run()
     finally:
-        reasons.close(LAST_LINES_SECONDS)
+        reasons.close(LAST_MESSAGES_SECONDS)
         if output:
-            output.close(LAST_LINES_SECONDS)
+            output.close(LAST_MESSAGES_SECONDS)
 
 
 def _read(env: Mapping[str, str]) -> tuple[HttpSettings, Path]:

@@ -67,6 +67,23 @@ def start_tool(
     return finish
 
 
+# Children must not go on with what their parent was about to do once that is gone: outside of a container nothing else
+# ends them.
+
+_PR_SET_PDEATHSIG = 1
+# Bound before any fork: a child must not resolve symbols between fork and exec.
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this forked process when the thread that forked it ends; ``parent`` is its process. See
+    prctl(2).
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 # Work in a forked child, which starts with all modules loaded; its answer comes as JSON through a pipe.
 
 _TIMEOUT_SECONDS = 120.0
@@ -118,11 +135,13 @@ def start(name: Sequence[str], work: Callable[[], Any]) -> Job:
     with translating(f"start a child for {' '.join(name)}"):
         read_end, write_end = os.pipe()
         read_errors, write_errors = os.pipe()
+        parent = os.getpid()
         pid = os.fork()
     if pid:
         os.close(write_end)
         os.close(write_errors)
         return Job(name, pid, read_end, read_errors)
+    die_with_parent(parent)
     # It lives for one job, and the collector would copy every page that it shares with its parent.
     gc.disable()
     status = 1

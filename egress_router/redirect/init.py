@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
 from collections.abc import Mapping
+from types import FrameType
+from typing import NoReturn
 
 from egress_router.config.inputs import Problems, load_inputs, warn_unknown
 from egress_router.config.settings import parse_log
@@ -18,6 +22,8 @@ from egress_router.redirect.values import Desired, Mode
 
 def run_init(env: Mapping[str, str]) -> int:
     """Set up what ``env`` says and return 0; in legacy mode do as ``egress-router run``. Raises EgressRouterError."""
+    # PID 1 hears no signal without a handler.
+    signal.signal(signal.SIGTERM, _leave)
     inputs = load_inputs(env)
     problems = Problems()
     set_up_log(parse_log(inputs, problems, terminal=sys.stderr.isatty()))
@@ -37,6 +43,11 @@ def run_init(env: Mapping[str, str]) -> int:
     desired, _ = set_up(config)
     _end_stale(desired)
     return 0
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    """End at once, and not with 0: the pod's containers must not start. What is there is what kill -9 would leave."""
+    os._exit(128 + number)
 
 
 def _end_stale(desired: Desired) -> None:

@@ -52,8 +52,9 @@ FULL_SECONDS = {"nftables": 30.0, "iptables": 10.0}
 #: Looking takes at most one part in so many of the time: in general, and while events keep coming for nothing.
 FULL_SHARE, EVENT_SHARE = 200, 5
 DRAIN_SECONDS = 0.25
-#: At the end of the grace, and after a second signal, work that is under way has so long to end.
-LAST_WORK_SECONDS = 10.0
+#: At the end of the grace, and after a second signal, work that is under way has so long to end; what it leaves half
+#: done is what kill -9 would leave.
+LAST_WORK_SECONDS = 0.6
 
 
 class RedirectDaemon:
@@ -349,20 +350,22 @@ def run_router(env: Mapping[str, str]) -> int:
     path = env.get("EGRESS_DESTINATION_FILE", "").strip()
     # Before the file is read: what changes in between is seen as a change.
     watch = Watch([Path(path)] if path else [])
+    # Those that come now wait for the loop; one that ends this does not have to.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     with leaving_at_once():
         run = _read(env)
-    # Blocked until the loop listens, so that a signal during the set-up is not lost.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    desired, backend = set_up(run.router)
-    backend = ForkedNftables() if isinstance(backend, Nftables) else CachedIptables()
-    give_back_memory()
-    loop = Loop()
-    threads = Threads(loop)
-    state = State(interface=desired.network.egress, heartbeats=loop.heartbeats)
-    live = LiveRouter(env, run.router, desired, backend, state)
-    ended = live.end_stale()
-    if ended:
-        LOGGER.info("%d connections of former rules ended", ended)
+        desired, backend = set_up(run.router)
+        backend = ForkedNftables() if isinstance(backend, Nftables) else CachedIptables()
+        give_back_memory()
+        loop = Loop()
+        threads = Threads(loop)
+        state = State(interface=desired.network.egress, heartbeats=loop.heartbeats)
+        live = LiveRouter(env, run.router, desired, backend, state)
+        ended = live.end_stale()
+        if ended:
+            LOGGER.info("%d connections of former rules ended", ended)
+        # From here on connections are drained: the signal waits for the loop.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if run.router.health_port is not None:
         pages: dict[str, Callable[[], Answer]] = {
             "/metrics": MetricsPage(RouterCollector(live)),

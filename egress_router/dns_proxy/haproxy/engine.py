@@ -19,7 +19,7 @@ from pathlib import Path
 from signal import SIGUSR1
 
 from egress_router.daemon.children import Child, Launch
-from egress_router.daemon.log import LogOutput
+from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LogOutput
 from egress_router.daemon.sockets import can_listen
 from egress_router.dns_proxy.destinations import DnsProxyConfig
 from egress_router.dns_proxy.haproxy.config import render_haproxy
@@ -68,7 +68,6 @@ HAPROXY = "haproxy"
 FIRST_ANSWERS = 5.0
 RELOAD_ANSWERS = 2.0
 CHECK_SECONDS = 30
-LAST_LINES_SECONDS = 5.0
 #: How long HAProxy may take to say how it is.
 PROBE_SECONDS = 2.0
 _REMARK = re.compile(r"\[(NOTICE|WARNING|ALERT)\]\s*\(\d+\) : (?:CLI : )?(.*)")
@@ -127,7 +126,7 @@ class HaproxyEngine:
     def close(self) -> None:
         """Stop the threads. The children have ended."""
         self._watcher.close()
-        self._log.finish(LAST_LINES_SECONDS)
+        self._log.finish(LAST_MESSAGES_SECONDS)
 
     def watched(self) -> Iterable[Path]:
         """Return the file of EGRESS_DNS_PROXY_DESTINATION_FILE, if any."""
