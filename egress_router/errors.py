@@ -135,7 +135,14 @@ class TryAgainError(EgressRouterError):
 
 
 class AddressInUse(TryAgainError):
-    """Another machine answers for an address that should become ours (RFC 5227, RFC 4862)."""
+    """Another machine answers for an address that should become ours (RFC 5227, RFC 4862).
+
+    ``asked``: it only asks whether the address is free, as we do.
+    """
+
+    def __init__(self, message: str, *, asked: bool = False) -> None:
+        super().__init__(message)
+        self.asked = asked
 
 
 class StateMismatch(TryAgainError):

@@ -37,6 +37,14 @@ def seconds(inputs: Inputs, problems: Problems, variable: str, default: int, lea
     return value
 
 
+def shutdown_delay(inputs: Inputs, problems: Problems) -> int | None:
+    """Read EGRESS_SHUTDOWN_DELAY: seconds for which one that leaves takes new connections although it says that it is
+    not ready; None when it is not set.
+    """
+    variable = "EGRESS_SHUTDOWN_DELAY"
+    return None if inputs.value(variable) is None else seconds(inputs, problems, variable, 0, 0, 3600)
+
+
 def source_addresses(inputs: Inputs, problems: Problems) -> dict[Family, Address]:
     """Read EGRESS_SOURCE as a proxy needs it: the addresses alone. config.router judges them more closely."""
     found: dict[Family, Address] = {}

@@ -60,7 +60,8 @@ class Engine(Protocol[Prepared]):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times in seconds. ``grace`` is EGRESS_SHUTDOWN_GRACE, the rest rarely needs a change.
+    """Times in seconds. ``grace`` is EGRESS_SHUTDOWN_GRACE, ``delay`` EGRESS_SHUTDOWN_DELAY (for so long after SIGTERM
+    it says that it is not ready, and takes new connections), the rest rarely needs a change.
 
     ``start``: a child that is not ready by then has failed. ``drain``: a generation that was replaced may finish
     for this long (None: as long as it has something to do). ``deaths`` in a row, each before it ran for
@@ -70,6 +71,7 @@ class Limits:
     """
 
     grace: float = 30.0
+    delay: float = 0.0
     start: float = 30.0
     drain: float | None = None
     prepare: float = 150.0

@@ -41,7 +41,7 @@ class ProxyHealth:
 
     def reasons(self, now: float) -> list[str]:
         """Return why no connections should be sent here, a sentence each; nothing when all is well."""
-        if self._supervisor.stopping:
+        if self._supervisor.leaving:
             return ["leaving"]
         if not self._supervisor.counters.ready:
             error = self._supervisor.counters.last_error.partition("\n")[0]

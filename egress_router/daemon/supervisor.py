@@ -41,7 +41,10 @@ FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
 @dataclass(slots=True)
 class Supervisor(Generic[Prepared]):
-    """Runs ``engine`` until SIGTERM. ``report`` is called with the counters whenever they change."""
+    """Runs ``engine`` until SIGTERM. ``report`` is called with the counters whenever they change.
+
+    ``leaving``: told to leave, so not ready; ``stopping``: nothing new is taken.
+    """
 
     engine: Engine[Prepared]
     limits: Limits = field(default_factory=Limits)
@@ -50,6 +53,7 @@ class Supervisor(Generic[Prepared]):
     loop: Loop = field(default_factory=Loop)
     #: Starts children; replaced in tests.
     spawn: Callable[[Launch, int], Child] = Child
+    leaving: bool = False
     stopping: bool = False
     threads: Threads = field(init=False)
 
@@ -135,8 +139,18 @@ class Supervisor(Generic[Prepared]):
             log.warning("%s again: ending now", name)
             self._kill_all()
             return
+        if self.limits.delay and not self.leaving:
+            self.leaving = True
+            log.info("%s: leaving; not ready, and new connections are taken for %g s more", name, self.limits.delay)
+            self.loop.call_later(self.limits.delay, lambda: self._drain(name))
+        else:
+            self._drain(name)
+
+    def _drain(self, name: str) -> None:
+        if self.stopping:
+            return
         log.info("%s: draining for at most %g s", name, self.limits.grace)
-        self.stopping = True
+        self.leaving = self.stopping = True
         self._restart_at = None
         if self._candidate:
             self._candidate.signal(signal.SIGKILL)

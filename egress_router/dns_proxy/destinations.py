@@ -18,6 +18,7 @@ from egress_router.config.settings import (
     parse_health_port,
     parse_run_dir,
     seconds,
+    shutdown_delay,
     source_addresses,
     unclaimed_port,
 )
@@ -54,7 +55,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class DnsProxyConfig:
-    """The DNS proxy router. ``idle_timeout`` and ``grace`` are seconds.
+    """The DNS proxy router. ``idle_timeout``, ``grace`` and ``delay`` are seconds.
 
     ``sources`` has the addresses of EGRESS_SOURCE, and is empty where the variable is not set (upstream's manifests
     set it for the init container alone). ``nameservers`` is empty where resolv.conf decides.
@@ -69,6 +70,7 @@ class DnsProxyConfig:
     access_log: bool = True
     health_port: int | None = None
     run_dir: Path = DEFAULT_RUN_DIR
+    delay: int = 0
 
     @property
     def names(self) -> tuple[HostName, ...]:
@@ -112,6 +114,7 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     nameservers = _nameservers(inputs, problems)
     idle = seconds(inputs, problems, "EGRESS_DNS_PROXY_IDLE_TIMEOUT", 3600, 1, LONGEST)
     grace = seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", 30, 0, LONGEST)
+    delay = shutdown_delay(inputs, problems) or 0
     access_log = on_off(inputs, problems, "EGRESS_DNS_PROXY_ACCESS_LOG")
     health = parse_health_port(inputs, problems)
     run_dir = parse_run_dir(inputs, problems, LONGEST_RUN_DIR)
@@ -124,7 +127,7 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     health = unclaimed_port(inputs, problems, health, f"line {owner.line} of {VARIABLE} ({owner})" if owner else "")
     if len(problems.errors) > before:
         return None
-    return DnsProxyConfig(destinations, sources, nameservers, idle, grace, access_log, health, run_dir)
+    return DnsProxyConfig(destinations, sources, nameservers, idle, grace, access_log, health, run_dir, delay)
 
 
 class _Reader:

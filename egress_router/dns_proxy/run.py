@@ -64,7 +64,7 @@ def _run(
         watch=[Path(file)] if file else [],
         output=output,
     )
-    supervisor = Supervisor(engine, Limits(grace=float(config.grace)), loop=loop)
+    supervisor = Supervisor(engine, Limits(grace=float(config.grace), delay=float(config.delay)), loop=loop)
     try:
         if config.health_port is not None:
             health = ProxyHealth(supervisor, engine.probe)

@@ -10,6 +10,7 @@ from egress_router.config.settings import (
     parse_health_port,
     parse_run_dir,
     seconds,
+    shutdown_delay,
     source_addresses,
     unclaimed_port,
 )
@@ -43,6 +44,7 @@ def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
         workers=_workers(inputs, problems),
         access_log=on_off(inputs, problems, "EGRESS_HTTP_PROXY_ACCESS_LOG"),
         grace=float(seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", int(default.grace), 0, DAY)),
+        delay=float(shutdown_delay(inputs, problems) or 0),
         sources=tuple(source_addresses(inputs, problems).values()),
         idle_timeout=seconds(inputs, problems, "EGRESS_HTTP_PROXY_IDLE_TIMEOUT", default.idle_timeout, 1, LONGEST_IDLE),
         parent=parse_parent(inputs, problems),

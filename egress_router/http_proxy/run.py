@@ -74,9 +74,8 @@ def _run(env: Mapping[str, str], cluster: Callable[[], Iterable[Network]]) -> in
         ipv6=ipv6,
         reasons=reasons,
     )
-    supervisor = Supervisor(
-        engine, Limits(grace=settings.grace, start=START_SECONDS), lambda counters: _report(directory, counters)
-    )
+    limits = Limits(grace=settings.grace, delay=settings.delay, start=START_SECONDS)
+    supervisor = Supervisor(engine, limits, lambda counters: _report(directory, counters))
     if settings.health_port is not None:
         health = ProxyHealth(supervisor, engine.probe)
         page = MetricsPage(HttpProxyCollector(engine, supervisor.counters, health))

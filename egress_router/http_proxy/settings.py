@@ -12,7 +12,7 @@ from egress_router.policy.values import ANY_PORT, Address, Ports
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """Everything about the proxy that is not the policy. ``grace`` in seconds; ``sources`` one per family.
+    """Everything about the proxy that is not the policy. ``grace`` and ``delay`` in seconds; ``sources`` one a family.
 
     ``workers`` are the Squids that share the work (None: as many as there are processors for them), ``health_port`` is
     None for none. ``idle_timeout`` in seconds. ``ipv6_clients``: listen on IPv6 though nothing leaves by it.
@@ -25,6 +25,7 @@ class HttpSettings:
     workers: int | None = None
     access_log: bool = True
     grace: float = 30.0
+    delay: float = 0.0
     sources: tuple[Address, ...] = ()
     health_port: int | None = None
     idle_timeout: int = 900

@@ -10,6 +10,7 @@ from egress_router.errors import ConfigurationError
 from egress_router.manifests.ports import policy_ports, rule_families, service_ports
 from egress_router.manifests.validate import LABEL_VALUE, attach_of, forwarding_of, validation_errors, warnings_about
 from egress_router.manifests.values import (
+    HANDOVER_HOLD,
     Attach,
     Component,
     Forwarding,
@@ -94,7 +95,9 @@ def _routers(request: ManifestRequest) -> tuple[RouterWorkload, ...]:
         name = f"{request.name}-{number}" if several else request.name
         selector = request.node_selectors[number - 1] if request.node_selectors else request.node_selector
         kept = request.kept[number - 1] if request.kept else Kept()
-        routers.append(RouterWorkload(name, text, selector, kept))
+        # What restarts a whole set at once (`kubectl apply` of a new image) must not take all of it away at once.
+        hold = HANDOVER_HOLD if number % 2 == 0 else 0
+        routers.append(RouterWorkload(name, text, selector, kept, hold))
     return tuple(routers)
 
 

@@ -140,14 +140,30 @@ class ManifestRequest:
     node_selectors: tuple[tuple[tuple[str, str], ...], ...] = ()
 
 
+#: Seconds for which one of several routers that leaves is unready and takes new connections, see EGRESS_SHUTDOWN_DELAY:
+#: more than two looks of the kubelet, and what kube-proxy needs on every node.
+HANDOVER_DELAY = 8
+#: Seconds after which the first half of a set is back when all were told to leave at once: the delay, the grace of
+#: 30 s, and the start of the successor.
+HANDOVER_HOLD = 50
+#: More than the delay and the grace.
+TERMINATION_GRACE = 45
+#: EGRESS_DAD_WAIT of what replaces a router that holds on.
+HELD_WAIT = TERMINATION_GRACE + HANDOVER_HOLD + 5
+
+
 @dataclass(frozen=True, slots=True)
 class RouterWorkload:
-    """One workload with its own EGRESS_SOURCE, as the variable's text."""
+    """One workload with its own EGRESS_SOURCE, as the variable's text.
+
+    ``hold``: for how many seconds it goes on as before, once it shall leave, until others are back.
+    """
 
     name: str
     source: str
     node_selector: tuple[tuple[str, str], ...] = ()
     kept: Kept = field(default_factory=Kept)
+    hold: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +227,11 @@ class ManifestSet:
     services: tuple[KeptService, ...] = ()
     metrics_port: int | None = None
     warnings: tuple[Problem, ...] = field(default=())
+
+    #: For the templates.
+    handover_delay: int = HANDOVER_DELAY
+    termination_grace: int = TERMINATION_GRACE
+    held_wait: int = HELD_WAIT
 
     @property
     def redundant(self) -> bool:

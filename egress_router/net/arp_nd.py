@@ -114,7 +114,8 @@ class Neighbours:
     def _in_use(self, claim: Claim) -> AddressInUse:
         return AddressInUse(
             f"{claim.address} is in use: {claim.mac} has it on {self._interface} ({claim.heard}). Two machines with "
-            "one address break each other; remove the other one (an old router pod?), or choose another address"
+            "one address break each other; remove the other one (an old router pod?), or choose another address",
+            asked=claim.asks,
         )
 
     def _listen(self, wanted: Collection[Address], end: float) -> list[Claim]:
@@ -162,14 +163,15 @@ class Neighbours:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A machine says that it has ``address``, or is about to take it. ``answer``: it was asked; ``heard``: how it said
-    it.
+    """A machine says that it has ``address``, or is about to take it (``asks``). ``answer``: it was asked; ``heard``:
+    how it said it.
     """
 
     mac: str
     address: Address
     answer: bool
     heard: str
+    asks: bool = False
 
 
 def claimed(frame: bytes) -> Claim | None:
@@ -190,7 +192,8 @@ def claimed(frame: bytes) -> Claim | None:
         if sender != bytes(4):
             heard = "an ARP reply" if operation == _ARP_REPLY else "an ARP request from it"
             return Claim(mac.hex(":"), IPv4Address(sender), operation == _ARP_REPLY and not to_all, heard)
-        probe = Claim(mac.hex(":"), IPv4Address(target), answer=False, heard="an ARP probe: it is about to take it")
+        heard = "an ARP probe: it is about to take it"
+        probe = Claim(mac.hex(":"), IPv4Address(target), answer=False, heard=heard, asks=True)
         return probe if to_all else None
     if kind != _ETH_P_IPV6 or len(frame) < 78 or frame[20] != socket.IPPROTO_ICMPV6 or frame[21] != 255:
         return None
@@ -201,7 +204,7 @@ def claimed(frame: bytes) -> Claim | None:
         proxied = not frame[58] & 0x20
         return Claim(mac, address, proxied or not to_all, "a neighbour advertisement")
     if type_ == _NS and source == _UNSPECIFIED6 and to_all:
-        return Claim(mac, address, answer=False, heard="its duplicate address detection")
+        return Claim(mac, address, answer=False, heard="its duplicate address detection", asks=True)
     return None
 
 

@@ -16,6 +16,7 @@ from egress_router.config.settings import (
     on_off,
     parse_health_port,
     seconds,
+    shutdown_delay,
     unclaimed_port,
 )
 from egress_router.config.values import Address, Family, Interface, Network, Protocol, family_of, host_network
@@ -24,6 +25,11 @@ from egress_router.redirect.destinations import parse_rules
 from egress_router.redirect.values import Backend, Check, Mode, RouterConfig, RunConfig
 
 # The variables of the redirect router and of every init container: one function, all problems together.
+
+#: Seconds. A pod that is deleted is replaced at once, and has its address until it has ended: with what `manifests`
+#: writes at most 45 s later (terminationGracePeriodSeconds). Less than the startup probe's 60 s.
+DAD_WAIT = 50
+_HOUR = 3600
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -52,6 +58,7 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
         macvlan_mode=_choice(inputs, problems, "EGRESS_MACVLAN_MODE", MacvlanMode, MacvlanMode.BRIDGE),
         cluster_cidrs=_cluster_cidrs(inputs, problems, sources, gateways),
         dad=on_off(inputs, problems, "EGRESS_DAD", default=True),
+        dad_wait=float(seconds(inputs, problems, "EGRESS_DAD_WAIT", DAD_WAIT, 0, _HOUR)),
     )
     _refuse_host_addresses(inputs, problems, sources)
     if not mode.redirects and rules.all:
@@ -235,6 +242,7 @@ def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | Non
     before = len(problems.errors)
     health = parse_health_port(inputs, problems)
     grace = seconds(inputs, problems, "EGRESS_SHUTDOWN_GRACE", 30, 0, _DAY)
+    delay = shutdown_delay(inputs, problems)
     announce = seconds(inputs, problems, "EGRESS_ANNOUNCE_INTERVAL", 30, 0, _DAY)
     probe = seconds(inputs, problems, "EGRESS_PROBE_INTERVAL", 3, 1, _DAY)
     hold = seconds(inputs, problems, "EGRESS_NAME_HOLD", 3600, 0, 30 * _DAY)
@@ -243,7 +251,7 @@ def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | Non
         health = _unclaimed(inputs, problems, router, health)
     if router is None or len(problems.errors) > before:
         return None
-    return RunConfig(replace(router, health_port=health), grace, announce, probe, checks, hold)
+    return RunConfig(replace(router, health_port=health), grace, delay, announce, probe, checks, hold)
 
 
 def _unclaimed(inputs: Inputs, problems: Problems, router: RouterConfig, port: int) -> int | None:

@@ -286,13 +286,33 @@ class RedirectDaemon:
             # Not even for work that does not end.
             self._loop.call_later(LAST_WORK_SECONDS, self._loop.stop)
         else:
-            self._state.leaving = True
-            self._leave_by = self._loop.now() + self._run.grace
-            if self._worker.busy:
-                LOGGER.info("%s: what is under way is finished first", number.name)
-            self._worker.do(lambda: _tried(self._live.stop_accepting), lambda _: self._refusing(number), first=True)
-            # Whatever the worker is stuck in.
-            self._loop.call_later(self._run.grace + LAST_WORK_SECONDS, self._loop.stop)
+            self._leave(number)
+
+    def _leave(self, number: signal.Signals) -> None:
+        delay = self._run.delay
+        self._state.taking = delay is None
+        self._state.leaving = True
+        self._leave_by = self._loop.now() + (delay or 0) + self._run.grace
+        # Whatever the worker is stuck in.
+        self._loop.call_later((delay or 0) + self._run.grace + LAST_WORK_SECONDS, self._loop.stop)
+        if delay is None:
+            # Kubernetes sends new connections here as long as no other pod of the Service is ready.
+            LOGGER.info(
+                "%s: leaving when there are no connections, in %d s at most; new ones are taken until then",
+                number.name,
+                self._run.grace,
+            )
+            self._loop.every(DRAIN_SECONDS, self._drain)
+        elif delay:
+            LOGGER.info("%s: leaving; not ready, and new connections are taken for %d s more", number.name, delay)
+            self._loop.call_later(delay, lambda: self._refuse(number))
+        else:
+            self._refuse(number)
+
+    def _refuse(self, number: signal.Signals) -> None:
+        if self._worker.busy:
+            LOGGER.info("%s: what is under way is finished first", number.name)
+        self._worker.do(lambda: _tried(self._live.stop_accepting), lambda _: self._refusing(number), first=True)
 
     def _refusing(self, number: signal.Signals) -> None:
         LOGGER.info("%s: leaving; waiting at most %d s for connections", number.name, self._run.grace)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from egress_router.config.values import family_of
+from egress_router.config.values import Address, family_of
 from egress_router.daemon.log import LOGGER
 from egress_router.errors import AddressInUse, PlatformError, StateMismatch, TryAgainError
 from egress_router.net import netns as capabilities
@@ -291,13 +293,45 @@ def _add_addresses(
             ", ".join(deaf),
         )
     if config.dad and probed:
-        neighbours.check_duplicates(probed, config.gateways.values())
+        _wait_until_free(config, probed, neighbours)
     for item in missing:
         if item in observed.addresses:
             # The kernel's own detection once found a duplicate, which stays so until the address is added anew.
             kernel.remove_address(link, item)
         kernel.add_address(link, item)
     neighbours.announce(item.address.ip for item in missing)
+
+
+def _wait_until_free(config: RouterConfig, addresses: Collection[Address], neighbours: Neighbours) -> None:
+    """Probe for addresses until nobody has them, for at most ``config.dad_wait`` seconds: a pod that was deleted or
+    evicted is replaced at once, and keeps its address until its connections have ended.
+
+    Raises AddressInUse after that time, or when a signal asks to leave: nothing is served yet.
+    """
+    deadline = time.monotonic() + config.dad_wait
+    told = False
+    # Blocked, they are kept for us: the first process of a container would not hear them at all.
+    leaving = {signal.SIGTERM, signal.SIGINT}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, leaving)
+    try:
+        while True:
+            try:
+                neighbours.check_duplicates(addresses, config.gateways.values())
+            except AddressInUse as error:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise
+                if not told:
+                    LOGGER.warning("%s. Waiting for at most %.0f s until it is free", error, config.dad_wait)
+                    told = True
+                # Two that ask at once take each other for the owner: each asks again at another time.
+                pause = time.monotonic_ns() % 6000 / 1000 if error.asked else 0.5
+                if signal.sigtimedwait(leaving, min(left, pause)) is not None:
+                    raise
+            else:
+                return
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait_for_detection(kernel: RouteNetlink, network: NetworkState, link: Link) -> None:

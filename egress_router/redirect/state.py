@@ -35,6 +35,7 @@ class NameState:
 class State:
     """Times are of time.time() where they are shown to people, else of time.monotonic().
 
+    ``taking``: while it leaves, it goes on with new connections as before, for nobody else may be there to take them.
     ``problem`` says why the kernel is not as desired; empty when the last look found that it is.
     """
 
@@ -43,6 +44,7 @@ class State:
     problem: str = ""
     carrier: bool = True
     leaving: bool = False
+    taking: bool = False
     gateways: dict[Address, Reachability] = field(default_factory=dict)
     checks: dict[Check, Reachability] = field(default_factory=dict)
     names: dict[HostName, NameState] = field(default_factory=dict)
@@ -63,7 +65,7 @@ class State:
     def reasons(self, now: float) -> list[str]:
         """Return why the router is not ready, a sentence each; nothing when it is. ``now`` is time.monotonic()."""
         found = []
-        if self.leaving:
+        if self.leaving and not self.taking:
             found.append("leaving")
         if self.problem:
             found.append(f"the kernel is not as desired: {self.problem}")

@@ -159,7 +159,8 @@ class Ruleset:
 class RouterConfig:
     """Everything that the network half and the redirect rules need. ``sources`` and ``gateways`` have the same keys.
 
-    ``health_port`` is the long-lived router's own; None for one that sets up and is gone.
+    ``dad_wait`` is for how many seconds an address that is in use is waited for. ``health_port`` is the long-lived
+    router's own; None for one that sets up and is gone.
     """
 
     mode: Mode
@@ -173,6 +174,7 @@ class RouterConfig:
     macvlan_mode: MacvlanMode = MacvlanMode.BRIDGE
     cluster_cidrs: tuple[Network, ...] = field(default=())
     dad: bool = True
+    dad_wait: float = 50.0
     health_port: int | None = None
 
 
@@ -193,13 +195,15 @@ class Check:
 @dataclass(frozen=True, slots=True)
 class RunConfig:
     """The long-lived router. ``grace``, ``announce_interval`` (0: never) and ``probe_interval`` are seconds, and so is
-    ``name_hold``: how long the last good answer for a name serves while DNS fails.
+    ``name_hold``: how long the last good answer for a name serves while DNS fails. ``delay``: how long it takes new
+    connections when it was told to leave; None: as long as it is there, and ready.
 
     The health port stands in ``router``: the translation must not claim it.
     """
 
     router: RouterConfig
     grace: int = 30
+    delay: int | None = 0
     announce_interval: int = 30
     probe_interval: int = 3
     checks: tuple[Check, ...] = ()

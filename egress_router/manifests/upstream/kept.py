@@ -10,7 +10,16 @@ from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, KNOWN, ROUTER
 from egress_router.manifests.containers import Container, ManifestPod, Role, pauses
 from egress_router.manifests.objects import Objects, as_list, as_mapping, as_text, texts
 from egress_router.manifests.plan import NETWORKS_ANNOTATION, SDN_ANNOTATION
-from egress_router.manifests.values import Component, Kept, Note, NoteKind
+from egress_router.manifests.values import (
+    HANDOVER_DELAY,
+    HANDOVER_HOLD,
+    HELD_WAIT,
+    TERMINATION_GRACE,
+    Component,
+    Kept,
+    Note,
+    NoteKind,
+)
 
 #: Labels and annotations that controllers and clients write.
 _GENERATED = (
@@ -85,6 +94,10 @@ _TAKEN_OVER = {
     "EGRESS_HOST_IPS",
     *(f"{item.destination_variable}{suffix}" for item in Component for suffix in ("", "_FILE")),
 }
+_OUR_HANDOVER = (
+    {"name": "EGRESS_SHUTDOWN_DELAY", "value": str(HANDOVER_DELAY)},
+    {"name": "EGRESS_DAD_WAIT", "value": str(HELD_WAIT)},
+)
 _OF_THE_PRIVILEGED_FORM = {"EGRESS_PARENT_INTERFACE", "EGRESS_HOST_NETNS", "EGRESS_MACVLAN_MODE"}
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
 _TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
@@ -235,7 +248,7 @@ class _Reader:
                 if tolerations:
                     kept[key] = tolerations
             elif key == "terminationGracePeriodSeconds":
-                if not (self._ours and value == 45):
+                if not (self._ours and value in (TERMINATION_GRACE, TERMINATION_GRACE + HANDOVER_HOLD)):
                     kept[key] = value
             elif key == "securityContext":
                 rest = {name: one for name, one in as_mapping(value).items() if not (self._ours and name == "sysctls")}
@@ -318,6 +331,8 @@ class _Reader:
                 continue
             if key in ("serviceAccountName", "serviceAccount", "nodeSelector", "hostNetwork"):
                 continue
+            if key == "lifecycle" and self._ours:
+                continue
             if key == "imagePullPolicy":
                 target[key] = value
             elif key in ("command", "args"):
@@ -334,7 +349,7 @@ class _Reader:
             reads = set(KNOWN)
         found = []
         for name, raw in own.items():
-            if name in _TAKEN_OVER:
+            if name in _TAKEN_OVER or (self._ours and raw in _OUR_HANDOVER):
                 continue
             if name in _OF_THE_PRIVILEGED_FORM:
                 self._note.changed(f"{name} is not needed: the interface comes with the pod")

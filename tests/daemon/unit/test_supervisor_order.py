@@ -6,6 +6,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,21 @@ def test_sigterm_while_a_configuration_is_prepared_leaves(world: World) -> None:
     world.supervisor.threads.job = lambda *_: None  # type: ignore[method-assign, assignment]
     assert world.run(1.0) == 0
     assert world.clock.now < 3.0
+
+
+def test_one_of_several_takes_new_connections_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Service has to hear that it is not ready. A second signal does not wait for that."""
+    world = World(monkeypatch)
+    world.supervisor.limits = replace(LIMITS, delay=6.0)
+    seen: list[tuple[bool, bool]] = []
+
+    def look() -> None:
+        seen.append((world.supervisor.leaving, "retire 1 finally" in world.steps))
+
+    assert world.run(5.0, (4.9, look), (5.1, look), (10.5, look), (11.5, look)) == 0
+    assert seen == [(False, False), (True, False), (True, False), (True, True)]
+
+    hurried = World(monkeypatch)
+    hurried.supervisor.limits = replace(LIMITS, delay=60.0)
+    assert hurried.run(5.0, (8.0, lambda: hurried.supervisor._stop("SIGTERM"))) == 0
+    assert hurried.clock.now < 20.0

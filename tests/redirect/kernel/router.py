@@ -17,6 +17,7 @@ ENV = {
     "EGRESS_GATEWAY": "192.0.2.1 2001:db8:2::1",
     "EGRESS_ROUTER_MODE": "init",
     "EGRESS_DAD": "off",
+    "EGRESS_DAD_WAIT": "0",
     "EGRESS_LOG_FORMAT": "text",
     "EGRESS_ROUTER_DEBUG": "1",
 }

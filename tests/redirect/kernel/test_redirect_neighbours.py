@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -114,6 +117,55 @@ def test_two_routers_that_start_at_once_do_not_both_win(make_lab: Callable[..., 
     ends = [(run.communicate(timeout=20)[1], run.returncode) for run in runs]
     assert [code for _, code in ends].count(0) <= 1, ends
     assert {code for _, code in ends} <= {0, 75}, ends
+
+
+def test_an_address_in_use_is_waited_for(lab: Lab, backend: str) -> None:
+    """A pod that was deleted is replaced at once and drains meanwhile: there is one owner at any time."""
+    serve(lab)
+    router = Router(lab, backend, rules=RULES)
+    former = lab.machine("former", "192.0.2.98")
+    former.add_addresses([SOURCE4])
+    command = [sys.executable, "-m", "egress_router", "init"]
+    env = {**router.env, "EGRESS_DAD": "on", "EGRESS_DAD_WAIT": "20"}
+    waiting = router.host.popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    assert waiting.stderr is not None
+    assert any("Waiting for at most 20 s" in line for line in waiting.stderr)
+    assert SOURCE4 not in router.host.ip("addr")
+    former.ip(f"addr del {SOURCE4}/24 dev eth0")
+    gone = time.monotonic()
+    assert waiting.wait(20) == 0
+    assert time.monotonic() - gone < 5
+    assert router.tcp(80).startswith(SOURCE4)
+
+
+@pytest.mark.parametrize("verb", ["init", "run"])
+def test_waiting_ends_at_a_signal(lab: Lab, backend: str, verb: str) -> None:
+    router = Router(lab, backend, rules=RULES)
+    lab.machine("holder", "192.0.2.98").add_addresses([SOURCE4])
+    env = {**router.env, "EGRESS_DAD": "on", "EGRESS_DAD_WAIT": "60"}
+    env["EGRESS_ROUTER_MODE"] = "init" if verb == "init" else "legacy"
+    command = [sys.executable, "-m", "egress_router", verb]
+    # As in a container: the first process of a PID namespace hears no signal that it has no handler for.
+    first = ["unshare", "--pid", "--fork", "--kill-child", *command]
+    waiting = router.host.popen(first, env=env, stderr=subprocess.PIPE, text=True)
+    assert waiting.stderr is not None
+    assert any("Waiting" in line for line in waiting.stderr)
+    process = int(Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children").read_text())
+    os.kill(process, signal.SIGTERM)
+    assert waiting.wait(5) == 75
+
+
+def test_two_routers_that_start_at_once_and_wait(make_lab: Callable[..., Lab], shape: str) -> None:
+    """One of them gets the address, for their turns to ask differ."""
+    lab = make_lab(nodes=2, shape=shape)
+    router = Router(lab, "nftables", rules=RULES)
+    second = lab.pod("second", node=1)
+    lab.macvlan(second)
+    command = [sys.executable, "-m", "egress_router", "init"]
+    env = {**router.env, "EGRESS_DAD": "on", "EGRESS_DAD_WAIT": "20"}
+    runs = [pod.popen(command, env=env, stderr=subprocess.PIPE, text=True) for pod in (router.host, second)]
+    ends = [(run.communicate(timeout=60)[1], run.returncode) for run in runs]
+    assert sorted(code for _, code in ends) == [0, 75], ends
 
 
 def test_neighbours_learn_the_new_owner(lab: Lab, backend: str) -> None:

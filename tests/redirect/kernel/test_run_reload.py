@@ -175,7 +175,7 @@ def test_leaving_lets_connections_finish_and_forwards_nothing_afterwards(
 ) -> None:
     """A UDP flow has no end: it is waited for while packets come. `init` in legacy mode is the same thing."""
     serve(lab)
-    router = LiveRouter(lab, backend, tmp_path, FIRST, EGRESS_SHUTDOWN_GRACE="60")
+    router = LiveRouter(lab, backend, tmp_path, FIRST, EGRESS_SHUTDOWN_GRACE="60", EGRESS_SHUTDOWN_DELAY="0")
     with lab.capture() as capture:
         router.start("init" if lab.shape == "bridge" else "run")
         talk, datagrams = Talk(router, 80), Talk(router, 53, kind=socket.SOCK_DGRAM)

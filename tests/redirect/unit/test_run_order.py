@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -212,6 +213,35 @@ def test_new_connections_are_refused_then_waited_for_then_ended(router: Router) 
     assert router.steps[-2:] == ["refuse new connections", "end connections"]
     assert "reload" not in router.steps
     assert 5.0 <= router.took < 6.0
+
+
+def test_one_that_nobody_replaces_takes_new_connections_until_it_is_idle(router: Router) -> None:
+    router.left = 1
+    router.daemon._run = replace(router.daemon._run, delay=None)
+    reasons: list[list[str]] = []
+
+    def over() -> None:
+        reasons.append(router.state.reasons(0.0))
+        router.left = 0
+
+    router.run(60.0, (2.0, router.signal(signal.SIGTERM)), (20.0, over))
+    assert reasons == [[]], "a Service whose pods all leave sends clients to those that are ready"
+    assert "refuse new connections" not in router.steps
+    assert router.steps[-1] == "end connections"
+    assert 20.0 <= router.took < 21.0
+
+
+def test_one_of_several_is_unready_first_and_refuses_later(router: Router) -> None:
+    router.left = 1
+    router.daemon._run = replace(router.daemon._run, delay=8)
+    seen: list[tuple[list[str], bool]] = []
+
+    def look() -> None:
+        seen.append((router.state.reasons(0.0), "refuse new connections" in router.steps))
+
+    router.run(100.0, (2.0, router.signal(signal.SIGTERM)), (2.1, look), (9.5, look), (10.5, look))
+    assert seen == [(["leaving"], False), (["leaving"], False), (["leaving"], True)]
+    assert 40.0 <= router.took < 41.0, "the grace begins then"
 
 
 def test_the_grace_is_the_end_of_waiting(router: Router) -> None:
