@@ -12,21 +12,26 @@ gathered into *levels* of one decision each:
 
 Ports: names are grouped by their port list. Addresses are claimed separately for each class of ports that the
 address lines tell apart.
+
+Clients: the lines of a section are compiled once for each branch of the tree of sections (``clients``), behind all of
+what the branches above decided: no level comes before the last one of those.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from egress_router.config.embedded_ipv4 import is_isatap
-from egress_router.policy.compiled import AddressLine, CompiledPolicy, Rule
+from egress_router.policy.clients import Clients, clients_of
+from egress_router.policy.compiled import AddressLine, CompiledPolicy, NamesAlone, Rule
 from egress_router.policy.name_lines import suffixes
 from egress_router.policy.ranges import Claims, Span, complement, embedding, normal, spans
 from egress_router.policy.size import port_classes
 from egress_router.policy.values import (
     ALWAYS_CLOSED,
+    ANY_PORT,
     Address,
     Anything,
     Block,
@@ -49,6 +54,13 @@ class _Levels:
     highest: dict[tuple[bool, Decision], int] = field(default_factory=lambda: defaultdict(lambda: -1))
     at: dict[tuple[str, bool, Decision], int] = field(default_factory=lambda: defaultdict(lambda: -1))
     below: dict[tuple[str, Decision], int] = field(default_factory=lambda: defaultdict(lambda: -1))
+    #: No line comes before it.
+    least: int = 0
+
+    def copy(self) -> _Levels:
+        """Return the levels for lines that come behind all others."""
+        least = max(self.highest.values(), default=0)
+        return _Levels(self.highest.copy(), self.at.copy(), self.below.copy(), least)
 
     def place(self, line: PolicyLine) -> int:
         """Return the level of the next line and remember it. Even levels deny, odd ones allow."""
@@ -57,7 +69,7 @@ class _Levels:
         after = self.highest[(not about_address, other)]
         if not about_address:
             after = max(after, self._related(line, other))
-        level = after + 1
+        level = max(after + 1, self.least)
         if level % 2 != (line.decision is Decision.ALLOW):
             level += 1
         self._remember(line, about_address, level)
@@ -88,25 +100,42 @@ def compile_policy(policy: Policy, own: Iterable[Address] = (), cluster: Iterabl
     """Return the rules for a policy in a pod that has the addresses ``own``, and whose routes lead into the ``cluster``
     for these networks. The result depends on nothing else.
     """
-    levels = _Levels()
-    # The closed addresses are as good as deny lines in front of all others.
-    levels.highest[True, Decision.DENY] = 0
-    placed = [(levels.place(line), line) for line in policy.lines]
-    rules = [*_name_rules(placed), *_address_rules(placed, own, [to_block(network) for network in cluster])]
+    clients = clients_of(policy)
+    closing = _Closing(policy, own, [to_block(network) for network in cluster])
+    by_section: dict[int, list[PolicyLine]] = defaultdict(list)
+    for line in policy.lines:
+        by_section[line.section].append(line)
+    rules = closing.closed_to_some(clients)
+    chains: list[_Chain] = []
+    allowed: list[tuple[str, ...] | None] = []
+    for place, branch in enumerate(clients.branches):
+        above = None if branch.parent is None else chains[branch.parent]
+        chain = _Chain(closing) if above is None else above.copy()
+        mine = [replace(rule, clients=branch.clients, branch=place) for rule in chain.add(by_section[branch.section])]
+        chains.append(chain)
+        allowed.append(_allowed_names(mine))
+        rules += mine
     # Within a level the order does not matter; names first saves a look into DNS.
     rules.sort(key=lambda rule: (rule.level, bool(rule.addresses)))
+    return CompiledPolicy(tuple(rules), tuple(_names_alone(clients, allowed)), tuple(closing.isatap), clients)
+
+
+def _allowed_names(rules: Iterable[Rule]) -> tuple[str, ...] | None:
+    """Return the names that rules allow; None when they allow by address or everything."""
     allowing = [rule for rule in rules if rule.decision is Decision.ALLOW]
-    by_name = not any(rule.addresses or rule.everything for rule in allowing)
-    allowed = _uncovered({name for rule in allowing for name in rule.names}) if by_name else None
-    return CompiledPolicy(tuple(rules), allowed, tuple(_opened_isatap(policy)))
+    if any(rule.addresses or rule.everything for rule in allowing):
+        return None
+    return _uncovered({name for rule in allowing for name in rule.names})
 
 
-def _opened_isatap(policy: Policy) -> Iterator[Span]:
-    for line in policy.lines:
-        target = line.target
-        allowed = line.decision is Decision.ALLOW and isinstance(target, Block) and target.single
-        if allowed and isinstance(target, Block) and is_isatap(from_number(target.first)):
-            yield target.first, target.last
+def _names_alone(clients: Clients, allowed: Sequence[tuple[str, ...] | None]) -> Iterator[NamesAlone]:
+    found: dict[tuple[int, ...], list[Span]] = defaultdict(list)
+    for group in clients.groups:
+        if all(allowed[branch] is not None for branch in group.branches):
+            found[tuple(branch for branch in group.branches if allowed[branch])].extend(group.clients)
+    for branches, ranges in found.items():
+        names = tuple(names for branch in branches if (names := allowed[branch]))
+        yield NamesAlone(None if len(clients.groups) == 1 else tuple(normal(ranges)), names)
 
 
 def _name_rules(placed: Sequence[tuple[int, PolicyLine]]) -> list[Rule]:
@@ -139,56 +168,165 @@ def _uncovered(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(kept))
 
 
-def _address_rules(
-    placed: Sequence[tuple[int, PolicyLine]], own: Iterable[Address], cluster: Sequence[Block]
-) -> list[Rule]:
-    lines = [(level, line, line.target) for level, line in placed if isinstance(line.target, Block)]
-    closed = [span for _, block in ALWAYS_CLOSED for span in spans(block)]
-    closed += [(to_number(address),) * 2 for address in own]
-    closed += [span for block in cluster for span in spans(block)]
-    rules: list[Rule] = []
-    for ports in port_classes([line.ports for _, line, _ in lines]):
-        active = [(level, line, block) for level, line, block in lines if ports.ranges[0][0] in line.ports]
-        opening = [block for _, line, block in active if line.decision is Decision.ALLOW]
-        opened = [span for block in opening if block.single or block in cluster for span in spans(block)]
-        rules += _rules_of_class(ports, active, normal(closed), opened)
-    return rules
+class _Closing:
+    """What is closed, and to whom lines open some of it: an address by a line for exactly it, a network of the cluster
+    by a line for exactly that.
+    """
+
+    def __init__(self, policy: Policy, own: Iterable[Address], cluster: Sequence[Block]) -> None:
+        closed = [span for _, block in ALWAYS_CLOSED for span in spans(block)]
+        closed += [(to_number(address),) * 2 for address in own]
+        closed += [span for block in cluster for span in spans(block)]
+        self._closed = normal(closed)
+        self._carrying = embedding(closed)
+        self._others = complement([*self._closed, *self._carrying])
+        self._opening = [
+            _Opening(line.section, line.ports, spans(target), is_isatap(from_number(target.first)))
+            for line in policy.lines
+            if line.decision is Decision.ALLOW and isinstance(target := line.target, Block)
+            if target.single or target in cluster
+        ]
+        self._sections = policy.sections
+
+    @property
+    def port_lists(self) -> list[Ports]:
+        """The ports at which lines open something."""
+        return [line.ports for line in self._opening]
+
+    @property
+    def isatap(self) -> list[Span]:
+        """The addresses of ISATAP that lines open to anybody."""
+        return [span for line in self._opening if line.isatap for span in line.spans]
+
+    def closed(self, port: int) -> tuple[list[Span], list[Span]]:
+        """Return what is closed to everybody at a port, and the addresses that carry it."""
+        claims = Claims()
+        claims.claim(span for line in self._opening if port in line.ports for span in line.spans)
+        return claims.claim(self._closed), claims.claim(self._carrying)
+
+    def closed_to_some(self, clients: Clients) -> list[Rule]:
+        """Return rules that close what lines open in sections for others."""
+        if all(self._sections[line.section].networks is None for line in self._opening):
+            return []
+        found: dict[tuple[Ports, tuple[Span, ...]], list[Span]] = defaultdict(list)
+        classes = port_classes(self.port_lists)
+        for group in clients.groups:
+            sections = {clients.branches[branch].section for branch in group.branches}
+            for ports in classes:
+                if rest := self._closed_to(sections, ports.ranges[0][0]):
+                    found[ports, rest].extend(group.clients)
+            if rest := self._isatap_closed_to(sections):
+                found[ANY_PORT, rest].extend(group.clients)
+        return [
+            Rule(0, Decision.DENY, ports, (), (AddressLine(0, rest),), clients=tuple(normal(ranges)), branch=None)
+            for (ports, rest), ranges in found.items()
+        ]
+
+    def _closed_to(self, sections: set[int], port: int) -> tuple[Span, ...]:
+        active = [line for line in self._opening if port in line.ports]
+        claims = Claims()
+        claims.claim(self._others)
+        claims.claim(span for line in active if line.section in sections for span in line.spans)
+        return tuple(claims.claim(normal(span for line in active for span in line.spans)))
+
+    def _isatap_closed_to(self, sections: set[int]) -> tuple[Span, ...]:
+        claims = Claims()
+        claims.claim(span for line in self._opening if line.isatap and line.section in sections for span in line.spans)
+        return tuple(claims.claim(normal(self.isatap)))
 
 
-def _rules_of_class(
-    ports: Ports, active: Sequence[tuple[int, PolicyLine, Block]], closed: list[Span], opened: Iterable[Span]
-) -> list[Rule]:
-    claims = Claims()
-    reserved = Claims()
-    reserved.claim(opened)
-    always = reserved.claim(closed)
-    carrying = reserved.claim(embedding(closed))
-    claims.claim([*always, *carrying])
-    by_level: dict[int, list[AddressLine]] = defaultdict(list)
-    embedded: dict[int, list[AddressLine]] = defaultdict(list)
-    by_level[0].append(AddressLine(0, tuple(always)))
-    embedded[0].append(AddressLine(0, tuple(carrying)))
-    for level, line, block in active:
-        ranges = claims.claim(spans(block))
-        if ranges:
-            by_level[level].append(AddressLine(line.number, tuple(ranges)))
-        if line.decision is Decision.DENY and (carrying := claims.claim(embedding(ranges))):
-            embedded[level].append(AddressLine(line.number, tuple(carrying)))
-    rules = []
-    decided: list[Span] = []
-    for level in sorted({*by_level, *embedded}):
-        mine = by_level[level]
-        # Without those embedded: every rule that allows comes after the one that denies them, or before any of theirs.
-        decided = normal([*decided, *(span for line in mine for span in line.ranges)])
-        allow = level % 2 == 1
-        decision = Decision.ALLOW if allow else Decision.DENY
-        if mine:
-            outside = tuple(complement(decided)) if allow else ()
-            rules.append(Rule(level, decision, ports, (), tuple(mine), outside, numbers=_numbers(mine)))
-        if any(line.ranges for line in embedded[level]):
-            numbers = _numbers(embedded[level])
-            rules.append(Rule(level, decision, ports, (), tuple(embedded[level]), numbers=numbers, embedded=True))
-    return rules
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """A line that may open what is closed."""
+
+    section: int
+    ports: Ports
+    spans: list[Span]
+    isatap: bool
+
+
+class _Chain:
+    """What the lines of a branch and of those above it decided, for the lines behind them."""
+
+    def __init__(self, closing: _Closing) -> None:
+        self._closing = closing
+        self._levels = _Levels()
+        # The closed addresses are as good as deny lines in front of all others.
+        self._levels.highest[True, Decision.DENY] = 0
+        self._lists = closing.port_lists
+        self._classes: dict[Ports, _Claimed] = {}
+
+    def copy(self) -> _Chain:
+        """Return the same for lines of another branch."""
+        other = _Chain(self._closing)
+        other._levels = self._levels.copy()
+        # Never changed in place.
+        other._lists, other._classes = self._lists, self._classes
+        return other
+
+    def add(self, lines: Sequence[PolicyLine]) -> list[Rule]:
+        """Return the rules for lines behind all others."""
+        placed = [(self._levels.place(line), line) for line in lines]
+        rules = _name_rules(placed)
+        about = [(level, line, line.target) for level, line in placed if isinstance(line.target, Block)]
+        if self._classes and not about:
+            return rules
+        self._lists = list(dict.fromkeys([*self._lists, *(line.ports for _, line, _ in about)]))
+        classes: dict[Ports, _Claimed] = {}
+        for ports in port_classes(self._lists):
+            port = ports.ranges[0][0]
+            above = next((claimed for wider, claimed in self._classes.items() if port in wider), None)
+            classes[ports] = _Claimed(*self._closing.closed(port)) if above is None else above.copy()
+            rules += classes[ports].rules(ports, [entry for entry in about if port in entry[1].ports])
+        self._classes = classes
+        return rules
+
+
+class _Claimed:
+    """Which addresses are claimed at a class of ports, and which are decided."""
+
+    def __init__(self, closed: list[Span], carrying: list[Span]) -> None:
+        self._claims = Claims()
+        self._claims.claim([*closed, *carrying])
+        self._decided: list[Span] = []
+        #: Until it is in a rule.
+        self._closed: tuple[list[Span], list[Span]] | None = (closed, carrying)
+
+    def copy(self) -> _Claimed:
+        """Return one that changes on its own."""
+        other = _Claimed([], [])
+        other._claims, other._decided, other._closed = self._claims.copy(), self._decided, self._closed
+        return other
+
+    def rules(self, ports: Ports, active: Sequence[tuple[int, PolicyLine, Block]]) -> list[Rule]:
+        """Return the rules for lines, with their levels and blocks, behind all that is claimed."""
+        by_level: dict[int, list[AddressLine]] = defaultdict(list)
+        embedded: dict[int, list[AddressLine]] = defaultdict(list)
+        if self._closed:
+            by_level[0].append(AddressLine(0, tuple(self._closed[0])))
+            embedded[0].append(AddressLine(0, tuple(self._closed[1])))
+            self._closed = None
+        for level, line, block in active:
+            ranges = self._claims.claim(spans(block))
+            if ranges:
+                by_level[level].append(AddressLine(line.number, tuple(ranges)))
+            if line.decision is Decision.DENY and (carrying := self._claims.claim(embedding(ranges))):
+                embedded[level].append(AddressLine(line.number, tuple(carrying)))
+        rules = []
+        for level in sorted({*by_level, *embedded}):
+            mine = by_level[level]
+            # Without those embedded: every rule that allows comes after the one that denies them, or before any of
+            # theirs.
+            self._decided = normal([*self._decided, *(span for line in mine for span in line.ranges)])
+            allow = level % 2 == 1
+            decision = Decision.ALLOW if allow else Decision.DENY
+            if mine:
+                outside = tuple(complement(self._decided)) if allow else ()
+                rules.append(Rule(level, decision, ports, (), tuple(mine), outside, numbers=_numbers(mine)))
+            if any(line.ranges for line in embedded[level]):
+                numbers = _numbers(embedded[level])
+                rules.append(Rule(level, decision, ports, (), tuple(embedded[level]), numbers=numbers, embedded=True))
+        return rules
 
 
 def _numbers(lines: Iterable[AddressLine]) -> tuple[int, ...]:

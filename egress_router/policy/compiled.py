@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from egress_router.policy.clients import ROOT, Clients
 from egress_router.policy.ranges import Span
 from egress_router.policy.values import Decision, Ports
 
@@ -34,6 +35,9 @@ class Rule:
     numbers: tuple[int, ...] = ()
     #: The addresses are IPv6 ones that carry an IPv4 address which the same level denies.
     embedded: bool = False
+    #: Whom it is for: None for everybody. ``branch``: whose lines it has, None for what is closed to these clients.
+    clients: tuple[Span, ...] | None = None
+    branch: int | None = ROOT
 
     def ranges(self) -> list[tuple[Span, int]]:
         """Return the ranges of addresses in their order, each with the number of its line."""
@@ -41,14 +45,23 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class NamesAlone:
+    """Clients to whom no rule allows anything but names, and all names that some rule allows, at whatever port, a set
+    for each branch. A host that is in no set can be denied at once, without asking DNS about it.
+    """
+
+    clients: tuple[Span, ...] | None
+    names: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledPolicy:
     """The rules in order; what no rule matches is denied.
 
-    ``allowed_names``: every name that some rule allows, at whatever port, when no rule allows by address or
-    everything; a host that is not among them can be denied at once, without asking DNS about it. None otherwise.
-    ``isatap``: addresses of ISATAP that lines open; all others are closed.
+    ``isatap``: addresses of ISATAP that lines open to anybody; all others are closed.
     """
 
     rules: tuple[Rule, ...]
-    allowed_names: tuple[str, ...] | None
-    isatap: tuple[Span, ...] = ()
+    names_alone: tuple[NamesAlone, ...]
+    isatap: tuple[Span, ...]
+    clients: Clients

@@ -1,21 +1,26 @@
-"""EGRESS_HTTP_PROXY_DESTINATION → Policy: one destination a line, everything that is wrong reported at once."""
+"""Text → Policy: one destination a line, everything that is wrong reported at once."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import idna
 
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
 from egress_router.errors import printable
+from egress_router.policy.heads import Heads, is_head
+from egress_router.policy.networks import EXPECTED, Bad, parse_network
 from egress_router.policy.port_lists import parse_ports
 from egress_router.policy.size import (
     MAX_ALTERNATIONS,
+    MAX_BRANCH_LINES,
+    MAX_BRANCHES,
     MAX_PORT_LISTS,
     MAX_RANGES,
     alternations,
+    branch_lines,
     most_ranges,
     port_lists,
 )
@@ -28,14 +33,13 @@ from egress_router.policy.values import (
     Name,
     Policy,
     PolicyLine,
-    to_number,
+    Section,
 )
 
 VARIABLE = "EGRESS_HTTP_PROXY_DESTINATION"
 #: About as many lines as fit a ConfigMap.
 MAX_LINES = 50_000
 
-EXPECTED = "a name, *.name, an address, a network such as 192.0.2.0/24 or [2001:db8::/32], or * as the last line"
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 #: What inet_aton(3) takes for a part of an address: a name that ends in one would be an address to Squid.
 _NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)")
@@ -46,48 +50,88 @@ _SQUID = re.compile(
 )
 
 
-class _Bad(ValueError):
-    """Carries what is wrong and what would be right."""
-
-    def __init__(self, message: str, expected: str = EXPECTED) -> None:
-        super().__init__(message)
-        self.message = message
-        self.expected = expected
-
-
-def parse_policy(inputs: Inputs, problems: Problems, *, required: bool = False) -> Policy | None:
-    """Return the policy; None when it is unset (a problem when ``required``) or when a problem was noted.
+def parse_policy(
+    inputs: Inputs, problems: Problems, *, required: bool = False, variable: str = VARIABLE
+) -> Policy | None:
+    """Return the policy of a variable; None when it is unset (a problem when ``required``) or when a problem was noted.
 
     Lines that can never match are found by ``shadowed``, not here.
     """
     before = len(problems.errors)
-    source = inputs.list_text(VARIABLE, problems)
+    source = inputs.list_text(variable, problems)
     if source is None:
         if required and len(problems.errors) == before:
-            problems.error(VARIABLE, None, "", "is not set", f"one destination a line: {EXPECTED}")
+            problems.error(variable, None, "", "is not set", f"one destination a line: {EXPECTED}")
         return None
-    raws = list(source.lines())
-    lines = tuple(line for raw in raws if (line := _parse_line(source, raw, problems)))
-    for line in lines:
-        if isinstance(line.target, Anything) and line.number != raws[-1].number:
-            problems.error(source.variable, line.number, line.text, "is not the last line", "* only as the last line")
+    heads = Heads(source, problems)
+    lines, last = _read_lines(source, heads, problems)
+    _check_order(source, lines, last, heads.sections, problems)
     if not lines and len(problems.errors) == before:
         problems.error(source.variable, None, "", "has no destination", f"one destination a line: {EXPECTED}")
     if len(lines) > MAX_LINES:
         problems.error(source.variable, lines[MAX_LINES].number, "", f"more than {MAX_LINES} lines", "fewer lines")
     if len(problems.errors) > before:
         return None
-    policy = Policy(lines, source.variable)
+    heads.warn_unused({line.section for line in lines})
+    policy = Policy(lines, source.variable, tuple(heads.sections))
+    if (wrong := _too_large(policy)) is not None:
+        problems.error(source.variable, None, "", *wrong)
+        return None
+    return policy
+
+
+def _read_lines(
+    source: SourceText, heads: Heads, problems: Problems
+) -> tuple[tuple[PolicyLine, ...], Mapping[int, int]]:
+    """Return the lines, and the number of the last one in every section, whether it is right or wrong."""
+    lines = []
+    last: dict[int, int] = {}
+    for raw in source.lines():
+        if is_head(raw.text):
+            heads.read(raw)
+            continue
+        last[heads.place] = raw.number
+        if line := _parse_line(source, raw, problems):
+            lines.append(replace(line, section=heads.place) if heads.place else line)
+    return tuple(lines), last
+
+
+def _check_order(
+    source: SourceText,
+    lines: Sequence[PolicyLine],
+    last: Mapping[int, int],
+    sections: Sequence[Section],
+    problems: Problems,
+) -> None:
+    """Note every ``*`` that a line for the same clients comes behind."""
+    end = max(last.values(), default=0)
+    for line in lines:
+        if not isinstance(line.target, Anything):
+            continue
+        everybody = sections[line.section].networks is None
+        if line.number != (end if everybody else last[line.section]):
+            expected = "* only as the last line" + (", or the last of a section" if len(sections) > 1 else "")
+            problems.error(source.variable, line.number, line.text, "is not the last line", expected)
+
+
+def _too_large(policy: Policy) -> tuple[str, str] | None:
+    """Return what is too much about a policy, and what would be right."""
     if (lists := len(port_lists(policy))) > MAX_PORT_LISTS:
-        expected = f"at most {MAX_PORT_LISTS}"
-        problems.error(source.variable, None, "", f"has {lists} different port lists on address lines", expected)
-    elif most_ranges(policy) > MAX_RANGES:
+        return f"has {lists} different port lists on address lines", f"at most {MAX_PORT_LISTS}"
+    count, lines = branch_lines(policy)
+    if count > MAX_BRANCHES:
+        message = f"has sections whose networks overlap in {count} ways"
+        return message, f"at most {MAX_BRANCHES} ways; sections for networks that lie apart"
+    if lines > MAX_BRANCH_LINES:
+        message = f"has sections whose networks overlap so that {lines} lines are to be kept apart"
+        return message, f"at most {MAX_BRANCH_LINES} lines; those for everybody in front of all sections"
+    if most_ranges(policy) > MAX_RANGES:
         message = "has too many address lines between denied names, or too many of them with different ports"
-        problems.error(source.variable, None, "", message, "address lines together, before or after the names")
-    elif (count := alternations(policy)) > MAX_ALTERNATIONS:
+        return message, "address lines together, before or after the names"
+    if (count := alternations(policy)) > MAX_ALTERNATIONS:
         message = f"alternates {count} times between names and addresses of opposite decisions"
-        problems.error(source.variable, None, "", message, f"at most {MAX_ALTERNATIONS} times; group the lines")
-    return policy if len(problems.errors) == before else None
+        return message, f"at most {MAX_ALTERNATIONS} times; group the lines"
+    return None
 
 
 def _parse_line(source: SourceText, raw: Line, problems: Problems) -> PolicyLine | None:
@@ -99,7 +143,7 @@ def _parse_line(source: SourceText, raw: Line, problems: Problems) -> PolicyLine
         return None
     try:
         return _parse_destination(source, raw, problems)
-    except _Bad as bad:
+    except Bad as bad:
         problems.error(source.variable, raw.number, raw.text, bad.message, bad.expected)
         return None
 
@@ -107,16 +151,16 @@ def _parse_line(source: SourceText, raw: Line, problems: Problems) -> PolicyLine
 def _parse_destination(source: SourceText, raw: Line, problems: Problems) -> PolicyLine:
     text = raw.words[0]
     if "://" in text:
-        raise _Bad("is a URL", f"{_host_of(text)}: the host alone, and :port behind it if only that port is meant")
+        raise Bad("is a URL", f"{_host_of(text)}: the host alone, and :port behind it if only that port is meant")
     decision = Decision.DENY if text.startswith("!") else Decision.ALLOW
     host, port_text = _split_ports(text.removeprefix("!"))
     target = _parse_host(host, source, raw, problems)
     try:
         ports = ANY_PORT if port_text is None else parse_ports(port_text)
     except ValueError as error:
-        raise _Bad(str(error), "ports such as :443 or :443,8443 or :8000-8010") from None
+        raise Bad(str(error), "ports such as :443 or :443,8443 or :8000-8010") from None
     if decision is Decision.ALLOW and isinstance(target, Block) and target.single and target.first in NOWHERE:
-        raise _Bad("is no address that can be connected to", "the address of a server")
+        raise Bad("is no address that can be connected to", "the address of a server")
     return PolicyLine(raw.number, decision, target, ports, raw.text)
 
 
@@ -151,7 +195,7 @@ def _split_ports(text: str) -> tuple[str, str | None]:
     if text.startswith("["):
         host, bracket, rest = text.partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise _Bad("is not [address], [network/length] or one of these and :ports", "such as [2001:db8::/32]:443")
+            raise Bad("is not [address], [network/length] or one of these and :ports", "such as [2001:db8::/32]:443")
         return host + bracket, rest[1:] if rest else None
     if text.count(":") > 1:
         return text, None
@@ -163,44 +207,13 @@ def _parse_host(host: str, source: SourceText, raw: Line, problems: Problems) ->
     if host == "*":
         return Anything()
     if host.startswith("[") or ":" in host:
-        return _parse_network(host.strip("[]"), IPv6Address, 128, source, raw, problems)
+        return parse_network(host.strip("[]"), source, raw, problems, ipv6=True)
     labels = host.removesuffix(".").lower().split(".")
     if "/" in host and not host[0].isdecimal():
-        raise _Bad("has a / although it is no network", "the host of a URL alone: what follows it is not looked at")
+        raise Bad("has a / although it is no network", "the host of a URL alone: what follows it is not looked at")
     if "/" in host or all(label.isdecimal() for label in labels):
-        return _parse_network(host, IPv4Address, 32, source, raw, problems)
+        return parse_network(host, source, raw, problems)
     return _parse_name(host)
-
-
-def _parse_network(
-    text: str,
-    family: type[IPv4Address | IPv6Address],
-    bits: int,
-    source: SourceText,
-    raw: Line,
-    problems: Problems,
-) -> Block:
-    kind = "an IPv4" if bits == 32 else "an IPv6"
-    base, slash, length_text = text.partition("/")
-    try:
-        if "%" in base:
-            raise AddressValueError
-        address = family(base)
-    except AddressValueError:
-        raise _Bad(f"is not {kind} address or network") from None
-    length = bits
-    if slash:
-        if not re.fullmatch(r"0|[1-9][0-9]{0,2}", length_text) or int(length_text) > bits:
-            raise _Bad(f"has a prefix length that is not 0 to {bits}")
-        length = int(length_text)
-    spare = (1 << (bits - length)) - 1
-    number = to_number(address)
-    if number & spare:
-        network = f"{family(int(address) & ~spare)}/{length}"
-        message = f"has bits set behind its length; {network} is used"
-        problems.warn(source.variable, raw.number, raw.text, message, network)
-    first = number & ~spare
-    return Block(first, first | spare)
 
 
 def _parse_name(text: str) -> Name:
@@ -210,12 +223,12 @@ def _parse_name(text: str) -> Name:
         mapped = bare.lower() if bare.isascii() else idna.uts46_remap(bare, std3_rules=False)
         labels = [_label(label) for label in mapped.removesuffix(".").split(".")]
     except idna.IDNAError as error:
-        raise _Bad(f"is not a host name: {error}") from None
+        raise Bad(f"is not a host name: {error}") from None
     name = ".".join(labels)
     if _NUMBER.fullmatch(labels[-1]):
-        raise _Bad("is neither an address in full nor a name (no name ends in a number)")
+        raise Bad("is neither an address in full nor a name (no name ends in a number)")
     if len(name) > 253:
-        raise _Bad("is longer than the 253 characters of a host name")
+        raise Bad("is longer than the 253 characters of a host name")
     return Name(name, subdomains)
 
 
@@ -225,16 +238,16 @@ def asked_host(text: str) -> str:
         return text
     try:
         return ".".join(_label(label) for label in idna.uts46_remap(text, std3_rules=False).split(".") if label)
-    except (idna.IDNAError, _Bad) as error:
+    except (idna.IDNAError, Bad) as error:
         raise ValueError(f'"{text}" is not a host name: {error}') from None
 
 
 def _label(label: str) -> str:
     encoded = label if label.isascii() else idna.alabel(label).decode("ascii")
     if not encoded:
-        raise _Bad("has an empty part between dots")
+        raise Bad("has an empty part between dots")
     if "*" in encoded:
-        raise _Bad("has a * that is neither alone nor in front as *.")
+        raise Bad("has a * that is neither alone nor in front as *.")
     if not _LABEL.fullmatch(encoded):
-        raise _Bad("is neither an address nor a host name")
+        raise Bad("is neither an address nor a host name")
     return encoded

@@ -78,6 +78,12 @@ class Claims:
         self._firsts: list[int] = []
         self._lasts: list[int] = []
 
+    def copy(self) -> Claims:
+        """Return the same claims, to change on their own."""
+        other = Claims()
+        other._firsts, other._lasts = self._firsts.copy(), self._lasts.copy()
+        return other
+
     def claim(self, wanted: Iterable[Span]) -> list[Span]:
         """Return the parts of ``wanted`` that nobody claimed before; they are claimed now."""
         got: list[Span] = []

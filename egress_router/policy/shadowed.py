@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 
 from egress_router.errors import Problem
+from egress_router.policy.clients import clients_of
 from egress_router.policy.name_lines import suffixes
 from egress_router.policy.ranges import Claims, spans
 from egress_router.policy.size import port_classes
 from egress_router.policy.values import (
+    ANY_PORT,
     Block,
     Name,
     Policy,
     PolicyLine,
+    Ports,
 )
 
 #: A warning names one line less than this, and says when there are more.
@@ -37,27 +41,86 @@ def shadowed_lines(policy: Policy) -> list[tuple[PolicyLine, tuple[int, ...]]]:
     """Return each line that can never match, with the numbers of the lines in front that cover it.
 
     Of many numbers the first MOST_NAMED. For an address line they are those of overlapping lines. A name line counts as
-    covered by name lines only: address lines never match a name that does not resolve.
+    covered by name lines only: address lines never match a name that does not resolve. A line in a section is covered
+    when it is for all of the section's clients, and the numbers are what some of these have in front.
     """
-    found = [*_shadowed_names(policy), *_shadowed_addresses(policy)]
-    return sorted(found, key=lambda pair: pair[0].number)
-
-
-def _shadowed_names(policy: Policy) -> list[tuple[PolicyLine, tuple[int, ...]]]:
-    #: By name, and whether everything under it is meant: the ports that are taken, and by which lines.
-    earlier: dict[tuple[str, bool], _Taken] = {}
-    found = []
+    by_section: dict[int, list[PolicyLine]] = defaultdict(list)
     for line in policy.lines:
-        if isinstance(line.target, Block):
-            continue
-        name, subdomains = (line.target.name, line.target.subdomains) if isinstance(line.target, Name) else ("", True)
-        keys = [(suffix, True) for suffix in suffixes(name)] + ([] if subdomains else [(name, False)])
-        covering = [taken for key in keys if (taken := earlier.get(key)) is not None]
-        if covering and all(_taken(covering, first, last) for first, last in line.ports.ranges):
-            numbers = sorted(number for taken in covering for number in taken.numbers)
-            found.append((line, tuple(numbers[:MOST_NAMED])))
-        earlier.setdefault((name, subdomains), _Taken()).add(line)
-    return found
+        by_section[line.section].append(line)
+    covered: dict[int, tuple[int, ...]] = {}
+    alive: set[int] = set()
+    chains: list[_Chain] = []
+    for branch in clients_of(policy).branches:
+        chain = _Chain() if branch.parent is None else chains[branch.parent].below()
+        chains.append(chain)
+        mine = by_section[branch.section]
+        dead = {line.number: numbers for line, numbers in chain.add(mine)}
+        alive.update(line.number for line in mine if line.number not in dead)
+        covered = dead | covered
+    return [
+        (line, covered[line.number]) for line in policy.lines if line.number in covered and line.number not in alive
+    ]
+
+
+class _Chain:
+    """The lines of a branch behind those of the branches above it."""
+
+    def __init__(self) -> None:
+        #: By name, and whether everything under it is meant: the ports that are taken, and by which lines. One for
+        #: each branch of the chain.
+        self._names: list[dict[tuple[str, bool], _Taken]] = []
+        self._claims: dict[Ports, Claims] = {ANY_PORT: Claims()}
+        self._addresses: list[PolicyLine] = []
+
+    def below(self) -> _Chain:
+        """Return the chain for a branch below this one."""
+        other = _Chain()
+        # Never changed in place.
+        other._names, other._claims, other._addresses = self._names, self._claims, self._addresses
+        return other
+
+    def add(self, lines: list[PolicyLine]) -> list[tuple[PolicyLine, tuple[int, ...]]]:
+        """Return those of some lines behind all others that can never match."""
+        return [*self._shadowed_names(lines), *self._shadowed_addresses(lines)]
+
+    def _shadowed_names(self, lines: list[PolicyLine]) -> list[tuple[PolicyLine, tuple[int, ...]]]:
+        mine: dict[tuple[str, bool], _Taken] = {}
+        earlier = [*self._names, mine]
+        found = []
+        for line in lines:
+            if isinstance(line.target, Block):
+                continue
+            name, subdomains = (
+                (line.target.name, line.target.subdomains) if isinstance(line.target, Name) else ("", True)
+            )
+            keys = [(suffix, True) for suffix in suffixes(name)] + ([] if subdomains else [(name, False)])
+            covering = [taken for layer in earlier for key in keys if (taken := layer.get(key)) is not None]
+            if covering and all(_taken(covering, first, last) for first, last in line.ports.ranges):
+                numbers = sorted(number for taken in covering for number in taken.numbers)
+                found.append((line, tuple(numbers[:MOST_NAMED])))
+            mine.setdefault((name, subdomains), _Taken()).add(line)
+        if mine:
+            self._names = earlier
+        return found
+
+    def _shadowed_addresses(self, lines: list[PolicyLine]) -> list[tuple[PolicyLine, tuple[int, ...]]]:
+        about = [line for line in lines if isinstance(line.target, Block)]
+        if not about:
+            return []
+        self._addresses = [*self._addresses, *about]
+        alive: set[int] = set()
+        classes: dict[Ports, Claims] = {}
+        for ports in port_classes([line.ports for line in self._addresses]):
+            port = ports.ranges[0][0]
+            above = next(claims for wider, claims in self._claims.items() if port in wider)
+            claims = classes[ports] = above.copy()
+            for line in about:
+                if port in line.ports and isinstance(line.target, Block) and claims.claim(spans(line.target)):
+                    alive.add(line.number)
+        self._claims = classes
+        dead = [line for line in about if line.number not in alive]
+        overlapping = _Overlaps(self._addresses) if dead else None
+        return [(line, overlapping.before(line)) for line in dead] if overlapping else []
 
 
 class _Taken:
@@ -90,19 +153,6 @@ def _taken(covering: list[_Taken], first: int, last: int) -> bool:
             return False
         first = until + 1
     return True
-
-
-def _shadowed_addresses(policy: Policy) -> list[tuple[PolicyLine, tuple[int, ...]]]:
-    lines = [line for line in policy.lines if isinstance(line.target, Block)]
-    alive: set[int] = set()
-    for ports in port_classes([line.ports for line in lines]):
-        claims = Claims()
-        for line in lines:
-            if ports.ranges[0][0] in line.ports and isinstance(line.target, Block) and claims.claim(spans(line.target)):
-                alive.add(line.number)
-    dead = [line for line in lines if line.number not in alive]
-    overlapping = _Overlaps(lines)
-    return [(line, overlapping.before(line)) for line in dead]
 
 
 class _Overlaps:

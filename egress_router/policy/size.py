@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from egress_router.policy.values import ALWAYS_CLOSED, ANY_PORT, MAX_PORT, Block, Decision, Policy, Ports
+from egress_router.policy.clients import clients_of
+from egress_router.policy.values import ALWAYS_CLOSED, ANY_PORT, MAX_PORT, Block, Decision, Policy, PolicyLine, Ports
 
 #: More different port lists on address lines than this are refused: each may need its own copy of the addresses.
 MAX_PORT_LISTS = 256
@@ -14,6 +15,11 @@ MAX_PORT_LISTS = 256
 
 #: Ranges of addresses in all sets together.
 MAX_RANGES = 2_000_000
+
+
+#: Lines of all branches of the tree of sections together, and such branches.
+MAX_BRANCH_LINES = 100_000
+MAX_BRANCHES = 500
 
 
 #: Each costs a rule, and Squid's start takes time with the square of them.
@@ -26,16 +32,19 @@ def port_lists(policy: Policy) -> set[Ports]:
 
 
 def alternations(policy: Policy) -> int:
-    """Return how often a line has to come after one of the other kind (name, address) and the other decision."""
+    """Return how often a line has to come after one of the other kind (name, address) and the other decision, in all
+    branches of the tree of sections.
+    """
     count = 0
-    seen: set[tuple[bool, Decision]] = set()
-    for line in policy.lines:
-        about_address = isinstance(line.target, Block)
-        other = Decision.DENY if line.decision is Decision.ALLOW else Decision.ALLOW
-        if (not about_address, other) in seen:
-            count += 1
-            seen.clear()
-        seen.add((about_address, line.decision))
+    for mine, _ in _branches(policy):
+        seen: set[tuple[bool, Decision]] = set()
+        for line in mine:
+            about_address = isinstance(line.target, Block)
+            other = Decision.DENY if line.decision is Decision.ALLOW else Decision.ALLOW
+            if (not about_address, other) in seen:
+                count += 1
+                seen.clear()
+            seen.add((about_address, line.decision))
     return count
 
 
@@ -43,17 +52,44 @@ def most_ranges(policy: Policy) -> int:
     """Return how many ranges the sets of a policy hold at most.
 
     Every class of ports has the ranges of its lines, and once more what lies outside of them for every level that
-    allows addresses. Such a level comes only after denied names that came after allowed addresses.
+    allows addresses. Such a level comes only after denied names that came after allowed addresses. A section has
+    its own sets for every branch of the tree that it stands in; outside is what no branch above it has either.
     """
-    addresses = sum(isinstance(line.target, Block) for line in policy.lines)
+    return sum(_ranges_of(mine, above) for mine, above in _branches(policy))
+
+
+def _ranges_of(mine: Sequence[PolicyLine], above: Sequence[PolicyLine]) -> int:
+    lines = [line for line in (*above, *mine) if isinstance(line.target, Block)]
+    if above and not any(isinstance(line.target, Block) for line in mine):
+        return 0
     levels, allowed = 1, False
-    for line in policy.lines:
+    for line in mine:
         if isinstance(line.target, Block):
             allowed = allowed or line.decision is Decision.ALLOW
         elif line.decision is Decision.DENY and allowed:
             levels, allowed = levels + 1, False
-    classes = len(port_classes(port_lists(policy)))
-    return 2 * (addresses + len(ALWAYS_CLOSED)) * classes * (levels + 1)
+    classes = len(port_classes(line.ports for line in lines))
+    return 2 * (len(lines) + len(ALWAYS_CLOSED)) * classes * (levels + 1)
+
+
+def branch_lines(policy: Policy) -> tuple[int, int]:
+    """Return how many branches the tree of sections has, and how many lines these have together."""
+    lines = Counter(line.section for line in policy.lines)
+    branches = clients_of(policy).branches
+    return len(branches), sum(lines[branch.section] for branch in branches)
+
+
+def _branches(policy: Policy) -> Iterator[tuple[Sequence[PolicyLine], Sequence[PolicyLine]]]:
+    """Yield the lines of every branch of the tree of sections, with those of the branches above it."""
+    by_section: dict[int, list[PolicyLine]] = defaultdict(list)
+    for line in policy.lines:
+        by_section[line.section].append(line)
+    above: list[Sequence[PolicyLine]] = []
+    for branch in clients_of(policy).branches:
+        earlier = () if branch.parent is None else above[branch.parent]
+        mine = by_section[branch.section]
+        above.append([*earlier, *mine])
+        yield mine, earlier
 
 
 def port_classes(lists: Iterable[Ports]) -> list[Ports]:
@@ -61,15 +97,18 @@ def port_classes(lists: Iterable[Ports]) -> list[Ports]:
     unique = list(dict.fromkeys(lists))
     if all(ports == ANY_PORT for ports in unique):
         return [ANY_PORT]
-    edges = {1, MAX_PORT + 1}
-    for ports in unique:
+    # At each edge, the lists that begin or end there: one that does both is none of them.
+    edges: dict[int, int] = defaultdict(int)
+    edges[1] = edges[MAX_PORT + 1] = 0
+    for place, ports in enumerate(unique):
         for first, last in ports.ranges:
-            edges |= {first, last + 1}
-    bounds = sorted(edges)
-    groups: dict[tuple[bool, ...], list[tuple[int, int]]] = defaultdict(list)
-    for first, after in pairwise(bounds):
-        key = tuple(first in ports for ports in unique)
-        ranges = groups[key]
+            edges[first] ^= 1 << place
+            edges[last + 1] ^= 1 << place
+    groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    inside = 0
+    for first, after in pairwise(sorted(edges)):
+        inside ^= edges[first]
+        ranges = groups[inside]
         if ranges and ranges[-1][1] + 1 == first:
             ranges[-1] = (ranges[-1][0], after - 1)
         else:

@@ -96,21 +96,37 @@ ANY_PORT = Ports(((1, MAX_PORT),))
 
 @dataclass(frozen=True, slots=True)
 class PolicyLine:
-    """One line: its 1-based number in the text, what it decides about which host at which ports, and its text."""
+    """One line: its 1-based number in the text, what it decides about which host at which ports, its text, and the
+    place of its section in ``Policy.sections``.
+    """
 
     number: int
     decision: Decision
     target: Name | Block | Anything
     ports: Ports
     text: str
+    section: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Whom the lines below a head are for: clients in ``networks``, everybody where that is None.
+
+    ``number`` and ``text`` are the head's; 0 and "" for the lines before any head.
+    """
+
+    number: int = 0
+    networks: tuple[Block, ...] | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The lines in order. ``variable`` is the variable they were read from."""
+    """The lines in order, and the sections that they stand in. ``variable`` is the variable they were read from."""
 
     lines: tuple[PolicyLine, ...]
     variable: str = "EGRESS_HTTP_PROXY_DESTINATION"
+    sections: tuple[Section, ...] = (Section(),)
 
 
 def to_number(address: Address) -> int:

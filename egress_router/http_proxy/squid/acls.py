@@ -17,15 +17,24 @@ LONGEST_LINE = 1000
 
 
 class SquidSets:
-    """Collects ``acl`` lines and files. ``families``: those that the pod has; Squid refuses addresses of others.
+    """Collects ``acl`` lines and files. ``families``: those that servers have which count, ``clients`` those that
+    clients have: Squid refuses addresses of a family that the pod has not.
     Without ``look_up`` sets of addresses are about literal ones alone, and no name server is asked.
     """
 
-    def __init__(self, directory: PurePosixPath, families: Sequence[int], look_up: bool = True) -> None:
+    def __init__(
+        self,
+        directory: PurePosixPath,
+        families: Sequence[int],
+        look_up: bool = True,
+        clients: Sequence[int] = (4, 6),
+    ) -> None:
+        self._client_families = clients
         self._look_up = look_up
         self._directory = directory
         self._families = families
         self._known: dict[tuple[str, str], str] = {}
+        self._taken: set[str] = set()
         self._texts: dict[Span, str] = {}
         self._notes: set[str] = set()
         self.files: dict[str, str] = {}
@@ -40,6 +49,9 @@ class SquidSets:
             return self._known[kind, body]
         if len(name) > LONGEST_NAME:
             name = f"set_{len(self._known)}"
+        elif name in self._taken:
+            name = f"{name}_{len(self._known)}"
+        self._taken.add(name)
         self._known[kind, body] = name
         if len(body) < LONGEST_LINE:
             self.lines.append(f"acl {name} {kind} {' '.join(entries)}")
@@ -59,6 +71,11 @@ class SquidSets:
         """Return Squid's notation of ranges that hold one family each, without the addresses that lead nowhere."""
         return self.written(_without(ranges, sorted(NOWHERE)))
 
+    def clients(self, ranges: Iterable[Span]) -> list[str]:
+        """Return Squid's notation of the same, of clients: whatever leads nowhere is none."""
+        kept = _without(split_families(ranges), sorted(NOWHERE))
+        return [_range(span) for span in kept if from_number(span[0]).version in self._client_families]
+
     def written(self, ranges: Iterable[Span]) -> list[str]:
         """Return Squid's notation of ranges that hold one family each."""
         return [text for span in ranges if (text := self._text(span))]
@@ -66,9 +83,12 @@ class SquidSets:
     def _text(self, span: Span) -> str:
         # Most ranges are in a dozen sets.
         if span not in self._texts:
-            ends = [from_number(end) for end in dict.fromkeys(span)]
-            self._texts[span] = "-".join(map(str, ends)) if ends[0].version in self._families else ""
+            self._texts[span] = _range(span) if from_number(span[0]).version in self._families else ""
         return self._texts[span]
+
+
+def _range(span: Span) -> str:
+    return "-".join(str(from_number(end)) for end in dict.fromkeys(span))
 
 
 def _without(ranges: Iterable[Span], holes: Sequence[int]) -> Iterator[Span]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
@@ -13,7 +13,7 @@ from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.acls import SquidSets, define_which
 from egress_router.policy.codes import NumberedRanges, numbered_ranges
 from egress_router.policy.compiled import CompiledPolicy, Rule
-from egress_router.policy.ranges import complement, normal
+from egress_router.policy.ranges import Span, complement, normal
 from egress_router.policy.values import ANY_PORT, NOWHERE, Decision, Ports
 
 #: Squid writes one descriptor for the client, up to two for the server (happy eyeballs), and has some of its own.
@@ -111,7 +111,8 @@ class _Writer:
         sources = {source.version for source in settings.sources} or place.families
         self._counting = [family for family in self._families if family in sources] or self._families
         self._parent = settings.parent is not None
-        self._sets = SquidSets(PurePosixPath(place.directory), self._counting, look_up=not self._parent)
+        directory = PurePosixPath(place.directory)
+        self._sets = SquidSets(directory, self._counting, look_up=not self._parent, clients=self._families)
         self.access: list[str] = []
         self.outgoing: list[str] = []
 
@@ -134,11 +135,11 @@ class _Writer:
         self._resolved = self._sets.define("resolved", "dst", self._sets.ranges(complement([])))
         # The second look: without addresses in Squid's cache there is nothing to judge, so nothing to connect to.
         self._leave(UNUSABLE, f"!{self._resolved}")
-        if compiled.allowed_names is not None:
+        for alone in compiled.names_alone:
             # Nobody may use our DNS to talk to the world through names that are denied anyway.
-            names = compiled.allowed_names
-            others = "!" + self._sets.define("names_allowed", "dstdomain -n", names) if names else "all"
-            self._mark("http_access deny", others, "default")
+            others = ["!" + self._sets.define("names_allowed", "dstdomain -n", names) for names in alone.names]
+            if (clients := self._clients(alone.clients)) is not None:
+                self._mark("http_access deny", " ".join([*clients, *others] or ["all"]), "default")
         asked = numbered_ranges(compiled)
         nowhere_said = False
         for number, rule in enumerate(compiled.rules, start=1):
@@ -163,7 +164,11 @@ class _Writer:
             self._leave(UNUSABLE, isatap + excepted)
 
     def _rule(self, number: int, rule: Rule, asked: NumberedRanges | None, sources: Mapping[int, str]) -> None:
-        conditions = [] if rule.ports == ANY_PORT else [self._ports(rule.ports)]
+        conditions = self._clients(rule.clients)
+        if conditions is None:
+            return
+        if rule.ports != ANY_PORT:
+            conditions.append(self._ports(rule.ports))
         if rule.names:
             conditions.append(self._sets.define(f"names_{number}", "dstdomain -n", rule.names))
         if rule.addresses:
@@ -192,6 +197,13 @@ class _Writer:
             return
         for family in self._families:
             self.outgoing.append(f"tcp_outgoing_address {sources[family]} {condition}".rstrip())
+
+    def _clients(self, clients: Sequence[Span] | None) -> list[str] | None:
+        """Return the condition that a request comes from some clients; None when there can be no such client."""
+        if clients is None:
+            return []
+        entries = self._sets.clients(clients)
+        return [self._sets.define("clients", "src", entries)] if entries else None
 
     def _ports(self, ports: Ports) -> str:
         return self._sets.define("ports_" + str(ports).replace(",", "_"), "port", str(ports).split(","))

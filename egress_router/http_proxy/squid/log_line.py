@@ -7,6 +7,7 @@ JSON are written by the json module.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache, lru_cache
@@ -130,10 +131,12 @@ class RuleAttributor:
     def __init__(self, policy: Policy, compiled: CompiledPolicy, *, parent: bool = False) -> None:
         self.parent = parent
         self._rules = compiled.rules
-        self._names = NameLines()
+        self._clients = compiled.clients
+        self._group = lru_cache(maxsize=8192)(self._group_of)
+        self._names: dict[int, NameLines] = defaultdict(NameLines)
         for line in policy.lines:
             if not isinstance(line.target, Block):
-                self._names.add(line)
+                self._names[line.section].add(line)
         self._lines = {line.number: line for line in policy.lines}
         self._owners = Owners(compiled)
         # Large, and of use for few policies.
@@ -143,9 +146,14 @@ class RuleAttributor:
     def decision(self, raw: RawLine) -> Attribution:
         """Return what was decided."""
         rule = "gone" if raw.rule == "-" and raw.status.strip("0") == "" else raw.rule
-        return self._decide(raw.host, raw.port, rule, raw.at, raw.server)
+        group = self._group(raw.client) if len(self._clients.groups) > 1 else 0
+        return self._decide(raw.host, raw.port, rule, raw.at, raw.server, group)
 
-    def _decision(self, host: str, port: str, rule: str, at: str, server: str) -> Attribution:
+    def _group_of(self, client: str) -> int:
+        address = literal_address(plain(client) or "")
+        return self._clients.group(address) if address else 0
+
+    def _decision(self, host: str, port: str, rule: str, at: str, server: str, group: int) -> Attribution:
         target = {"host": plain(host), "port": int(port) if port.isdecimal() else None}
         host = (plain(host) or "").rstrip(".").lower()
         number = int(rule) if rule.isdecimal() else 0
@@ -153,7 +161,7 @@ class RuleAttributor:
         decided: int | str | None = REASONS.get(rule)
         if (number or rule == "default") and port.isdecimal():
             address = literal_address(host) or (None if self.parent else _address(allowed, server))
-            decided = self._decided(host, int(port), number, at, address)
+            decided = self._decided(host, int(port), number, at, address, group)
             if not allowed and self._allows(decided):
                 decided = None
             elif allowed and address is not None:
@@ -168,15 +176,16 @@ class RuleAttributor:
             decision["parent" if self.parent else "server"] = server
         return Attribution(decision, json.dumps(target)[1:-1], json.dumps(decision)[1:-1])
 
-    def _decided(self, host: str, port: int, rule: int, at: str, address: Address | None) -> int | str | None:
+    def _decided(
+        self, host: str, port: int, rule: int, at: str, address: Address | None, group: int
+    ) -> int | str | None:
         """Return the number of the first line about a host: about the ``address`` that is known, or what ``at`` tells.
 
         0 stands for closed addresses, None for no line, a text for what else is to be said.
         """
-        found = self._names.first(host if literal_address(host) is None else "", port)
-        by_name = found.number if found else None
+        by_name = self._by_name(host if literal_address(host) is None else "", port, group)
         if address is not None:
-            by_address = self._owners.line(address, port)
+            by_address = self._owners.line(address, port, group)
         elif not rule or not (lines := self._rules[rule - 1].addresses):
             return by_name
         elif len(lines) == 1:
@@ -190,6 +199,13 @@ class RuleAttributor:
             if by_address is None:
                 return UNTOLD
         return min((one for one in (by_name, by_address) if one is not None), default=None)
+
+    def _by_name(self, host: str, port: int, group: int) -> int | None:
+        for branch in self._clients.groups[group].branches:
+            names = self._names.get(self._clients.branches[branch].section)
+            if names and (found := names.first(host, port)):
+                return found.number
+        return None
 
     def _allows(self, decided: int | str | None) -> bool:
         line = self._lines.get(decided) if isinstance(decided, int) else None

@@ -61,6 +61,37 @@ def policy_texts(max_size: int = 12) -> st.SearchStrategy[str]:
     return st.tuples(lines, last).map(lambda both: "\n".join([*both[0], both[1]]))
 
 
+#: Networks that heads name: within each other, apart, of both families.
+CLIENT_NETWORKS = [
+    *("10.1.0.0/16", "10.1.2.0/24", "10.1.2.3", "10.2.0.0/16", "10.0.0.0/8", "0.0.0.0/0"),
+    *("fd01::/48", "fd01::5", "::/0", "fd00::/8", "office", "any"),
+]
+CLIENTS = [ip_address(text) for text in ("10.1.2.3", "10.1.2.4", "10.1.9.9", "10.2.0.1", "10.9.9.9", "192.168.1.1")] + [
+    ip_address(text) for text in ("fd01::5", "fd01::6", "fd02::1", "2001:db8:77::1")
+]
+OFFICE = "[network office = 10.1.2.0/25, fd01::/64]"
+
+
+@st.composite
+def heads(draw: st.DrawFn) -> str:
+    networks = draw(st.lists(st.sampled_from(CLIENT_NETWORKS), min_size=1, max_size=3, unique=True))
+    if "any" in networks:
+        return "[from any]"
+    return f"[from {draw(st.sampled_from([', ', ' ', ','])).join(networks)}]"
+
+
+@st.composite
+def section_texts(draw: st.DrawFn, largest: int = 5) -> str:
+    """Policies with sections: some lines for everybody, then heads with lines, some of which end in ``*``."""
+    lines = [OFFICE, *draw(st.lists(policy_lines(), max_size=largest))]
+    for head in draw(st.lists(heads(), min_size=1, max_size=4)):
+        lines += [head, *draw(st.lists(policy_lines(), max_size=largest))]
+        if head != "[from any]":
+            lines.append(draw(st.sampled_from(["", "*", "!*", "*:443"])))
+    # One line at least.
+    return "\n".join([*lines, draw(policy_lines())] if lines[-1] not in ("*", "!*", "*:443") else lines)
+
+
 def parse(text: str) -> Policy:
     problems = Problems()
     policy = parse_policy(Inputs({VARIABLE: text}), problems)

@@ -9,17 +9,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from egress_router.config.embedded_ipv4 import is_isatap
+from egress_router.policy.clients import for_client
 from egress_router.policy.compile import compile_policy
 from egress_router.policy.compiled import CompiledPolicy, Rule
 from egress_router.policy.evaluate import evaluate, literal_address
-from egress_router.policy.values import NOWHERE, Decision, to_number
+from egress_router.policy.ranges import Span
+from egress_router.policy.values import NOWHERE, Address, Decision, to_number
 from tests.http_proxy.unit.requests import Proportions, policies, resolutions, world
-from tests.http_proxy.unit.strategies import NAMES, OWN, Request, parse, policy_texts, requests
+from tests.http_proxy.unit.strategies import CLIENTS, NAMES, OWN, Request, parse, policy_texts, requests, section_texts
+
+CLUSTER = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 
 
-def squid_decides(compiled: CompiledPolicy, request: Request) -> bool:
+def squid_decides(compiled: CompiledPolicy, request: Request, client: Address = CLIENTS[0]) -> bool:
     """What Squid does: first rule that matches; a set of addresses matches when any address is inside."""
     host, addresses, port = request
+    for alone in compiled.names_alone:
+        if is_from(client, alone.clients) and not any(under(host, name) for names in alone.names for name in names):
+            return False
     numbers = [to_number(address) for address in addresses]
     if any(number in NOWHERE for number in numbers):
         return False
@@ -27,18 +34,24 @@ def squid_decides(compiled: CompiledPolicy, request: Request) -> bool:
     if isatap - {first for first, _ in compiled.isatap}:
         return False
     for rule in compiled.rules:
-        if port in rule.ports and rule_matches(rule, host, numbers):
+        if port in rule.ports and is_from(client, rule.clients) and rule_matches(rule, host, numbers):
             return rule.decision is Decision.ALLOW
     return False
+
+
+def is_from(client: Address, clients: tuple[Span, ...] | None) -> bool:
+    return clients is None or any(first <= to_number(client) <= last for first, last in clients)
+
+
+def under(host: str, name: str) -> bool:
+    return literal_address(host) is None and (host == name or (name[0] == "." and ("." + host).endswith(name)))
 
 
 def rule_matches(rule: Rule, host: str, numbers: list[int]) -> bool:
     if rule.everything:
         return True
     if rule.names:
-        return literal_address(host) is None and any(
-            host == name or (name[0] == "." and ("." + host).endswith(name)) for name in rule.names
-        )
+        return any(under(host, name) for name in rule.names)
     inside = any(a <= n <= b for line in rule.addresses for a, b in line.ranges for n in numbers)
     return inside and not any(a <= n <= b for a, b in rule.outside for n in numbers)
 
@@ -46,10 +59,10 @@ def rule_matches(rule: Rule, host: str, numbers: list[int]) -> bool:
 PROPORTIONS = Proportions()
 
 
-def agrees(compiled: CompiledPolicy, request: Request, allowed: bool) -> bool:
+def agrees(compiled: CompiledPolicy, request: Request, allowed: bool, client: Address = CLIENTS[0]) -> bool:
     host, addresses, port = request
     literal = literal_address(host)
-    return squid_decides(compiled, (host, (literal,) if literal else addresses, port)) == allowed
+    return squid_decides(compiled, (host, (literal,) if literal else addresses, port), client) == allowed
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
@@ -84,11 +97,33 @@ def test_compiled_is_the_reference_for_any_policy(text: str, asked: list[Request
 def test_names_that_are_denied_by_name_need_no_look_up(text: str, asked: list[Request]) -> None:
     policy = parse(text)
     compiled = compile_policy(policy)
-    if compiled.allowed_names is None:
-        return
     for host, addresses, port in asked:
-        if not any(host == name or (name[0] == "." and ("." + host).endswith(name)) for name in compiled.allowed_names):
-            assert not evaluate(policy, host, port, addresses).allowed
+        for alone in compiled.names_alone:
+            if not any(under(host, name) for names in alone.names for name in names):
+                assert not evaluate(policy, host, port, addresses).allowed
+
+
+@settings(max_examples=150, deadline=None)
+@given(section_texts(), st.lists(requests, min_size=10, max_size=30))
+@example("[from 10.1.0.0/16]\n127.0.0.1", [("127.0.0.1", (), 80), ("a.com", (ip_address("127.0.0.1"),), 80)])
+@example("10.0.0.0/8\n[from 10.1.0.0/16]\n!a.com\n*", [("a.com", (ip_address("10.1.2.3"),), 80), ("b.com", (), 80)])
+def test_every_client_has_the_lines_of_its_sections(text: str, asked: list[Request]) -> None:
+    policy = parse(text)
+    compiled = compile_policy(policy, OWN, CLUSTER)
+    for client in CLIENTS:
+        plain = for_client(policy, client)
+        for request in asked:
+            host, addresses, port = request
+            allowed = evaluate(plain, host, port, addresses, OWN, CLUSTER).allowed
+            assert agrees(compiled, request, allowed, client), (client, request, compiled)
+
+
+def test_the_size_is_linear_with_sections() -> None:
+    everybody = [f"{'!' if number % 2 else ''}10.{number // 256}.{number % 256}.1" for number in range(10_000)]
+    sections = [f"[from 10.9.{number}.0/24]\nteam{number}.example.com" for number in range(200)]
+    compiled = compile_policy(parse("\n".join([*everybody, *sections])))
+    assert len([rule for rule in compiled.rules if rule.clients is None]) <= 7
+    assert len([rule for rule in compiled.rules if rule.clients is not None]) == 200
 
 
 def test_alternating_lines_are_two_rules() -> None:

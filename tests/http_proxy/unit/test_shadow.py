@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 
+from egress_router.policy.clients import for_client
 from egress_router.policy.ranges import spans
 from egress_router.policy.shadowed import MOST_NAMED, shadowed_lines
-from egress_router.policy.values import ANY_PORT, Block, Name, Policy, PolicyLine, merge_ports
-from tests.http_proxy.unit.strategies import REQUEST_PORTS, parse, policy_texts
+from egress_router.policy.values import ANY_PORT, Block, Name, Policy, PolicyLine, from_number, merge_ports, to_number
+from tests.http_proxy.unit.strategies import CLIENTS, REQUEST_PORTS, parse, policy_texts, section_texts
 
 
 def covers(earlier: PolicyLine, line: PolicyLine) -> bool:
@@ -65,6 +66,24 @@ def address_taken(line: PolicyLine, earlier: list[PolicyLine], port: int) -> boo
                 return False
             at = reach + 1
     return True
+
+
+@settings(max_examples=100, deadline=None)
+@given(section_texts())
+def test_in_sections_what_is_covered_for_all_clients(text: str) -> None:
+    policy = parse(text)
+    edges = [
+        edge for section in policy.sections for block in section.networks or () for edge in (block.first, block.last)
+    ]
+    clients = {*map(to_number, CLIENTS), *edges, *(edge + 1 for edge in edges), *(edge - 1 for edge in edges)}
+    alive: set[int] = set()
+    for client in (from_number(number) for number in clients if 0 <= number < 1 << 128):
+        mine = for_client(policy, client)
+        alive |= {line.number for line in mine.lines} - {number for number, _ in plainly(mine)}
+    found = {line.number: numbers for line, numbers in shadowed_lines(policy)}
+    assert set(found) == {line.number for line in policy.lines} - alive
+    assert all(number < line for line, numbers in found.items() for number in numbers)
+    assert all(found.values())
 
 
 @given(policy_texts(16))
