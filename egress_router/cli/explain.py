@@ -11,14 +11,16 @@ from egress_router.cli.output import print_pods
 from egress_router.cli.sources import read_pods, source_options
 from egress_router.config import fields
 from egress_router.config.fields import Invalid
-from egress_router.config.values import Family, Protocol
+from egress_router.config.values import Address, Family, Protocol
 from egress_router.dns_proxy.explain import explain_dns
 from egress_router.errors import UsageError, quoted
 from egress_router.http_proxy.explain import explain_http
-from egress_router.http_proxy.targets import parse_target
-from egress_router.manifests.pod import PodConfig
+from egress_router.http_proxy.targets import Target, parse_target
+from egress_router.manifests.pod import HttpConfig, PodConfig
+from egress_router.policy.clients import described, for_client
 from egress_router.policy.evaluate import literal_address
 from egress_router.policy.parse import asked_host
+from egress_router.policy.values import from_number, to_number
 from egress_router.redirect.plan_text import Decision, explain_redirect
 from egress_router.redirect.values import RouterConfig
 
@@ -34,6 +36,7 @@ _PORT = re.compile(r"([0-9]+)(?:/([a-z]+))?", re.IGNORECASE)
       egress-router explain 53/udp -f router.yaml
       egress-router explain http://free.fr/
       egress-router explain free.fr:443
+      egress-router explain free.fr:443 --client 10.1.2.3
     """,
 )
 @click.argument("target", metavar="TARGET")
@@ -44,13 +47,21 @@ _PORT = re.compile(r"([0-9]+)(?:/([a-z]+))?", re.IGNORECASE)
     is_flag=True,
     help="Ask the name servers too, and judge every address. Run it in the pod: its name servers and routes count.",
 )
-def command(target: str, env_file: str | None, manifests: tuple[str, ...], output: str, live: bool) -> int:
+@click.option(
+    "--client",
+    metavar="ADDRESS",
+    help="Who asks, where the policy has sections for clients. Without it, all that they tell apart are told of.",
+)
+def command(
+    target: str, env_file: str | None, manifests: tuple[str, ...], output: str, live: bool, client: str | None
+) -> int:
     """Tell which line decides about a connection, and where it goes.
 
     TARGET is PORT/PROTOCOL or PORT for the redirect and the DNS proxy router, a URL or HOST:PORT (a CONNECT) for the
     HTTP proxy. Without --live no name is looked up.
     """
-    found = {source.name: explain(pod, target, live=live) for source, pod in read_pods(env_file, manifests)}
+    who = _client(client)
+    found = {source.name: explain(pod, target, live=live, client=who) for source, pod in read_pods(env_file, manifests)}
     if output == "json":
         print_pods({name: [row for row, _ in rows] for name, rows in found.items()})
     else:
@@ -61,13 +72,24 @@ def command(target: str, env_file: str | None, manifests: tuple[str, ...], outpu
 Row = tuple[dict[str, object], str]
 
 
-def explain(pod: PodConfig, target: str, *, live: bool = False) -> list[Row]:
-    """Return what decides about ``target``, as values and as text; with ``live`` also what the name servers say now,
-    and what that leads to. Raises UsageError for a target that is none.
+def _client(text: str | None) -> Address | None:
+    if text is None:
+        return None
+    address = fields.address(text.removeprefix("[").removesuffix("]"))
+    if isinstance(address, Invalid):
+        raise UsageError(f"--client {address}")
+    # A mapped address is the one of IPv4, as the proxies see it.
+    return from_number(to_number(address))
+
+
+def explain(pod: PodConfig, target: str, *, live: bool = False, client: Address | None = None) -> list[Row]:
+    """Return what decides about ``target``, as values and as text, for a ``client`` or for all that the policy tells
+    apart; with ``live`` also what the name servers say now, and what that leads to. Raises UsageError for a target that
+    is none.
     """
     found = _PORT.fullmatch(target)
     if found is None:
-        return [_http(pod, target, live=live)]
+        return _http(pod, target, live=live, client=client)
     port = fields.port(found[1])
     if isinstance(port, Invalid):
         raise UsageError(f"{quoted(target)}: {port} ({fields.EXPECTED_PORT})")
@@ -84,7 +106,7 @@ def explain(pod: PodConfig, target: str, *, live: bool = False) -> list[Row]:
     return _redirect(pod, port, protocol)
 
 
-def _http(pod: PodConfig, target: str, *, live: bool) -> Row:
+def _http(pod: PodConfig, target: str, *, live: bool, client: Address | None) -> list[Row]:
     if pod.http is None:
         raise UsageError("these variables have no EGRESS_HTTP_PROXY_DESTINATION to explain a host with")
     try:
@@ -92,7 +114,13 @@ def _http(pod: PodConfig, target: str, *, live: bool) -> Row:
         asked = replace(asked, host=asked_host(asked.host))
     except ValueError as error:
         raise UsageError(f"{error}, or PORT/PROTOCOL such as 8080/tcp") from None
-    explanation = explain_http(pod.http.policy, asked, settings=pod.http.settings)
+    who = [(f"for client {client}", client)] if client else described(pod.http.policy)
+    return [_for_client(pod.http, asked, words, one, live=live) for words, one in who]
+
+
+def _for_client(http: HttpConfig, asked: Target, words: str, client: Address, *, live: bool) -> Row:
+    policy = for_client(http.policy, client)
+    explanation = explain_http(policy, asked, settings=http.settings)
     row: dict[str, object] = {
         "host": asked.host,
         "port": asked.port,
@@ -101,13 +129,15 @@ def _http(pod: PodConfig, target: str, *, live: bool) -> Row:
         "why": explanation.text,
         "depends_on_dns": explanation.depends,
     }
-    text = f"{asked.host} port {asked.port}: {explanation.text}"
-    by_name = literal_address(asked.host) is None and not asked.invalid and not pod.http.settings.parent
+    if words:
+        row["clients"] = words.removeprefix("for ")
+    text = f"{asked.host} port {asked.port}{f', {words}' if words else ''}: {explanation.text}"
+    by_name = literal_address(asked.host) is None and not asked.invalid and not http.settings.parent
     if live and by_name:
         # Imported only then: dnspython costs 0.15 s.
         from egress_router.cli.explain_live import live_http
 
-        values, more = live_http(pod.http.policy, asked, pod.http.settings)
+        values, more = live_http(policy, asked, http.settings)
         return row | {"live": values}, f"{text}\n{more}"
     return row, text
 

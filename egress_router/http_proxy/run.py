@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from egress_router.config.inputs import Problems, load_inputs, warn_unknown
@@ -33,7 +33,6 @@ from egress_router.http_proxy.squid.workers import default_workers
 from egress_router.net.rtnetlink.kernel import own_addresses
 from egress_router.policy.compile import compile_policy
 from egress_router.policy.parse import parse_policy
-from egress_router.policy.values import Policy
 
 STATUS = "status.json"
 #: The largest policies take Squid some seconds to read.
@@ -107,7 +106,7 @@ def _read(env: Mapping[str, str]) -> tuple[HttpSettings, Path]:
     problems.raise_if_any()
     if policy is not None:
         # Loads the template and all that rendering needs while it can be read: what comes is another user.
-        render_squid(compile_policy(Policy(policy.lines[:1])), settings)
+        render_squid(compile_policy(replace(policy, lines=policy.lines[:1])), settings)
     del problems.warnings[told:]
     warn_unknown(inputs, problems)
     warn_own_mounts(inputs, problems)

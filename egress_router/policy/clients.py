@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from egress_router.policy.ranges import Span, complement, normal, spans
-from egress_router.policy.values import Address, Block, Policy, Section, to_number
+from egress_router.policy.values import Address, Block, Policy, Section, from_number, to_number
+
+T = TypeVar("T")
 
 #: The root: the lines before any head, which are for everybody.
 ROOT = 0
@@ -51,6 +54,29 @@ class Clients:
         return self.starts[bisect_right(self.starts, to_number(client), key=lambda start: start[0]) - 1][1]
 
 
+class Chains(Generic[T]):
+    """Walks over the tree, with what the branches above each branch left: ``begin`` makes it for the root, ``behind``
+    for a branch below another one. None is kept longer than there are branches below it to come.
+    """
+
+    def __init__(self, clients: Clients, begin: Callable[[], T], behind: Callable[[T], T]) -> None:
+        self._branches = clients.branches
+        self._begin = begin
+        self._behind = behind
+
+    def __iter__(self) -> Iterator[tuple[int, Branch, T]]:
+        """Yield every branch with its place, behind its parent."""
+        last = {branch.parent: place for place, branch in enumerate(self._branches)}
+        kept: dict[int, T] = {}
+        for place, branch in enumerate(self._branches):
+            one = self._begin() if branch.parent is None else self._behind(kept[branch.parent])
+            if branch.parent is not None and last[branch.parent] == place:
+                del kept[branch.parent]
+            if place in last:
+                kept[place] = one
+            yield place, branch, one
+
+
 def is_for(section: Section, client: Address) -> bool:
     """Return whether a section is for a client."""
     number = to_number(client)
@@ -63,6 +89,21 @@ def for_client(policy: Policy, client: Address) -> Policy:
     """Return the lines that are for a client, as a policy without sections."""
     mine = {place for place, section in enumerate(policy.sections) if is_for(section, client)}
     return Policy(tuple(replace(line, section=0) for line in policy.lines if line.section in mine), policy.variable)
+
+
+def described(policy: Policy) -> list[tuple[str, Address]]:
+    """Return every group of clients in words, with one of its clients; one group without words where there are no
+    sections.
+    """
+    clients = clients_of(policy)
+    found = []
+    for group in clients.groups:
+        sections = (policy.sections[clients.branches[branch].section] for branch in group.branches)
+        heads = [section for section in sections if section.networks is not None]
+        words = " and ".join(f'line {section.number} "{section.text}"' for section in heads)
+        found.append((f"for clients of {words}" if heads else "for all other clients", group.clients[0][0]))
+    alone = len(found) == 1
+    return [("" if alone else words, from_number(first)) for words, first in found]
 
 
 def clients_of(policy: Policy) -> Clients:

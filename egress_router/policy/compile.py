@@ -19,12 +19,14 @@ what the branches above decided: no level comes before the last one of those.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 from egress_router.config.embedded_ipv4 import is_isatap
-from egress_router.policy.clients import Clients, clients_of
+from egress_router.policy.clients import Chains, Clients, clients_of
 from egress_router.policy.compiled import AddressLine, CompiledPolicy, NamesAlone, Rule
 from egress_router.policy.name_lines import suffixes
 from egress_router.policy.ranges import Claims, Span, complement, embedding, normal, spans
@@ -105,19 +107,16 @@ def compile_policy(policy: Policy, own: Iterable[Address] = (), cluster: Iterabl
     by_section: dict[int, list[PolicyLine]] = defaultdict(list)
     for line in policy.lines:
         by_section[line.section].append(line)
-    rules = closing.closed_to_some(clients)
-    chains: list[_Chain] = []
+    rules = [((0, True), rule) for rule in closing.closed_to_some(clients)]
     allowed: list[tuple[str, ...] | None] = []
-    for place, branch in enumerate(clients.branches):
-        above = None if branch.parent is None else chains[branch.parent]
-        chain = _Chain(closing) if above is None else above.copy()
+    for place, branch, chain in Chains(clients, lambda: _Chain(closing), _Chain.copy):
         mine = [replace(rule, clients=branch.clients, branch=place) for rule in chain.add(by_section[branch.section])]
-        chains.append(chain)
         allowed.append(_allowed_names(mine))
-        rules += mine
-    # Within a level the order does not matter; names first saves a look into DNS.
-    rules.sort(key=lambda rule: (rule.level, bool(rule.addresses)))
-    return CompiledPolicy(tuple(rules), tuple(_names_alone(clients, allowed)), tuple(closing.isatap), clients)
+        rules += [((rule.level, chain.comes_second(rule)), rule) for rule in mine]
+    rules.sort(key=itemgetter(0))
+    return CompiledPolicy(
+        tuple(rule for _, rule in rules), tuple(_names_alone(clients, allowed)), tuple(closing.isatap), clients
+    )
 
 
 def _allowed_names(rules: Iterable[Rule]) -> tuple[str, ...] | None:
@@ -255,6 +254,8 @@ class _Chain:
         self._levels.highest[True, Decision.DENY] = 0
         self._lists = closing.port_lists
         self._classes: dict[Ports, _Claimed] = {}
+        #: The first level that allows by address.
+        self._allowed_from: float = math.inf
 
     def copy(self) -> _Chain:
         """Return the same for lines of another branch."""
@@ -262,7 +263,17 @@ class _Chain:
         other._levels = self._levels.copy()
         # Never changed in place.
         other._lists, other._classes = self._lists, self._classes
+        other._allowed_from = self._allowed_from
         return other
+
+    def comes_second(self, rule: Rule) -> bool:
+        """Return whether a rule comes behind those of its level about the other kind (name, address).
+
+        To the decision that is all the same. Names first saves a look into DNS; where that is made anyway, because an
+        address might be allowed, addresses come first: a rule about names tells nothing of the lines about these.
+        """
+        looked_up = self._allowed_from < rule.level and rule.decision is Decision.DENY
+        return bool(rule.addresses) is not looked_up
 
     def add(self, lines: Sequence[PolicyLine]) -> list[Rule]:
         """Return the rules for lines behind all others."""
@@ -279,6 +290,8 @@ class _Chain:
             classes[ports] = _Claimed(*self._closing.closed(port)) if above is None else above.copy()
             rules += classes[ports].rules(ports, [entry for entry in about if port in entry[1].ports])
         self._classes = classes
+        allowing = (rule.level for rule in rules if rule.addresses and rule.decision is Decision.ALLOW)
+        self._allowed_from = min([self._allowed_from, *allowing])
         return rules
 
 

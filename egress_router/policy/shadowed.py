@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 
 from egress_router.errors import Problem
-from egress_router.policy.clients import clients_of
+from egress_router.policy.clients import Chains, clients_of
 from egress_router.policy.name_lines import suffixes
 from egress_router.policy.ranges import Claims, spans
 from egress_router.policy.size import port_classes
@@ -49,10 +49,7 @@ def shadowed_lines(policy: Policy) -> list[tuple[PolicyLine, tuple[int, ...]]]:
         by_section[line.section].append(line)
     covered: dict[int, tuple[int, ...]] = {}
     alive: set[int] = set()
-    chains: list[_Chain] = []
-    for branch in clients_of(policy).branches:
-        chain = _Chain() if branch.parent is None else chains[branch.parent].below()
-        chains.append(chain)
+    for _, branch, chain in Chains(clients_of(policy), _Chain, _Chain.below):
         mine = by_section[branch.section]
         dead = {line.number: numbers for line, numbers in chain.add(mine)}
         alive.update(line.number for line in mine if line.number not in dead)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from egress_router.policy.clients import clients_of
+from egress_router.policy.clients import ROOT, Chains, clients_of
 from egress_router.policy.values import ALWAYS_CLOSED, ANY_PORT, MAX_PORT, Block, Decision, Policy, PolicyLine, Ports
 
 #: More different port lists on address lines than this are refused: each may need its own copy of the addresses.
@@ -36,9 +36,10 @@ def alternations(policy: Policy) -> int:
     branches of the tree of sections.
     """
     count = 0
-    for mine, _ in _branches(policy):
+    by_section = _by_section(policy)
+    for branch in clients_of(policy).branches:
         seen: set[tuple[bool, Decision]] = set()
-        for line in mine:
+        for line in by_section[branch.section]:
             about_address = isinstance(line.target, Block)
             other = Decision.DENY if line.decision is Decision.ALLOW else Decision.ALLOW
             if (not about_address, other) in seen:
@@ -55,12 +56,18 @@ def most_ranges(policy: Policy) -> int:
     allows addresses. Such a level comes only after denied names that came after allowed addresses. A section has
     its own sets for every branch of the tree that it stands in; outside is what no branch above it has either.
     """
-    return sum(_ranges_of(mine, above) for mine, above in _branches(policy))
+    by_section = _by_section(policy)
+    total = 0
+    # The address lines of a branch and those above it.
+    for place, branch, addresses in Chains(clients_of(policy), list[PolicyLine], list[PolicyLine]):
+        mine = by_section[branch.section]
+        addresses.extend(line for line in mine if isinstance(line.target, Block))
+        total += _ranges_of(mine, addresses, root=place == ROOT)
+    return total
 
 
-def _ranges_of(mine: Sequence[PolicyLine], above: Sequence[PolicyLine]) -> int:
-    lines = [line for line in (*above, *mine) if isinstance(line.target, Block)]
-    if above and not any(isinstance(line.target, Block) for line in mine):
+def _ranges_of(mine: Sequence[PolicyLine], addresses: Sequence[PolicyLine], root: bool) -> int:
+    if not root and not any(isinstance(line.target, Block) for line in mine):
         return 0
     levels, allowed = 1, False
     for line in mine:
@@ -68,8 +75,8 @@ def _ranges_of(mine: Sequence[PolicyLine], above: Sequence[PolicyLine]) -> int:
             allowed = allowed or line.decision is Decision.ALLOW
         elif line.decision is Decision.DENY and allowed:
             levels, allowed = levels + 1, False
-    classes = len(port_classes(line.ports for line in lines))
-    return 2 * (len(lines) + len(ALWAYS_CLOSED)) * classes * (levels + 1)
+    classes = len(port_classes(line.ports for line in addresses))
+    return 2 * (len(addresses) + len(ALWAYS_CLOSED)) * classes * (levels + 1)
 
 
 def branch_lines(policy: Policy) -> tuple[int, int]:
@@ -79,17 +86,11 @@ def branch_lines(policy: Policy) -> tuple[int, int]:
     return len(branches), sum(lines[branch.section] for branch in branches)
 
 
-def _branches(policy: Policy) -> Iterator[tuple[Sequence[PolicyLine], Sequence[PolicyLine]]]:
-    """Yield the lines of every branch of the tree of sections, with those of the branches above it."""
+def _by_section(policy: Policy) -> Mapping[int, list[PolicyLine]]:
     by_section: dict[int, list[PolicyLine]] = defaultdict(list)
     for line in policy.lines:
         by_section[line.section].append(line)
-    above: list[Sequence[PolicyLine]] = []
-    for branch in clients_of(policy).branches:
-        earlier = () if branch.parent is None else above[branch.parent]
-        mine = by_section[branch.section]
-        above.append([*earlier, *mine])
-        yield mine, earlier
+    return by_section
 
 
 def port_classes(lists: Iterable[Ports]) -> list[Ports]:

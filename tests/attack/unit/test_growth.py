@@ -41,6 +41,10 @@ POLICIES: dict[str, Callable[[int], str]] = {
     "wildcards under each other": lambda n: ("!*.a" if n % 2 else "*.b") + f"{n // 2}.example.com",
     "names and networks by turns": lambda n: f"10.0.{n & 255}.0/24" if n % 2 else f"!host{n}.example.com",
     "what is wrong": lambda n: f"no name {n}",
+    "sections": lambda n: f"team{n}.example.com" if n % 3 else f"[from 10.{n >> 8}.{n & 255}.0/24]",
+    "lines for all before sections": lambda n: (
+        f"!10.0.{n & 255}.{n >> 8}" if n % 10 else f"[from any]\n[from 10.{n % 20}.0.0/16]"
+    ),
 }
 REDIRECTS: dict[str, Callable[[int], str]] = {
     "ports": lambda n: f"{n} tcp 203.0.113.25 80",

@@ -159,8 +159,8 @@ class Proxy:
 class Client:
     """A client pod. Requests are raw bytes, so that a test can say anything."""
 
-    def __init__(self, lab: Lab, proxy: Proxy) -> None:
-        self.pod = lab.pod("client")
+    def __init__(self, lab: Lab, proxy: Proxy, name: str = "client") -> None:
+        self.pod = lab.pod(name)
         self.proxy = proxy
 
     def connect(self) -> socket.socket:

@@ -26,10 +26,11 @@ from egress_router.http_proxy.squid.files import check
 from egress_router.http_proxy.squid.log_line import CLOSED, RawLine, RuleAttributor
 from egress_router.http_proxy.squid.log_line import parse as parse_raw
 from egress_router.policy import codes as http_codes
+from egress_router.policy.clients import for_client
 from egress_router.policy.codes import MIXED
 from egress_router.policy.compile import compile_policy
 from egress_router.policy.evaluate import evaluate, literal_address
-from egress_router.policy.values import Policy
+from egress_router.policy.values import Address, Policy
 from lab import Lab
 from lab.host import Host
 from tests.http_proxy.unit.requests import (
@@ -42,7 +43,7 @@ from tests.http_proxy.unit.requests import (
     resolutions,
     world,
 )
-from tests.http_proxy.unit.strategies import NAMES, Request, parse
+from tests.http_proxy.unit.strategies import CLIENTS, NAMES, Request, parse, section_texts
 
 pytestmark = pytest.mark.root
 
@@ -68,12 +69,16 @@ class Squid:
         #: What was tested here; others of this file may run elsewhere.
         self.tested: set[str] = set()
         self.proportions = Proportions()
+        self.by_client = Proportions()
         self.process: subprocess.Popen[str] | None = None
         # Nothing but the DNS server is reachable, so an allowed connection fails at once.
         self.pod.ip("route replace unreachable default")
         self.pod.ip(f"-4 route add {lab.dns.address} via {self.gateway()} dev eth0 onlink")
         self.pod.ip("-6 route replace unreachable default")
         self.pod.set_resolv_conf(f"nameserver {lab.dns.address}\n")
+        # Clients of the sections, in the pod itself.
+        for client in CLIENTS:
+            self.pod.ip(f"address add {client} dev lo nodad" if client.version == 6 else f"address add {client} dev lo")
 
     def gateway(self) -> str:
         return "198.51.100.1"
@@ -81,7 +86,7 @@ class Squid:
     def load(self, text: str) -> int:
         self.rounds += 1
         port = 20000 + self.rounds
-        place = SquidPlace(directory=str(self.directory), listen="127.0.0.1", log=str(self.log))
+        place = SquidPlace(directory=str(self.directory), log=str(self.log))
         policy = parse(text)
         compiled = compile_policy(policy, OWN)
         self.attributor = RuleAttributor(policy, compiled)
@@ -112,20 +117,23 @@ class Squid:
                 assert time.monotonic() < deadline, (self.directory / "stderr").read_text()[-2000:]
                 time.sleep(0.01)
 
-    def connect(self, port: int) -> socket.socket:
-        client = self.pod.socket(socket.AF_INET, socket.SOCK_STREAM)
+    def connect(self, port: int, source: Address | None = None) -> socket.socket:
+        ipv6 = source is not None and source.version == 6
+        client = self.pod.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM)
         client.settimeout(10)
         try:
-            client.connect(("127.0.0.1", port))
+            if source:
+                client.bind((str(source), 0))
+            client.connect(("::1" if ipv6 else "127.0.0.1", port))
         except BaseException:
             client.close()
             raise
         return client
 
-    def allows(self, proxy: int, host: str, port: int) -> bool:
+    def allows(self, proxy: int, host: str, port: int, client_address: Address | None = None) -> bool:
         self.requests += 1
         literal = f"[{host}]" if ":" in host else host
-        with self.connect(proxy) as client:
+        with self.connect(proxy, client_address) as client:
             client.sendall(f"CONNECT {literal}:{port} HTTP/1.1\r\nHost: {literal}\r\n\r\n".encode())
             status = client.recv(65536).split()[1]
         assert status in (b"403", b"500", b"502", b"503", b"200"), status
@@ -164,6 +172,13 @@ def squid() -> Iterator[Squid]:
             assert squid.rounds > 10
             assert squid.requests > 2000
             squid.proportions.check()
+        if "sections" in squid.tested:
+            denied, allowed = (
+                sum(count for (which, _), count in squid.by_client.counted.items() if which is side)
+                for side in (False, True)
+            )
+            assert denied > 500
+            assert allowed > 300
         if "rounds" in squid.tested:
             assert squid.several > 10
         print(
@@ -173,8 +188,8 @@ def squid() -> Iterator[Squid]:
         stale.unlink()
 
 
-def ask(squid: Squid, text: str, resolved: list[list[str]]) -> tuple[Policy, list[tuple[Request, RawLine]]]:
-    """Load a policy about names of this round alone, ask, compare decisions; return what was asked and logged."""
+def load(squid: Squid, text: str, resolved: list[list[str]]) -> tuple[Policy, int, list[Request]]:
+    """Load a policy about names of this round alone; return it, its port, and all that could be asked."""
     suffix = f".r{squid.rounds}"
     for name in NAMES:
         # Longest names first is not needed: every name in the text is delimited by what may follow it.
@@ -186,6 +201,12 @@ def ask(squid: Squid, text: str, resolved: list[list[str]]) -> tuple[Policy, lis
         if addresses:
             v4 = [address for address in addresses if isinstance(address, IPv4Address)]
             squid.lab.dns.set(host, A=v4, AAAA=[a for a in addresses if a not in v4], ttl=60)
+    return policy, proxy, asked
+
+
+def ask(squid: Squid, text: str, resolved: list[list[str]]) -> tuple[Policy, list[tuple[Request, RawLine]]]:
+    """Load a policy, ask, compare decisions; return what was asked and logged."""
+    policy, proxy, asked = load(squid, text, resolved)
     chosen = squid.proportions.choose(policy, asked, OWN)
     for (host, addresses, port), allowed in chosen:
         assert squid.allows(proxy, host, port) == allowed, (text, host, addresses, port, allowed)
@@ -219,6 +240,23 @@ def test_squid_is_the_reference(squid: Squid, text: str, resolved: list[list[str
     policy, logged = ask(squid, text, resolved)
     for request, raw in logged:
         check_line(squid, policy, request, raw)
+
+
+@pytest.mark.timeout(240)
+@settings(every_policy, max_examples=25)
+@given(section_texts(), resolutions)
+def test_every_client_has_the_lines_of_its_sections(squid: Squid, text: str, resolved: list[list[str]]) -> None:
+    squid.tested.add("sections")
+    policy, proxy, asked = load(squid, text, resolved)
+    for client in CLIENTS:
+        mine = for_client(policy, client)
+        chosen = squid.by_client.choose(mine, asked, OWN, per_side=6)
+        for (host, addresses, port), allowed in chosen:
+            answer = squid.allows(proxy, host, port, client)
+            assert answer == allowed, (text, client, host, addresses, port, allowed)
+        for request, raw in squid.logged([request for request, _ in chosen]):
+            assert raw.client == str(client)
+            check_line(squid, mine, request, raw)
 
 
 @pytest.mark.timeout(120)

@@ -11,6 +11,7 @@ from itertools import islice, zip_longest
 from hypothesis import strategies as st
 
 from egress_router.policy.evaluate import Verdict, evaluate, literal_address
+from egress_router.policy.shadowed import shadowed_lines
 from egress_router.policy.values import Address, Block, Decision, Name, Policy
 from tests.http_proxy.unit.strategies import ADDRESSES, NAMES, NOWHERE, PORTS, REQUEST_PORTS, Request, policy_lines
 
@@ -100,9 +101,11 @@ def deciding(policy: Policy, request: Request, server: Address | None, own: Sequ
         return {_number(evaluate(policy, host, port, about, own))}
     alone = evaluate(policy, host, port, (), own)
     end = alone.line.number if alone.line else len(policy.lines) + 1
+    never = {line.number for line, _ in shadowed_lines(policy)}
     may_allow = any(
         isinstance(line.target, Block) and line.decision is Decision.ALLOW and port in line.ports and line.number < end
         for line in policy.lines
+        if line.number not in never
     )
     if alone.allowed or may_allow or literal_address(host):
         return {_number(verdict)}
@@ -126,13 +129,15 @@ class Proportions:
 
     counted: Counter[tuple[bool, str]] = field(default_factory=Counter)
 
-    def choose(self, policy: Policy, asked: Iterable[Request], own: Sequence[Address]) -> list[tuple[Request, bool]]:
+    def choose(
+        self, policy: Policy, asked: Iterable[Request], own: Sequence[Address], per_side: int = PER_SIDE
+    ) -> list[tuple[Request, bool]]:
         """Return some requests with the reference's decisions, taken in turn from all reasons on both sides."""
         sides: dict[bool, dict[str, list[Request]]] = {True: defaultdict(list), False: defaultdict(list)}
         for request in asked:
             verdict = evaluate(policy, request[0], request[2], request[1], own)
             sides[verdict.allowed][reason(policy, request, verdict, own)].append(request)
-        size = min(PER_SIDE, *(sum(map(len, side.values())) for side in sides.values())) + 2
+        size = min(per_side, *(sum(map(len, side.values())) for side in sides.values())) + 2
         chosen = []
         for allowed, side in sides.items():
             in_turn = ((why, one) for turn in zip_longest(*side.values()) for why, one in zip(side, turn, strict=True))
