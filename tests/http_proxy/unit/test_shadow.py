@@ -68,7 +68,7 @@ def address_taken(line: PolicyLine, earlier: list[PolicyLine], port: int) -> boo
     return True
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(section_texts())
 def test_in_sections_what_is_covered_for_all_clients(text: str) -> None:
     policy = parse(text)
