@@ -241,6 +241,15 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     address of the cluster that is no pod's of this node is no pod's that anybody knows; a pod of another node comes by
     the tunnel.
 
+    What comes by the tunnel has been judged by then, and is no traffic of this node's pods, whatever their range: a
+    container network may have other ranges than the objects say.
+
+    What is for an address of this node, a cache of names or a virtual address, say, does not leave, although that is in
+    no network of the cluster. Rules that lead elsewhere may come before the table ``local`` (Cilium moves it).
+
+    A segment that is out of its connection's window is not translated back, so it would reach this node's own TCP,
+    which resets the connection.
+
     Groups count as inside and are translated by nobody. A node whose kernel routes multicast would send what such a pod
     sends to them out with the pod's or the node's address.
     """
@@ -272,6 +281,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         (
             f"meta l4proto {_CONNECTED} ct mark & {mask} vmap @known_paths",
             f"ct mark & {mask} vmap @undrained_paths",
+            "fib daddr type local accept",
             "ip saddr vmap @path4",
             unknown,
         ),
@@ -283,6 +293,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         (
             f"meta l4proto {_CONNECTED} ct mark & {mask} vmap @known_paths",
             f"ct mark & {mask} vmap @undrained_paths",
+            "fib daddr type local accept",
             "ip6 saddr vmap @path6",
             unknown,
         ),
@@ -313,6 +324,12 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "no reply to a deleted connection opens one the other way round",
     )
     yield NftChain(
+        "drop_to_outside",
+        None,
+        ("fib daddr type local accept", "counter name no_connection drop"),
+        "what is of no connection is translated by nobody; it may reach this node itself",
+    )
+    yield NftChain(
         "tunnel_zone",
         "type filter hook prerouting priority raw; policy accept;",
         (
@@ -327,8 +344,10 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "type filter hook prerouting priority mangle - 5; policy accept;",
         (
             f'iifname "{TUNNEL}" goto from_tunnel',
-            "ct state invalid,untracked ip saddr @egress_pods4 ip daddr != @cluster4 counter name no_connection drop",
-            "ct state invalid,untracked ip6 saddr @egress_pods6 ip6 daddr != @cluster6 counter name no_connection drop",
+            "ct state invalid,untracked ip saddr @egress_pods4 ip daddr != @cluster4 goto drop_to_outside",
+            "ct state invalid,untracked ip6 saddr @egress_pods6 ip6 daddr != @cluster6 goto drop_to_outside",
+            "ct state invalid ip daddr @egress_ips4 counter name invalid drop",
+            "ct state invalid ip6 daddr @egress_ips6 counter name invalid drop",
             "ct state new ip daddr @egress_pods4 ip saddr != @cluster4 goto drop_late_replies",
             "ct state new ip6 daddr @egress_pods6 ip6 saddr != @cluster6 goto drop_late_replies",
             "ct state new ip daddr @flushed_pods4 ip saddr != @cluster4 goto drop_late_replies",
@@ -343,6 +362,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "type filter hook prerouting priority dstnat + 5; policy accept;",
         (
             f"ct direction reply {ours} == {_hex(marks.value)} {no_mark}",
+            f'iifname "{TUNNEL}" accept',
             "ct direction original ip saddr @local_pods4 ip daddr != @cluster4 goto restore_path4",
             "ct direction original ip6 saddr @local_pods6 ip6 daddr != @cluster6 goto restore_path6",
             "ct direction original ip saddr @cluster4 ip daddr != @cluster4 goto verify_pod",
@@ -354,7 +374,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "verify_pod",
         None,
         (
-            f'iifname "{TUNNEL}" accept',
+            "fib daddr type local accept",
             "ip saddr @translated_pods4 counter name forged_source drop",
             "ip6 saddr @translated_pods6 counter name forged_source drop",
             f'iifname {{ "lo", "{settings.interface}" }} accept',

@@ -45,6 +45,7 @@ DROPS = {
     "forged_node": "from a pod of this node, to the tunnel of another node or the agent of any",
     "forged_source": "from a pod of another node by its address, but not through the tunnel",
     "multicast": "from a pod with egress IPs to a group, out of this node: it would leave with another source",
+    "invalid": "from outside to an egress IP, but of no connection, or outside of its window",
     "refused": "new connections from outside to an egress IP",
 }
 

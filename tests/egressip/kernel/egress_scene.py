@@ -12,6 +12,7 @@ from pathlib import Path
 from egress_router.egressip.node.state import TUNNEL_ID
 from egress_router.egressip.node.tunnel import tunnel_mac
 from lab import Capture, Host, Lab
+from lab.addressing import pod_subnet
 from tests.egressip.kernel.egress_cluster import FIRST, FIRST6, SECOND, SECOND6, SERVICE, SERVICE6, EgressCluster, World
 
 #: By IP version: the outside service, and the egress IPs of the namespaces toto, rival and third.
@@ -44,6 +45,7 @@ class Scene:
         self.local = cluster.pod("local", "toto", 1)
         self.beside_holder = cluster.pod("beside", "plain", 1)
         self.nobody = lab.pod("nobody", node=0)
+        self.subnets = [f"{pod_subnet(number, 4)},{pod_subnet(number, 6)}" for number in range(3)]
         self.stranger = lab.machine("stranger", "192.0.2.99")
         cluster.start()
         cluster.settle()
