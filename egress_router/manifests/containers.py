@@ -56,6 +56,8 @@ class Container:
     known: bool = False
     #: The mount of each file that a ``*_FILE`` variable names.
     mounts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: The keys of ConfigMaps and Secrets (by id) that its variables and files come from.
+    reads: set[tuple[int, str]] = field(default_factory=set)
 
     @property
     def env(self) -> dict[str, str]:
@@ -205,6 +207,7 @@ class _Environment:
                 continue
             name, prefix = as_text(reference.get("name")), as_text(source.get("prefix"))
             data = self._data(kind, name)
+            self._read(kind, name, *(data or ()))
             if data is None:
                 if reference.get("optional") is not True:
                     message = (
@@ -263,6 +266,7 @@ class _Environment:
             if isinstance(reference, dict):
                 data = self._data(kind, as_text(reference.get("name")))
                 value = (data or {}).get(as_text(reference.get("key")))
+                self._read(kind, as_text(reference.get("name")), as_text(reference.get("key")))
                 if data is not None and value is None:
                     if reference.get("optional") is not True:
                         where = f"{kind} {as_text(reference.get('name'))} has no key {as_text(reference.get('key'))}"
@@ -289,6 +293,11 @@ class _Environment:
             value = as_mapping(metadata.get(match[1])).get(match[2])
             return (value, None) if isinstance(value, str) else ("", None)
         return None, f"the pod's field {path}"
+
+    def _read(self, kind: str, name: str, *keys: str) -> None:
+        item = self._objects.find(kind, self._item.namespace, name)
+        if item is not None:
+            self._container.reads |= {(id(item), key) for key in keys}
 
     def _data(self, kind: str, name: str) -> dict[str, str] | None:
         """Return the keys of a ConfigMap or Secret, None when it is not in the files."""
@@ -335,6 +344,7 @@ class _Environment:
             renamed = {as_text(one.get("path")): as_text(one.get("key")) for one in as_list(items)}
             key = renamed.get(inside, "" if renamed else inside)
             if key in data:
+                self._read(kind, name, key)
                 return SourceText(variable, data[key])
             files = ", ".join(sorted(renamed if renamed else data)) or "nothing"
             lacking = f"is not in the {kind} {name}, which has {files} there"

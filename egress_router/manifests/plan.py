@@ -7,6 +7,7 @@ import json
 from egress_router.config.settings import HEALTH_PORT
 from egress_router.config.values import Family
 from egress_router.errors import ConfigurationError
+from egress_router.manifests.constraints import constraints_for
 from egress_router.manifests.ports import policy_ports, rule_families, service_ports
 from egress_router.manifests.validate import LABEL_VALUE, attach_of, forwarding_of, validation_errors, warnings_about
 from egress_router.manifests.values import (
@@ -46,6 +47,8 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
     forwarding = forwarding_of(request)
     families = sorted(request.sources[0])
     sysctls, unsafe = _sysctls(request, forwarding, families)
+    # OpenShift SDN's CNI plugin gives the macvlan only to a pod in which some container is privileged.
+    privileged = forwarding is Forwarding.INIT or attach_of(request) is Attach.SDN
     return ManifestSet(
         component=request.component,
         name=request.name,
@@ -62,12 +65,11 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
         main_image=_image(request, request.component, version),
         # ``init`` refuses names, and ``run`` does all that it does.
         init_container=request.rules is None or not request.rules.names,
-        # OpenShift SDN's CNI plugin gives the macvlan only to a pod in which some container is privileged.
-        privileged=forwarding is Forwarding.INIT or attach_of(request) is Attach.SDN,
+        privileged=privileged,
         # OpenShift SDN ends with Kubernetes 1.29, and its pods have one address; hostIPs is there from 1.29 on.
         host_ips="status.hostIP" if attach_of(request) is Attach.SDN else "status.hostIPs",
         sysctls=sysctls,
-        unsafe_sysctls=unsafe,
+        constraints=constraints_for(request.kept, privileged=privileged, sysctls=unsafe),
         annotation=_annotation(request),
         network_config=_network_config(request, forwarding, families),
         main_env=_main_env(request),
@@ -81,6 +83,7 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
         create_namespace=request.create_namespace,
         interface=request.interface,
         services=request.services,
+        open=not request.allow_from and any(service.open_to_the_outside for service in request.services),
         metrics_port=HEALTH_PORT if request.service_monitor else None,
         warnings=warnings_about(request),
     )

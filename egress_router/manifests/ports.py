@@ -54,10 +54,23 @@ def policy_ports(request: ManifestRequest, attach: Attach) -> tuple[PolicyPort, 
     """Return the ports that the NetworkPolicy opens; none where a fallback takes every port."""
     if fallback_lines(request):
         return ()
+    more = kept_ports(request)
     if attach is Attach.SDN:
         # OpenShift SDN's network policy has no endPort.
-        return tuple(PolicyPort(port.protocol, PortRange(port.port, port.port)) for port in service_ports(request))
-    return tuple(PolicyPort(protocol, ports) for protocol, ports in _joined(claimed(request)))
+        single = {(port.protocol, PortRange(port.port, port.port)) for port in service_ports(request)}
+        return tuple(PolicyPort(protocol, ports) for protocol, ports in sorted(single | more))
+    return tuple(PolicyPort(protocol, ports) for protocol, ports in _joined(sorted({*claimed(request), *more})))
+
+
+def kept_ports(request: ManifestRequest) -> set[tuple[Protocol, PortRange]]:
+    """Return the ports of pods that kept Services lead to, those of other containers among them."""
+    found = set()
+    for service in request.services:
+        for port in service.spec.get("ports") or ():
+            number, protocol = port.get("targetPort"), str(port.get("protocol", "TCP")).lower()
+            if type(number) is int and 0 < number < 65536 and protocol in list(Protocol):
+                found.add((Protocol(protocol), PortRange(number, number)))
+    return found
 
 
 def _joined(sorted_ports: list[tuple[Protocol, PortRange]]) -> Iterator[tuple[Protocol, PortRange]]:

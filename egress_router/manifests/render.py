@@ -18,7 +18,7 @@ _WIDTH = 1 << 30
 #: Line breaks to YAML 1.1, and text to YAML 1.2.
 _BREAKS = frozenset("\x85\u2028\u2029")
 #: Fields of kept parts that templates write in their own places.
-_PLACED = frozenset({"env", "volumeMounts", "resources", "tolerations", "terminationGracePeriodSeconds"})
+_PLACED = frozenset({"env", "volumeMounts", "resources", "tolerations", "terminationGracePeriodSeconds", "sysctls"})
 PART_OF = "egress-router"
 _MEMORY = {
     Component.REDIRECT: {"request": "64Mi", "limit": "256Mi"},
@@ -57,7 +57,7 @@ def join_manifests(texts: Sequence[str]) -> str:
         if identity in seen:
             where = f" in the namespace {identity[1]}" if identity[1] else ""
             message = f"{identity[0]} {identity[2]}{where} would be written twice, and the last one would win"
-            problems.append(Problem("--name", None, "", message, "other names"))
+            problems.append(Problem(identity[0], None, "", message, "other names in the old manifests"))
         seen.add(identity)
     if problems:
         raise ConfigurationError(list(dict.fromkeys(problems)))

@@ -70,9 +70,10 @@ class Attach(StrEnum):
 class Kept:
     """What a workload has besides a router, as the API has it: it is written as it is.
 
-    ``spec`` has further fields of the pod, ``init`` and ``main`` further fields of our two containers (``env`` and
-    ``volumeMounts`` are added to ours, others take the place of ours), ``before`` and ``after`` the other init
-    containers, in front of ours and behind it, ``sidecars`` the other containers.
+    ``spec`` has further fields of the pod, ``security`` those of its securityContext, ``init`` and ``main`` further
+    fields of our two containers (``env`` and ``volumeMounts`` are added to ours, others take the place of ours),
+    ``before`` and ``after`` the other init containers, in front of ours and behind it, ``sidecars`` the other
+    containers.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -80,12 +81,18 @@ class Kept:
     pod_labels: Mapping[str, str] = field(default_factory=dict)
     pod_annotations: Mapping[str, str] = field(default_factory=dict)
     spec: Mapping[str, Any] = field(default_factory=dict)
+    security: Mapping[str, Any] = field(default_factory=dict)
     volumes: tuple[Mapping[str, Any], ...] = ()
     before: tuple[Mapping[str, Any], ...] = ()
     after: tuple[Mapping[str, Any], ...] = ()
     sidecars: tuple[Mapping[str, Any], ...] = ()
     init: Mapping[str, Any] = field(default_factory=dict)
     main: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def foreign(self) -> tuple[Mapping[str, Any], ...]:
+        """The containers that are not ours."""
+        return (*self.before, *self.after, *self.sidecars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,11 @@ class KeptService:
     spec: Mapping[str, Any]
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def open_to_the_outside(self) -> bool:
+        """Whether clients that are no pods reach it."""
+        return self.spec.get("type") in ("NodePort", "LoadBalancer") or bool(self.spec.get("externalIPs"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +179,24 @@ class RouterWorkload:
 
 
 @dataclass(frozen=True, slots=True)
+class Constraints:
+    """What SecurityContextConstraints must allow, or ask, of the pods: kinds of volumes, capabilities, and the rest by
+    the names that the object has for it.
+    """
+
+    volumes: tuple[str, ...]
+    capabilities: tuple[str, ...]
+    unsafe_sysctls: tuple[str, ...]
+    privileged: bool
+    escalation: bool
+    host_directories: bool
+    host_ports: bool
+    read_only_root: bool
+    any_group: bool
+    any_label: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ServicePort:
     """One port of the Service."""
 
@@ -190,8 +220,8 @@ class ManifestSet:
     Without ``init_container`` the main one sets the pod up. ``privileged`` is the one of the two that does.
     ``host_ips`` is the field of the pod's status that has the node's addresses.
 
-    ``policy_ports`` empty means any port. ``sysctls`` belong to the pod, ``unsafe_sysctls`` are those among them that
-    the kubelet and the SCC must allow by name. Probes ask ``health_port``.
+    ``policy_ports`` empty means any port, ``open`` that clients need not be pods. ``sysctls`` belong to the pod.
+    ``constraints`` are what the SCC has. Probes ask ``health_port``.
     """
 
     component: Component
@@ -211,7 +241,7 @@ class ManifestSet:
     privileged: bool
     host_ips: str
     sysctls: tuple[tuple[str, str], ...]
-    unsafe_sysctls: tuple[str, ...]
+    constraints: Constraints
     annotation: tuple[str, str]
     network_config: str | None
     main_env: tuple[tuple[str, str], ...]
@@ -225,6 +255,7 @@ class ManifestSet:
     create_namespace: bool = False
     interface: str | None = None
     services: tuple[KeptService, ...] = ()
+    open: bool = False
     metrics_port: int | None = None
     warnings: tuple[Problem, ...] = field(default=())
 
@@ -264,7 +295,8 @@ class Note:
 class LegacyRouter:
     """One router of the old manifest. ``request`` lacks what the texts say: ``source``, ``gateway``, ``destinations``
     and ``http_port``. ``labels`` are those of its pods, ``ports`` the containers whose named ports Services use.
-    ``names`` says where in the old manifest each variable stands.
+    ``names`` says where in the old manifest each variable stands, ``reads`` which keys of which objects (by id) its
+    containers take values from.
     """
 
     where: str
@@ -276,3 +308,4 @@ class LegacyRouter:
     names: Mapping[str, str]
     http_port: str | None = None
     containers: tuple[Mapping[str, Any], ...] = ()
+    reads: frozenset[tuple[int, str]] = frozenset()

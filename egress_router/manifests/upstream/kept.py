@@ -9,7 +9,7 @@ from typing import Any
 from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, KNOWN, ROUTER
 from egress_router.manifests.containers import Container, ManifestPod, Role, pauses
 from egress_router.manifests.objects import Objects, as_list, as_mapping, as_text, texts
-from egress_router.manifests.plan import NETWORKS_ANNOTATION, SDN_ANNOTATION
+from egress_router.manifests.plan import FORWARDING_SYSCTLS, LOW_PORTS_SYSCTL, NETWORKS_ANNOTATION, SDN_ANNOTATION
 from egress_router.manifests.values import (
     HANDOVER_DELAY,
     HANDOVER_HOLD,
@@ -104,7 +104,20 @@ _TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 _OUR_NAMES = ("init", "router", "http-proxy", "dns-proxy")
 _OUR_VOLUMES = ("destinations", "run")
 _WORKLOAD_SILENT = {"replicas", "selector", "template", "strategy", "updateStrategy", "test", "revisionHistoryLimit"}
-_WORKLOAD_DEFAULTS: dict[str, Any] = {"progressDeadlineSeconds": 600, "minReadySeconds": 0, "paused": False}
+_WORKLOAD_DEFAULTS: dict[str, Any] = {
+    "progressDeadlineSeconds": 600,
+    "minReadySeconds": 0,
+    "paused": False,
+    "podManagementPolicy": "OrderedReady",
+    "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
+}
+#: Filled in by admission, from a priority class or a runtime class.
+_FILLED_IN = {"priority", "overhead"}
+#: Fields that the API allows in a Pod alone.
+_OF_PODS_ALONE = {
+    "ephemeralContainers": "containers of `kubectl debug`",
+    "activeDeadlineSeconds": "a router does not end",
+}
 
 
 @dataclass(slots=True)
@@ -182,6 +195,9 @@ class _Reader:
         init_fields: dict[str, Any] = {}
         main_fields: dict[str, Any] = {}
         for container in self._pod.ours:
+            if container is not main and container is not setter:
+                self._note.lost(f"the container {container.name}: a pod has one router here, the {self._component}")
+                continue
             target = main_fields if container is main else init_fields
             self._router_container(container, target)
             if self._component is Component.REDIRECT and not self._ours:
@@ -196,6 +212,9 @@ class _Reader:
             if not self._ours:
                 self._note.same(f"the {what} {container.name}")
         raw = {id(one): self._foreign(one) for one in others}
+        security = self._security(as_mapping(spec.get("securityContext")), list(raw.values()))
+        if others and not self._ours:
+            self._about_others(spec)
         mounted = {
             as_text(mount.get("name"))
             for one in (*raw.values(), init_fields, main_fields)
@@ -208,6 +227,7 @@ class _Reader:
             pod_labels=self._entries(item.pod_labels, labels=True),
             pod_annotations=self._entries(item.pod_annotations),
             spec=self._spec(spec),
+            security=security,
             volumes=tuple(self._volumes(spec, mounted)),
             before=tuple(raw[id(one)] for one in before),
             after=tuple(raw[id(one)] for one in after),
@@ -239,21 +259,19 @@ class _Reader:
     def _spec(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         kept: dict[str, Any] = {}
         for key, value in spec.items():
-            if key in _POD_OURS or value is None or _POD_DEFAULTS.get(key, _MISSING) == value:
+            if key in _POD_OURS or key in _FILLED_IN or value is None or _POD_DEFAULTS.get(key, _MISSING) == value:
                 continue
-            if key == "nodeName" and self._pod.item.kind == "Pod":
+            if key == "securityContext" or (key == "nodeName" and self._scheduled()):
                 continue
-            if key == "tolerations":
+            if key in _OF_PODS_ALONE:
+                self._note.lost(f"{key}, which a pod alone may have ({_OF_PODS_ALONE[key]})")
+            elif key == "tolerations":
                 tolerations = [one for one in as_list(value) if one.get("key") not in _TAINTS]
                 if tolerations:
                     kept[key] = tolerations
             elif key == "terminationGracePeriodSeconds":
                 if not (self._ours and value in (TERMINATION_GRACE, TERMINATION_GRACE + HANDOVER_HOLD)):
                     kept[key] = value
-            elif key == "securityContext":
-                rest = {name: one for name, one in as_mapping(value).items() if not (self._ours and name == "sysctls")}
-                if rest:
-                    self._note.lost(f"securityContext of the pod ({', '.join(rest)})")
             elif key == "affinity" and self._ours and "app.kubernetes.io/instance" in str(value):
                 continue
             else:
@@ -264,10 +282,42 @@ class _Reader:
             account = as_text(spec.get("serviceAccountName") or spec.get("serviceAccount"))
             if account and account != "default":
                 self._note.changed(f"the service account {account} is replaced by the router's own")
+            if (policy := as_text(spec.get("restartPolicy"))) not in ("", "Always"):
+                self._note.changed(f"restartPolicy is Always, it was {policy}")
             for key in ("hostPID", "hostIPC"):
                 if spec.get(key) is True:
                     self._note.changed(f"{key} is not needed: the interface comes with the pod")
         return kept
+
+    def _scheduled(self) -> bool:
+        """Return whether the scheduler has chosen the pod's node, not the one who wrote the pod."""
+        item = self._pod.item
+        return item.kind == "Pod" and ("status" in item.raw or "uid" in item.metadata)
+
+    def _security(self, context: Mapping[str, Any], foreign: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the securityContext of the pod. That nobody is root cannot be said of the whole pod: it goes to the
+        other containers.
+        """
+        kept = {key: value for key, value in context.items() if value not in (None, [], {})}
+        if self._ours and (sysctls := as_list(kept.pop("sysctls", None))):
+            own = {*FORWARDING_SYSCTLS.values(), LOW_PORTS_SYSCTL}
+            if others := [one for one in sysctls if one.get("name") not in own]:
+                kept["sysctls"] = others
+        if kept.pop("runAsNonRoot", None) is True:
+            for container in foreign:
+                container["securityContext"] = {"runAsNonRoot": True, **as_mapping(container.get("securityContext"))}
+            what = "is said of each of the other containers" if foreign else "is not said of the pod"
+            self._note.changed(f"runAsNonRoot {what}: the router's own containers say what they are")
+        if kept and not self._ours:
+            self._note.same(f"securityContext of the pod ({', '.join(kept)})")
+        return kept
+
+    def _about_others(self, spec: Mapping[str, Any]) -> None:
+        """Say what the pod no longer gives to containers that are not ours."""
+        if spec.get("automountServiceAccountToken") is not False:
+            self._note.changed("containers have no token of a service account (automountServiceAccountToken: false)")
+        if spec.get("enableServiceLinks") is not False:
+            self._note.changed("containers have no variables of Services (enableServiceLinks: false)")
 
     def _volumes(self, spec: Mapping[str, Any], mounted: set[str]) -> Iterable[dict[str, Any]]:
         for volume in as_list(spec.get("volumes")):
@@ -283,7 +333,13 @@ class _Reader:
                     and "-token-" in name
                 ):
                     continue
-                self._note.lost(f"the volume {name}, which nothing mounts any more")
+                if any(as_text(one.get("name")) == name for one in self._all_mounts()):
+                    self._note.lost(f"the volume {name}, which nothing mounts any more")
+                else:
+                    self._note.changed(f"the volume {name}, which nothing mounted, is not written")
+
+    def _all_mounts(self) -> Iterable[Mapping[str, Any]]:
+        return (mount for one in self._pod.containers for mount in as_list(one.raw.get("volumeMounts")))
 
     def _volume_name(self, name: str) -> str:
         return f"{name}-kept" if name in _OUR_VOLUMES and not self._ours else name
@@ -326,6 +382,8 @@ class _Reader:
             self._note.same(f"resources of the container {container.name}")
         elif resources and resources not in _OUR_RESOURCES:
             target["resources"] = resources
+        if not self._ours:
+            self._about_ours(container)
         for key, value in container.raw.items():
             if key in _CONTAINER_OURS or _CONTAINER_DEFAULTS.get(key, _MISSING) == value or value in (None, [], {}):
                 continue
@@ -336,10 +394,21 @@ class _Reader:
             if key == "imagePullPolicy":
                 target[key] = value
             elif key in ("command", "args"):
-                if not container.known:
+                if not self._ours and not _starts_us(container):
                     self._note.lost(f"{key} of the container {container.name}: ours has its own")
             else:
                 self._note.lost(f"{key} of the container {container.name}")
+
+    def _about_ours(self, container: Container) -> None:
+        """Say what a router's container has that is ours to say."""
+        ports = [as_text(one.get("hostPort")) for one in as_list(container.raw.get("ports")) if "hostPort" in one]
+        if ports:
+            self._note.lost(f"hostPort {', '.join(ports)} of the container {container.name}: clients use the Service")
+        if probes := [key for key in ("livenessProbe", "readinessProbe", "startupProbe") if key in container.raw]:
+            self._note.changed(f"{', '.join(probes)} of the container {container.name}: ours has its own")
+        usual = {"privileged", "capabilities", "runAsUser", "allowPrivilegeEscalation", "procMount"}
+        if more := sorted(as_mapping(container.raw.get("securityContext")).keys() - usual):
+            self._note.changed(f"the securityContext of the container {container.name} is ours ({', '.join(more)})")
 
     def _environment(self, container: Container) -> list[dict[str, Any]]:
         """Return the variables that ours does not set itself."""
@@ -393,6 +462,12 @@ class _Reader:
         item = self._pod.item
         if item.kind == "Pod":
             return
+        if item.spec.get("replicas") == 0:
+            self._note.changed("has one replica and starts; it had none")
+        if item.job_spec:
+            extra = ", ".join(sorted((item.spec | item.job_spec).keys() - {"template", "jobTemplate", "selector"}))
+            self._note.changed(f"goes on, as no {item.kind} does{f': {extra} mean nothing any more' if extra else ''}")
+            return
         for key, value in item.spec.items():
             if key in _WORKLOAD_SILENT or _WORKLOAD_DEFAULTS.get(key, _MISSING) == value or value in (None, [], {}):
                 continue
@@ -400,6 +475,12 @@ class _Reader:
                 self._note.lost("triggers: a new image no longer starts the pod anew by itself")
             else:
                 self._note.lost(f"{key}, a field of the {item.kind}")
+
+
+def _starts_us(container: Container) -> bool:
+    """Return whether command and arguments are those of egress-router itself."""
+    words = [*(container.raw.get("command") or ()), *(container.raw.get("args") or ())]
+    return container.known and any(isinstance(word, str) and word.endswith("egress-router") for word in words)
 
 
 _MISSING = object()

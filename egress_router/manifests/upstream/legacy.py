@@ -5,7 +5,7 @@ thing. Routers behind one Service become one set; what cannot be one set is an e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from egress_router.config.inputs import Problems, SourceText
@@ -15,16 +15,13 @@ from egress_router.manifests.forms import CALLOUT, explained, no_pods
 from egress_router.manifests.judge import judge_pods, shared_addresses
 from egress_router.manifests.objects import (
     ManifestObject,
-    Objects,
-    as_list,
-    as_mapping,
-    as_text,
     read_objects,
 )
 from egress_router.manifests.request import complete_request
 from egress_router.manifests.upstream.kept import Notebook
+from egress_router.manifests.upstream.others import Fates
 from egress_router.manifests.upstream.resource import router_of_resource
-from egress_router.manifests.upstream.services import Services, kept_service
+from egress_router.manifests.upstream.services import Services, kept_service, nowhere, taken_over
 from egress_router.manifests.upstream.workload import is_ours, router_of_pod
 from egress_router.manifests.values import Component, LegacyRouter, ManifestRequest, Note, NoteKind
 
@@ -32,9 +29,6 @@ _MENDED = str.maketrans({"“": '"', "”": '"', "„": '"', "″": '"', "‘": 
 _SPACES = str.maketrans(dict.fromkeys("\u00a0\u2007\u202f", " "))
 #: A dash in front of a list item.
 _DASH = re.compile(r"^([ \t]*)[–—](?=[ \t])")
-#: What our own set has in its place.
-_REPLACED = ("SecurityContextConstraints", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget")
-_OURS = "app.kubernetes.io/managed-by"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +124,28 @@ def parse_legacy(
     _refuse_twins(routers, options, problems)
     problems.errors = list(dict.fromkeys(problems.errors))
     sets: list[LegacySet] = []
-    used: set[int] = set()
+    fates = Fates(objects, {id(pod.item) for pod in pods}, options.defaults.namespace)
     services = Services(objects)
     behind = [(router, services.selecting(router.labels, router.request.namespace)) for router in routers]
     for group, selecting in _groups(behind):
-        request = _together(group, selecting, options, used, problems, notes)
-        sets += [LegacySet(request, group[0])] if request is not None else []
-    notes += _other_objects(objects, used, {pod.item.where for pod in pods}, [one.request for one in sets])
+        request = _together(group, selecting, services, options, fates, problems, notes)
+        if request is not None:
+            sets.append(LegacySet(request, group[0]))
+            fates.written(request, group)
+    _refuse_one_name(sets, problems)
+    notes += fates.notes()
     return sets, notes
+
+
+def _refuse_one_name(sets: Sequence[LegacySet], problems: Problems) -> None:
+    """Note the sets that would be written under one name."""
+    first: dict[tuple[str, str], LegacySet] = {}
+    for one in sets:
+        other = first.setdefault((one.request.namespace, one.request.name), one)
+        if other is not one:
+            message = f"would be written under the name of {other.first.where}, and the last one would win"
+            expected = "another metadata.name, or one Service for both"
+            problems.error(one.first.where, None, one.request.name, message, expected)
 
 
 def _groups(
@@ -163,13 +171,14 @@ def _groups(
 def _together(
     group: list[LegacyRouter],
     found: list[ManifestObject],
+    all_services: Services,
     options: MigrateOptions,
-    used: set[int],
+    fates: Fates,
     problems: Problems,
     notes: list[Note],
 ) -> ManifestRequest | None:
     first = group[0]
-    used.update(map(id, found))
+    fates.services(found)
     if different := _differences(group):
         what = " and ".join(different)
         names = ", ".join(router.where for router in group)
@@ -181,15 +190,24 @@ def _together(
     note = Notebook(first.where)
     ours = all("egress-router/router" in router.labels for router in group)
     request = first.request
+    replaced = None if found else all_services.named(request.name, request.namespace)
+    if replaced is not None and not ours:
+        about = Notebook(replaced.where)
+        found = [replaced] if taken_over(replaced, about) else []
+        notes += about.notes
+    fates.services([replaced])
     if found and not ours:
         chosen = next((item for item in found if item.name in {router.request.name for router in group}), found[0])
         if chosen.name != request.name:
             note.changed(f"is named {chosen.name}, as its Service, which clients know")
         request = replace(request, name=chosen.name)
-    services = tuple(
-        kept_service(item, [one for router in group for one in router.containers], problems, Notebook(item.where))
-        for item in found
-    )
+    kept_services = []
+    for item in found:
+        about = Notebook(item.where)
+        containers = [one for router in group for one in router.containers]
+        kept_services.append(kept_service(item, containers, problems, about))
+        notes += () if ours else about.notes
+    services = tuple(kept_services)
     headless = request.headless or any(item.spec.get("clusterIP") == "None" for item in found)
     if not found and not ours and request.component is Component.REDIRECT and _fallback_alone(first.destinations):
         headless = True
@@ -205,10 +223,8 @@ def _together(
         node_selector=selectors[0] if same_selectors else (),
         node_selectors=() if same_selectors else selectors,
     )
-    if found and not ours:
-        for item in found:
-            ports = ", ".join(as_text(port.get("port")) for port in as_list(item.spec.get("ports")))
-            notes.append(Note(NoteKind.SAME, item.where, f"name, type and ports{f' ({ports})' if ports else ''}"))
+    if not ours and any(one.open_to_the_outside for one in services):
+        note.changed("the NetworkPolicy lets anyone in to the ports, since a Service is reached from outside")
     if len(group) > 1 and not ours:
         note.changed(f"{len(group)} routers become one set: {', '.join(router.where for router in group)}")
     notes += note.notes
@@ -218,6 +234,8 @@ def _together(
     complete = complete_request(request, sources, options.gateway or first.gateway, text, mine, first.http_port)
     problems.errors += [named(problem, first, options.given) for problem in mine.errors]
     problems.warnings += [named(problem, first, options.given) for problem in mine.warnings]
+    if complete is not None and not ours:
+        notes += nowhere(complete, group)
     if complete is not None and ours and services:
         complete = _own_service(complete, found, services)
     return complete
@@ -290,29 +308,3 @@ def _refuse_twins(routers: list[LegacyRouter], options: MigrateOptions, problems
             if other is not router:
                 message = f"is the address of {other.where} too: two pods must never hold one address"
                 problems.error(f"{router.where} EGRESS_SOURCE", None, word, message, "an address of its own")
-
-
-def _other_objects(
-    objects: Objects, used: set[int], pods: set[str], requests: Sequence[ManifestRequest]
-) -> Iterator[Note]:
-    """Yield a note about each object that is neither a router nor its Service."""
-    ours = {(one.namespace, one.name) for one in requests}
-    for item in objects:
-        if item.where in pods or id(item) in used or item.kind == "EgressRouter" or objects.owner(item) is not None:
-            continue
-        labels = as_mapping(item.metadata.get("labels"))
-        if labels.get("app.kubernetes.io/name") == "egress-router" or labels.get(_OURS) == "egress-router":
-            continue
-        if (
-            item.kind == "ConfigMap"
-            and (item.namespace, item.name) in ours
-            and (rest := set(as_mapping(item.raw.get("data"))) - {"destinations"})
-        ):
-            text = f"its keys {', '.join(sorted(rest))}: our ConfigMap has the same name, and the list alone"
-            yield Note(NoteKind.LOST if len(rest) > 1 else NoteKind.CHANGED, item.where, text)
-        elif item.kind in _REPLACED:
-            yield Note(NoteKind.CHANGED, item.where, "is no longer needed: ours has its own")
-        elif item.kind == "Service":
-            yield Note(NoteKind.SAME, item.where, "selects none of these routers; it is not written and stays as it is")
-        else:
-            yield Note(NoteKind.SAME, item.where, "is no part of a router; it is not written and stays as it is")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from egress_router.config.inputs import Problems
 from egress_router.manifests.objects import ManifestObject, Objects, as_list, as_mapping, as_text, texts
+from egress_router.manifests.ports import claimed, fallback_lines
 from egress_router.manifests.upstream.kept import OUR_LABELS, Notebook
-from egress_router.manifests.values import KeptService
+from egress_router.manifests.values import KeptService, LegacyRouter, ManifestRequest, Note, NoteKind
 
 _GENERATED = ("kubectl.kubernetes.io/last-applied-configuration",)
 #: What the API server fills in, and what is given to a Service once.
@@ -18,7 +19,7 @@ _DEFAULTS: dict[str, Any] = {
     "internalTrafficPolicy": "Cluster",
     "ipFamilyPolicy": "SingleStack",
 }
-_ONCE = {"selector", "clusterIPs", "healthCheckNodePort"}
+_ONCE = {"selector", "clusterIPs"}
 
 
 class Services:
@@ -27,7 +28,12 @@ class Services:
     def __init__(self, objects: Objects) -> None:
         # Each under one entry of its selector: a pod that it selects has that label.
         self._by_label: dict[tuple[str, Any], list[tuple[int, ManifestObject]]] = {}
+        self._by_name: dict[str, list[ManifestObject]] = {}
         for number, item in enumerate(objects.of_kind("Service")):
+            self._by_name.setdefault(item.name, []).append(item)
+            if item.spec.get("type") == "ExternalName":
+                # Its selector means nothing.
+                continue
             for label in _hashable(as_mapping(item.spec.get("selector"))):
                 self._by_label.setdefault(label, []).append((number, item))
                 break
@@ -37,10 +43,31 @@ class Services:
         found = []
         for label in labels.items():
             for number, item in self._by_label.get(label, ()):
-                here = item.namespace == namespace or not (item.namespace and namespace)
-                if here and as_mapping(item.spec.get("selector")).items() <= labels.items():
+                if _in(item, namespace) and as_mapping(item.spec.get("selector")).items() <= labels.items():
                     found.append((number, item))
         return [item for _, item in sorted(found, key=lambda one: one[0])]
+
+    def named(self, name: str, namespace: str) -> ManifestObject | None:
+        """Return the Service of that name."""
+        return next((item for item in self._by_name.get(name, ()) if _in(item, namespace)), None)
+
+
+def _in(item: ManifestObject, namespace: str) -> bool:
+    return item.namespace == namespace or not (item.namespace and namespace)
+
+
+def taken_over(item: ManifestObject, note: Notebook) -> bool:
+    """Say what becomes of a Service that selects none of the routers and has the name of ours; return whether its spec
+    is worth keeping.
+    """
+    external = item.spec.get("externalName")
+    if item.spec.get("type") == "ExternalName":
+        note.changed(f"was an ExternalName for {as_text(external) or '?'}; ours has its name, and selects the routers")
+        return False
+    selector = texts(item.spec.get("selector"))
+    what = ",".join(f"{key}={value}" for key, value in selector.items()) or "nothing"
+    note.changed(f"selected {what}, which is none of the routers; ours has its name, and selects them")
+    return True
 
 
 def _hashable(selector: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -50,15 +77,16 @@ def _hashable(selector: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def kept_service(
     item: ManifestObject, containers: Iterable[Mapping[str, Any]], problems: Problems, note: Notebook
 ) -> KeptService:
-    """Return a Service without what is given to it once, its named target ports as numbers."""
+    """Return a Service without what is given to it once, its named target ports as numbers; say what is kept."""
     spec = {
         key: value
         for key, value in item.spec.items()
         if key not in _ONCE and value not in (None, [], {}) and _DEFAULTS.get(key, object()) != value
     }
-    if spec.get("clusterIP") != "None":
-        spec.pop("clusterIP", None)
-    if "ipFamilyPolicy" not in spec:
+    if spec.get("clusterIP") != "None" and (address := spec.pop("clusterIP", None)):
+        note.changed(f"the address {as_text(address)} stays as long as the Service does: apply, and do not delete it")
+    if "ipFamilyPolicy" not in spec and item.spec.get("ipFamilies") != ["IPv6"]:
+        # What a cluster of one family fills in.
         spec.pop("ipFamilies", None)
     names = {
         as_text(port.get("name")): port.get("containerPort")
@@ -84,9 +112,33 @@ def kept_service(
         ports.append(entry)
     if ports:
         spec["ports"] = ports
+    numbers = ", ".join(as_text(port.get("port")) for port in ports)
+    others = ["clusterIP None" if key == "clusterIP" else key for key in spec if key not in ("ports", "type")]
+    note.same(", ".join(["name, type", *others, f"ports ({numbers})" if ports else "no ports"]))
     return KeptService(
         item.name,
         spec,
         {key: value for key, value in texts(item.metadata.get("labels")).items() if not key.startswith(OUR_LABELS)},
         {key: value for key, value in texts(item.metadata.get("annotations")).items() if key not in _GENERATED},
     )
+
+
+def nowhere(request: ManifestRequest, routers: Sequence[LegacyRouter]) -> Iterator[Note]:
+    """Yield a note about each port of a kept Service that leads to no line of the list and to no other container."""
+    if fallback_lines(request):
+        return
+    lines = claimed(request)
+    others = {
+        port.get("containerPort")
+        for kept in request.kept
+        for one in (*kept.before, *kept.sidecars)
+        for port in as_list(one.get("ports"))
+    }
+    where = ", ".join(router.where for router in routers)
+    for service in request.services:
+        for port in service.spec.get("ports") or ():
+            target, protocol = port.get("targetPort"), as_text(port.get("protocol")).lower() or "tcp"
+            known = type(target) is not int or target in others
+            if not known and not any(protocol == one and target in ports for one, ports in lines):
+                text = f"port {port.get('port')} leads to {target} {protocol}, and no line of {where} claims that"
+                yield Note(NoteKind.WRONG, f"Service/{service.name}", text)

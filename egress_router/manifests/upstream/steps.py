@@ -18,9 +18,14 @@ def evening(requests: Sequence[ManifestRequest]) -> str:
         lines.append(f"#  {number}. {text}")
 
     tool = "oc" if any(request.platform is Platform.OPENSHIFT for request in requests) else "kubectl"
-    spaces = ", ".join(dict.fromkeys(request.namespace for request in requests))
-    step(f"Keep the way back: {tool} get -n NAMESPACE -o yaml of the old objects, to a file.")
-    step(f"The namespace must be there ({spaces}); on Kubernetes it must allow privileged pods (Pod Security).")
+    spaces = list(dict.fromkeys(request.namespace for request in requests))
+    space = spaces[0] if len(spaces) == 1 else "NAMESPACE"
+    names = list(dict.fromkeys(name for request in requests for name in _names(request)))
+    name = names[0] if len(names) == 1 else "NAME"
+    step(f"Keep the way back: {tool} get -n {space} -o yaml of the old objects, to a file.")
+    made = f"{tool} new-project {space}" if tool == "oc" else f"{tool} create namespace {space}"
+    rights = "" if tool == "oc" else "; it must allow privileged pods (Pod Security)"
+    step(f"The namespace must be there ({', '.join(spaces)}): {made}{rights}.")
     step(
         "Take the old pod away and wait until it is gone: the address is in use until then, and the new pod waits (75)."
     )
@@ -32,9 +37,29 @@ def evening(requests: Sequence[ManifestRequest]) -> str:
     else:
         step("A Service that was made by hand (oc create service) under one of these names: delete it, it would clash.")
     step(f"{tool} apply -f new.yaml; a Deployment's selector cannot change: delete an old one of the same name first.")
-    step("New: a NetworkPolicy, which lets the pods of the cluster in to the ports of the list; limits of containers.")
-    if any(request.component is Component.HTTP_PROXY for request in requests):
-        step("Clients with NAME or NAME.NAMESPACE in http_proxy go on; NO_PROXY needs .svc as before.")
-    step(f"Look: {tool} -n NAMESPACE logs deploy/NAME -c init; the gateway has a new MAC for the address.")
+    outside = any(service.open_to_the_outside for request in requests for service in request.services)
+    who = "anyone in, for a Service is reached from outside," if outside else "the pods of the cluster in"
+    step(f"New: a NetworkPolicy, which lets {who} to the ports of the list; limits of containers.")
+    step(
+        f"Clients that use {name}.{space} find it from everywhere; {name} alone works in its own namespace. "
+        + ("In http_proxy as well; NO_PROXY needs .svc as before." if _proxies(requests) else "")
+    )
+    workload = _workload(requests, name)
+    step(f"Look: {tool} -n {space} logs deploy/{workload} -c init; the gateway has a new MAC for the address.")
     step(f"The way back: {tool} delete -f new.yaml, wait, and apply what the first step has kept.")
-    return "\n".join(lines) + "\n"
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _names(request: ManifestRequest) -> list[str]:
+    """Return the names of the Services."""
+    return [service.name for service in request.services] or [request.name]
+
+
+def _proxies(requests: Sequence[ManifestRequest]) -> bool:
+    return any(request.component is Component.HTTP_PROXY for request in requests)
+
+
+def _workload(requests: Sequence[ManifestRequest], name: str) -> str:
+    """Return the name of the one Deployment, ``name`` for several."""
+    alone = len(requests) == 1 and len(requests[0].sources) == 1
+    return requests[0].name if alone else f"{name}-N" if len(requests) == 1 else "NAME"

@@ -77,6 +77,7 @@ def router_of_pod(
         | {"--destinations": f"{item.where} {text.variable}", "--name": f"{item.where} metadata.name"},
         ports[0] if ports and component is Component.HTTP_PROXY else None,
         tuple(one.raw for one in pod.containers),
+        frozenset(read for one in pod.containers for read in one.reads),
     )
 
 

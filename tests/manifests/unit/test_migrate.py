@@ -395,8 +395,37 @@ def test_what_has_nothing_to_do_with_the_router_is_kept(migrate: Migrate) -> Non
 LOST = {
     "a command": (("initContainers", 0, "command"), ["sh", "-c", "x"], "command of the container setup"),
     "a hook": (("initContainers", 0, "lifecycle"), {"preStop": {}}, "lifecycle of the container setup"),
-    "the pod's securityContext": (("securityContext",), {"fsGroup": 1}, "securityContext of the pod (fsGroup)"),
-    "a volume": (("volumes",), [{"name": "unused", "emptyDir": {}}], "the volume unused"),
+    "a volume of the container that waited": (
+        (),
+        {
+            "volumes": [{"name": "data", "emptyDir": {}}],
+            "containers": [{"name": "wait", "image": "pause", "volumeMounts": [{"name": "data", "mountPath": "/x"}]}],
+        },
+        "the volume data, which nothing mounts any more",
+    ),
+    "a port of the node": (
+        ("initContainers", 0, "ports"),
+        [{"containerPort": 80, "hostPort": 80}],
+        "hostPort 80 of the container setup",
+    ),
+    "a time limit": (("activeDeadlineSeconds",), 60, "activeDeadlineSeconds, which a pod alone may have"),
+    "containers for debugging": (("ephemeralContainers",), [{"name": "d", "image": "x"}], "ephemeralContainers"),
+    "a second router": (
+        ("containers",),
+        [
+            {
+                "name": "dns",
+                "image": "egress-router-dns",
+                "env": [{"name": "EGRESS_DNS_PROXY_DESTINATION", "value": "80 a.example"}],
+            },
+            {
+                "name": "http",
+                "image": "egress-router-proxy",
+                "env": [{"name": "EGRESS_HTTP_PROXY_DESTINATION", "value": "*"}],
+            },
+        ],
+        "the container dns: a pod has one router here, the http-proxy",
+    ),
     "a ConfigMap that is elsewhere": (
         ("initContainers", 0, "envFrom"),
         [{"configMapRef": {"name": "gone"}}],
@@ -412,13 +441,245 @@ def test_what_is_lost_is_said_and_has_an_exit_code(migrate: Migrate, name: str) 
     target: Any = template(item)["spec"]
     for key in path[:-1]:
         target = target[key]
-    target[path[-1]] = value
+    target.update(value if not path else {path[-1]: value})
     status, items, notes = migrate(dumped(item))
     assert f"lost: Deployment/shop: {part}" in notes
     assert status == 65
     distinct(items)
     assert by_kind(items, "Deployment")
     assert migrate(dumped(item), options=("--accept-losses",))[0] == 0
+
+
+CHANGED = {
+    "a volume that nothing mounted": (
+        {"volumes": [{"name": "unused", "emptyDir": {}}]},
+        "the volume unused, which nothing mounted",
+    ),
+    "a pod that ends": ({"restartPolicy": "OnFailure"}, "restartPolicy is Always, it was OnFailure"),
+    "other containers' token": (
+        {"containers": [{"name": "side", "image": "x"}]},
+        "containers have no token of a service account",
+    ),
+    "other containers' Services": (
+        {"containers": [{"name": "side", "image": "x"}]},
+        "containers have no variables of Services",
+    ),
+    "a pod without root": ({"securityContext": {"runAsNonRoot": True}}, "runAsNonRoot is not said of the pod"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_changes_is_said(migrate: Migrate, name: str) -> None:
+    fields, part = CHANGED[name]
+    item = router()
+    template(item)["spec"].update(fields)
+    status, _, notes = migrate(dumped(item))
+    assert f"changed: Deployment/shop: {part}" in notes
+    assert status == 0
+
+
+def test_the_security_context_of_the_pod_is_kept(migrate: Migrate) -> None:
+    item = router()
+    spec = template(item)["spec"]
+    sysctl = {"name": "net.ipv4.tcp_keepalive_time", "value": "60"}
+    spec["securityContext"] = {"fsGroup": 1, "runAsNonRoot": True, "sysctls": [sysctl]}
+    spec["containers"].append({"name": "side", "image": "x", "securityContext": {"runAsUser": 7}})
+    status, items, _ = migrate(dumped(item))
+    assert status == 0
+    (written,) = by_kind(items, "Deployment")
+    assert template(written)["spec"]["securityContext"] == {"fsGroup": 1, "sysctls": [sysctl]}
+    (side,) = [one for one in template(written)["spec"]["containers"] if one["name"] == "side"]
+    assert side["securityContext"] == {"runAsUser": 7, "runAsNonRoot": True}
+    assert migrate(self_text := migrate.text)[0] == 0
+    assert migrate.text == self_text
+
+
+def admits(constraints: dict[str, Any], spec: dict[str, Any]) -> list[str]:
+    """Return what OpenShift's admission has against a pod, as far as these fields go."""
+    found = []
+    kinds = {key for volume in spec.get("volumes", []) for key in volume if key != "name"}
+    found += [f"volume {kind}" for kind in kinds - set(constraints["volumes"])]
+    if "hostPath" in kinds and not constraints["allowHostDirVolumePlugin"]:
+        found.append("host directory")
+    whole = spec.get("securityContext", {})
+    if "fsGroup" in whole and constraints["fsGroup"]["type"] != "RunAsAny":
+        found.append("fsGroup")
+    if "seLinuxOptions" in whole and constraints["seLinuxContext"]["type"] != "RunAsAny":
+        found.append("seLinuxOptions")
+    names = {one["name"] for one in whole.get("sysctls", [])}
+    found += [f"sysctl {name}" for name in names - set(constraints.get("allowedUnsafeSysctls", []))]
+    for container in (*spec.get("initContainers", []), *spec["containers"]):
+        context = container.get("securityContext", {})
+        if context.get("privileged") and not constraints["allowPrivilegedContainer"]:
+            found.append("privileged")
+        added = set(context.get("capabilities", {}).get("add", []))
+        found += [f"capability {name}" for name in added - set(constraints["allowedCapabilities"])]
+        if context.get("allowPrivilegeEscalation") is not False and not constraints["allowPrivilegeEscalation"]:
+            found.append("escalation")
+        if context.get("readOnlyRootFilesystem") is not True and constraints["readOnlyRootFilesystem"]:
+            found.append("read-only root")
+        if not constraints["allowHostPorts"] and any("hostPort" in port for port in container.get("ports", [])):
+            found.append("hostPort")
+    return found
+
+
+RICH = {
+    "nothing": {},
+    "a secret": {"volumes": [{"name": "v", "secret": {"secretName": "s"}}]},
+    "volumes": {
+        "volumes": [
+            {"name": "v", "persistentVolumeClaim": {"claimName": "c"}},
+            {"name": "w", "hostPath": {"path": "/x"}},
+            {"name": "x", "projected": {"sources": []}},
+        ]
+    },
+    "a group": {"securityContext": {"fsGroup": 5, "seLinuxOptions": {"level": "s0"}}},
+    "a sysctl": {"securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "1024"}]}},
+}
+
+
+@pytest.mark.parametrize("options", [("--parent-interface", "eth1"), ()], ids=["multus", "sdn"])
+@pytest.mark.parametrize("name", RICH)
+@pytest.mark.parametrize(
+    "side",
+    [
+        {},
+        {"securityContext": {"privileged": True}},
+        {"securityContext": {"capabilities": {"add": ["SYS_PTRACE"]}}},
+        {"ports": [{"containerPort": 9, "hostPort": 9}]},
+    ],
+    ids=["plain", "privileged", "capability", "port"],
+)
+def test_the_constraints_let_the_pod_in(
+    migrate: Migrate, name: str, side: dict[str, Any], options: tuple[str, ...]
+) -> None:
+    """What is kept of the old pod must pass the SCC that is written for it."""
+    item = router()
+    spec = template(item)["spec"]
+    spec.update(RICH[name])
+    mounts = [{"name": one["name"], "mountPath": f"/{one['name']}"} for one in spec.get("volumes", [])]
+    spec["containers"].append({"name": "side", "image": "x", "volumeMounts": mounts, **side})
+    status, items, _ = migrate(dumped(item), options=options)
+    assert status == 0
+    (constraints,) = by_kind(items, "SecurityContextConstraints")
+    (written,) = by_kind(items, "Deployment")
+    assert admits(constraints, template(written)["spec"]) == []
+    # Nothing is allowed for nothing.
+    assert constraints["allowHostDirVolumePlugin"] == (name == "volumes")
+    assert constraints["allowHostPorts"] == ("ports" in side)
+    assert constraints["allowPrivilegedContainer"] == (not options or "privileged" in side.get("securityContext", {}))
+
+
+def policy_of(items: list[dict[str, Any]]) -> dict[str, Any]:
+    (policy,) = by_kind(items, "NetworkPolicy")
+    found: dict[str, Any] = policy["spec"]["ingress"][0]
+    return found
+
+
+@pytest.mark.parametrize("fields", [{"type": "NodePort"}, {"type": "LoadBalancer"}, {"externalIPs": ["198.51.100.9"]}])
+def test_clients_from_outside_of_the_cluster_are_let_in(migrate: Migrate, fields: dict[str, Any]) -> None:
+    status, items, notes = migrate(dumped(router()), dumped(service(**fields)))
+    assert status == 0
+    assert policy_of(items)["from"] == []
+    assert "the NetworkPolicy lets anyone in" in notes
+    text = migrate.text
+    assert migrate(text)[0] == 0
+    assert migrate.text == text
+    _, items, _ = migrate(dumped(router()), dumped(service()))
+    assert policy_of(items)["from"] == [{"namespaceSelector": {}}]
+
+
+def test_ports_of_other_containers_are_let_in(migrate: Migrate) -> None:
+    item = router()
+    template(item)["spec"]["containers"].append(
+        {"name": "side", "image": "x", "ports": [{"name": "metrics", "containerPort": 9100}]}
+    )
+    ports = [{"name": "http", "port": 80}, {"name": "m", "port": 9, "targetPort": "metrics"}]
+    for options in ((), ("--parent-interface", "eth1")):
+        _, items, notes = migrate(dumped(item), dumped(service(ports=ports)), options=options)
+        assert {one["port"] for one in policy_of(items)["ports"]} == {80, 9100}
+        assert "changed: Service/egress: targetPort metrics is 9100" in notes
+        assert "no line of" not in notes
+
+
+def test_a_port_that_leads_nowhere_is_said(migrate: Migrate) -> None:
+    ports = [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "x", "port": 81}]
+    status, _, notes = migrate(dumped(router()), dumped(service(ports=ports)))
+    assert status == 0
+    assert "was wrong: Service/egress: port 53 leads to 53 udp, and no line of Deployment/shop claims that" in notes
+    assert "was wrong: Service/egress: port 81" in notes
+    assert "port 80 leads" not in notes
+    _, _, notes = migrate(dumped(router(rules="203.0.113.25")), dumped(service(ports=ports)))
+    assert "no line of" not in notes
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"selector": {}}, "selected nothing, which is none of the routers"),
+        ({"selector": {"app": "other"}}, "selected app=other"),
+        ({"type": "ExternalName", "externalName": "a.example.com"}, "was an ExternalName for a.example.com"),
+    ],
+)
+def test_a_service_with_our_name_that_selects_nothing(migrate: Migrate, fields: dict[str, Any], part: str) -> None:
+    ports = [{"name": "shop", "port": 8000, "targetPort": 80}]
+    endpoints = {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "shop"}}
+    status, items, notes = migrate(
+        dumped(router()), dumped(service(name="shop", ports=ports, **fields)), dumped(endpoints)
+    )
+    assert status == 0
+    assert f"changed: Service/shop: {part}" in notes
+    assert "Service/shop: selects none" not in notes
+    assert "changed: Endpoints/shop: was made by hand" in notes
+    (written,) = by_kind(items, "Service")
+    assert (written["spec"]["ports"][0]["name"] == "shop") == ("externalName" not in fields)
+    assert written["spec"].get("type") is None
+
+
+def test_what_becomes_of_config_maps_and_secrets(migrate: Migrate) -> None:
+    item = router()
+    env = template(item)["spec"]["initContainers"][0]["env"]
+    env[2] = {"name": "EGRESS_DESTINATION", "valueFrom": {"configMapKeyRef": {"name": "list", "key": "a"}}}
+    env.append({"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "t"}}})
+    maps = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "list"}, "data": {"a": "80 tcp 203.0.113.25"}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"t": "x"}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "other"}, "data": {"a": "x"}},
+    ]
+    status, _, notes = migrate(dumped(item), *map(dumped, maps))
+    assert status == 0
+    assert "changed: ConfigMap/list: is no longer read" in notes
+    assert "same: Secret/s: is read by the new router as well" in notes
+    assert "same: ConfigMap/other: is no part of a router" in notes
+    env[2]["valueFrom"]["configMapKeyRef"]["name"] = maps[0]["metadata"]["name"] = "shop"  # type: ignore[index]
+    status, _, notes = migrate(dumped(item), *map(dumped, maps))
+    assert (status, "changed: ConfigMap/shop: ours has its name" in notes) == (0, True)
+    maps[0]["data"]["b"] = "used by others"  # type: ignore[index]
+    status, _, notes = migrate(dumped(item), *map(dumped, maps))
+    assert (status, "lost: ConfigMap/shop: its keys b" in notes) == (65, True)
+
+
+def test_an_autoscaler_of_a_router_must_go(migrate: Migrate) -> None:
+    scaler = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "h"},
+        "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "shop"}},
+    }
+    _, _, notes = migrate(dumped(router()), dumped(scaler))
+    assert "changed: HorizontalPodAutoscaler/h: must go before" in notes
+    assert "HorizontalPodAutoscaler/h: is no part" not in notes
+
+
+def test_the_node_that_was_chosen_by_hand_stays(migrate: Migrate) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shop"}, "spec": template(router())["spec"]}
+    pod["metadata"] |= template(router())["metadata"]
+    pod["spec"]["nodeName"] = "n1"
+    _, items, notes = migrate(dumped(pod))
+    assert template(by_kind(items, "Deployment")[0])["spec"]["nodeName"] == "n1"
+    _, items, notes = migrate(dumped({**pod, "status": {"phase": "Running"}}))
+    assert "nodeName" not in template(by_kind(items, "Deployment")[0])["spec"]
+    assert "nodeName" not in notes
 
 
 def test_triggers_are_lost(migrate: Migrate) -> None:
