@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from egress_router.config.values import Address, Family, HostName
 from egress_router.dns.cache import CacheEntry, CachePolicy, expires_at, select_addresses, updated, without_expired
+from egress_router.dns.loop_thread import LoopThread, owned_task
 from egress_router.dns.resolver import Resolver
 from egress_router.errors import printable
 
@@ -56,7 +55,7 @@ class DnsWatcher:
         """Look these names up too from now on."""
         for name in names:
             if name not in self._tasks:
-                self._tasks[name] = self._loop.create_task(self._keep(name))
+                self._tasks[name] = owned_task(self._loop, self._keep(name))
 
     def forget_others(self, names: Iterable[HostName]) -> list[HostName]:
         """Look nothing up but ``names``; return what is forgotten."""
@@ -145,7 +144,8 @@ def _report_problem(name: HostName, before: CacheEntry | None, entry: CacheEntry
 class DnsWatcherThread:
     """A DnsWatcher in a thread of its own: look-ups go on while the caller is busy.
 
-    Only the thread may call methods of ``watcher``: have it do so with ``call``. ``on_update`` is called in it too.
+    Only the thread may call methods of ``watcher``: have it do so with ``call`` or ``every``, those of LoopThread.
+    ``on_update`` is called in it too.
     """
 
     def __init__(
@@ -158,48 +158,11 @@ class DnsWatcherThread:
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         """``beat`` is called every second in the thread: its heartbeat."""
-        self._error: BaseException | None = None
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(self._failed)
-        self.watcher = DnsWatcher(lookup, families, usable, on_update, self._loop, policy)
-        self._thread = threading.Thread(target=self._run, name="names", daemon=True)
-        self._thread.start()
-        self.every(1.0, beat)
-
-    def call(self, action: Callable[..., object], *arguments: object) -> None:
-        """Have the thread call ``action`` soon."""
-        self._loop.call_soon_threadsafe(action, *arguments)
-
-    def every(self, seconds: float, action: Callable[[], None]) -> None:
-        """Have the thread call ``action`` now and again and again."""
-
-        def turn() -> None:
-            self._loop.call_later(seconds, turn)
-            action()
-
-        self.call(turn)
+        self._thread = LoopThread("names", beat)
+        self.watcher = DnsWatcher(lookup, families, usable, on_update, self._thread.loop, policy)
+        self.call, self.every = self._thread.call, self._thread.every
 
     def close(self) -> None:
         """Stop looking anything up."""
-        self.call(self._end)
-        self._thread.join(timeout=5)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-        self._loop.close()
-        if self._error is not None:
-            raise self._error
-
-    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """End the thread by an error of a callback, which nobody foresaw: who owns threads hears of it."""
-        if "handle" in context:
-            self._error = context.get("exception")
-            loop.stop()
-        else:
-            log.error("names: %s", context.get("message"), exc_info=context.get("exception"))
-
-    def _end(self) -> None:
-        self.watcher.forget_others(())
-        # One turn of the loop for the tasks to end.
-        self._loop.call_soon(self._loop.stop)
+        self.call(self.watcher.forget_others, ())
+        self._thread.stop(5)

@@ -19,6 +19,7 @@ from egress_router.daemon.loop import Loop, leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.supervisor import Supervisor
+from egress_router.daemon.threads import Threads
 from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import Usable, families_with_a_route
 from egress_router.dns_proxy.destinations import VARIABLE, DnsProxyConfig, parse_dns_proxy
@@ -39,14 +40,17 @@ def run_dns_proxy(
     EGRESS_SOURCE is not set; ``cluster`` tells what its routes send into the cluster. Raises EgressRouterError when it
     cannot run.
     """
-    with leaving_at_once():
-        return _run(env, egress_sources, cluster)
+    loop = Loop()
+    with leaving_at_once(), Threads(loop).owning_all():
+        return _run(loop, env, egress_sources, cluster)
 
 
 def _run(
-    env: Mapping[str, str], egress_sources: Callable[[], list[str]], cluster: Callable[[], Iterable[Network]]
+    loop: Loop,
+    env: Mapping[str, str],
+    egress_sources: Callable[[], list[str]],
+    cluster: Callable[[], Iterable[Network]],
 ) -> int:
-    loop = Loop()
     reader = _Reader(env, egress_sources)
     config = reader.read(first=True)
     file = env.get(f"{VARIABLE}_FILE", "").strip()

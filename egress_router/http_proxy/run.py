@@ -16,18 +16,19 @@ from egress_router.config.values import Family, Network, family_of
 from egress_router.daemon.endpoint import Answer, Endpoint, json_page
 from egress_router.daemon.engine import Counters, Limits
 from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LOGGER, LogOutput, set_up_log
-from egress_router.daemon.loop import leaving_at_once
+from egress_router.daemon.loop import Loop, leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.sockets import can_listen
 from egress_router.daemon.supervisor import Supervisor
+from egress_router.daemon.threads import Threads
 from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import families_with_a_route
 from egress_router.http_proxy.config import parse_http_settings
 from egress_router.http_proxy.metrics import HttpProxyCollector
 from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.config import render_squid
-from egress_router.http_proxy.squid.dns_reasons import DnsReasons
+from egress_router.http_proxy.squid.dns_reasons import NAME, DnsReasons
 from egress_router.http_proxy.squid.engine import SquidEngine, become_unprivileged
 from egress_router.http_proxy.squid.workers import default_workers
 from egress_router.net.rtnetlink.kernel import own_addresses
@@ -43,11 +44,12 @@ def run_http_proxy(env: Mapping[str, str], cluster: Callable[[], Iterable[Networ
     """Run until SIGTERM; return 0. ``cluster`` tells what the pod's routes send into the cluster. Raises
     EgressRouterError when it cannot run.
     """
-    with leaving_at_once():
-        return _run(env, cluster)
+    loop = Loop()
+    with leaving_at_once(), Threads(loop).owning_all():
+        return _run(loop, env, cluster)
 
 
-def _run(env: Mapping[str, str], cluster: Callable[[], Iterable[Network]]) -> int:
+def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Network]]) -> int:
     settings, directory = _read(env)
     families = [family_of(source) for source in settings.sources] or families_with_a_route()
     ipv6 = Family.IPV6 in families or settings.ipv6_clients or _only_ipv6_clients(settings)
@@ -58,7 +60,8 @@ def _run(env: Mapping[str, str], cluster: Callable[[], Iterable[Network]]) -> in
         )
     resolver = Resolver()
     become_unprivileged(directory)
-    reasons = DnsReasons(sorted(families), resolver)
+    loop.heartbeats.watch(NAME)
+    reasons = DnsReasons(sorted(families), resolver, lambda: loop.heartbeats.beat(NAME))
     output = LogOutput(sys.stdout.fileno()) if settings.access_log else None
     workers = settings.workers or default_workers()
     engine = SquidEngine(
@@ -74,7 +77,7 @@ def _run(env: Mapping[str, str], cluster: Callable[[], Iterable[Network]]) -> in
         reasons=reasons,
     )
     limits = Limits(grace=settings.grace, delay=settings.delay, start=START_SECONDS)
-    supervisor = Supervisor(engine, limits, lambda counters: _report(directory, counters))
+    supervisor = Supervisor(engine, limits, lambda counters: _report(directory, counters), loop=loop)
     if settings.health_port is not None:
         health = ProxyHealth(supervisor, engine.probe)
         page = MetricsPage(HttpProxyCollector(engine, supervisor.counters, health))

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from operator import itemgetter
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from egress_router.config.values import Address, Protocol
+from egress_router.net.closing import Closing
 from egress_router.net.netlink import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_DUMP, Netlink, attribute, attributes
 
 
@@ -100,18 +100,14 @@ _COUNT, _LIMIT = "nf_conntrack_count", "nf_conntrack_max"
 _SYSCTL = Path("/proc/sys/net/netfilter")
 
 
-class Conntrack:
+class Conntrack(Closing):
     """A netlink socket to the connection tracking of the namespace it is made in."""
 
     def __init__(self) -> None:
         self._netlink = Netlink(NETLINK_NETFILTER)
 
-    def __enter__(self) -> Conntrack:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the socket."""
         self._netlink.close()
 
     def connections(self, addresses: Iterable[Address]) -> Iterator[Connection]:

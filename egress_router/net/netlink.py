@@ -11,10 +11,11 @@ import struct
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib.machinery import PathFinder
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 from egress_router.errors import CapabilityError, PlatformError
+from egress_router.net.closing import Closing
 from egress_router.net.oserror import translating
 
 #: socket.NETLINK_NETFILTER, which Python 3.11 does not have.
@@ -59,7 +60,7 @@ class NetlinkError(PlatformError):
         super().__init__(f"{doing}: the kernel says {errno.errorcode.get(code, code)} ({text})")
 
 
-class Netlink:
+class Netlink(Closing):
     """A netlink socket of one protocol (``socket.NETLINK_ROUTE``, …), bound in the network namespace it is made in.
 
     Every method raises EgressRouterErrors only: NetlinkError when the kernel refuses, CapabilityError when it does so
@@ -74,14 +75,6 @@ class Netlink:
             for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
                 self._socket.setsockopt(_SOL_NETLINK, option, 1)
         self._sequence = 0
-
-    def __enter__(self) -> Netlink:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:

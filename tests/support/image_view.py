@@ -22,3 +22,10 @@ export LD_LIBRARY_PATH="$1/image/base/lib"
 cd "$1/image/code"
 """
 ARGUMENTS = [sys.base_prefix, sysconfig.get_paths()["purelib"], str(_ROOT)]
+#: How Python runs us there.
+PROGRAM = ["-m", "egress_router"]
+
+
+def failing(where: str, times: str) -> list[str]:
+    """Return how Python runs us when something fails, see tests/support/failing.py."""
+    return ["-c", (_ROOT / "tests/support/failing.py").read_text(), where, times]

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 
 from egress_router.config.fields import Invalid, host_name
 from egress_router.config.values import Family, HostName
 from egress_router.dns.cache import CandidateReplies, Failure, NegativeAnswer
+from egress_router.dns.loop_thread import LoopThread, owned_task
 from egress_router.dns.resolver import Resolver
+from egress_router.errors import printable
 
 log = logging.getLogger(__name__)
 
@@ -24,32 +25,34 @@ PARALLEL = 16
 MOST = 1000
 KEEP_SECONDS = 5.0
 PATIENCE_SECONDS = 4.0
+#: Of the thread, as /healthz names it.
+NAME = "dns-reasons"
 
 
 class DnsReasons:
     """Looks up why names fail. All methods may be called from any thread."""
 
-    def __init__(self, families: Sequence[Family], resolver: Resolver | None = None) -> None:
+    def __init__(
+        self, families: Sequence[Family], resolver: Resolver | None = None, beat: Callable[[], None] = lambda: None
+    ) -> None:
+        """``beat`` is the heartbeat of the thread, called every second."""
         self._families = tuple(families)
         self._resolver = resolver or Resolver()
         self._known: dict[str, tuple[float, str]] = {}
         self._waiting: dict[str, list[Callable[[str], None]]] = {}
-        self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(PARALLEL)
-        self._thread = threading.Thread(target=self._loop.run_forever, name="dns-reasons", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread(NAME, beat)
 
     def tell(self, host: str, deliver: Callable[[str], None]) -> None:
         """Have ``deliver`` called with the reason, "" when it cannot be told: at once or soon, from some thread."""
-        self._loop.call_soon_threadsafe(self._tell, host, deliver)
+        self._thread.call(self._tell, host, deliver)
 
     def close(self, seconds: float) -> None:
         """Deliver what waits, for at most so long, and end."""
         end = time.monotonic() + seconds
         while self._waiting and time.monotonic() < end:
             time.sleep(0.02)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=1)
+        self._thread.stop(1)
 
     def _tell(self, host: str, deliver: Callable[[str], None]) -> None:
         since, reason = self._known.get(host, (-KEEP_SECONDS, ""))
@@ -61,7 +64,7 @@ class DnsReasons:
             deliver("")
         else:
             self._waiting[host] = [deliver]
-            self._loop.create_task(self._ask(host))
+            owned_task(self._thread.loop, self._ask(host))
 
     async def _ask(self, host: str) -> None:
         reason = ""
@@ -76,7 +79,7 @@ class DnsReasons:
         except TimeoutError:
             reason = "no reply in time"
         except Exception:
-            log.debug("%s: asking why it failed went wrong", host, exc_info=True)
+            log.exception("%s: asking why it has no address failed by an error that nobody foresaw", printable(host))
         if len(self._known) >= MOST:
             self._known.clear()
         self._known[host] = (time.monotonic(), reason)

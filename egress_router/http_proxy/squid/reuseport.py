@@ -20,7 +20,8 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
-from types import TracebackType
+
+from egress_router.net.closing import Closing
 
 #: asm-generic/socket.h
 SO_ATTACH_REUSEPORT_CBPF = 51
@@ -34,7 +35,7 @@ _RETURN = 0x06
 _BACKLOG = 1
 
 
-class Guard:
+class Guard(Closing):
     """A listening socket that makes the group for generations of ``processes``, and leaves it when a real member has
     joined.
 
@@ -60,14 +61,6 @@ class Guard:
     def close(self) -> None:
         """Leave the group."""
         self._socket.close()
-
-    def __enter__(self) -> Guard:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def choose(listener: socket.socket, number: int) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from types import TracebackType
 from typing import NamedTuple
 
 from egress_router.errors import PlatformError
+from egress_router.net.closing import Closing
 from egress_router.net.netlink import (
     NETLINK_NETFILTER,
     NLM_F_ACK,
@@ -48,18 +48,14 @@ Counted = tuple[int, int]
 Raw = tuple[bytes, bytes, bool]
 
 
-class NftSocket:
+class NftSocket(Closing):
     """A netlink socket to nftables. Tables are called as nft(8) calls them: ``inet egress_router``."""
 
     def __init__(self) -> None:
         self._netlink = Netlink(NETLINK_NETFILTER)
 
-    def __enter__(self) -> NftSocket:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the socket."""
         self._netlink.close()
 
     def generation(self) -> int:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
+from egress_router.net.closing import Closing
 from egress_router.net.netlink import NetlinkError
 from egress_router.net.rtnetlink.values import (
     MAIN_TABLE,
@@ -27,7 +26,7 @@ from egress_router.net.rtnetlink.values import (
 )
 
 
-class FakeRtnetlink:
+class FakeRtnetlink(Closing):
     """What a namespace holds; ``calls`` are the names of the methods that changed something, in order."""
 
     def __init__(self, links: Iterable[Link] = (), before: Callable[[str], object] = lambda _: None) -> None:
@@ -40,14 +39,6 @@ class FakeRtnetlink:
         self._neighbours: dict[int, list[Neighbour | ForwardingEntry]] = {}
         self.parameters: dict[tuple[int, int], int] = {}
         self.calls: list[str] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """See RouteNetlink."""

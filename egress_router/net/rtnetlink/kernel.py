@@ -17,6 +17,7 @@ from typing import Protocol, Self
 
 from egress_router.config.values import Address, Family
 from egress_router.errors import TryAgainError
+from egress_router.net.closing import Closing
 from egress_router.net.netlink import (
     NLA_F_NESTED,
     NLM_F_CREATE,
@@ -139,19 +140,11 @@ class RouteNetlink(Protocol):
         """Set an IPv4 parameter of a link by its number (linux/ip.h, IPV4_DEVCONF_*); works without /proc/sys."""
 
 
-class Rtnetlink:
+class Rtnetlink(Closing):
     """The kernel, by a socket in the network namespace that it is made in."""
 
     def __init__(self) -> None:
         self._netlink = Netlink(socket.NETLINK_ROUTE)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:

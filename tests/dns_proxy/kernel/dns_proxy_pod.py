@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import Host, Lab, NoReply
-from tests.support.image_view import ARGUMENTS, SEE_IMAGE
+from tests.support.image_view import ARGUMENTS, PROGRAM, SEE_IMAGE
 
 ROOT = Path(__file__).parents[3]
 SOURCE = {4: "192.0.2.46", 6: "2001:db8:2::46"}
@@ -23,9 +23,8 @@ ANY_USER = ["setpriv", "--reuid=1000680000", "--regid=0", "--clear-groups", "--b
 CONTAINER = f"""{SEE_IMAGE}
 mount --bind "$1/run" /run/egress-router
 mount -o remount,ro,bind /
-python="$1/image/base/bin/python3"
 shift 4
-exec "$@" "$python" -m egress_router dns-proxy
+exec "$@"
 """
 #: How it looks when the proxy accepts a connection and has no server for it; a matter of timing.
 CLOSED = ("closed", "reset", "unreachable")
@@ -52,6 +51,7 @@ class DnsProxyPod:
             **{f"EGRESS_{name}": value for name, value in env.items()},
         }
         self.backend = "auto"
+        self.program = PROGRAM
         self.process: subprocess.Popen[Any] | None = None
 
     def __enter__(self) -> DnsProxyPod:
@@ -89,8 +89,9 @@ class DnsProxyPod:
         Path("/run/egress-router").mkdir(exist_ok=True)
         run.chmod(0o777)
         container = ["sh", "-c", CONTAINER, "container", str(self.directory), *ARGUMENTS]
+        program = [str(self.directory / "image/base/bin/python3"), *self.program, "dns-proxy"]
         with (self.directory / "stdout").open("ab") as out, (self.directory / "stderr").open("ab") as err:
-            self.process = self.router.popen([*container, *ANY_USER], env=self.env, stdout=out, stderr=err)
+            self.process = self.router.popen([*container, *ANY_USER, *program], env=self.env, stdout=out, stderr=err)
         if wait:
             started = self.messages().count(READY)
             process = self.process

@@ -16,7 +16,7 @@ from typing import Any
 
 from lab import Lab
 from lab.host import Host
-from tests.support.image_view import ARGUMENTS, SEE_IMAGE
+from tests.support.image_view import ARGUMENTS, PROGRAM, SEE_IMAGE
 
 PORT = 8080
 #: A pod has a /dev/shm of its own, which outlives its containers.
@@ -48,6 +48,7 @@ class Proxy:
         self.shm.mkdir()
         self.shm.chmod(0o1777)
         self.file = self.work / "policy"
+        self.program = PROGRAM
         self.process: subprocess.Popen[Any] | None = None
         self.starts = 0
 
@@ -71,7 +72,7 @@ class Proxy:
         variables |= env or {}
         pod = ["unshare", "--mount", "sh", "-c", CONTAINER, "sh", str(self.work), *ARGUMENTS]
         python = str(self.work / "image/base/bin/python3")
-        command = [*pod, *(prefix or []), *become, python, "-m", "egress_router", "http-proxy"]
+        command = [*pod, *(prefix or []), *become, python, *self.program, "http-proxy"]
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = self.pod.popen(command, env=variables, stdout=stdout or out, stderr=err, cwd=str(Path.cwd()))
         if wait:
