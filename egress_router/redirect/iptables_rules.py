@@ -293,15 +293,19 @@ def _filter(translation: Translation, family: Family) -> IptTable:
     )
     chains = {
         f"{PREFIX}FORWARD": (*(accept if _forwards(translation, family) else ()), IptRule("DROP")),
-        f"{PREFIX}INPUT": _input(family),
+        f"{PREFIX}INPUT": (*(IptRule("RETURN", in_interface=name) for name in ("lo", back)), *_input(family)),
         f"{PREFIX}OUTPUT": _output(translation, family),
-        f"{PREFIX}GUARD": _guard(translation, family),
+        f"{PREFIX}GUARD": (
+            *(IptRule("RETURN", out_interface=name) for name in ("lo", back)),
+            *_guard(translation, family),
+        ),
     }
+    # What is neither the loopback nor the cluster interface leads outside, whatever it is called by now.
     hooks: tuple[tuple[str, IptRule], ...] = (
         ("FORWARD", IptRule(f"{PREFIX}FORWARD")),
-        ("INPUT", IptRule(f"{PREFIX}INPUT", in_interface=out)),
+        ("INPUT", IptRule(f"{PREFIX}INPUT")),
         ("OUTPUT", IptRule(f"{PREFIX}OUTPUT", out_interface=back)),
-        ("OUTPUT", IptRule(f"{PREFIX}GUARD", out_interface=out)),
+        ("OUTPUT", IptRule(f"{PREFIX}GUARD")),
     )
     if _forwards(translation, family):
         # A client's packet that belongs to no connection (late, or outside of the window) is not translated and so
@@ -334,7 +338,7 @@ def _output(translation: Translation, family: Family) -> tuple[IptRule, ...]:
 
 
 def _guard(translation: Translation, family: Family) -> tuple[IptRule, ...]:
-    """Nothing leaves by the egress interface with another source. Forwarded packets are translated in one step with
+    """Nothing leaves for the outside with another source. Forwarded packets are translated in one step with
     their destination, so what the pod itself sends is what is left to look at.
     """
     source = translation.sources.get(family)

@@ -63,10 +63,10 @@ _COMMENTS = {
     "postrouting": "what leaves by the egress interface has the egress address",
     "forward": "only translated connections and their replies pass",
     "forwarded": "clamps the MSS to the path MTU and counts",
-    "input": "nothing new comes in by the egress interface",
+    "input": "nothing new comes in from outside",
     "output": "the pod's own traffic: cluster prefixes by the cluster interface, the egress address by the other",
     "errors": "ICMP errors go back to the client by the cluster interface",
-    "guard": "nothing leaves by the egress interface with another source",
+    "guard": "nothing leaves for the outside with another source",
 }
 
 
@@ -206,12 +206,13 @@ def _forwarded(counting: list[NftChain]) -> NftChain:
 
 
 def _input(translation: Translation, redirects: bool) -> NftChain:
-    """Nothing new comes in from outside. Neighbour discovery is not tracked and has its own line.
+    """Nothing new comes in from outside: by any interface but the loopback and the cluster interface, for names change.
+    Neighbour discovery is not tracked and has its own line.
 
     A client's packet that belongs to no connection (late, or outside of the window) is not translated and so reaches
     the pod itself, whose reset would end the connection that it came from.
     """
-    name = f'iifname "{translation.egress}"'
+    name = f'iifname != "lo" iifname != "{translation.cluster}"'
     late = (f'iifname "{translation.cluster}" ct state invalid counter drop',) if redirects else ()
     rules = (
         *late,
@@ -246,13 +247,14 @@ def _errors(translation: Translation) -> NftChain:
 
 
 def _guard(translation: Translation) -> NftChain:
-    """Behind the translation: nothing leaves by the egress interface with another source."""
+    """Behind the translation: nothing leaves for the outside with another source."""
     rules = _wrong_source(translation)
     return NftChain("guard", "type filter hook postrouting priority srcnat + 10; policy accept;", rules)
 
 
 def _wrong_source(translation: Translation) -> tuple[str, ...]:
-    name = f'oifname "{translation.egress}"'
+    # By exclusion: an interface that was renamed leads outside as before.
+    name = f'oifname != "lo" oifname != "{translation.cluster}"'
     rules: list[str] = []
     for family in Family:
         source: Address | None = translation.sources.get(family)
