@@ -85,6 +85,7 @@ class FakeDataplane(Pipe):
         self.undone: list[str] = []
         self.taken: set[str] = set()
         self.repair_error: EgressRouterError | None = None
+        self.obstacles: list[str] = []
 
     def tampered(self) -> bool:
         self.silence()
@@ -94,6 +95,12 @@ class FakeDataplane(Pipe):
     def change_by_others(self) -> None:
         self.foreign_change = True
         self.ring()
+
+    def others_changed(self) -> bool:
+        return False
+
+    def make_way(self) -> list[str]:
+        return list(self.obstacles)
 
     def network_fileno(self) -> int:
         return self.network.fileno()

@@ -29,6 +29,8 @@ from egress_router.net.rtnetlink.values import Observed
 
 #: How often the kernel is looked at although nothing happened; seconds.
 CHECK_EVERY = 5.0
+#: How long after other programs have changed their rules it is looked at whether they are in the way; seconds.
+LOOK_AFTER = 1.0
 #: A node that asked within this many probe intervals is listened to in a drain.
 USERS_WITHIN = 3 * REDUCED_RATE_ROUNDS
 
@@ -71,6 +73,7 @@ class Agent:
         #: Whether an event came after which something must be applied.
         self._changed = False
         self._first_round = False
+        self._look_pending = False
         self._claims: Claims
         self._prober: Prober
         self._read()
@@ -111,6 +114,7 @@ class Agent:
         self._first_round = False
         self.gateways.assume_unknown_down()
         self._apply()
+        self._make_way()
         check = now() + CHECK_EVERY
         while not self.loop.stopping:
             retry = self.local.next_try() or check
@@ -147,15 +151,32 @@ class Agent:
     def _on_tables(self) -> None:
         if self.dataplane.tampered():
             self._changed |= self._replace_tables()
+        if self.dataplane.others_changed():
+            self._look_soon()
 
     def _on_network(self) -> None:
         """Put back at once what somebody has changed of rules, routes and tunnel; an egress IP that went away from the
         interface is claimed again.
         """
         heard = self.dataplane.network_heard()
+        if heard.parameters:
+            self._look_soon()
         repaired = not heard.network or self._repair_network()
         lost = not heard.addresses.isdisjoint(self.local.assigned) and self._addresses_lost()
         self._changed |= lost or not repaired
+
+    def _look_soon(self) -> None:
+        """Look in a moment whether others are in the way: what they change comes in bursts."""
+        if not self._look_pending and self.dataplane.applied is not None:
+            self._look_pending = True
+            self.loop.call_later(LOOK_AFTER, self._make_way)
+
+    def _make_way(self) -> None:
+        self._look_pending = False
+        try:
+            self.known.obstacles = self.dataplane.make_way()
+        except EgressRouterError as error:
+            self.known.obstacles = [f"whether others let the tunnel through is not known: {error}"]
 
     def _on_objects(self) -> None:
         if self._source.wait(0):
@@ -345,6 +366,7 @@ class Agent:
             if not self.dataplane.present():
                 self._replace_tables()
         self._apply()
+        self._make_way()
 
     def _repair_network(self) -> bool:
         """Put back rules, routes and tunnel; return whether they are in place. If not, the next ``_apply`` replaces

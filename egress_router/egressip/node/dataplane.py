@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove_egress_ip
 from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale, take_over_marks
+from egress_router.egressip.node.forward_policy import accept_tunnel
 from egress_router.egressip.node.nft_rules import ABSENT, node_tables
+from egress_router.egressip.node.overlays import loosen, overlay_links
 from egress_router.egressip.node.repair import NetworkWatch, TamperingGuard, summary
 from egress_router.egressip.node.routes import present_slots, set_gateways
 from egress_router.egressip.node.state import TUNNEL, TUNNEL_OVERHEAD, Gateway, NodeSettings, NodeState
@@ -132,6 +134,20 @@ class NodeKernel:
             self._tampering.repaired(lines, now)
             self._log(f"put back what somebody has changed: {summary(lines)}")
         return lines
+
+    def make_way(self) -> list[str]:
+        """Have other programs' chains and the reverse path filter let through what goes by the tunnel, and say what was
+        done; return what stays in the way, a line each. Raises EgressRouterError.
+        """
+        done, problems = accept_tunnel()
+        if any(network.version == 4 for network in self._settings.cluster):
+            kernel = self.netlink
+            overlays = overlay_links(kernel.routes(), kernel.links(), self._settings.cluster, self._link.name)
+            loosened, strict = loosen(kernel, overlays)
+            done, problems = done + loosened, problems + strict
+        for line in done:
+            self._log(line)
+        return problems
 
     def tampering(self, now: float) -> str:
         """Return the problem that somebody undoes again and again what ``repair`` does, empty when nobody does."""

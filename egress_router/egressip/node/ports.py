@@ -29,6 +29,14 @@ class Dataplane(Protocol):
     def tampered(self) -> bool:
         """Take in what the descriptor tells; return whether somebody else changed our tables, or may have."""
 
+    def others_changed(self) -> bool:
+        """Return whether other programs have changed their tables since this was asked last, see ``tampered``."""
+
+    def make_way(self) -> list[str]:
+        """Have other programs' rules and the reverse path filter let through what goes by the tunnel; return what stays
+        in the way, a line each.
+        """
+
     def network_fileno(self) -> int:
         """Return a descriptor that is readable when rules, routes, tunnel or addresses may have changed."""
 

@@ -122,6 +122,7 @@ class KernelDataplane(NodeKernel):
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]
         self._notices = table_watch()
+        self._others = False
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when nftables have changed."""
@@ -130,7 +131,13 @@ class KernelDataplane(NodeKernel):
     def tampered(self) -> bool:
         """Return whether somebody else has changed our tables, or may have while nobody listened."""
         heard = self._notices.heard(loaders)
+        self._others |= heard.others or heard.lost
         return heard.tampered or (heard.lost and not self.present())
+
+    def others_changed(self) -> bool:
+        """Return whether other programs have changed their rules since this was asked last."""
+        changed, self._others = self._others, False
+        return changed
 
     def network_fileno(self) -> int:
         """Return a descriptor that is readable when rules, routes, tunnel or addresses have changed."""

@@ -20,11 +20,12 @@ _SHOWN = 5
 @dataclass(frozen=True, slots=True)
 class Heard:
     """What notices were about: ``network``: something that the agent has made, but for ``addresses``, which went away
-    from the outside interface.
+    from the outside interface. ``parameters``: an IPv4 parameter of another link, or of all.
     """
 
     network: bool = False
     addresses: frozenset[str] = frozenset()
+    parameters: bool = False
 
 
 class NetworkWatch:
@@ -47,10 +48,11 @@ class NetworkWatch:
         notices = self._watch.notices()
         if notices is None:
             # Some were lost, so anything may have happened.
-            return Heard(network=True)
+            return Heard(network=True, parameters=True)
         notices = [notice for notice in notices if notice.port != own]
         gone = {str(notice.address) for notice in notices if self._is_lost_address(notice)}
-        return Heard(any(map(self._is_ours, notices)), frozenset(gone))
+        parameters = any(notice.subject is Subject.PARAMETER and not self._is_ours(notice) for notice in notices)
+        return Heard(any(map(self._is_ours, notices)), frozenset(gone), parameters)
 
     def _is_ours(self, notice: Notice) -> bool:
         if notice.protocol == NODE_PROTOCOL:

@@ -28,7 +28,8 @@ from egress_router.errors import Problem
 @dataclass(slots=True)
 class AgentStatus:
     """What an agent knows at a moment, and what has happened since it started; status and metrics show it. Times are
-    seconds. ``errors`` say why the last change was not applied, ``tampering`` who undoes the repairs.
+    seconds. ``errors`` say why the last change was not applied, ``tampering`` who undoes the repairs,
+    ``obstacles`` what other programs keep from going through the tunnel.
     """
 
     state: ClusterState = field(default_factory=ClusterState)
@@ -36,6 +37,7 @@ class AgentStatus:
     problems: tuple[Problem, ...] = ()
     errors: list[str] = field(default_factory=list)
     tampering: str = ""
+    obstacles: list[str] = field(default_factory=list)
     ready: bool = False
     applies: int = 0
     failed_applies: int = 0
@@ -128,6 +130,7 @@ def node_status(
     problems = [
         *known.errors,
         *filter(None, [known.tampering]),
+        *known.obstacles,
         *map(str, known.problems),
         *(f"{ip} is not claimed: {why}" for ip, why in sorted(unclaimed.items())),
         *(

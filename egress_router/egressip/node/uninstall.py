@@ -7,6 +7,7 @@ from pathlib import Path
 from egress_router.egressip.node.claims import egress_ips, remove_egress_ip
 from egress_router.egressip.node.connections import cut_egress_ips
 from egress_router.egressip.node.control import ask
+from egress_router.egressip.node.forward_policy import remove_rules
 from egress_router.egressip.node.guard import GUARD
 from egress_router.egressip.node.nft_rules import TABLE
 from egress_router.egressip.node.state import NODE_PROTOCOL, TUNNEL
@@ -62,6 +63,7 @@ def uninstall(kernel: RouteNetlink) -> list[str]:
     for route in kernel.routes(NODE_PROTOCOL):
         kernel.remove_route(route, indices.get(route.interface) if route.interface else None)
         removed.append(f"route {route}")
+    removed += remove_rules()
     tunnel = kernel.link(TUNNEL)
     if tunnel is not None:
         kernel.remove_link(tunnel)

@@ -18,13 +18,18 @@ _HEADER = struct.Struct("=IHHII")
 _HEADS = _HEADER.size + 4
 #: The name of the table comes under this number in notices of tables, chains, rules, sets and elements.
 _NAME_OF_TABLE = 1
+#: NFT_MSG_NEWCHAIN, DELCHAIN, NEWRULE, DELRULE
+_CHAINS_AND_RULES = frozenset({3, 5, 6, 8})
 
 
 class Heard(NamedTuple):
-    """``tampered``: another process changed one of the tables. ``lost``: some notices did not come through."""
+    """``tampered``: another process changed one of the tables. ``lost``: some notices did not come through. ``others``:
+    another process changed chains or rules of other tables.
+    """
 
     tampered: bool
     lost: bool
+    others: bool = False
 
 
 class NftWatch:
@@ -51,12 +56,12 @@ class NftWatch:
         """Take in all notices. ``own`` are the processes whose changes are ours: notices bear the port of the sender's
         socket, which is its process number (netlink(7)).
         """
-        tampered = lost = False
+        tampered = lost = others = False
         while True:
             try:
                 data = self._socket.recv(1 << 16)
             except BlockingIOError:
-                return Heard(tampered, lost)
+                return Heard(tampered, lost, others)
             except OSError:
                 # ENOBUFS: more happened than the socket could hold (netlink(7)).
                 lost = True
@@ -65,8 +70,10 @@ class NftWatch:
             while offset + _HEADER.size <= len(data):
                 length, kind, _, _, port = _HEADER.unpack_from(data, offset)
                 if kind >> 8 == _NFNL_SUBSYS_NFTABLES and port not in own:
-                    tampered |= any(
+                    ours = any(
                         type_ == _NAME_OF_TABLE and data[start:stop] in self._names
                         for type_, start, stop in attributes(data, offset + _HEADS, offset + length)
                     )
+                    tampered |= ours
+                    others |= not ours and kind & 0xFF in _CHAINS_AND_RULES
                 offset += max(_HEADER.size, (length + 3) & ~3)

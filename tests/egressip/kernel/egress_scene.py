@@ -74,6 +74,26 @@ class Scene:
             assert not capture.leaks(allowed=set(allowed))
 
 
+@contextmanager
+def overlay(one: tuple[Host, Host], other: tuple[Host, Host], version: int) -> Iterator[None]:
+    """Put a VXLAN of a container network between two nodes, for what goes to two of their pods; each end is a pod and
+    its node. The device is called ``overlay``.
+    """
+    try:
+        for (_, node), (far_pod, far_node), number in ((one, other, 1), (other, one, 2)):
+            ends = f"local {node.addresses[version]} remote {far_node.addresses[version]}"
+            inner = {4: "169.254.7.{}/24", 6: "fd07::{}/64"}[version]
+            node.ip(f"link add overlay type vxlan id 4096 dstport 4789 {ends}")
+            node.ip(f"addr add {inner.format(number)} dev overlay" + (" nodad" if version == 6 else ""))
+            node.ip("link set overlay up")
+            hop = inner.format(3 - number).partition("/")[0]
+            node.ip(f"-{version} route add {far_pod.addresses[version]} via {hop} dev overlay metric 1")
+        yield
+    finally:
+        for _, node in (one, other):
+            node.ip("link del overlay")
+
+
 class Flow:
     """A UDP socket of a pod that goes on and on, from the same port to the same service."""
 

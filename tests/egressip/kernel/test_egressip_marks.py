@@ -16,7 +16,7 @@ import pytest
 
 from lab import Host, Lab, NoReply
 from tests.egressip.kernel.egress_cluster import WORLDS, EgressCluster, World, talking
-from tests.egressip.kernel.egress_scene import FAMILY, SERVICES, TOTO, Flow, Scene
+from tests.egressip.kernel.egress_scene import FAMILY, SERVICES, TOTO, Flow, Scene, overlay
 
 pytestmark = pytest.mark.root
 
@@ -104,28 +104,6 @@ def version(request: pytest.FixtureRequest) -> int:
     return found
 
 
-@contextmanager
-def encapsulation(place: Neighbourhood, version: int) -> Iterator[Host]:
-    """Put a VXLAN of a container network between the first and the third node; yield a pod behind the third."""
-    near, far = place.lab.nodes[0], place.lab.nodes[2]
-    pod = place.far
-    subnets = {near: place.scene.client.addresses[version], far: pod.addresses[version]}
-    try:
-        for node, peer, number in ((near, far, 1), (far, near, 2)):
-            own, other = node.addresses[version], peer.addresses[version]
-            inner = {4: "169.254.7.{}/24", 6: "fd07::{}/64"}[version]
-            node.ip(f"link add overlay type vxlan id 4096 dstport 4789 local {own} remote {other}")
-            node.ip(f"addr add {inner.format(number)} dev overlay" + (" nodad" if version == 6 else ""))
-            node.ip("link set overlay up")
-            node.sysctl("net.ipv4.conf.overlay.rp_filter", 0)
-            hop = inner.format(3 - number).partition("/")[0]
-            node.ip(f"-{version} route add {subnets[peer]} via {hop} dev overlay metric 1")
-        yield pod
-    finally:
-        for node in (near, far):
-            node.ip("link del overlay")
-
-
 def felix(place: Neighbourhood, version: int) -> str:
     """What Felix does to pods' packets with bits 16 to 19: it marks what comes from pods and checks the way back with
     that mark, and what a policy has accepted gets bit 16 before it is let through.
@@ -161,7 +139,9 @@ def pings(pod: Host, target: Host, version: int) -> bool:
 
 def test_what_felix_accepts_is_no_slot(place: Neighbourhood, version: int) -> None:
     """The bit on what it accepted is inherited by its own tunnel's packets."""
-    with encapsulation(place, version) as far, place.rules(version, nft=felix(place, version)):
+    far = place.far
+    ends = (place.scene.client, place.node), (far, place.lab.nodes[2])
+    with overlay(*ends, version), place.rules(version, nft=felix(place, version)):
         for program, works in ((FORMER, False), ("egress_router", True)):
             place.restart(program)
             assert pings(place.scene.client, far, version) is works, program

@@ -39,6 +39,7 @@ class Watch(NetworkWatch):
         (Notice(Subject.NEIGHBOUR, removed=True, index=TUNNEL_INDEX), Heard(network=True)),
         (Notice(Subject.NEIGHBOUR, removed=True, index=OUTSIDE), Heard()),
         (Notice(Subject.PARAMETER, removed=False, index=TUNNEL_INDEX), Heard(network=True)),
+        (Notice(Subject.PARAMETER, removed=False, index=99), Heard(parameters=True)),
         (Notice(Subject.ROUTE, removed=True, protocol=NODE_PROTOCOL, port=OWN_PORT), Heard()),
         (GONE, Heard(addresses=frozenset({"192.0.2.45"}))),
         (Notice(Subject.ADDRESS, removed=True, index=3, address=ip_address("192.0.2.45")), Heard()),
@@ -49,7 +50,7 @@ def test_what_is_heard(notice: Notice, heard: Heard) -> None:
 
 
 def test_what_was_lost_may_have_been_anything() -> None:
-    assert Watch(None).heard(OWN_PORT) == Heard(network=True)
+    assert Watch(None).heard(OWN_PORT) == Heard(network=True, parameters=True)
 
 
 def test_repairs_that_go_on_are_a_problem_and_end_to_be_one() -> None:

@@ -15,7 +15,7 @@ import pytest
 from egress_router.errors import EgressRouterError, StateMismatch
 from egress_router.net.nft.fake import FakeNft
 from egress_router.net.nft.kernel import Nft, NftKernel
-from egress_router.net.nft.notices import NftWatch
+from egress_router.net.nft.notices import Heard, NftWatch
 from egress_router.net.nft.script import replace_script
 from egress_router.net.nft.values import NftChain, NftSet, NftTable
 
@@ -234,10 +234,10 @@ def test_notices_of_others_are_heard_and_ours_are_not(namespace: None) -> None:
     watch = NftWatch(["t"])
     nft.put(TABLES)
     assert select.select([watch], [], [], 1)[0]
-    assert watch.heard(own) == (False, False)
+    assert watch.heard(own) == Heard(tampered=False, lost=False)
     run(replace_script(table(name="inet other")))
-    assert watch.heard(own) == (False, False)
+    assert watch.heard(own) == Heard(tampered=False, lost=False, others=True)
     for change in ("add element inet t nets { 192.0.2.7 }", "flush chain inet t other", "delete table arp t"):
         run(f"{change}\n")
-        assert watch.heard(own) == (True, False), change
+        assert watch.heard(own)[:2] == (True, False), change
     watch.close()

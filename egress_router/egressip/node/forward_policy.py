@@ -1,0 +1,125 @@
+"""Chains of others that forward nothing unless it is accepted: what goes through the tunnel is, in them as well.
+
+Docker, ufw and hardened nodes have FORWARD drop. The rules are the last ones of the chain, so that what others deny
+stays denied: a NetworkPolicy, say. See nft(8). Tables of iptables-legacy are not seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from egress_router.egressip.node.nft_rules import TABLE
+from egress_router.egressip.node.state import TUNNEL
+from egress_router.egressip.node.tables import load
+from egress_router.errors import ToolFailed
+from egress_router.net.process import run_tool
+
+#: What our rules in others' chains are known by.
+COMMENT = "egress-router: what goes through its tunnel"
+_WAYS = ("iifname", "oifname")
+_FAMILIES = ("ip", "ip6", "inet")
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardChain:
+    """A base chain at the forward hook: ``name`` as nft has it (family, table, chain), which of our rules are in it
+    (``iifname``, ``oifname``), whether it drops what no rule accepts, and whether a rule before ours drops the rest.
+    """
+
+    name: str
+    ours: frozenset[str]
+    drops: bool
+    ends_before: bool
+
+
+def forward_chains(ruleset: Iterable[dict[str, Any]]) -> list[ForwardChain]:
+    """Return the chains in what ``nft -j list ruleset`` has under ``nftables``, our own left out. Pure."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    rules: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for item in ruleset:
+        if "chain" in item:
+            chain = item["chain"]
+            if chain.get("hook") == "forward" and chain["family"] in _FAMILIES and chain["table"] != TABLE:
+                found[(chain["family"], chain["table"], chain["name"])] = chain
+        elif "rule" in item:
+            rule = item["rule"]
+            rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(rule)
+    return [_chain(key, chain, rules.get(key, [])) for key, chain in found.items()]
+
+
+def _chain(key: tuple[str, str, str], chain: dict[str, Any], rules: list[dict[str, Any]]) -> ForwardChain:
+    ours = [rule for rule in rules if rule.get("comment") == COMMENT]
+    first = rules.index(ours[0]) if ours else len(rules)
+    ways = {way for rule in ours for way in _WAYS if way in json.dumps(rule["expr"])}
+    ends = any(_drops_all(rule["expr"]) for rule in rules[:first])
+    return ForwardChain(" ".join(key), frozenset(ways), chain.get("policy") == "drop", ends)
+
+
+def _drops_all(expressions: list[dict[str, Any]]) -> bool:
+    """Return whether a rule drops or rejects whatever comes to it."""
+    rest = [item for item in expressions if not item.keys() <= {"counter", "log", "limit"}]
+    if len(rest) != 1:
+        return False
+    name = str(rest[0].get("xt", {}).get("name")) if isinstance(rest[0].get("xt"), dict) else ""
+    return bool(rest[0].keys() & {"drop", "reject"}) or name == "REJECT"
+
+
+def accept_script(chains: Iterable[ForwardChain]) -> str:
+    """Return the script that adds our rules where something is dropped and they are missing; empty where none is."""
+    return "".join(
+        f'add rule {chain.name} {way} "{TUNNEL}" counter accept comment "{COMMENT}"\n'
+        for chain in chains
+        if chain.drops
+        for way in _WAYS
+        if way not in chain.ours
+    )
+
+
+def accept_tunnel() -> tuple[list[str], list[str]]:
+    """Add our rules where they are missing; return what was done, and what others' rules drop all the same, a line
+    each. Raises ToolFailed.
+    """
+    chains = _present()
+    script = accept_script(chains)
+    load(script)
+    done = [f"rules added: {line.removeprefix('add rule ')}" for line in script.splitlines()]
+    problems = [
+        f"the chain {chain.name} drops what goes through the tunnel: a rule before ours drops all that comes to it. "
+        f'Accept iifname and oifname "{TUNNEL}" before that rule'
+        for chain in chains
+        if chain.ends_before
+    ]
+    return done, problems
+
+
+def remove_rules() -> list[str]:
+    """Take our rules out of others' chains; return what was removed, a line each. Raises ToolFailed."""
+    removed = []
+    for item in _listed("ruleset"):
+        rule = item.get("rule", {})
+        if rule.get("comment") == COMMENT:
+            place = f"{rule['family']} {rule['table']} {rule['chain']}"
+            load(f"delete rule {place} handle {rule['handle']}\n")
+            removed.append(f"rule of {place}: {COMMENT}")
+    return removed
+
+
+def _present() -> list[ForwardChain]:
+    """Return the chains at the forward hook with their rules; asks for the rules of few chains, there may be many."""
+    items: list[dict[str, Any]] = []
+    for chain in forward_chains(_listed("chains")):
+        items += _listed("chain", *chain.name.split())
+    return forward_chains(items)
+
+
+def _listed(*what: str) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(run_tool(["nft", "-j", "-a", "list", *what]))["nftables"])
+    except ToolFailed as error:
+        if "No such file or directory" in error.stderr:
+            # It went away since it was listed.
+            return []
+        raise
