@@ -20,10 +20,11 @@ from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.supervisor import Supervisor
 from egress_router.daemon.threads import Threads
+from egress_router.daemon.unprivileged import become_unprivileged
 from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import Usable, families_with_a_route
 from egress_router.dns_proxy.destinations import VARIABLE, DnsProxyConfig, parse_dns_proxy
-from egress_router.dns_proxy.haproxy.engine import HaproxyEngine
+from egress_router.dns_proxy.haproxy.engine import HaproxyEngine, first_unprivileged_port
 from egress_router.dns_proxy.metrics import DnsProxyCollector, names_as_json
 from egress_router.dns_proxy.names import BackendWatcher
 from egress_router.errors import ConfigurationError
@@ -53,6 +54,7 @@ def _run(
 ) -> int:
     reader = _Reader(env, egress_sources)
     config = reader.read(first=True)
+    become_unprivileged(config.run_dir, low_ports=first_unprivileged_port() > 1)
     file = env.get(f"{VARIABLE}_FILE", "").strip()
     loop.heartbeats.watch("names")
     output = LogOutput(sys.stdout.fileno()) if config.access_log else None

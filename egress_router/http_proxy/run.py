@@ -22,6 +22,7 @@ from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.sockets import can_listen
 from egress_router.daemon.supervisor import Supervisor
 from egress_router.daemon.threads import Threads
+from egress_router.daemon.unprivileged import become_unprivileged
 from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import families_with_a_route
 from egress_router.http_proxy.config import parse_http_settings
@@ -29,7 +30,7 @@ from egress_router.http_proxy.metrics import HttpProxyCollector
 from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.config import render_squid
 from egress_router.http_proxy.squid.dns_reasons import NAME, DnsReasons
-from egress_router.http_proxy.squid.engine import SquidEngine, become_unprivileged
+from egress_router.http_proxy.squid.engine import SquidEngine
 from egress_router.http_proxy.squid.workers import default_workers
 from egress_router.net.rtnetlink.kernel import own_addresses
 from egress_router.policy.compile import compile_policy

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import subprocess
 import time
@@ -21,6 +20,7 @@ from signal import SIGUSR1
 from egress_router.daemon.children import Child, Launch
 from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LogOutput
 from egress_router.daemon.sockets import can_listen
+from egress_router.daemon.unprivileged import may_bind_low_ports
 from egress_router.dns_proxy.destinations import DnsProxyConfig
 from egress_router.dns_proxy.haproxy.config import render_haproxy
 from egress_router.dns_proxy.haproxy.log_pipe import ConnectionStats, LogPipe
@@ -31,34 +31,23 @@ from egress_router.errors import PlatformError, ToolFailed
 
 def require_low_ports(config: DnsProxyConfig) -> None:
     """Raise PlatformError when a port is below what this user may listen on."""
-    low = [item for item in config.destinations if item.port < _first_unprivileged_port()]
-    if not low or _may_bind_any_port():
+    low = [item for item in config.destinations if item.port < first_unprivileged_port()]
+    if not low or may_bind_low_ports():
         return
     lines = ", ".join(f"{item.port} (line {item.line})" for item in low[:5])
     raise PlatformError(
         f"this user may not listen on port {lines}: net.ipv4.ip_unprivileged_port_start is "
-        f"{_first_unprivileged_port()}. The init container sets it with EGRESS_ROUTER_MODE=dns-proxy; the pod can too "
+        f"{first_unprivileged_port()}. The init container sets it with EGRESS_ROUTER_MODE=dns-proxy; the pod can too "
         '(spec.securityContext.sysctls: net.ipv4.ip_unprivileged_port_start="0")'
     )
 
 
-def _first_unprivileged_port() -> int:
+def first_unprivileged_port() -> int:
+    """Return the first port that any user of this network namespace may listen on."""
     try:
         return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     except (OSError, ValueError):
         return 1024
-
-
-def _may_bind_any_port() -> bool:
-    """Whether we have CAP_NET_BIND_SERVICE (10) in effect, and HAProxy inherits it: as root only."""
-    return os.geteuid() == 0 and bool(_effective_capabilities() >> 10 & 1)
-
-
-def _effective_capabilities() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
 
 
 log = logging.getLogger(__name__)

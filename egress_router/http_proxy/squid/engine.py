@@ -9,7 +9,6 @@ import resource
 import secrets
 import shutil
 import signal
-import sysconfig
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -316,48 +315,3 @@ class SquidEngine:
         remove_segments(self._states)
         if all(other.directory != state.directory for other in self._states.values()):
             shutil.rmtree(state.directory, ignore_errors=True)
-
-
-def become_unprivileged(directory: Path, uid: int = 1001) -> None:
-    """Give up root, if we are root: Squid refuses to run as root and would look for a user by name instead.
-
-    PlatformError when that is not permitted.
-    """
-    if os.geteuid() != 0:
-        return
-    # Asked before: what this imports may be what cannot be read afterwards.
-    paths = imported_from()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        os.chown(directory, uid, 0)
-        os.setgroups([])
-        os.setresgid(0, 0, 0)
-        os.setresuid(uid, uid, uid)
-    except OSError as error:
-        raise PlatformError(
-            f"running as root without being able to give it up ({error.strerror}); set runAsUser to any other number"
-        ) from error
-    unreadable = [path for path in paths if not _can_be_read(path)]
-    if unreadable:
-        log.warning(
-            "running as root, and user %d, which the proxy becomes, cannot read %s: what is imported later would fail; "
-            "make it readable for everybody, or set runAsUser to its owner",
-            uid,
-            ", ".join(unreadable),
-        )
-
-
-def imported_from() -> list[str]:
-    """Return the directories that Python imports from: our package, installed ones and the standard library."""
-    paths = sysconfig.get_paths()
-    return list(dict.fromkeys([str(Path(__file__).parents[2]), paths["stdlib"], paths["purelib"]]))
-
-
-def _can_be_read(path: str) -> bool:
-    try:
-        next(Path(path).iterdir(), None)
-    except PermissionError:
-        return False
-    except OSError:
-        return True
-    return os.access(path, os.X_OK)
