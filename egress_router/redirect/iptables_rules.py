@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import collapse_addresses
 
 from egress_router.config.values import Address, Family, PortRange, Protocol, host_network
-from egress_router.net.iptables.rules import PREFIX, IptMatch, IptRule, IptTable
+from egress_router.net.iptables.rules import IptMatch, IptRule, IptTable
 from egress_router.redirect.network_state import CLUSTER_MARK
 from egress_router.redirect.values import NamedFallback, NamedRedirect, Redirect, Spread, Translation
 
@@ -24,6 +24,9 @@ from egress_router.redirect.values import NamedFallback, NamedRedirect, Redirect
 #
 # What finds no address is accepted as it is (iptables refuses DROP in nat) and reaches the pod itself, where
 # ``EGRESSR-LATE`` of filter drops it.
+
+#: Chains of ours have names that start so; nobody else's are touched.
+PREFIX = "EGRESSR-"
 
 _NEW = IptMatch("conntrack", (("ctstate", "NEW"),))
 
@@ -261,8 +264,8 @@ def _mangle(translation: Translation, family: Family) -> IptTable:
     chains[f"{PREFIX}COUNT"] = tuple(top)
     chains[f"{PREFIX}FORWARD"] = (
         *clamp,
-        IptRule(f"{PREFIX}COUNT", in_interface=back, out_interface=out, matches=(_ORIGINAL,)),
-        IptRule(f"{PREFIX}COUNT", in_interface=out, out_interface=back, matches=(_REPLY,)),
+        IptRule(f"{PREFIX}COUNT", in_interface=back, out_interface=out, matches=(_ORIGINAL,), line=0),
+        IptRule(f"{PREFIX}COUNT", in_interface=out, out_interface=back, matches=(_REPLY,), line=0),
     )
     chains[f"{PREFIX}OUTPUT"] = (IptRule("MARK", (("set-xmark", f"{CLUSTER_MARK:#x}/0xffffffff"),), matches=(_ERROR,)),)
     hooks = (

@@ -54,9 +54,9 @@ def choose_backend(wanted: Backend, families: Iterable[Family]) -> NatBackend:
     of EGRESS_SOURCE.
     """
     if wanted is Backend.IPTABLES or (wanted is Backend.AUTO and set(families) <= set(available_families())):
-        from egress_router.redirect.iptables_backend import Iptables
+        from egress_router.redirect.iptables_backend import IptablesBackend
 
-        return Iptables()
+        return IptablesBackend()
     from egress_router.redirect.nft_backend import Nftables
 
     return Nftables()

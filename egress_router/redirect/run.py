@@ -31,7 +31,7 @@ from egress_router.net.notices import Events, nftables_events, route_events
 from egress_router.net.process import give_back_memory, map_large_blocks
 from egress_router.redirect.config import parse_run
 from egress_router.redirect.daemon import LiveRouter
-from egress_router.redirect.iptables_backend import CachedIptables
+from egress_router.redirect.iptables_cached import CachedIptables
 from egress_router.redirect.metrics import RouterCollector
 from egress_router.redirect.names import Names
 from egress_router.redirect.nft_backend import ForkedNftables, Nftables

@@ -1,12 +1,11 @@
-"""Rules of one iptables table as values, printed as iptables-save(8) prints them."""
+"""Rules of one iptables table as values, printed as iptables-save(8) prints them, and how they differ in the words of
+iptables(8).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-
-#: Chains of ours have names that start so; nobody else's are touched.
-PREFIX = "EGRESSR-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +28,8 @@ class IptMatch:
 class IptRule:
     """A rule. ``target`` is a verdict, a chain or a target extension with ``options``; ``goto`` jumps without return.
 
-    ``source`` may start with ``!``. ``line`` is the configuration line whose traffic the rule's counters show; what an
-    ACCEPT has counted was not redirected.
+    ``source`` may start with ``!``. ``line`` is the configuration line whose traffic the rule's counters show, 0 for
+    all of it; what an ACCEPT has counted was not redirected.
     """
 
     target: str
@@ -77,9 +76,6 @@ class IptTable:
     unknown: frozenset[str] = frozenset()
 
 
-# How a table of legacy iptables differs from what it should be, in the words of iptables(8).
-
-
 def chain_lines(
     table: str, chain: str, rules: Sequence[IptRule], want: Sequence[Hashable], have: Sequence[Hashable]
 ) -> list[str]:
@@ -100,5 +96,5 @@ def chain_lines(
 def hook_lines(table: IptTable) -> list[str]:
     """Return what to say of a table whose built-in chains do not jump to ours as they should."""
     return [f"- -t {table.name} -I {chain} {rule}" for chain, rule in table.hooks] or [
-        f"+ -t {table.name}: a built-in chain jumps to {PREFIX}*"
+        f"+ -t {table.name}: a built-in chain jumps to a chain of ours"
     ]

@@ -12,7 +12,7 @@ from egress_router.errors import PlatformError, StateMismatch
 from egress_router.net.iptables.chains import XtSocket, digest
 from egress_router.net.iptables.entries import LAYOUTS, EntryEncoder, entry_bytes
 from egress_router.net.iptables.library import load_iptc, xtables_lock
-from egress_router.net.iptables.rules import PREFIX, IptRule, IptTable, chain_lines, hook_lines
+from egress_router.net.iptables.rules import IptRule, IptTable, chain_lines, hook_lines
 
 #: The kernel refuses a commit when somebody else has changed the table since it was read.
 ATTEMPTS = 10
@@ -21,19 +21,17 @@ _VERDICTS = ("ACCEPT", "DROP", "RETURN")
 
 
 class Tables:
-    """The iptables of one family."""
+    """The iptables of one family. What its methods do and raise is said in ``kernel.Iptables``."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, prefix: str) -> None:
+        """``prefix`` begins the names of our chains."""
         self._iptc = load_iptc()
         self._family = family
+        self._prefix = prefix
         self._encoder = EntryEncoder(self._iptc, family)
 
-    def apply(self, tables: Sequence[IptTable]) -> bool:
-        """Put ``tables`` in place, one commit each, those that differ; return whether any did."""
-        return self.apply_with_digests(tables)[0]
-
-    def apply_with_digests(self, tables: Sequence[IptTable]) -> tuple[bool, dict[str, str]]:
-        """Do as ``apply``; return what it does, and the digests of the tables as they were found to be right."""
+    def apply(self, tables: Sequence[IptTable]) -> tuple[bool, dict[str, str]]:
+        """Put ``tables`` in place; return whether any differed, and the digests of what was found to be right."""
         changed, digests = False, self._digests(tables)
         for table in tables:
             changed |= self._commit(table)
@@ -73,15 +71,11 @@ class Tables:
                 if attempt == ATTEMPTS or "unavailable" not in str(error):
                     raise PlatformError(f"iptables table {table.name} ({self._family}): {error}") from error
 
-    def repair(self, tables: Sequence[IptTable]) -> list[str]:
-        """Do as ``apply``; return what was different before, as ``drift`` does."""
-        return self.repair_with_digests(tables)[0]
-
-    def repair_with_digests(self, tables: Sequence[IptTable]) -> tuple[list[str], dict[str, str]]:
-        """Do as ``repair``; return what it does, and the digests of the tables as they were found to be right."""
+    def repair(self, tables: Sequence[IptTable]) -> tuple[list[str], dict[str, str]]:
+        """Do as ``apply``; return what was different before, and the digests of what was found to be right."""
         digests = self._digests(tables)
         found = self.drift(tables)
-        return found, self.apply_with_digests(tables)[1] if found else digests
+        return found, self.apply(tables)[1] if found else digests
 
     def drift(self, tables: Sequence[IptTable]) -> list[str]:
         """Return the differences, a line each: ``-`` desired and missing, ``+`` there and not desired."""
@@ -100,9 +94,7 @@ class Tables:
         return [f"{line} ({self._family})" for line in found]
 
     def counters(self, tables: Sequence[IptTable]) -> dict[str, list[tuple[int, int, int]]]:
-        """Return, by table, (line, packets, bytes) of every rule that stands for a line; line 0 is what the COUNT chain
-        of mangle saw in all.
-        """
+        """Return, by table, (line, packets, bytes) of every rule that stands for a line."""
         found: dict[str, list[tuple[int, int, int]]] = {}
         for table in tables:
             handle = self._open(table.name)
@@ -114,8 +106,6 @@ class Tables:
                     if rule.line is not None:
                         packets, size = self._encoder.counters(entry)
                         rows.append((rule.line, -packets if rule.target == "ACCEPT" else packets, size))
-                    elif rule.target == f"{PREFIX}COUNT":
-                        rows.append((0, *self._encoder.counters(entry)))
         return found
 
     def _digests(self, tables: Sequence[IptTable]) -> dict[str, str]:
@@ -125,10 +115,6 @@ class Tables:
         finally:
             own.close()
         return {name: digest(block, LAYOUTS[self._family]).hex() for name, block in blocks.items() if block is not None}
-
-    def remove(self, names: Sequence[str]) -> None:
-        """Take everything of ours out of the tables ``names``."""
-        self.apply([IptTable(name, {}, ()) for name in names])
 
     def _open(self, name: str) -> Any:
         kind = self._iptc.Table6 if self._family is Family.IPV6 else self._iptc.Table
@@ -156,7 +142,7 @@ class Tables:
         return found
 
     def _own_chains(self, handle: Any) -> list[str]:
-        return [chain.name for chain in handle.chains if chain.name.startswith(PREFIX)]
+        return [chain.name for chain in handle.chains if chain.name.startswith(self._prefix)]
 
     def _canonical(self, handle: Any, rule: IptRule) -> bytes:
         label = rule.target if rule.target in _VERDICTS or handle.is_chain(rule.target) else None
@@ -170,7 +156,7 @@ class Tables:
         return [
             (position, entry, label)
             for position, (entry, label) in enumerate(self._entries(handle, chain))
-            if label.startswith(PREFIX)
+            if label.startswith(self._prefix)
         ]
 
     def _hooks_right(self, handle: Any, table: IptTable) -> bool:
@@ -244,7 +230,7 @@ class Tables:
             for rule in table.chains[name]:
                 data = self._encoder.entry(rule)
                 canonical = self._canonical(handle, rule)
-                counters = kept[name].get(canonical) or (moved.get(canonical) if rule.line is not None else None)
+                counters = kept[name].get(canonical) or (moved.get(canonical) if rule.line else None)
                 if counters is not None:
                     self._encoder.set_counters(data, counters)
                 handle.append_entry(name, _buffer(data))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from egress_router.errors import StateMismatch, ToolFailed
@@ -94,7 +94,8 @@ class FakeNft:
 
     def counters(self, name: str) -> Counted:
         """See Nft."""
-        return dict(self.counted.get(name, {}))
+        table = self.tables.get(name)
+        return {} if table is None else dict.fromkeys(_counting(table), (0, 0)) | self.counted.get(name, {})
 
     def totals(self, name: str) -> dict[str, int]:
         """See Nft."""
@@ -118,3 +119,13 @@ class FakeNft:
             names.append(table.name)
         self.transactions.append(f"{what} {', '.join(names)}")
         self._generation += 1
+
+
+def _counting(table: NftTable) -> Iterator[tuple[str, str]]:
+    """Yield what counts in a table, as Counted names it."""
+    yield from ((f"counter {name}", "") for name in table.counters)
+    for item in table.sets:
+        if "counter" in item.header:
+            yield from ((item.name, key) for key in item.elements)
+    for chain in table.chains:
+        yield from ((f"chain {chain.name}", rule) for rule in chain.rules if "counter" in rule.split())

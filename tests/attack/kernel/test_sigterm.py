@@ -105,7 +105,7 @@ def _init_waits_for_nft(process: Process, _: contextlib.ExitStack) -> None:
 @state
 def _init_waits_for_the_lock_of_iptables(process: Process, stack: contextlib.ExitStack) -> None:
     locked(process, stack)
-    text, called = touched(process, "egress_router.redirect.iptables_backend", "_start")
+    text, called = touched(process, "egress_router.net.iptables.kernel", "IptablesKernel._start")
     init(process, text, EGRESS_NAT_BACKEND="iptables")
     process.until(called)
     time.sleep(0.5)
@@ -195,7 +195,7 @@ def locked(process: Process, stack: contextlib.ExitStack) -> None:
 def _run_waits_for_the_lock_of_iptables_at_the_start(process: Process, stack: contextlib.ExitStack) -> None:
     process.env = {**ROUTER, "EGRESS_HEALTH_PORT": "off"}
     locked(process, stack)
-    text, called = touched(process, "egress_router.redirect.iptables_backend", "_start")
+    text, called = touched(process, "egress_router.net.iptables.kernel", "IptablesKernel._start")
     process.start("run", python=text)
     process.until(called)
     time.sleep(0.5)

@@ -12,6 +12,11 @@ from typing import Any
 import pytest
 
 from egress_router.errors import EgressRouterError
+from egress_router.net.iptables.fake import FakeIptables
+from egress_router.net.nft.fake import FakeNft
+from egress_router.redirect.iptables_backend import IptablesBackend
+from egress_router.redirect.nat import NatBackend
+from egress_router.redirect.nft_backend import Nftables
 from egress_router.redirect.values import Translation
 from lab import Host, Lab
 
@@ -61,6 +66,28 @@ def host() -> Iterator[Host]:
     """A namespace with an interface ``eth0``."""
     with Lab(nodes=1) as lab:
         yield lab.pod("pod", node=0)
+
+
+class FakeBackend(Backend):
+    """A NAT backend over a fake of the kernel: the same code, without root or namespaces."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._nft, self._iptables = FakeNft(), FakeIptables()
+
+    def calls(self, *calls: tuple[object, ...]) -> list[Any]:
+        """Make the calls here, each on a backend of its own."""
+        return [getattr(self._fresh(), str(method))(*arguments) for method, *arguments in calls]
+
+    def _fresh(self) -> NatBackend:
+        return Nftables(self._nft) if self.name == "nftables" else IptablesBackend(self._iptables)
+
+
+@pytest.fixture(params=["iptables", "nftables", "iptables fake", "nftables fake"])
+def any_backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend, on the kernel and on the fake of it."""
+    name, _, fake = str(request.param).partition(" ")
+    return FakeBackend(name) if fake else Backend(name, request.getfixturevalue("host"))
 
 
 @pytest.fixture(params=["iptables", "nftables"])

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from egress_router.config.values import Family
-from egress_router.redirect.iptables_backend import CachedIptables
+from egress_router.redirect.iptables_cached import CachedIptables
 from egress_router.redirect.nat import NatBackend, choose_backend
 from egress_router.redirect.nft_backend import ForkedNftables
 from egress_router.redirect.values import Backend

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_router.net.iptables.rules import PREFIX
+from egress_router.redirect.iptables_rules import PREFIX
 from lab import Host, Lab
 from tests.redirect.kernel.router import SOURCE4, SOURCE6, Router
 

@@ -7,11 +7,10 @@ from ipaddress import ip_address, ip_network
 from hypothesis import given, settings
 
 from egress_router.config.values import Family, Protocol
-from egress_router.net.iptables.rules import PREFIX
 from egress_router.net.nft.listing import parse_table
 from egress_router.net.nft.script import table_text
 from egress_router.net.nft.values import NftTable
-from egress_router.redirect.iptables_rules import iptables_tables
+from egress_router.redirect.iptables_rules import PREFIX, iptables_tables
 from egress_router.redirect.nft_rules import nft_table
 from egress_router.redirect.values import Ruleset, Translation
 from tests.redirect.unit.walk import Walk, by_nft, by_rules, dnat_target

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_router.config.values import Address, Family, HostName, PortRange, Protocol, family_of
-from egress_router.net.iptables.rules import PREFIX, IptRule, IptTable
+from egress_router.net.iptables.rules import IptRule, IptTable
 from egress_router.net.nft.listing import parse_table
 from egress_router.net.nft.script import (
     chain_changes,
@@ -22,7 +22,7 @@ from egress_router.net.nft.script import (
     table_text,
 )
 from egress_router.net.nft.values import NftTable
-from egress_router.redirect.iptables_rules import iptables_tables
+from egress_router.redirect.iptables_rules import PREFIX, iptables_tables
 from egress_router.redirect.nft_names import answer_chains
 from egress_router.redirect.nft_rules import nft_table
 from egress_router.redirect.values import NamedFallback, NamedRedirect, Ruleset, Translation
