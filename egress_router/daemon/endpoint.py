@@ -108,7 +108,7 @@ class Endpoint:
     PlatformError, which names ``variable`` as the place to choose another port.
 
     `/healthz` and `/readyz` come from ``source``, and with ``?verbose`` they show the last heartbeat of each loop and
-    thread; ``pages`` are further ones, by path. ``remarks`` are sentences that `/readyz` shows also when all is well
+    thread; ``pages`` are further ones, by path. ``warnings`` are sentences that `/readyz` shows also when all is well
     enough. ``asked`` are pages by path that take what stands behind the question mark. ``html_headers`` go with HTML.
     """
 
@@ -119,14 +119,14 @@ class Endpoint:
         pages: Mapping[str, Callable[[], Answer]],
         variable: str = "EGRESS_HEALTH_PORT",
         address: str = "",
-        remarks: Callable[[], list[str]] = list,
+        warnings: Callable[[], list[str]] = list,
         asked: Mapping[str, Callable[[str], Answer]] | None = None,
         html_headers: Mapping[str, str] | None = None,
     ) -> None:
         self._source = source
         made: dict[str, Callable[[], Answer]] = {
-            "/readyz": lambda: _readyz(source, remarks),
-            "/readyz?verbose": lambda: _readyz(source, remarks, verbose=True),
+            "/readyz": lambda: _readyz(source, warnings),
+            "/readyz?verbose": lambda: _readyz(source, warnings, verbose=True),
             **pages,
         }
         self._pages = {path: _Page(path, make) for path, make in made.items()}
@@ -397,9 +397,9 @@ def _healthz(source: HealthSource, *, verbose: bool = False) -> Answer:
     return _text(503 if stuck else 200, "\n".join(lines))
 
 
-def _readyz(source: HealthSource, remarks: Callable[[], list[str]], *, verbose: bool = False) -> Answer:
+def _readyz(source: HealthSource, warnings: Callable[[], list[str]], *, verbose: bool = False) -> Answer:
     reasons = [*source.heartbeats.stuck(), *source.reasons(time.monotonic())]
-    lines = bounded(reasons or ["ready"]) + bounded(remarks())
+    lines = bounded(reasons or ["ready"]) + bounded(warnings())
     lines += source.heartbeats.lines() if verbose else []
     return _text(503 if reasons else 200, "\n".join(lines))
 

@@ -79,7 +79,7 @@ def _run(
                 "/metrics": page,
                 "/status": json_page(lambda: health.as_json() | names_as_json(engine)),
             }
-            Endpoint(config.health_port, health, pages, remarks=engine.remarks).start(supervisor.threads)
+            Endpoint(config.health_port, health, pages, warnings=engine.warnings).start(supervisor.threads)
         return supervisor.run()
     finally:
         engine.close()

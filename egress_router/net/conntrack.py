@@ -56,7 +56,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Departure:
+class Flow:
     """A connection (or UDP flow) that leaves with another source address than its ``client`` has; the other fields are
     those of Connection.
     """
@@ -144,13 +144,13 @@ class Conntrack(Closing):
                 found.append(connection)
         return found
 
-    def leaving_as(self, sources: Iterable[Address]) -> Iterator[Departure]:
+    def leaving_as(self, sources: Iterable[Address]) -> Iterator[Flow]:
         """Yield the connections that leave with one of ``sources``: answers go to it. Raises PlatformError."""
         wanted = {address.packed for address in sources}
         for message in self._messages():
             kind = _kind(message)
             if kind is None or kind[_REPLY_TO] in wanted:
-                found = _departure(message, wanted)
+                found = _flow(message, wanted)
                 if found is not None:
                     yield found
 
@@ -309,7 +309,7 @@ def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Ad
     )
 
 
-def _departure(data: bytes, wanted: Container[bytes]) -> Departure | None:
+def _flow(data: bytes, wanted: Container[bytes]) -> Flow | None:
     """Read a message; None when answers to it do not go to one of ``wanted``."""
     found = _parts(data)
     if _TUPLE_ORIGINAL not in found or _TUPLE_REPLY not in found:
@@ -318,7 +318,7 @@ def _departure(data: bytes, wanted: Container[bytes]) -> Departure | None:
     protocol = _PROTOCOLS.get(number)
     if protocol is None or _tuple(data, *found[_TUPLE_REPLY])[1] not in wanted:
         return None
-    return Departure(
+    return Flow(
         protocol=protocol,
         client=str(ip_address(client)),
         live=_live(data, found, protocol),

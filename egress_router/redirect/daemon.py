@@ -1,4 +1,4 @@
-"""The router that stays: reload its destinations, put back what got lost, cut what must not go on, leave.
+"""A router that stays and the kernel: reload destinations, restore what got lost, cut what must not go on, leave.
 
 Everything here waits for the kernel to be done, milliseconds as a rule; the loop decides when.
 """
@@ -23,7 +23,7 @@ from egress_router.redirect.desired import desired_state
 from egress_router.redirect.nat import NatBackend
 from egress_router.redirect.network_state import NetworkState
 from egress_router.redirect.plan import plan_translation
-from egress_router.redirect.setup import put_back
+from egress_router.redirect.setup import restore
 from egress_router.redirect.state import State
 from egress_router.redirect.values import Counters, Desired, RouterConfig, Ruleset, Translation
 
@@ -31,8 +31,8 @@ from egress_router.redirect.values import Counters, Desired, RouterConfig, Rules
 LOGGED_LINES = 100
 
 
-class LiveRouter:
-    """A router that is set up. Its lock is held while the kernel is changed or its rules are read."""
+class Reconciler:
+    """Keeps a router as it shall be once it is set up. Its lock is held while the kernel is changed or read."""
 
     def __init__(
         self, env: Mapping[str, str], config: RouterConfig, desired: Desired, backend: NatBackend, state: State
@@ -111,9 +111,9 @@ class LiveRouter:
                 # First, for what may not pass must be held back while the rest is looked at.
                 lines = self.backend.repair(self.desired.translation) if rules else []
                 if network:
-                    missing, observed = put_back(self.config, self.desired)
+                    missing, observed = restore(self.config, self.desired)
                     if not missing and self._adopt(observed):
-                        missing, _ = put_back(self.config, self.desired)
+                        missing, _ = restore(self.config, self.desired)
                         missing += self.backend.repair(self.desired.translation)
                     lines += missing
                 if lines and rules:

@@ -77,7 +77,7 @@ class CachedIptables:
             changed = self._changed()
             if not changed:
                 return []
-            found = self._do(desired, lambda: self._put_back(desired, changed))
+            found = self._do(desired, lambda: self._restore(desired, changed))
             if found is not None:
                 self._keep(desired, found[1])
                 return list(found[0])
@@ -154,7 +154,7 @@ class CachedIptables:
             key for key, kept, block in blocks if block is None or digest(block, LAYOUTS[key[0]]).hex() != kept.digest
         ]
 
-    def _put_back(self, desired: Translation, changed: list[_Key]) -> tuple[list[str], dict[str, str]] | None:
+    def _restore(self, desired: Translation, changed: list[_Key]) -> tuple[list[str], dict[str, str]] | None:
         """Put what is ours in ``changed`` back; return what was missing, and the digests of all tables afterwards.
 
         None when it cannot be done like this.
@@ -187,9 +187,9 @@ class CachedIptables:
             before.append((key, good, there))
         # Said last: for thousands of rules it takes longer than putting them back.
         for family in Family:
-            mended = [(table, good, there) for (of, table), good, there in before if of is family]
-            rendered = {table.name: table for table in iptables_tables(desired, family)} if mended else {}
-            for table, good, there in mended:
+            repaired = [(table, good, there) for (of, table), good, there in before if of is family]
+            rendered = {table.name: table for table in iptables_tables(desired, family)} if repaired else {}
+            for table, good, there in repaired:
                 lines += [f"{line} ({family})" for line in _lines(rendered[table], good, there)]
         return lines, digests
 

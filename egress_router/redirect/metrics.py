@@ -11,14 +11,14 @@ from prometheus_client.registry import Collector
 
 from egress_router.daemon.metrics import NameFigures, common, name_figures, reloads
 from egress_router.net.conntrack import fill
-from egress_router.redirect.daemon import LiveRouter
+from egress_router.redirect.daemon import Reconciler
 from egress_router.redirect.state import State
 
 
 class RouterCollector(Collector):
     """Reads the kernel when it is asked; nothing is counted twice."""
 
-    def __init__(self, live: LiveRouter) -> None:
+    def __init__(self, live: Reconciler) -> None:
         self._live = live
 
     def collect(self) -> Iterator[Metric]:

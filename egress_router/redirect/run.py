@@ -30,7 +30,7 @@ from egress_router.net.iptables.platform import available_families
 from egress_router.net.notices import Events, nftables_events, route_events
 from egress_router.net.process import give_back_memory, map_large_blocks
 from egress_router.redirect.config import parse_run
-from egress_router.redirect.daemon import LiveRouter
+from egress_router.redirect.daemon import Reconciler
 from egress_router.redirect.iptables_cached import CachedIptables
 from egress_router.redirect.metrics import RouterCollector
 from egress_router.redirect.names import Names
@@ -66,7 +66,7 @@ class RedirectDaemon:
     def __init__(
         self,
         run: RunConfig,
-        live: LiveRouter,
+        live: Reconciler,
         watch: Watch,
         loop: Loop,
         threads: Threads,
@@ -380,7 +380,7 @@ def run_router(env: Mapping[str, str]) -> int:
         loop = Loop()
         threads = Threads(loop)
         state = State(interface=desired.network.egress, heartbeats=loop.heartbeats)
-        live = LiveRouter(env, run.router, desired, backend, state)
+        live = Reconciler(env, run.router, desired, backend, state)
         ended = live.end_stale()
         if ended:
             LOGGER.info("%d connections of former rules ended", ended)
@@ -391,7 +391,7 @@ def run_router(env: Mapping[str, str]) -> int:
             "/metrics": MetricsPage(RouterCollector(live)),
             "/status": json_page(lambda: state.as_json(time.monotonic())),
         }
-        Endpoint(run.router.health_port, state, pages, remarks=state.remarks).start(threads)
+        Endpoint(run.router.health_port, state, pages, warnings=state.warnings).start(threads)
     port = run.router.health_port
     LOGGER.info("staying until SIGTERM; health on port %s", "none" if port is None else port)
     return RedirectDaemon(run, live, watch, loop, threads).run()

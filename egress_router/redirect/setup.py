@@ -107,7 +107,7 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
     return desired, backend
 
 
-def put_back(config: RouterConfig, desired: Desired) -> tuple[list[str], Observed]:
+def restore(config: RouterConfig, desired: Desired) -> tuple[list[str], Observed]:
     """Put back what is missing from the network of a router that was set up.
 
     Returns it as diff lines, nothing when all is there, and what was there. Raises EgressRouterError when it cannot be

@@ -88,7 +88,7 @@ class State:
             found.append("names are looked up for the first time")
         return found
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Return what is wrong with some destinations and leaves the others as they are, a sentence each."""
         return [
             f"{name} has no address: {item.problem}; what is sent to it is dropped"
@@ -101,7 +101,7 @@ class State:
         reasons = self.reasons(now)
         return {
             "ready": not reasons,
-            "reasons": bounded(reasons) + bounded(self.remarks()),
+            "reasons": bounded(reasons) + bounded(self.warnings()),
             "link_up": self.carrier,
             "gateways": {str(address): bool(gateway.up) for address, gateway in list(self.gateways.items())},
             "checks": {str(check): bool(reached.up) for check, reached in list(self.checks.items())},

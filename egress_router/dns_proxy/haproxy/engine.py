@@ -59,7 +59,7 @@ RELOAD_ANSWERS = 2.0
 CHECK_SECONDS = 30
 #: How long HAProxy may take to say how it is.
 PROBE_SECONDS = 2.0
-_REMARK = re.compile(r"\[(NOTICE|WARNING|ALERT)\]\s*\(\d+\) : (?:CLI : )?(.*)")
+_OWN_LOG = re.compile(r"\[(NOTICE|WARNING|ALERT)\]\s*\(\d+\) : (?:CLI : )?(.*)")
 #: What HAProxy says whenever servers come and go; name_keeper tells it better.
 _ROUTINE = re.compile(
     r"Server \S+ is (going DOWN for maintenance|UP/READY|UP, changed from CLI)|now enters maintenance"
@@ -102,7 +102,7 @@ class HaproxyEngine:
         self._watch = tuple(watch)
         self.output = output
         self.stats = ConnectionStats()
-        self._log = LogPipe(self.stats, output, _remark)
+        self._log = LogPipe(self.stats, output, _log_own)
         self.in_force: DnsProxyConfig | None = None
         self._runtime: RuntimeSocket | None = None
         self._sockets: dict[int, Path] = {}
@@ -187,7 +187,7 @@ class HaproxyEngine:
             found.append(f"haproxy does not answer: {error}")
         return found
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Return which names have no address, a sentence each. Called from any thread."""
         state = self.state()
         return state.silent_names() if state else []
@@ -206,7 +206,7 @@ class HaproxyEngine:
 
     def said(self, child: Child, line: str) -> None:
         """Pass a remark on to the log."""
-        _remark(line)
+        _log_own(line)
 
     def ended(self, child: Child) -> None:
         """Remove its files."""
@@ -246,8 +246,8 @@ def _check(path: Path) -> None:
         raise ToolFailed(command, done.returncode, done.stderr)
 
 
-def _remark(line: str) -> None:
-    match = _REMARK.match(line)
+def _log_own(line: str) -> None:
+    match = _OWN_LOG.match(line)
     level, text = (match[1], match[2]) if match else ("NOTICE", line)
     if _ROUTINE.search(text):
         log.debug("haproxy: %s", text)

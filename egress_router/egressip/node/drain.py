@@ -13,7 +13,7 @@ from typing import Any
 from egress_router.config.files import read_regular
 from egress_router.daemon.drain import Drain
 from egress_router.errors import PlatformError
-from egress_router.net.conntrack import Conntrack, Departure
+from egress_router.net.conntrack import Conntrack, Flow
 
 #: Seconds that connections are given to end, unless somebody says otherwise.
 GRACE = 300.0
@@ -106,7 +106,7 @@ class NodeDrain:
 
     def _count(self, ips: frozenset[str], flows: Drain) -> Counter[str] | None:
         try:
-            found = _departures(ips) if ips else []
+            found = _open_flows(ips) if ips else []
             return Counter(item.client for item in flows.carrying(found, self._now()))
         except (PlatformError, OSError) as error:
             self._log(f"connections are not counted: {error}")
@@ -121,7 +121,7 @@ class NodeDrain:
             self._counted_once = True
 
 
-def _departures(ips: Collection[str]) -> list[Departure]:
+def _open_flows(ips: Collection[str]) -> list[Flow]:
     with Conntrack() as conntrack:
         return list(conntrack.leaving_as(map(ip_address, ips)))
 

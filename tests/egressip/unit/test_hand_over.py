@@ -123,14 +123,14 @@ def test_a_look_that_fails_is_followed_by_another(tmp_path: Path, monkeypatch: p
     def fail(held: object) -> list[object]:
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr("egress_router.egressip.node.drain._departures", fail)
+    monkeypatch.setattr("egress_router.egressip.node.drain._open_flows", fail)
     loop, now = Loop(), time.monotonic()
     hand_over = loop.hand_over(tmp_path / "node.drain")
     hand_over.start(100.0)
     hand_over.count(["192.0.2.45"], now)
     loop.call()
     assert not hand_over.over(now)
-    monkeypatch.setattr("egress_router.egressip.node.drain._departures", lambda _: [])
+    monkeypatch.setattr("egress_router.egressip.node.drain._open_flows", lambda _: [])
     hand_over.count(["192.0.2.45"], now + 2 * COUNT_EVERY)
     loop.call()
     assert hand_over.left is not None

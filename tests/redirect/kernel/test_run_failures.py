@@ -30,7 +30,7 @@ def router(lab: Lab, backend: str, tmp_path: Path) -> LiveRouter:
     ("where", "said"),
     [
         (
-            "egress_router.redirect.daemon:LiveRouter.check",
+            "egress_router.redirect.daemon:Reconciler.check",
             "thread kernel ended: RecursionError: injected; see the log",
         ),
         ("egress_router.redirect.uplink:UplinkMonitor.probe", "this is a bug of egress-router"),
@@ -60,7 +60,7 @@ def test_an_endpoint_that_fails_is_started_again(router: LiveRouter) -> None:
 
 
 def test_a_page_that_fails_is_answered_and_logged(router: LiveRouter) -> None:
-    router.program = ("tests.support.failing", "egress_router.redirect.daemon:LiveRouter.counters", "1")
+    router.program = ("tests.support.failing", "egress_router.redirect.daemon:Reconciler.counters", "1")
     router.start()
     endpoint = Endpoint(router.client, str(router.host.addresses[4]))
     assert endpoint.get("/metrics") == (500, "the page could not be made; see the log\n")

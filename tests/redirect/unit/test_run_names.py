@@ -44,7 +44,7 @@ def test_a_name_without_an_address_is_told_and_takes_no_other_destination_out_of
     assert state.reasons(20) == ["names are looked up for the first time"]
     state.names[WEB] = NameState((), None, "SERVFAIL", 1)
     assert state.reasons(20) == []
-    (remark,) = state.remarks()
+    (remark,) = state.warnings()
     assert remark == "web.example.com has no address: SERVFAIL; what is sent to it is dropped"
     assert state.as_json(20)["names"]["api.example.com"] == {
         "addresses": ["203.0.113.25"],
@@ -54,7 +54,7 @@ def test_a_name_without_an_address_is_told_and_takes_no_other_destination_out_of
         "answered_as": "api.example.com.",
     }
     state.follow([API], only=True)
-    assert (state.reasons(20), state.remarks()) == ([], [])
+    assert (state.reasons(20), state.warnings()) == ([], [])
     assert state.names[API].addresses == (ONE,), "what is known of a name that stays is kept"
 
 
