@@ -363,6 +363,11 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         (
             f"ct direction reply {ours} == {_hex(marks.value)} {no_mark}",
             f'iifname "{TUNNEL}" accept',
+            *(
+                f'iifname != {{ "lo", "{settings.interface}" }} ct direction original {ip} saddr != @cluster{version} '
+                f"{ip} daddr != @cluster{version} fib saddr . iif oif missing counter name forged_source drop"
+                for version, ip in ((4, "ip"), (6, "ip6"))
+            ),
             "ct direction original ip saddr @local_pods4 ip daddr != @cluster4 goto restore_path4",
             "ct direction original ip6 saddr @local_pods6 ip6 daddr != @cluster6 goto restore_path6",
             "ct direction original ip saddr @cluster4 ip daddr != @cluster4 goto verify_pod",

@@ -43,7 +43,8 @@ DROPS = {
     "tunnel_inside": "what came through the tunnel was for the cluster or for this node",
     "tunnel_untranslated": "what came through the tunnel has no translation here",
     "forged_node": "from a pod of this node, to the tunnel of another node or the agent of any",
-    "forged_source": "from a pod of another node by its address, but not through the tunnel",
+    "forged_source": "from a pod of another node by its address, but not through the tunnel; or with a source "
+    "that is not behind the interface it came by",
     "multicast": "from a pod with egress IPs to a group, out of this node: it would leave with another source",
     "invalid": "from outside to an egress IP, but of no connection, or outside of its window",
     "refused": "new connections from outside to an egress IP",

@@ -86,6 +86,31 @@ def test_nobody_can_be_a_pod_of_another_node(scene: Scene, version: int) -> None
         assert not capture.outgoing()
 
 
+def test_a_pod_leaves_with_no_address_of_nobody(scene: Scene, version: int) -> None:
+    """Of no network of the cluster: the kernel would drop it where rp_filter is strict, and only in IPv4."""
+    target, node = SERVICES[version], scene.lab.nodes[0]
+    forged = {4: "198.18.0.7", 6: "2001:db8:bad::7"}[version]
+    with scene.lab.capture() as capture:
+        send_raw(scene.plain, ip_packet(str(scene.plain.addresses[version]), target, UDP, udp()), version)
+        scene.cluster.until(lambda: bool(capture.outgoing()))
+        capture.clear()
+        before = scene.dropped(0, "forged_source")
+        send_raw(scene.plain, ip_packet(forged, target, UDP, udp()), version)
+        if version == 6 or not scene.world.rp_filter:
+            scene.cluster.until(lambda: scene.dropped(0, "forged_source") > before)
+        time.sleep(0.3)
+        assert not capture.outgoing()
+        # What a network behind another interface of the node sends leaves as before.
+        family = f"-{version}"
+        route = f"{family} route add {forged} via {scene.plain.addresses[version]}"
+        node.ip(route)
+        try:
+            send_raw(scene.plain, ip_packet(forged, target, UDP, udp()), version)
+            scene.cluster.until(lambda: bool(capture.outgoing()))
+        finally:
+            node.ip(route.replace(" add ", " del "))
+
+
 def test_a_service_decides_what_is_outside(scene: Scene, version: int) -> None:
     """Its external address with an endpoint inside is inside; its cluster address with an endpoint outside is not."""
     lab, node = scene.lab, scene.lab.nodes[0]
