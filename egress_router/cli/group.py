@@ -7,7 +7,7 @@ from importlib import import_module
 import click
 
 from egress_router import __version__
-from egress_router.errors import UsageError
+from egress_router.errors import PlatformError, UsageError
 
 #: verb → module with a click command named ``command``
 VERBS = {
@@ -31,6 +31,18 @@ def load(verb: str) -> object:
     return import_module(VERBS[verb]).command
 
 
+def _of_linux(verb: str, error: ImportError) -> click.Command:
+    """Return a command in the place of one that this system cannot import: laptops have `check`, `explain`,
+    `manifests` and `migrate`.
+    """
+
+    def refuse() -> None:
+        raise PlatformError(f"`egress-router {verb}` is for Linux ({error})")
+
+    settings = {"ignore_unknown_options": True, "allow_extra_args": True}
+    return click.Command(verb, callback=refuse, context_settings=settings, short_help="For Linux.")
+
+
 class LazyGroup(click.Group):
     """A group whose commands are the modules of ``VERBS``."""
 
@@ -42,7 +54,15 @@ class LazyGroup(click.Group):
         """Import and return the command, None when there is none of that name."""
         if cmd_name not in VERBS:
             return None
-        command = load(cmd_name)
+        try:
+            command = load(cmd_name)
+        except ImportError as error:
+            # Imported only then: every pod would wait for it.
+            import platform
+
+            if platform.system() == "Linux":
+                raise
+            return _of_linux(cmd_name, error)
         assert isinstance(command, click.Command)
         return command
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from egress_router import __version__
@@ -11,6 +13,7 @@ from egress_router.config.inputs import Problems, SourceText
 from egress_router.manifests.plan import plan_manifests
 from egress_router.manifests.render import join_manifests, render_manifests
 from egress_router.manifests.request import complete_request
+from egress_router.manifests.settings import kept_for, parse_settings, secret_problems
 from egress_router.manifests.values import REGISTRY, Component, Forwarding, Kind, ManifestRequest, Platform
 
 
@@ -68,6 +71,18 @@ from egress_router.manifests.values import REGISTRY, Component, Forwarding, Kind
 )
 @click.option("--tag", default="", help=f"Tag of the images.  [default: {__version__}]")
 @click.option("--create-namespace", is_flag=True, help="Write the Namespace too: deleting what is written deletes it.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A further variable, such as EGRESS_HTTP_PROXY_IDLE_TIMEOUT=2h; goes to the containers that read it.",
+)
+@click.option(
+    "--parent-secret",
+    metavar="NAME[/KEY]",
+    help="A Secret with http://[USER:PASSWORD@]HOST:PORT of a parent proxy under the key 'parent', for the HTTP proxy.",
+)
 @click.option("--service-monitor", is_flag=True, help="Write a ServiceMonitor for the Prometheus operator.")
 def command(
     component: str,
@@ -90,6 +105,8 @@ def command(
     registry: str,
     tag: str,
     create_namespace: bool,
+    settings: tuple[str, ...],
+    parent_secret: str | None,
     service_monitor: bool,
 ) -> int:
     """Write everything that a router needs in a cluster, as YAML. Touches nothing.
@@ -97,6 +114,8 @@ def command(
     What cannot work or is not safe is refused with the reason; exit code 78 then.
     """
     problems = Problems()
+    variables = parse_settings(Component(component), settings, problems)
+    problems.errors += secret_problems(Component(component), parent_secret)
     request = complete_request(
         ManifestRequest(
             component=Component(component),
@@ -121,9 +140,11 @@ def command(
         SourceText(destinations, read_text(destinations)),
         problems,
         http_port,
+        variables,
     )
     problems.raise_if_any()
     assert request is not None
+    request = replace(request, kept=kept_for(request, variables, parent_secret))
     plan = plan_manifests(request, __version__)
     print_warnings([*problems.warnings, *plan.warnings])
     click.echo(join_manifests([render_manifests(plan)]), nl=False)

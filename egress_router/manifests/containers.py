@@ -17,6 +17,7 @@ from egress_router.errors import Problem
 from egress_router.manifests.objects import ManifestObject, Objects, as_list, as_mapping, as_text
 
 _KINDS = {bool: "truth value", int: "number", float: "number"}
+_ELSEWHERE = "put it into the same files to have it read"
 _VERBS = ("init", "run", "http-proxy", "dns-proxy")
 #: Names of images: upstream's (origin-, ose-), ours, and what mirrors put in front and behind (-rhel9, -v4.6).
 _IMAGE = r"(?:[a-z0-9._]+-)*egress-{}(?:-(?:rhel|ubi|el|v)?[0-9][a-z0-9._]*)?"
@@ -199,6 +200,14 @@ class _Environment:
         for name, path in list(self._container.env.items()):
             if name.endswith("_FILE") and path.strip():
                 self._container.files[name] = self._file(name, path.strip())
+                self._leave_out(name)
+
+    def _leave_out(self, name: str) -> None:
+        """Take away a file that is elsewhere, as Secrets should be, unless it is a list: that must be judged."""
+        found = self._container.files[name]
+        if isinstance(found, Problem) and found.expected == _ELSEWHERE and "DESTINATION" not in name:
+            del self._container.files[name]
+            self._set(name, None, found.message.removeprefix("is in "))
 
     def _from(self, source: dict[str, Any]) -> None:
         for kind, field_ in (("ConfigMap", "configMapRef"), ("Secret", "secretRef")):
@@ -370,7 +379,7 @@ class _Environment:
         return f"{sub.rstrip('/')}/{inside}" if sub else inside
 
     def _elsewhere(self, variable: str, path: str, where: str) -> Problem:
-        return Problem(variable, None, path, f"is in {where}", "put it into the same files to have it read")
+        return Problem(variable, None, path, f"is in {where}", _ELSEWHERE)
 
 
 def _sources(volume: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:

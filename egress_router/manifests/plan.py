@@ -27,6 +27,8 @@ EGRESS_INTERFACE = "macvlan0"
 SDN_ANNOTATION = "pod.network.openshift.io/assign-macvlan"
 NETWORKS_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
 FORWARDING_SYSCTLS = {Family.IPV4: "net.ipv4.ip_forward", Family.IPV6: "net.ipv6.conf.all.forwarding"}
+#: In the words of the tuning plugin; OpenShift's list of allowed ones has it.
+NO_ADVERTISEMENTS = "net.ipv6.conf.IFNAME.accept_ra"
 #: A safe sysctl (Kubernetes 1.22): any pod may set it.
 LOW_PORTS_SYSCTL = "net.ipv4.ip_unprivileged_port_start"
 IMAGES = {
@@ -148,8 +150,13 @@ def _network_config(request: ManifestRequest, forwarding: Forwarding | None, fam
     plugins: list[dict[str, object]] = [
         {"type": "macvlan", "master": request.parent_interface, "mode": "bridge", "ipam": {}}
     ]
-    if forwarding is Forwarding.NETWORK:
-        plugins.append({"type": "tuning", "sysctl": {FORWARDING_SYSCTLS[family]: "1" for family in families}})
+    sysctls = {FORWARDING_SYSCTLS[family]: "1" for family in families if forwarding is Forwarding.NETWORK}
+    if Family.IPV6 in families:
+        # Router advertisements would give the interface another address and a default route. The container cannot say
+        # so itself: without privileges /proc/sys is read-only, and kubelets refuse sysctls of interfaces.
+        sysctls[NO_ADVERTISEMENTS] = "0"
+    if sysctls:
+        plugins.append({"type": "tuning", "sysctl": sysctls})
     return json.dumps({"cniVersion": "0.3.1", "name": request.name, "plugins": plugins}, indent=2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from egress_router.config.inputs import Inputs, Problems, SourceText
@@ -21,8 +21,10 @@ def complete_request(
     destinations: SourceText,
     problems: Problems,
     http_port: str | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> ManifestRequest | None:
     """Return ``request`` with what the texts say, one router for each of ``sources``; None when something is wrong.
+    ``settings`` are further variables to judge.
 
     Problems name the options that the texts came from, and each stands once.
     """
@@ -31,7 +33,10 @@ def complete_request(
     if http_port is not None and request.component is not Component.HTTP_PROXY:
         found.error("--http-port", None, http_port, "is for the HTTP proxy alone", "leave it out")
         http_port = None
-    pods = [_parse(request.component, source, gateway, text, http_port, found) for source in sources]
+    more = dict(settings or {})
+    if http_port is not None:
+        more["EGRESS_HTTP_PROXY_PORT"] = http_port
+    pods = [_parse(request.component, source, gateway, text, more, found) for source in sources]
     problems.errors += dict.fromkeys(found.errors)
     problems.warnings += dict.fromkeys(found.warnings)
     routers = [pod.router for pod in pods if pod is not None and pod.router is not None]
@@ -56,7 +61,12 @@ def tidy(text: str) -> str:
 
 
 def _parse(
-    component: Component, source: str, gateway: str, text: SourceText, http_port: str | None, problems: Problems
+    component: Component,
+    source: str,
+    gateway: str,
+    text: SourceText,
+    settings: Mapping[str, str],
+    problems: Problems,
 ) -> PodConfig | None:
     variable = component.destination_variable + "_FILE"
     env = {
@@ -65,9 +75,8 @@ def _parse(
         "EGRESS_SOURCE": source,
         "EGRESS_GATEWAY": gateway,
         variable: text.variable,
+        **settings,
     }
-    if http_port is not None:
-        env["EGRESS_HTTP_PROXY_PORT"] = http_port
     found = Problems()
     try:
         pod = parse_pod(Inputs(env, {variable: text}), found)

@@ -67,6 +67,14 @@ def warnings_about(request: ManifestRequest) -> tuple[Problem, ...]:
     if forwarding_of(request) is Forwarding.NETWORK and request.platform is Platform.OPENSHIFT:
         message = "the cluster's allowlist of the tuning plugin must hold net.ipv4.ip_forward"
         found.append(Problem("--forwarding", None, "network", message, "ConfigMap cni-sysctl-allowlist"))
+    if (
+        request.network is not None
+        and request.component is not Component.REDIRECT
+        and any(Family.IPV6 in source for source in request.sources)
+    ):
+        message = "is not written here: where the network has router advertisements, they would give the pod an address"
+        expected = 'the tuning plugin in it, with "sysctl": {"net.ipv6.conf.IFNAME.accept_ra": "0"}'
+        found.append(Problem("--network", None, request.network, message, expected))
     return tuple(found)
 
 

@@ -186,7 +186,7 @@ def _as_written(request: ManifestRequest, pod: ManifestPod, objects: Objects, gi
     if "forwarding" not in given and request.component is Component.REDIRECT:
         if sysctls & set(FORWARDING_SYSCTLS.values()):
             request = replace(request, forwarding=Forwarding.POD)
-        elif len(plugins) > 1:
+        elif any(set(FORWARDING_SYSCTLS.values()) & as_mapping(one.get("sysctl")).keys() for one in plugins):
             request = replace(request, forwarding=Forwarding.NETWORK)
         elif privileged and request.sdn is None:
             request = replace(request, forwarding=Forwarding.INIT)

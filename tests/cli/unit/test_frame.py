@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 
+import click
 import pytest
 
 from egress_router import __version__, errors
@@ -118,3 +120,24 @@ def test_a_reader_that_goes_away_is_no_failure(
     result = cli(*words)
     assert (result.status, result.err) == (0, "")
     stream.close()
+
+
+def test_verbs_that_need_linux_are_said_to_elsewhere(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = group.load
+
+    def load(verb: str) -> object:
+        if verb == "node":
+            raise ImportError("No module named 'fcntl'")
+        return real(verb)
+
+    monkeypatch.setattr(group, "load", load)
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    shown = cli("--help")
+    assert shown.status == 0
+    assert "node        For Linux." in shown.out
+    refused = cli("node", "status", "--state", "x")
+    assert (refused.status, refused.out) == (69, "")
+    assert "`egress-router node` is for Linux (No module named 'fcntl')" in refused.err
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    with pytest.raises(ImportError):
+        group.cli.get_command(click.Context(group.cli), "node")

@@ -35,6 +35,7 @@ CUSTOM = [
     ("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors", "Namespaced"),
     ("tests.example.com", "v1", "Scalar", "scalars", "Namespaced"),
 ]
+SHORT = {"SecurityContextConstraints": ["scc"]}
 
 
 def definition(group: str, version: str, kind: str, plural: str, scope: str) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def definition(group: str, version: str, kind: str, plural: str, scope: str) -> 
         "spec": {
             "group": group,
             "scope": scope,
-            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower(), "shortNames": SHORT.get(kind, [])},
             "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
         },
     }
@@ -136,3 +137,37 @@ def test_the_overlay_for_kustomize_does_what_it_says(cluster: ApiServer) -> None
         assert container["image"] == "registry.example.com/egress/egress-router-init:0.1.0"
     assert {item["metadata"]["namespace"] for item in found.values()} == {"shop-egress"}
     assert found["ConfigMap", "egress-redirect"]["data"]["destinations"] == "443 tcp 203.0.113.25"
+
+
+def removal(instance: str) -> list[list[str]]:
+    """Return the commands that the documentation has for taking one set away."""
+    text = (DEPLOY.parent / "docs" / "install-images.md").read_text().partition("**Remove**")[2]
+    lines = [line.partition("#")[0] for line in text.splitlines() if line.startswith("kubectl ")]
+    assert len(lines) == 3
+    return [line.replace("instance=shop", f"instance={instance}").split()[1:] for line in lines]
+
+
+@every_version
+@pytest.mark.parametrize("name", ["openshift/redirect-ovn.yaml", "kubernetes/http-proxy.yaml"])
+def test_the_documented_removal_takes_one_set_and_nothing_else(cluster: ApiServer, name: str, tmp_path: Path) -> None:
+    text = (DEPLOY / name).read_text()
+    instance = next(item["metadata"]["name"] for item in yaml.safe_load_all(text) if item["kind"] == "Service")
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        text.replace(f'"{instance}', '"other').replace(f"-{instance}", "-other").replace(f": {instance}", ": other")
+    )
+    kinds = "serviceaccount,configmap,service,networkpolicy,deployment,network-attachment-definitions,scc"
+    cluster.kubectl("apply", "-f", str(DEPLOY / name), "-f", str(other))
+
+    def left(label: str) -> list[str]:
+        found = cluster.kubectl("get", kinds, "-A", "-o", "name", "-l", f"app.kubernetes.io/instance={label}")
+        return sorted(found.split())
+
+    assert len(left(instance)) == len(left("other")) == len([one for one in yaml.safe_load_all(text) if one])
+    before = left("other")
+    for words in removal(instance):
+        cluster.kubectl(*words)
+    assert left(instance) == []
+    assert left("other") == before
+    for words in removal("other"):
+        cluster.kubectl(*words)
