@@ -13,7 +13,8 @@ from egress_router.cli.egressip_report import report
 from egress_router.egressip.api import network_range
 from egress_router.egressip.assignment.decision import decide, decision_json, decision_text
 from egress_router.egressip.controller.leader_election import record_assignment
-from egress_router.egressip.source.directory import passed_over, patch_object, read_directory
+from egress_router.egressip.source.directory import passed_over, read_directory
+from egress_router.egressip.source.patch import patch_object
 from egress_router.errors import UsageError
 
 

@@ -14,7 +14,8 @@ from egress_router.egressip.fleet.history import History
 from egress_router.egressip.fleet.page import fleet_page
 from egress_router.egressip.fleet.view import fleet_view, redacted
 from egress_router.egressip.health import Health
-from egress_router.egressip.source.directory import read_directory, write_atomically
+from egress_router.egressip.source.directory import read_directory
+from egress_router.egressip.source.patch import write_atomically
 from egress_router.errors import PlatformError, UsageError
 
 

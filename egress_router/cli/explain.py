@@ -21,7 +21,7 @@ from egress_router.policy.clients import described, for_client
 from egress_router.policy.evaluate import literal_address
 from egress_router.policy.parse import asked_host
 from egress_router.policy.values import from_number, to_number
-from egress_router.redirect.plan_text import Decision, explain_redirect
+from egress_router.redirect.explain import Decision, explain_redirect
 from egress_router.redirect.values import RouterConfig
 
 _PORT = re.compile(r"([0-9]+)(?:/([a-z]+))?", re.IGNORECASE)

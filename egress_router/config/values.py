@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
-# Addresses of both families, under one name each.
-
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Interface = IPv4Interface | IPv6Interface
@@ -45,9 +43,6 @@ def family_of(value: Address | Network | Interface) -> Family:
 def host_network(address: Address) -> Network:
     """Return the /32 or /128 that holds only ``address``."""
     return IPv4Network(address) if isinstance(address, IPv4Address) else IPv6Network(address)
-
-
-# Host names, and the servers that are asked for them.
 
 
 @dataclass(frozen=True, slots=True)

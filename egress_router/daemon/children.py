@@ -1,23 +1,17 @@
-"""Child processes in the foreground, and the pipe that they write their log to."""
+"""One child process in the foreground: started, its error output read line by line, reaped by the supervisor."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import logging
 import os
 import signal
 import subprocess
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from egress_router.net.process import die_with_parent
-
-# One child process in the foreground: started, its error output read line by line, reaped by the supervisor.
 
 #: How many of its last lines are kept to explain a death.
 REMEMBERED_LINES = 20
@@ -129,53 +123,3 @@ class Child:
         if self.output >= 0:
             os.close(self.output)
             self.output = -1
-
-
-# The pipe that children write their access log to, read by a thread in batches of whole lines.
-
-log = logging.getLogger(__name__)
-
-CHUNK = 1 << 16
-#: Bytes that a child may be ahead of us; the most that an unprivileged process may ask for. Squid waits when it is
-#: full, HAProxy drops lines.
-PIPE_BYTES = 1 << 20
-#: Lines that come in this time are read together.
-GATHER_SECONDS = 0.01
-
-
-class LinePipe:
-    """``write_end`` is for children; ``take`` gets every batch of lines, without their ends, in the thread."""
-
-    def __init__(self, take: Callable[[list[bytes]], None]) -> None:
-        self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self._take = take
-        self._thread = threading.Thread(target=self._copy, name="access-log", daemon=True)
-        self._thread.start()
-
-    def started(self) -> None:
-        """Close our write end: the only child has its own now, and the thread ends when that is closed."""
-        if self.write_end >= 0:
-            os.close(self.write_end)
-            self.write_end = -1
-
-    def finish(self, seconds: float) -> None:
-        """Wait, at most so long, until all that the ended children wrote is taken."""
-        self.started()
-        self._thread.join(seconds)
-
-    def _copy(self) -> None:
-        partial = b""
-        while data := os.read(self._read_end, CHUNK):
-            *lines, partial = (partial + data).split(b"\n")
-            if not lines:
-                continue
-            try:
-                self._take(lines)
-            except Exception:
-                # A child that nobody reads any more would stop serving.
-                log.exception("%d lines of the access log could not be read", len(lines))
-            # A busy proxy would wake us for every line.
-            time.sleep(GATHER_SECONDS)
-        os.close(self._read_end)

@@ -9,8 +9,6 @@ from typing import Generic, Protocol, TypeVar
 
 from egress_router.daemon.children import Child, Launch
 
-# What the supervisor asks of a proxy, what it may be told, and what it tells.
-
 Prepared = TypeVar("Prepared")
 
 
@@ -97,9 +95,6 @@ class Counters:
     reload_failures: int = 0
     refused: bool = False
     last_error: str = ""
-
-
-# One checked configuration and the children that run it.
 
 
 @dataclass(slots=True, eq=False)

@@ -13,8 +13,6 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from egress_router import __version__
 from egress_router.daemon.endpoint import Answer, HealthSource
 
-# The page `/metrics`, and the figures that every process has. See https://prometheus.io/docs/practices/naming/
-
 
 class MetricsPage:
     """The page of ``collector``, which is asked anew each time."""
@@ -52,8 +50,6 @@ def reloads(ok: int, failed: int, *, in_force: bool) -> Iterator[Metric]:
         value=int(in_force),
     )
 
-
-# The figures of names that are looked up, for every process that does so.
 
 _LABEL = ("name",)
 

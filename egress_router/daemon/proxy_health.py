@@ -15,8 +15,6 @@ from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.metrics import common, reloads
 from egress_router.daemon.supervisor import Supervisor
 
-# Whether a proxy is well, as its supervisor and the engine itself see it now.
-
 #: Seconds that an answer of the engine serves: many may ask, and each question is work for the proxy.
 FRESH = 1.0
 
@@ -56,9 +54,6 @@ class ProxyHealth:
         """Return the state as plain values."""
         reasons = self.reasons(time.monotonic())
         return {**asdict(self._supervisor.counters), "ready": not reasons, "reasons": reasons}
-
-
-# The figures that both proxies have.
 
 
 def by_label(family: type[Metric], name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:

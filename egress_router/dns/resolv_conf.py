@@ -140,9 +140,6 @@ def _without_zone(address: Address) -> Address:
     return address if isinstance(address, IPv4Address) else IPv6Address(int(address))
 
 
-# Which DNS names a host name stands for.
-
-
 def candidates(name: HostName, search: SearchPath) -> tuple[str, ...]:
     """Return the absolute names to ask for, in order, each with its trailing dot.
 

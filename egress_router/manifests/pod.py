@@ -16,7 +16,8 @@ from egress_router.manifests.containers import Container, ManifestPod, Role
 from egress_router.policy.parse import VARIABLE as POLICY
 from egress_router.policy.parse import parse_policy
 from egress_router.policy.values import Policy
-from egress_router.redirect.config import parse_router, parse_staying
+from egress_router.redirect.config import parse_router
+from egress_router.redirect.run_config import parse_staying
 from egress_router.redirect.values import Mode, RouterConfig
 
 T = TypeVar("T")

@@ -1,4 +1,7 @@
-"""Tracked connections, as far as translation goes."""
+"""Tracked connections, as far as translation goes, listed and ended by netlink.
+
+See linux/netfilter/nfnetlink_conntrack.h (CTA_*), nf_conntrack_common.h (IPS_*), nf_conntrack_tcp.h.
+"""
 
 from __future__ import annotations
 
@@ -74,10 +77,6 @@ class Tracked:
 
     key: bytes
 
-
-# List and end tracked connections of the pod by netlink.
-#
-# See linux/netfilter/nfnetlink_conntrack.h (CTA_*), nf_conntrack_common.h (IPS_*), nf_conntrack_tcp.h.
 
 _NEW, _GET, _DELETE, _GET_STATS = 0x0100, 0x0101, 0x0102, 0x0105
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _MARK, _ID, _ZONE = 1, 2, 3, 4, 7, 8, 12, 18

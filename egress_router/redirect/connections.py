@@ -64,9 +64,6 @@ class Sieve:
         return None if fallback is None else (fallback, connection.port)
 
 
-# The tracked connections of a router.
-
-
 def translated(desired: Desired) -> list[Connection]:
     """Return the translated connections. Raises PlatformError."""
     with Conntrack() as conntrack:

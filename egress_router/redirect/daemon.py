@@ -15,14 +15,14 @@ from egress_router.config.values import Address, HostName
 from egress_router.daemon.log import LOGGER
 from egress_router.errors import ConfigurationError, EgressRouterError
 from egress_router.net.conntrack import Connection
-from egress_router.net.process import give_back_memory
+from egress_router.net.memory import give_back_memory
 from egress_router.net.rtnetlink.values import Observed
-from egress_router.redirect.config import parse_run
 from egress_router.redirect.connections import end_stale, translated
 from egress_router.redirect.desired import desired_state
 from egress_router.redirect.nat import NatBackend
 from egress_router.redirect.network_state import NetworkState
 from egress_router.redirect.plan import plan_translation
+from egress_router.redirect.run_config import parse_run
 from egress_router.redirect.setup import restore
 from egress_router.redirect.state import State
 from egress_router.redirect.values import Counters, Desired, RouterConfig, Ruleset, Translation

@@ -12,21 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from egress_router.config.values import Family, HostName
-from egress_router.net import process as forked
-from egress_router.net.iptables.chains import (
-    COUNTER_BYTES,
-    TABLES,
-    Block,
-    Chain,
-    Entry,
-    XtSocket,
-    build_block,
-    counted,
-    digest,
-    parse_block,
-)
+from egress_router.net import forked
+from egress_router.net.iptables.blocks import COUNTER_BYTES, TABLES, Block, XtSocket
+from egress_router.net.iptables.chains import Chain, Entry, build_block, counted, digest, parse_block
 from egress_router.net.iptables.entries import LAYOUTS
-from egress_router.net.iptables.library import xtables_lock
+from egress_router.net.iptables.lock import xtables_lock
 from egress_router.net.iptables.rules import IptTable, chain_lines, hook_lines
 from egress_router.redirect.iptables_backend import IptablesBackend, answer_table, by_line, tables_of
 from egress_router.redirect.iptables_rules import PREFIX, iptables_tables

@@ -1,29 +1,28 @@
-"""Translation → our part of the iptables tables of one family, and as text. See iptables-extensions(8), iptables-
-save(8).
+"""Translation → our part of the iptables tables of one family, and as text. See iptables-extensions(8),
+iptables-save(8).
+
+Each rule with a name has a chain of its own in nat, so that another answer changes one chain and no counter::
+
+    -A EGRESSR-PREROUTING -p tcp -m tcp --dport 443 -g EGRESSR-to-tcp-443
+    -A EGRESSR-to-tcp-443 -j CONNMARK --set-xmark MARK/0xffffffff
+    -A EGRESSR-to-tcp-443 -p tcp -m statistic --mode random --probability 0.5 -m tcp --dport 443 -j DNAT …
+    -A EGRESSR-to-tcp-443 -p tcp -m tcp --dport 443 -j DNAT …
+    -A EGRESSR-to-tcp-443 -p tcp -m tcp --dport 443 -j ACCEPT
+
+What finds no address is accepted as it is (iptables refuses DROP in nat) and reaches the pod itself, where
+``EGRESSR-LATE`` of filter drops it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from ipaddress import collapse_addresses
 
 from egress_router.config.values import Address, Family, PortRange, Protocol, host_network
 from egress_router.net.iptables.rules import IptMatch, IptRule, IptTable
 from egress_router.redirect.network_state import CLUSTER_MARK
+from egress_router.redirect.port_tree import PortRule, port_tree
 from egress_router.redirect.values import NamedFallback, NamedRedirect, Redirect, Spread, Translation
-
-# Rules with names → iptables. Each has a chain of its own in nat, so that another answer changes one chain and no
-# counter::
-#
-#     -A EGRESSR-PREROUTING -p tcp -m tcp --dport 443 -g EGRESSR-to-tcp-443
-#     -A EGRESSR-to-tcp-443 -j CONNMARK --set-xmark MARK/0xffffffff
-#     -A EGRESSR-to-tcp-443 -p tcp -m statistic --mode random --probability 0.5 -m tcp --dport 443 -j DNAT …
-#     -A EGRESSR-to-tcp-443 -p tcp -m tcp --dport 443 -j DNAT …
-#     -A EGRESSR-to-tcp-443 -p tcp -m tcp --dport 443 -j ACCEPT
-#
-# What finds no address is accepted as it is (iptables refuses DROP in nat) and reaches the pod itself, where
-# ``EGRESSR-LATE`` of filter drops it.
 
 #: Chains of ours have names that start so; nobody else's are touched.
 PREFIX = "EGRESSR-"
@@ -93,45 +92,6 @@ def unanswered(translation: Translation, family: Family) -> tuple[IptRule, ...]:
     return tuple(found)
 
 
-# Rules with port ranges as a tree of chains, so that iptables walks tens of rules where there are thousands.
-
-#: Rules in a chain, and branches of an inner one. The cost of a look-up is about FAN_OUT / 2 per level.
-FAN_OUT = 8
-
-
-@dataclass(frozen=True, slots=True)
-class PortRule:
-    """A leaf: the rule for a range of ports; ranges of one tree do not overlap."""
-
-    ports: PortRange
-    rule: IptRule
-
-
-def port_tree(
-    leaves: Sequence[PortRule], protocol: str, branch: Callable[[PortRange, str], IptRule]
-) -> tuple[tuple[IptRule, ...], dict[str, tuple[IptRule, ...]]]:
-    """Return the top rules for ``leaves`` and the chains below them.
-
-    ``branch(ports, chain)`` makes the rule that sends the ports of a range to a chain.
-    """
-    level = sorted(leaves, key=lambda leaf: leaf.ports)
-    chains: dict[str, tuple[IptRule, ...]] = {}
-    while len(level) > FAN_OUT:
-        groups = [level[start : start + FAN_OUT] for start in range(0, len(level), FAN_OUT)]
-        level = []
-        for group in groups:
-            ports = PortRange(group[0].ports.first, group[-1].ports.last)
-            name = f"{PREFIX}{protocol}-{ports}"
-            while name in chains:
-                # A group of one keeps the range, and so the name, of the level below.
-                name += "+"
-            chains[name] = tuple(leaf.rule for leaf in group)
-            level.append(PortRule(ports, branch(ports, name)))
-    return tuple(leaf.rule for leaf in level), chains
-
-
-# Translation → our part of the iptables tables of one family. See iptables-extensions(8).
-
 _ICMP = {Family.IPV4: "icmp", Family.IPV6: "icmpv6"}
 _REJECT = {Family.IPV4: "icmp-admin-prohibited", Family.IPV6: "icmp6-adm-prohibited"}
 #: Multicast, broadcast and link-local: neighbour discovery and its kin stay on the link.
@@ -192,7 +152,7 @@ def _nat(translation: Translation, family: Family) -> IptTable:
             return IptRule(chain, protocol=str(protocol), matches=(ports_match(protocol, ports),))
 
         leaves = [PortRule(rule.ports, _dnat(rule)) for rule in rules]
-        first, below = port_tree(leaves, name, branch)
+        first, below = port_tree(leaves, f"{PREFIX}{name}", branch)
         chains |= below
         top += first
     fallback = _fallback(translation, family)
@@ -252,7 +212,7 @@ def _mangle(translation: Translation, family: Family) -> IptTable:
             )
             for rule in rules
         ]
-        first, below = port_tree(leaves, name, branch)
+        first, below = port_tree(leaves, f"{PREFIX}{name}", branch)
         chains |= below
         top += first
     syn = IptMatch("tcp", (("tcp-flags", "SYN,RST SYN"),))
@@ -352,9 +312,6 @@ def _guard(translation: Translation, family: Family) -> tuple[IptRule, ...]:
         return (wrong,)
     # Multicast listener reports carry no address while there is no link-local one (RFC 3810, 5.2.13).
     return (_icmp(family, "143", "RETURN", source="::/128"), wrong)
-
-
-# Our part of the iptables tables as text, in the form of iptables-save(8).
 
 
 def iptables_text(tables: Iterable[IptTable]) -> str:

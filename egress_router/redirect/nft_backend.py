@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from egress_router.config.values import HostName
-from egress_router.net import process as forked
+from egress_router.net import forked
 from egress_router.net.nft.kernel import Nft, NftKernel, Put
 from egress_router.net.nft.listing import difference
 from egress_router.net.nft.values import NftTable
@@ -81,8 +81,6 @@ class Nftables:
         self.found = (put.generation, desired)
         return put
 
-
-# The nftables backend for a process that stays: what large tables need of memory goes with a child.
 
 #: Smaller ones are faster without a fork.
 LARGE = 500

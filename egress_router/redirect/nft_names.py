@@ -1,4 +1,12 @@
-"""Rules with names in nftables, and what elements and rules have counted."""
+"""Rules with names in nftables, and what elements and rules have counted.
+
+Each rule with a name has two chains of its own::
+
+    chain name4_tcp_443 { jump answer4_tcp_443; counter drop }
+    chain answer4_tcp_443 { ct mark set MARK; dnat ip to numgen random mod 2 map { 0 : ADDRESS, 1 : ADDRESS } }
+
+so that another answer changes one chain and no counter. What the first one drops found no address.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +15,6 @@ from collections.abc import Iterable
 from egress_router.config.values import Family, Protocol
 from egress_router.net.nft.values import NftChain, NftSet
 from egress_router.redirect.values import Counters, NamedFallback, NamedRedirect, Spread, Translation
-
-# Rules with names → nftables. Each has two chains of its own::
-#
-#     chain name4_tcp_443 { jump answer4_tcp_443; counter drop }
-#     chain answer4_tcp_443 { ct mark set MARK; dnat ip to numgen random mod 2 map { 0 : ADDRESS, 1 : ADDRESS } }
-#
-# so that another answer changes one chain and no counter. What the first one drops found no address.
 
 DROP = "counter drop"
 _NAME, _ANSWER = "name", "answer"
@@ -94,8 +95,6 @@ def _answer(spread: Spread) -> Iterable[str]:
         ports = ", ".join(f"{port} : {address} . {to_port}" for port, to_port in pairs)
         yield f"{chance}{to} {rule.protocol} dport map {{ {ports} }}"
 
-
-# What nft's elements and rules have counted → traffic by configuration line.
 
 #: Name of a set and key of its element, or "chain NAME" and "" → packets, bytes.
 Counted = dict[tuple[str, str], tuple[int, int]]

@@ -1,15 +1,11 @@
-"""The desired state for people and as JSON; which line decides about a connection."""
+"""The desired state for people, and as JSON."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from egress_router.config.values import Address, Family, HostName, Protocol
 from egress_router.net.rtnetlink.values import Route
-from egress_router.redirect.values import Desired, Fallback, NamedRedirect, Redirect, RouterConfig, Rule, Ruleset
-
-# The desired state for people, and as JSON.
+from egress_router.redirect.values import Desired, Fallback, NamedRedirect, Redirect, RouterConfig, Rule
 
 
 def plan_text(desired: Desired, config: RouterConfig) -> str:
@@ -88,39 +84,3 @@ def _destination(rule: Rule) -> dict[str, Any]:
             "to_ports": [rule.to_ports.first, rule.to_ports.last],
         }
     return {"line": rule.line, "fallback": True, **to}
-
-
-# Which line of EGRESS_DESTINATION decides about a connection.
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """Where a connection to a port of the pod goes: ``rule`` None is refused, by no line. It goes to ``address``, or to
-    one of those of ``name``.
-    """
-
-    family: Family
-    protocol: Protocol
-    port: int
-    rule: Rule | None
-    address: Address | None
-    to_port: int
-    name: HostName | None = None
-
-
-def explain_redirect(rules: Ruleset, family: Family, protocol: Protocol, port: int) -> Decision:
-    """Return what happens to a new connection to ``port`` of the pod's address of ``family``."""
-    for rule in rules.claims:
-        if rule.protocol != protocol or port not in rule.ports:
-            continue
-        to_port = port - rule.ports.first + rule.to_ports.first
-        if isinstance(rule, NamedRedirect):
-            return Decision(family, protocol, port, rule, None, to_port, rule.name)
-        if rule.family == family:
-            return Decision(family, protocol, port, rule, rule.address, to_port)
-    if rules.named_fallback is not None:
-        return Decision(family, protocol, port, rules.named_fallback, None, port, rules.named_fallback.name)
-    for fallback in rules.fallbacks:
-        if fallback.family == family:
-            return Decision(family, protocol, port, fallback, fallback.address, port)
-    return Decision(family, protocol, port, None, None, port)

@@ -25,16 +25,16 @@ from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.threads import Threads
 from egress_router.daemon.worker import Worker
 from egress_router.errors import ConfigurationError, EgressRouterError
-from egress_router.net.iptables.library import TableInfo
+from egress_router.net.iptables.blocks import TableInfo
 from egress_router.net.iptables.platform import available_families
+from egress_router.net.memory import give_back_memory, map_large_blocks
 from egress_router.net.notices import Events, nftables_events, route_events
-from egress_router.net.process import give_back_memory, map_large_blocks
-from egress_router.redirect.config import parse_run
 from egress_router.redirect.daemon import Reconciler
 from egress_router.redirect.iptables_cached import CachedIptables
 from egress_router.redirect.metrics import RouterCollector
 from egress_router.redirect.names import Names
 from egress_router.redirect.nft_backend import ForkedNftables, Nftables
+from egress_router.redirect.run_config import parse_run
 from egress_router.redirect.setup import set_up
 from egress_router.redirect.state import State
 from egress_router.redirect.uplink import UplinkMonitor

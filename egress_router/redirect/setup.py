@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from egress_router.config.values import Address, family_of
 from egress_router.daemon.log import LOGGER
 from egress_router.errors import AddressInUse, PlatformError, StateMismatch, TryAgainError
-from egress_router.net import netns as capabilities
+from egress_router.net import capabilities
 from egress_router.net.arp_nd import Neighbours
 from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
 from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, Observed, PolicyRule, Route

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from egress_router.config.values import Address, HostName, Interface
-from egress_router.net import netns as capabilities
+from egress_router.net import capabilities
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.redirect.desired import desired_here
 from egress_router.redirect.nat import choose_backend

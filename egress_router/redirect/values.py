@@ -10,8 +10,6 @@ from egress_router.config.values import Address, Family, HostName, Interface, Ne
 from egress_router.net.rtnetlink.values import MacvlanMode
 from egress_router.redirect.network_state import NetworkState
 
-# What the EGRESS_* variables of the redirect router say, as values.
-
 
 class Mode(StrEnum):
     """EGRESS_ROUTER_MODE, as the upstream image understands it."""
@@ -178,9 +176,6 @@ class RouterConfig:
     health_port: int | None = None
 
 
-# What the long-lived router needs besides what every router needs.
-
-
 @dataclass(frozen=True, slots=True)
 class Check:
     """A TCP destination that must accept connections for the router to be ready."""
@@ -208,9 +203,6 @@ class RunConfig:
     probe_interval: int = 3
     checks: tuple[Check, ...] = ()
     name_hold: int = 3600
-
-
-# What the NAT backends translate and filter; both do the same with it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +263,6 @@ class Counters:
     def __add__(self, other: Counters) -> Counters:
         """Return the traffic of both."""
         return Counters(self.connections + other.connections, self.packets + other.packets, self.bytes + other.bytes)
-
-
-# The whole desired state of a pod.
 
 
 @dataclass(frozen=True, slots=True)

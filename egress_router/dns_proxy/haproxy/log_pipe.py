@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from egress_router.daemon.children import LinePipe
+from egress_router.daemon.line_pipe import LinePipe
 from egress_router.daemon.log import LogOutput
 
 #: HAProxy's termination states (configuration.txt, 8.5) of a connection that no server took: refused or none there,

@@ -1,4 +1,8 @@
-"""The right to assign, which one process in the cluster has, and the record of what it assigned."""
+"""The right to assign, which one process in the cluster has, and the record of what it assigned.
+
+In a state directory the right is a lock that the kernel takes back when its process ends, however it ends; a source
+that reads the Kubernetes API puts a Lease there.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,9 @@ from typing import Protocol
 from egress_router.config.files import read_regular
 from egress_router.egressip.api import Decision
 from egress_router.egressip.assignment.decision import decide
-from egress_router.egressip.source.directory import locked, read_directory, write_atomically
+from egress_router.egressip.source.directory import read_directory
+from egress_router.egressip.source.patch import locked, write_atomically
 from egress_router.errors import PlatformError, TryAgainError, UsageError, printable
-
-# The right to assign: one process in the cluster has it.
-#
-# In a state directory it is a lock that the kernel takes back when its process ends, however it ends; a source that
-# reads the Kubernetes API puts a Lease there.
 
 LOCK_FILE = ".egressip-controller.lock"
 
@@ -103,8 +103,6 @@ class DirectoryLease:
             os.close(self._handle)
             self._handle = None
 
-
-# Write the automatic assignment down, for the agents to follow.
 
 RECORD_FILE = "egressip-assignment.json"
 

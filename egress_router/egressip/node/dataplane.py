@@ -16,7 +16,7 @@ from egress_router.egressip.node.state import TUNNEL, TUNNEL_OVERHEAD, Gateway, 
 from egress_router.egressip.node.tables import assigned_before, marks_before, tables
 from egress_router.egressip.node.tunnel import ensure_tunnel, set_peers, tunnel_gateway
 from egress_router.errors import StateMismatch, ToolFailed
-from egress_router.net import netns
+from egress_router.net import capabilities
 from egress_router.net.conntrack import Conntrack
 from egress_router.net.nft.values import NftTable
 from egress_router.net.process import run_tool
@@ -30,7 +30,7 @@ def require_all() -> None:
     Raises CapabilityError without NET_ADMIN or NET_RAW, PlatformError without nft or where the kernel cannot list
     tracked connections.
     """
-    netns.require(("NET_ADMIN", "NET_RAW"), "the agent of a node")
+    capabilities.require(("NET_ADMIN", "NET_RAW"), "the agent of a node")
     run_tool(["nft", "--version"])
     with Conntrack() as conntrack:
         conntrack.check()

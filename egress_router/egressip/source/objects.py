@@ -11,8 +11,6 @@ from egress_router.config.kubernetes_yaml import YamlError, parse_documents, par
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod, address_key, address_text
 from egress_router.errors import described
 
-# One Kubernetes object as plain data → a model value. Field names are those of OpenShift.
-
 MAX_NETID = 2**24 - 1
 MAX_NAME = 253
 #: Pods in these phases run no process any more, and their addresses may belong to others.
@@ -162,9 +160,6 @@ _KINDS: dict[str, Callable[[_Fields], ClusterObject | None]] = {
     "Pod": _pod,
     "EgressIPAssignment": _assignment,
 }
-
-
-# YAML or JSON text with Kubernetes objects → the cluster's state. Pure; every problem found is noted.
 
 
 def parse_objects(file: str, text: str, problems: Problems) -> list[ClusterObject]:

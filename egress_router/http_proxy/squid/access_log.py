@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import unquote
 
-from egress_router.daemon.children import LinePipe
+from egress_router.daemon.line_pipe import LinePipe
 from egress_router.daemon.log import LogOutput
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
 from egress_router.http_proxy.squid.errors import Failure, failure

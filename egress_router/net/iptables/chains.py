@@ -1,114 +1,19 @@
-"""Chains and entries of legacy iptables as the kernel lays them out. See linux/netfilter_ipv4/ip_tables.h."""
+"""A block of iptables entries ↔ its chains.
+
+In a block, chains stand behind each other: a built-in one starts where its hook's entry point says, one of somebody's
+own behind an entry with the target ERROR that has its name; the last entry of a chain is its policy (RETURN for own
+ones), and a jump says at which offset it goes on. See ip_tables.h.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import socket
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
 
-from egress_router.config.values import Family
+from egress_router.net.iptables.blocks import Block
 from egress_router.net.iptables.entries import Layout
-
-# Tables of legacy iptables as the kernel has them: one block of entries each, read and replaced as a whole.
-#
-# See linux/netfilter_ipv4/ip_tables.h and linux/netfilter_ipv6/ip6_tables.h: struct ipt_getinfo, ipt_get_entries,
-# ipt_replace, xt_counters_info.
-
-TABLES = ("filter", "mangle", "nat")
-_GET_INFO, _GET_ENTRIES = 64, 65
-_SET_REPLACE, _SET_ADD_COUNTERS = 64, 65
-_LEVELS = {Family.IPV4: (socket.AF_INET, socket.IPPROTO_IP), Family.IPV6: (socket.AF_INET6, socket.IPPROTO_IPV6)}
-#: Name, valid hooks, five entry points, five underflows, number of entries, their size.
-_INFO = struct.Struct("=32sI5I5III")
-#: Name and size; the entries are aligned to eight bytes.
-_ENTRIES = struct.Struct("=32sI4x")
-#: Name, valid hooks, number of entries, their size, entry points, underflows, number of counters, where they go.
-_REPLACE = struct.Struct("@32sIII5I5IIP")
-_COUNTERS = struct.Struct("=32sI4x")
-COUNTER_BYTES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A table: which hooks it has (a bit each), where their chains start and end (their policy), and all entries."""
-
-    hooks: int
-    entry_points: tuple[int, ...]
-    underflows: tuple[int, ...]
-    count: int
-    data: bytes
-
-
-class XtSocket:
-    """Reads and replaces the tables of a family. Needs NET_ADMIN and NET_RAW."""
-
-    def __init__(self, family: Family) -> None:
-        af, self._level = _LEVELS[family]
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._socket = socket.socket(af, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-
-    def info(self, table: str) -> bytes:
-        """Return what the kernel says of a table: where chains start, how many entries there are and how large they
-        are together. Empty when it says nothing. It takes microseconds; an entry in the place of another one of its
-        size is not seen.
-        """
-        request = bytearray(_INFO.pack(table.encode(), *bytes(13)))
-        return bytes(request) if self._get(_GET_INFO, request) else b""
-
-    def read(self, table: str) -> Block | None:
-        """Return a table; None when the kernel does not have it, or when it changed while it was read."""
-        info = self.info(table)
-        if not info:
-            return None
-        _, hooks, *places, count, size = _INFO.unpack(info)
-        request = bytearray(_ENTRIES.size + size)
-        _ENTRIES.pack_into(request, 0, table.encode(), size)
-        if not self._get(_GET_ENTRIES, request):
-            return None
-        data = bytes(memoryview(request)[_ENTRIES.size :])
-        return Block(hooks, tuple(places[:5]), tuple(places[5:]), count, data)
-
-    def replace(self, table: str, old: Block, new: Block) -> bytes:
-        """Put ``new`` in the place of ``old``; return the last counters of the old entries.
-
-        Raises OSError; EAGAIN when somebody else has changed how many entries there are.
-        """
-        counters = ctypes.create_string_buffer(old.count * COUNTER_BYTES)
-        head = _REPLACE.pack(
-            table.encode(),
-            new.hooks,
-            new.count,
-            len(new.data),
-            *new.entry_points,
-            *new.underflows,
-            old.count,
-            ctypes.addressof(counters),
-        )
-        self._socket.setsockopt(self._level, _SET_REPLACE, head + new.data)
-        return counters.raw
-
-    def add_counters(self, table: str, counters: bytes) -> None:
-        """Add to the counters of all entries. Raises OSError."""
-        head = _COUNTERS.pack(table.encode(), len(counters) // COUNTER_BYTES)
-        self._socket.setsockopt(self._level, _SET_ADD_COUNTERS, head + counters)
-
-    def _get(self, option: int, request: bytearray) -> bool:
-        """Ask with what Python's getsockopt cannot pass: a buffer that says what is asked for, and takes the answer."""
-        buffer = (ctypes.c_char * len(request)).from_buffer(request)
-        size = ctypes.c_uint32(len(request))
-        return bool(self._libc.getsockopt(self._socket.fileno(), self._level, option, buffer, ctypes.byref(size)) == 0)
-
-
-# A block of iptables entries ↔ its chains. In a block, chains stand behind each other: a built-in one starts where
-# its hook's entry point says, one of somebody's own behind an entry with the target ERROR that has its name; the last
-# entry of a chain is its policy (RETURN for own ones), and a jump says at which offset it goes on. See ip_tables.h.
 
 HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 #: Target offset and size of an entry.

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from egress_router.config.values import Family
+from egress_router.net.forked import Job, start
 from egress_router.net.iptables.platform import available_families
 from egress_router.net.iptables.rules import IptTable
-from egress_router.net.process import Job, start
 
 #: Makes the tables of a family where they are needed: those of thousands of rules take memory, which goes with a child.
 MakeTables = Callable[[], Sequence[IptTable]]

@@ -1,30 +1,23 @@
-"""python-iptables and libxtables: loaded fast, the lock, and a cheap look at what the tables hold."""
+"""python-iptables, loaded in a tenth of the time.
+
+``import iptc`` asks gcc and ldconfig where its libraries are and imports distutils (with it, often, setuptools) for a
+path: a third of a second. The libraries have had the same names for a decade, so they are named here; what is not
+found goes the long way. Import this in a process of its own, one per family: python-iptables 1.2.0 ends the process
+when one extension is loaded for both ("target TCPMSS already registered").
+"""
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
-import fcntl
 import os
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from egress_router.config.values import Family
 from egress_router.errors import PlatformError
-from egress_router.net.iptables.chains import TABLES, XtSocket
 from egress_router.net.iptables.platform import LIBXTABLES
-
-# python-iptables, loaded in a tenth of the time.
-#
-# ``import iptc`` asks gcc and ldconfig where its libraries are and imports distutils (with it, often, setuptools) for a
-# path: a third of a second. The libraries have had the same names for a decade, so they are named here; what is not
-# found goes the long way. Import this in a process of its own, one per family: python-iptables 1.2.0 ends the process
-# when one extension is loaded for both ("target TCPMSS already registered").
 
 _SONAMES = {"c": "libc.so.6", "ip4tc": "libip4tc.so.2", "ip6tc": "libip6tc.so.2", "xtables": LIBXTABLES}
 _EXTENSIONS = ("lib/*/xtables", "lib*/xtables")
@@ -101,64 +94,3 @@ def _find(name: str, slow_search: Any) -> str | None:
         return _SONAMES[name]
     # The wrapper that comes with python-iptables is found on sys.path, not among the system's libraries.
     return None
-
-
-# The lock of iptables(8).
-
-_STEP_SECONDS = 0.002
-
-
-@contextmanager
-def xtables_lock(patience: float | None = None) -> Iterator[None]:
-    """Hold what iptables(8) holds from its reading to its commit: ours in between would make it fail with EAGAIN.
-
-    Only those in the same mount namespace can share it; without a place to write it there is nobody to share it with.
-    With ``patience`` wait so many seconds for it and then go on without.
-    """
-    try:
-        lock = os.open(os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock"), os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        yield
-        return
-    try:
-        if patience is None:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        else:
-            _wait(lock, time.monotonic() + patience)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _wait(lock: int, end: float) -> None:
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                return
-            time.sleep(_STEP_SECONDS)
-        else:
-            return
-
-
-# A cheap look at legacy iptables: the kernel tells nobody when a table changes, so it has to be asked often.
-
-
-class TableInfo:
-    """Asks for what identifies the tables of ``families``, in microseconds. Needs NET_ADMIN and NET_RAW.
-
-    A rule that takes the place of another one of its size is not seen.
-    """
-
-    def __init__(self, families: tuple[Family, ...]) -> None:
-        self._sockets = [XtSocket(family) for family in families]
-
-    def read(self) -> tuple[bytes, ...]:
-        """Return what the kernel says of each table; the empty string where it says nothing."""
-        return tuple(own.info(name) for own in self._sockets for name in TABLES)
-
-    def close(self) -> None:
-        """Close the sockets."""
-        for own in self._sockets:
-            own.close()

@@ -9,9 +9,11 @@ from typing import Any
 
 from egress_router.config.values import Family
 from egress_router.errors import PlatformError, StateMismatch
-from egress_router.net.iptables.chains import XtSocket, digest
+from egress_router.net.iptables.blocks import XtSocket
+from egress_router.net.iptables.chains import digest
 from egress_router.net.iptables.entries import LAYOUTS, EntryEncoder, entry_bytes
-from egress_router.net.iptables.library import load_iptc, xtables_lock
+from egress_router.net.iptables.library import load_iptc
+from egress_router.net.iptables.lock import xtables_lock
 from egress_router.net.iptables.rules import IptRule, IptTable, chain_lines, hook_lines
 
 #: The kernel refuses a commit when somebody else has changed the table since it was read.

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from egress_router.errors import CapabilityError, EgressRouterError, PlatformError, TryAgainError
-from egress_router.net import netns, process
+from egress_router.net import forked, netns
 from egress_router.net.arp_nd import Neighbours, NeighbourWatch
 from egress_router.net.conntrack import Conntrack
 from egress_router.net.icmp_probe import Prober
@@ -155,7 +155,7 @@ def test_forks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "fork", no_process)
     with pytest.raises(TryAgainError, match="iptables"):
-        process.start(["iptables"], lambda: None)
+        forked.start(["iptables"], lambda: None)
 
 
 def test_namespaces(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from egress_router.config.values import Family, HostName, Protocol
 from egress_router.net.conntrack import Connection
 from egress_router.redirect.connections import Sieve
 from egress_router.redirect.destinations import parse_rules
-from egress_router.redirect.plan_text import explain_redirect
+from egress_router.redirect.explain import explain_redirect
 from egress_router.redirect.values import Ruleset, Translation
 
 POD = ip_address("198.51.100.2")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from egress_router.config.values import PortRange
 from egress_router.net.iptables.rules import IptMatch, IptRule
-from egress_router.redirect.iptables_rules import FAN_OUT, PortRule, port_tree
+from egress_router.redirect.port_tree import FAN_OUT, PortRule, port_tree
 from tests.redirect.unit.walk import Walk
 from tests.support.strategies import disjoint_ranges
 

@@ -9,7 +9,7 @@ import pytest
 from egress_router.config.inputs import Problems, load_inputs
 from egress_router.daemon.reachability import Reachability
 from egress_router.manifests.pod import parse_pod
-from egress_router.redirect.config import parse_run
+from egress_router.redirect.run_config import parse_run
 from egress_router.redirect.state import State
 from egress_router.redirect.values import Check, RunConfig
 
