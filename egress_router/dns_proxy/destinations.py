@@ -23,6 +23,8 @@ from egress_router.config.settings import (
     unclaimed_port,
 )
 from egress_router.config.values import Address, Family, HostName, NameServer, family_of
+from egress_router.dns_proxy.by_name.config import VARIABLE as BY_NAME
+from egress_router.dns_proxy.by_name.config import ByName, parse_by_name
 from egress_router.errors import quoted
 
 
@@ -71,6 +73,12 @@ class DnsProxyConfig:
     health_port: int | None = None
     run_dir: Path = DEFAULT_RUN_DIR
     delay: int = 0
+    by_name: ByName | None = None
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All ports that are listened on."""
+        return (*(item.port for item in self.destinations), *(self.by_name.ports if self.by_name else ()))
 
     @property
     def names(self) -> tuple[HostName, ...]:
@@ -107,7 +115,9 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     """
     before = len(problems.errors)
     source = inputs.list_text(VARIABLE, problems)
-    asked = required or source is not None or any(inputs.value(name) for name in OTHER_VARIABLES)
+    by_name = parse_by_name(inputs, problems)
+    by_name_asked = by_name is not None or len(problems.errors) > before
+    asked = required or source is not None or by_name_asked or any(inputs.value(name) for name in OTHER_VARIABLES)
     if not asked:
         return None
     sources = source_addresses(inputs, problems)
@@ -121,13 +131,20 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     destinations: tuple[Destination, ...] = ()
     if source is not None:
         destinations = _Reader(source, sources, problems).destinations()
-    elif len(problems.errors) == before:
-        problems.error(VARIABLE, None, "", "is not set", EXPECTED_LINE)
+    elif len(problems.errors) == before and by_name is None:
+        problems.error(VARIABLE, None, "", "is not set", f"{EXPECTED_LINE}; or {BY_NAME} for TLS by name")
+    for item in destinations if by_name else ():
+        if by_name and item.port in by_name.ports:
+            message = f"listens on port {item.port}, which {BY_NAME} does"
+            problems.error(source.variable if source else VARIABLE, item.line, str(item), message, "one use per port")
     owner = next((item for item in destinations if item.port == health), None)
-    health = unclaimed_port(inputs, problems, health, f"line {owner.line} of {VARIABLE} ({owner})" if owner else "")
+    claimed = f"line {owner.line} of {VARIABLE} ({owner})" if owner else ""
+    if by_name and health in by_name.ports:
+        claimed = BY_NAME
+    health = unclaimed_port(inputs, problems, health, claimed)
     if len(problems.errors) > before:
         return None
-    return DnsProxyConfig(destinations, sources, nameservers, idle, grace, access_log, health, run_dir, delay)
+    return DnsProxyConfig(destinations, sources, nameservers, idle, grace, access_log, health, run_dir, delay, by_name)
 
 
 class _Reader:

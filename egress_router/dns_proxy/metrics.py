@@ -14,10 +14,15 @@ from egress_router.daemon.engine import Counters
 from egress_router.daemon.metrics import NameFigures, name_figures
 from egress_router.daemon.proxy_health import ProxyHealth, by_label, supervised
 from egress_router.daemon.sockets import open_by_port
+from egress_router.dns_proxy.by_name.config import ByName
 from egress_router.dns_proxy.destinations import DnsProxyConfig
 from egress_router.dns_proxy.haproxy.engine import HaproxyEngine
 from egress_router.dns_proxy.haproxy.log_pipe import Traffic
 from egress_router.dns_proxy.names import DnsProxyState
+
+#: Named from the start, so that a rate has a first value.
+DECISIONS = ("allow", "deny", "invalid")
+ERRORS = ("dns", "connect")
 
 
 class DnsProxyCollector(Collector):
@@ -35,6 +40,8 @@ class DnsProxyCollector(Collector):
         lost = {"supervisor": self._engine.output.lost if self._engine.output else 0}
         if state := self._engine.state():
             yield from self._ended(state.config)
+            if state.config.by_name:
+                yield from self._asked(state.config.by_name)
             yield from _open(state.config)
             yield from name_figures((_figures(state, name) for name in state.config.names), time.monotonic())
         try:
@@ -62,6 +69,23 @@ class DnsProxyCollector(Collector):
         text = "Connections of a destination line that no server took: none known, refused, or silent."
         yield by_label(CounterMetricFamily, f"{prefix}unreached", text, label, values)
 
+    def _asked(self, by_name: ByName) -> Iterator[Metric]:
+        asked = self._engine.stats.asked()
+        text = "Connections (TLS) and requests (HTTP) by name that have ended, by decision; invalid ones had no name."
+        decisions = {word: asked.decisions[word] for word in DECISIONS}
+        yield by_label(CounterMetricFamily, "egress_router_by_name_requests", text, "decision", decisions)
+        text = "Connections and requests by name that were allowed and failed, by what failed."
+        errors = {word: asked.errors[word] for word in ERRORS}
+        yield by_label(CounterMetricFamily, "egress_router_by_name_errors", text, "reason", errors)
+        text = "Connections and requests by name that a line of the policy decided."
+        yield by_label(CounterMetricFamily, "egress_router_destination_requests", text, "destination", asked.lines)
+        text = "Names that clients asked for and that are remembered."
+        yield GaugeMetricFamily("egress_router_by_name_names", text, self._engine.routed().names)
+        by_port = open_by_port()
+        values = {str(port): by_port[port] for port in by_name.ports}
+        text = "Open connections of clients by name, by port."
+        yield by_label(GaugeMetricFamily, "egress_router_by_name_open_connections", text, "port", values)
+
 
 def _open(config: DnsProxyConfig) -> Iterator[Metric]:
     by_port = open_by_port()
@@ -82,7 +106,15 @@ def names_as_json(engine: HaproxyEngine) -> dict[str, Any]:
     """Return the names in force with their addresses and problems as plain values."""
     state = engine.state()
     names = {} if state is None else {str(name): _name(state, name) for name in state.config.names}
-    return {"names": names}
+    found: dict[str, Any] = {"names": names}
+    if state and (by_name := state.config.by_name):
+        found["by_name"] = {
+            "tls_ports": by_name.tls_ports,
+            "http_ports": by_name.http_ports,
+            "lines": len(by_name.policy.lines),
+            "names": engine.routed().names,
+        }
+    return found
 
 
 def _name(state: DnsProxyState, name: HostName) -> dict[str, Any]:

@@ -12,9 +12,13 @@ from egress_router.config.values import Address, Family, HostName
 from egress_router.dns.cache import CacheEntry, CachePolicy
 from egress_router.dns.resolver import Resolver
 from egress_router.dns.watcher import DnsWatcherThread
+from egress_router.dns_proxy.by_name.addresses import NameAddresses
+from egress_router.dns_proxy.by_name.reach import Reach
+from egress_router.dns_proxy.by_name.router import NameRouter, RouterFigures
 from egress_router.dns_proxy.destinations import DnsProxyConfig
 from egress_router.dns_proxy.haproxy.servers import ServerSync
 from egress_router.errors import printable
+from egress_router.policy.judge import Judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,9 @@ class DnsProxyState:
     failures: Callable[[HostName], int]
 
     def dead(self) -> bool:
-        """Whether no connection at all would be served. One dead name does not stop the others."""
-        return all(item.name and not self.addresses.get(item.name) for item in self.config.destinations)
+        """Whether no connection of any line would be served. One dead name does not stop the others."""
+        lines = self.config.destinations
+        return bool(lines) and all(item.name and not self.addresses.get(item.name) for item in lines)
 
     def silent_names(self) -> list[str]:
         """Return which names have no address that serves, and why, a sentence each."""
@@ -60,13 +65,16 @@ class BackendWatcher:
         families: Sequence[Family],
         usable: Callable[[Address], str | None],
         beat: Callable[[], None] = lambda: None,
+        sources: Mapping[Family, Address] | None = None,
     ) -> None:
-        """``beat`` is the heartbeat of its thread."""
+        """``beat`` is the heartbeat of its thread, ``sources`` what connections by name leave with."""
         self._changed = threading.Condition()
         self._addresses: dict[HostName, tuple[Address, ...]] = {}
         self._entries: dict[HostName, CacheEntry] = {}
         self._failures: Counter[HostName] = Counter()
         self._sync: ServerSync | None = None
+        addresses = NameAddresses(lookup, families, CachePolicy())
+        self._router = NameRouter(addresses, Reach(sources or {}))
         self._thread = DnsWatcherThread(lookup, families, usable, self._on_update, CachePolicy(), beat)
         self._thread.every(FULL_SYNC, self._full_sync)
 
@@ -77,6 +85,22 @@ class BackendWatcher:
     def attach(self, config: DnsProxyConfig, socket: Path) -> None:
         """Serve the HAProxy behind ``socket`` from now on, which runs ``config``; forget names it does not have."""
         self._thread.call(self._attach, config, socket)
+
+    def route(self, path: Path, judge: Judge) -> None:
+        """Tell the HAProxy that asks at a path where connections by name go, by a policy."""
+        self._thread.call(self._router.open, path, judge)
+
+    def no_longer_route(self, path: Path) -> None:
+        """Stop answering there."""
+        self._thread.call(self._router.close, path)
+
+    def unreached(self, address: Address, port: int) -> None:
+        """Take in that a connection by name did not reach an address."""
+        self._thread.call(self._router.failed, address, port)
+
+    def routed(self) -> RouterFigures:
+        """Return how the names that clients asked for fare."""
+        return self._router.figures()
 
     def looked_up(self, names: Iterable[HostName]) -> bool:
         """Whether each of ``names`` was looked up once, with whatever outcome."""

@@ -23,11 +23,15 @@ from egress_router.daemon.threads import Threads
 from egress_router.daemon.unprivileged import become_unprivileged
 from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import Usable, families_with_a_route
+from egress_router.dns_proxy.by_name.config import VARIABLE as BY_NAME
 from egress_router.dns_proxy.destinations import VARIABLE, DnsProxyConfig, parse_dns_proxy
 from egress_router.dns_proxy.haproxy.engine import HaproxyEngine, first_unprivileged_port
 from egress_router.dns_proxy.metrics import DnsProxyCollector, names_as_json
 from egress_router.dns_proxy.names import BackendWatcher
 from egress_router.errors import ConfigurationError
+from egress_router.net.rtnetlink.kernel import own_addresses
+from egress_router.policy.judge import Judge
+from egress_router.policy.shadowed import shadow_warnings
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ def _run(
     reader = _Reader(env, egress_sources)
     config = reader.read(first=True)
     become_unprivileged(config.run_dir, low_ports=first_unprivileged_port() > 1)
-    file = env.get(f"{VARIABLE}_FILE", "").strip()
+    files = [env.get(f"{variable}_FILE", "").strip() for variable in (VARIABLE, BY_NAME)]
     loop.heartbeats.watch("names")
     output = LogOutput(sys.stdout.fileno()) if config.access_log else None
     engine = HaproxyEngine(
@@ -65,10 +69,12 @@ def _run(
             sorted(config.sources) or families_with_a_route(),
             Usable(tuple(cluster())),
             lambda: loop.heartbeats.beat("names"),
+            config.sources,
         ),
         config.run_dir / "dns-proxy",
-        watch=[Path(file)] if file else [],
+        watch=[Path(file) for file in files if file],
         output=output,
+        judge=lambda policy: Judge(policy, own_addresses(), cluster()),
     )
     supervisor = Supervisor(engine, Limits(grace=float(config.grace), delay=float(config.delay)), loop=loop)
     try:
@@ -115,7 +121,8 @@ class _Reader:
             problems.errors += [p for p in problems.warnings if p.variable == "EGRESS_HEALTH_PORT"]
         if config is None or problems.errors:
             raise ConfigurationError(problems.errors)
-        for warning in problems.warnings:
+        shadowed = shadow_warnings(config.by_name.policy) if config.by_name else []
+        for warning in (*problems.warnings, *shadowed):
             log.warning("%s", warning)
         return config
 

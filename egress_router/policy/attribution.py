@@ -1,13 +1,35 @@
-"""Which address line of the policy an address belongs to."""
+"""Which lines of the policy names and addresses belong to, found in a few steps however many lines there are."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import defaultdict
 from functools import cache
 
+from egress_router.policy.clients import Clients
 from egress_router.policy.compiled import CompiledPolicy, Rule
+from egress_router.policy.name_lines import NameLines
 from egress_router.policy.ranges import Span
-from egress_router.policy.values import Address, to_number
+from egress_router.policy.values import Address, Block, Policy, to_number
+
+
+class NameOwners:
+    """The line that a name belongs to, for each group of clients, at each port."""
+
+    def __init__(self, policy: Policy, clients: Clients) -> None:
+        self._clients = clients
+        self._names: dict[int, NameLines] = defaultdict(NameLines)
+        for line in policy.lines:
+            if not isinstance(line.target, Block):
+                self._names[line.section].add(line)
+
+    def line(self, host: str, port: int, group: int = 0) -> int | None:
+        """Return the first line about a name that is for a group of clients; about any host where it is ""."""
+        for branch in self._clients.groups[group].branches:
+            names = self._names.get(self._clients.branches[branch].section)
+            if names and (found := names.first(host, port)):
+                return found.number
+        return None
 
 
 class Owners:

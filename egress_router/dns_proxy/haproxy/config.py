@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egress_router.config.values import Address, HostName
+from egress_router.config.values import Address, Family, HostName
 from egress_router.dns_proxy.destinations import Destination, DnsProxyConfig
-from egress_router.dns_proxy.haproxy.runtime import backend_name, server_arguments
+from egress_router.dns_proxy.haproxy.runtime import backend_name, endpoint, server_arguments
 from egress_router.dns_proxy.haproxy.slots import fresh_slots
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ _LOG_FIELDS: tuple[tuple[str, str, bool], ...] = (
     ("client_port", "%cp", False),
     ("port", "%fp", False),
 )
+#: Of connections by name: ``asked`` is what the router said (by_name.router), "-" when it was not asked or did not say.
+_BY_NAME_FIELDS: tuple[tuple[str, str, bool], ...] = (
+    ("asked", "%[var(txn.said)]", True),
+    # Where it was to go, of those too that did not get there.
+    ("to", "%[var(txn.address)]", True),
+)
+_HTTP_FIELDS: tuple[tuple[str, str, bool], ...] = (("method", "%HM", True), ("status", "%ST", False))
 _LOG_FIELDS_BEHIND: tuple[tuple[str, str, bool], ...] = (
     ("address", "%[bc_dst]", True),
     ("source", "%bi", True),
@@ -60,6 +68,23 @@ class _Listener:
     servers: tuple[_Server, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _ByName:
+    kind: str
+    port: int
+    binds: tuple[str, ...]
+    log_format: str
+
+
+#: What HAProxy runs to ask where a connection by name goes.
+ROUTE_LUA = str(Path(__file__).parent / "route.lua")
+
+
+def route_socket(socket: str) -> str:
+    """Return where the HAProxy with this stats socket asks for the way of connections by name."""
+    return socket.removesuffix(".sock") + ".route"
+
+
 def render_haproxy(
     config: DnsProxyConfig,
     known: Mapping[HostName, Sequence[Address]] | None = None,
@@ -77,7 +102,31 @@ def render_haproxy(
         listeners=listeners,
         socket=socket,
         idle_timeout=config.idle_timeout,
+        by_name=_by_name(config, ipv6=ipv6),
+        route_lua=ROUTE_LUA,
+        route_socket=route_socket(socket),
+        families=sorted(family.value for family in config.sources or Family),
+        sources={family.value: endpoint(source, 0) for family, source in config.sources.items()},
     )
+
+
+def _by_name(config: DnsProxyConfig, *, ipv6: bool) -> list[_ByName]:
+    if config.by_name is None:
+        return []
+    ports = [("tls", port) for port in config.by_name.tls_ports] + [
+        ("http", port) for port in config.by_name.http_ports
+    ]
+    return [_ByName(kind, port, _binds(port, ipv6=ipv6), _by_name_format(kind)) for kind, port in ports]
+
+
+def _binds(port: int, *, ipv6: bool) -> tuple[str, ...]:
+    """Return every address of the pod: clients use the one that the cluster gave it."""
+    return (f"0.0.0.0:{port}", *[f"[::]:{port} v6only"] * ipv6)
+
+
+def _by_name_format(kind: str) -> str:
+    fields = (*_LOG_FIELDS, *_BY_NAME_FIELDS, *(_HTTP_FIELDS if kind == "http" else ()), *_LOG_FIELDS_BEHIND)
+    return "{" + ",".join([f'"kind":"{kind}"', *map(_log_field, fields)]) + "}"
 
 
 def _listener(
@@ -89,14 +138,12 @@ def _listener(
         _Server(server.name, server_arguments(destination, server.address, config.sources))
         for server in fresh_slots(addresses)
     )
-    # Every address of the pod: clients use the one that the cluster gave it.
-    binds = [f"0.0.0.0:{destination.port}", *[f"[::]:{destination.port} v6only"] * ipv6]
     return _Listener(
         line=destination.line,
         text=str(destination),
         host=str(host),
         port=destination.port,
-        binds=tuple(binds),
+        binds=_binds(destination.port, ipv6=ipv6),
         backend=backend_name(destination),
         log_format=_log_format(destination),
         servers=servers,

@@ -21,23 +21,28 @@ from egress_router.daemon.children import Child, Launch
 from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LogOutput
 from egress_router.daemon.sockets import can_listen
 from egress_router.daemon.unprivileged import may_bind_low_ports
+from egress_router.dns_proxy.by_name.router import RouterFigures
 from egress_router.dns_proxy.destinations import DnsProxyConfig
-from egress_router.dns_proxy.haproxy.config import render_haproxy
+from egress_router.dns_proxy.haproxy.config import render_haproxy, route_socket
 from egress_router.dns_proxy.haproxy.log_pipe import ConnectionStats, LogPipe
 from egress_router.dns_proxy.haproxy.runtime import RuntimeSocket
 from egress_router.dns_proxy.names import BackendWatcher, DnsProxyState
 from egress_router.errors import PlatformError, ToolFailed
+from egress_router.policy.judge import Judge
+from egress_router.policy.values import Policy
 
 
 def require_low_ports(config: DnsProxyConfig) -> None:
     """Raise PlatformError when a port is below what this user may listen on."""
-    low = [item for item in config.destinations if item.port < first_unprivileged_port()]
+    first = first_unprivileged_port()
+    low = [f"{item.port} (line {item.line})" for item in config.destinations if item.port < first]
+    low += [f"{port} (by name)" for port in (config.by_name.ports if config.by_name else ()) if port < first]
     if not low or may_bind_low_ports():
         return
-    lines = ", ".join(f"{item.port} (line {item.line})" for item in low[:5])
+    lines = ", ".join(low[:5])
     raise PlatformError(
         f"this user may not listen on port {lines}: net.ipv4.ip_unprivileged_port_start is "
-        f"{first_unprivileged_port()}. The init container sets it with EGRESS_ROUTER_MODE=dns-proxy; the pod can too "
+        f"{first}. The init container sets it with EGRESS_ROUTER_MODE=dns-proxy; the pod can too "
         '(spec.securityContext.sysctls: net.ipv4.ip_unprivileged_port_start="0")'
     )
 
@@ -75,6 +80,7 @@ class Prepared:
     config: DnsProxyConfig
     generation: int
     since: float
+    judge: Judge | None = None
 
 
 class HaproxyEngine:
@@ -95,14 +101,17 @@ class HaproxyEngine:
         *,
         watch: Iterable[Path] = (),
         output: LogOutput | None = None,
+        judge: Callable[[Policy], Judge] = Judge,
     ) -> None:
+        """``judge`` makes what judges by a policy, in the pod as it is."""
         self._read = read
         self._watcher = watcher
         self._directory = directory
         self._watch = tuple(watch)
+        self._judge = judge
         self.output = output
         self.stats = ConnectionStats()
-        self._log = LogPipe(self.stats, output, _log_own)
+        self._log = LogPipe(self.stats, output, _log_own, self._watcher.unreached)
         self.in_force: DnsProxyConfig | None = None
         self._runtime: RuntimeSocket | None = None
         self._sockets: dict[int, Path] = {}
@@ -133,11 +142,14 @@ class HaproxyEngine:
             path.unlink(missing_ok=True)
         if self._sockets and not self._watcher.wait(config.names, RELOAD_ANSWERS):
             log.warning("some names have no answer yet; the new configuration starts without them")
-        return Prepared(config, generation, time.monotonic())
+        judge = self._judge(config.by_name.policy) if config.by_name else None
+        return Prepared(config, generation, time.monotonic(), judge)
 
     def launch(self, prepared: Prepared, previous: Child | None) -> tuple[Launch]:
         """Return HAProxy in the foreground, with the servers known by now and the sockets of ``previous``."""
         path = self._write(str(prepared.generation), prepared.config)
+        if prepared.judge:
+            self._watcher.route(Path(route_socket(str(self._socket(str(prepared.generation))))), prepared.judge)
         command = [HAPROXY, "-db", "-f", str(path)]
         handed_over = self._sockets.get(previous.pid) if previous else None
         if handed_over:
@@ -169,6 +181,10 @@ class HaproxyEngine:
             return None
         return DnsProxyState(config, self._watcher.entries(), self._watcher.known(), self._watcher.failures)
 
+    def routed(self) -> RouterFigures:
+        """Return how the names that clients asked for fare. Called from any thread."""
+        return self._watcher.routed()
+
     def info(self) -> dict[str, str]:
         """Return what ``show info`` says. Called from any thread; OSError when HAProxy does not answer."""
         if self._runtime is None:
@@ -185,7 +201,7 @@ class HaproxyEngine:
                 found.append(f"all {info['Maxconn']} connections are in use")
         except (OSError, ValueError, KeyError) as error:
             found.append(f"haproxy does not answer: {error}")
-        return found
+        return [*found, *filter(None, [self.routed().problem])]
 
     def warnings(self) -> list[str]:
         """Return which names have no address, a sentence each. Called from any thread."""
@@ -212,6 +228,7 @@ class HaproxyEngine:
         """Remove its files."""
         path = self._sockets.pop(child.pid, None)
         if path:
+            self._watcher.no_longer_route(Path(route_socket(str(path))))
             for file in (path, path.with_suffix(".cfg")):
                 with contextlib.suppress(OSError):
                     file.unlink()

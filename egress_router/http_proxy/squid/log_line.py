@@ -7,19 +7,17 @@ JSON are written by the json module.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from egress_router.policy.attribution import Owners
+from egress_router.policy.attribution import NameOwners, Owners
 from egress_router.policy.codes import numbered_ranges
 from egress_router.policy.compiled import CompiledPolicy
 from egress_router.policy.evaluate import literal_address
-from egress_router.policy.name_lines import NameLines
-from egress_router.policy.values import Address, Block, Decision, Policy
+from egress_router.policy.values import Address, Decision, Policy
 
 
 class RawLine(NamedTuple):
@@ -133,10 +131,7 @@ class RuleAttributor:
         self._rules = compiled.rules
         self._clients = compiled.clients
         self._group = lru_cache(maxsize=8192)(self._group_of)
-        self._names: dict[int, NameLines] = defaultdict(NameLines)
-        for line in policy.lines:
-            if not isinstance(line.target, Block):
-                self._names[line.section].add(line)
+        self._names = NameOwners(policy, compiled.clients)
         self._lines = {line.number: line for line in policy.lines}
         self._owners = Owners(compiled)
         # Large, and of use for few policies.
@@ -183,7 +178,7 @@ class RuleAttributor:
 
         0 stands for closed addresses, None for no line, a text for what else is to be said.
         """
-        by_name = self._by_name(host if literal_address(host) is None else "", port, group)
+        by_name = self._names.line(host if literal_address(host) is None else "", port, group)
         if address is not None:
             by_address = self._owners.line(address, port, group)
         elif not rule or not (lines := self._rules[rule - 1].addresses):
@@ -199,13 +194,6 @@ class RuleAttributor:
             if by_address is None:
                 return UNTOLD
         return min((one for one in (by_name, by_address) if one is not None), default=None)
-
-    def _by_name(self, host: str, port: int, group: int) -> int | None:
-        for branch in self._clients.groups[group].branches:
-            names = self._names.get(self._clients.branches[branch].section)
-            if names and (found := names.first(host, port)):
-                return found.number
-        return None
 
     def _allows(self, decided: int | str | None) -> bool:
         line = self._lines.get(decided) if isinstance(decided, int) else None

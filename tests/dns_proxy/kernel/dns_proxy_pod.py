@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lab import Host, Lab, NoReply
 from tests.support.image_view import ARGUMENTS, PROGRAM, SEE_IMAGE
@@ -54,7 +54,7 @@ class DnsProxyPod:
         self.program = PROGRAM
         self.process: subprocess.Popen[Any] | None = None
 
-    def __enter__(self) -> DnsProxyPod:
+    def __enter__(self) -> Self:
         self.init()
         self.start()
         return self

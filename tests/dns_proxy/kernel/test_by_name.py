@@ -1,0 +1,378 @@
+"""TLS and HTTP by name: real TLS servers behind one port of the router, certificates untouched, and no connection to
+what the policy denies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import Host, Lab
+from tests.dns_proxy.kernel.dns_proxy_pod import SOURCE, DnsProxyPod
+
+pytestmark = [pytest.mark.root, pytest.mark.parametrize("shape", ["bridge"])]
+
+ONE, TWO, SIX = "203.0.113.25", "203.0.113.26", "2001:db8:113::25"
+POLICY = "one.example.com\ntwo.example.com:443\n*.wild.example.com\n!secret.example.com\n"
+#: encrypted_client_hello, RFC 9849.
+ECH = 0xFE0D
+
+
+class TlsServer:
+    """A TLS server of the outside world. ``count`` is how many connections it accepted."""
+
+    def __init__(self, lab: Lab, directory: Path, address: str, port: int = 443) -> None:
+        # The host of the world that has the address.
+        host = lab.http(address, port=9).host
+        self.log = directory / f"tls-{address.replace(':', '-')}-{port}"
+        script = Path(__file__).with_name("tls_server.py")
+        words = [address, str(port), str(directory / "cert.pem"), str(directory / "key.pem"), str(self.log)]
+        self.process = host.popen([sys.executable, str(script), *words])
+        end = time.monotonic() + 10
+        while not self.log.exists() or "listening" not in self.log.read_text():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    @property
+    def count(self) -> int:
+        return len(self.log.read_text().splitlines()) - 1
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def certificate(open_directory: Path) -> Path:
+    names = "one.example.com two.example.com a.wild.example.com b.wild.example.com six.example.com both.example.com"
+    names += " denied.example.com secret.example.com"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    command += ["-subj", "/CN=lab", "-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in names.split())]
+    command += ["-keyout", str(open_directory / "key.pem"), "-out", str(open_directory / "cert.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    return open_directory / "cert.pem"
+
+
+class ByName(DnsProxyPod):
+    """The pod, and what its clients see."""
+
+    def __init__(self, lab: Lab, directory: Path, policy: str, families: str = "46", **env: str) -> None:
+        super().__init__(lab, directory, "", families, **env)
+        del self.env["EGRESS_DNS_PROXY_DESTINATION_FILE"]
+        self.policy = directory / "policy"
+        self.policy.write_text(policy)
+        self.env["EGRESS_TLS_PROXY_DESTINATION_FILE"] = str(self.policy)
+        self.certificate = directory / "cert.pem"
+
+    def connect(self, port: int = 443, address: str | None = None, client: Host | None = None) -> socket.socket:
+        address = address or self.address
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        opened = (client or self.client).socket(family, socket.SOCK_STREAM)
+        opened.settimeout(15)
+        opened.connect((address, port))
+        return opened
+
+    def tls(self, name: str | None, **where: Any) -> ssl.SSLSocket:
+        """Return a verified TLS connection for a name."""
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        context.check_hostname = name is not None
+        return context.wrap_socket(self.connect(**where), server_hostname=name)
+
+    def said(self, name: str, **where: Any) -> list[str]:
+        with self.tls(name, **where) as opened:
+            return opened.recv(4096).decode().split()
+
+    def refused(self, data: bytes) -> bool:
+        """Whether the router closes a connection that begins like this, without an answer."""
+        with self.connect() as opened:
+            opened.sendall(data)
+            try:
+                return opened.recv(4096) == b""
+            except ConnectionResetError:
+                return True
+
+    def wait_for_log(self, count: int) -> list[dict[str, Any]]:
+        self.until(lambda: len(self.access_log()) >= count)
+        return self.access_log()
+
+
+def client_hello(name: str | None, extension: tuple[int, bytes] | None = None) -> bytes:
+    """Return a ClientHello of OpenSSL for a name, with one extension more."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    out = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name).do_handshake()
+    record = out.read()
+    if extension is None:
+        return record
+    body = record[9:]
+    at = 34
+    at += 1 + body[at]
+    at += 2 + int.from_bytes(body[at : at + 2], "big")
+    at += 1 + body[at]
+    kind, data = extension
+    extensions = kind.to_bytes(2, "big") + len(data).to_bytes(2, "big") + data + body[at + 2 :]
+    body = body[:at] + len(extensions).to_bytes(2, "big") + extensions
+    handshake = b"\x01" + len(body).to_bytes(3, "big") + body
+    return record[:3] + len(handshake).to_bytes(2, "big") + handshake
+
+
+def with_sni(name: bytes) -> bytes:
+    """Return a ClientHello whose SNI is any bytes."""
+    entry = b"\x00" + len(name).to_bytes(2, "big") + name
+    return client_hello(None, (0, len(entry).to_bytes(2, "big") + entry))
+
+
+@pytest.fixture
+def servers(lab: Lab, certificate: Path) -> Iterator[dict[str, TlsServer]]:
+    found = {address: TlsServer(lab, certificate.parent, address) for address in (ONE, TWO, SIX)}
+    yield found
+    for server in found.values():
+        server.close()
+
+
+def test_names_behind_one_port(lab: Lab, open_directory: Path, servers: dict[str, TlsServer]) -> None:
+    lab.dns.set("one.example.com", A=[ONE])
+    lab.dns.set("two.example.com", A=[TWO])
+    lab.dns.set("a.wild.example.com", AAAA=[SIX])
+    for name in ("denied.example.com", "secret.example.com", "x.secret.example.com"):
+        lab.dns.set(name, A=[TWO])
+    with lab.capture() as capture, ByName(lab, open_directory, POLICY) as pod:
+        assert pod.router.run(["curl", "-sk", "-m", "5", f"https://{TWO}/"], check=False).returncode in (0, 1, 52, 56)
+        before = servers[TWO].count
+        assert before >= 1, "the control: the router can reach what the policy denies"
+        assert pod.said("one.example.com") == [SOURCE[4], "one.example.com"]
+        assert pod.said("two.example.com") == [SOURCE[4], "two.example.com"]
+        assert pod.said("a.wild.example.com") == [SOURCE[6], "a.wild.example.com"]
+        assert pod.said("one.example.com", address=str(pod.router.addresses[6])) == [SOURCE[4], "one.example.com"]
+        for name in ("denied.example.com", "secret.example.com", "x.secret.example.com", "ONE.example.com.evil"):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                pod.tls(name)
+        assert servers[TWO].count == before + 1
+        log = pod.wait_for_log(8)
+    assert capture.leaks(allowed=set(SOURCE.values())) == []
+    assert [(entry["kind"], entry["host"], entry["decision"], entry["line"]) for entry in log] == [
+        ("tls", "one.example.com", "allow", 1),
+        ("tls", "two.example.com", "allow", 2),
+        ("tls", "a.wild.example.com", "allow", 3),
+        ("tls", "one.example.com", "allow", 1),
+        ("tls", "denied.example.com", "deny", None),
+        ("tls", "secret.example.com", "deny", 4),
+        ("tls", "x.secret.example.com", "deny", None),
+        ("tls", "one.example.com.evil", "deny", None),
+    ]
+    assert {
+        "client": str(pod.client.addresses[4]),
+        "rule": "one.example.com",
+        "address": ONE,
+        "state": "--",
+    }.items() <= log[0].items()
+    asked = {query.name.rstrip(".").lower() for query in lab.dns.queries}
+    assert "one.example.com" in asked
+    assert not asked & {"denied.example.com", "secret.example.com", "x.secret.example.com"}
+
+
+def test_what_names_nobody_is_refused(lab: Lab, open_directory: Path, servers: dict[str, TlsServer]) -> None:
+    lab.dns.set("one.example.com", A=[ONE])
+    with ByName(lab, open_directory, "*\n") as pod:
+        assert pod.said("one.example.com") == [SOURCE[4], "one.example.com"]
+        before = {address: server.count for address, server in servers.items()}
+        hellos = [client_hello(None), with_sni(b"")]
+        names = [ONE.encode(), b"0xcb.0.113.25", b"3405803801", SIX.encode(), b"[2001:db8:113::25]", b"one example.com"]
+        names += [b"one.example.com\n", b'one.example.com","x":"', b"\xffone.example.com", b"one..example.com"]
+        names += [
+            b"a" * 64 + b".example.com",
+            b"x" * 300,
+            b"*.example.com",
+            b"one.example.com:443",
+            b"-.example.com",
+            b".",
+        ]
+        hellos += [with_sni(name) for name in names]
+        for hello in hellos:
+            assert pod.refused(hello), hello
+        assert pod.refused(b"GET / HTTP/1.1\r\nHost: one.example.com\r\n\r\n")
+        assert pod.refused(b"SSH-2.0-x\r\n" + bytes(2000))
+        assert {address: server.count for address, server in servers.items()} == before
+        log = pod.wait_for_log(len(hellos) + 3)
+        assert {entry["decision"] for entry in log[1:]} == {"invalid"}
+        assert "no name in the TLS ClientHello (SNI)" in {entry["reason"] for entry in log}
+        # The server still serves, and who says nothing leaves no line.
+        pod.connect().close()
+        assert pod.said("one.example.com") == [SOURCE[4], "one.example.com"]
+        assert len(pod.wait_for_log(len(log) + 1)) == len(log) + 1
+
+
+def test_odd_hellos_of_good_clients(lab: Lab, open_directory: Path, servers: dict[str, TlsServer]) -> None:
+    """In many segments, with an encrypted ClientHello inside (the outer name counts), in other spellings."""
+    lab.dns.set("one.example.com", A=[ONE])
+    with ByName(lab, open_directory, "one.example.com\n") as pod:
+        for hello in (client_hello("one.example.com", (ECH, b"\x00" + bytes(200))), with_sni(b"One.Example.COM")):
+            with pod.connect() as opened:
+                for at in range(0, len(hello), 100):
+                    opened.sendall(hello[at : at + 100])
+                    time.sleep(0.01)
+                # A ServerHello, or an alert: the server's own words in any case.
+                assert opened.recv(5)[:1] in (b"\x16", b"\x15")
+        assert servers[ONE].count == 2
+        log = pod.wait_for_log(2)
+    assert [(entry["host"], entry["line"], entry["address"]) for entry in log] == [("one.example.com", 1, ONE)] * 2
+
+
+def test_addresses_that_names_may_not_lead_to(lab: Lab, open_directory: Path, servers: dict[str, TlsServer]) -> None:
+    pod = ByName(lab, open_directory, f"!{TWO}\n*.example.com\n")
+    own = str(pod.router.addresses[4])
+    lab.dns.set("one.example.com", A=[ONE])
+    closed = {
+        "loop": ["127.0.0.1"],
+        "own": [own],
+        "source": [SOURCE[4]],
+        "metadata": ["169.254.169.254"],
+        "cluster": [str(pod.client.addresses[4])],
+        "dns": [str(lab.dns.address)],
+        "mixed": [ONE, "127.0.0.1"],
+        "denied": [ONE, TWO],
+    }
+    for name, addresses in closed.items():
+        lab.dns.set(f"{name}.example.com", A=addresses)
+    lab.dns.set("nat64.example.com", AAAA=["64:ff9b::7f00:1"])
+    with pod:
+        assert pod.said("one.example.com")[0] == SOURCE[4]
+        before = servers[ONE].count, servers[TWO].count
+        for name in [*closed, "nat64", "nowhere"]:
+            assert pod.refused(client_hello(f"{name}.example.com")), name
+        assert (servers[ONE].count, servers[TWO].count) == before
+        log = {entry["host"].partition(".")[0]: entry for entry in pod.wait_for_log(len(closed) + 3)}
+    for name in ("loop", "own", "source", "metadata", "cluster", "mixed", "nat64"):
+        assert log[name]["reason"] == "a closed address", log[name]
+    assert log["denied"]["line"] == 1
+    assert (log["nowhere"]["decision"], log["nowhere"]["error"]) == ("allow", "dns")
+    assert "does not exist" in log["nowhere"]["detail"]
+
+
+def test_only_families_with_a_source(lab: Lab, open_directory: Path, servers: dict[str, TlsServer]) -> None:
+    lab.dns.set("both.example.com", A=[ONE], AAAA=[SIX])
+    lab.dns.set("six.example.com", AAAA=[SIX])
+    with lab.capture() as capture, ByName(lab, open_directory, "*\n", families="4") as pod:
+        for _ in range(4):
+            assert pod.said("both.example.com")[0] == SOURCE[4]
+        assert pod.refused(client_hello("six.example.com"))
+        assert not [query for query in lab.dns.queries if query.type == "AAAA" and "example.com" in query.name]
+    assert capture.leaks(allowed={SOURCE[4]}) == []
+    assert servers[SIX].count == 0
+
+
+def test_an_address_that_refuses_costs_nobody_a_connection(
+    lab: Lab, open_directory: Path, servers: dict[str, TlsServer]
+) -> None:
+    lab.http("203.0.113.27", port=80)
+    lab.dns.set("both.example.com", A=[ONE, "203.0.113.27"])
+    lab.dns.set("one.example.com", A=["203.0.113.27"])
+    with ByName(lab, open_directory, "*\n", families="4") as pod:
+        for _ in range(6):
+            assert pod.said("both.example.com")[0] == SOURCE[4]
+        assert pod.refused(client_hello("one.example.com"))
+        entry = pod.wait_for_log(7)[-1]
+    assert (entry["decision"], entry["error"], entry["address"]) == ("allow", "connect", "203.0.113.27")
+
+
+def test_clients_have_their_sections(lab: Lab, open_directory: Path, servers: dict[str, TlsServer]) -> None:
+    lab.dns.set("one.example.com", A=[ONE])
+    other = lab.pod("other")
+    pod = ByName(lab, open_directory, "")
+    pod.policy.write_text(f"[from {pod.client.addresses[4]}]\n*.example.com\n")
+    with pod:
+        assert pod.said("one.example.com")[0] == SOURCE[4]
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            pod.tls("one.example.com", client=other)
+        log = pod.wait_for_log(2)
+    assert [(entry["client"], entry["line"]) for entry in log] == [
+        (str(pod.client.addresses[4]), 2),
+        (str(other.addresses[4]), None),
+    ]
+
+
+def test_a_reload_and_open_connections(lab: Lab, open_directory: Path, servers: dict[str, TlsServer]) -> None:
+    lab.dns.set("one.example.com", A=[ONE])
+    lab.dns.set("two.example.com", A=[TWO])
+    with ByName(lab, open_directory, "one.example.com\n") as pod:
+        with pod.tls("one.example.com") as opened:
+            assert opened.recv(4096)
+            pod.policy.write_text("two.example.com\n")
+            pod.until(lambda: "haproxy generation 2 is in force" in pod.messages())
+            opened.sendall(b"still here")
+            assert opened.recv(4096) == b"still here"
+            assert pod.said("two.example.com")[0] == SOURCE[4]
+            assert pod.refused(client_hello("one.example.com"))
+        pod.policy.write_text("10.0.0.0/33\n")
+        pod.until(lambda: "reload refused" in pod.messages())
+        assert pod.said("two.example.com")[0] == SOURCE[4]
+        metrics = pod.router.run(["curl", "-s", "http://127.0.0.1:9909/metrics"]).stdout
+        assert 'egress_router_by_name_requests_total{decision="deny"} 1.0' in metrics
+        assert 'egress_router_destination_requests_total{destination="two.example.com"}' in metrics
+        assert '"tls_ports"' in pod.router.run(["curl", "-s", "http://127.0.0.1:9909/status"]).stdout
+
+
+def test_http_by_host(lab: Lab, open_directory: Path) -> None:
+    servers = {address: lab.http(address, port=80) for address in (ONE, TWO)}
+    lab.dns.set("one.example.com", A=[ONE])
+    lab.dns.set("two.example.com", A=[TWO])
+    lab.dns.set("secret.example.com", A=[TWO])
+    with lab.capture() as capture, ByName(lab, open_directory, "one.example.com\ntwo.example.com\n") as pod:
+
+        def status(request: str) -> int:
+            with pod.connect(80) as opened:
+                opened.sendall(request.replace("\n", "\r\n").encode())
+                return int((opened.recv(65536).split() or [b"", b"0"])[1])
+
+        assert status("GET / HTTP/1.1\nHost: one.example.com\n\n") == 200
+        assert status("GET / HTTP/1.1\nHost: ONE.example.com.:80\n\n") == 200
+        before = {address: len(server.requests) for address, server in servers.items()}
+        assert status("GET / HTTP/1.1\nHost: secret.example.com\n\n") == 403
+        assert status("GET / HTTP/1.1\nHost: one.example.com, two.example.com\n\n") == 400
+        assert status("GET / HTTP/1.1\nHost: one.example.com:8080\n\n") == 400
+        assert status(f"GET / HTTP/1.1\nHost: {ONE}\n\n") == 400
+        assert status("GET / HTTP/1.1\nHost:\n\n") == 400
+        assert status("GET / HTTP/1.0\n\n") == 400
+        assert status("GET http://secret.example.com/ HTTP/1.1\nHost: one.example.com\n\n") in (400, 403)
+        assert status("GET / HTTP/1.1\nHost: one.example.com\nHost: secret.example.com\n\n") == 400
+        assert status("CONNECT two.example.com:443 HTTP/1.1\nHost: two.example.com:443\n\n") in (400, 405)
+        assert {address: len(server.requests) for address, server in servers.items()} == before
+        # One connection of a client, requests for several names: each is judged, and goes where its own name is.
+        with pod.connect(80) as opened:
+            for name, expected in [("one", ONE), ("two", TWO), ("one", ONE), ("two", TWO)]:
+                opened.sendall(f"GET / HTTP/1.1\r\nHost: {name}.example.com\r\n\r\n".encode())
+                assert expected.encode() in opened.recv(65536)
+            opened.sendall(b"GET / HTTP/1.1\r\nHost: secret.example.com\r\n\r\n")
+            assert b" 403 " in opened.recv(65536)
+        log = pod.wait_for_log(12)
+    assert capture.leaks(allowed=set(SOURCE.values())) == []
+    allowed = [entry for entry in log if entry["decision"] == "allow"]
+    assert {(entry["host"], entry["line"], entry["address"]) for entry in allowed} == {
+        ("one.example.com", 1, ONE),
+        ("two.example.com", 2, TWO),
+    }
+    assert {"kind": "http", "method": "GET", "status": 403, "decision": "deny", "line": None}.items() <= next(
+        entry for entry in log if entry["host"] == "secret.example.com"
+    ).items()
