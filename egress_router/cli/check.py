@@ -37,6 +37,8 @@ def command(env_file: str | None, manifests: tuple[str, ...], output: str) -> in
         summaries = [f"{source.name}: {summary(pod)}" for source, pod in pods]
         for _, pod in pods:
             problems.warnings += shadow_warnings(pod.http.policy) if pod.http is not None else []
+            if pod.dns is not None and pod.dns.by_name is not None:
+                problems.warnings += shadow_warnings(pod.dns.by_name.policy)
     except ConfigurationError as error:
         problems.errors += error.problems
     if output == "json":
@@ -70,5 +72,10 @@ def summary(pod: PodConfig) -> str:
         parts.append(f"HTTP proxy on port {pod.http.settings.port}, {count} policy line{'s' * (count != 1)}")
     if pod.dns is not None:
         count = len(pod.dns.destinations)
-        parts.append(f"DNS proxy, {count} destination{'s' * (count != 1)}")
+        if count or pod.dns.by_name is None:
+            parts.append(f"DNS proxy, {count} destination{'s' * (count != 1)}")
+        if (by_name := pod.dns.by_name) is not None:
+            count = len(by_name.policy.lines)
+            ports = ", ".join(map(str, by_name.ports))
+            parts.append(f"TLS by name on port {ports}, {count} policy line{'s' * (count != 1)}")
     return "; ".join([*parts, "ok"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import click
@@ -11,16 +12,19 @@ from egress_router.cli.output import print_pods
 from egress_router.cli.sources import read_pods, source_options
 from egress_router.config import fields
 from egress_router.config.fields import Invalid
-from egress_router.config.values import Address, Family, Protocol
+from egress_router.config.values import Address, Family, NameServer, Protocol
+from egress_router.dns_proxy.by_name.config import VARIABLE as BY_NAME
+from egress_router.dns_proxy.by_name.config import ByName
 from egress_router.dns_proxy.explain import explain_dns
 from egress_router.errors import UsageError, quoted
-from egress_router.http_proxy.explain import explain_http
+from egress_router.http_proxy.explain import Explanation, explain_http
+from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.targets import Target, parse_target
-from egress_router.manifests.pod import HttpConfig, PodConfig
+from egress_router.manifests.pod import PodConfig
 from egress_router.policy.clients import described, for_client
 from egress_router.policy.evaluate import literal_address
 from egress_router.policy.parse import asked_host
-from egress_router.policy.values import from_number, to_number
+from egress_router.policy.values import Policy, from_number, to_number
 from egress_router.redirect.explain import Decision, explain_redirect
 from egress_router.redirect.values import RouterConfig
 
@@ -58,7 +62,7 @@ def command(
     """Tell which line decides about a connection, and where it goes.
 
     TARGET is PORT/PROTOCOL or PORT for the redirect and the DNS proxy router, a URL or HOST:PORT (a CONNECT) for the
-    HTTP proxy. Without --live no name is looked up.
+    HTTP proxy and for TLS by name. Without --live no name is looked up.
     """
     who = _client(client)
     found = {source.name: explain(pod, target, live=live, client=who) for source, pod in read_pods(env_file, manifests)}
@@ -89,7 +93,7 @@ def explain(pod: PodConfig, target: str, *, live: bool = False, client: Address 
     """
     found = _PORT.fullmatch(target)
     if found is None:
-        return _http(pod, target, live=live, client=client)
+        return _host(pod, target, live=live, client=client)
     port = fields.port(found[1])
     if isinstance(port, Invalid):
         raise UsageError(f"{quoted(target)}: {port} ({fields.EXPECTED_PORT})")
@@ -106,21 +110,71 @@ def explain(pod: PodConfig, target: str, *, live: bool = False, client: Address 
     return _redirect(pod, port, protocol)
 
 
-def _http(pod: PodConfig, target: str, *, live: bool, client: Address | None) -> list[Row]:
-    if pod.http is None:
-        raise UsageError("these variables have no EGRESS_HTTP_PROXY_DESTINATION to explain a host with")
+def _host(pod: PodConfig, target: str, *, live: bool, client: Address | None) -> list[Row]:
+    by_name = pod.dns.by_name if pod.dns else None
+    if pod.http is None and by_name is None:
+        raise UsageError(
+            f"these variables have no EGRESS_HTTP_PROXY_DESTINATION and no {BY_NAME} to explain a host with"
+        )
     try:
         asked = parse_target(target)
         asked = replace(asked, host=asked_host(asked.host))
     except ValueError as error:
         raise UsageError(f"{error}, or PORT/PROTOCOL such as 8080/tcp") from None
-    who = [(f"for client {client}", client)] if client else described(pod.http.policy)
-    return [_for_client(pod.http, asked, words, one, live=live) for words, one in who]
+    rows: list[Row] = []
+    if pod.http is not None:
+        http = pod.http
+        for words, one in _who(http.policy, client):
+            policy = for_client(http.policy, one)
+            explanation = explain_http(policy, asked, settings=http.settings)
+            ask = live and _is_asked(asked) and not http.settings.parent
+            rows.append(_row(asked, words, explanation, _live(policy, asked, http.settings) if ask else None))
+    if pod.dns is not None and by_name is not None:
+        # Squid's manager is none of it.
+        asked = replace(asked, manager=False)
+        settings = HttpSettings(sources=tuple(pod.dns.sources.values()))
+        for words, one in _who(by_name.policy, client):
+            policy = for_client(by_name.policy, one)
+            refused = _refused_by_name(by_name, asked)
+            explanation = refused or explain_http(policy, asked, settings=settings)
+            ask = live and not refused
+            found = _live(policy, asked, settings, pod.dns.nameservers) if ask else None
+            rows.append(_row(asked, f"by name{', ' + words if words else ''}", explanation, found))
+    return rows
 
 
-def _for_client(http: HttpConfig, asked: Target, words: str, client: Address, *, live: bool) -> Row:
-    policy = for_client(http.policy, client)
-    explanation = explain_http(policy, asked, settings=http.settings)
+def _who(policy: Policy, client: Address | None) -> list[tuple[str, Address]]:
+    return [(f"for client {client}", client)] if client else described(policy)
+
+
+def _is_asked(asked: Target) -> bool:
+    return literal_address(asked.host) is None and not asked.invalid
+
+
+def _live(
+    policy: Policy, asked: Target, settings: HttpSettings, nameservers: Sequence[NameServer] = ()
+) -> tuple[dict[str, object], str]:
+    # Imported only then: dnspython costs 0.15 s.
+    from egress_router.cli.explain_live import live_http
+
+    return live_http(policy, asked, settings, nameservers)
+
+
+def _refused_by_name(by_name: ByName, asked: Target) -> Explanation | None:
+    """Return why a connection is refused whatever the policy says; None when that decides."""
+    ports, kind = (by_name.tls_ports, "TLS") if asked.connect else (by_name.http_ports, "HTTP")
+    if asked.invalid:
+        why = asked.invalid
+    elif literal_address(asked.host) is not None:
+        why = "an address, not a name"
+    elif asked.port not in ports:
+        why = f"nothing listens for {kind} on port {asked.port}"
+    else:
+        return None
+    return Explanation(False, None, f"denied: {why}")
+
+
+def _row(asked: Target, words: str, explanation: Explanation, live: tuple[dict[str, object], str] | None) -> Row:
     row: dict[str, object] = {
         "host": asked.host,
         "port": asked.port,
@@ -129,15 +183,14 @@ def _for_client(http: HttpConfig, asked: Target, words: str, client: Address, *,
         "why": explanation.text,
         "depends_on_dns": explanation.depends,
     }
-    if words:
-        row["clients"] = words.removeprefix("for ")
+    by_name = words.startswith("by name")
+    if by_name:
+        row["by_name"] = True
+    if clients := words.removeprefix("by name").removeprefix(", ").removeprefix("for "):
+        row["clients"] = clients
     text = f"{asked.host} port {asked.port}{f', {words}' if words else ''}: {explanation.text}"
-    by_name = literal_address(asked.host) is None and not asked.invalid and not http.settings.parent
-    if live and by_name:
-        # Imported only then: dnspython costs 0.15 s.
-        from egress_router.cli.explain_live import live_http
-
-        values, more = live_http(policy, asked, http.settings)
+    if live:
+        values, more = live
         return row | {"live": values}, f"{text}\n{more}"
     return row, text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from egress_router.config.values import Address, Family, HostName, family_of
+from egress_router.config.values import Address, Family, HostName, NameServer, family_of
 from egress_router.dns.cache import Answer, CandidateReplies, Failure, NegativeAnswer
 from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import Usable, families_with_a_route
@@ -20,11 +20,11 @@ from egress_router.redirect.sources import cluster_networks
 Live = tuple[dict[str, object], str]
 
 
-def live_http(policy: Policy, asked: Target, settings: HttpSettings) -> Live:
-    """Return what the HTTP proxy would do with a name now, and why, with each of its addresses."""
+def live_http(policy: Policy, asked: Target, settings: HttpSettings, nameservers: Sequence[NameServer] = ()) -> Live:
+    """Return what a proxy with a policy would do with a name now, and why, with each of its addresses."""
     families = [family_of(source) for source in settings.sources] or families_with_a_route()
     # As Squid asks: for the name as it is.
-    replies = asyncio.run(Resolver().resolve(HostName(f"{asked.host}."), families))
+    replies = asyncio.run(Resolver(nameservers).resolve(HostName(f"{asked.host}."), families))
     own, cluster = own_addresses(), cluster_networks()
     addresses = _addresses(replies)
     decided = explain_http(policy, asked, addresses, settings, own, cluster)

@@ -101,7 +101,9 @@ def _squid(pod: PodConfig, source: Source, _here: bool) -> str:
 
 def _haproxy(pod: PodConfig, source: Source, _here: bool) -> str:
     if pod.dns is None:
-        raise UsageError(f"{source.name} has no EGRESS_DNS_PROXY_DESTINATION: no HAProxy to plan")
+        raise UsageError(
+            f"{source.name} has no EGRESS_DNS_PROXY_DESTINATION and no EGRESS_TLS_PROXY_DESTINATION: no HAProxy to plan"
+        )
     return render_haproxy(pod.dns)
 
 

@@ -35,6 +35,7 @@ IMAGES = {
     Component.REDIRECT: "egress-router-init",
     Component.HTTP_PROXY: "egress-router-proxy",
     Component.DNS_PROXY: "egress-router-dns",
+    Component.TLS_PROXY: "egress-router-dns",
 }
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, KNOWN, Inputs, Problems, warn_unknown
 from egress_router.config.settings import parse_log, parse_run_dir
+from egress_router.dns_proxy.by_name.config import VARIABLE as BY_NAME
 from egress_router.dns_proxy.destinations import DnsProxyConfig, parse_dns_proxy
 from egress_router.errors import ConfigurationError
 from egress_router.http_proxy.config import LONGEST_RUN_DIR, parse_http_settings
@@ -50,7 +51,7 @@ def parse_pod(inputs: Inputs, problems: Problems) -> PodConfig:
     """
     # An empty policy is one that allows nothing, and a mistake; an empty value of another variable is none.
     http_set = POLICY in inputs.env or any(inputs.value(name) for name in HTTP_PROXY)
-    dns_set = any(inputs.value(name) for name in DNS_PROXY)
+    dns_set = BY_NAME in inputs.env or any(inputs.value(name) for name in DNS_PROXY)
     parse_log(inputs, problems, terminal=True)
     router = http = dns = None
     if any(inputs.value(name) for name in _ROUTER_ONLY) or not (http_set or dns_set):

@@ -26,7 +26,7 @@ def claimed(request: ManifestRequest) -> list[tuple[Protocol, PortRange]]:
     if request.rules is not None:
         return sorted({(rule.protocol, rule.ports) for rule in request.rules.claims})
     if request.dns is not None:
-        return sorted((Protocol.TCP, PortRange(item.port, item.port)) for item in request.dns.destinations)
+        return sorted((Protocol.TCP, PortRange(port, port)) for port in request.dns.ports)
     port = request.http_port or 8080
     return [(Protocol.TCP, PortRange(port, port))]
 

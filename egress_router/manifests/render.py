@@ -25,6 +25,7 @@ _MEMORY = {
     # 4096 clients of Squid, and two of them side by side during a reload.
     Component.HTTP_PROXY: {"request": "128Mi", "limit": "1Gi"},
     Component.DNS_PROXY: {"request": "64Mi", "limit": "512Mi"},
+    Component.TLS_PROXY: {"request": "64Mi", "limit": "512Mi"},
 }
 
 

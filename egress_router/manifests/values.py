@@ -17,22 +17,25 @@ REGISTRY = "localhost"
 
 
 class Component(StrEnum):
-    """The three routers."""
+    """The routers. TLS by name is the DNS proxy's container with another list."""
 
     REDIRECT = "redirect"
     HTTP_PROXY = "http-proxy"
     DNS_PROXY = "dns-proxy"
+    TLS_PROXY = "tls-proxy"
 
     @property
     def mode(self) -> Mode:
         """EGRESS_ROUTER_MODE of the init container."""
-        return Mode.INIT if self is Component.REDIRECT else Mode(self.value)
+        modes = {Component.REDIRECT: Mode.INIT, Component.TLS_PROXY: Mode(Component.DNS_PROXY.value)}
+        return modes[self] if self in modes else Mode(self.value)
 
     @property
     def destination_variable(self) -> str:
         """The variable that lists its destinations."""
-        names = {"redirect": "EGRESS_DESTINATION", "http-proxy": "EGRESS_HTTP_PROXY_DESTINATION"}
-        return names.get(self.value, "EGRESS_DNS_PROXY_DESTINATION")
+        if self is Component.REDIRECT:
+            return "EGRESS_DESTINATION"
+        return f"EGRESS_{self.value.upper().replace('-', '_')}_DESTINATION"
 
 
 class Platform(StrEnum):
@@ -115,7 +118,7 @@ class ManifestRequest:
     """The options. ``sources`` has one entry for each router, with one address of each family.
 
     ``destinations`` is the text of the list; what it says is in ``rules`` (redirect), ``http_port`` (HTTP proxy) or
-    ``dns`` (DNS proxy), None for the other components. ``forwarding`` None leaves the choice to the plan.
+    ``dns`` (DNS proxy, TLS by name), None for the other components. ``forwarding`` None leaves the choice to the plan.
 
     ``sdn`` is the value of OpenShift SDN's annotation, "true" or a NIC, None without it. ``networks`` is an annotation
     of Multus to keep as it is, ``interface`` the name of the egress interface there. ``kept`` has an entry for each of

@@ -158,7 +158,7 @@ def asked_name(asked: bytes, port: int, *, http: bool) -> str | Invalid:
     bare = text.removesuffix(".")
     if literal_address(bare) is not None:
         return Invalid("an address, not a name")
-    name = host_name(bare)
+    name = host_name(bare) if not bare.endswith(".") else Invalid("it has an empty part between dots")
     return Invalid(f"not a host name: {name}") if isinstance(name, Invalid) else name.text
 
 

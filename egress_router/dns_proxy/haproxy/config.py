@@ -91,11 +91,12 @@ def render_haproxy(
     *,
     socket: str = SOCKET,
     ipv6: bool = True,
+    route_lua: str = "route.lua",
 ) -> str:
     """Return haproxy.cfg. ``known`` gives names their servers from the start, which a reload needs.
 
     ``ipv6`` is false on a kernel without IPv6: listeners are for IPv4 alone then. The same config and the same answers
-    always make the same bytes.
+    always make the same bytes. ``route_lua`` is where HAProxy finds what asks for the way of connections by name.
     """
     listeners = [_listener(item, config, known or {}, ipv6=ipv6) for item in config.destinations]
     return _template().render(
@@ -103,7 +104,7 @@ def render_haproxy(
         socket=socket,
         idle_timeout=config.idle_timeout,
         by_name=_by_name(config, ipv6=ipv6),
-        route_lua=ROUTE_LUA,
+        route_lua=route_lua,
         route_socket=route_socket(socket),
         families=sorted(family.value for family in config.sources or Family),
         sources={family.value: endpoint(source, 0) for family, source in config.sources.items()},

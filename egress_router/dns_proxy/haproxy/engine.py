@@ -23,7 +23,7 @@ from egress_router.daemon.sockets import can_listen
 from egress_router.daemon.unprivileged import may_bind_low_ports
 from egress_router.dns_proxy.by_name.router import RouterFigures
 from egress_router.dns_proxy.destinations import DnsProxyConfig
-from egress_router.dns_proxy.haproxy.config import render_haproxy, route_socket
+from egress_router.dns_proxy.haproxy.config import ROUTE_LUA, render_haproxy, route_socket
 from egress_router.dns_proxy.haproxy.log_pipe import ConnectionStats, LogPipe
 from egress_router.dns_proxy.haproxy.runtime import RuntimeSocket
 from egress_router.dns_proxy.names import BackendWatcher, DnsProxyState
@@ -238,7 +238,7 @@ class HaproxyEngine:
 
     def _write(self, generation: str, config: DnsProxyConfig) -> Path:
         path = self._socket(generation)
-        text = render_haproxy(config, self._watcher.known(), socket=str(path), ipv6=self._ipv6)
+        text = render_haproxy(config, self._watcher.known(), socket=str(path), ipv6=self._ipv6, route_lua=ROUTE_LUA)
         log.debug("%s:\n%s", path.with_suffix(".cfg"), text)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

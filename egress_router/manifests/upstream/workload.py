@@ -41,7 +41,7 @@ def router_of_pod(
     ours = is_ours(item)
     component = _component(pod)
     setter = pod.with_role(Role.INIT) or pod.with_role(Role.RUN)
-    reader = pod.with_role({Component.HTTP_PROXY: Role.HTTP, Component.DNS_PROXY: Role.DNS}.get(component, Role.INIT))
+    reader = pod.with_role(_READS.get(component, Role.INIT))
     variable = component.destination_variable
     candidates = [one for one in (reader, setter, *pod.containers) if one is not None]
     lister = next((one for one in candidates if {variable, f"{variable}_FILE"} & one.names), None)
@@ -81,8 +81,15 @@ def router_of_pod(
     )
 
 
+#: Which container reads the list.
+_READS = {Component.HTTP_PROXY: Role.HTTP, Component.DNS_PROXY: Role.DNS, Component.TLS_PROXY: Role.DNS}
+
+
 def _component(pod: ManifestPod) -> Component:
     names = {name for container in pod.containers for name in container.names}
+    lists = [Component.DNS_PROXY.destination_variable, Component.TLS_PROXY.destination_variable]
+    if [any(one in name for name in names) for one in lists] == [False, True]:
+        return Component.TLS_PROXY
     for component, role in ((Component.HTTP_PROXY, Role.HTTP), (Component.DNS_PROXY, Role.DNS)):
         if pod.with_role(role) is not None or any(component.destination_variable in name for name in names):
             return component

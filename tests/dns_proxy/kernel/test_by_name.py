@@ -217,7 +217,7 @@ def test_what_names_nobody_is_refused(lab: Lab, open_directory: Path, servers: d
         assert {address: server.count for address, server in servers.items()} == before
         log = pod.wait_for_log(len(hellos) + 3)
         assert {entry["decision"] for entry in log[1:]} == {"invalid"}
-        assert "no name in the TLS ClientHello (SNI)" in {entry["reason"] for entry in log}
+        assert "no name in the TLS ClientHello (SNI)" in {entry["reason"] for entry in log[1:]}
         # The server still serves, and who says nothing leaves no line.
         pod.connect().close()
         assert pod.said("one.example.com") == [SOURCE[4], "one.example.com"]

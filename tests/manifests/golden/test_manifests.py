@@ -149,5 +149,5 @@ def test_every_component_and_platform_is_there() -> None:
         (words[0], words[words.index("--platform") + 1])
         for words in (shlex.split((case / "args").read_text()) for case in GOOD)
     }
-    assert {component for component, _ in seen} == {"redirect", "http-proxy", "dns-proxy"}
+    assert {component for component, _ in seen} == {"redirect", "http-proxy", "dns-proxy", "tls-proxy"}
     assert {platform for _, platform in seen} == {"openshift", "kubernetes"}
