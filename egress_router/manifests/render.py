@@ -139,9 +139,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = None if is_text(text) else '"'
-    if "\n" in text.rstrip("\n"):
-        style = "|" if _BREAKS.isdisjoint(text) else '"'
+    style = None if is_text(text) and _BREAKS.isdisjoint(text) else '"'
+    if "\n" in text.rstrip("\n") and style is None:
+        style = "|"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -93,6 +93,22 @@ class Kept:
     main: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def settings(self) -> dict[str, str]:
+        """The variables of our containers that stand there as texts: the router will read them."""
+        found = {}
+        for part in (self.init, self.main):
+            for one in part.get("env", ()):
+                name, value = one.get("name"), one.get("value")
+                if (
+                    isinstance(name, str)
+                    and name.startswith("EGRESS_")
+                    and isinstance(value, str)
+                    and "$(" not in value
+                ):
+                    found[name] = value
+        return found
+
+    @property
     def foreign(self) -> tuple[Mapping[str, Any], ...]:
         """The containers that are not ours."""
         return (*self.before, *self.after, *self.sidecars)

@@ -299,8 +299,11 @@ class _Reader:
         other containers.
         """
         kept = {key: value for key, value in context.items() if value not in (None, [], {})}
-        if self._ours and (sysctls := as_list(kept.pop("sysctls", None))):
-            own = {*FORWARDING_SYSCTLS.values(), LOW_PORTS_SYSCTL}
+        if sysctls := [one for one in as_list(kept.pop("sysctls", None)) if as_text(one.get("name"))]:
+            kept["sysctls"] = sysctls
+        if self._ours and kept.pop("sysctls", None):
+            redirect = self._component is Component.REDIRECT
+            own = set(FORWARDING_SYSCTLS.values()) if redirect else {LOW_PORTS_SYSCTL}
             if others := [one for one in sysctls if one.get("name") not in own]:
                 kept["sysctls"] = others
         if kept.pop("runAsNonRoot", None) is True:
@@ -417,6 +420,7 @@ class _Reader:
         if len(container.roles) > 1:
             reads = set(KNOWN)
         found = []
+        own.pop("", None)
         for name, raw in own.items():
             if name in _TAKEN_OVER or (self._ours and raw in _OUR_HANDOVER):
                 continue

@@ -231,7 +231,10 @@ def _together(
     mine = Problems()
     sources = options.sources or tuple(router.source for router in group)
     text = SourceText(first.names["--destinations"], first.destinations)
-    complete = complete_request(request, sources, options.gateway or first.gateway, text, mine, first.http_port)
+    settings = {name: value for kept in request.kept for name, value in kept.settings.items()}
+    complete = complete_request(
+        request, sources, options.gateway or first.gateway, text, mine, first.http_port, settings
+    )
     problems.errors += [named(problem, first, options.given) for problem in mine.errors]
     problems.warnings += [named(problem, first, options.given) for problem in mine.warnings]
     if complete is not None and not ours:

@@ -94,7 +94,10 @@ def kept_service(
         for port in as_list(container.get("ports"))
     }
     ports = []
-    for port in as_list(item.spec.get("ports")):
+    written = spec.get("ports")
+    if written is not None and len(as_list(written)) != len(written if isinstance(written, list) else "?"):
+        problems.error(f"{item.where} spec.ports", None, "", "is no list of ports", "a list of mappings")
+    for port in as_list(written):
         entry = {
             key: value
             for key, value in port.items()
@@ -112,6 +115,8 @@ def kept_service(
         ports.append(entry)
     if ports:
         spec["ports"] = ports
+    else:
+        spec.pop("ports", None)
     numbers = ", ".join(as_text(port.get("port")) for port in ports)
     others = ["clusterIP None" if key == "clusterIP" else key for key in spec if key not in ("ports", "type")]
     note.same(", ".join(["name, type", *others, f"ports ({numbers})" if ports else "no ports"]))

@@ -200,7 +200,8 @@ def _as_written(request: ManifestRequest, pod: ManifestPod, objects: Objects, gi
     policy = objects.find("NetworkPolicy", namespace, name)
     if policy is not None and not request.allow_from:
         request = replace(request, allow_from=_allowed(policy))
-    scc = bool(objects.of_kind("SecurityContextConstraints"))
+    account = f"system:serviceaccount:{namespace}:{as_text(item.pod_spec.get('serviceAccountName'))}"
+    scc = any(account in (one.raw.get("users") or ()) for one in objects.of_kind("SecurityContextConstraints"))
     return replace(
         request,
         platform=Platform.OPENSHIFT if scc else Platform.KUBERNETES,

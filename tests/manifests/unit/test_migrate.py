@@ -506,7 +506,8 @@ def admits(constraints: dict[str, Any], spec: dict[str, Any]) -> list[str]:
         found.append("fsGroup")
     if "seLinuxOptions" in whole and constraints["seLinuxContext"]["type"] != "RunAsAny":
         found.append("seLinuxOptions")
-    names = {one["name"] for one in whole.get("sysctls", [])}
+    # Any pod may have this one.
+    names = {one["name"] for one in whole.get("sysctls", [])} - {"net.ipv4.ip_unprivileged_port_start"}
     found += [f"sysctl {name}" for name in names - set(constraints.get("allowedUnsafeSysctls", []))]
     for container in (*spec.get("initContainers", []), *spec["containers"]):
         context = container.get("securityContext", {})
@@ -680,6 +681,54 @@ def test_the_node_that_was_chosen_by_hand_stays(migrate: Migrate) -> None:
     _, items, notes = migrate(dumped({**pod, "status": {"phase": "Running"}}))
     assert "nodeName" not in template(by_kind(items, "Deployment")[0])["spec"]
     assert "nodeName" not in notes
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "part"),
+    [
+        ("EGRESS_LOG_LEVEL", "loud", 'EGRESS_LOG_LEVEL: "loud" is not known'),
+        ("EGRESS_CLUSTER_CIDRS", "198.51.100.1/24", "EGRESS_CLUSTER_CIDRS"),
+        ("EGRESS_SHUTDOWN_GRACE", "soon", "EGRESS_SHUTDOWN_GRACE"),
+    ],
+)
+def test_variables_that_are_kept_are_judged(migrate: Migrate, variable: str, value: str, part: str) -> None:
+    item = router()
+    template(item)["spec"]["initContainers"][0]["env"].append({"name": variable, "value": value})
+    status, items, notes = migrate(dumped(item))
+    assert (status, items) == (78, [])
+    assert part in notes
+
+
+def test_a_sysctl_stands_there_once(migrate: Migrate) -> None:
+    item = router()
+    spec = template(item)["spec"]
+    spec["securityContext"] = {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]}
+    spec["initContainers"][0]["env"][3]["value"] = "http-proxy"
+    proxy = {"name": "EGRESS_HTTP_PROXY_DESTINATION", "value": "*"}
+    port = {"name": "EGRESS_HTTP_PROXY_PORT", "value": "80"}
+    spec["containers"] = [{"name": "p", "image": "origin-egress-http-proxy", "env": [proxy, port]}]
+    status, items, _ = migrate(dumped(item))
+    assert status == 0
+    assert len(template(by_kind(items, "Deployment")[0])["spec"]["securityContext"]["sysctls"]) == 1
+
+
+@pytest.mark.parametrize("ports", ["80", {"port": 80}, [80], ["http"]])
+def test_ports_that_are_no_list_of_ports(migrate: Migrate, ports: object) -> None:
+    status, items, notes = migrate(dumped(router()), dumped(service(ports=ports)))
+    assert (status, items) == (78, [])
+    assert "Service/egress spec.ports: is no list of ports" in notes
+
+
+def test_line_breaks_of_unicode_come_back(migrate: Migrate) -> None:
+    item = router()
+    text = "a\x85b\u2028 c\n d "
+    template(item)["metadata"]["annotations"]["example.com/note"] = text
+    template(item)["spec"]["containers"].append({"name": "side", "image": "x", "args": [text, "\x85", " "]})
+    status, items, _ = migrate(dumped(item))
+    assert status == 0
+    (written,) = by_kind(items, "Deployment")
+    assert template(written)["metadata"]["annotations"]["example.com/note"] == text
+    assert template(written)["spec"]["containers"][-1]["args"] == [text, "\x85", " "]
 
 
 def test_triggers_are_lost(migrate: Migrate) -> None:
