@@ -16,6 +16,7 @@ What finds no address is accepted as it is (iptables refuses DROP in nat) and re
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import collapse_addresses
 
 from egress_router.config.values import Address, Family, PortRange, Protocol, host_network
@@ -260,6 +261,7 @@ def _filter(translation: Translation, family: Family) -> IptTable:
         f"{PREFIX}OUTPUT": _output(translation, family),
         f"{PREFIX}GUARD": (
             *(IptRule("RETURN", out_interface=name) for name in ("lo", back)),
+            *_errors_of_nothing(family),
             *_guard(translation, family),
         ),
     }
@@ -273,10 +275,23 @@ def _filter(translation: Translation, family: Family) -> IptTable:
     if _forwards(translation, family):
         # A client's packet that belongs to no connection (late, or outside of the window) is not translated and so
         # reaches the pod itself, whose reset would end the connection that it came from.
-        late = IptRule("DROP", matches=(IptMatch("conntrack", (("ctstate", "INVALID"),)),))
+        late = IptRule("DROP", matches=(_INVALID,))
         chains[f"{PREFIX}LATE"] = (late, *unanswered(translation, family))
         hooks = (*hooks, ("INPUT", IptRule(f"{PREFIX}LATE", in_interface=back)))
     return IptTable("filter", chains, hooks)
+
+
+#: ICMP errors (RFC 792, RFC 4443): unreachable, too big, time exceeded, parameter problem.
+_ERROR_TYPES = {Family.IPV4: ("3", "11", "12"), Family.IPV6: ("1", "2", "3", "4")}
+_INVALID = IptMatch("conntrack", (("ctstate", "INVALID"),))
+
+
+def _errors_of_nothing(family: Family) -> tuple[IptRule, ...]:
+    """Drop errors of the pod about a packet that belongs to no connection: they are for whoever its source names, true
+    or not.
+    """
+    rules = (_icmp(family, type_, "DROP") for type_ in _ERROR_TYPES[family])
+    return tuple(replace(rule, matches=(_INVALID, *rule.matches)) for rule in rules)
 
 
 def _icmp(family: Family, type_: str, target: str, source: str | None = None) -> IptRule:

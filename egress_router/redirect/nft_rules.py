@@ -236,6 +236,11 @@ def _output(translation: Translation) -> NftChain:
         f"{name} ip6 daddr {{ fe80::/10, ff00::/8 }} accept",
         f"{name} counter reject with icmpx admin-prohibited",
     ]
+    # Errors of the pod about a packet that belongs to no connection are for whoever its source names, true or not.
+    outside = f'oifname != "lo" oifname != "{translation.cluster}" ct state invalid,untracked'
+    errors4 = "icmp type { destination-unreachable, time-exceeded, parameter-problem }"
+    errors6 = "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }"
+    rules += [f"{outside} {errors} counter drop" for errors in (errors4, errors6)]
     rules += _wrong_source(translation)
     return NftChain("output", "type filter hook output priority filter; policy accept;", tuple(rules))
 
