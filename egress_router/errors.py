@@ -26,6 +26,8 @@ _VERBS = frozenset({"are", "can", "cannot", "claims", "comes", "has", "is", "map
 
 #: Characters of a sentence with text of somebody else in it.
 MOST_OF_A_SENTENCE = 1000
+#: Problems in the text of one error, and characters of what a tool said.
+MOST_PROBLEMS, MOST_OF_A_TOOL = 100, 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,10 @@ def printable(text: str, limit: int = 200) -> str:
     """Return ``text`` safe for one line of a log: control characters escaped, cut at ``limit`` characters."""
     cut = text if len(text) <= limit else text[:limit] + "…"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
 
 
 def described(value: object) -> str:
@@ -93,7 +99,10 @@ class ConfigurationError(EgressRouterError):
         self.problems = tuple(sorted(problems, key=lambda p: (order[p.variable], p.line or 0)))
         count = len(self.problems)
         head = "1 problem" if count == 1 else f"{count} problems"
-        super().__init__("\n  ".join([f"{head} in the configuration; nothing was changed", *map(str, self.problems)]))
+        # The text goes into logs and answers, again and again; who wants all has ``problems``.
+        shown = [str(problem) for problem in self.problems[:MOST_PROBLEMS]]
+        shown += [f"and {count - MOST_PROBLEMS} more (egress-router check -o json has all)"] * (count > MOST_PROBLEMS)
+        super().__init__("\n  ".join([f"{head} in the configuration; nothing was changed", *shown]))
 
 
 class UsageError(EgressRouterError):
@@ -119,7 +128,8 @@ class ToolFailed(PlatformError):
         self.command = tuple(command)
         self.status = status
         self.stderr = stderr
-        super().__init__(f"`{' '.join(self.command)}` failed ({status}): {stderr.strip() or 'no error text'}")
+        said = _cut(stderr.strip(), MOST_OF_A_TOOL) or "no error text"
+        super().__init__(f"`{' '.join(self.command)}` failed ({status}): {said}")
 
 
 class CapabilityError(EgressRouterError):
