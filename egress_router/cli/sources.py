@@ -24,10 +24,11 @@ from egress_router.config.inputs import (
 )
 from egress_router.errors import ConfigurationError, Problem, UsageError
 from egress_router.manifests.containers import ManifestPod, manifest_pods
-from egress_router.manifests.forms import explained, from_elsewhere, no_pods, warn_unprocessed
+from egress_router.manifests.forms import explained, from_elsewhere
 from egress_router.manifests.judge import judge_pods
 from egress_router.manifests.objects import Objects, read_objects
 from egress_router.manifests.pod import PodConfig, parse_manifest_pod, parse_pod
+from egress_router.manifests.unprocessed import no_pods, warn_unprocessed
 
 F = TypeVar("F", bound=Callable[..., Any])
 SUFFIXES = (".yaml", ".yml", ".json")

@@ -26,8 +26,8 @@ from egress_router.dns.usable import Usable, families_with_a_route
 from egress_router.dns_proxy.by_name.config import VARIABLE as BY_NAME
 from egress_router.dns_proxy.destinations import VARIABLE, DnsProxyConfig, parse_dns_proxy
 from egress_router.dns_proxy.haproxy.engine import HaproxyEngine, first_unprivileged_port
+from egress_router.dns_proxy.haproxy.watcher import BackendWatcher
 from egress_router.dns_proxy.metrics import DnsProxyCollector, names_as_json
-from egress_router.dns_proxy.names import BackendWatcher
 from egress_router.errors import ConfigurationError
 from egress_router.net.rtnetlink.kernel import own_addresses
 from egress_router.policy.judge import Judge

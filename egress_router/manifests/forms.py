@@ -5,20 +5,16 @@ charts, empty files; and values that a template, a callout or Kubernetes itself 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from egress_router.config.inputs import Problems
 from egress_router.config.kubernetes_yaml import YamlError
-from egress_router.errors import ConfigurationError, Problem
-
-if TYPE_CHECKING:
-    from egress_router.manifests.objects import Objects
+from egress_router.errors import Problem
 
 #: Kinds that become manifests by another program first: what each is, and what to do with it.
-_UNPROCESSED = {
+UNPROCESSED = {
     "Template": ("is an OpenShift Template", "process it first: oc process -f {} > processed.json"),
     "EgressRouter": (
         "is an EgressRouter of OVN-Kubernetes, whose pods its operator makes",
@@ -38,7 +34,7 @@ _JSONNET = re.compile(r"^\s*(?:local\s+\w+\s*=|\w+::|import\s+['\"])", re.MULTIL
 CALLOUT = re.compile(r"(?:[ \t]+(?:<[0-9]{1,2}>|\([0-9]{1,2}\)|[①-⑳❶-❿➀-➉]))+[ \t]*$")
 _EXPECTED = "the manifest of a pod, or of a workload with a pod template"
 _HELM = "render it first: helm template CHART > rendered.yaml, then -f rendered.yaml"
-_KUSTOMIZATION = _UNPROCESSED["Kustomization"]
+_KUSTOMIZATION = UNPROCESSED["Kustomization"]
 _NAMES = {
     "Chart.yaml": ("is part of a Helm chart", _HELM),
     "values.yaml": ("is part of a Helm chart", _HELM),
@@ -105,14 +101,6 @@ def no_object(text: str, label: str, values: Sequence[Any]) -> Problem:
     return Problem(label, None, "", "has no Kubernetes object", expected)
 
 
-def warn_unprocessed(objects: Objects, problems: Problems) -> None:
-    """Warn of objects beside the pods that were passed over, since another program must process them first."""
-    for kind, (message, expected) in _UNPROCESSED.items():
-        for item in objects.of_kind(kind):
-            where = item.file if item.name == "?" else f"{item.file} {item.where}"
-            problems.warn(where, None, "", f"{message}: passed over", expected.format(item.file))
-
-
 def explained(problem: Problem) -> Problem:
     """Say of a problem of a variable what its cause is, where the text tells: a template, a callout, a reference."""
     text = problem.text
@@ -136,27 +124,3 @@ def from_elsewhere(where: str) -> str:
     if where.startswith(("the pod's field", "the container's")):
         return "a value here: the kubelet alone knows that one"
     return "put it into the same file to have it read"
-
-
-def no_pods(objects: Objects, labels: Iterable[str], command: str) -> ConfigurationError:
-    """Return the error of files without a pod that has EGRESS_* variables: what they have, and what to do with it."""
-    names = ", ".join(labels)
-    for kind, (message, expected) in _UNPROCESSED.items():
-        if kind in objects.kinds() and not (kind == "EgressRouter" and command == "migrate"):
-            return ConfigurationError([Problem(names, None, "", message, expected.format(names))])
-    for item in objects:
-        if item.kind == "NetworkAttachmentDefinition" and '"egress-router"' in str(item.spec.get("config")):
-            message = "is a network attachment of the CNI plugin egress-router, made for an EgressRouter"
-            expected = "`oc get egressrouter -o yaml` has what `egress-router migrate` takes"
-            return ConfigurationError([Problem(names, None, "", message, expected)])
-    if set(objects.kinds()) <= {"ConfigMap", "Secret", "Service"} and objects.kinds():
-        kinds = objects.kinds()
-        message = f"has a {kinds[0]} alone" if len(kinds) == 1 else f"has {' and '.join(kinds)}"
-        message += ", and no pod that uses it"
-        expected = "the workload too: -f takes several files, and directories"
-        return ConfigurationError([Problem(names, None, "", message, expected)])
-    wanted = "a Pod, or an object with a pod template, whose containers have them"
-    if command == "migrate":
-        wanted = "an EgressRouter, or a pod whose containers have EGRESS_* variables"
-        return ConfigurationError([Problem(names, None, "", "has no egress router", wanted)])
-    return ConfigurationError([Problem(names, None, "", "has no pod with EGRESS_* variables", wanted)])

@@ -26,7 +26,8 @@ from egress_router.dns_proxy.destinations import DnsProxyConfig
 from egress_router.dns_proxy.haproxy.config import ROUTE_LUA, render_haproxy, route_socket
 from egress_router.dns_proxy.haproxy.log_pipe import ConnectionStats, LogPipe
 from egress_router.dns_proxy.haproxy.runtime import RuntimeSocket
-from egress_router.dns_proxy.names import BackendWatcher, DnsProxyState
+from egress_router.dns_proxy.haproxy.watcher import BackendWatcher
+from egress_router.dns_proxy.names import DnsProxyState
 from egress_router.errors import PlatformError, ToolFailed
 from egress_router.policy.judge import Judge
 from egress_router.policy.values import Policy

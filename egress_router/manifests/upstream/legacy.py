@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from egress_router.config.inputs import Problems, SourceText
 from egress_router.errors import Problem
 from egress_router.manifests.containers import manifest_pods
-from egress_router.manifests.forms import CALLOUT, explained, no_pods
+from egress_router.manifests.forms import CALLOUT, explained
 from egress_router.manifests.judge import judge_pods, shared_addresses
 from egress_router.manifests.objects import (
     ManifestObject,
     read_objects,
 )
 from egress_router.manifests.request import complete_request
+from egress_router.manifests.unprocessed import no_pods
 from egress_router.manifests.upstream.kept import Notebook
 from egress_router.manifests.upstream.others import Fates
 from egress_router.manifests.upstream.resource import router_of_resource

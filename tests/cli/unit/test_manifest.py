@@ -12,10 +12,10 @@ from egress_router.config.inputs import Problems, SourceText
 from egress_router.errors import ConfigurationError
 from egress_router.manifests.containers import ManifestPod
 from egress_router.manifests.containers import manifest_pods as pods_of
-from egress_router.manifests.forms import no_pods
 from egress_router.manifests.judge import judge_pods
 from egress_router.manifests.objects import read_objects
 from egress_router.manifests.pod import parse_manifest_pod
+from egress_router.manifests.unprocessed import no_pods
 from tests.cli.unit.conftest import CommandLine
 from tests.cli.unit.manifests import CONFIG_MAP, HTTP_PROXY, REDIRECT, TYPOGRAPHIC, plain, pod, values
 

@@ -49,7 +49,10 @@ def pod(lab: Lab, open_directory: Path) -> DnsProxyPod:
             "thread names ended: RecursionError: injected; see the log",
         ),
         # A callback of that thread.
-        ("egress_router.dns_proxy.names:BackendWatcher._full_sync", "thread names ended: RecursionError: injected"),
+        (
+            "egress_router.dns_proxy.haproxy.watcher:BackendWatcher._full_sync",
+            "thread names ended: RecursionError: injected",
+        ),
         # The loop.
         ("egress_router.dns_proxy.haproxy.engine:HaproxyEngine.ready", "this is a bug of egress-router"),
     ],
