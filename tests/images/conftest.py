@@ -1,4 +1,6 @@
-"""Labs and images for tests of real containers."""
+"""Labs and images for tests of real containers. The images stand on the Debian release that SUITE names, as those of
+scripts/build-images do: ``SUITE=bookworm scripts/test images`` tries them on Debian 12.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,8 @@ from lab import Lab
 from tests.images.container import has_image
 
 LOCK = Path("/run/lock/egress-router-images")
+#: Seconds that building them may take, on a busy machine and without a layer to begin with.
+BUILD_TIMEOUT = 3600
 CHECKOUT = Path(__file__).parents[2]
 #: What the images are made of.
 SOURCES = ("Containerfile.*", "LICENSE", "pyproject.toml", "images/*", "requirements/*", "scripts/build-images")
@@ -23,14 +27,19 @@ SOURCES = ("Containerfile.*", "LICENSE", "pyproject.toml", "images/*", "requirem
 @pytest.fixture(scope="session")
 def tag() -> str:
     """Build the images and return their tag. What is unchanged since an earlier run is taken from podman's storage."""
-    version = "test-" + digest()
+    version = "-".join(filter(None, ("test", os.environ.get("SUITE"), digest())))
     images = [f"localhost/egress-router-{name}:{version}" for name in ("init", "proxy", "dns", "node")]
     # Tests may run in several processes, of which one builds.
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not all(map(has_image, images)):
             command = [str(CHECKOUT / "scripts/build-images"), "--bootstrap"]
-            subprocess.run(command, env={**os.environ, "VERSION": version, "PREFIX": "localhost/"}, check=True)
+            subprocess.run(
+                command,
+                env={**os.environ, "VERSION": version, "PREFIX": "localhost/"},
+                check=True,
+                timeout=BUILD_TIMEOUT,
+            )
     return version
 
 

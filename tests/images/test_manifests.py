@@ -12,7 +12,7 @@ from lab import Lab, NoReply
 from tests.images.container import ManifestPod, load
 from tests.images.seed import assert_left_with, fetch
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600, func_only=True)]
 SOURCE = "192.0.2.46"
 
 

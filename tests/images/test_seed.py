@@ -10,7 +10,7 @@ from lab import Lab
 from tests.images.container import ManifestPod
 from tests.images.seed import LEAST_INIT, LEAST_MAIN, assert_left_with, fetch, images, objects, world
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600, func_only=True)]
 privileges = pytest.mark.parametrize("least", [False, True], ids=["as-in-the-manifest", "least"])
 
 

@@ -29,6 +29,16 @@ def end_on_sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_xtables_lock() -> Iterator[None]:
+    """Give each process of the tests a lock of its own for legacy iptables, as pods have one in their own /run. Those
+    that run beside each other would fail with "another app is currently holding the xtables lock".
+    """
+    with tempfile.NamedTemporaryFile(prefix="xtables-", suffix=".lock") as lock, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XTABLES_LOCKFILE", lock.name)
+        yield
+
+
 @pytest.fixture(params=SHAPES)
 def shape(request: pytest.FixtureRequest) -> str:
     """How pods are connected to their node."""
