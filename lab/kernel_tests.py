@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from lab.debian_kernels import SUITES, Kernel, KernelUnavailable, cached, fetch
+from lab.debian_kernels import SUITES, KernelUnavailable, cached, fetch
 from lab.virtual_machine import BootFailed, Outcome, TimedOut, has_kvm, run, to_terminal
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 #: Which tests run: those that no other kernel can run, and the cross-section of tests/support/kernels.py.
 SELECTION = "distribution_kernel or every_kernel"
+#: And with what parameters a kernel is booted once more, for tests that are about that.
+MORE_BOOTS = {"ipv6.disable=1": "without_ipv6"}
+#: Exit code of pytest.
+NO_TESTS = 5
 FAILED = 1
 UNAVAILABLE = 69
 INTERRUPTED = 130
@@ -39,6 +45,7 @@ INTERRUPTED = 130
 @click.option("--only", type=click.Choice(["demo", "tests"]), help="Leave the other out.")
 @click.option("--list", "listed", is_flag=True, help="Print kernels and tests, and exit.")
 @click.option("--shell", "text", help="Run this shell text there instead.")
+@click.option("--boot", "parameters", default="", help="Parameters for the kernel, with --shell.")
 @click.option("--update", is_flag=True, help="Look for newer packages of the kernels that are here already.")
 @click.option(
     "--results", type=click.Path(path_type=Path), help="Directory for logs and results of the tests (JUnit XML)."
@@ -55,6 +62,7 @@ def main(
     only: str | None,
     listed: bool,
     text: str | None,
+    parameters: str,
     update: bool,
     results: Path | None,
     timeout: float,
@@ -63,28 +71,30 @@ def main(
 ) -> None:
     """Boot kernels of Debian in QEMU and run the demo and a selection of the kernel tests on them.
 
-    Arguments after -- go to pytest. Exit code 0: all is well; 1: something failed; 69: a kernel could not be fetched or
-    booted.
+    Each is booted once more with ipv6.disable=1, for the tests that are about that. Arguments after -- go to pytest.
+    Exit code 0: all is well; 1: something failed; 69: a kernel could not be fetched or booted.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if listed:
         list_them(pytest_arguments)
         return
-    command = text or commands(only, pytest_arguments)
+    boots = {parameters: text} if text else planned(only, pytest_arguments)
     how = "KVM" if has_kvm() else "software emulation, about ten times slower than the machine"
     failures = []
-    for line in lines or tuple(SUITES):
+    for line, (boot, command) in itertools.product(lines or tuple(SUITES), boots.items()):
+        label = " ".join(filter(None, (line, boot)))
         try:
             kernel = (None if update else cached(line)) or fetch(line)
-            click.echo(f">>> Debian's Linux {kernel.version} ({kernel.release}), QEMU with {how}")
-            where = (results or CHECKOUT / "build" / "kernels") / line
+            click.echo(f">>> Debian's Linux {kernel.version} ({kernel.release}{boot and ', ' + boot}), QEMU with {how}")
+            where = (results or CHECKOUT / "build" / "kernels") / label.replace(" ", "-")
             where.mkdir(parents=True, exist_ok=True)
             outcome = run(
                 kernel,
                 command,
                 directory=CHECKOUT,
-                environment=environment(line),
+                environment=environment(line, boot),
                 results=where,
+                parameters=boot,
                 timeout=timeout * 60,
                 memory=memory,
                 output=to_terminal,
@@ -93,60 +103,73 @@ def main(
             click.echo("\ninterrupted; the virtual machine is gone", err=True)
             ctx.exit(INTERRUPTED)
         except (KernelUnavailable, BootFailed) as error:
-            click.echo(f"{line}: {error}", err=True)
+            click.echo(f"{label}: {error}", err=True)
             ctx.exit(UNAVAILABLE)
         except TimedOut as error:
-            click.echo(f"\n>>> {line}: {error}")
-            failures.append(line)
+            click.echo(f"\n>>> {label}: {error}")
+            failures.append(label)
             continue
-        report(kernel, outcome, where)
+        report(label, outcome, where)
         if outcome.status or outcome.complaints:
-            failures.append(line)
+            failures.append(label)
     if failures:
         click.echo(f">>> failed: {', '.join(failures)}")
         ctx.exit(FAILED)
 
 
-def commands(only: str | None, pytest_arguments: tuple[str, ...]) -> str:
+def planned(only: str | None, pytest_arguments: tuple[str, ...]) -> dict[str, str]:
+    """Return what runs in each boot, by the parameters of the kernel. Raises click.UsageError when nothing would."""
+    found = {}
+    names = [] if only == "demo" else selected(SELECTION, pytest_arguments)
+    if names or only != "tests":
+        found[""] = commands(only != "tests", names, pytest_arguments)
+    for boot, marker in MORE_BOOTS.items():
+        if only != "demo" and (names := selected(marker, pytest_arguments)):
+            found[boot] = commands(False, names, pytest_arguments)
+    if not found:
+        raise click.UsageError("no test is chosen")
+    return found
+
+
+def commands(demo: bool, names: Sequence[str], pytest_arguments: tuple[str, ...]) -> str:
     """Return what runs there: versions of what matters, the demo, the tests. Its status is 0 if all went well."""
     python = shlex.quote(sys.executable)
     steps = ["uname -srv; nft --version; iptables --version; squid -v | head -n 1; haproxy -v | head -n 1", "status=0"]
-    if only != "tests":
+    if demo:
         steps.append(f"{python} -m lab demo || status=1")
-    if only != "demo":
+    if names:
         # As on a node where something uses legacy iptables: a kernel loads these for nobody by itself.
         steps.append("modprobe -a ip_tables ip6_tables")
         options = [word for word in pytest_arguments if not (CHECKOUT / word.split("::")[0]).exists()]
-        names = selected(pytest_arguments)
         pytest = shlex.join([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *names])
         steps.append(f'{pytest} --junit-xml="$RESULTS/tests.xml" || status=1')
     return "\n".join([*steps, "exit $status"])
 
 
-def selected(pytest_arguments: tuple[str, ...]) -> list[str]:
+def selected(marker: str, pytest_arguments: tuple[str, ...]) -> list[str]:
     """Return the ids of the tests to run. Found here, since a machine in software takes minutes to look at all files.
 
-    Raises click.UsageError when there are none.
+    Raises click.UsageError when pytest does not take the arguments.
     """
-    argv = [sys.executable, "-m", "pytest", "--collect-only", "-m", SELECTION, *pytest_arguments]
+    argv = [sys.executable, "-m", "pytest", "--collect-only", "-m", marker, *pytest_arguments]
     with tempfile.NamedTemporaryFile() as file:
         variables = {**os.environ, "TEST_KERNEL": "list", "CHOSEN_TESTS": file.name}
         done = subprocess.run(argv, cwd=CHECKOUT, env=variables, capture_output=True, text=True, check=False)
         names = Path(file.name).read_text().split("\n")[:-1]
-    if done.returncode or not names:
-        raise click.UsageError(f"no test is chosen:\n{done.stdout}{done.stderr}")
+    if done.returncode not in (0, NO_TESTS):
+        raise click.UsageError(f"pytest finds no tests:\n{done.stdout}{done.stderr}")
     return names
 
 
-def environment(line: str) -> dict[str, str]:
+def environment(line: str, boot: str) -> dict[str, str]:
     """Return the variables that tests see there. TEST_KERNEL says that nothing may be left out for want of a module."""
-    return {"TEST_KERNEL": line}
+    return {"TEST_KERNEL": line, "TEST_KERNEL_PARAMETERS": boot}
 
 
-def report(kernel: Kernel, outcome: Outcome, where: Path) -> None:
+def report(label: str, outcome: Outcome, where: Path) -> None:
     """Say how it went on a kernel."""
     verdict = "passed" if outcome.status == 0 else "FAILED"
-    click.echo(f">>> {kernel.release}: {verdict} in {outcome.seconds:.0f} s; logs in {where}")
+    click.echo(f">>> {label}: {verdict} in {outcome.seconds:.0f} s; logs in {where}")
     for row in outcome.complaints:
         click.echo(f"    the kernel says: {row}")
 
@@ -158,7 +181,8 @@ def list_them(pytest_arguments: tuple[str, ...]) -> None:
         click.echo(f"{line:<6} Debian {suite}: {f'{kernel.version} is here' if kernel else 'not fetched yet'}")
     sys.stdout.flush()
     os.environ["TEST_KERNEL"] = "list"
-    argv = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", SELECTION, *pytest_arguments]
+    chosen = " or ".join((SELECTION, *MORE_BOOTS.values()))
+    argv = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", chosen, *pytest_arguments]
     os.execv(sys.executable, argv)  # noqa: S606 - no shell is wanted
 
 

@@ -121,6 +121,7 @@ def run(
     environment: Mapping[str, str],
     results: Path,
     root: Path = Path("/"),
+    parameters: str = "",
     timeout: float,
     memory: int = 4096,
     output: Callable[[bytes], None],
@@ -128,8 +129,8 @@ def run(
     """Boot ``kernel``, run the shell text ``command`` in ``directory`` as root, and return how it ended.
 
     ``environment`` is added to a fresh one. What the command prints goes to ``output`` as it comes. It may leave files
-    in ``$RESULTS``, which are in ``results`` afterwards; ``kernel.log`` is the kernel's own. ``timeout`` in seconds,
-    ``memory`` in MiB. Raises TimedOut and BootFailed.
+    in ``$RESULTS``, which are in ``results`` afterwards; ``kernel.log`` is the kernel's own. ``parameters`` are for the
+    kernel (kernel-parameters.txt). ``timeout`` in seconds, ``memory`` in MiB. Raises TimedOut and BootFailed.
     """
     with tempfile.TemporaryDirectory(prefix="egress-router-vm-") as name:
         work = Path(name)
@@ -151,7 +152,7 @@ def run(
         log = work / "kernel.log"
         started = time.monotonic()
         try:
-            _boot(_qemu(kernel, initramfs, root, job, log, memory), timeout, output)
+            _boot(_qemu(kernel, initramfs, root, job, log, memory, parameters), timeout, output)
             status = job / "status"
             if not status.exists():
                 tail = "\n".join(_lines(log)[-30:])
@@ -173,7 +174,7 @@ def _lines(log: Path) -> list[str]:
     return log.read_text(errors="replace").splitlines() if log.exists() else []
 
 
-def _qemu(kernel: Kernel, initramfs: Path, root: Path, job: Path, log: Path, memory: int) -> list[str]:
+def _qemu(kernel: Kernel, initramfs: Path, root: Path, job: Path, log: Path, memory: int, parameters: str) -> list[str]:
     """Return the command line of QEMU."""
     if has_kvm():
         processor = ["-accel", "kvm", "-cpu", "host", "-smp", str(os.cpu_count() or 1)]
@@ -187,7 +188,7 @@ def _qemu(kernel: Kernel, initramfs: Path, root: Path, job: Path, log: Path, mem
         *("qemu-system-x86_64", *processor, "-m", str(memory)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"),
         *("-kernel", str(kernel.image), "-initrd", str(initramfs)),
-        *("-append", "console=ttyS0 panic=-1 rdinit=/init loglevel=6 mitigations=off"),
+        *("-append", f"console=ttyS0 panic=-1 rdinit=/init loglevel=6 mitigations=off {parameters}"),
         *("-serial", f"file:{log}", "-serial", "stdio"),
         *("-fsdev", f"local,id=root,path={root},security_model=none,readonly=on,multidevs=remap"),
         *("-device", "virtio-9p-pci,fsdev=root,mount_tag=root"),

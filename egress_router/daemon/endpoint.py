@@ -15,15 +15,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 from egress_router import __version__
+from egress_router.config.values import Family
 from egress_router.daemon.heartbeat import STUCK_SECONDS, Heartbeats
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
 from egress_router.daemon.threads import Threads
 from egress_router.errors import EgressRouterError, PlatformError
+from egress_router.net.families import has_sockets
 
 __all__ = ["STUCK_SECONDS", "Answer", "Endpoint", "HealthSource", "bounded", "json_page"]
 
@@ -136,7 +137,7 @@ class Endpoint:
         self._connections: list[_Connection] = []
         self._threads: Threads | None = None
         self._loop: Loop | None = None
-        both = not address and Path("/proc/net/if_inet6").exists()
+        both = not address and has_sockets(Family.IPV6)
         family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
         self._listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:

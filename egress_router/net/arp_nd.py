@@ -79,7 +79,8 @@ class Neighbours:
         self._socket.close()
 
     def check_duplicates(self, addresses: Iterable[Address], gateways: Iterable[Address] = ()) -> None:
-        """Probe for ``addresses`` together; about 0.7 s. Raises AddressInUse naming the MAC and what it said.
+        """Probe for ``addresses`` together; about 0.7 s. Raises AddressInUse naming each that is taken, the MAC that
+        has it and what that said.
 
         The MAC of one of ``gateways`` that only answers is no other owner: a router answers for others, too (proxy ARP,
         RFC 1027; proxied advertisements, RFC 4861, 7.2.8).
@@ -102,20 +103,29 @@ class Neighbours:
             claims += self._listen({*wanted, *asked}, end)
         claims += self._listen({*wanted, *asked}, end - PROBE_INTERVAL + LISTEN_AFTER)
         routers = {claim.mac for claim in claims if claim.address in asked}
+        taken: dict[Address, Claim] = {}
         for claim in claims:
             if claim.address in wanted and not (claim.answer and claim.mac in routers):
-                raise self._in_use(claim)
+                known = taken.get(claim.address)
+                # Who has it says more than who asks for it.
+                if known is None or known.asks:
+                    taken[claim.address] = claim
+        if taken:
+            raise self._in_use(list(taken.values()))
 
     def announce(self, addresses: Iterable[Address]) -> None:
         """Send a gratuitous ARP request (RFC 5227, 2.3) or an unsolicited advertisement (RFC 4861, 7.2.6) for each."""
         for address in addresses:
             self._send(self._announcement(address))
 
-    def _in_use(self, claim: Claim) -> AddressInUse:
+    def _in_use(self, claims: list[Claim]) -> AddressInUse:
+        found = "; ".join(
+            f"{claim.address} is in use: {claim.mac} has it on {self._interface} ({claim.heard})" for claim in claims
+        )
         return AddressInUse(
-            f"{claim.address} is in use: {claim.mac} has it on {self._interface} ({claim.heard}). Two machines with "
-            "one address break each other; remove the other one (an old router pod?), or choose another address",
-            asked=claim.asks,
+            f"{found}. Two machines with one address break each other; remove the other one (an old router pod?), or "
+            "choose another address",
+            asked=all(claim.asks for claim in claims),
         )
 
     def _listen(self, wanted: Collection[Address], end: float) -> list[Claim]:

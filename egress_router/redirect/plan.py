@@ -122,51 +122,69 @@ FORWARDING_FIX = (
     "net.ipv6.conf.all.forwarding=1 (spec.securityContext.sysctls, an unsafe sysctl that the kubelet must allow)"
 )
 
+DISABLED_FIX = (
+    "The container runtime has switched IPv6 off in this pod: run the container privileged, or have the network "
+    "attachment switch it on (tuning plugin: net.ipv6.conf.IFNAME.disable_ipv6=0)"
+)
+
 
 def find_cluster_interface(observed: Observed, egress: str | None) -> str | None:
-    """Return the interface towards the cluster: the one with the default route, or, once we have moved that route,
-    the one of CLUSTER_TABLE's copy. None when there is neither. ``egress`` is never the answer.
+    """Return the interface towards the cluster, None when there is none: the one of CLUSTER_TABLE's copy, once we have
+    moved the default route; else the container runtime's ``eth0`` if it carries a default route; else the interface of
+    the best one, where IPv4 counts first. ``egress`` is never the answer.
     """
-    defaults = [route for route in observed.routes if route.is_default and route.interface not in (None, egress)]
-    foreign = [r for r in defaults if r.table == MAIN_TABLE and r.protocol != PROTOCOL]
-    copies = [r for r in defaults if r.table == CLUSTER_TABLE and r.protocol == PROTOCOL]
-    candidates = copies or sorted(foreign, key=_preference)
-    if not candidates:
-        return None
-    equal = _equal_to_first(candidates)
-    return CRI_INTERFACE if CRI_INTERFACE in equal else candidates[0].interface
+    copies = [r for r in _defaults(observed, egress) if r.table == CLUSTER_TABLE and r.protocol == PROTOCOL]
+    if copies:
+        return copies[0].interface
+    foreign = sorted(_foreign_defaults(observed, egress), key=lambda route: (route.family, route.metric))
+    names = [route.interface for route in foreign]
+    if CRI_INTERFACE in names:
+        return CRI_INTERFACE
+    return names[0] if names else None
 
 
-def _preference(route: Route) -> int:
-    return route.metric if route.family == Family.IPV4 else route.metric + 2**32
+def _defaults(observed: Observed, egress: str | None) -> list[Route]:
+    return [route for route in observed.routes if route.is_default and route.interface not in (None, egress)]
 
 
-def _equal_to_first(candidates: Sequence[Route]) -> list[str]:
-    """Return the interfaces of the default routes that are no worse than the first one."""
-    first = _preference(candidates[0])
-    return list(dict.fromkeys(route.interface or "" for route in candidates if _preference(route) == first))
+def _foreign_defaults(observed: Observed, egress: str | None) -> list[Route]:
+    """Return the default routes that are not ours; nothing once ours are in place, and it is known which was which."""
+    defaults = _defaults(observed, egress)
+    if any(route.table == CLUSTER_TABLE and route.protocol == PROTOCOL for route in defaults):
+        return []
+    return [route for route in defaults if route.table == MAIN_TABLE and route.protocol != PROTOCOL]
+
+
+def _rivals(observed: Observed, egress: str, cluster: str) -> list[str]:
+    """Return the interfaces that could lead to the cluster as well as ``cluster``: in a family they carry a default
+    route that is as good, or better, or the only one.
+    """
+    found: list[str] = []
+    foreign = _foreign_defaults(observed, egress)
+    for route in foreign:
+        own = [item.metric for item in foreign if item.interface == cluster and item.family == route.family]
+        name = route.interface
+        if name and name not in (cluster, *found) and all(route.metric <= metric for metric in own):
+            found.append(name)
+    return found
 
 
 def cluster_interface_warnings(observed: Observed, egress: str) -> list[str]:
     """Return what is unclear about which interface leads to the cluster, though one can be chosen."""
-    equal = _rivals(observed, egress)
-    if CRI_INTERFACE not in equal:
+    cluster = find_cluster_interface(observed, egress)
+    rivals = _rivals(observed, egress, cluster) if cluster else []
+    if cluster != CRI_INTERFACE or not rivals:
         return []
     text = (
-        f"{' and '.join(equal)} carry a default route of the same metric; {CRI_INTERFACE}, the pod network's, is taken "
-        "for the interface to the cluster. Give the other network no default route (Multus: no `default-route`)"
+        f"{_carry(rivals)} a default route that is no worse than that of {CRI_INTERFACE}; {CRI_INTERFACE}, the pod "
+        "network's, is taken for the interface to the cluster. Give the other network no default route (Multus: no "
+        "`default-route`)"
     )
     return [text]
 
 
-def _rivals(observed: Observed, egress: str) -> list[str]:
-    """Return the interfaces whose default routes are equally good, where it is not known which leads to the cluster."""
-    defaults = [r for r in observed.routes if r.is_default and r.interface not in (None, egress)]
-    if any(r.table == CLUSTER_TABLE and r.protocol == PROTOCOL for r in defaults):
-        return []
-    foreign = sorted((r for r in defaults if r.table == MAIN_TABLE and r.protocol != PROTOCOL), key=_preference)
-    equal = _equal_to_first(foreign) if foreign else []
-    return equal if len(equal) > 1 else []
+def _carry(names: Sequence[str]) -> str:
+    return f"{' and '.join(names)} {'carries' if len(names) == 1 else 'carry'}"
 
 
 def plan_network(
@@ -182,11 +200,12 @@ def plan_network(
             f"no interface except {egress} carries a default route, so the cluster interface cannot be told; "
             "the pod network must keep its default route (Multus: no `default-route` on the egress network)"
         )
-    rivals = _rivals(observed, egress)
+    rivals = _rivals(observed, egress, cluster)
     if rivals and cluster != CRI_INTERFACE:
         raise PlatformError(
-            f"{' and '.join(rivals)} carry a default route of the same metric, so the cluster interface cannot be "
-            "told; give the other network no default route (Multus: no `default-route`), or a larger metric"
+            f"{' and '.join((cluster, *rivals))} carry default routes of which none is better, so the cluster "
+            "interface cannot be told; give the other network no default route (Multus: no `default-route`), or a "
+            "larger metric"
         )
     servers = tuple(nameservers)
     addresses: list[LinkAddress] = []
@@ -256,8 +275,11 @@ def _cluster_routes(observed: Observed, cluster: str, family: Family) -> tuple[R
             and route.is_default
             and route.metric not in metrics
         ]
-    copies = [replace(route, table=CLUSTER_TABLE, protocol=PROTOCOL) for route in foreign]
-    return tuple(sorted(dict.fromkeys(copies), key=lambda r: (r.gateway is not None, r.is_default)))
+    # Of equal-cost paths one is enough.
+    copies: dict[tuple[Network, int], Route] = {}
+    for route in foreign:
+        copies.setdefault((route.destination, route.metric), replace(route, table=CLUSTER_TABLE, protocol=PROTOCOL))
+    return tuple(sorted(copies.values(), key=lambda r: (r.gateway is not None, r.is_default)))
 
 
 def _moved(observed: Observed, family: Family) -> bool:
@@ -334,6 +356,9 @@ def _sysctls(config: RouterConfig, egress: str, cluster: str) -> Iterable[Sysctl
     if config.mode.redirects and Family.IPV6 in config.sources:
         # IPv6 forwards as a whole or not at all.
         yield Sysctl("net/ipv6/conf/all/forwarding", 1, fix=FORWARDING_FIX)
+    if Family.IPV6 in config.sources:
+        # Runtimes switch IPv6 off in pods of clusters that have IPv4 alone, for interfaces to come as well.
+        yield Sysctl(f"net/ipv6/conf/{egress}/disable_ipv6", 0, fix=DISABLED_FIX)
     if config.mode in (Mode.HTTP_PROXY, Mode.DNS_PROXY):
         # The proxies run as any user without capabilities and hand their listening sockets over at a reload.
         yield Sysctl("net/ipv4/ip_unprivileged_port_start", 0, required=False)

@@ -12,6 +12,7 @@ from egress_router.daemon.log import LOGGER
 from egress_router.errors import AddressInUse, PlatformError, StateMismatch, TryAgainError
 from egress_router.net import capabilities
 from egress_router.net.arp_nd import Neighbours
+from egress_router.net.families import has_sockets
 from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
 from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, Observed, PolicyRule, Route
 from egress_router.net.sysctl import read_sysctl, set_sysctl
@@ -87,6 +88,7 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
     the cluster's one goes, and what is forwarded never looks at the main table, so there is no instant at which a
     packet can leave with another source. Raises EgressRouterError.
     """
+    _refuse_missing_families(config)
     with Rtnetlink() as kernel:
         link, observed = _egress_link(kernel, config)
         for warning in cluster_interface_warnings(observed, link.name):
@@ -101,6 +103,7 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
         changed |= bool(drift.lines())
         _apply_network(kernel, config, desired.network, drift, link, observed)
         _verify_network(kernel, desired.network)
+        _wait_for_pod_addresses(kernel, desired.network, observed)
     sources = ", ".join(str(source) for source in config.sources.values())
     state = "set up" if changed else "already in place, nothing changed"
     LOGGER.info("%s: leaving by %s with %s (%s)", state, link.name, sources, backend.name)
@@ -175,6 +178,16 @@ def _egress_link(kernel: RouteNetlink, config: RouterConfig) -> tuple[Link, Obse
         raise PlatformError(f"{choice.name} was there and is gone; {seen(observed.links)}")
     refuse_unfit(link, observed.links)
     return link, observed
+
+
+def _refuse_missing_families(config: RouterConfig) -> None:
+    for family, source in config.sources.items():
+        if not has_sockets(family):
+            raise PlatformError(
+                f"this machine has no {family} (ipv6.disable=1 on the kernel's command line?), so nothing can leave "
+                f"with {source}: take it out of EGRESS_SOURCE and its gateway out of EGRESS_GATEWAY, or run the pod on "
+                "another node"
+            )
 
 
 def _refuse_other_addresses(config: RouterConfig, observed: Observed, link: Link) -> None:
@@ -338,19 +351,46 @@ def _wait_for_detection(kernel: RouteNetlink, network: NetworkState, link: Link)
     """Wait until the kernel has looked for duplicates of an IPv6 address that somebody else has put on the interface:
     until then nothing can leave with it. Raises AddressInUse when there is one, TryAgainError when it takes too long.
     """
+    duplicates, detected = _detection(kernel, link, {item.address.ip for item in network.addresses})
+    if duplicates:
+        raise AddressInUse(
+            f"{' and '.join(duplicates)} {'is' if len(duplicates) == 1 else 'are'} in use: the kernel's duplicate "
+            f"address detection has found another machine that has it on {link.name}; remove that one, or choose "
+            "another address"
+        )
+    if not detected:
+        raise TryAgainError(f"the kernel still looks for duplicates of addresses on {link.name}")
+
+
+def _wait_for_pod_addresses(kernel: RouteNetlink, network: NetworkState, observed: Observed) -> None:
+    """Wait for the same on the cluster's side, where a router that calls itself ready is spoken to at once. What is
+    wrong there is not ours, and the other family may work.
+    """
+    link = observed.link(network.cluster)
+    if link is None:
+        return
+    mine = {address for addresses in network.pod_addresses.values() for address in addresses}
+    duplicates, detected = _detection(kernel, link, mine)
+    for text in duplicates:
+        LOGGER.warning(
+            "%s, the pod's own address on %s, cannot be used: the kernel has found another machine that has it",
+            text,
+            link.name,
+        )
+    if not detected:
+        LOGGER.warning("the kernel still looks for duplicates of the pod's own addresses on %s", link.name)
+
+
+def _detection(kernel: RouteNetlink, link: Link, mine: Collection[Address]) -> tuple[list[str], bool]:
+    """Wait until the kernel's duplicate address detection (RFC 4862, 5.4) for those of ``mine`` on ``link`` has ended,
+    for _DETECTION_SECONDS at most; return the duplicates, and whether it has.
+    """
     end = time.monotonic() + _DETECTION_SECONDS
     while True:
-        ours = [item for item in kernel.addresses(link) if item in network.addresses]
-        for item in ours:
-            if item.duplicate:
-                raise AddressInUse(
-                    f"{item.address.ip} is in use: the kernel's duplicate address detection has found another machine "
-                    f"that has it on {link.name}; remove that one, or choose another address"
-                )
-        if not any(item.tentative for item in ours):
-            return
-        if time.monotonic() > end:
-            raise TryAgainError(f"the kernel still looks for duplicates of addresses on {link.name}")
+        ours = [item for item in kernel.addresses(link) if item.address.ip in mine]
+        detected = not any(item.tentative for item in ours)
+        if detected or time.monotonic() > end:
+            return [str(item.address.ip) for item in ours if item.duplicate], detected
         time.sleep(0.02)
 
 

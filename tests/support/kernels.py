@@ -36,6 +36,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.nodeid.startswith(EVERY_KERNEL):
             item.add_marker("every_kernel")
+        if "contract" in item.path.parent.parts:
+            item.add_marker("contract")
     if on_a_distribution_kernel():
         if config.args_source == pytest.Config.ArgsSource.TESTPATHS:
             names = [item.nodeid for item in items]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from pathlib import Path
 
 from egress_router.config.values import Family
-from egress_router.errors import PlatformError
+from egress_router.net.families import has_sockets
 
 #: The library of iptables' extensions. Its soname has been the same from iptables 1.6 on.
 LIBXTABLES = "libxtables.so.12"
@@ -19,14 +17,4 @@ def available_families() -> tuple[Family, ...]:
     """Return the families that the kernel offers legacy iptables for. A family without sockets (``ipv6.disable=1``) is
     none of them: nothing of it reaches this machine, and iptables could not be asked.
     """
-    return tuple(family for family in Family if Path(NAMES_FILES[family]).exists() and _has_sockets(family))
-
-
-def _has_sockets(family: Family) -> bool:
-    try:
-        socket.socket(socket.AF_INET if family is Family.IPV4 else socket.AF_INET6, socket.SOCK_DGRAM).close()
-    except OSError as error:
-        if error.errno == errno.EAFNOSUPPORT:
-            return False
-        raise PlatformError(f"cannot open a socket of {family}: {error.strerror}") from error
-    return True
+    return tuple(family for family in Family if Path(NAMES_FILES[family]).exists() and has_sockets(family))

@@ -221,9 +221,7 @@ class Rtnetlink(Closing):
         for family in Family:
             request = messages.routes_request(family, protocol)
             for message in self._netlink.dump(request, _GETROUTE, "list the routes", keep):
-                route = messages.route_of(message, names)
-                if route is not None and protocol in (None, route.protocol):
-                    found.append(route)
+                found += [r for r in messages.routes_of(message, names) if protocol in (None, r.protocol)]
         return tuple(found)
 
     def rules(self) -> tuple[PolicyRule, ...]:

@@ -169,31 +169,36 @@ def address_message(link: Link, item: LinkAddress) -> ifaddrmsg:
 # Routes.
 
 
-def route_of(message: Any, names: dict[int, str]) -> Route | None:
-    """Read a route; None for what no program has made (multicast, cached ones) and for types that we do not know."""
+def routes_of(message: Any, names: dict[int, str]) -> tuple[Route, ...]:
+    """Read a route: one for each of its equal-cost paths. (Two IPv6 routes of one metric are such paths to the kernel,
+    wherever they lead.)
+
+    Nothing for what no program has made (multicast, cached ones) and for types that we do not know.
+    """
     family = FAMILIES.get(message["family"])
-    table = message.get_attr("RTA_TABLE") or message["table"]
     type_ = _ROUTE_TYPES.get(message["type"])
     if family is None or type_ is None or message["flags"] & _RTM_F_CLONED:
-        return None
-    gateway, index = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_OIF")
-    hops = message.get_attr("RTA_MULTIPATH")
-    if hops and index is None:
-        # Equal-cost paths: the first says which interface it is, which is all that we need of foreign ones.
-        index = hops[0]["oif"]
-        gateway = hops[0].get_attr("RTA_GATEWAY") if hasattr(hops[0], "get_attr") else None
+        return ()
     metrics = message.get_attr("RTA_METRICS")
-    return Route(
-        family=family,
-        table=table,
-        destination=_network(message.get_attr("RTA_DST"), message["dst_len"], family),
-        interface=names.get(index) if type_ == "unicast" and index else None,
-        gateway=_address(gateway),
-        source=_address(message.get_attr("RTA_PREFSRC")),
-        metric=message.get_attr("RTA_PRIORITY") or 0,
-        type=type_,
-        mtu=metrics.get_attr("RTAX_MTU") if metrics else None,
-        protocol=message["proto"],
+    index = message.get_attr("RTA_OIF")
+    hops = message.get_attr("RTA_MULTIPATH")
+    paths = [(index, message.get_attr("RTA_GATEWAY"))]
+    if hops and index is None:
+        paths = [(hop["oif"], hop.get_attr("RTA_GATEWAY") if hasattr(hop, "get_attr") else None) for hop in hops]
+    return tuple(
+        Route(
+            family=family,
+            table=message.get_attr("RTA_TABLE") or message["table"],
+            destination=_network(message.get_attr("RTA_DST"), message["dst_len"], family),
+            interface=names.get(out) if type_ == "unicast" and out else None,
+            gateway=_address(gateway),
+            source=_address(message.get_attr("RTA_PREFSRC")),
+            metric=message.get_attr("RTA_PRIORITY") or 0,
+            type=type_,
+            mtu=metrics.get_attr("RTAX_MTU") if metrics else None,
+            protocol=message["proto"],
+        )
+        for out, gateway in paths
     )
 
 

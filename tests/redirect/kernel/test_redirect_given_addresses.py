@@ -234,17 +234,89 @@ def test_a_router_that_stays_obeys_the_switch(lab: Lab, tmp_path: Path, dad: str
     assert bool(probes) == (dad == "on")
 
 
-def test_a_third_interface_with_a_default_route_as_good(router: Router) -> None:
-    """The container runtime's interface is taken, and both are named; the other traffic would go nowhere."""
-    lab, pod = router.lab, router.host
-    lab.nodes[0].ip(f"link add name third type veth peer name net1 netns {pod.netns}")
-    lab.nodes[0].ip("link set third up")
+def test_both_addresses_in_use_are_named_together(router: Router) -> None:
+    holders = [router.lab.machine("holder", "192.0.2.98"), router.lab.machine("other", "192.0.2.99")]
+    holders[0].add_addresses([SOURCE4])
+    holders[1].add_addresses([SOURCE6])
+    refused = router.init(EGRESS_DAD="on", check=False)
+    assert refused.returncode == 75, refused.stderr
+    for address, holder in zip((SOURCE4, SOURCE6), holders, strict=True):
+        assert f"{address} is in use: {holder.mac()} has it on macvlan0" in refused.stderr
+
+
+def test_a_pod_address_whose_detection_is_under_way_is_waited_for(router: Router) -> None:
+    """A router that is ready is spoken to at once, by the address that the CNI plugin has given it a moment before."""
+    pod = router.host
+    pod.sysctl("net.ipv6.conf.eth0.accept_dad", 1)
+    pod.sysctl("net.ipv6.conf.eth0.dad_transmits", 3)
+    pod.ip("-6 addr add 2001:db8:77::77/128 dev eth0")
+    assert "tentative" in pod.ip("-6 addr show dev eth0"), "positive control"
+    router.init()
+    assert "tentative" not in pod.ip("-6 addr show dev eth0")
+    assert "2001:db8:77::77 lookup 14600" in pod.ip("-6 rule")
+    assert_works(router)
+
+
+def test_a_pod_address_that_the_kernel_refuses_is_told(router: Router) -> None:
+    """It does not hinder what works."""
+    pod, node = router.host, router.lab.nodes[0]
+    far = node.ip("-o route get 198.51.100.2").split(" dev ")[1].split()[0]
+    node.ip(f"-6 addr add 2001:db8:77::77/128 dev {far} nodad")
+    pod.sysctl("net.ipv6.conf.eth0.accept_dad", 1)
+    pod.ip("-6 addr add 2001:db8:77::77/128 dev eth0")
+    wait_for(lambda: "dadfailed" in pod.ip("-6 addr show dev eth0"))
+    done = router.init()
+    assert "2001:db8:77::77, the pod's own address on eth0, cannot be used" in done.stderr
+    assert_works(router)
+
+
+@pytest.fixture
+def third(router: Router) -> Router:
+    """With net1, the pod's third interface, up."""
+    pod = router.host
+    router.lab.nodes[0].ip(f"link add name third type veth peer name net1 netns {pod.netns}")
+    router.lab.nodes[0].ip("link set third up")
     pod.ip("addr add 172.31.9.2/24 dev net1")
     pod.ip("link set net1 up")
+    return router
+
+
+#: How else a third interface gets a default route: commands of ip-route(8). OURS is a next hop by eth0's gateway.
+ELSEWHERE = {
+    "IPv6 of the same metric": "-6 route append default via fe80::99 dev net1 metric 1024",
+    "IPv6 of a better metric": "-6 route add default via fe80::99 dev net1 metric 10",
+    "IPv4 paths, eth0 last": "route replace default nexthop via 172.31.9.1 dev net1 OURS onlink",
+    "IPv4 paths, eth0 first": "route replace default OURS onlink nexthop via 172.31.9.1 dev net1",
+    "IPv6 paths": "-6 route replace default nexthop via fe80::99 dev net1 OURS",
+}
+
+
+@pytest.mark.parametrize("how", list(ELSEWHERE))
+def test_a_default_route_elsewhere_however_it_is_given(third: Router, how: str) -> None:
+    pod = third.host
+    family = 6 if "IPv6" in how else 4
+    words = pod.ip(f"-{family} route show default").split()
+    gateway = words[words.index("via") + 1]
+    pod.ip(ELSEWHERE[how].replace("OURS", f"nexthop via {gateway} dev eth0"))
+    assert "net1" in pod.ip(f"-{family} route show default"), "positive control"
+    done = third.init()
+    assert "net1 carries a default route that is no worse than that of eth0" in done.stderr
+    assert "iif eth0 lookup 14601" in pod.ip(f"-{family} rule")
+    assert f"default via {gateway} dev eth0" in pod.ip(f"-{family} route show table 14600")
+    left = pod.ip(f"-{family} route show default")
+    assert left.count("default") == 1, left
+    assert "macvlan0" in left
+    assert_works(third)
+    assert "nothing changed" in third.init().stderr
+
+
+def test_a_third_interface_with_a_default_route_as_good(third: Router) -> None:
+    """The container runtime's interface is taken, and the other one named; the traffic would go nowhere."""
+    pod = third.host
     metric = pod.ip("route show default").partition("metric ")[2].split(" ")[0] or "0"
     pod.ip(f"route prepend default via 172.31.9.1 dev net1 metric {metric}")
-    done = router.init()
-    assert "eth0 carry a default route of the same metric" in done.stderr or "eth0 and net1" in done.stderr, done.stderr
+    done = third.init()
+    assert "net1 carries a default route that is no worse than that of eth0" in done.stderr, done.stderr
     assert "iif eth0 lookup 14601" in pod.ip("rule")
-    assert_works(router)
-    assert "nothing changed" in router.init().stderr
+    assert_works(third)
+    assert "nothing changed" in third.init().stderr

@@ -7,10 +7,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from egress_router.config.values import Family
 from egress_router.errors import PlatformError
-from egress_router.net.rtnetlink.values import Observed
+from egress_router.net.rtnetlink.values import Observed, Route
 from egress_router.redirect.network_state import CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, NetworkState
-from egress_router.redirect.plan import find_cluster_interface, plan_network
+from egress_router.redirect.plan import cluster_interface_warnings, find_cluster_interface, plan_network
 from egress_router.redirect.values import Mode
 from tests.redirect.unit.kernel_routes import apply, steps
 from tests.support.pods import BRIDGED, CLUSTER, EGRESS, IPV4, IPV6, OTHER, ROUTED, config, route
@@ -104,12 +105,66 @@ def test_cluster_interface() -> None:
     assert find_cluster_interface(Observed(), None) is None
     assert find_cluster_interface(BRIDGED, None) == CLUSTER
     assert find_cluster_interface(BRIDGED, CLUSTER) is None
-    better = route(IPV4, "default", OTHER, "10.9.0.1", metric=50)
-    worse = replace(better, interface=CLUSTER, metric=60)
-    assert find_cluster_interface(Observed(routes=(worse, better)), None) == OTHER
-    only6 = route(IPV6, "default", OTHER, "fe80::1", metric=1)
-    assert find_cluster_interface(Observed(routes=(only6, worse)), None) == CLUSTER
-    assert find_cluster_interface(Observed(routes=(only6,)), None) == OTHER
+    assert not cluster_interface_warnings(BRIDGED, EGRESS)
+
+
+def through(interface: str, family: Family, metric: int) -> Route:
+    """A default route that somebody else has made."""
+    return route(family, "default", interface, "10.9.0.1" if family is IPV4 else "fe80::1", metric=metric)
+
+
+@pytest.mark.parametrize(
+    ("others", "warned"),
+    [
+        ([(IPV4, 100)], True),
+        ([(IPV4, 60)], True),
+        ([(IPV4, 101)], False),
+        ([(IPV6, 1024)], True),
+        ([(IPV6, 1)], True),
+        ([(IPV6, 2048)], False),
+        ([(IPV4, 101), (IPV6, 1)], True),
+    ],
+)
+def test_the_runtimes_interface_is_taken_wherever_another_one_leads(
+    others: list[tuple[Family, int]], warned: bool
+) -> None:
+    """Of a second network that gives a default route, too, whatever its metric: clients come in by eth0."""
+    mine = (through(CLUSTER, IPV4, 100), through(CLUSTER, IPV6, 1024))
+    observed = replace(BRIDGED, routes=(*(through(OTHER, *other) for other in others), *mine))
+    assert find_cluster_interface(observed, EGRESS) == CLUSTER
+    assert plan_network(config(), observed, EGRESS).cluster == CLUSTER
+    warnings = cluster_interface_warnings(observed, EGRESS)
+    assert [OTHER in text and CLUSTER in text for text in warnings] == [True] * warned
+
+
+def test_a_runtimes_interface_with_one_family_is_no_worse() -> None:
+    """An IPv4 default route elsewhere was taken for the cluster's, since IPv4 counts first."""
+    observed = Observed(routes=(through(OTHER, IPV4, 0), through(CLUSTER, IPV6, 1024)))
+    assert find_cluster_interface(observed, EGRESS) == CLUSTER
+    assert OTHER in cluster_interface_warnings(observed, EGRESS)[0]
+
+
+@pytest.mark.parametrize(
+    ("routes", "chosen"),
+    [
+        ([("net1", IPV4, 50), ("net2", IPV4, 60)], "net1"),
+        ([("net2", IPV4, 60), ("net1", IPV4, 50), ("net1", IPV6, 1024)], "net1"),
+        ([("net1", IPV4, 50), ("net2", IPV4, 50)], None),
+        ([("net1", IPV6, 1024), ("net2", IPV6, 1024)], None),
+        ([("net1", IPV4, 0), ("net2", IPV6, 1024)], None),
+        ([("net1", IPV4, 0), ("net1", IPV6, 1024), ("net2", IPV6, 1)], None),
+    ],
+)
+def test_without_the_runtimes_interface_the_best_is_taken_or_none(
+    routes: list[tuple[str, Family, int]], chosen: str | None
+) -> None:
+    observed = replace(BRIDGED, routes=tuple(through(*item) for item in routes))
+    assert not cluster_interface_warnings(observed, EGRESS)
+    if chosen is not None:
+        assert plan_network(config(), observed, EGRESS).cluster == chosen
+        return
+    with pytest.raises(PlatformError, match="net1 and net2 carry default routes of which none is better"):
+        plan_network(config(), observed, EGRESS)
 
 
 @pytest.mark.parametrize("mode", list(Mode))
