@@ -15,7 +15,11 @@ from dataclasses import dataclass
 
 #: Package management, Perl (and what is written in it), time zones, file systems, users and their passwords.
 NEVER = frozenset(
-    "adduser apt debconf e2fsprogs init-system-helpers login login.defs logsave mount passwd perl-base tzdata".split()
+    [
+        *("adduser", "login", "login.defs", "passwd"),
+        *("apt", "debconf", "init-system-helpers", "perl-base"),
+        *("e2fsprogs", "logsave", "mount", "tzdata"),
+    ]
 )
 #: What the images are for; all else that is wanted is essential or an argument.
 ALWAYS = ("python3",)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,7 +23,9 @@ import pytest
 
 from egress_router.http_proxy.squid.ipv4_only import without_ipv6
 from lab import Host, Lab
+from lab.host import ETC_NETNS
 from lab.worker import Worker
+from tests.dns_proxy.kernel.dns_proxy_pod import DnsProxyPod
 from tests.http_proxy.kernel.http_pod import Proxy
 
 pytestmark = [pytest.mark.root, pytest.mark.without_ipv6]
@@ -113,8 +116,15 @@ def fetched(url: str, *options: str) -> str:
 def soon(condition: Callable[[], object], log: Path) -> None:
     end = time.monotonic() + 40
     while not condition():
-        assert time.monotonic() < end, log.read_text()
+        assert time.monotonic() < end, f"{log.read_text()}\n{state()}"
         time.sleep(0.1)
+
+
+def state() -> str:
+    """What a report is to show."""
+    commands = [["ss", "-tanp"], ["ip", "neigh"], ["ip", "route"]]
+    shown = [inside(name, *command).stdout for name in (ROUTER, OUTSIDE) for command in commands]
+    return "\n".join([*shown, inside(CLUSTER, "curl", "-sv", "-m", "3", f"http://{POD}/").stderr])
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +138,7 @@ def scene() -> Iterator[None]:
     finally:
         for name in (ROUTER, CLUSTER, OUTSIDE):
             subprocess.run(["ip", "netns", "del", name], check=False)
+            shutil.rmtree(ETC_NETNS / name, ignore_errors=True)
 
 
 def test_there_is_no_ipv6() -> None:
@@ -171,27 +182,40 @@ def test_run(tmp_path: Path, backend: str) -> None:
     assert "Traceback" not in log.read_text()
 
 
+class Filtered(Host):
+    """The router's pod, whose processes have no IPv6 sockets."""
+
+    def __init__(self) -> None:
+        super().__init__(cast(Worker, None), ROUTER, ROUTER, "eth0", {4: ip_address(POD)})
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        return super().command([*FILTER, *argv])
+
+
 def test_http_proxy() -> None:
     mode = {**SETTINGS, "EGRESS_ROUTER_MODE": "http-proxy"}
     done = router("init", **mode)
     assert done.returncode == 0, done.stderr
-    lab = cast(Lab, SimpleNamespace(dns=SimpleNamespace(address=SERVER)))
-    with Proxy(lab, Host(cast(Worker, None), ROUTER, ROUTER, "eth0", {4: ip_address(POD)})) as proxy:
-        proxy.start(SERVER, mode, FILTER)
+    lab = cast(Lab, SimpleNamespace(dns=SimpleNamespace(address="203.0.113.53")))
+    with Proxy(lab, Filtered()) as proxy:
+        proxy.start(SERVER, mode)
         soon(lambda: fetched(f"http://{SERVER}/", "-x", f"http://{POD}:8080") == SOURCE, proxy.err)
         refused = fetched("http://203.0.113.26/", "-x", f"http://{POD}:8080", "-o", "/dev/null", "-w", "%{http_code}")
         assert refused == "403"
         assert "Traceback" not in proxy.err.read_text()
 
 
-def test_dns_proxy(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    mode = {**SETTINGS, "EGRESS_ROUTER_MODE": "dns-proxy"}
-    done = router("init", **mode)
+def test_dns_proxy(open_directory: Path) -> None:
+    done = router("init", **{**SETTINGS, "EGRESS_ROUTER_MODE": "dns-proxy"})
     assert done.returncode == 0, done.stderr
-    with running("dns-proxy", log, **mode, EGRESS_DNS_PROXY_DESTINATION=f"80 {SERVER}"):
-        soon(lambda: fetched(f"http://{POD}/") == SOURCE, log)
-    assert "Traceback" not in log.read_text()
+    lab = cast(Lab, SimpleNamespace(pod=lambda _: Filtered()))
+    proxy = DnsProxyPod(lab, open_directory, f"80 {SERVER}\n", families="4")
+    try:
+        proxy.start()
+        soon(lambda: fetched(f"http://{POD}/") == SOURCE, open_directory / "stderr")
+    finally:
+        proxy.__exit__()
+    assert "Traceback" not in proxy.messages()
 
 
 def test_check_and_plan() -> None:
