@@ -6,7 +6,6 @@ ICMP: RFC 792, RFC 4443. What agents tell each other is one small JSON datagram 
 from __future__ import annotations
 
 import json
-import os
 import select
 import socket
 import struct
@@ -18,6 +17,15 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from egress_router.net.oserror import translating
+from egress_router.net.tunnel_echo import (
+    SELDOM,
+    SELDOM_ROUNDS,
+    Leg,
+    TunnelEchoes,
+    TunnelWay,
+    echo_request,
+    random_ident,
+)
 
 _ECHO = {4: (8, 0), 6: (128, 129)}
 _MAX_DATAGRAM = 8192
@@ -46,7 +54,9 @@ REDUCED_RATE_ROUNDS = 3
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one node answered to one probe. ``lacks`` are egress IPs that it shall hold and does not (yet); None when
-    its agent said nothing. ``sources`` is what it translates the pods to that it was asked about.
+    its agent said nothing. ``sources`` is what it translates the pods to that it was asked about. ``legs``: whether an
+    echo came back by each of the ways through the tunnel that it was asked by. ``answers_tunnel``: its agent says that
+    its node answers echoes there.
     """
 
     echo: bool
@@ -54,6 +64,8 @@ class Answer:
     draining: bool
     lacks: frozenset[str] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
+    legs: Mapping[Leg, bool] = field(default_factory=dict)
+    answers_tunnel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,7 @@ class Reply:
     draining: bool
     lacks: frozenset[str] | None
     sources: Mapping[str, str]
+    answers_tunnel: bool = False
 
 
 def parse_message(data: bytes) -> Question | Reply | None:
@@ -106,6 +119,7 @@ def parse_message(data: bytes) -> Question | Reply | None:
         {pod: source for pod in _addresses(sources) if _is_short(source := sources[pod])}
         if isinstance(sources, dict)
         else {},
+        message.get("tunnel") is True,
     )
 
 
@@ -122,11 +136,18 @@ def _is_short(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and len(value) <= _MAX_ADDRESS and value.isascii() and value.isprintable()
 
 
+_SILENCE = Reply(0, ready=False, draining=False, lacks=None, sources={})
+_LEGS = frozenset(Leg)
+
+
 @dataclass(slots=True)
 class _Target:
+    """``asked`` and ``heard``: legs of this round, and those that are asked by seldom."""
+
     host_ip: str
-    echoed: bool = False
     reply: Reply | None = None
+    asked: set[Leg] = field(default_factory=set)
+    heard: set[Leg] = field(default_factory=set)
 
 
 def _only_echo_replies(version: int) -> tuple[int, int, bytes]:
@@ -185,21 +206,35 @@ class Prober:
         self._ended = threading.Event()
         self._ended.set()
         self._number = 0
-        # Not the process number: in containers of one host network, several are process 1.
-        self._echo_id = int.from_bytes(os.urandom(2))
+        self._echo_id = random_ident()
+        self._tunnel = TunnelEchoes(host_ip, self._receiver)
+        #: What ``set_tunnel`` said last, None when the thread has taken it over.
+        self._new_way: list[TunnelWay | None] = []
         self._version = 6 if ":" in host_ip else 4
         family = socket.AF_INET6 if self._version == 6 else socket.AF_INET
-        protocol = socket.IPPROTO_ICMPV6 if self._version == 6 else socket.IPPROTO_ICMP
         with translating(f"probe nodes from {host_ip}, which must be an address of this machine", "NET_RAW"):
-            self._icmp = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
-            self._icmp.setsockopt(*_only_echo_replies(self._version))
-            self._icmp.bind((host_ip, 0))
+            self._icmp = self._receiver(host_ip)
         with translating(f"listen to agents on {host_ip}, UDP port {port}, which must be free", "NET_BIND_SERVICE"):
             self._udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             self._udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._udp.bind((host_ip, port if payload else 0))
-        for one in (self._icmp, self._udp):
-            _enlarge(one)
+        _enlarge(self._udp)
+
+    def _receiver(self, address: str) -> socket.socket:
+        """Open a socket that hears answers to echoes from ``address``. Raises OSError."""
+        family, protocol = (
+            (socket.AF_INET6, socket.IPPROTO_ICMPV6) if self._version == 6 else (socket.AF_INET, socket.IPPROTO_ICMP)
+        )
+        opened = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+        opened.setsockopt(*_only_echo_replies(self._version))
+        opened.bind((address, 0))
+        _enlarge(opened)
+        return opened
+
+    def set_tunnel(self, way: TunnelWay | None) -> None:
+        """Probe the nodes that have a mark through the tunnel as well, from the next round on; None: do not."""
+        with self._lock:
+            self._new_way = [way]
 
     def set_targets(
         self,
@@ -241,6 +276,7 @@ class Prober:
         """Ask the thread in ``run`` to end, and wait a moment for it."""
         self._stop_asked.set()
         self._ended.wait(2)
+        self._tunnel.close()
         self._icmp.close()
         self._udp.close()
 
@@ -266,19 +302,34 @@ class Prober:
         with self._lock:
             found = {}
             for name, target in self._targets.items():
-                reply = target.reply
-                found[name] = (
-                    Answer(target.echoed, ready=False, draining=False)
-                    if reply is None
-                    else Answer(target.echoed, reply.ready, reply.draining, reply.lacks, reply.sources)
+                reply = target.reply or _SILENCE
+                # The answer to an echo that is seldom sent has until the next one is.
+                due = target.asked if self._seldom_next() else target.asked - SELDOM
+                legs = {leg: leg in target.heard for leg in due}
+                lacks = None if target.reply is None else reply.lacks
+                found[name] = Answer(
+                    Leg.DIRECT in target.heard,
+                    reply.ready,
+                    reply.draining,
+                    lacks,
+                    reply.sources,
+                    legs,
+                    reply.answers_tunnel,
                 )
-                target.echoed = False
+                target.heard -= {*due, Leg.DIRECT, Leg.TUNNEL}
+                target.asked -= due
                 target.reply = None
             return found
+
+    def _seldom_next(self) -> bool:
+        return (self._number + 1) % SELDOM_ROUNDS == 0
 
     def _send(self) -> None:
         self._number = (self._number + 1) & 0xFFFF
         with self._lock:
+            for way in self._new_way:
+                self._tunnel.use(way)
+            self._new_way = []
             targets = [(name, target.host_ip) for name, target in self._targets.items()]
             uses, reduced_rate, pods = self._uses, self._reduced_rate, self._pods
         for number, (name, ip) in enumerate(targets, start=1):
@@ -291,25 +342,23 @@ class Prober:
             if name in pods:
                 question["pods"] = list(pods[name])
             try:
-                self._icmp.sendto(self._echo(), (ip, 0))
+                self._icmp.sendto(echo_request(self._version, self._echo_id, self._number), (ip, 0))
                 if name not in reduced_rate or self._number % REDUCED_RATE_ROUNDS == 0:
                     self._udp.sendto(json.dumps(question).encode(), (ip, self._port))
             except OSError:
                 # No route, no buffer: nothing will come back, which is what counts.
                 continue
-
-    def _echo(self) -> bytes:
-        head = struct.pack("!BBHHH", _ECHO[self._version][0], 0, 0, self._echo_id, self._number)
-        if self._version == 6:
-            return head
-        total = sum(struct.unpack("!4H", head))
-        total = (total & 0xFFFF) + (total >> 16)
-        return head[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + head[4:]
+        asked = self._tunnel.send(self._number, self._echo_id, targets)
+        with self._lock:
+            for name, legs in asked.items():
+                if name in self._targets:
+                    self._targets[name].asked |= legs
 
     def _receive_until(self, due: float) -> None:
         while True:
             left = due - time.monotonic()
-            readable = select.select([self._icmp, self._udp], [], [], max(0.0, min(left, _STOP_SECONDS)))[0]
+            sockets = [self._icmp, self._udp, *([self._tunnel.answers] if self._tunnel.answers else [])]
+            readable = select.select(sockets, [], [], max(0.0, min(left, _STOP_SECONDS)))[0]
             if self._stop_asked.is_set():
                 return
             for from_socket in readable:
@@ -327,10 +376,10 @@ class Prober:
                 return
             except OSError:
                 continue
-            if from_socket is self._icmp:
-                self._on_echo(data, str(address[0]))
-            else:
+            if from_socket is self._udp:
                 self._on_datagram(data, str(address[0]), address)
+            else:
+                self._on_echo(data, str(address[0]))
 
     def _on_echo(self, data: bytes, ip: str) -> None:
         if self._version == 4:
@@ -339,11 +388,12 @@ class Prober:
             return
         type_, _, _, ident, number = struct.unpack_from("!BBHHH", data)
         expected = 0 if self._version == 4 else _ECHO[6][1]
-        if type_ != expected or ident != self._echo_id or self._age(number) > LATEST_ROUNDS:
+        leg = ident ^ self._echo_id
+        if type_ != expected or leg not in _LEGS or self._age(number) > LATEST_ROUNDS:
             return
         with self._lock:
             for target in self._by_ip.get(ip, ()):
-                target.echoed = True
+                target.heard.add(Leg(leg))
 
     def _age(self, number: int) -> int:
         """Return how many rounds ago a probe was sent. A distant node may answer after the next round has started."""

@@ -18,6 +18,7 @@ from egress_router.egressip.node.state import NodeSettings, NodeState
 from egress_router.errors import EgressRouterError, Problem
 from egress_router.net.icmp_probe import Answer
 from egress_router.net.rtnetlink.values import LinkAddress, Observed
+from egress_router.net.tunnel_echo import TunnelWay
 from tests.support.fake_loop import FakeClock, fake_loop
 
 INTERFACE, HOST_IP = "eth0", "192.0.2.11"
@@ -99,6 +100,11 @@ class FakeDataplane(Pipe):
     def others_changed(self) -> bool:
         return False
 
+    tunnel_mtu = 1450
+
+    def address_among_pods(self) -> str:
+        return ""
+
     def make_way(self) -> list[str]:
         return list(self.obstacles)
 
@@ -179,6 +185,7 @@ class FakeProber:
         self.pods: Mapping[str, Collection[str]] = {}
         self.peers: Collection[str] = ()
         self.senders: list[str] = []
+        self.tunnel: TunnelWay | None = None
         #: Takes a round, where a controller made it.
         self.answers: Callable[[Mapping[str, Answer]], None] = lambda _: None
 
@@ -190,6 +197,9 @@ class FakeProber:
         pods: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.targets, self.uses, self.pods = dict(targets), uses, pods or {}
+
+    def set_tunnel(self, way: TunnelWay | None) -> None:
+        self.tunnel = way
 
     def set_peers(self, addresses: Collection[str]) -> None:
         self.peers = addresses

@@ -20,12 +20,13 @@ from egress_router.egressip.node.gateways import Gateways, LocalAssignments
 from egress_router.egressip.node.plan import node_plan
 from egress_router.egressip.node.ports import Claims, Dataplane, Prober
 from egress_router.egressip.node.reassignment import ReassignmentGuard
-from egress_router.egressip.node.state import Direct, NodeSettings, NodeState, Remote
+from egress_router.egressip.node.state import TUNNEL, Direct, NodeSettings, NodeState, Remote
 from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import EgressRouterError, Problem, TryAgainError
 from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer
 from egress_router.net.rtnetlink.values import Observed
+from egress_router.net.tunnel_echo import TunnelWay
 
 #: How often the kernel is looked at although nothing happened; seconds.
 CHECK_EVERY = 5.0
@@ -74,6 +75,8 @@ class Agent:
         self._changed = False
         self._first_round = False
         self._look_pending = False
+        #: An address of this node among its pods: answers to it come by the way of answers to pods.
+        self._back = ""
         self._claims: Claims
         self._prober: Prober
         self._read()
@@ -94,7 +97,8 @@ class Agent:
         applied = self.dataplane.applied
         sources = {"pods": {pod: applied.translations.get(pod, "") for pod in pods}} if pods and applied else {}
         pending = list(self._pending_here)
-        return {"ready": self.known.ready, "draining": self.node_drain.draining, "lacks": pending, **sources}
+        said = {"ready": self.known.ready, "draining": self.node_drain.draining, "lacks": pending}
+        return {**said, "tunnel": applied is not None, **sources}
 
     def run(self) -> None:
         """Take over what is there, then follow objects and probes."""
@@ -175,6 +179,8 @@ class Agent:
         self._look_pending = False
         try:
             self.known.obstacles = self.dataplane.make_way()
+            self._back = self.dataplane.address_among_pods()
+            self._prober.set_tunnel(self._tunnel_way())
         except EgressRouterError as error:
             self.known.obstacles = [f"whether others let the tunnel through is not known: {error}"]
 
@@ -285,6 +291,15 @@ class Agent:
         up = self.gateways.in_state(Health.UP)
         targets = {name: nodes[name].host_ip for name in self.gateways.health}
         self._prober.set_targets(targets, self._used(), up, self.reassignment.pending_queries())
+        self._prober.set_tunnel(self._tunnel_way())
+
+    def _tunnel_way(self) -> TunnelWay | None:
+        """Return how probes get through the tunnel; None as long as that is not in place."""
+        if self.dataplane.applied is None:
+            return None
+        mark_of, gateways = self.settings.marks.mark_of, self.dataplane.applied.probed
+        marks = {gateway.node: mark_of(gateway.slot) for gateway in gateways}
+        return TunnelWay(TUNNEL, marks, self._back, self.dataplane.tunnel_mtu)
 
     def _used(self) -> frozenset[str]:
         """Return the nodes that this node sends new connections to, as applied."""
@@ -313,6 +328,7 @@ class Agent:
             self.pending(),
             self._draining(),
             self.reassignment.unconfirmed,
+            self.gateways.slots,
         )
 
     def _arp_suppressed(self) -> frozenset[str]:
@@ -472,6 +488,15 @@ class Agent:
         seconds = max(0.0, node_drain.until - self.loop.now())
         return drain_status(self.known, self.local.assigned, self._draining(), node_drain.left, seconds, self.drained())
 
+    def _leg_problems(self) -> list[str]:
+        """Return what is wrong with the ways to gateways that answer pings."""
+        settings, size = self.settings, self.dataplane.tunnel_mtu
+        found = (
+            legs.problem(name, settings.tunnel_port, settings.probe_port, size, self._back)
+            for name, legs in sorted(self.gateways.legs.items())
+        )
+        return [text for text in found if text]
+
     def status(self) -> dict[str, object]:
         """Return all that the status shows, as plain data."""
         return node_status(
@@ -484,5 +509,6 @@ class Agent:
             self.pending(),
             self.dataplane.dropped_packets(),
             self._drain_status(),
+            self._leg_problems(),
             unconfirmed=dict(self.reassignment.unconfirmed),
         )

@@ -9,7 +9,7 @@ from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove
 from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale, take_over_marks
 from egress_router.egressip.node.forward_policy import accept_tunnel
 from egress_router.egressip.node.nft_rules import ABSENT, node_tables
-from egress_router.egressip.node.overlays import loosen, overlay_links
+from egress_router.egressip.node.overlays import address_among_pods, loosen, overlay_links
 from egress_router.egressip.node.repair import NetworkWatch, TamperingGuard, summary
 from egress_router.egressip.node.routes import present_slots, set_gateways
 from egress_router.egressip.node.state import TUNNEL, TUNNEL_OVERHEAD, Gateway, NodeSettings, NodeState
@@ -91,19 +91,29 @@ class NodeKernel:
         add_egress_ip(self.netlink, self._link, ip)
         self._addresses |= {ip}
 
+    @property
+    def tunnel_mtu(self) -> int:
+        """The largest packet that goes through the tunnel, in bytes."""
+        return self._link.mtu - TUNNEL_OVERHEAD[6 if ":" in self._host_ip else 4]
+
+    def address_among_pods(self) -> str:
+        """Return an address of this node that other nodes reach as they reach its pods, empty when there is none."""
+        addresses, links = self.netlink.addresses(), self.netlink.links()
+        return address_among_pods(addresses, links, self._settings.cluster, self._link.name, self._host_ip)
+
     def apply(self, state: NodeState) -> None:
         """Put ``state`` in place: the way to new holders before anyone is sent there, addresses that go away only after
         nothing is translated to them, the tunnel only after the rules that judge what comes out of it. Then cut the
         connections that cannot go on, and last tidy up.
         """
         before = self._applied
-        mtu = self._link.mtu - TUNNEL_OVERHEAD[6 if ":" in self._host_ip else 4]
+        mtu = self.tunnel_mtu
         if before is None:
             self._load(state, mtu)
-            self._ways_to(state.gateways)
+            self._ways_to(state.probed)
         elif before != state:
-            if set(state.gateways) - set(before.gateways):
-                both = {h.slot: h for h in (*before.gateways, *state.gateways)}
+            if set(state.probed) - set(before.probed):
+                both = {h.slot: h for h in (*before.probed, *state.probed)}
                 self._ways_to(tuple(both.values()))
             # A packet that was looked up among the flows of the tunnel just before its pod's way became this node must
             # still find the holder it had.
@@ -112,8 +122,8 @@ class NodeKernel:
             if moved.draining != state.draining:
                 self._change(state, mtu)
             self._cut(before, state)
-            if before.gateways != state.gateways:
-                self._ways_to(state.gateways)
+            if before.probed != state.probed:
+                self._ways_to(state.probed)
         if given_up := sorted(self._addresses - state.assigned):
             self.cut += cut_egress_ips(given_up)
         for ip in given_up:
@@ -129,7 +139,7 @@ class NodeKernel:
         """
         if self._applied is None:
             return []
-        lines = self._ways_to(self._applied.gateways)
+        lines = self._ways_to(self._applied.probed)
         if lines:
             self._tampering.repaired(lines, now)
             self._log(f"put back what somebody has changed: {summary(lines)}")
@@ -167,7 +177,7 @@ class NodeKernel:
         """
         tunnel = self.netlink.link(TUNNEL)
         if tunnel is not None and tunnel.up:
-            set_gateways(self.netlink, tunnel, state.gateways, self._settings.marks, only_add=True)
+            set_gateways(self.netlink, tunnel, state.probed, self._settings.marks, only_add=True)
 
     def tables_differ(self) -> bool:
         """Return whether the nft tables are not as they were applied; the log says how. Costs microseconds while nobody

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from egress_router.egressip.api import ClusterState, Decision, address_key, address_text
 from egress_router.egressip.health import Health, NodeHealth
+from egress_router.egressip.node.legs import GatewayLegs
 from egress_router.egressip.node.marks import LAST_SLOT
 from egress_router.egressip.node.plan import assign_slots
 from egress_router.net.icmp_probe import Answer
@@ -19,7 +20,8 @@ class Gateways:
     """The other nodes that this node's pods leave through: their health, their slots, and which of their egress IPs
     they do not have yet.
 
-    ``misses`` and ``returns``: see NodeHealth. ``losses`` counts the probes of each gateway without an echo.
+    ``misses`` and ``returns``: see NodeHealth. ``losses`` counts the rounds in which a gateway did
+    not answer by all ``legs`` that count.
     """
 
     misses: int
@@ -27,6 +29,7 @@ class Gateways:
     health: dict[str, NodeHealth] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
     losses: dict[str, int] = field(default_factory=dict)
+    legs: dict[str, GatewayLegs] = field(default_factory=dict)
     failovers: int = 0
     last_slot: int = LAST_SLOT
     _pending: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -38,6 +41,7 @@ class Gateways:
         for name in self.health.keys() - needed:
             del self.health[name]
             self.losses.pop(name, None)
+            self.legs.pop(name, None)
         for name in needed - self.health.keys():
             self.health[name] = NodeHealth(self.misses, self.returns)
         self.slots = assign_slots(needed, self.slots, self.last_slot)
@@ -48,10 +52,11 @@ class Gateways:
         for name, answer in answers.items():
             health = self.health.get(name)
             if health is not None:
-                if not answer.echo:
+                works = self.legs.setdefault(name, GatewayLegs()).note(answer)
+                if not works:
                     self.losses[name] = self.losses.get(name, 0) + 1
                 before = health.state
-                if health.probed(echo=answer.echo, ready=answer.ready, draining=answer.draining):
+                if health.probed(echo=works, ready=answer.ready, draining=answer.draining):
                     messages.append(f"node {name} is {health.state}")
                     self.failovers += before is Health.UP and health.state is Health.DOWN
                     changed = True

@@ -36,6 +36,15 @@ class NodeCollector(Collector):
             "node",
             {name: float(health.state is Health.UP) for name, health in list(gateways.health.items())},
         )
+        legs = GaugeMetricFamily(
+            f"{_PREFIX}holder_leg_up",
+            "Whether a leg of the way to a holder and back works: pings, the tunnel, its agent's word.",
+            labels=("node", "leg"),
+        )
+        for name, of_holder in sorted(gateways.legs.items()):
+            for leg, works in of_holder.up().items():
+                legs.add_metric((name, leg), float(works))
+        yield legs
         spaces = Counter(verdict.disposition.value for verdict in list(known.decision.namespaces.values()))
         yield labelled("namespaces", "Namespaces by what happens to their traffic.", "disposition", spaces)
         ways = Counter("through" if isinstance(path, Remote) else path.value for path in list(applied.ways.values()))

@@ -216,9 +216,10 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
 
     A packet bears our mark from the choice of its path to the routing decision, and no longer: others have bits of
     their own, and a VXLAN device looks up the way of its own packets with the mark of what is inside. So it is taken
-    off in the forward hook before everybody's filter. Others restore marks from connections before routing (wg-quick
-    all bits, Tailscale some); what replies have got so is taken off, too, or they would be led as the pod's packets.
-    Where this node translates, the mark of the connection is all that is needed.
+    off in the forward hook before everybody's filter; what the agent itself sends there loses it last of all. Others
+    restore marks from connections before routing (wg-quick all bits, Tailscale some); what replies have got so is taken
+    off, too, or they would be led as the pod's packets. Where this node translates, the mark of the connection is all
+    that is needed.
 
     Packets that belong to no connection (a late RST, say) are translated by nobody, so they are dropped at the door.
 
@@ -304,6 +305,8 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         None,
         (
             "ct state invalid,untracked counter name tunnel_no_connection drop",
+            "icmp type echo-request fib daddr type local accept",
+            "icmpv6 type echo-request fib daddr type local accept",
             "ip daddr @cluster4 counter name tunnel_inside drop",
             "ip6 daddr @cluster6 counter name tunnel_inside drop",
             "fib daddr type != unicast counter name tunnel_inside drop",
@@ -311,7 +314,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
             "ip6 saddr @translated_pods6 accept",
             "counter name tunnel_untranslated drop",
         ),
-        "only pods translated here, to the outside, may come by the tunnel",
+        "only pods translated here, to the outside, may come by the tunnel, and pings of agents",
     )
     yield NftChain(
         "drop_late_replies",
@@ -450,7 +453,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "verify_source",
         "type filter hook postrouting priority srcnat + 20; policy accept;",
         (
-            f'oifname "{TUNNEL}" accept',
+            f'oifname "{TUNNEL}" {no_mark} accept',
             "ct direction original ct original ip saddr @egress_pods4 ip daddr != @cluster4 goto verify_source4",
             "ct direction original ct original ip6 saddr @egress_pods6 ip6 daddr != @cluster6 goto verify_source6",
         ),

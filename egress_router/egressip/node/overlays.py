@@ -12,10 +12,12 @@ from collections.abc import Iterable
 from egress_router.config.values import Network
 from egress_router.egressip.node.state import TUNNEL
 from egress_router.net.rtnetlink.kernel import RouteNetlink
-from egress_router.net.rtnetlink.values import Link, Route, Sysctl
+from egress_router.net.rtnetlink.values import Link, LinkAddress, Route, Sysctl
 from egress_router.net.sysctl import read_sysctl, set_sysctl
 
 _STRICT, _LOOSE = 1, 2
+#: Kinds of devices with an address among those of the node's pods, the likeliest first.
+_OF_PODS = ("bridge", "vxlan", "ipip", "wireguard", "geneve", "openvswitch")
 #: Kinds of devices that lead to other nodes without a next hop.
 _TUNNELS = frozenset({"vxlan", "geneve", "gre", "gretap", "ipip", "sit", "wireguard", "ip6tnl"})
 
@@ -37,6 +39,27 @@ def overlay_links(
         if leads_away and any(route.destination.subnet_of(network) for network in inside):
             found[link.name] = link
     return tuple(found[name] for name in sorted(found))
+
+
+def address_among_pods(
+    addresses: Iterable[LinkAddress], links: Iterable[Link], cluster: Iterable[Network], outside: str, host_ip: str
+) -> str:
+    """Return an address of the node that is on a device of the container network, of the IP version of ``host_ip``;
+    empty when there is none. Pure. What others keep on dummy devices (addresses of services) is not meant.
+    """
+    kinds = {link.name: link.kind for link in links if link.up and link.name not in (outside, TUNNEL)}
+    version = 6 if ":" in host_ip else 4
+    inside = [network for network in cluster if network.version == version]
+    found = [
+        (_OF_PODS.index(kinds[item.interface]), item.interface, str(item.address.ip))
+        for item in addresses
+        if item.address.version == version
+        and item.global_scope
+        and not item.tentative
+        and kinds.get(item.interface) in _OF_PODS
+        and any(item.address.ip in network for network in inside)
+    ]
+    return min(found)[2] if found else ""
 
 
 def loosen(kernel: RouteNetlink, links: Iterable[Link]) -> tuple[list[str], list[str]]:

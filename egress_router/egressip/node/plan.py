@@ -34,6 +34,7 @@ def node_plan(
     pending: Iterable[str] = (),
     draining: Container[str] = (),
     unconfirmed: Mapping[str, Collection[str]] | None = None,
+    probed: Mapping[str, int] | None = None,
 ) -> NodeState:
     """Return the state of node ``me``.
 
@@ -41,7 +42,8 @@ def node_plan(
     interface. An address that is decided and not there yet translates nothing, and its pods use another address or are
     dropped. ``arp_suppressed``: those of them that nothing answers for. ``pending``: addresses that the node which
     shall have them does not have yet. ``draining``: nodes that are used only where there is no other. ``unconfirmed``:
-    by pod address, gateways that may still translate it to an egress IP of its former owner.
+    by pod address, gateways that may still translate it to an egress IP of its former owner. ``probed``: the slots of
+    all gateways, those that are down as well (None: of those in ``slots``).
 
     Pods with the address of a node (``hostNetwork``) are left out. An address that pods of two namespaces have is
     dropped, unless neither namespace has egress IPs.
@@ -100,11 +102,7 @@ def node_plan(
         translations.pop(ip, None)
         if ip in ways:
             ways[ip] = Direct.NO_GATEWAY
-    gateways = tuple(
-        Gateway(slot, name, state.nodes[name].host_ip)
-        for name, slot in sorted(slots.items(), key=lambda item: item[1])
-        if name in state.nodes and name != me
-    )
+    gateways = _gateways(me, state, slots)
     peers = frozenset(node.host_ip for name, node in state.nodes.items() if name != me and address_key(node.host_ip))
     return NodeState(
         ways,
@@ -115,9 +113,18 @@ def node_plan(
         frozenset(pods),
         peers,
         gateways,
+        _gateways(me, state, slots if probed is None else probed),
         draining=frozenset(holder.slot for holder in gateways if holder.node in draining),
         duplicate_pod_ips=duplicate_pod_ips,
         translating_nodes=served_by,
+    )
+
+
+def _gateways(me: str, state: ClusterState, slots: Mapping[str, int]) -> tuple[Gateway, ...]:
+    return tuple(
+        Gateway(slot, name, state.nodes[name].host_ip)
+        for name, slot in sorted(slots.items(), key=lambda item: item[1])
+        if name in state.nodes and name != me
     )
 
 

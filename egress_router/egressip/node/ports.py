@@ -8,6 +8,7 @@ from typing import Protocol
 from egress_router.egressip.node.repair import Heard
 from egress_router.egressip.node.state import NodeState
 from egress_router.net.rtnetlink.values import Observed
+from egress_router.net.tunnel_echo import TunnelWay
 
 
 class Dataplane(Protocol):
@@ -31,6 +32,13 @@ class Dataplane(Protocol):
 
     def others_changed(self) -> bool:
         """Return whether other programs have changed their tables since this was asked last, see ``tampered``."""
+
+    @property
+    def tunnel_mtu(self) -> int:
+        """The largest packet that goes through the tunnel, in bytes."""
+
+    def address_among_pods(self) -> str:
+        """Return an address of this node that other nodes reach as they reach its pods, empty when there is none."""
 
     def make_way(self) -> list[str]:
         """Have other programs' rules and the reverse path filter let through what goes by the tunnel; return what stays
@@ -93,6 +101,9 @@ class Prober(Protocol):
         pods: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         """Probe these nodes from the next round on."""
+
+    def set_tunnel(self, way: TunnelWay | None) -> None:
+        """Probe the nodes that have a mark through the tunnel as well; None: do not."""
 
     def set_peers(self, addresses: Collection[str]) -> None:
         """Believe only these nodes that they send traffic here."""

@@ -113,7 +113,7 @@ class NodeState:
     ``pods``: networks and addresses of the pods of this node.
     ``peers``: addresses of the other nodes, the only ones that the tunnel accepts packets from.
     ``gateways``: the other nodes that traffic may be sent to, without those that are down; ``draining``: the slots of
-    those that only keep established connections.
+    those that only keep established connections. ``probed``: with those that are down, to which the way is kept.
     ``duplicate_pod_ips``: addresses that pods of two namespaces have (two of NAMESPACE/NAME); dropped.
     ``translating_nodes``: by local pod address, the slots of the nodes that translate it; established connections stay
     there, wherever new ones go.
@@ -127,6 +127,7 @@ class NodeState:
     pods: frozenset[str] = frozenset()
     peers: frozenset[str] = frozenset()
     gateways: tuple[Gateway, ...] = ()
+    probed: tuple[Gateway, ...] = ()
     draining: frozenset[int] = frozenset()
     duplicate_pod_ips: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     translating_nodes: Mapping[str, frozenset[int]] = field(default_factory=dict)

@@ -98,7 +98,7 @@ def test_no_datagram_harms_an_agent(two_holders: EgressCluster) -> None:
             for datagram in data * 20:
                 sender.sendto(datagram, (str(node.addresses[4]), PROBE_PORT))
         sender.settimeout(5)
-        while sender.recv(8192) != b'{"told": 1, "ready": true, "draining": false, "lacks": []}':
+        while sender.recv(8192) != b'{"told": 1, "ready": true, "draining": false, "lacks": [], "tunnel": true}':
             pass
     assert cluster.ask(holder)["users"] == [str(asking.addresses[4])], "the stranger is no node"
     holder.ip("link set eth0 down")

@@ -220,11 +220,12 @@ def test_only_nodes_are_believed_that_they_send_here(node: FakeNode) -> None:
 
 
 def test_what_other_agents_are_told(node: FakeNode) -> None:
-    assert node.agent.payload([]) == {"ready": False, "draining": False, "lacks": []}
+    assert node.agent.payload([]) == {"ready": False, "draining": False, "lacks": [], "tunnel": False}
     node.run(2.0)
     assert node.agent.payload([POD, "198.51.100.9"]) == {
         "ready": True,
         "draining": False,
         "lacks": [],
+        "tunnel": True,
         "pods": {POD: OWN, "198.51.100.9": ""},
     }

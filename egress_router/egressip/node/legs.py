@@ -1,0 +1,85 @@
+"""Which legs of the way to a gateway and back work: by pings, through the tunnel, and by its agent's word. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer
+from egress_router.net.tunnel_echo import SELDOM, Leg
+
+#: An agent that was asked so many times without a word is told of.
+SILENT_QUESTIONS = 8
+#: A leg through the tunnel that missed so many answers in a row does not work.
+MISSES = 3
+
+
+@dataclass(slots=True)
+class GatewayLegs:
+    """The legs of one gateway. A leg through the tunnel counts once it has worked, and the one to the gateway itself
+    from the moment its agent says that its node answers there: neither a gateway with an older agent nor a network
+    that leads answers to pods elsewhere than those to its own addresses counts as broken.
+    """
+
+    missed: dict[Leg, int] = field(default_factory=dict)
+    worked: set[Leg] = field(default_factory=set)
+    answers_tunnel: bool = False
+    silent: int = 0
+
+    def note(self, answer: Answer) -> bool:
+        """Take in a round of probes; return whether data could go there and back."""
+        self.silent = 0 if answer.lacks is not None else self.silent + 1
+        self.answers_tunnel |= answer.answers_tunnel
+        works = answer.echo
+        for leg, heard in {Leg.DIRECT: answer.echo, **answer.legs}.items():
+            self.missed[leg] = 0 if heard else self.missed.get(leg, 0) + 1
+            if heard:
+                self.worked.add(leg)
+        if self.missed.get(Leg.TUNNEL) and Leg.TUNNEL in answer.legs:
+            works &= not self._counts(Leg.TUNNEL)
+        # They are asked by seldom, and what is lost now and then is no obstacle.
+        for leg in SELDOM:
+            works &= not (self.is_broken(leg) and self._counts(leg))
+        return works
+
+    def _counts(self, leg: Leg) -> bool:
+        return leg in self.worked or (leg is not Leg.BACK and self.answers_tunnel)
+
+    def is_broken(self, leg: Leg) -> bool:
+        """Return whether a leg has missed several answers in a row."""
+        return self.missed.get(leg, 0) >= MISSES
+
+    def is_silent(self) -> bool:
+        """Return whether the agent does not answer questions, while its node answers pings."""
+        return self.silent > SILENT_QUESTIONS * REDUCED_RATE_ROUNDS and not self.missed.get(Leg.DIRECT, 0)
+
+    def up(self) -> dict[str, bool]:
+        """Return each leg that is probed, by its name in the metrics, and whether it works."""
+        found = {leg.name.lower(): not self.is_broken(leg) for leg in sorted(self.missed)}
+        return {**found, "agent": not self.silent > SILENT_QUESTIONS * REDUCED_RATE_ROUNDS}
+
+    def problem(self, node: str, tunnel_port: int, probe_port: int, size: int, back: str) -> str:
+        """Return what an operator has to know of the way to a gateway that answers pings, empty when all is well."""
+        if self.is_broken(Leg.DIRECT):
+            return ""
+        answers = f"node {node} answers pings, but"
+        if self.is_broken(Leg.TUNNEL) and self._counts(Leg.TUNNEL):
+            return (
+                f"{answers} not through the tunnel: UDP port {tunnel_port} must be open between the nodes, in both "
+                "directions"
+            )
+        if self.is_broken(Leg.FULL_SIZE) and self._counts(Leg.FULL_SIZE):
+            return (
+                f"{answers} packets of {size} bytes do not come through the tunnel, smaller ones do: the network "
+                "between the nodes has a smaller MTU than their interfaces"
+            )
+        if self.is_silent():
+            return (
+                f"{answers} its agent says nothing on UDP port {probe_port}: it does not run, or has another port, or "
+                "the port is not open between the nodes"
+            )
+        if self.is_broken(Leg.BACK):
+            return (
+                f"{answers} what it sends to this node's pods may not arrive: answers to {back} do not. Look at the "
+                "routes between pods of both nodes, at rp_filter and at what their firewalls forward"
+            )
+        return ""

@@ -1,0 +1,151 @@
+"""ICMP echoes that go to nodes through a tunnel's device, each way and size of them a leg of its own.
+
+The kernel of the other node answers. What a leg shows is all of its way: rules and routes of the mark, the device, the
+network between the nodes, and the way of the answer. See RFC 792, RFC 4443, socket(7), ip(7), ipv6(7).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+_ECHO_REQUEST = {4: 8, 6: 128}
+_IP_HEADER = {4: 20, 6: 40}
+_ICMP_HEADER = 8
+_SO_MARK, _SO_BINDTODEVICE = 36, 25
+#: Never fragment, whatever is known of the path: ip(7), RFC 3542 section 11.2.
+_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
+_IPV6_MTU_DISCOVER, _IPV6_DONTFRAG = 23, 62
+#: Echoes of the legs in SELDOM are sent in every so many rounds.
+SELDOM_ROUNDS = 5
+
+
+class Leg(IntEnum):
+    """Which way a probe takes. ``DIRECT``: not through the tunnel. ``TUNNEL``: through it, and back to the node's own
+    address. ``BACK``: the answer goes to an address among the node's pods, as answers to pods do. ``FULL_SIZE``: with
+    the size of the largest packet. The numbers tell the echoes apart.
+    """
+
+    DIRECT = 0
+    TUNNEL = 1
+    BACK = 2
+    FULL_SIZE = 3
+
+
+SELDOM = frozenset({Leg.BACK, Leg.FULL_SIZE})
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelWay:
+    """How a node's probes get into the tunnel: by ``device``, with ``marks`` by the name of the other node. ``back`` is
+    an address of this node among its pods, empty when there is none; ``size`` that of the largest packet, in bytes.
+    """
+
+    device: str
+    marks: Mapping[str, int] = field(default_factory=dict)
+    back: str = ""
+    size: int = 0
+
+
+def echo_request(version: int, ident: int, number: int, size: int = 0) -> bytes:
+    """Return an echo request; ``size`` is that of the whole IP packet, 0 for the smallest. The kernel fills in the
+    checksum of IPv6.
+    """
+    head = struct.pack("!BBHHH", _ECHO_REQUEST[version], 0, 0, ident, number)
+    padding = bytes(max(0, size - _IP_HEADER[version] - _ICMP_HEADER))
+    if version == 6:
+        return head + padding
+    # Zeros add nothing to the sum (RFC 1071).
+    total = sum(struct.unpack("!4H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    return head[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + head[4:] + padding
+
+
+class TunnelEchoes:
+    """Sends echoes through a tunnel. The answers come to sockets that are bound to no device: ``answers`` has one for
+    those to the address among the pods, when there is one; the rest goes where the node's own address is listened to.
+    """
+
+    def __init__(self, host_ip: str, receiver: Callable[[str], socket.socket]) -> None:
+        """``receiver`` opens a socket that hears the answers to an address; it may raise OSError."""
+        self._host_ip = host_ip
+        self._version = 6 if ":" in host_ip else 4
+        self._receiver = receiver
+        self._way: TunnelWay | None = None
+        self._senders: dict[Leg, socket.socket] = {}
+        #: Hears the answers of the leg BACK.
+        self.answers: socket.socket | None = None
+
+    def use(self, way: TunnelWay | None) -> None:
+        """Send by this way from now on; None: send nothing."""
+        before, self._way = self._way, way
+        if way is not None and (before is None or before.back != way.back):
+            self._open(way)
+
+    def _open(self, way: TunnelWay) -> None:
+        self.close()
+        with suppress(OSError):
+            self._senders = {leg: self._sender(self._host_ip) for leg in (Leg.TUNNEL, Leg.FULL_SIZE)}
+            full = self._senders[Leg.FULL_SIZE]
+            if self._version == 4:
+                full.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+            else:
+                full.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+                full.setsockopt(socket.IPPROTO_IPV6, _IPV6_DONTFRAG, 1)
+        if way.back:
+            # The address may be going away this moment.
+            with suppress(OSError):
+                self.answers = self._receiver(way.back)
+                self._senders[Leg.BACK] = self._sender(way.back)
+
+    def _sender(self, source: str) -> socket.socket:
+        family, protocol = (
+            (socket.AF_INET6, socket.IPPROTO_ICMPV6) if self._version == 6 else (socket.AF_INET, socket.IPPROTO_ICMP)
+        )
+        opened = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        opened.bind((source, 0))
+        return opened
+
+    def send(self, number: int, ident: int, targets: Iterable[tuple[str, str]]) -> dict[str, set[Leg]]:
+        """Send to the nodes (name, address) that have a mark; return, by name, the legs that they were asked by. What
+        cannot be sent counts as asked: nothing will come back.
+        """
+        way = self._way
+        if way is None:
+            return {}
+        legs = [leg for leg in self._senders if leg not in SELDOM or number % SELDOM_ROUNDS == 0]
+        for leg in legs:
+            # Each time: a device that was made anew is another one to the kernel.
+            with suppress(OSError):
+                self._senders[leg].setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, f"{way.device}\0".encode())
+        asked: dict[str, set[Leg]] = {}
+        for name, ip in targets:
+            mark = way.marks.get(name)
+            if mark is None:
+                continue
+            asked[name] = set(legs)
+            for leg in legs:
+                data = echo_request(self._version, ident ^ leg, number, way.size if leg is Leg.FULL_SIZE else 0)
+                with suppress(OSError):
+                    self._senders[leg].setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+                    self._senders[leg].sendto(data, (ip, 0))
+        return asked
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for one in (*self._senders.values(), *([self.answers] if self.answers else [])):
+            one.close()
+        self._senders, self.answers = {}, None
+
+
+def random_ident() -> int:
+    """Return a number for echoes: not the process number, for in containers of one host network several are process
+    1. Its last bits are those of the legs.
+    """
+    return int.from_bytes(os.urandom(2)) & ~3
