@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from egress_router.config.inputs import Inputs, Problems
@@ -14,7 +16,7 @@ from tests.cli.unit.conftest import ROUTER, CommandLine, cli
 __all__ = ["cli"]
 
 LINES = 100_000
-PARSERS = {
+PARSERS: dict[str, Callable[[Inputs, Problems], object]] = {
     "EGRESS_DESTINATION": parse_router,
     "EGRESS_HTTP_PROXY_DESTINATION": lambda inputs, problems: parse_policy(inputs, problems, required=True),
     "EGRESS_DNS_PROXY_DESTINATION": lambda inputs, problems: parse_dns_proxy(inputs, problems, required=True),
