@@ -9,7 +9,7 @@ from dataclasses import replace
 import click
 
 from egress_router.cli.output import print_pods
-from egress_router.cli.sources import read_pods, source_options
+from egress_router.cli.sources import read_pods_in_force, source_options
 from egress_router.config import fields
 from egress_router.config.fields import Invalid
 from egress_router.config.values import Address, Family, NameServer, Protocol
@@ -65,7 +65,8 @@ def command(
     HTTP proxy and for TLS by name. Without --live no name is looked up.
     """
     who = _client(client)
-    found = {source.name: explain(pod, target, live=live, client=who) for source, pod in read_pods(env_file, manifests)}
+    pods = read_pods_in_force(env_file, manifests)
+    found = {source.name: explain(pod, target, live=live, client=who) for source, pod in pods}
     if output == "json":
         print_pods({name: [row for row, _ in rows] for name, rows in found.items()})
     else:

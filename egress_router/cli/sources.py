@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from egress_router.cli import running
 from egress_router.cli.output import print_warnings
 from egress_router.config.inputs import (
     MAX_FILE_BYTES,
@@ -31,6 +32,7 @@ from egress_router.manifests.pod import PodConfig, parse_manifest_pod, parse_pod
 from egress_router.manifests.unprocessed import no_pods, warn_unprocessed
 
 F = TypeVar("F", bound=Callable[..., Any])
+_LIST = ("EGRESS_DESTINATION", "EGRESS_DESTINATION_FILE")
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -131,6 +133,29 @@ def read_pods(env_file: str | None, manifests: Sequence[str]) -> list[tuple[Sour
     print_warnings(problems.warnings)
     problems.raise_if_any()
     return found
+
+
+def read_pods_in_force(env_file: str | None, manifests: Sequence[str]) -> list[tuple[Source, PodConfig]]:
+    """Do as ``read_pods``; in a pod whose router has refused its list, say what is wrong with that list, and return the
+    configuration with the one that is in force.
+    """
+    try:
+        return read_pods(env_file, manifests)
+    except ConfigurationError as error:
+        # Only a file can have changed since the router that runs has read it.
+        here = env_file is None and not manifests and bool(os.environ.get("EGRESS_DESTINATION_FILE"))
+        text = running.list_in_force() if here else None
+        if text is None:
+            raise
+        own = Problems()
+        env = {name: value for name, value in os.environ.items() if name not in _LIST} | {"EGRESS_DESTINATION": text}
+        found = parse_sources([Source("environment", load_inputs(env), here=True)], own)
+        if own.errors:
+            raise
+        click.echo("the list is refused, and the one before it is in force:", err=True)
+        for problem in error.problems:
+            click.echo(f"  {problem}", err=True)
+        return found
 
 
 def parse_sources(sources: list[Source], problems: Problems) -> list[tuple[Source, PodConfig]]:

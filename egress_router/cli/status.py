@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from egress_router.cli import running
 from egress_router.cli.output import print_json, table
-from egress_router.cli.sources import read_pods, source_options
+from egress_router.cli.sources import read_pods_in_force, source_options
 from egress_router.errors import UsageError
 from egress_router.redirect.status import Status, read_status
 
@@ -32,12 +33,15 @@ WATCH_SECONDS = 2.0
 def command(env_file: str | None, manifests: tuple[str, ...], output: str, watch: bool) -> int:
     """Compare the desired state with the kernel's, and show the traffic of each destination line.
 
-    Exit code 1 when they differ. Needs NET_ADMIN to read the rules, and NET_RAW too for those of iptables.
+    Exit code 1 when they differ, or when the router has refused its list. Needs NET_ADMIN to read the rules, and
+    NET_RAW too for those of iptables. In the container of a proxy it shows what the proxy says of itself.
     """
-    (source, pod), *others = read_pods(env_file, manifests)
+    (source, pod), *others = read_pods_in_force(env_file, manifests)
     if others:
         names = ", ".join([source.name, *(other.name for other, _ in others)])
         raise UsageError(f"status compares one pod with the network it runs in, and the manifest has several: {names}")
+    if pod.router is None and source.here and (live := running.status()) is not None:
+        return proxy_status(live, output)
     if pod.router is None:
         raise UsageError(f"{source.name} has no variables of the router (EGRESS_GATEWAY …)")
     while True:
@@ -49,8 +53,22 @@ def command(env_file: str | None, manifests: tuple[str, ...], output: str, watch
         else:
             click.echo(as_text(status))
         if not watch:
-            return DRIFT if status.drift else 0
+            return DRIFT if status.drift or (status.live or {}).get("reload_error") else 0
         time.sleep(WATCH_SECONDS)
+
+
+def proxy_status(live: dict[str, Any], output: str) -> int:
+    """Show what a proxy says of itself; its network is the init container's, whose variables are not here."""
+    if output == "json":
+        print_json(live)
+    else:
+        lines = ["ok: ready" if live["ready"] else "not ready: " + "; ".join(live["reasons"])]
+        if live.get("refused"):
+            lines.append(f"the list is refused, and the one before it is in force: {live.get('last_error', '')}")
+        numbers = ("generation", "reloads", "reload_failures", "restarts", "draining")
+        lines.append(", ".join(f"{name.replace('_', ' ')}: {live[name]}" for name in numbers if name in live))
+        click.echo("\n".join(lines))
+    return 0 if live["ready"] and not live.get("refused") else DRIFT
 
 
 def as_json(status: Status) -> dict[str, Any]:

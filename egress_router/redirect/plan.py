@@ -362,7 +362,8 @@ def _sysctls(config: RouterConfig, egress: str, cluster: str) -> Iterable[Sysctl
     if config.mode in (Mode.HTTP_PROXY, Mode.DNS_PROXY):
         # The proxies run as any user without capabilities and hand their listening sockets over at a reload.
         yield Sysctl("net/ipv4/ip_unprivileged_port_start", 0, required=False)
-        yield Sysctl("net/ipv4/tcp_migrate_req", 1, required=False)
+        # For handshakes that a reload overtakes. A pod cannot set it, and nobody can do anything about that.
+        yield Sysctl("net/ipv4/tcp_migrate_req", 1, required=False, missed=False)
     if Family.IPV4 in config.sources:
         # An address of the cluster side is nobody's business on the egress side, and the other way round.
         yield Sysctl(f"net/ipv4/conf/{egress}/arp_ignore", 1, required=False)

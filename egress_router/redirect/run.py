@@ -390,6 +390,8 @@ def run_router(env: Mapping[str, str]) -> int:
         pages: dict[str, Callable[[], Answer]] = {
             "/metrics": MetricsPage(RouterCollector(live)),
             "/status": json_page(lambda: state.as_json(time.monotonic())),
+            # For those who ask while the file has a list that was refused.
+            "/list": lambda: (200, "text/plain; charset=utf-8", live.config.rules.as_text().encode()),
         }
         Endpoint(run.router.health_port, state, pages, warnings=state.warnings).start(threads)
     port = run.router.health_port

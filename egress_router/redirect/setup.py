@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Collection
@@ -233,7 +234,7 @@ def _set_sysctls(kernel: RouteNetlink, network: NetworkState, link: Link, observ
     for item in network.sysctls:
         problem = set_sysctl(item, kernel, observed.link(item.interface or ""))
         if problem is not None:
-            LOGGER.warning("%s", problem)
+            LOGGER.log(logging.WARNING if item.missed else logging.DEBUG, "%s", problem)
     return before != [read_sysctl(item) for item in network.sysctls]
 
 

@@ -149,6 +149,11 @@ class Ruleset:
         last = () if self.named_fallback is None else (self.named_fallback.name,)
         return tuple(dict.fromkeys((*(rule.name for rule in self.named), *last)))
 
+    def as_text(self) -> str:
+        """Return the rules as a list in which each stands on its line."""
+        by_line = {rule.line: str(rule) for rule in self.all}
+        return "".join(f"{by_line.get(line, '')}\n" for line in range(1, max(by_line, default=0) + 1))
+
     def __str__(self) -> str:
         return "\n".join(map(str, self.all))
 

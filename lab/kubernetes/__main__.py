@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from lab import process
-from lab.kubernetes import builder, machines, plan, versions
+from lab.kubernetes import builder, machines, plan, product_images, versions
 from lab.kubernetes.cluster import Cluster, Standing, wanted
-from lab.kubernetes.errors import ClusterError
+from lab.kubernetes.errors import ClusterError, UsageError
 from lab.kubernetes.plan import Plan
 
 NO_PERMISSION, INTERRUPTED = 77, 130
@@ -126,6 +126,15 @@ def up(**shape: Any) -> None:
     click.echo(cluster.name)
 
 
+@cli.command()
+@told
+def demo() -> None:
+    """Play the README's story in a cluster of its own (`scripts/demo --cluster`); exit code 1 when a claim fails."""
+    from lab.kubernetes.demo import play
+
+    sys.exit(play(say))
+
+
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @CHOICE
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -138,11 +147,18 @@ def kubectl(name: str | None, arguments: tuple[str, ...]) -> None:
 
 @cli.command()
 @CHOICE
-@click.argument("image", nargs=-1, required=True)
+@click.argument("image", nargs=-1)
+@click.option("--checkout", is_flag=True, help="The project's images, of this checkout and this machine's programs.")
+@click.option("--tag", default=product_images.TAG, show_default=True, help="Their tag.")
 @told
-def load(name: str | None, image: tuple[str, ...]) -> None:
+def load(name: str | None, image: tuple[str, ...], checkout: bool, tag: str) -> None:
     """Give images that buildah, podman or docker has here to every node (imagePullPolicy: Never or IfNotPresent)."""
+    if not image and not checkout:
+        raise UsageError("name an image, or --checkout")
     cluster = Standing(chosen(name))
+    if checkout:
+        cluster.load_products(tag)
+        say(f"{', '.join(product_images.names(tag))} are on {', '.join(cluster.shape.node_names)}")
     for one in image:
         cluster.load(one)
         say(f"{one} is on {', '.join(cluster.shape.node_names)}")

@@ -16,7 +16,18 @@ from lab import process
 from lab.addressing import parse
 from lab.capture import Capture
 from lab.dns import DnsServer
-from lab.kubernetes import attachments, builder, coredns, images, kube_router, machines, network, plan, recipes
+from lab.kubernetes import (
+    attachments,
+    builder,
+    coredns,
+    images,
+    kube_router,
+    machines,
+    network,
+    plan,
+    product_images,
+    recipes,
+)
 from lab.kubernetes.api_client import ApiClient, ApiError, wait_until
 from lab.kubernetes.cache import Say, folder
 from lab.kubernetes.children import keeper
@@ -24,7 +35,7 @@ from lab.kubernetes.control_plane import ControlPlane
 from lab.kubernetes.errors import ClusterError
 from lab.kubernetes.machines import CHECKOUT, Machine, Machines
 from lab.kubernetes.node import Node
-from lab.kubernetes.outside import MachineHost
+from lab.kubernetes.outside import MachineHost, PodHost
 from lab.kubernetes.plan import API, OUTSIDE, SWITCH, Plan, address4, address6
 from lab.servers import Echo, HttpServer
 from lab.worker import Worker
@@ -76,6 +87,20 @@ class Cluster:
             self._worker = Worker()
         number = self.shape.joined[name]
         return MachineHost(self._worker, self.machines.by_name[name], [address4(number), address6(number)])
+
+    def pod(self, name: str, namespace: str = "default") -> PodHost:
+        """Return the network of a running pod; ClusterError when no container of it runs."""
+        if self._worker is None:
+            self._worker = Worker()
+        found = self.api.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
+        node = self.node(found["spec"]["nodeName"])
+        return PodHost(
+            self._worker,
+            node.machine,
+            name,
+            node.pid_of(found["metadata"]["uid"]),
+            [entry["ip"] for entry in found["status"]["podIPs"]],
+        )
 
     def capture(self, name: str = OUTSIDE) -> Capture:
         """Start to capture a machine's NIC; a context manager. On ``outside``: what leaves the cluster."""
@@ -237,6 +262,11 @@ class Cluster:
         """Run kubectl as administrator and return what it printed; process.CommandFailed when it fails."""
         return self.control_plane.api.kubectl(*arguments, input=input, check=check, timeout=timeout)
 
+    def load_products(self, *tags: str) -> None:
+        """Give every node the project's images, made of this checkout (product_images), under one or several tags."""
+        for tag in tags or (product_images.TAG,):
+            _load_products(self.node_machines, self.machines.files, self.programs["ctr"], tag)
+
     def load(self, *names: str) -> None:
         """Give images that buildah, podman or docker has on this machine to every node."""
         for name in names:
@@ -295,6 +325,13 @@ class Cluster:
         self.machines.remove()
 
 
+def _load_products(nodes: Sequence[Machine], files: Path, ctr: Path, tag: str) -> None:
+    archive = files / "products.tar"
+    product_images.write(archive, tag)
+    images.import_into(nodes, archive, ctr)
+    archive.unlink()
+
+
 class Standing:
     """A cluster that another process made, as its record tells."""
 
@@ -325,6 +362,11 @@ class Standing:
         images.save(name, archive)
         images.import_into([self.machine(node) for node in self.shape.node_names], archive, self.programs["ctr"])
         archive.unlink()
+
+    def load_products(self, tag: str) -> None:
+        """Give every node the project's images, made of this checkout."""
+        nodes = [self.machine(node) for node in self.shape.node_names]
+        _load_products(nodes, self.folder / "files", self.programs["ctr"], tag)
 
     def set_cable(self, name: str, plugged: bool) -> None:
         """Unplug a machine from the LAN, or plug it in again."""

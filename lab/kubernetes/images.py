@@ -42,44 +42,62 @@ def layer(files: Mapping[str, Path], links: Mapping[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def write_archive(path: Path, name: str, content: bytes, entrypoint: Sequence[str]) -> None:
-    """Write an OCI image layout with one image of one layer, as a tar file (OCI image format, "Image Layout")."""
+def write_archive(path: Path, configs: Mapping[str, Mapping[str, object]], layers: Sequence[bytes | Path]) -> None:
+    """Write an OCI image layout as a tar file (OCI image format, "Image Layout").
+
+    ``configs`` has the execution parameters of each image by its name; all consist of the same ``layers``, tar files.
+    """
     machine = platform.machine()
-    config = {
-        "architecture": ARCHITECTURES.get(machine, machine),
-        "os": "linux",
-        "config": {"Entrypoint": list(entrypoint), "Env": ["PATH=/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": [_digest(content)]},
-    }
-    configured = json.dumps(config).encode()
+    digests = {_digest(content): content for content in layers}
+    blobs: dict[str, bytes | Path] = dict(digests)
     kind = "application/vnd.oci.image"
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": f"{kind}.manifest.v1+json",
-        "config": _descriptor(f"{kind}.config.v1+json", configured),
-        "layers": [_descriptor(f"{kind}.layer.v1.tar", content)],
+    manifests = []
+    for name, config in configs.items():
+        configured = json.dumps(
+            {
+                "architecture": ARCHITECTURES.get(machine, machine),
+                "os": "linux",
+                "config": config,
+                "rootfs": {"type": "layers", "diff_ids": list(digests)},
+            }
+        ).encode()
+        manifested = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": f"{kind}.manifest.v1+json",
+                "config": _descriptor(f"{kind}.config.v1+json", configured),
+                "layers": [_descriptor(f"{kind}.layer.v1.tar", content) for content in layers],
+            }
+        ).encode()
+        annotations = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]}
+        manifests.append(_descriptor(f"{kind}.manifest.v1+json", manifested) | {"annotations": annotations})
+        blobs |= {_digest(data): data for data in (configured, manifested)}
+    files = {
+        "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
+        "index.json": json.dumps({"schemaVersion": 2, "manifests": manifests}).encode(),
+        **{f"blobs/sha256/{digest[7:]}": data for digest, data in blobs.items()},
     }
-    manifested = json.dumps(manifest).encode()
-    annotations = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]}
-    index = {
-        "schemaVersion": 2,
-        "manifests": [_descriptor(f"{kind}.manifest.v1+json", manifested) | {"annotations": annotations}],
-    }
-    blobs = {f"blobs/sha256/{_digest(data)[7:]}": data for data in (configured, content, manifested)}
-    files = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": json.dumps(index).encode(), **blobs}
     with tarfile.open(path, "w") as tar:
         for entry, data in files.items():
             information = tarfile.TarInfo(entry)
-            information.size, information.mode = len(data), 0o644
-            tar.addfile(information, io.BytesIO(data))
+            information.size, information.mode = _size(data), 0o644
+            with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as source:
+                tar.addfile(information, source)
 
 
-def _digest(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+def _digest(data: bytes | Path) -> str:
+    if isinstance(data, bytes):
+        return "sha256:" + hashlib.sha256(data).hexdigest()
+    with data.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _descriptor(media_type: str, data: bytes) -> dict[str, object]:
-    return {"mediaType": media_type, "digest": _digest(data), "size": len(data)}
+def _size(data: bytes | Path) -> int:
+    return len(data) if isinstance(data, bytes) else data.stat().st_size
+
+
+def _descriptor(media_type: str, data: bytes | Path) -> dict[str, object]:
+    return {"mediaType": media_type, "digest": _digest(data), "size": _size(data)}
 
 
 def write_busybox(path: Path) -> None:
@@ -89,12 +107,12 @@ def write_busybox(path: Path) -> None:
         raise MissingError("busybox is not there (Debian: apt-get install busybox-static)")
     links = {f"bin/{applet}": "busybox" for applet in APPLETS.split()}
     content = layer({"bin/busybox": Path(program)}, links)
-    write_archive(path, BUSYBOX, content, ["/bin/sleep", "2147483647"])
+    write_archive(path, {BUSYBOX: {"Entrypoint": ["/bin/sleep", "2147483647"], "Env": ["PATH=/bin"]}}, [content])
 
 
 def write_program(path: Path, name: str, program: Path) -> None:
     """Write an image that holds one static program and runs it."""
-    write_archive(path, name, layer({program.name: program}, {}), [f"/{program.name}"])
+    write_archive(path, {name: {"Entrypoint": [f"/{program.name}"]}}, [layer({program.name: program}, {})])
 
 
 def save(image: str, path: Path) -> None:

@@ -102,8 +102,10 @@ def masquerade_rules() -> str:
 
     Later than other source translation, so that whoever wants another source says so first.
     """
-    inside4 = ", ".join((plan.PODS4, str(plan.LAN4), SERVICES[0]))
-    inside6 = ", ".join((plan.PODS6, str(plan.LAN6), SERVICES[1]))
+    # The machines that know the way to pods; the gateway of their network does not.
+    first, last = plan.API_HOST, plan.FIRST_NODE_HOST + plan.MAX_NODES
+    inside4 = ", ".join((plan.PODS4, f"{address4(first)}-{address4(last)}", SERVICES[0]))
+    inside6 = ", ".join((plan.PODS6, f"{address6(first)}-{address6(last)}", SERVICES[1]))
     return f"""table inet lab_masquerade {{
     chain postrouting {{
         type nat hook postrouting priority srcnat + 10;

@@ -11,6 +11,7 @@ from lab.kubernetes import credentials, network, plan
 from lab.kubernetes.api_client import wait_until
 from lab.kubernetes.children.keeper import CGROUP
 from lab.kubernetes.credentials import Credentials
+from lab.kubernetes.errors import ClusterError
 from lab.kubernetes.images import BUSYBOX
 from lab.kubernetes.machines import Machine, Service
 from lab.kubernetes.plan import Plan, address4, address6
@@ -155,3 +156,14 @@ class Node:
         """Start the kubelet and kube-proxy."""
         self.kubelet.start()
         self.proxy.start()
+
+    def pid_of(self, uid: str) -> int:
+        """Return a process of the pod with this UID, as the node sees it; ClusterError when none runs."""
+        ctr = [str(self._ctr), "-n", "k8s.io"]
+        filters = f'labels."io.kubernetes.pod.uid"=={uid}'
+        containers = self.machine.run([*ctr, "containers", "list", "--quiet", filters]).split()
+        for line in self.machine.run([*ctr, "tasks", "list"]).splitlines()[1:]:
+            container, pid, state = line.split()[:3]
+            if container in containers and state == "RUNNING":
+                return int(pid)
+        raise ClusterError(f"no container of pod {uid} runs on {self.name}")

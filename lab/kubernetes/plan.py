@@ -22,6 +22,8 @@ DNS_SERVICE = "172.30.0.10"
 CNIS = ("bridge", "kube-router", "none")
 PROXIES = ("nftables", "iptables")
 MAX_NODES = 20
+#: The last part of addresses on the LAN.
+OUTSIDE_HOST, API_HOST, FIRST_NODE_HOST = 1, 10, 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class Plan:
     @property
     def joined(self) -> dict[str, int]:
         """Every machine on the LAN, with the last part of its address."""
-        return {OUTSIDE: 1, API: 10} | {name: 11 + number for number, name in enumerate(self.node_names)}
+        nodes = {name: FIRST_NODE_HOST + number for number, name in enumerate(self.node_names)}
+        return {OUTSIDE: OUTSIDE_HOST, API: API_HOST} | nodes
 
 
 def address4(host: int) -> str:

@@ -1,6 +1,6 @@
 """Opens TCP connections one after the other until a file appears; prints how many and every failure, as JSON.
 
-Run inside a client pod: ``python connections.py ADDRESS PORT STOP-FILE [THREADS] [AT-MOST]``.
+Run inside a client pod: ``python connections.py ADDRESS PORT STOP-FILE [THREADS] [AT-MOST] [SEND EXPECT]``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 
-def main(address: str, port: int, stop: Path, threads: int, most: int) -> None:
-    """Connect, send a line, expect it back, close."""
+def main(address: str, port: int, stop: Path, threads: int, most: int, send: bytes, expect: bytes) -> None:
+    """Connect, send a text, expect one in the answer, close."""
     failures: list[str] = []
     counts = [0] * threads
 
@@ -24,9 +24,9 @@ def main(address: str, port: int, stop: Path, threads: int, most: int) -> None:
             began = time.time()
             try:
                 with socket.create_connection((address, port), timeout=10) as connection:
-                    connection.sendall(b"x\n")
-                    if b"x\n" not in connection.recv(4096):
-                        failures.append(f"{began:.3f} empty")
+                    connection.sendall(send)
+                    if expect not in (answer := connection.recv(4096)):
+                        failures.append(f"{began:.3f} {answer[:60]!r}")
             except OSError as error:
                 failures.append(f"{began:.3f} {error}")
 
@@ -41,5 +41,6 @@ def main(address: str, port: int, stop: Path, threads: int, most: int) -> None:
 
 if __name__ == "__main__":
     _, ADDRESS, PORT, STOP, *REST = sys.argv
-    THREADS, MOST = (int(word) for word in (*REST, "4", "1000000")[:2])
-    main(ADDRESS, int(PORT), Path(STOP), THREADS, MOST)
+    THREADS, MOST = (int(word) for word in (*REST, *("4", "1000000")[len(REST) :])[:2])
+    SEND, EXPECT = REST[2:] or ("x\n", "x\n")
+    main(ADDRESS, int(PORT), Path(STOP), THREADS, MOST, SEND.encode(), EXPECT.encode())

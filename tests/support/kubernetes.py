@@ -35,9 +35,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     for item in session.items:
         fixtures = _fixtures_from_here(item)
-        found = [*clusters.wanted(Plan()), recipes.kube_router()] if fixtures & WHOLE else []
+        params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+        found = clusters.wanted(params.get("cluster", Plan())) if fixtures & WHOLE else []
         if fixtures & {"api_server", "make_api_server"}:
-            params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
             found.append(recipes.kube(str(params.get("api_server", versions.KUBERNETES))))
         needed |= {recipe.folder: recipe for recipe in found}
     missing = [recipe for recipe in needed.values() if not builder.built(recipe)]

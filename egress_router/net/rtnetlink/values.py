@@ -131,12 +131,15 @@ class PolicyRule:
 
 @dataclass(frozen=True, slots=True)
 class Sysctl:
-    """A kernel parameter: ``key`` as in sysctl(8) with slashes. ``required``: without it the pod is no router."""
+    """A kernel parameter: ``key`` as in sysctl(8) with slashes. ``required``: without it the pod is no router.
+    ``missed``: one that is not required is worth a warning.
+    """
 
     key: str
     value: int
     required: bool = True
     fix: str = ""
+    missed: bool = True
 
     @property
     def interface(self) -> str | None:

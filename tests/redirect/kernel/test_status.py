@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 from lab import Lab
+from tests.redirect.kernel.live import LiveRouter
 from tests.redirect.kernel.router import SOURCE4, Router
 
 pytestmark = pytest.mark.root
@@ -73,3 +76,29 @@ def test_status_names_the_capability_it_lacks(lab: Lab, backend: str) -> None:
         code, text = status(*(needed - {lacking}))
         assert code == 77
         assert f"needs {lacking.upper()}" in text
+
+
+@pytest.mark.parametrize("shape", ["bridge"])
+def test_status_and_explain_while_a_list_is_refused(lab: Lab, backend: str, tmp_path: Path) -> None:
+    """The file is not what is in force: the router that runs is asked, and what is wrong with it is shown."""
+    router = LiveRouter(lab, backend, tmp_path, RULES)
+    router.start()
+    router.reload("80 tpc 203.0.113.25\n")
+    router.logged("reload refused")
+    status = router.run("status", check=False)
+    assert status.returncode == 1, status.stderr
+    assert "ok: leaving by macvlan0" in status.stdout, "the kernel is as the list in force wants it"
+    assert "8080 tcp 203.0.113.26 80" in status.stdout
+    assert "the one before it is in force" in status.stderr
+    assert 'line 1: "80 tpc 203.0.113.25"' in status.stderr
+    explained = router.run("explain", "8080/tcp", check=False)
+    assert explained.returncode == 0, explained.stderr
+    assert 'line 2 "8080 tcp 203.0.113.26 80"' in explained.stdout
+    assert "the one before it is in force" in explained.stderr
+    router.reload(RULES)
+    fine = router.run("status", check=False)
+    assert (fine.returncode, fine.stderr) == (0, "")
+    router.signal(signal.SIGKILL)
+    router.wait()
+    router.swap("80 tpc 203.0.113.25\n")
+    assert router.run("status", check=False).returncode == 78, "nobody is there to ask"
