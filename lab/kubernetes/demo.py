@@ -177,6 +177,10 @@ class ClusterDemo:
         self.wait(lambda: self.said(logs, "refused"))
         shown = self.kubectl(logs)
         self.stage.claim("it is refused, with the line and what would be right", "tpc" in shown and "line 1" in shown)
+        status = self.kubectl(
+            f"-n {NAMESPACE} exec deploy/shop-1 -c router -- sh -c 'egress-router status 2>&1'", check=False
+        )
+        self.stage.claim("status shows both lists", "8443 tcp" in status and "tpc" in status)
         self.stage.claim("the list before it stays in force", self.ask(self.service("shop"), 80)[:1] != [])
 
     def delete(self) -> None:
@@ -195,15 +199,15 @@ class ClusterDemo:
         self.cluster.http_server("203.0.113.27")
         self.apply("http-proxy", "web", [PROXY], "203.0.113.27\n")
         self.kubectl(f"-n {NAMESPACE} rollout status deploy/web --timeout=120s")
-        proxy = f"http://{self.service('web')}:8080"
+        proxy = f"{self.service('web')} 8080"
         said = []
         for server in ("203.0.113.27", SERVER):
-            get = f"export http_proxy={proxy}; wget -q -T 5 -O - http://{server}/ 2>&1"
+            get = f"printf 'GET http://{server}/ HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {proxy} | sed -n '1p;$p'"
             click.echo(click.style("client# ", fg="cyan") + get)
             said.append(self.cluster.kubectl("exec", "client", "--", "sh", "-c", get, check=False))
             self.stage.output(said[-1])
-        self.stage.claim(f"what is allowed leaves with {PROXY}", said[0].startswith(PROXY))
-        self.stage.claim("what is not is refused", "403" in said[1])
+        self.stage.claim(f"what is allowed leaves with {PROXY}", f"\n{PROXY} " in said[0])
+        self.stage.claim("what is not is refused", "403 Forbidden" in said[1])
 
     # Helpers
 

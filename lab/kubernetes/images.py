@@ -18,7 +18,7 @@ from lab.kubernetes.machines import Machine
 
 BUSYBOX = "lab.local/busybox:1"
 COREDNS = "lab.local/coredns:1"
-APPLETS = "sh sleep nc wget httpd ping ip cat ls echo env nslookup id mkdir kill date head grep seq tr wc"
+APPLETS = "sh sleep nc wget httpd ping ip cat ls echo env nslookup id mkdir kill date head grep sed seq tr wc"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 

@@ -16,7 +16,7 @@ from lab.kubernetes.api_client import ApiError, wait_until
 from lab.kubernetes.api_server import ApiServer
 from tests.support.kubernetes import VERSIONS
 
-pytestmark = [pytest.mark.root, pytest.mark.on_demand, pytest.mark.xdist_group("api_server")]
+pytestmark = [pytest.mark.root, pytest.mark.on_demand, pytest.mark.cross_section, pytest.mark.xdist_group("api_server")]
 every_version = pytest.mark.parametrize("api_server", VERSIONS, indirect=True)
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"

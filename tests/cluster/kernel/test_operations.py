@@ -58,6 +58,7 @@ def turns(seen: Capture, source: str) -> int:
     return sum(1 for before, after in itertools.pairwise(macs) if before != after)
 
 
+@pytest.mark.cross_section
 @pytest.mark.parametrize("kind", ["redirect", "http-proxy", "dns-proxy"])
 def test_a_changed_config_map_is_reloaded_without_a_failed_connection(routers: Routers, kind: str) -> None:
     """The documented way: apply, and touch an annotation of the pod, so that the kubelet looks at once."""
@@ -95,6 +96,7 @@ def tunnel(server: str) -> tuple[str, str]:
     return f"CONNECT {server}:80 HTTP/1.1\r\nHost: {server}:80\r\n\r\n", " 200 "
 
 
+@pytest.mark.cross_section
 def test_a_deleted_pod_and_its_successor_are_never_live_at_once(routers: Routers) -> None:
     """The successor is there at once, on the same node, and waits until the old one has let its connections finish."""
     node = routers.cluster.shape.node_names[0]
@@ -158,6 +160,7 @@ def described(routers: Routers, name: str, *texts: str, timeout: float = 60) -> 
     return told
 
 
+@pytest.mark.cross_section
 def test_the_node_s_own_address_is_refused(routers: Routers) -> None:
     """No probe would tell: a macvlan never hears its parent."""
     routers.apply(

@@ -16,6 +16,7 @@ from tests.support.products import NAMESPACE, Routers, manifests
 pytestmark = [
     pytest.mark.root,
     pytest.mark.on_demand,
+    pytest.mark.cross_section,
     pytest.mark.xdist_group("cluster"),
     pytest.mark.timeout(300),
     pytest.mark.parametrize("cluster", [Plan(attachments=True)], indirect=True, ids=["bridge"]),

@@ -30,6 +30,7 @@ def kube(make_lab: Callable[..., Lab], tmp_path: Path) -> Iterator[ApiCluster]:
         yield kube
 
 
+@pytest.mark.cross_section
 def test_from_an_object_to_packets_and_back(kube: ApiCluster) -> None:
     lab = kube.lab
     kube.namespace("web", env="shop")
