@@ -121,7 +121,8 @@ def _sysctls(
     request: ManifestRequest, forwarding: Forwarding | None, families: list[Family]
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     if request.component is not Component.REDIRECT:
-        low = any(port.port < 1024 for port in service_ports(request))
+        # A list of the DNS proxy may get a low port later, which must not be another pod.
+        low = request.component is Component.DNS_PROXY or any(port.port < 1024 for port in service_ports(request))
         return ((LOW_PORTS_SYSCTL, "0"),) if low else (), ()
     if forwarding is not Forwarding.POD:
         return (), ()

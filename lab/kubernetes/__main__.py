@@ -135,7 +135,11 @@ def demo() -> None:
     sys.exit(play(say))
 
 
-@cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+#: After the first word of a foreign command all options are its own.
+FOREIGN = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+@cli.command(context_settings={**FOREIGN, "help_option_names": []})
 @CHOICE
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @told
@@ -164,7 +168,7 @@ def load(name: str | None, image: tuple[str, ...], checkout: bool, tag: str) -> 
         say(f"{one} is on {', '.join(cluster.shape.node_names)}")
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(context_settings=FOREIGN)
 @CHOICE
 @click.argument("machine")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
