@@ -9,6 +9,7 @@ import click
 from egress_router.cli.output import print_json, print_warnings
 from egress_router.cli.sources import parse_sources, read_sources, source_options
 from egress_router.config.inputs import Problems
+from egress_router.config.mounts import warn_own_mounts
 from egress_router.errors import ConfigurationError
 from egress_router.manifests.pod import PodConfig
 from egress_router.policy.shadowed import shadow_warnings
@@ -33,7 +34,11 @@ def command(env_file: str | None, manifests: tuple[str, ...], output: str) -> in
     problems = Problems()
     summaries: list[str] = []
     try:
-        pods = parse_sources(read_sources(env_file, manifests, problems, judge=True), problems)
+        sources = read_sources(env_file, manifests, problems, judge=True)
+        for source in sources:
+            if source.here:
+                warn_own_mounts(source.inputs, problems)
+        pods = parse_sources(sources, problems)
         summaries = [f"{source.name}: {summary(pod)}" for source, pod in pods]
         for _, pod in pods:
             problems.warnings += shadow_warnings(pod.http.policy) if pod.http is not None else []

@@ -75,6 +75,7 @@ def _run(
         watch=[Path(file) for file in files if file],
         output=output,
         judge=lambda policy: Judge(policy, own_addresses(), cluster()),
+        cluster=cluster,
     )
     supervisor = Supervisor(engine, Limits(grace=float(config.grace), delay=float(config.delay)), loop=loop)
     try:

@@ -22,7 +22,8 @@ class Judge:
     """
 
     def __init__(self, policy: Policy, own: Iterable[Address] = (), cluster: Iterable[Network] = ()) -> None:
-        compiled = compile_policy(policy, own, cluster)
+        self._cluster = tuple(cluster)
+        compiled = compile_policy(policy, own, self._cluster)
         self._clients = compiled.clients
         self._lines = {line.number: line for line in policy.lines}
         self._names = NameOwners(policy, compiled.clients)
@@ -51,6 +52,10 @@ class Judge:
         if verdict.allowed or (allowing is not None and (verdict.line is None or allowing < verdict.line.number)):
             return None
         return verdict
+
+    def in_cluster(self, address: Address) -> bool:
+        """Return whether the routes lead to an address by the cluster's interface."""
+        return any(address.version == network.version and address in network for network in self._cluster)
 
     def judge(self, client: Address, host: str, port: int, addresses: Sequence[Address]) -> list[Verdict]:
         """Return a verdict for every address, or one about the name where there is none. A connection is allowed when

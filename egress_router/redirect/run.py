@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from egress_router.config.inputs import Problems, load_inputs, warn_unknown
+from egress_router.config.mounts import warn_own_mounts
 from egress_router.config.settings import parse_log
 from egress_router.config.values import Address, HostName
 from egress_router.daemon.drain import Drain
@@ -357,6 +358,7 @@ def _read(env: Mapping[str, str]) -> RunConfig:
     set_up_log(parse_log(inputs, problems, terminal=sys.stderr.isatty()))
     run = parse_run(inputs, problems)
     warn_unknown(inputs, problems)
+    warn_own_mounts(inputs, problems)
     if run is None or problems.errors:
         raise ConfigurationError(problems.errors)
     for warning in problems.warnings:

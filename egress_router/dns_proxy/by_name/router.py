@@ -2,8 +2,8 @@
 
 HAProxy asks over a Unix socket (route.lua), a line each way. The question: ``tls`` or ``http``, the client's address,
 the port, and the name that it asked for, its bytes in hexadecimal. The answer: the address to connect to (``-``: none),
-the status that an HTTP client gets where there is none, and what the log says about it, as JSON in Base64. HAProxy
-passes that on to the log as it is, so nothing there is the client's to write.
+the status that an HTTP client gets where there is none (201: an address in the cluster), and what the log says about
+it, as JSON in Base64. HAProxy passes that on to the log as it is, so nothing there is the client's to write.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ ANSWER_SECONDS = 20.0
 #: Longer names than any that there is are refused by their length.
 LONGEST_QUESTION = 4096
 SHOWN = 200
+#: The status of an answer whose address is in the cluster.
+INSIDE = 201
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,9 @@ class NameRouter:
             return _denied(host, denied)
         if not looked.addresses:
             return Answer(None, 503, {**_said(host, verdicts[0]), "error": "dns", "detail": looked.problem})
+        if any(map(judge.in_cluster, looked.addresses)):
+            # A line opened it. Its connections are not to leave with EGRESS_SOURCE, as those that try would.
+            return Answer(looked.addresses[0], INSIDE, _said(host, verdicts[0]))
         chosen = await self._reach.choose(looked.addresses, port)
         return Answer(chosen, 200, _said(host, verdicts[looked.addresses.index(chosen)]))
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egress_router.config.values import Address, Family, HostName
+from egress_router.config.values import Address, Family, HostName, Network
 from egress_router.dns_proxy.destinations import Destination, DnsProxyConfig
 from egress_router.dns_proxy.haproxy.runtime import backend_name, endpoint, server_arguments
 from egress_router.dns_proxy.haproxy.slots import fresh_slots
@@ -92,13 +92,15 @@ def render_haproxy(
     socket: str = SOCKET,
     ipv6: bool = True,
     route_lua: str = "route.lua",
+    cluster: Sequence[Network] = (),
 ) -> str:
     """Return haproxy.cfg. ``known`` gives names their servers from the start, which a reload needs.
 
     ``ipv6`` is false on a kernel without IPv6: listeners are for IPv4 alone then. The same config and the same answers
     always make the same bytes. ``route_lua`` is where HAProxy finds what asks for the way of connections by name.
+    ``cluster``: what the routes send into the cluster, where EGRESS_SOURCE has no business.
     """
-    listeners = [_listener(item, config, known or {}, ipv6=ipv6) for item in config.destinations]
+    listeners = [_listener(item, config, known or {}, cluster, ipv6=ipv6) for item in config.destinations]
     return _template().render(
         listeners=listeners,
         socket=socket,
@@ -131,12 +133,17 @@ def _by_name_format(kind: str) -> str:
 
 
 def _listener(
-    destination: Destination, config: DnsProxyConfig, known: Mapping[HostName, Sequence[Address]], *, ipv6: bool
+    destination: Destination,
+    config: DnsProxyConfig,
+    known: Mapping[HostName, Sequence[Address]],
+    cluster: Sequence[Network],
+    *,
+    ipv6: bool,
 ) -> _Listener:
     host = destination.host
     addresses = known.get(host, ()) if isinstance(host, HostName) else (host,)
     servers = tuple(
-        _Server(server.name, server_arguments(destination, server.address, config.sources))
+        _Server(server.name, server_arguments(destination, server.address, _sources(server.address, config, cluster)))
         for server in fresh_slots(addresses)
     )
     return _Listener(
@@ -149,6 +156,12 @@ def _listener(
         log_format=_log_format(destination),
         servers=servers,
     )
+
+
+def _sources(address: Address, config: DnsProxyConfig, cluster: Sequence[Network]) -> Mapping[Family, Address]:
+    """Return what a connection to an address leaves with; none is set where the route leads into the cluster."""
+    inside = any(address.version == network.version and address in network for network in cluster)
+    return {} if inside else config.sources
 
 
 def _log_format(destination: Destination) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGUSR1
 
+from egress_router.config.values import Network
 from egress_router.daemon.children import Child, Launch
 from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LogOutput
 from egress_router.daemon.sockets import can_listen
@@ -103,13 +104,17 @@ class HaproxyEngine:
         watch: Iterable[Path] = (),
         output: LogOutput | None = None,
         judge: Callable[[Policy], Judge] = Judge,
+        cluster: Callable[[], Iterable[Network]] = tuple,
     ) -> None:
-        """``judge`` makes what judges by a policy, in the pod as it is."""
+        """``judge`` makes what judges by a policy, in the pod as it is; ``cluster`` tells what its routes send into the
+        cluster.
+        """
         self._read = read
         self._watcher = watcher
         self._directory = directory
         self._watch = tuple(watch)
         self._judge = judge
+        self._cluster = cluster
         self.output = output
         self.stats = ConnectionStats()
         self._log = LogPipe(self.stats, output, _log_own, self._watcher.unreached)
@@ -239,7 +244,14 @@ class HaproxyEngine:
 
     def _write(self, generation: str, config: DnsProxyConfig) -> Path:
         path = self._socket(generation)
-        text = render_haproxy(config, self._watcher.known(), socket=str(path), ipv6=self._ipv6, route_lua=ROUTE_LUA)
+        text = render_haproxy(
+            config,
+            self._watcher.known(),
+            socket=str(path),
+            ipv6=self._ipv6,
+            route_lua=ROUTE_LUA,
+            cluster=tuple(self._cluster()),
+        )
         log.debug("%s:\n%s", path.with_suffix(".cfg"), text)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

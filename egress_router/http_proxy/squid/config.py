@@ -13,14 +13,16 @@ from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.acls import SquidSets, define_which
 from egress_router.policy.codes import NumberedRanges, numbered_ranges
 from egress_router.policy.compiled import CompiledPolicy, Rule
-from egress_router.policy.ranges import Span, complement, normal
-from egress_router.policy.values import ANY_PORT, NOWHERE, Decision, Ports
+from egress_router.policy.ranges import Claims, Span, complement, normal, spans
+from egress_router.policy.values import ANY_PORT, NOWHERE, Decision, Network, Ports, to_block
 
 #: Squid writes one descriptor for the client, up to two for the server (happy eyeballs), and has some of its own.
 DESCRIPTORS_PER_CLIENT = 3
 OWN_DESCRIPTORS = 128
 #: Nothing can be sent from these (RFC 1122 3.2.1.3 (b) and RFC 6666), so a connection bound to one never starts.
 UNUSABLE = {4: "0.0.0.1", 6: "100::1"}
+#: Whatever the routes say.
+ANY_SOURCE = {4: "0.0.0.0", 6: "::"}  # noqa: S104
 #: Both interface identifiers of ISATAP, 0:5efe and 200:5efe, behind any prefix and before any IPv4 address. A mask with
 #: holes is right in a set of its own: Squid then compares with nothing else. It reads a mask in colons only behind an
 #: address with dots, and takes its beginning for a length otherwise (acl_ip_data::FactoryParse).
@@ -35,6 +37,7 @@ class SquidPlace:
     ``secret``: what the supervisor's own questions carry; without one there is no supervisor. ``ipv6``: where the pod
     has none, Squid refuses every IPv6 address in its configuration, and asks for none. ``families``: those that lead
     outside, where EGRESS_SOURCE does not say so.
+    ``cluster``: what the routes send into the cluster.
     ``descriptors``: the most that the process may have (None: as many as it wants).
     ``error_directory`` holds the pages of ``squid_errors``, which Squid wants to exist (None: Squid's own pages).
     """
@@ -47,6 +50,7 @@ class SquidPlace:
     ipv6: bool = True
     families: tuple[int, ...] = (4, 6)
     descriptors: int | None = None
+    cluster: tuple[Network, ...] = ()
     error_directory: str | None = None
 
 
@@ -111,6 +115,8 @@ class _Writer:
         sources = {source.version for source in settings.sources} or place.families
         self._counting = [family for family in self._families if family in sources] or self._families
         self._parent = settings.parent is not None
+        self._cluster = [span for network in place.cluster for span in spans(to_block(network))]
+        self._to_cluster = ""
         directory = PurePosixPath(place.directory)
         self._sets = SquidSets(directory, self._counting, look_up=not self._parent, clients=self._families)
         self.access: list[str] = []
@@ -140,6 +146,7 @@ class _Writer:
             others = ["!" + self._sets.define("names_allowed", "dstdomain -n", names) for names in alone.names]
             if (clients := self._clients(alone.clients)) is not None:
                 self._mark("http_access deny", " ".join([*clients, *others] or ["all"]), "default")
+        self._to_cluster = self._opened_cluster(compiled)
         asked = numbered_ranges(compiled)
         nowhere_said = False
         for number, rule in enumerate(compiled.rules, start=1):
@@ -186,7 +193,29 @@ class _Writer:
             self._mark("http_access deny", f"{condition} !{self._resolved}", str(number), failed)
         which = f" {define_which(self._sets, number, asked)}" if asked else ""
         self._mark(f"http_access {rule.decision.value}", condition + which, str(number))
-        self._leave(sources if rule.decision is Decision.ALLOW else UNUSABLE, condition)
+        if rule.decision is Decision.DENY:
+            self._leave(UNUSABLE, condition)
+            return
+        if self._to_cluster:
+            # EGRESS_SOURCE is not for what leaves by the cluster's interface.
+            self._leave(ANY_SOURCE, f"{condition} {self._to_cluster}")
+        self._leave(sources, condition)
+
+    def _opened_cluster(self, compiled: CompiledPolicy) -> str:
+        """Define the networks of the cluster where lines open addresses in them; return "" where none does."""
+        allowed = Claims()
+        allowed.claim(
+            span
+            for rule in compiled.rules
+            if rule.decision is Decision.ALLOW
+            for line in rule.addresses
+            for span in line.ranges
+        )
+        inside = normal(self._cluster)
+        if sum(last - first for first, last in allowed.claim(inside)) == sum(last - first for first, last in inside):
+            return ""
+        entries = self._sets.ranges(inside)
+        return self._sets.define("to_cluster", "dst", entries) if entries else ""
 
     def _mark(self, directive: str, condition: str, mark: str, *further: str) -> None:
         note = self._sets.note(f"rule_{mark}", f"rule={mark}")
@@ -212,7 +241,7 @@ class _Writer:
 def _sources(settings: HttpSettings) -> dict[int, str]:
     """Return what a connection is bound to, by family: with EGRESS_SOURCE, a family it lacks cannot leave."""
     if not settings.sources:
-        return {4: "0.0.0.0", 6: "::"}  # noqa: S104  # whatever the routes say
+        return ANY_SOURCE
     return UNUSABLE | {source.version: str(source) for source in settings.sources}
 
 

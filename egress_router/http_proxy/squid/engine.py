@@ -151,7 +151,8 @@ class SquidEngine:
             raise PlatformError("no policy and no problem")
         for warning in (*problems.warnings, *shadow_warnings(policy)):
             log.warning("%s", warning)
-        compiled = compile_policy(policy, self.own(), self.cluster())
+        cluster = tuple(self.cluster())
+        compiled = compile_policy(policy, self.own(), cluster)
         directory = self.directory / f"generation-{generation}"
         listen = self._listen()
         ipv6 = ":" in listen
@@ -161,6 +162,7 @@ class SquidEngine:
             listen=f"[{listen}]" if ipv6 else listen,
             ipv6=ipv6,
             families=self.families,
+            cluster=cluster,
             secret=self.secret,
             descriptors=self._descriptors(share, generation == 1),
             error_directory=str(directory / "errors"),

@@ -30,9 +30,9 @@ ECH = 0xFE0D
 class TlsServer:
     """A TLS server of the outside world. ``count`` is how many connections it accepted."""
 
-    def __init__(self, lab: Lab, directory: Path, address: str, port: int = 443) -> None:
+    def __init__(self, lab: Lab, directory: Path, address: str, port: int = 443, host: Host | None = None) -> None:
         # The host of the world that has the address.
-        host = lab.http(address, port=9).host
+        host = host or lab.http(address, port=9).host
         self.log = directory / f"tls-{address.replace(':', '-')}-{port}"
         script = Path(__file__).with_name("tls_server.py")
         words = [address, str(port), str(directory / "cert.pem"), str(directory / "key.pem"), str(self.log)]
@@ -376,3 +376,18 @@ def test_http_by_host(lab: Lab, open_directory: Path) -> None:
     assert {"kind": "http", "method": "GET", "status": 403, "decision": "deny", "line": None}.items() <= next(
         entry for entry in log if entry["host"] == "secret.example.com"
     ).items()
+
+
+def test_a_line_opens_an_address_of_the_cluster(lab: Lab, open_directory: Path, certificate: Path) -> None:
+    """And EGRESS_SOURCE does not leave by the cluster interface for it."""
+    inside = lab.pod("inside")
+    address = str(inside.addresses[4])
+    server = TlsServer(lab, certificate.parent, address, host=inside)
+    lab.dns.set("one.example.com", A=[address])
+    lab.dns.set("two.example.com", A=[str(lab.dns.address)])
+    with ByName(lab, open_directory, f"{address}\n*.example.com\n") as pod:
+        assert pod.said("one.example.com") == [str(pod.router.addresses[4]), "one.example.com"]
+        assert pod.refused(client_hello("two.example.com"))
+        log = pod.wait_for_log(2)
+    server.close()
+    assert [(entry["decision"], entry["line"]) for entry in log] == [("allow", 1), ("deny", None)]
