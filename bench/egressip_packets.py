@@ -105,7 +105,7 @@ def state(ip: str, pods: int) -> NodeState:
     others = [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(1, pods)]
     every = [ip, *others]
     return NodeState(
-        ways=dict.fromkeys(every, Direct.LOCAL_GATEWAY),
+        paths=dict.fromkeys(every, Direct.LOCAL_GATEWAY),
         translations=dict.fromkeys(every, EGRESS_IP),
         egress=frozenset(every),
         assigned=frozenset({EGRESS_IP}),

@@ -306,8 +306,8 @@ class Agent:
         applied = self.dataplane.applied
         if applied is None:
             return frozenset(self.gateways.health)
-        ways = set(applied.ways.values())
-        return frozenset(gateway.node for gateway in applied.gateways if Remote(gateway.slot) in ways)
+        in_use = set(applied.paths.values())
+        return frozenset(gateway.node for gateway in applied.gateways if Remote(gateway.slot) in in_use)
 
     def _wanted_claims(self) -> list[str]:
         """Return the egress IPs that this node shall have and its interface can have."""
@@ -470,7 +470,7 @@ class Agent:
     def users(self) -> list[str]:
         """Return the addresses of the nodes that send traffic here, and this one's if its own pods leave by it."""
         applied = self.dataplane.applied
-        own = applied is not None and Direct.LOCAL_GATEWAY in applied.ways.values()
+        own = applied is not None and Direct.LOCAL_GATEWAY in applied.paths.values()
         return sorted({*self._prober.users(self._listen_seconds), *({self.host_ip} if own else ())})
 
     def handed_over(self) -> bool:

@@ -50,11 +50,11 @@ def pods_to_recheck(before: NodeState | None, after: NodeState) -> set[str]:
     all cut, or move by themselves. A pod that is new may have the address, and the connections, of one that is gone.
     """
     if before is None:
-        return {*after.ways, *after.translations}
+        return {*after.paths, *after.translations}
     gone = {h.slot for h in before.gateways} - {h.slot for h in after.gateways}
     found = {pod for pod, ip in before.translations.items() if after.translations.get(pod) != ip}
-    for pod in before.ways.keys() | after.ways.keys():
-        old, new = before.ways.get(pod, Direct.NODE_ADDRESS), after.ways.get(pod, Direct.NODE_ADDRESS)
+    for pod in before.paths.keys() | after.paths.keys():
+        old, new = before.paths.get(pod, Direct.NODE_ADDRESS), after.paths.get(pod, Direct.NODE_ADDRESS)
         left = before.translating_nodes.get(pod, frozenset()) - after.translating_nodes.get(pod, frozenset()) - gone
         if left or (old is Direct.NODE_ADDRESS) != (new is Direct.NODE_ADDRESS):
             found.add(pod)
@@ -65,7 +65,7 @@ def survives(state: NodeState, pod: str, slot: int, source: str) -> bool:
     """Tell whether a connection to the outside that ``pod`` started can go on, with the slot of its mark (0: none) and
     the source that it left this node with.
     """
-    path = state.ways.get(pod)
+    path = state.paths.get(pod)
     if path is None or slot == OWN_SLOT:
         return source == state.translations.get(pod)
     if path is Direct.NODE_ADDRESS or slot == 0:

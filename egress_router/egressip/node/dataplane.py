@@ -36,7 +36,7 @@ def require_all() -> None:
         conntrack.check()
 
 
-class NodeKernel:
+class NodeDataplane:
     """The kernel of one node. Remembers what it has put there; ``forget`` makes the next ``apply`` put all anew."""
 
     def __init__(self, settings: NodeSettings, host_ip: str, link: Link, log: Callable[[str], None]) -> None:
@@ -102,28 +102,28 @@ class NodeKernel:
         return address_among_pods(addresses, links, self._settings.cluster, self._link.name, self._host_ip)
 
     def apply(self, state: NodeState) -> None:
-        """Put ``state`` in place: the way to new holders before anyone is sent there, addresses that go away only after
-        nothing is translated to them, the tunnel only after the rules that judge what comes out of it. Then cut the
-        connections that cannot go on, and last tidy up.
+        """Put ``state`` in place: the path to new gateways before anyone is sent there, addresses that go away only
+        after nothing is translated to them, the tunnel only after the rules that judge what comes out of it. Then cut
+        the connections that cannot go on, and last tidy up.
         """
         before = self._applied
         mtu = self.tunnel_mtu
         if before is None:
             self._load(state, mtu)
-            self._ways_to(state.probed)
+            self._set_up_gateways(state.probed)
         elif before != state:
             if set(state.probed) - set(before.probed):
                 both = {h.slot: h for h in (*before.probed, *state.probed)}
-                self._ways_to(tuple(both.values()))
-            # A packet that was looked up among the flows of the tunnel just before its pod's way became this node must
-            # still find the holder it had.
+                self._set_up_gateways(tuple(both.values()))
+            # A packet that was looked up among the flows of the tunnel just before its pod's path became this node must
+            # still find the gateway it had.
             moved = replace(state, draining=before.draining & state.draining)
             self._change(moved, mtu)
             if moved.draining != state.draining:
                 self._change(state, mtu)
             self._cut(before, state)
             if before.probed != state.probed:
-                self._ways_to(state.probed)
+                self._set_up_gateways(state.probed)
         if given_up := sorted(self._addresses - state.assigned):
             self.cut += cut_egress_ips(given_up)
         for ip in given_up:
@@ -139,7 +139,7 @@ class NodeKernel:
         """
         if self._applied is None:
             return []
-        lines = self._ways_to(self._applied.probed)
+        lines = self._set_up_gateways(self._applied.probed)
         if lines:
             self._tampering.repaired(lines, now)
             self._log(f"put back what somebody has changed: {summary(lines)}")
@@ -163,7 +163,7 @@ class NodeKernel:
         """Return the problem that somebody undoes again and again what ``repair`` does, empty when nobody does."""
         return self._tampering.problem(now)
 
-    def _ways_to(self, gateways: tuple[Gateway, ...]) -> list[str]:
+    def _set_up_gateways(self, gateways: tuple[Gateway, ...]) -> list[str]:
         """Make tunnel, neighbours, routes and rules those of the gateways; return what differed."""
         tunnel, lines = ensure_tunnel(self.netlink, self._host_ip, self._link, self._settings.tunnel_port)
         self.network.tunnel = tunnel.index

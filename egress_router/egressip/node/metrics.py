@@ -47,7 +47,7 @@ class NodeCollector(Collector):
         yield legs
         spaces = Counter(verdict.disposition.value for verdict in list(known.decision.namespaces.values()))
         yield labelled("namespaces", "Namespaces by what happens to their traffic.", "disposition", spaces)
-        ways = Counter("through" if isinstance(path, Remote) else path.value for path in list(applied.ways.values()))
+        ways = Counter("through" if isinstance(path, Remote) else path.value for path in list(applied.paths.values()))
         yield labelled("pods", "Addresses of this node's pods by the way they leave.", "way", ways)
         yield counter(
             "dropped_packets",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv6Address, collapse_addresses, ip_address, ip_network
 
+from egress_router.egressip.node.drop_reasons import DROPS
 from egress_router.egressip.node.guard import GUARD
 from egress_router.egressip.node.marks import OWN_SLOT, Marks
 from egress_router.egressip.node.state import (
-    DROPS,
     MULTICAST,
     NOT_OUTSIDE,
     TUNNEL,
@@ -85,9 +85,9 @@ def elements(state: NodeState, marks: Marks) -> Elements:
             f"{pod} . {state.translations[pod]}": None for pod in ours(state.translations)
         }
         found[f"snat{version}"] = {pod: state.translations[pod] for pod in ours(state.translations)}
-        found[f"path{version}"] = {pod: f"goto {gateway_chain(state.ways[pod])}" for pod in ours(state.ways)}
+        found[f"path{version}"] = {pod: f"goto {gateway_chain(state.paths[pod])}" for pod in ours(state.paths)}
         found[f"tunnelled_pods{version}"] = ours(
-            pod for pod, way in state.ways.items() if _is_tunnelled(way, pod in state.translations)
+            pod for pod, path in state.paths.items() if _is_tunnelled(path, pod in state.translations)
         )
     slots = sorted({gateway.slot for gateway in state.gateways})
     found["known_paths"] = {_hex(marks.mark_of(slot)): f"goto gateway_{slot}" for slot in slots}

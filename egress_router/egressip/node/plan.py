@@ -50,7 +50,7 @@ def node_plan(
     """
     pending = frozenset(pending)
     unconfirmed = unconfirmed or {}
-    ways: dict[str, EgressPath] = {}
+    paths: dict[str, EgressPath] = {}
     translations: dict[str, str] = {}
     egress: set[str] = set()
     owners: dict[str, Pod] = {}
@@ -79,7 +79,7 @@ def node_plan(
                 pods.add(ip)
             if verdict.disposition is Disposition.NORMAL:
                 if pod.node == me:
-                    ways[ip] = Direct.NODE_ADDRESS
+                    paths[ip] = Direct.NODE_ADDRESS
                 continue
             version = 6 if ":" in ip else 4
             own = mine_here.get(version)
@@ -88,7 +88,7 @@ def node_plan(
             if pod.node == me:
                 ways_out = [v for v in verdict.via if (":" in v.ip) == (version == 6) and v.ip not in pending]
                 trusted = [v for v in ways_out if v.node not in unconfirmed.get(ip, ())]
-                ways[ip] = _way(me, ip, [v for v in trusted if v.node not in draining] or trusted, own, slots)
+                paths[ip] = _way(me, ip, [v for v in trusted if v.node not in draining] or trusted, own, slots)
             if pod.node == me or own is not None:
                 egress.add(ip)
     duplicate_pod_ips = {ip: rivals for ip, rivals in duplicate_pod_ips.items() if ip in egress}
@@ -96,16 +96,16 @@ def node_plan(
     served_by = {
         ip: nodes - {slots[node] for node in unconfirmed.get(ip, ()) if node in slots}
         for ip, nodes in served_by.items()
-        if ip in ways and ip not in duplicate_pod_ips
+        if ip in paths and ip not in duplicate_pod_ips
     }
     for ip in duplicate_pod_ips:
         translations.pop(ip, None)
-        if ip in ways:
-            ways[ip] = Direct.NO_GATEWAY
+        if ip in paths:
+            paths[ip] = Direct.NO_GATEWAY
     gateways = _gateways(me, state, slots)
     peers = frozenset(node.host_ip for name, node in state.nodes.items() if name != me and address_key(node.host_ip))
     return NodeState(
-        ways,
+        paths,
         translations,
         frozenset(egress),
         assigned,
@@ -145,21 +145,21 @@ def _own_ips(state: ClusterState, assigned: frozenset[str]) -> dict[str, dict[in
     return found
 
 
-def _way(me: str, pod_ip: str, ways: list[Via], own: str | None, slots: Mapping[str, int]) -> EgressPath:
+def _way(me: str, pod_ip: str, vias: list[Via], own: str | None, slots: Mapping[str, int]) -> EgressPath:
     """Return the path of a pod: this node where it has a usable address, else a gateway chosen by a stable hash."""
-    if own is not None and any(via.node == me for via in ways):
+    if own is not None and any(via.node == me for via in vias):
         return Direct.LOCAL_GATEWAY
-    others = [via for via in ways if via.node in slots and via.node != me]
+    others = [via for via in vias if via.node in slots and via.node != me]
     if not others:
         return Direct.NO_GATEWAY
     return Remote(slots[chosen(pod_ip, others).node])
 
 
-def chosen(pod_ip: str, ways: Iterable[Via]) -> Via:
+def chosen(pod_ip: str, vias: Iterable[Via]) -> Via:
     """Return the egress IP with the highest hash of pod and address. When one goes, only its own pods move, and when it
     comes back the same ones return (rendezvous hashing, Thaler and Ravishankar 1998).
     """
-    return max(ways, key=lambda via: (blake2b(f"{pod_ip} {via.ip}".encode(), digest_size=8).digest(), via.ip))
+    return max(vias, key=lambda via: (blake2b(f"{pod_ip} {via.ip}".encode(), digest_size=8).digest(), via.ip))
 
 
 def assign_slots(gateways: Iterable[str], present: Mapping[str, int], last: int = LAST_SLOT) -> dict[str, int]:

@@ -13,7 +13,7 @@ from egress_router.daemon.threads import Threads
 from egress_router.egressip.node.agent import Agent
 from egress_router.egressip.node.claims import Claimer
 from egress_router.egressip.node.control import ControlSocket
-from egress_router.egressip.node.dataplane import NodeKernel, require_all
+from egress_router.egressip.node.dataplane import NodeDataplane, require_all
 from egress_router.egressip.node.foreign_marks import check_marks
 from egress_router.egressip.node.interface import local_node
 from egress_router.egressip.node.metrics import NodeCollector
@@ -116,7 +116,7 @@ def build_agent(
     return agent
 
 
-class KernelDataplane(NodeKernel):
+class KernelDataplane(NodeDataplane):
     """The kernel of this machine, with its tables watched."""
 
     def __init__(self, *arguments: object) -> None:

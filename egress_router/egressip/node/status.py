@@ -20,8 +20,9 @@ from egress_router.egressip.api import (
     family,
 )
 from egress_router.egressip.health import Health
+from egress_router.egressip.node.drop_reasons import DROPS
 from egress_router.egressip.node.gateways import Gateways, LocalAssignments
-from egress_router.egressip.node.state import DROPS, NodeState
+from egress_router.egressip.node.state import NodeState
 from egress_router.errors import Problem
 
 
@@ -156,7 +157,7 @@ def node_status(
         "users": sorted(users),
         "holders": {name: health.state.value for name, health in sorted(gateways.health.items())},
         "lacking": sorted(pending),
-        "pods": len(applied.ways),
+        "pods": len(applied.paths),
         "dropped_packets": dict(drops),
         "other_namespaces": sum(
             verdict.disposition is Disposition.NORMAL for verdict in list(known.decision.namespaces.values())

@@ -92,7 +92,7 @@ def _leading(name: str) -> Iterator[tuple[Any, int | None]]:
 
 
 def dropped_packets() -> dict[str, int]:
-    """Return the packets that each counter has seen, see DROPS; empty without tables."""
+    """Return the packets that each counter has seen, see drop_reasons; empty without tables."""
     return tables().totals(INET)
 
 

@@ -348,4 +348,4 @@ def test_an_own_host_ip_that_becomes_none_keeps_nobody_from_an_apply(host_ip: st
     assert fake.agent.known.errors == []
     assert fake.agent.known.failed_applies == 0
     assert fake.dataplane.applied is not None
-    assert fake.dataplane.applied.ways["198.51.100.2"] == Remote(1)
+    assert fake.dataplane.applied.paths["198.51.100.2"] == Remote(1)

@@ -42,9 +42,9 @@ def test_a_fresh_node_lets_nothing_out_before_it_is_known_who_is_up(node: FakeNo
     node.health["b"] = UP
     node.run(2.0)
     first, *others = applied(node)
-    assert first.ways[POD] == Direct.NO_GATEWAY
+    assert first.paths[POD] == Direct.NO_GATEWAY
     assert first.translations == {}
-    assert others[-1].ways[POD] in (Direct.LOCAL_GATEWAY, Remote(1))
+    assert others[-1].paths[POD] in (Direct.LOCAL_GATEWAY, Remote(1))
     assert node.names()[:2] == ["adopt", "check"]
     assert node.names()[-1] == "stop"
 
@@ -78,7 +78,7 @@ def test_a_gateway_that_goes_is_left_and_one_that_is_back_must_say_so(tmp_path: 
     def look(at: float) -> tuple[float, object]:
         def note() -> None:
             assert node.dataplane.applied is not None
-            ways[at] = node.dataplane.applied.ways[POD]
+            ways[at] = node.dataplane.applied.paths[POD]
 
         return at, note
 
@@ -103,7 +103,7 @@ def test_what_an_earlier_agent_left_goes_on_from_the_first_moment(tmp_path: Path
     node.dataplane.before = ((7,), (7,))
     node.health["b"] = UP
     node.run(2.0)
-    assert {state.ways[POD] for state in applied(node)} == {Remote(7)}, "never dropped, never another slot"
+    assert {state.paths[POD] for state in applied(node)} == {Remote(7)}, "never dropped, never another slot"
 
 
 def test_tables_that_others_change_are_replaced_at_once(node: FakeNode) -> None:
@@ -202,7 +202,7 @@ def test_a_drain_suppresses_arp_only_when_nobody_sends_and_nothing_is_left(node:
     assert states == [frozenset()] * 2
     assert node.dataplane.applied is not None
     assert node.dataplane.applied.arp_suppressed == {OWN}
-    assert node.dataplane.applied.ways[POD] == Remote(1), "the node's own pod leaves by the other gateway"
+    assert node.dataplane.applied.paths[POD] == Remote(1), "the node's own pod leaves by the other gateway"
 
 
 def test_another_host_ip_that_the_machine_has_starts_the_agent_again(node: FakeNode) -> None:

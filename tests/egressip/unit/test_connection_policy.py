@@ -16,7 +16,7 @@ from egress_router.egressip.node.state import Direct, Gateway, NodeState, Remote
 POD, FAR, PLAIN, GONE = "198.51.100.2", "198.51.100.40", "198.51.100.3", "198.51.100.9"
 FIRST, OTHER, NODE = "192.0.2.45", "192.0.2.46", "192.0.2.11"
 STATE = NodeState(
-    ways={POD: Remote(1), PLAIN: Direct.NODE_ADDRESS},
+    paths={POD: Remote(1), PLAIN: Direct.NODE_ADDRESS},
     translations={FAR: FIRST, POD: FIRST},
     gateways=(Gateway(1, "b", "192.0.2.12"), Gateway(2, "c", "192.0.2.13")),
     translating_nodes={POD: frozenset({1})},
@@ -47,17 +47,17 @@ def test_which_connections_survive(pod: str, slot: int, source: str, expected: b
 def test_whose_connections_are_looked_at() -> None:
     assert pods_to_recheck(None, STATE) == {POD, FAR, PLAIN}
     assert pods_to_recheck(STATE, STATE) == set()
-    assert pods_to_recheck(STATE, replace(STATE, ways={**STATE.ways, POD: Remote(2)})) == set(), (
+    assert pods_to_recheck(STATE, replace(STATE, paths={**STATE.paths, POD: Remote(2)})) == set(), (
         "the old holder serves it still"
     )
-    assert pods_to_recheck(STATE, replace(STATE, ways={**STATE.ways, POD: Direct.NO_GATEWAY})) == set()
+    assert pods_to_recheck(STATE, replace(STATE, paths={**STATE.paths, POD: Direct.NO_GATEWAY})) == set()
     assert pods_to_recheck(STATE, replace(STATE, translating_nodes={POD: frozenset({2})})) == {POD}
     down = replace(STATE, translating_nodes={POD: frozenset()}, gateways=STATE.gateways[1:])
     assert pods_to_recheck(STATE, down) == set(), "all connections of a holder that is down are cut anyway"
     assert pods_to_recheck(STATE, replace(STATE, translations={FAR: OTHER, POD: FIRST})) == {FAR}
-    assert pods_to_recheck(STATE, replace(STATE, ways={PLAIN: Direct.NODE_ADDRESS})) == {POD}
-    assert pods_to_recheck(STATE, replace(STATE, ways={POD: Remote(1)})) == set()
-    assert pods_to_recheck(STATE, replace(STATE, ways={**STATE.ways, GONE: Direct.NO_GATEWAY})) == {GONE}, (
+    assert pods_to_recheck(STATE, replace(STATE, paths={PLAIN: Direct.NODE_ADDRESS})) == {POD}
+    assert pods_to_recheck(STATE, replace(STATE, paths={POD: Remote(1)})) == set()
+    assert pods_to_recheck(STATE, replace(STATE, paths={**STATE.paths, GONE: Direct.NO_GATEWAY})) == {GONE}, (
         "it may have had another owner"
     )
 
@@ -94,16 +94,16 @@ def test_an_address_of_two_pods_is_dropped() -> None:
     heir = Pod("q", "heir", "a", (POD,))
     state = replace(CLUSTER, pods={**CLUSTER.pods, ("q", "heir"): heir})
     plan = node_plan("a", state, decide(state), SLOTS, frozenset())
-    assert plan.ways[POD] == Direct.NO_GATEWAY
+    assert plan.paths[POD] == Direct.NO_GATEWAY
     assert plan.duplicate_pod_ips == {POD: ("p/one", "q/heir")}
     assert POD not in plan.translating_nodes
-    assert plan.ways["2001:db8:a::2"] == Remote(1)
+    assert plan.paths["2001:db8:a::2"] == Remote(1)
     holder = replace(CLUSTER, pods={**CLUSTER.pods, ("q", "heir"): Pod("q", "heir", "b", (FAR,))})
     plan = node_plan("b", holder, decide(holder), {}, frozenset({FIRST}))
     assert plan.translations == {POD: FIRST}
-    assert plan.ways[FAR] == Direct.NO_GATEWAY
+    assert plan.paths[FAR] == Direct.NO_GATEWAY
     both = replace(CLUSTER, pods={**CLUSTER.pods, ("r", "heir"): Pod("q", "heir", "a", (PLAIN,))})
-    assert node_plan("a", both, decide(both), SLOTS, frozenset()).ways[PLAIN] == Direct.NODE_ADDRESS
+    assert node_plan("a", both, decide(both), SLOTS, frozenset()).paths[PLAIN] == Direct.NODE_ADDRESS
 
 
 def test_a_pod_with_a_nodes_address_is_none() -> None:

@@ -15,7 +15,7 @@ import pytest
 from egress_router.egressip.node import dataplane as dataplane_module
 from egress_router.egressip.node import tunnel as tunnel_module
 from egress_router.egressip.node.claims import egress_ips
-from egress_router.egressip.node.dataplane import NodeKernel
+from egress_router.egressip.node.dataplane import NodeDataplane
 from egress_router.egressip.node.nft_rules import INET
 from egress_router.egressip.node.routes import present_slots
 from egress_router.egressip.node.state import TUNNEL, Direct, Gateway, NodeSettings, NodeState, Remote
@@ -33,20 +33,25 @@ ALL = NodeState(
 
 #: States that an agent comes from and goes to.
 STATES = {
-    "nobody": replace(ALL, ways={POD: Direct.NO_GATEWAY}),
-    "by b": replace(ALL, ways={POD: Remote(1)}, gateways=(B,)),
-    "by c": replace(ALL, ways={POD: Remote(2)}, gateways=(C,)),
-    "by b, c drains": replace(ALL, ways={POD: Remote(1)}, gateways=(B, C), draining=frozenset({2})),
-    "here": replace(ALL, ways={POD: Direct.LOCAL_GATEWAY}, translations={POD: OWN}, assigned=frozenset({OWN})),
+    "nobody": replace(ALL, paths={POD: Direct.NO_GATEWAY}),
+    "by b": replace(ALL, paths={POD: Remote(1)}, gateways=(B,), probed=(B,)),
+    "by c": replace(ALL, paths={POD: Remote(2)}, gateways=(C,), probed=(C,)),
+    "by b, c drains": replace(ALL, paths={POD: Remote(1)}, gateways=(B, C), probed=(B, C), draining=frozenset({2})),
+    "here": replace(ALL, paths={POD: Direct.LOCAL_GATEWAY}, translations={POD: OWN}, assigned=frozenset({OWN})),
     "here with another": replace(
         ALL,
-        ways={POD: Direct.LOCAL_GATEWAY},
+        paths={POD: Direct.LOCAL_GATEWAY},
         translations={POD: SECOND, OTHER: SECOND},
         egress=frozenset({POD, OTHER}),
         assigned=frozenset({SECOND}),
     ),
     "for others": replace(
-        ALL, ways={POD: Remote(1)}, gateways=(B,), translations={OTHER: OWN}, assigned=frozenset({OWN, SECOND})
+        ALL,
+        paths={POD: Remote(1)},
+        gateways=(B,),
+        probed=(B,),
+        translations={OTHER: OWN},
+        assigned=frozenset({OWN, SECOND}),
     ),
 }
 
@@ -142,18 +147,18 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return kernel
 
 
-def agent(kernel: Kernel) -> NodeKernel:
-    return NodeKernel(NodeSettings("a", OUTSIDE.name, ()), HOST_IP, OUTSIDE, lambda _: None)
+def agent(kernel: Kernel) -> NodeDataplane:
+    return NodeDataplane(NodeSettings("a", OUTSIDE.name, ()), HOST_IP, OUTSIDE, lambda _: None)
 
 
-def go(dataplane: NodeKernel, state: NodeState) -> None:
+def go(dataplane: NodeDataplane, state: NodeState) -> None:
     """Do as the agent does: addresses come before what is translated to them."""
     for ip in sorted(state.assigned):
         dataplane.add(ip)
     dataplane.apply(state)
 
 
-@pytest.mark.parametrize(("first", "second"), permutations(STATES, 2))
+@pytest.mark.parametrize(("first", "second"), list(permutations(STATES, 2)))
 def test_at_no_moment_does_a_packet_leave_with_a_wrong_source(kernel: Kernel, first: str, second: str) -> None:
     dataplane = agent(kernel)
     go(dataplane, STATES[first])

@@ -62,6 +62,6 @@ def test_a_doubted_holder_is_not_used() -> None:
     state = owned_by("q")
     slots = {"b": 1, "c": 2}
     used = node_plan("a", state, decide(state), slots, frozenset())
-    assert (used.ways[POD], used.translating_nodes[POD]) == (Remote(1), frozenset({1}))
+    assert (used.paths[POD], used.translating_nodes[POD]) == (Remote(1), frozenset({1}))
     doubted = node_plan("a", state, decide(state), slots, frozenset(), unconfirmed={POD: {"b"}})
-    assert (doubted.ways[POD], doubted.translating_nodes[POD]) == (Direct.NO_GATEWAY, frozenset())
+    assert (doubted.paths[POD], doubted.translating_nodes[POD]) == (Direct.NO_GATEWAY, frozenset())

@@ -47,20 +47,20 @@ def plan(
 
 def test_a_draining_node_is_the_last_resort() -> None:
     state = plan("a", draining=("b",))
-    assert state.ways["198.51.100.2"] == Remote(2)
-    assert state.ways["2001:db8:a::2"] == Remote(1), "its only holder drains"
-    assert plan("a", draining=("b",), offline=("c",)).ways["198.51.100.2"] == Remote(1)
-    assert plan("b", held=("192.0.2.45",), draining=("b",), offline=("c",)).ways == {
+    assert state.paths["198.51.100.2"] == Remote(2)
+    assert state.paths["2001:db8:a::2"] == Remote(1), "its only holder drains"
+    assert plan("a", draining=("b",), offline=("c",)).paths["198.51.100.2"] == Remote(1)
+    assert plan("b", held=("192.0.2.45",), draining=("b",), offline=("c",)).paths == {
         "198.51.100.40": Direct.LOCAL_GATEWAY
     }
 
 
 def test_a_node_that_holds_nothing() -> None:
     state = plan("a")
-    assert state.ways.keys() == {"198.51.100.2", "2001:db8:a::2", "198.51.100.3"}
-    assert state.ways["198.51.100.3"] == Direct.NODE_ADDRESS
-    assert state.ways["198.51.100.2"] in (Remote(1), Remote(2))
-    assert state.ways["2001:db8:a::2"] == Remote(1)
+    assert state.paths.keys() == {"198.51.100.2", "2001:db8:a::2", "198.51.100.3"}
+    assert state.paths["198.51.100.3"] == Direct.NODE_ADDRESS
+    assert state.paths["198.51.100.2"] in (Remote(1), Remote(2))
+    assert state.paths["2001:db8:a::2"] == Remote(1)
     assert state.translations == {}
     assert state.egress == {"198.51.100.2", "2001:db8:a::2"}
     assert state.peers == {"192.0.2.2", "192.0.2.3"}
@@ -70,13 +70,13 @@ def test_a_node_that_holds_nothing() -> None:
 def test_families_are_apart() -> None:
     """No IPv6 address is left: IPv6 is dropped, IPv4 goes on."""
     state = plan("a", offline=("b",))
-    assert state.ways["198.51.100.2"] == Remote(2)
-    assert state.ways["2001:db8:a::2"] == Direct.NO_GATEWAY
+    assert state.paths["198.51.100.2"] == Remote(2)
+    assert state.paths["2001:db8:a::2"] == Direct.NO_GATEWAY
 
 
 def test_a_holder_translates_for_all_and_sends_its_own_pods_itself() -> None:
     state = plan("b", held=("192.0.2.45", "2001:db8:2::45"))
-    assert state.ways == {"198.51.100.40": Direct.LOCAL_GATEWAY}
+    assert state.paths == {"198.51.100.40": Direct.LOCAL_GATEWAY}
     assert state.translations == {
         "198.51.100.2": "192.0.2.45",
         "2001:db8:a::2": "2001:db8:2::45",
@@ -85,14 +85,14 @@ def test_a_holder_translates_for_all_and_sends_its_own_pods_itself() -> None:
 
 
 def test_an_address_that_is_not_there_yet_is_not_used() -> None:
-    assert plan("b").ways == {"198.51.100.40": Remote(2)}
-    assert plan("a", pending=("192.0.2.45",)).ways["198.51.100.2"] == Remote(2)
-    assert plan("a", pending=("192.0.2.45", "192.0.2.46")).ways["198.51.100.2"] == Direct.NO_GATEWAY
+    assert plan("b").paths == {"198.51.100.40": Remote(2)}
+    assert plan("a", pending=("192.0.2.45",)).paths["198.51.100.2"] == Remote(2)
+    assert plan("a", pending=("192.0.2.45", "192.0.2.46")).paths["198.51.100.2"] == Direct.NO_GATEWAY
 
 
 def test_a_draining_node_sends_its_pods_elsewhere_and_goes_on_translating() -> None:
     state = plan("b", held=("192.0.2.45",), draining=("b",))
-    assert state.ways == {"198.51.100.40": Remote(2)}
+    assert state.paths == {"198.51.100.40": Remote(2)}
     assert state.translations["198.51.100.2"] == "192.0.2.45"
 
 

@@ -10,9 +10,10 @@ import pytest
 from egress_router.egressip.api import HostSubnet, NetNamespace, Pod, cluster_state
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.health import Health, NodeHealth
+from egress_router.egressip.node.drop_reasons import DROPS
 from egress_router.egressip.node.gateways import Gateways, LocalAssignments
 from egress_router.egressip.node.nft_rules import node_tables, replace_script
-from egress_router.egressip.node.state import DROPS, Direct, NodeSettings, NodeState
+from egress_router.egressip.node.state import Direct, NodeSettings, NodeState
 from egress_router.egressip.node.status import AgentStatus, drain_status, node_status, status_text
 from egress_router.errors import Problem
 
@@ -57,7 +58,7 @@ def test_problems_come_first_and_every_drop_has_a_reason() -> None:
     states = {"b": Health.UP, "c": Health.DOWN, "d": Health.DRAINING}
     holders = Gateways(3, 5, {name: NodeHealth(3, 5, health) for name, health in states.items()})
     holdings = LocalAssignments("eth0", frozenset({"192.0.2.46"}), {"192.0.2.46": "02:00:00:00:00:01 answers"})
-    applied = NodeState(ways=dict.fromkeys(("198.51.100.2", "198.51.100.3", "198.51.100.4"), Direct.NODE_ADDRESS))
+    applied = NodeState(paths=dict.fromkeys(("198.51.100.2", "198.51.100.3", "198.51.100.4"), Direct.NODE_ADDRESS))
     drops = {"no_way": 1, "refused": 2, "unknown_pod": 0}
     shown = node_status(
         "a",
