@@ -48,6 +48,9 @@ LOSSES = 65
 @click.option("--namespace", default="egress-routers", show_default=True, help="Where the old manifest has none.")
 @click.option("--kind", type=click.Choice([str(item) for item in Kind]), default="Deployment", show_default=True)
 @click.option("--parent-interface", metavar="NIC", help="Write a network attachment for Multus on this NIC.")
+@click.option(
+    "--sdn", is_flag=True, help="OpenShift SDN gives the pod a macvlan, where the old manifest does not say so."
+)
 @click.option("--network", metavar="[NAMESPACE/]NAME", help="Use this network attachment of Multus.")
 @click.option("--forwarding", type=click.Choice([str(item) for item in Forwarding]), help="As `manifests` has it.")
 @click.option(
@@ -66,6 +69,7 @@ def command(
     namespace: str,
     kind: str,
     parent_interface: str | None,
+    sdn: bool,
     network: str | None,
     forwarding: str | None,
     headless: bool,
@@ -84,7 +88,9 @@ def command(
         "gateway": "gateway",
         "parent-interface": "parent_interface",
         "network": "network",
+        "sdn": "sdn",
         "kind": "kind",
+        "platform": "platform",
         "registry": "registry",
         "tag": "tag",
         "forwarding": "forwarding",
@@ -100,6 +106,7 @@ def command(
         kind=Kind(kind),
         parent_interface=parent_interface,
         network=network,
+        sdn="true" if sdn else None,
         forwarding=Forwarding(forwarding) if forwarding else None,
         headless=headless,
         registry=registry,

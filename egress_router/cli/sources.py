@@ -101,6 +101,8 @@ def read_texts(names: Sequence[str], problems: Problems) -> list[SourceText]:
     """Return the texts of files, of standard input (``-``), and of the files of directories, under their names."""
     texts: list[SourceText] = []
     for name in dict.fromkeys(names):
+        if not name:
+            raise UsageError("-f has an empty name")
         if name != "-" and Path(name).is_dir():
             try:
                 inside = sorted(
@@ -120,7 +122,10 @@ def read_texts(names: Sequence[str], problems: Problems) -> list[SourceText]:
             if isinstance(found, SourceText):
                 texts.append(SourceText(one, found.text))
             else:
-                problems.errors.append(replace(found, text=""))
+                expected = (
+                    found.expected if "UTF-8" in found.message else "a file of YAML or JSON, or a directory of them"
+                )
+                problems.errors.append(replace(found, text="", expected=expected))
     return texts
 
 

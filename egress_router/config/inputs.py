@@ -171,31 +171,45 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 EXPECTED = 'such as EGRESS_SOURCE=192.0.2.46, or EGRESS_DESTINATION="80 tcp 203.0.113.25\\n203.0.113.27"'
 
 
+#: The line that closes a quote, perhaps with a comment of a shell behind it.
+_CLOSING = {quote: re.compile(rf"(.*?){quote}(?:[ \t]+#.*)?") for quote in "'\""}
+
+
 def parse_env_file(text: str, label: str) -> dict[str, str]:
     """Return the variables of an env file. In double quotes, backslash n is a line break; single quotes are taken away
-    and change nothing else; ``export`` may stand in front; blank lines and lines that start with ``#`` are skipped; a
-    later line wins over an earlier one with the same name.
+    and change nothing else. A value in quotes may go on over several lines, and have a comment behind it. ``export``
+    may stand in front. Blank lines and lines that start with ``#`` are skipped; a later line wins over an earlier one
+    with the same name.
 
-    Raises ConfigurationError naming every line that is not NAME=VALUE.
+    Raises ConfigurationError naming every line that is not NAME=VALUE, and every quote that nothing closes.
     """
     found: dict[str, str] = {}
     problems = []
-    for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+    lines = enumerate(text.removeprefix("\ufeff").split("\n"), start=1)
+    for number, raw in lines:
         line = raw.strip()
         if not line or line.startswith("#"):
             continue
         name, equals, value = line.partition("=")
         # As the shell's own files have it.
-        name = re.sub(r"^export[ \t]+", "", name)
-        if not equals or not _NAME.fullmatch(name.strip()):
+        name = re.sub(r"^export[ \t]+", "", name).strip()
+        if not equals or not _NAME.fullmatch(name):
             problems.append(Problem(label, number, line, "is not NAME=VALUE", EXPECTED))
             continue
         value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] == '"':
-            value = value[1:-1].replace("\\n", "\n")
-        elif len(value) >= 2 and value[0] == value[-1] == "'":
-            value = value[1:-1]
-        found[name.strip()] = value
+        if quote := value[:1] if value[:1] in _CLOSING else "":
+            parts: list[str] = []
+            part: str | None = value[1:]
+            while part is not None and not (last := _CLOSING[quote].fullmatch(part)):
+                parts.append(part)
+                part = next((following.rstrip() for _, following in lines), None)
+            if part is None:
+                message = f"starts with {quote}, and no later line ends with one"
+                problems.append(Problem(label, number, line, message, "the same quote at the end of the value"))
+                break
+            value = "\n".join([*parts, last[1] if last else ""])
+            value = value.replace("\\n", "\n") if quote == '"' else value
+        found[name] = value
     if problems:
         raise ConfigurationError(problems)
     return found

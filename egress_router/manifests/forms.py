@@ -123,4 +123,4 @@ def from_elsewhere(where: str) -> str:
     """Return what helps against a value that is not in the files."""
     if where.startswith(("the pod's field", "the container's")):
         return "a value here: the kubelet alone knows that one"
-    return "put it into the same file to have it read"
+    return "put it into the same files to have it read: -f may be repeated"

@@ -7,6 +7,7 @@ error; what works but surprises is a warning.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -34,6 +35,8 @@ _OF_THE_POD = (
     "tolerations",
     "affinity",
 )
+#: "true", "false" or the name of a NIC; not what people write for "true".
+_NIC = re.compile(r"(?!(?:True|TRUE|False|FALSE|yes|Yes|no|No|on|off|y|n|1|0)$)[A-Za-z0-9_.@-]{1,15}")
 #: OpenShift up to 4.16; the pod's only interface is the cluster's otherwise.
 _INTERFACE = (
     f'{SDN_ANNOTATION}: "true" on OpenShift SDN, {NETWORKS_ANNOTATION} with Multus; or EGRESS_INTERFACE, where '
@@ -216,13 +219,17 @@ def _pod(pod: ManifestPod) -> Found:
         message = "would put the rules into the node's own network"
         yield _error(pod, "hostNetwork", "true", message, "leave it out")
     macvlan = annotations.get(SDN_ANNOTATION)
-    if (isinstance(macvlan, str) and any(mark in macvlan for mark in "\"“”'")) or macvlan in ("True", "TRUE", "yes"):
+    if isinstance(macvlan, str) and not _NIC.fullmatch(macvlan):
         message = f"is no value of {SDN_ANNOTATION}: there will be no macvlan"
         yield _error(pod, "annotations", str(macvlan), message, '"true", or the name of a NIC')
     elif macvlan not in (None, "false", False) and not _privileged(pod):
         message = f"{SDN_ANNOTATION} is refused by OpenShift SDN where no container of the pod is privileged"
         yield _error(pod, "annotations", "", message, "securityContext: {privileged: true} for the init container")
-    if macvlan is None and not _has_interface(pod, annotations):
+    networks = annotations.get(NETWORKS_ANNOTATION)
+    if isinstance(networks, str) and '"default-route"' in networks:
+        message = "has a default-route: the pod's own default route goes, which tells what the cluster's interface is"
+        yield _error(pod, f"annotations {NETWORKS_ANNOTATION}", "", message, "without it: init moves the route itself")
+    if macvlan in (None, "false") and not _has_interface(pod, annotations):
         message = "nothing gives the pod an egress interface"
         yield _error(pod, "annotations", "", message, _INTERFACE)
 

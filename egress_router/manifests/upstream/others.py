@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from egress_router.manifests.objects import ManifestObject, Objects, as_mapping, as_text
+from egress_router.manifests.upstream.resource import OPERATOR_LABELS
 from egress_router.manifests.values import LegacyRouter, ManifestRequest, Note, NoteKind
 
 #: What our own set has in its place.
@@ -52,6 +53,9 @@ class Fates:
                 continue
             if self._objects.owner(item) is not None:
                 continue
+            if _is_the_operators(item):
+                yield Note(NoteKind.CHANGED, item.where, "was made for an EgressRouter, and goes with that")
+                continue
             labels = as_mapping(item.metadata.get("labels"))
             if labels.get("app.kubernetes.io/name") == "egress-router" or labels.get(_OURS) == "egress-router":
                 continue
@@ -90,6 +94,13 @@ class Fates:
         target = as_mapping(item.spec.get("scaleTargetRef"))
         found = self._objects.find(as_text(target.get("kind")), item.namespace, as_text(target.get("name")))
         return found is not None and id(found) in self._pods
+
+
+def _is_the_operators(item: ManifestObject) -> bool:
+    """Return whether the network operator made the object."""
+    if item.kind == "NetworkAttachmentDefinition":
+        return '"egress-router"' in as_text(item.spec.get("config"))
+    return OPERATOR_LABELS.items() <= item.pod_labels.items()
 
 
 def _named(value: Any) -> Iterator[str]:

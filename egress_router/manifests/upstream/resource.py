@@ -39,6 +39,7 @@ def router_of_resource(
     if fallback:
         lines.append(fallback)
     _notes(spec, addresses, note)
+    addresses = _one_of_each_family(addresses, note)
     request = replace(
         _attached(as_mapping(spec.get("networkInterface")), defaults, given, note),
         component=Component.REDIRECT,
@@ -83,6 +84,15 @@ def _notes(spec: Mapping[str, Any], addresses: list[dict[str, Any]], note: Noteb
     for key in spec:
         if key not in ("mode", "addresses", "redirect", "networkInterface"):
             note.lost(f"spec.{key}")
+
+
+def _one_of_each_family(addresses: list[dict[str, Any]], note: Notebook) -> list[dict[str, Any]]:
+    """Return the first address of each family; nothing ever left with the others."""
+    found: dict[bool, dict[str, Any]] = {}
+    for one in addresses:
+        if found.setdefault(":" in as_text(one.get("ip")), one) is not one:
+            note.changed(f"{as_text(one.get('ip'))} is not taken over: a router has one address of each family")
+    return list(found.values())
 
 
 def _attached(

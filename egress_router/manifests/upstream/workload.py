@@ -10,7 +10,7 @@ from typing import Any
 from egress_router.config.inputs import Problems, SourceText
 from egress_router.manifests.containers import Container, ManifestPod, Role
 from egress_router.manifests.objects import ManifestObject, Objects, as_list, as_mapping, as_text
-from egress_router.manifests.plan import FORWARDING_SYSCTLS, NETWORKS_ANNOTATION, SDN_ANNOTATION
+from egress_router.manifests.plan import EGRESS_INTERFACE, FORWARDING_SYSCTLS, NETWORKS_ANNOTATION, SDN_ANNOTATION
 from egress_router.manifests.upstream.kept import Notebook, kept_of
 from egress_router.manifests.values import (
     Component,
@@ -149,21 +149,64 @@ def _attached(request: ManifestRequest, pod: ManifestPod, given: set[str], note:
         if macvlan is not None or networks is not None:
             note.changed("the egress interface comes from elsewhere, as the command line asks for")
         return request
+    own = is_ours(pod.item)
     if isinstance(networks, str) and networks.strip():
-        if not is_ours(pod.item):
-            note.same(f"{NETWORKS_ANNOTATION}: {networks.strip()}")
-        return replace(request, networks=networks, interface=interface, sdn=None)
+        networks = _without_default_route(networks, note)
+        if macvlan is not None and macvlan != "false" and interface in (None, EGRESS_INTERFACE):
+            # The SDN's macvlan is what init takes, the networks are for something else.
+            (kept,) = request.kept
+            kept = replace(kept, pod_annotations={**kept.pod_annotations, NETWORKS_ANNOTATION: networks})
+            request = replace(request, kept=(kept,))
+        else:
+            if not own:
+                note.same(f"{NETWORKS_ANNOTATION}: {networks.strip()}")
+                if macvlan is not None:
+                    note.changed(f"{SDN_ANNOTATION} is left out: {interface or 'the network'} is the egress interface")
+            return replace(request, networks=networks, interface=interface, sdn=None)
     if request.platform is Platform.KUBERNETES:
         return request
+    if macvlan in (None, "false"):
+        return _without_annotation(request, pod, given, note)
     value = as_text(macvlan).strip("\"'“”„‘’ ")
     nic = (
         value
         if re.fullmatch(r"[A-Za-z0-9_.@-]{1,15}", value) and value.lower() not in ("true", "false", "yes")
         else "true"
     )
-    if macvlan is not None and not is_ours(pod.item):
+    if not own:
         note.same(f'{SDN_ANNOTATION}: "{nic}" (OpenShift SDN ends with 4.16; --parent-interface is for OVN-Kubernetes)')
+        if isinstance(networks, str):
+            note.same(f"{NETWORKS_ANNOTATION}: {networks.strip()}")
     return replace(request, sdn=nic)
+
+
+def _without_default_route(networks: str, note: Notebook) -> str:
+    """Return an annotation of Multus without what keeps `init` from telling the cluster's interface."""
+    try:
+        items = json.loads(networks)
+    except (ValueError, RecursionError):
+        return networks
+    if not any("default-route" in one for one in as_list(items)):
+        return networks
+    note.changed(f"{NETWORKS_ANNOTATION} has no default-route any more: init moves the default route itself")
+    return json.dumps([{key: one[key] for key in one if key != "default-route"} for one in as_list(items)])
+
+
+def _without_annotation(request: ManifestRequest, pod: ManifestPod, given: set[str], note: Notebook) -> ManifestRequest:
+    """Take over the NIC on which the old router made its macvlan itself. Where nothing is said, OpenShift SDN is what
+    these manifests were for, unless the command line names a platform: then there is a decision to make.
+    """
+    found = (one.env["EGRESS_PARENT_INTERFACE"] for one in pod.containers if "EGRESS_PARENT_INTERFACE" in one.env)
+    if parent := next(found, "").strip():
+        note.changed(f"the macvlan on {parent} comes by a network attachment of Multus; the router made it itself")
+        return replace(request, parent_interface=parent)
+    if "platform" in given or is_ours(pod.item):
+        return request
+    note.changed(
+        f'{SDN_ANNOTATION}: "true" is written, for OpenShift SDN up to 4.16, since nothing gives the pod an egress '
+        "interface; elsewhere: --parent-interface NIC or --network NAME"
+    )
+    return replace(request, sdn="true")
 
 
 def _as_written(request: ManifestRequest, pod: ManifestPod, objects: Objects, given: set[str]) -> ManifestRequest:

@@ -95,6 +95,32 @@ def test_env_file_as_shells_write_it(cli: CommandLine) -> None:
     assert "leaving with 192.0.2.46/32 by 192.0.2.1" in result.out
 
 
+ENV_FILES = {
+    "several lines in single quotes": "export EGRESS_DESTINATION='80 tcp 203.0.113.25  # it's ours\n\n203.0.113.27'\n",
+    "several lines in double quotes": 'EGRESS_DESTINATION="80 tcp 203.0.113.25\n203.0.113.27"\n',
+    "Windows' line ends": "EGRESS_DESTINATION='80 tcp 203.0.113.25\r\n203.0.113.27'\r\n",
+    "a comment behind quotes": 'EGRESS_DESTINATION="80 tcp 203.0.113.25\\n203.0.113.27" # "two"\n',
+}
+
+
+@pytest.mark.parametrize("name", ENV_FILES)
+def test_values_of_env_files_in_quotes(cli: CommandLine, name: str) -> None:
+    rest = "EGRESS_SOURCE='192.0.2.46'\t# ours\nEGRESS_GATEWAY=192.0.2.1\nEGRESS_ROUTER_MODE=init\n"
+    result = cli("check", "--env-file", cli.file(ENV_FILES[name] + rest))
+    assert (result.status, result.err) == (0, "")
+    assert "2 redirect rules" in result.out
+
+
+@pytest.mark.parametrize("quote", "'\"")
+def test_a_quote_that_nothing_closes(cli: CommandLine, quote: str) -> None:
+    path = cli.file(f"A=b\nEGRESS_SOURCE={quote}192.0.2.46\n" + "x y\n" * 100_000)
+    result = cli("check", "--env-file", path)
+    assert result.status == 78
+    assert f"{path} line 2: " in result.err
+    assert f"starts with {quote}, and no later line ends with one" in result.err
+    assert "not NAME=VALUE" not in result.err
+
+
 def test_env_file_with_lines_that_are_none(cli: CommandLine) -> None:
     path = cli.file("EGRESS_SOURCE 192.0.2.46\nexported EGRESS_GATEWAY=192.0.2.1\nÄ=1\nOTHER=1\n", "router.env")
     result = cli("check", "--env-file", path)

@@ -80,6 +80,18 @@ BAD = {
     "two pods with one address": (REDIRECT + "---" + OTHER, "is the address of Deployment/shop too"),
     "an unquoted annotation": (REDIRECT.replace('"true"', "true"), 'annotations: "true" is no string'),
     "quotes of a web page in the value": (REDIRECT.replace('"true"', "'“true”'"), "there will be no macvlan"),
+    "an annotation with spaces": (REDIRECT.replace('"true"', '" true "'), "there will be no macvlan"),
+    "an empty annotation": (REDIRECT.replace('"true"', '""'), "there will be no macvlan"),
+    "an annotation in capitals": (REDIRECT.replace('"true"', '"TRUE"'), "there will be no macvlan"),
+    "a NIC's name that is none": (REDIRECT.replace('"true"', '"enp0s31f6enp0s31"'), "there will be no macvlan"),
+    "an annotation that says no": (REDIRECT.replace('"true"', '"false"'), "nothing gives the pod an egress interface"),
+    "a default route of Multus": (
+        REDIRECT.replace(
+            ANNOTATION,
+            'annotations: {k8s.v1.cni.cncf.io/networks: \'[{"name": "a", "default-route": ["192.0.2.1"]}]\'}',
+        ),
+        "has a default-route",
+    ),
     "an unquoted label": (REDIRECT.replace("labels: {app: shop}", "labels: {app: 08}"), "labels: "),
     "no annotation": (REDIRECT.replace(ANNOTATION, "annotations: {}"), "nothing gives the pod an egress interface"),
     "not privileged on OpenShift SDN": (
@@ -419,6 +431,14 @@ def test_agents_of_egress_ips_are_no_routers(cli: CommandLine) -> None:
     assert "has no pod with EGRESS_* variables" in result.err or "is a kustomization" in result.err
     path = cli.file(REDIRECT)
     assert cli("check", "-f", str(base), "-f", path).status == 0
+
+
+def test_an_empty_name_is_no_directory(cli: CommandLine) -> None:
+    result = cli("check", "-f", "")
+    assert result.status == 2
+    missing = cli("check", "-f", str(cli.folder / "gone.yaml"))
+    assert missing.status == 78
+    assert "cannot be read: No such file or directory (a file of YAML or JSON, or a directory" in missing.err
 
 
 def test_lists_of_the_api(cli: CommandLine) -> None:

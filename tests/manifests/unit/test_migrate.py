@@ -329,6 +329,89 @@ def test_pods_that_are_on_multus(migrate: Migrate) -> None:
     assert migrate.text == once
 
 
+def annotated(annotations: dict[str, str], **env: str) -> dict[str, Any]:
+    item = router()
+    template(item)["metadata"]["annotations"] = annotations
+    template(item)["spec"]["initContainers"][0]["env"] += [{"name": key, "value": env[key]} for key in env]
+    return item
+
+
+SDN, NETWORKS = "pod.network.openshift.io/assign-macvlan", "k8s.v1.cni.cncf.io/networks"
+
+
+def test_the_nic_of_a_router_that_makes_its_own_macvlan(migrate: Migrate) -> None:
+    status, items, notes = migrate(dumped(annotated({}, EGRESS_PARENT_INTERFACE="ens224")))
+    assert status == 0
+    (attachment,) = by_kind(items, "NetworkAttachmentDefinition")
+    assert json.loads(attachment["spec"]["config"])["plugins"][0]["master"] == "ens224"
+    assert "changed: Deployment/shop: the macvlan on ens224 comes by a network attachment" in notes
+
+
+def test_both_annotations(migrate: Migrate) -> None:
+    """`init` takes the SDN's macvlan0 where EGRESS_INTERFACE does not name another."""
+    status, items, _ = migrate(dumped(annotated({SDN: "eth1", NETWORKS: "storage"})))
+    assert status == 0
+    found = template(by_kind(items, "Deployment")[0])["metadata"]["annotations"]
+    assert found == {SDN: "eth1", NETWORKS: "storage"}
+    text = migrate.text
+    assert migrate(text)[0] == 0
+    assert migrate.text == text
+    status, items, notes = migrate(dumped(annotated({SDN: "true", NETWORKS: "egress"}, EGRESS_INTERFACE="net1")))
+    assert template(by_kind(items, "Deployment")[0])["metadata"]["annotations"] == {NETWORKS: "egress"}
+    assert f"changed: Deployment/shop: {SDN} is left out: net1 is the egress interface" in notes
+
+
+def test_a_default_route_of_multus_is_left_out(migrate: Migrate) -> None:
+    networks = json.dumps([{"name": "a", "interface": "net1", "default-route": ["192.0.2.1"]}])
+    status, items, notes = migrate(dumped(annotated({NETWORKS: networks}, EGRESS_INTERFACE="net1")))
+    assert status == 0
+    found = template(by_kind(items, "Deployment")[0])["metadata"]["annotations"][NETWORKS]
+    assert json.loads(found) == [{"name": "a", "interface": "net1"}]
+    assert "was wrong: Deployment/shop: annotations k8s.v1.cni.cncf.io/networks: has a default-route" in notes
+    assert "has no default-route any more" in notes
+
+
+@pytest.mark.parametrize("annotations", [{}, {SDN: "false"}])
+def test_where_nothing_gives_an_interface(migrate: Migrate, annotations: dict[str, str]) -> None:
+    status, items, notes = migrate(dumped(annotated(annotations)))
+    assert status == 0
+    assert template(by_kind(items, "Deployment")[0])["metadata"]["annotations"] == {SDN: "true"}
+    assert "was wrong: Deployment/shop: annotations: nothing gives the pod an egress interface" in notes
+    assert f'changed: Deployment/shop: {SDN}: "true" is written, for OpenShift SDN' in notes
+    status, items, notes = migrate(dumped(annotated(annotations)), options=("--platform", "openshift"))
+    assert (status, items) == (78, [])
+    assert "decide which network the cluster has" in notes
+    status, items, _ = migrate(dumped(annotated(annotations)), options=("--platform", "openshift", "--sdn"))
+    assert status == 0
+    assert template(by_kind(items, "Deployment")[0])["metadata"]["annotations"] == {SDN: "true"}
+
+
+def test_addresses_that_an_egress_router_never_used(migrate: Migrate) -> None:
+    addresses = [
+        {"ip": "192.0.2.99/24", "gateway": "192.0.2.1"},
+        {"ip": "192.0.2.98/24", "gateway": "192.0.2.1"},
+        {"ip": "2001:db8::9/64", "gateway": "2001:db8::1"},
+    ]
+    rules = [{"destinationIP": "203.0.113.25", "port": 80, "protocol": "TCP"}]
+    item = {
+        "apiVersion": "network.operator.openshift.io/v1",
+        "kind": "EgressRouter",
+        "metadata": {"name": "e"},
+        "spec": {"addresses": addresses, "redirect": {"redirectRules": rules}},
+    }
+    made = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "egress-router-cni-deployment"},
+        "spec": {"template": {"metadata": {"labels": {"app": "egress-router-cni"}}, "spec": {"containers": []}}},
+    }
+    status, items, notes = migrate(dumped(item), dumped(made))
+    assert status == 0
+    assert source_of(by_kind(items, "Deployment")[0]) == "192.0.2.99/24 2001:db8::9/64"
+    assert "changed: EgressRouter/e: 192.0.2.98/24 is not taken over" in notes
+    assert "changed: Deployment/egress-router-cni-deployment: was made for an EgressRouter" in notes
+
+
 def test_what_has_nothing_to_do_with_the_router_is_kept(migrate: Migrate) -> None:
     item = router(labels={"team": "a"}, annotations={"contact": "y"})
     pod = template(item)
