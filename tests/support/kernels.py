@@ -20,7 +20,7 @@ EVERY_KERNEL = (
     "tests/redirect/kernel/test_redirect_leaks.py::test_nothing_of_the_other_family_leaves[bridge-nftables-4",
     "tests/http_proxy/kernel/test_http_source.py::test_leaves_with_the_source[bridge",
     "tests/dns_proxy/kernel/test_dns_proxy_traffic.py::test_every_form_leaves_with_egress_source[bridge",
-    "tests/egressip/kernel/test_egressip_hand_over.py::test_drain_loses_nothing[bridge",
+    "tests/egressip/kernel/test_egressip_drain_and_return.py::test_drain_loses_nothing[bridge",
     "tests/egressip/kernel/test_egressip_scene.py::test_power_cut[bridge",
 )
 LEFT_OUT = pytest.StashKey[int]()
