@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import click
 
-from egress_router.cli import running
 from egress_router.cli.output import print_warnings
 from egress_router.config.inputs import (
     MAX_FILE_BYTES,
@@ -23,6 +22,7 @@ from egress_router.config.inputs import (
     parse_env_file,
     read_file_variable,
 )
+from egress_router.daemon import running
 from egress_router.errors import ConfigurationError, Problem, UsageError
 from egress_router.manifests.containers import ManifestPod, manifest_pods
 from egress_router.manifests.forms import explained, from_elsewhere
@@ -140,16 +140,18 @@ def read_pods(env_file: str | None, manifests: Sequence[str]) -> list[tuple[Sour
     return found
 
 
-def read_pods_in_force(env_file: str | None, manifests: Sequence[str]) -> list[tuple[Source, PodConfig]]:
-    """Do as ``read_pods``; in a pod whose router has refused its list, say what is wrong with that list, and return the
-    configuration with the one that is in force.
+def read_pods_in_force(
+    env_file: str | None, manifests: Sequence[str], *, tell: bool = True
+) -> list[tuple[Source, PodConfig]]:
+    """Do as ``read_pods``; in a pod whose router has refused its list, say what is wrong with that list (if ``tell``),
+    and return the configuration with the one that is in force.
     """
     try:
         return read_pods(env_file, manifests)
     except ConfigurationError as error:
         # Only a file can have changed since the router that runs has read it.
         here = env_file is None and not manifests and bool(os.environ.get("EGRESS_DESTINATION_FILE"))
-        text = running.list_in_force() if here else None
+        text = running.list_in_force(running.port_of(os.environ)) if here else None
         if text is None:
             raise
         own = Problems()
@@ -157,9 +159,10 @@ def read_pods_in_force(env_file: str | None, manifests: Sequence[str]) -> list[t
         found = parse_sources([Source("environment", load_inputs(env), here=True)], own)
         if own.errors:
             raise
-        click.echo("the list is refused, and the one before it is in force:", err=True)
-        for problem in error.problems:
-            click.echo(f"  {problem}", err=True)
+        if tell:
+            click.echo("the list is refused, and the one before it is in force:", err=True)
+            for problem in error.problems:
+                click.echo(f"  {problem}", err=True)
         return found
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from egress_router.cli import running
 from egress_router.cli.output import print_json, table
 from egress_router.cli.sources import read_pods_in_force, source_options
+from egress_router.daemon import running
 from egress_router.errors import UsageError
 from egress_router.redirect.status import Status, read_status
 
@@ -36,11 +37,11 @@ def command(env_file: str | None, manifests: tuple[str, ...], output: str, watch
     Exit code 1 when they differ, or when the router has refused its list. Needs NET_ADMIN to read the rules, and
     NET_RAW too for those of iptables. In the container of a proxy it shows what the proxy says of itself.
     """
-    (source, pod), *others = read_pods_in_force(env_file, manifests)
+    (source, pod), *others = read_pods_in_force(env_file, manifests, tell=False)
     if others:
         names = ", ".join([source.name, *(other.name for other, _ in others)])
         raise UsageError(f"status compares one pod with the network it runs in, and the manifest has several: {names}")
-    if pod.router is None and source.here and (live := running.status()) is not None:
+    if pod.router is None and source.here and (live := running.status(running.port_of(os.environ))) is not None:
         return proxy_status(live, output)
     if pod.router is None:
         raise UsageError(f"{source.name} has no variables of the router (EGRESS_GATEWAY …)")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
 from ipaddress import ip_address
 from typing import Any
 
 from egress_router.config.values import Address, HostName, Interface
+from egress_router.daemon import running
 from egress_router.net import capabilities
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.redirect.desired import desired_here
@@ -48,7 +47,7 @@ def read_status(config: RouterConfig) -> Status:
     capabilities.require(
         ("NET_ADMIN", "NET_RAW") if backend.name == "iptables" else ("NET_ADMIN",), "reading the rules"
     )
-    live = _ask(config)
+    live = running.status(config.health_port)
     desired = desired_here(config, _answers(config, live))
     with Rtnetlink() as kernel:
         drift = drift_lines(kernel, desired, backend)
@@ -66,17 +65,3 @@ def _answers(config: RouterConfig, live: dict[str, Any] | None) -> dict[HostName
         return None
     known = live.get("names", {})
     return {name: tuple(map(ip_address, known.get(str(name), {}).get("addresses", ()))) for name in config.rules.names}
-
-
-def _ask(config: RouterConfig) -> dict[str, Any] | None:
-    if config.health_port is None:
-        return None
-    connection = HTTPConnection("127.0.0.1", config.health_port, timeout=2)
-    try:
-        connection.request("GET", "/status")
-        value = json.loads(connection.getresponse().read())
-    except (OSError, HTTPException, ValueError):
-        return None
-    finally:
-        connection.close()
-    return value if isinstance(value, dict) and "reasons" in value else None

@@ -196,7 +196,7 @@ class Machines:
             with suppress(ProcessLookupError):
                 self._keeper.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self._keeper.wait(20.0)
+                self._keeper.wait(60.0)
             self._keeper.stdout.close()
             self._keeper = None
         else:
@@ -256,7 +256,7 @@ def owner(folder: Path) -> int | None:
     return _living(folder / "owner.json")
 
 
-def end_keeper(folder: Path, timeout: float = 20.0) -> None:
+def end_keeper(folder: Path, timeout: float = 60.0) -> None:
     """Have a cluster's keeper take everything down, and wait for that."""
     if (pid := keeper_pid(folder)) is None:
         return

@@ -117,17 +117,20 @@ def remove_cgroups(name: str, timeout: float = 10.0) -> None:
             (hierarchy / CGROUP).rmdir()  # unless another cluster is there
 
 
-def remove(folder: Path, timeout: float = 20.0) -> None:
-    """Remove all that is left of a cluster: processes (and so namespaces, devices and mounts), cgroups, files."""
+def remove(folder: Path, timeout: float = 60.0) -> None:
+    """Remove all that is left of a cluster: processes (and so namespaces, devices and mounts), cgroups, files.
+
+    Several may do so at once: the owner, the keeper, and whoever finds that the keeper has gone.
+    """
     kill_machines(folder)
     remove_cgroups(folder.name)
     deadline = time.monotonic() + timeout
     while folder.exists():
-        try:
-            shutil.rmtree(folder)
-        except OSError:  # a mount namespace that is being taken down holds its mount points for a moment
+        # A mount namespace that is being taken down holds its mount points for a moment.
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
             if time.monotonic() > deadline:
-                raise
+                raise TimeoutError(f"{folder} cannot be removed")
             time.sleep(0.05)
     with suppress(OSError):
         folder.parent.rmdir()  # unless another cluster is there

@@ -89,8 +89,8 @@ def test_status_and_explain_while_a_list_is_refused(lab: Lab, backend: str, tmp_
     assert status.returncode == 1, status.stderr
     assert "ok: leaving by macvlan0" in status.stdout, "the kernel is as the list in force wants it"
     assert "8080 tcp 203.0.113.26 80" in status.stdout
-    assert "the one before it is in force" in status.stderr
-    assert 'line 1: "80 tpc 203.0.113.25"' in status.stderr
+    assert "the destinations before it are in force" in status.stdout
+    assert 'line 1: "80 tpc 203.0.113.25"' in status.stdout
     explained = router.run("explain", "8080/tcp", check=False)
     assert explained.returncode == 0, explained.stderr
     assert 'line 2 "8080 tcp 203.0.113.26 80"' in explained.stdout
