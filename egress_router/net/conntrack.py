@@ -72,6 +72,16 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """What connections share that need a source port each: their ``source``, protocol, and where they go."""
+
+    source: Address
+    protocol: Protocol
+    remote: Address
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tracked:
     """A connection of any protocol; ``key`` is the kernel's name for it, as bytes."""
 
@@ -97,6 +107,7 @@ _ADDRESS_SIZE = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}
 _PROTOCOLS = {protocol.number: protocol for protocol in Protocol}
 _COUNT, _LIMIT = "nf_conntrack_count", "nf_conntrack_max"
 _SYSCTL = Path("/proc/sys/net/netfilter")
+_STATISTICS = Path("/proc/net/stat/nf_conntrack")
 
 
 class Conntrack(Closing):
@@ -152,6 +163,22 @@ class Conntrack(Closing):
                 found = _flow(message, wanted)
                 if found is not None:
                     yield found
+
+    def ports_used(self, sources: Iterable[Address]) -> Iterator[Use]:
+        """Yield one for each connection (TCP, UDP, SCTP) that leaves with one of ``sources``. Raises PlatformError."""
+        wanted = {address.packed: address for address in sources}
+        known: dict[tuple[Any, ...], Use] = {}
+        for message in self._messages():
+            kind = _kind(message)
+            if kind is None or kind[_REPLY_TO] not in wanted or kind[1] not in _PROTOCOLS:
+                continue
+            key = kind[1], kind[3], kind[_REPLY_TO], kind[5]
+            use = known.get(key)
+            if use is None:
+                (port,) = _PORTS.unpack(kind[5])
+                use = Use(wanted[kind[_REPLY_TO]], _PROTOCOLS[kind[1]], ip_address(kind[3]), port)
+                known[key] = use
+            yield use
 
     def end(self, connections: Iterable[Connection | Started | Tracked]) -> int:
         """Forget ``connections``, so that their next packets are looked at anew; return how many. Those that are gone
@@ -226,6 +253,18 @@ class Conntrack(Closing):
             _GET, NLM_F_DUMP, _EVERYTHING + wanted, "list the tracked connections"
         ):
             yield message
+
+
+def insert_failures() -> int:
+    """Return how many packets were dropped since the boot because their connection clashed with another one, as when no
+    source port is left; 0 where the kernel does not tell. Of this network namespace, see nf_conntrack_standalone.c.
+    """
+    try:
+        head, *lines = _STATISTICS.read_text().splitlines()
+        column = head.split().index("insert_failed")
+        return sum(int(line.split()[column], 16) for line in lines)
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def fill() -> tuple[int, int]:

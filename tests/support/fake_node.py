@@ -105,8 +105,8 @@ class FakeDataplane(Pipe):
     def address_among_pods(self) -> str:
         return ""
 
-    def make_way(self) -> list[str]:
-        return list(self.obstacles)
+    def make_way(self) -> tuple[list[str], list[str]]:
+        return [], list(self.obstacles)
 
     def network_fileno(self) -> int:
         return self.network.fileno()
@@ -274,6 +274,7 @@ class FakeNode:
         #: Connections that leave with this node's addresses, by the address of their pod.
         self.connections: Counter[str] = Counter()
         self.agent.node_drain._job = self._count
+        self.agent.source_ports.job = lambda *_, **__: None
         self.loop.every(SETTINGS.probe_interval, self._round)
 
     def _count(self, name: str, work: object, done: Callable[[Counter[str]], object], failed: object) -> None:

@@ -20,6 +20,7 @@ from egress_router.egressip.node.gateways import Gateways, LocalAssignments
 from egress_router.egressip.node.plan import node_plan
 from egress_router.egressip.node.ports import Claims, Dataplane, Prober
 from egress_router.egressip.node.reassignment import ReassignmentGuard
+from egress_router.egressip.node.source_ports import SourcePorts
 from egress_router.egressip.node.state import TUNNEL, Direct, NodeSettings, NodeState, Remote
 from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status
 from egress_router.egressip.source.directory import ClusterSource
@@ -66,6 +67,7 @@ class Agent:
         self.reassignment = ReassignmentGuard()
         self.local = LocalAssignments(settings.interface)
         self.node_drain = NodeDrain(control.path.with_suffix(".drain"), threads.job, LOGGER.warning, loop.now)
+        self.source_ports = SourcePorts(threads.job, LOGGER.warning, loop.now)
         self._evaluator = Evaluator(follows=True)
         self._pending_here: tuple[str, ...] = ()
         self._told_nodes: Mapping[str, HostSubnet] | None = None
@@ -128,6 +130,7 @@ class Agent:
                 self._require_host_ip()
             if now() >= check:
                 check = now() + CHECK_EVERY
+                self.source_ports.count(self.local.assigned)
                 self._verify()
                 self._require_host_ip()
         self._prober.stop()
@@ -178,7 +181,10 @@ class Agent:
     def _make_way(self) -> None:
         self._look_pending = False
         try:
-            self.known.obstacles = self.dataplane.make_way()
+            done, self.known.obstacles = self.dataplane.make_way()
+            for line in done:
+                LOGGER.warning("%s", line)
+            self.known.repairs += bool(done)
             self._back = self.dataplane.address_among_pods()
             self._prober.set_tunnel(self._tunnel_way())
         except EgressRouterError as error:
@@ -509,6 +515,6 @@ class Agent:
             self.pending(),
             self.dataplane.dropped_packets(),
             self._drain_status(),
-            self._leg_problems(),
+            [*self._leg_problems(), *self.source_ports.problems()],
             unconfirmed=dict(self.reassignment.unconfirmed),
         )

@@ -145,9 +145,9 @@ class NodeDataplane:
             self._log(f"put back what somebody has changed: {summary(lines)}")
         return lines
 
-    def make_way(self) -> list[str]:
-        """Have other programs' chains and the reverse path filter let through what goes by the tunnel, and say what was
-        done; return what stays in the way, a line each. Raises EgressRouterError.
+    def make_way(self) -> tuple[list[str], list[str]]:
+        """Have other programs' chains and the reverse path filter let through what goes by the tunnel; return what was
+        done and what stays in the way, a line each. Raises EgressRouterError.
         """
         done, problems = accept_tunnel()
         if any(network.version == 4 for network in self._settings.cluster):
@@ -155,9 +155,7 @@ class NodeDataplane:
             overlays = overlay_links(kernel.routes(), kernel.links(), self._settings.cluster, self._link.name)
             loosened, strict = loosen(kernel, overlays)
             done, problems = done + loosened, problems + strict
-        for line in done:
-            self._log(line)
-        return problems
+        return done, problems
 
     def tampering(self, now: float) -> str:
         """Return the problem that somebody undoes again and again what ``repair`` does, empty when nobody does."""

@@ -11,7 +11,9 @@ from prometheus_client.registry import Collector
 from egress_router.daemon.metrics import common
 from egress_router.egressip.health import Health
 from egress_router.egressip.node.agent import Agent
+from egress_router.egressip.node.source_ports import MOST_REMOTES, PORTS
 from egress_router.egressip.node.state import NodeState, Remote
+from egress_router.net.conntrack import insert_failures
 
 _PREFIX = "egress_router_node_"
 
@@ -73,6 +75,19 @@ class NodeCollector(Collector):
             "drain_connections",
             "Connections that leave with its egress IPs, while it hands over.",
             left.total() if left else 0,
+        )
+        ports = GaugeMetricFamily(
+            f"{_PREFIX}source_ports_used",
+            f"Source ports of an egress IP in use towards one remote, of {PORTS}; the {MOST_REMOTES} highest.",
+            labels=("ip", "protocol", "remote", "port"),
+        )
+        for use, count in list(agent.source_ports.used.items()):
+            ports.add_metric((str(use.source), str(use.protocol), str(use.remote), str(use.port)), count)
+        yield ports
+        yield CounterMetricFamily(
+            f"{_PREFIX}conntrack_insert_failures",
+            "Packets dropped because their connection clashed with another, as when no source port is left.",
+            value=insert_failures(),
         )
         yield from common(agent, mode="node")
 

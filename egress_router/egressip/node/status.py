@@ -118,11 +118,11 @@ def node_status(
     pending: Collection[str],
     drops: Mapping[str, int],
     drain: Mapping[str, object] | None = None,
-    legs: Collection[str] = (),
+    more: Collection[str] = (),
     unconfirmed: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, object]:
-    """Return all that the status shows. ``drops`` are packets by counter, ``drain`` see ``drain_status``, ``legs`` are
-    problems of the ways to gateways, ``unconfirmed`` see ``ReassignmentGuard``.
+    """Return all that the status shows. ``drops`` are packets by counter, ``drain`` see ``drain_status``, ``more`` are
+    further problems, ``unconfirmed`` see ``ReassignmentGuard``.
     """
     unclaimed = {**local.duplicates, **local.outside_subnets}
     mine = known.decision.nodes.get(node)
@@ -133,7 +133,7 @@ def node_status(
         *known.errors,
         *filter(None, [known.tampering]),
         *known.obstacles,
-        *legs,
+        *more,
         *map(str, known.problems),
         *(f"{ip} is not claimed: {why}" for ip, why in sorted(unclaimed.items())),
         *(
