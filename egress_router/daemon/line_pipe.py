@@ -13,13 +13,9 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 16
-
-
 #: Bytes that a child may be ahead of us; the most that an unprivileged process may ask for. Squid waits when it is
 #: full, HAProxy drops lines.
 PIPE_BYTES = 1 << 20
-
-
 #: Lines that come in this time are read together.
 GATHER_SECONDS = 0.01
 

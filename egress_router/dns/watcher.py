@@ -19,8 +19,6 @@ log = logging.getLogger(__name__)
 PARALLEL = 32
 #: Look-ups a second when there are many names: 1,000 names are asked for every 20 s, whatever their time to live.
 MOST_PER_SECOND = 50
-
-
 OnUpdate = Callable[[HostName, tuple[Address, ...], CacheEntry], None]
 
 

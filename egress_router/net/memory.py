@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 
 _M_MMAP_THRESHOLD = -3
-
-
 _LARGE_BYTES = 256 * 1024
 
 

@@ -20,11 +20,7 @@ def embedding(ranges: Iterable[Span]) -> list[Span]:
 
 
 Span = tuple[int, int]
-
-
 TOP = (1 << 128) - 1
-
-
 MAPPED_LAST = MAPPED + 0xFFFFFFFF
 
 

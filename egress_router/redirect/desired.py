@@ -11,14 +11,8 @@ from egress_router.config.values import Address, HostName
 from egress_router.dns.resolv_conf import nameservers
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.rtnetlink.values import Observed
-from egress_router.redirect.plan import (
-    DEFAULT_NAME,
-    EgressLink,
-    choose_egress_link,
-    find_cluster_interface,
-    plan_network,
-    plan_translation,
-)
+from egress_router.redirect.egress_link import DEFAULT_NAME, EgressLink, choose_egress_link
+from egress_router.redirect.plan import find_cluster_interface, plan_network, plan_translation
 from egress_router.redirect.values import Desired, RouterConfig
 
 Answers = Mapping[HostName, tuple[Address, ...]] | None
@@ -60,7 +54,7 @@ def wanted_link(config: RouterConfig, observed: Observed) -> EgressLink:
 def desired_sample(config: RouterConfig) -> Desired:
     """Plan for SAMPLE_POD."""
     # Imported here: an init container, for which its pod waits, has a pod of its own.
-    from egress_router.redirect.plan import SAMPLE_NAMESERVERS, SAMPLE_POD
+    from egress_router.redirect.sample import SAMPLE_NAMESERVERS, SAMPLE_POD
 
     network = plan_network(config, SAMPLE_POD, config.interface or DEFAULT_NAME, SAMPLE_NAMESERVERS)
     return Desired(network, plan_translation(config, network, NONE_YET))

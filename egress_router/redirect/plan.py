@@ -1,15 +1,28 @@
-"""The desired network and translation of an egress router. Pure."""
+"""Addresses, routes, policy rules and sysctls of an egress router.
+
+Three lookups decide where a packet goes, and none of them depends on the CNI's prefixes:
+
+- ``from POD-ADDRESS lookup CLUSTER_TABLE``: what the pod answers goes back the way it came;
+- ``iif EGRESS lookup CLUSTER_TABLE``: replies from outside go back to the client, wherever in the cluster it is;
+- ``iif CLUSTER lookup EGRESS_TABLE``: what is forwarded for a client leaves by the egress interface or not at all,
+  whatever the main table says (the table ends in ``unreachable``);
+- ``fwmark CLUSTER_MARK lookup CLUSTER_TABLE``: ICMP errors that the pod sends to a client whose packet it cannot
+  forward. The kernel looks for their way before they have a source, so the first rule does not see them.
+
+The main table's default route goes to the egress gateway too, for processes in the pod (a proxy).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
+from ipaddress import IPv6Network
 
 from egress_router.config.values import ANY, Address, Family, HostName, Network, family_of, host_network
 from egress_router.errors import PlatformError
-from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, Observed, PolicyRule, Route, Sysctl
+from egress_router.net.rtnetlink.values import MAIN_TABLE, LinkAddress, Observed, PolicyRule, Route, Sysctl
+from egress_router.redirect.egress_link import CRI_INTERFACE
 from egress_router.redirect.network_state import (
     CLUSTER_MARK,
     CLUSTER_TABLE,
@@ -19,92 +32,6 @@ from egress_router.redirect.network_state import (
     NetworkState,
 )
 from egress_router.redirect.values import Mode, RouterConfig, Ruleset, Translation
-
-# Which interface is the egress interface: one that exists, or one to create.
-
-#: What a container runtime calls the interface of the pod network (CNI_IFNAME of kubelet's runtimes).
-CRI_INTERFACE = "eth0"
-#: What OpenShift SDN's annotation makes, and what we make.
-DEFAULT_NAME = "macvlan0"
-
-
-@dataclass(frozen=True, slots=True)
-class EgressLink:
-    """The egress interface: adopt the one that exists, or create it under ``name``; ``reason`` for the log."""
-
-    name: str
-    create: bool
-    reason: str
-
-
-def choose_egress_link(wanted: str | None, links: tuple[Link, ...], cluster: str | None) -> EgressLink:
-    """Choose: EGRESS_INTERFACE, else ``macvlan0``, else the only macvlan link, else create ``macvlan0``.
-
-    ``cluster`` is the interface towards the cluster, which is never chosen. Raises PlatformError, listing the links,
-    when EGRESS_INTERFACE does not exist or is the cluster interface, when several macvlan links leave it open, or when
-    ``macvlan0`` is the cluster interface.
-    """
-    names = {link.name for link in links}
-    if wanted is not None:
-        if wanted not in names:
-            raise PlatformError(f"EGRESS_INTERFACE={wanted}: there is no such interface here; {seen(links)}")
-        if wanted == cluster:
-            raise PlatformError(
-                f"EGRESS_INTERFACE={wanted} carries the pod's default route, so it is the cluster interface; "
-                f"the egress interface must be another one; {seen(links)}"
-            )
-        return EgressLink(wanted, create=False, reason="named by EGRESS_INTERFACE")
-    if DEFAULT_NAME in names and cluster != DEFAULT_NAME:
-        return EgressLink(DEFAULT_NAME, create=False, reason=f"{DEFAULT_NAME} exists")
-    macvlans = [link.name for link in links if link.kind == "macvlan" and link.name != cluster]
-    if len(macvlans) == 1:
-        return EgressLink(macvlans[0], create=False, reason="the only macvlan link")
-    if macvlans:
-        raise PlatformError(
-            f"there are {len(macvlans)} macvlan links and none is {DEFAULT_NAME}: set EGRESS_INTERFACE to one of "
-            f"{', '.join(macvlans)}; {seen(links)}"
-        )
-    if DEFAULT_NAME in names:
-        raise PlatformError(
-            f"{DEFAULT_NAME} carries the pod's default route, so it is the cluster interface, and there is no other "
-            f"macvlan link; the pod network must keep its default route, or set EGRESS_INTERFACE; {seen(links)}"
-        )
-    return EgressLink(DEFAULT_NAME, create=True, reason="there is no macvlan link")
-
-
-def refuse_unfit(link: Link, links: tuple[Link, ...]) -> None:
-    """Raise PlatformError when ``link`` cannot be an egress interface: it would send, and no answer would come back."""
-    master = next((item for item in links if item.index == link.master), None)
-    if master is not None:
-        raise PlatformError(
-            f"{link.name} belongs to {master.name} ({master.kind or 'device'}), which gets what it receives, so no "
-            f"reply would find its client. Take it out (ip link set {link.name} nomaster) or name another "
-            f"EGRESS_INTERFACE; {seen(links)}"
-        )
-    if link.ipvlan_mode in ("l3", "l3s"):
-        raise PlatformError(
-            f"{link.name} answers no ARP and no neighbour discovery: it is an ipvlan in mode {link.ipvlan_mode}, so "
-            "the gateway would not find EGRESS_SOURCE. Make it with mode l2, or take a macvlan"
-        )
-
-
-def seen(links: tuple[Link, ...]) -> str:
-    """List links for an error text."""
-    return "links seen: " + (", ".join(map(str, links)) or "none")
-
-
-# Addresses, routes, policy rules and sysctls of an egress router.
-#
-# Three lookups decide where a packet goes, and none of them depends on the CNI's prefixes:
-#
-# - ``from POD-ADDRESS lookup CLUSTER_TABLE``: what the pod answers goes back the way it came;
-# - ``iif EGRESS lookup CLUSTER_TABLE``: replies from outside go back to the client, wherever in the cluster it is;
-# - ``iif CLUSTER lookup EGRESS_TABLE``: what is forwarded for a client leaves by the egress interface or not at all,
-#   whatever the main table says (the table ends in ``unreachable``);
-# - ``fwmark CLUSTER_MARK lookup CLUSTER_TABLE``: ICMP errors that the pod sends to a client whose packet it cannot
-#   forward. The kernel looks for their way before they have a source, so the first rule does not see them.
-#
-# The main table's default route goes to the egress gateway too, for processes in the pod (a proxy).
 
 #: Behind every other route of EGRESS_TABLE; any large value does.
 LAST_METRIC = 65535
@@ -375,9 +302,6 @@ def _sysctls(config: RouterConfig, egress: str, cluster: str) -> Iterable[Sysctl
         yield Sysctl(f"net/ipv6/conf/{egress}/autoconf", 0, required=False)
 
 
-# The translation that belongs to a configuration and the planned network.
-
-
 def plan_translation(
     config: RouterConfig, network: NetworkState, answers: Mapping[HostName, tuple[Address, ...]] | None
 ) -> Translation:
@@ -394,34 +318,4 @@ def plan_translation(
     )
 
 
-# A pod to plan for where none is at hand: one interface, a default route, both families.
-
 _KERNEL, _BOOT = 2, 3
-
-SAMPLE_POD = Observed(
-    links=(
-        Link(1, "lo", "", "00:00:00:00:00:00", 65536, up=True, lower_up=True),
-        Link(2, "eth0", "veth", "0a:58:0a:80:00:0a", 1450, up=True, lower_up=True),
-        Link(3, "macvlan0", "macvlan", "d6:76:cc:f4:e3:d9", 1500, up=False, lower_up=False),
-    ),
-    addresses=(
-        LinkAddress("eth0", ip_interface("10.128.0.10/23")),
-        LinkAddress("eth0", ip_interface("2001:db8:80::10/64")),
-    ),
-    routes=(
-        Route(Family.IPV4, MAIN_TABLE, ANY[Family.IPV4], "eth0", ip_address("10.128.0.1"), protocol=_BOOT),
-        Route(
-            Family.IPV4,
-            MAIN_TABLE,
-            ip_network("10.128.0.0/23"),
-            "eth0",
-            source=ip_address("10.128.0.10"),
-            protocol=_KERNEL,
-        ),
-        Route(
-            Family.IPV6, MAIN_TABLE, ANY[Family.IPV6], "eth0", ip_address("2001:db8:80::1"), metric=1024, protocol=_BOOT
-        ),
-        Route(Family.IPV6, MAIN_TABLE, ip_network("2001:db8:80::/64"), "eth0", metric=256, protocol=_KERNEL),
-    ),
-)
-SAMPLE_NAMESERVERS = (ip_address("10.96.0.10"),)

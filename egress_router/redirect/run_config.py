@@ -19,8 +19,6 @@ from egress_router.redirect.config import parse_router
 from egress_router.redirect.values import Check, Mode, RouterConfig, RunConfig
 
 EXPECTED_CHECK = "ADDRESS:PORT, such as 203.0.113.25:443 or [2001:db8::25]:443"
-
-
 _DAY = 86400
 
 

@@ -18,10 +18,11 @@ from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
 from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, Observed, PolicyRule, Route
 from egress_router.net.sysctl import read_sysctl, set_sysctl
 from egress_router.redirect.desired import desired_state, wanted_link
+from egress_router.redirect.egress_link import refuse_unfit, seen
 from egress_router.redirect.macvlan import create_macvlan, host_namespace
 from egress_router.redirect.nat import NatBackend, choose_backend
 from egress_router.redirect.network_state import CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, RULE_PRIORITIES, NetworkState
-from egress_router.redirect.plan import cluster_interface_warnings, refuse_unfit, seen
+from egress_router.redirect.plan import cluster_interface_warnings
 from egress_router.redirect.values import Desired, RouterConfig
 
 # Desired against actual: what is missing and what is there but not desired.

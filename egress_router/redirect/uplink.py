@@ -11,7 +11,7 @@ from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
 from egress_router.daemon.reachability import Reachability
 from egress_router.errors import TryAgainError
-from egress_router.net.arp_nd import NeighbourWatch
+from egress_router.net.neighbour_watch import NeighbourWatch
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.redirect.state import State
 from egress_router.redirect.values import Check, RunConfig

@@ -60,8 +60,6 @@ def runtime_commands(destination: Destination, steps: Iterable[Step], sources: M
 
 #: HAProxy reads a line of commands into one buffer of 16 KiB.
 COMMANDS_PER_LINE = 40
-
-
 TIMEOUT_SECONDS = 3.0
 
 

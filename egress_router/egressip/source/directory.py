@@ -20,8 +20,6 @@ from egress_router.egressip.source.objects import KINDS, ClusterObject, assemble
 from egress_router.errors import ConfigurationError, PlatformError, Problem
 
 SUFFIXES = (".yaml", ".yml", ".json")
-
-
 #: The directory is looked at so often although nobody tells of a change: the target of a link, a file of another
 #: machine on NFS, a directory that was put in the place of this one; seconds.
 LOOK_EVERY = 2.0

@@ -14,15 +14,9 @@ from egress_router.errors import PlatformError, ToolFailed
 
 #: Service names, and so the names of segments in /dev/shm, begin like this.
 SERVICE_PREFIX = "egressrouter"
-
-
 CHECK_TIMEOUT = 120.0
-
-
 #: Squid shrugs off sets that it does not understand as we do; we do not.
 REFUSED = re.compile(r"FATAL|ERROR|is ignored to keep splay tree|is a subdomain of|Bungled|aclParse")
-
-
 #: What stands before every message of Squid.
 STAMP = re.compile(r"^[0-9/]+ [0-9:]+(?: kid[0-9]+)?\| ?")
 

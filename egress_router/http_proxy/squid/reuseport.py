@@ -25,12 +25,8 @@ from egress_router.net.closing import Closing
 
 #: asm-generic/socket.h
 SO_ATTACH_REUSEPORT_CBPF = 51
-
-
 #: BPF_RET | BPF_K, linux/bpf_common.h
 _RETURN = 0x06
-
-
 #: Long enough for what arrives while Squid starts.
 _BACKLOG = 1
 

@@ -17,26 +17,14 @@ _GET_INFO, _GET_ENTRIES = 64, 65
 _SET_REPLACE, _SET_ADD_COUNTERS = 64, 65
 
 TABLES = ("filter", "mangle", "nat")
-
-
 _LEVELS = {Family.IPV4: (socket.AF_INET, socket.IPPROTO_IP), Family.IPV6: (socket.AF_INET6, socket.IPPROTO_IPV6)}
-
-
 #: Name, valid hooks, five entry points, five underflows, number of entries, their size.
 _INFO = struct.Struct("=32sI5I5III")
-
-
 #: Name and size; the entries are aligned to eight bytes.
 _ENTRIES = struct.Struct("=32sI4x")
-
-
 #: Name, valid hooks, number of entries, their size, entry points, underflows, number of counters, where they go.
 _REPLACE = struct.Struct("@32sIII5I5IIP")
-
-
 _COUNTERS = struct.Struct("=32sI4x")
-
-
 COUNTER_BYTES = 16
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from egress_router.errors import CapabilityError, EgressRouterError, PlatformError, TryAgainError
 from egress_router.net import forked, netns
-from egress_router.net.arp_nd import Neighbours, NeighbourWatch
+from egress_router.net.arp_nd import Neighbours
 from egress_router.net.conntrack import Conntrack
 from egress_router.net.icmp_probe import Prober
+from egress_router.net.neighbour_watch import NeighbourWatch
 from egress_router.net.netlink import NLM_F_ACK, Netlink, NetlinkError
 from egress_router.net.notices import nftables_events, route_events
 from egress_router.net.oserror import from_os

@@ -23,7 +23,7 @@ from egress_router.redirect.desired import desired_sample
 from egress_router.redirect.iptables_rules import iptables_tables
 from egress_router.redirect.network_state import CLUSTER_MARK, CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL
 from egress_router.redirect.nft_rules import nft_table
-from egress_router.redirect.plan import SAMPLE_POD
+from egress_router.redirect.sample import SAMPLE_POD
 from egress_router.redirect.values import Backend, Mode
 
 CHECKOUT = Path(__file__).parents[3]

@@ -19,10 +19,11 @@ from egress_router.errors import ConfigurationError
 from egress_router.net.nft.script import replace_script
 from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, Observed, Route
 from egress_router.redirect.config import parse_router
+from egress_router.redirect.egress_link import choose_egress_link
 from egress_router.redirect.iptables_rules import iptables_tables, iptables_text
 from egress_router.redirect.network_state import NetworkState
 from egress_router.redirect.nft_rules import nft_table
-from egress_router.redirect.plan import choose_egress_link, find_cluster_interface, plan_network, plan_translation
+from egress_router.redirect.plan import find_cluster_interface, plan_network, plan_translation
 from egress_router.redirect.values import Backend, Mode, RouterConfig
 
 FOLDER = Path(__file__).parent / "expected"

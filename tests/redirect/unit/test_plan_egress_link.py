@@ -8,7 +8,7 @@ import pytest
 
 from egress_router.errors import PlatformError
 from egress_router.net.rtnetlink.values import Link
-from egress_router.redirect.plan import EgressLink, choose_egress_link, refuse_unfit
+from egress_router.redirect.egress_link import EgressLink, choose_egress_link, refuse_unfit
 
 
 def links(**kinds: str) -> tuple[Link, ...]:

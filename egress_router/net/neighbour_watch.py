@@ -1,0 +1,106 @@
+"""Ask gateways whether they are there, and hear who claims our addresses. ARP: RFC 826, IPv6: RFC 4861."""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+
+from egress_router.config.values import Address
+from egress_router.errors import TryAgainError
+from egress_router.net.arp_nd import _NA, _NS, Claim, Neighbours, claimed
+from egress_router.net.oserror import from_os
+
+_SO_ATTACH_FILTER = 26
+_ARP_TYPE = b"\x08\x06"
+#: linux/filter.h: (code, jump if true, jump if false, operand). Without it every packet would wake us up.
+#: ARP, or IPv6 with ICMPv6 as its first header and type 136 (neighbour advertisement).
+_FILTER = (
+    (0x28, 0, 0, 12),  # load the EtherType
+    (0x15, 5, 0, 0x0806),  # ARP: accept
+    (0x15, 0, 5, 0x86DD),  # not IPv6: drop
+    (0x30, 0, 0, 20),  # load the next header
+    (0x15, 0, 3, 58),
+    (0x30, 0, 0, 54),  # load the ICMPv6 type
+    (0x15, 0, 1, _NA),
+    (0x06, 0, 0, 0xFFFF),
+    (0x06, 0, 0, 0),
+)
+
+
+class NeighbourWatch(Neighbours):
+    """Speaks and hears ARP and neighbour discovery on one interface, without ever waiting."""
+
+    def __init__(self, interface: str, index: int, mac: str) -> None:
+        super().__init__(interface, index, mac)
+        self._asked: set[Address] = set()
+        self._routers: dict[Address, str] = {}
+        program = b"".join(struct.pack("=HBBI", *line) for line in _FILTER)
+        self._buffer = ctypes.create_string_buffer(program)
+        head = struct.pack("@HP", len(_FILTER), ctypes.addressof(self._buffer))
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, head)
+            self._socket.setblocking(False)
+        except OSError as error:
+            self._socket.close()
+            raise from_os(error, f"hear ARP and neighbour discovery on {interface}", "NET_RAW") from error
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def ask(self, address: Address, source: Address) -> None:
+        """Ask who has ``address``, as ``source``. An interface that is down asks nobody."""
+        self._asked.add(address)
+        try:
+            self._send(self._question(address, source))
+        except TryAgainError:
+            return
+
+    def probe_own(self, address: Address) -> None:
+        """Ask who else has our ``address`` (RFC 5227, 2.1.1): another machine that has it answers."""
+        try:
+            self._send(self._probe(address))
+        except TryAgainError:
+            return
+
+    def tell(self, addresses: tuple[Address, ...]) -> None:
+        """Announce that we have ``addresses``. An interface that is down tells nobody."""
+        try:
+            self.announce(addresses)
+        except TryAgainError:
+            return
+
+    def heard(self) -> list[Claim]:
+        """Return what other machines have said since the last time. Those that only answer for an address and have one
+        of those that were asked for by ``ask``, gateways, answer for others, too (proxy ARP), so that is left out.
+        """
+        found: list[Claim] = []
+        for _ in range(1000):
+            try:
+                frame = self._socket.recv(2048)
+            except OSError:
+                # Nothing more, or the interface went down; the link's own events tell that.
+                break
+            claim = claimed(frame)
+            if claim is None or claim.mac == self._mac.hex(":") or _asks_only(frame):
+                continue
+            if claim.address in self._asked:
+                self._routers[claim.address] = claim.mac
+            elif claim.answer and claim.mac in self._routers.values():
+                continue
+            found.append(claim)
+        return found
+
+    def _question(self, address: Address, source: Address) -> bytes:
+        if address.version == 4:
+            return self._arp(source.packed, address.packed)
+        group = socket.inet_pton(socket.AF_INET6, "ff02::1:ff00:0")[:13] + address.packed[13:]
+        option = struct.pack("!BB6s", 1, 1, self._mac)
+        body = struct.pack("!BBHI", _NS, 0, 0, 0) + address.packed + option
+        return self._ipv6(b"\x33\x33" + group[12:], source.packed, group, body)
+
+
+def _asks_only(frame: bytes) -> bool:
+    """Whether it is an ARP probe: somebody asks for an address before it takes it, which the kernel answers."""
+    return frame[12:14] == _ARP_TYPE and frame[28:32] == bytes(4)
