@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
 
 from egress_router.cli.output import print_json, print_warnings
-from egress_router.cli.sources import parse_sources, read_sources, source_options
+from egress_router.cli.sources import Source, parse_sources, read_sources, source_options
 from egress_router.config.inputs import Problems
 from egress_router.config.mounts import warn_own_mounts
-from egress_router.errors import ConfigurationError
+from egress_router.errors import ConfigurationError, Problem
 from egress_router.manifests.pod import PodConfig
+from egress_router.manifests.reach import reach_warnings
+from egress_router.manifests.services import Services
 from egress_router.policy.shadowed import shadow_warnings
 
 
@@ -40,6 +43,7 @@ def command(env_file: str | None, manifests: tuple[str, ...], output: str) -> in
                 warn_own_mounts(source.inputs, problems)
         pods = parse_sources(sources, problems)
         summaries = [f"{source.name}: {summary(pod)}" for source, pod in pods]
+        problems.warnings += _out_of_reach(pods)
         for _, pod in pods:
             problems.warnings += shadow_warnings(pod.http.policy) if pod.http is not None else []
             if pod.dns is not None and pod.dns.by_name is not None:
@@ -59,6 +63,21 @@ def command(env_file: str | None, manifests: tuple[str, ...], output: str) -> in
     problems.raise_if_any()
     click.echo("\n".join(summaries))
     return 0
+
+
+def _out_of_reach(pods: Sequence[tuple[Source, PodConfig]]) -> list[Problem]:
+    """Return the warnings of ports that Services and NetworkPolicies of the same files know nothing of."""
+    objects = next((source.objects for source, _ in pods if source.objects is not None), None)
+    if objects is None:
+        return []
+    services = Services(objects)
+    found = [
+        problem
+        for source, config in pods
+        if source.pod is not None
+        for problem in reach_warnings(source.pod, config, objects, services)
+    ]
+    return list(dict.fromkeys(found))
 
 
 def summary(pod: PodConfig) -> str:

@@ -40,8 +40,8 @@ SUFFIXES = (".yaml", ".yml", ".json")
 class Source:
     """Variables, and a name for where they come from; ``here`` when it is this process's environment.
 
-    ``pod`` is the manifest's, None where the variables come from elsewhere. ``outside`` says of variables that a
-    manifest takes from elsewhere where that is.
+    ``pod`` is the manifest's, and ``objects`` all that stands beside it, None where the variables come from elsewhere.
+    ``outside`` says of variables that a manifest takes from elsewhere where that is.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Source:
     here: bool
     outside: dict[str, str] = field(default_factory=dict)
     pod: ManifestPod | None = None
+    objects: Objects | None = None
 
 
 def source_options(command: F) -> F:
@@ -86,7 +87,9 @@ def read_sources(
         warn_unprocessed(objects, problems)
         if judge:
             judge_pods(pods, objects, problems)
-        return [Source(pod.name, Inputs(pod.env), here=False, outside=pod.outside, pod=pod) for pod in pods]
+        return [
+            Source(pod.name, Inputs(pod.env), here=False, outside=pod.outside, pod=pod, objects=objects) for pod in pods
+        ]
     if env_file is not None:
         return [Source(env_file, load_inputs(parse_env_file(read_text(env_file), env_file)), here=False)]
     return [Source("environment", load_inputs(os.environ), here=True)]

@@ -18,11 +18,12 @@ from egress_router.manifests.objects import (
     read_objects,
 )
 from egress_router.manifests.request import complete_request
+from egress_router.manifests.services import Services
 from egress_router.manifests.unprocessed import no_pods
 from egress_router.manifests.upstream.kept import Notebook
 from egress_router.manifests.upstream.others import Fates
 from egress_router.manifests.upstream.resource import router_of_resource
-from egress_router.manifests.upstream.services import Services, kept_service, nowhere, taken_over
+from egress_router.manifests.upstream.services import kept_service, nowhere, taken_over
 from egress_router.manifests.upstream.workload import is_ours, router_of_pod
 from egress_router.manifests.values import Component, LegacyRouter, ManifestRequest, Note, NoteKind
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from egress_router.config.inputs import Problems
-from egress_router.manifests.objects import ManifestObject, Objects, as_list, as_mapping, as_text, texts
+from egress_router.manifests.objects import ManifestObject, as_list, as_text, texts
 from egress_router.manifests.ports import claimed, fallback_lines
 from egress_router.manifests.upstream.kept import OUR_LABELS, Notebook
 from egress_router.manifests.values import KeptService, LegacyRouter, ManifestRequest, Note, NoteKind
@@ -22,40 +22,6 @@ _DEFAULTS: dict[str, Any] = {
 _ONCE = {"selector", "clusterIPs"}
 
 
-class Services:
-    """The Services of all files, found by the labels of pods."""
-
-    def __init__(self, objects: Objects) -> None:
-        # Each under one entry of its selector: a pod that it selects has that label.
-        self._by_label: dict[tuple[str, Any], list[tuple[int, ManifestObject]]] = {}
-        self._by_name: dict[str, list[ManifestObject]] = {}
-        for number, item in enumerate(objects.of_kind("Service")):
-            self._by_name.setdefault(item.name, []).append(item)
-            if item.spec.get("type") == "ExternalName":
-                # Its selector means nothing.
-                continue
-            for label in _hashable(as_mapping(item.spec.get("selector"))):
-                self._by_label.setdefault(label, []).append((number, item))
-                break
-
-    def selecting(self, labels: Mapping[str, str], namespace: str) -> list[ManifestObject]:
-        """Return the Services of the namespace that select pods with these labels, in the order of the files."""
-        found = []
-        for label in labels.items():
-            for number, item in self._by_label.get(label, ()):
-                if _in(item, namespace) and as_mapping(item.spec.get("selector")).items() <= labels.items():
-                    found.append((number, item))
-        return [item for _, item in sorted(found, key=lambda one: one[0])]
-
-    def named(self, name: str, namespace: str) -> ManifestObject | None:
-        """Return the Service of that name."""
-        return next((item for item in self._by_name.get(name, ()) if _in(item, namespace)), None)
-
-
-def _in(item: ManifestObject, namespace: str) -> bool:
-    return item.namespace == namespace or not (item.namespace and namespace)
-
-
 def taken_over(item: ManifestObject, note: Notebook) -> bool:
     """Say what becomes of a Service that selects none of the routers and has the name of ours; return whether its spec
     is worth keeping.
@@ -68,10 +34,6 @@ def taken_over(item: ManifestObject, note: Notebook) -> bool:
     what = ",".join(f"{key}={value}" for key, value in selector.items()) or "nothing"
     note.changed(f"selected {what}, which is none of the routers; ours has its name, and selects them")
     return True
-
-
-def _hashable(selector: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    return ((key, value) for key, value in selector.items() if not isinstance(value, (dict, list)))
 
 
 def kept_service(

@@ -1,0 +1,122 @@
+"""Ports of a list that clients cannot reach, since Services and NetworkPolicies of the same files name ports too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from egress_router.config.settings import HEALTH_PORT
+from egress_router.config.values import PortRange, Protocol
+from egress_router.errors import Problem
+from egress_router.manifests.containers import ManifestPod
+from egress_router.manifests.objects import ManifestObject, Objects, as_list, as_mapping, as_text
+from egress_router.manifests.pod import PodConfig
+from egress_router.manifests.services import Services, in_namespace
+
+Ports = set[tuple[Protocol, PortRange]]
+#: More are counted.
+_SHOWN = 5
+
+
+def reach_warnings(pod: ManifestPod, config: PodConfig, objects: Objects, services: Services) -> Iterator[Problem]:
+    """Yield what keeps clients from a port of the list, and what of a Service leads to no line of it."""
+    labels, namespace = pod.item.pod_labels, pod.item.namespace
+    listens = _listens(config)
+    if config.router is not None and config.router.mode.redirects and not config.router.rules.claims:
+        # A fallback alone: any port will do.
+        return
+    found = [item for item in services.selecting(labels, namespace) if item.spec.get("clusterIP") != "None"]
+    targets: Ports = {port for item in found for port in _targets(item, pod)}
+    if found:
+        where = ", ".join(item.where for item in found)
+        if lacking := _shown(listens, targets):
+            message = f"has no port that leads to {lacking}, which the list of {pod.name} has"
+            yield Problem(where, None, "", message, "a port of the Service for each line; `manifests` writes them anew")
+        if not _takes_every_port(config):
+            others = {(Protocol.TCP, PortRange(HEALTH_PORT, HEALTH_PORT)), *_of_other_containers(pod)}
+            if nowhere := _shown(targets, listens | others):
+                yield Problem(where, None, "", f"leads to {nowhere}, and no line of {pod.name} claims that")
+    for item in objects.of_kind("NetworkPolicy"):
+        selector = as_mapping(as_mapping(item.spec.get("podSelector")).get("matchLabels"))
+        here = in_namespace(item, namespace) and selector and selector.items() <= labels.items()
+        opened = _opened(item)
+        if here and opened is not None and (lacking := _shown(listens, opened)):
+            message = f"lets nobody in to {lacking}, which the list of {pod.name} has"
+            yield Problem(item.where, None, "", message, "the port among its ports; `manifests` writes them anew")
+
+
+def _listens(config: PodConfig) -> Ports:
+    """Return the ports that clients may ask the pod for."""
+    found: Ports = set()
+    if config.router is not None and config.router.mode.redirects:
+        found |= {(rule.protocol, rule.ports) for rule in config.router.rules.claims}
+    ports = [config.http.settings.port] if config.http is not None else []
+    ports += config.dns.ports if config.dns is not None else ()
+    return found | {(Protocol.TCP, PortRange(port, port)) for port in ports}
+
+
+def _takes_every_port(config: PodConfig) -> bool:
+    rules = config.router.rules if config.router is not None and config.router.mode.redirects else None
+    return rules is not None and bool(rules.fallbacks or rules.named_fallback)
+
+
+def _targets(item: ManifestObject, pod: ManifestPod) -> Iterator[tuple[Protocol, PortRange]]:
+    names = {
+        as_text(port.get("name")): port.get("containerPort")
+        for container in pod.containers
+        for port in as_list(container.raw.get("ports"))
+    }
+    for port in as_list(item.spec.get("ports")):
+        target = port.get("targetPort") or port.get("port")
+        number = names.get(target, int(target) if target.isdigit() else None) if isinstance(target, str) else target
+        yield from _port(port, number, number)
+
+
+def _of_other_containers(pod: ManifestPod) -> Iterator[tuple[Protocol, PortRange]]:
+    for container in pod.containers:
+        if not container.roles:
+            for port in as_list(container.raw.get("ports")):
+                yield from _port(port, port.get("containerPort"), port.get("containerPort"))
+
+
+def _opened(item: ManifestObject) -> Ports | None:
+    """Return the ports that a NetworkPolicy lets somebody in to; None where it leaves ports alone."""
+    kinds = item.spec.get("policyTypes")
+    if isinstance(kinds, list) and "Ingress" not in kinds:
+        return None
+    found: Ports = set()
+    for rule in as_list(item.spec.get("ingress")):
+        if not rule.get("ports"):
+            return None
+        for port in as_list(rule.get("ports")):
+            if type(port.get("port")) is not int:
+                # Any port, or one by its name.
+                return None
+            found |= set(_port(port, port.get("port"), port.get("endPort") or port.get("port")))
+    return found
+
+
+def _port(port: Mapping[str, Any], first: Any, last: Any) -> Iterator[tuple[Protocol, PortRange]]:
+    protocol = as_text(port.get("protocol") or "TCP").lower()
+    if type(first) is int and type(last) is int and protocol in list(Protocol):
+        yield Protocol(protocol), PortRange(first, last)
+
+
+def _shown(wanted: Ports, there: Ports) -> str:
+    """Return the ports of ``wanted`` that are not all ``there``, in words; "" for none."""
+    lacking = [
+        f"{ports} {protocol}"
+        for protocol, ports in sorted(wanted)
+        if not _covered(ports, [other for known, other in there if known is protocol])
+    ]
+    more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+    return ", ".join(lacking[:_SHOWN]) + more
+
+
+def _covered(ports: PortRange, others: list[PortRange]) -> bool:
+    """Return whether every port of a range is in one of the others."""
+    at = ports.first
+    for other in sorted(others):
+        if other.first <= at <= other.last:
+            at = other.last + 1
+    return at > ports.last
