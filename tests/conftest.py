@@ -17,7 +17,13 @@ settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 settings.register_profile("local", deadline=None, database=None)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
-pytest_plugins = ["pytester", "tests.support.kernel", "tests.support.kernels", "tests.support.kubernetes"]
+pytest_plugins = [
+    "pytester",
+    "tests.support.groups",
+    "tests.support.kernel",
+    "tests.support.kernels",
+    "tests.support.kubernetes",
+]
 
 LEFT_OUT, WAITING = pytest.StashKey[int](), pytest.StashKey[int]()
 
