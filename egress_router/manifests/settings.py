@@ -71,7 +71,7 @@ def parse_settings(component: Component, texts: Iterable[str], problems: Problem
 
 def _reads(component: Component) -> set[str]:
     """Return the variables that the main container reads."""
-    own = {Component.HTTP_PROXY: HTTP_PROXY, Component.DNS_PROXY: DNS_PROXY}
+    own = {Component.HTTP_PROXY: HTTP_PROXY, Component.DNS_PROXY: DNS_PROXY, Component.TLS_PROXY: DNS_PROXY}
     return {*own[component], *_STAYING} if component in own else set(ROUTER)
 
 

@@ -19,7 +19,7 @@ class Manifests:
         self.capture = capture
 
     def __call__(self, component: str, *options: str, sources: int = 1) -> tuple[int, list[dict[str, Any]], str]:
-        lists = {"redirect": "80 tcp 203.0.113.25\n", "dns-proxy": "80 a.example.com\n"}
+        lists = {"redirect": "80 tcp 203.0.113.25\n", "dns-proxy": "80 a.example.com\n", "tls-proxy": "a.example.com\n"}
         path = self.folder / "list"
         path.write_text(lists.get(component, "*\n"))
         words = ["--name", "x", "--gateway", "192.0.2.1", "--destinations", str(path), "--platform", "kubernetes"]
@@ -59,6 +59,8 @@ def env(item: dict[str, Any], kind: str) -> dict[str, str]:
         ("http-proxy", "EGRESS_HTTP_PROXY_IPV6_CLIENTS", "on", {"containers"}),
         ("dns-proxy", "EGRESS_CLUSTER_CIDRS", "198.51.100.0/24", {"initContainers"}),
         ("dns-proxy", "EGRESS_DNS_PROXY_IDLE_TIMEOUT", "2h", {"containers"}),
+        ("tls-proxy", "EGRESS_DNS_PROXY_IDLE_TIMEOUT", "2h", {"containers"}),
+        ("tls-proxy", "EGRESS_TLS_PROXY_PORTS", "8443", {"containers"}),
     ],
 )
 def test_variables_go_to_the_containers_that_read_them(
