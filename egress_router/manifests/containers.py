@@ -139,11 +139,28 @@ def manifest_pods(objects: Objects, problems: Problems) -> list[ManifestPod]:
     """
     found = []
     for item in objects.workloads():
-        pod = ManifestPod(item, _containers(item, objects, problems))
-        if any(map(_is_one, pod.containers)):
-            _assign_roles(pod)
-            found.append(pod)
+        mine = Problems()
+        pod = ManifestPod(item, _containers(item, objects, mine))
+        if not any(map(_is_one, pod.containers)):
+            continue
+        if why := over(item):
+            problems.warn(item.where, None, "", f"{why}: passed over")
+            continue
+        problems.errors += mine.errors
+        problems.warnings += mine.warnings
+        _assign_roles(pod)
+        found.append(pod)
     return found
+
+
+def over(item: ManifestObject) -> str:
+    """Say why a pod of a dump holds its address no longer, "" where it may."""
+    if item.kind != "Pod":
+        return ""
+    phase = as_text(as_mapping(item.raw.get("status")).get("phase"))
+    if phase in ("Succeeded", "Failed"):
+        return f"has ended ({phase})"
+    return "is being deleted" if item.metadata.get("deletionTimestamp") else ""
 
 
 def _is_one(container: Container) -> bool:

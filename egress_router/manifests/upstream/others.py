@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from egress_router.manifests.containers import over
 from egress_router.manifests.objects import ManifestObject, Objects, as_mapping, as_text
 from egress_router.manifests.upstream.resource import OPERATOR_LABELS
 from egress_router.manifests.values import LegacyRouter, ManifestRequest, Note, NoteKind
@@ -51,7 +52,7 @@ class Fates:
         for item in self._objects:
             if id(item) in spoken_of or item.kind == "EgressRouter":
                 continue
-            if self._objects.owner(item) is not None:
+            if self._objects.owner(item) is not None or over(item):
                 continue
             if _is_the_operators(item):
                 yield Note(NoteKind.CHANGED, item.where, "was made for an EgressRouter, and goes with that")

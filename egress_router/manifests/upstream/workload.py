@@ -9,7 +9,7 @@ from typing import Any
 
 from egress_router.config.inputs import Problems, SourceText
 from egress_router.manifests.containers import Container, ManifestPod, Role
-from egress_router.manifests.objects import ManifestObject, Objects, as_list, as_mapping, as_text
+from egress_router.manifests.objects import ManifestObject, Objects, as_list, as_mapping, as_text, texts
 from egress_router.manifests.plan import EGRESS_INTERFACE, FORWARDING_SYSCTLS, NETWORKS_ANNOTATION, SDN_ANNOTATION
 from egress_router.manifests.upstream.kept import Notebook, kept_of
 from egress_router.manifests.values import (
@@ -98,6 +98,9 @@ def _component(pod: ManifestPod) -> Component:
 
 def _name(item: ManifestObject) -> str:
     """Return the name of what made the pod, where the files have the pod alone."""
+    made = texts(item.pod_annotations).get("openshift.io/deployment-config.name")
+    if made and item.kind in ("Pod", "ReplicationController"):
+        return made
     for reference in as_list(item.metadata.get("ownerReferences")):
         owner, template = as_text(reference.get("name")), item.pod_labels.get("pod-template-hash")
         return owner.removesuffix(f"-{template}") if template else owner

@@ -484,6 +484,25 @@ def test_a_pod_is_the_router_of_its_deployment(cli: CommandLine) -> None:
     assert len(result.out.splitlines()) == 1
 
 
+def test_pods_that_have_ended_hold_no_address(cli: CommandLine) -> None:
+    pod = {**yaml.safe_load(REDIRECT)["spec"]["template"], "kind": "Pod"}
+    pods = [
+        {**pod, "metadata": {**pod["metadata"], "name": name, **more}, "status": {"phase": phase}}
+        for name, phase, more in (
+            ("now", "Running", {}),
+            ("evicted", "Failed", {}),
+            ("done", "Succeeded", {}),
+            ("leaving", "Running", {"deletionTimestamp": "2024-05-01T10:00:00Z"}),
+        )
+    ]
+    result = cli("check", "-f", cli.file("".join(json.dumps(one) + "\n" for one in pods)))
+    assert result.status == 0
+    assert result.out.count("ok") == 1
+    for part in ("Pod/evicted: has ended (Failed)", "Pod/done: has ended (Succeeded)", "Pod/leaving: is being deleted"):
+        assert f"warning: {part}: passed over" in result.err
+    assert cli("migrate", cli.file("".join(json.dumps(one) + "\n" for one in pods))).status == 0
+
+
 def test_yaml_bombs_and_huge_scalars_are_errors_of_the_input(cli: CommandLine) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 20)]

@@ -872,6 +872,23 @@ def test_a_dump_of_a_running_pod_loses_nothing(migrate: Migrate) -> None:
     assert len(template(found)["spec"]["tolerations"]) == 2
 
 
+@pytest.mark.parametrize("kind", ["Pod", "ReplicationController"])
+def test_what_a_deployment_config_made_has_its_name(migrate: Migrate, kind: str) -> None:
+    made = template(router())
+    made["metadata"]["annotations"] |= {
+        "openshift.io/deployment-config.name": "shop",
+        "openshift.io/deployment.name": "shop-3",
+    }
+    owner = [{"kind": "ReplicationController" if kind == "Pod" else "DeploymentConfig", "name": "shop-3"}]
+    metadata = {"name": "shop-3-x7f2p" if kind == "Pod" else "shop-3", "ownerReferences": owner}
+    item = {"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": {"template": made}}
+    if kind == "Pod":
+        item = {**made, **item, "metadata": {**made["metadata"], **metadata}, "spec": made["spec"]}
+    status, items, _ = migrate(dumped(item))
+    assert status == 0
+    assert by_kind(items, "Deployment")[0]["metadata"]["name"] == "shop"
+
+
 def test_problems_name_the_old_object(migrate: Migrate) -> None:
     status, _, notes = migrate(dumped(router("Shop", "192.0.2.300", rules="0443 tcp x")))
     assert status == 78
