@@ -14,6 +14,7 @@ from egress_router.config.settings import (
     source_addresses,
     unclaimed_port,
 )
+from egress_router.http_proxy.parent import VARIABLE as PARENT
 from egress_router.http_proxy.parent import parse_parent
 from egress_router.http_proxy.settings import HttpSettings
 from egress_router.policy.port_lists import parse_ports
@@ -48,10 +49,21 @@ def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
         sources=tuple(source_addresses(inputs, problems).values()),
         idle_timeout=seconds(inputs, problems, "EGRESS_HTTP_PROXY_IDLE_TIMEOUT", default.idle_timeout, 1, LONGEST_IDLE),
         parent=parse_parent(inputs, problems),
+        connect_sni=_connect_sni(inputs, problems),
         run_dir=parse_run_dir(inputs, problems, LONGEST_RUN_DIR),
         ipv6_clients=on_off(inputs, problems, "EGRESS_HTTP_PROXY_IPV6_CLIENTS", default=False),
         health_port=unclaimed_port(inputs, problems, health, "EGRESS_HTTP_PROXY_PORT" if health == port else ""),
     )
+
+
+def _connect_sni(inputs: Inputs, problems: Problems) -> bool:
+    variable = "EGRESS_HTTP_PROXY_CONNECT_SNI"
+    text = (inputs.value(variable) or "off").lower()
+    if text not in ("check", "off"):
+        problems.error(variable, None, text, "is not known", "check or off")
+    elif text == "check" and any(inputs.value(name) for name in (PARENT, f"{PARENT}_FILE")):
+        problems.error(variable, None, text, f"cannot be used with {PARENT}", "let the parent proxy check it")
+    return text == "check"
 
 
 def _number(

@@ -62,6 +62,9 @@ class RequestStats:
 
 log = logging.getLogger(__name__)
 
+#: Squid's word for a CONNECT whose ClientHello it has read, before the tunnel begins.
+PEEKED = "NONE_NONE"
+
 
 class AccessLog(LinePipe):
     """The log of one Squid, read by a thread until that Squid is gone: counted in ``stats`` and written to ``output``
@@ -91,6 +94,9 @@ class AccessLog(LinePipe):
                 log.warning("access log: a line that is not ours was dropped (%d characters)", len(text))
                 continue
             decided = self._attributor.decision(raw)
+            if raw.outcome == PEEKED and raw.error == "-" and decided.members["decision"] == "allow":
+                # The tunnel has a line of its own when it ends.
+                continue
             judged = decided.members["decision"] == "allow" or raw.rule == "-"
             failed = failure(raw, parent=self._attributor.parent) if judged else None
             _count(raw, decided.members, failed, counts)

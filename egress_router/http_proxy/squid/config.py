@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -37,7 +37,7 @@ class SquidPlace:
     ``secret``: what the supervisor's own questions carry; without one there is no supervisor. ``ipv6``: where the pod
     has none, Squid refuses every IPv6 address in its configuration, and asks for none. ``families``: those that lead
     outside, where EGRESS_SOURCE does not say so.
-    ``cluster``: what the routes send into the cluster.
+    ``cluster``: what the routes send into the cluster. ``sni_helper``: the command of sni_helper.py.
     ``descriptors``: the most that the process may have (None: as many as it wants).
     ``error_directory`` holds the pages of ``squid_errors``, which Squid wants to exist (None: Squid's own pages).
     """
@@ -51,7 +51,17 @@ class SquidPlace:
     families: tuple[int, ...] = (4, 6)
     descriptors: int | None = None
     cluster: tuple[Network, ...] = ()
+    sni_helper: str = "sni_helper.py"
     error_directory: str | None = None
+
+
+#: The certificate that no client trusts, beside squid.conf; whoever starts Squid puts ``unused_certificate`` there.
+UNUSED = "unused.pem"
+
+
+def unused_certificate() -> dict[str, str]:
+    """Return it by its name."""
+    return {UNUSED: (Path(__file__).parent / UNUSED).read_text()}
 
 
 #: Where a configuration is shown and not run.
@@ -95,6 +105,7 @@ def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidP
         descriptors=min(wanted_descriptors(settings), place.descriptors or wanted_descriptors(settings)),
         sets=writer.sets,
         access=writer.access,
+        unused=UNUSED,
         outgoing=writer.outgoing,
     )
     return {"squid.conf": conf, **writer.files}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import resource
 import secrets
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -28,6 +30,7 @@ from egress_router.http_proxy.squid.config import (
     clients_with,
     error_pages,
     render_squid,
+    unused_certificate,
     wanted_descriptors,
 )
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
@@ -38,6 +41,7 @@ from egress_router.http_proxy.squid.files import (
     keepalive_environment,
     released,
     remove_segments,
+    require_openssl,
     unused_address,
     write_files,
 )
@@ -64,6 +68,10 @@ RESOLVE = 20.0
 RESOLVE_FINALLY = 5.0
 #: Seconds between two looks at a draining Squid's connections.
 LOOK = 0.2
+
+
+#: Warnings that say nothing: without Via, and when an unprivileged Squid starts a helper.
+ORDINARY = re.compile(r"requires the use of Via|no_suid: setuid\(0\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +159,8 @@ class SquidEngine:
             raise PlatformError("no policy and no problem")
         for warning in (*problems.warnings, *shadow_warnings(policy)):
             log.warning("%s", warning)
+        if self.settings.connect_sni:
+            require_openssl(self.program)
         cluster = tuple(self.cluster())
         compiled = compile_policy(policy, self.own(), cluster)
         directory = self.directory / f"generation-{generation}"
@@ -163,11 +173,15 @@ class SquidEngine:
             ipv6=ipv6,
             families=self.families,
             cluster=cluster,
+            sni_helper=f"{sys.executable} -S {Path(__file__).parent / 'sni_helper.py'}",
             secret=self.secret,
             descriptors=self._descriptors(share, generation == 1),
             error_directory=str(directory / "errors"),
         )
         files = render_squid(compiled, share, place) | error_pages("errors")
+        if share.connect_sni:
+            # Squid with OpenSSL looks for the second beside its pages.
+            files |= {**unused_certificate(), "errors/error-details.txt": ""}
         configuration = SquidConfiguration(policy, compiled, directory, files, parent is not None)
         write_files(directory, files)
         try:
@@ -216,7 +230,11 @@ class SquidEngine:
         command: tuple[str, ...] = (self.program, "-N", "-n", service, "-f", str(conf))
         if not self.ipv6:
             command = without_ipv6(command)
-        return Launch(command, service, keepalive_environment(os.environ), stdout=access_log.write_end)
+        env = keepalive_environment(os.environ)
+        if self.settings.connect_sni:
+            # Squid runs its helper under another name, from which Python would not find its library.
+            env = {**(env or os.environ), "PYTHONHOME": sys.base_prefix}
+        return Launch(command, service, env, stdout=access_log.write_end)
 
     def _make_guard(self) -> None:
         try:
@@ -299,7 +317,7 @@ class SquidEngine:
         text = STAMP.sub("", line)
         if "FATAL" in text or "ERROR" in text:
             log.error("squid: %s", text)
-        elif "WARNING" in text and "requires the use of Via" not in text:
+        elif "WARNING" in text and not ORDINARY.search(text):
             log.warning("squid: %s", text)
         else:
             log.debug("squid: %s", text)

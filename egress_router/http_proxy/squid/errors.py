@@ -17,6 +17,7 @@ _NAMES = {
     "ERR_CANNOT_FORWARD": ("connect", ""),
     "ERR_SOCKET_FAILURE": ("connect", "no socket could be made"),
     "ERR_SECURE_CONNECT_FAIL": ("tls", "the TLS handshake failed"),
+    "ERR_PROTOCOL_UNKNOWN": ("tls", "what the client sent is no TLS"),
     "ERR_READ_TIMEOUT": ("timeout", "nothing came for EGRESS_HTTP_PROXY_IDLE_TIMEOUT"),
     "ERR_LIFETIME_EXP": ("timeout", "open for the longest time that there is"),
     "ERR_READ_ERROR": ("server", "the connection was cut"),

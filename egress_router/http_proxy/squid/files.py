@@ -60,6 +60,19 @@ def write_files(directory: Path, files: dict[str, str]) -> None:
         ) from error
 
 
+def require_openssl(program: str) -> None:
+    """Raise PlatformError where Squid cannot read ClientHellos: it is built with GnuTLS or with no TLS at all."""
+    try:
+        result = subprocess.run([program, "-v"], capture_output=True, text=True, timeout=CHECK_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PlatformError(f"{program} cannot be run: {error}") from error
+    if "--with-openssl" not in result.stdout:
+        raise PlatformError(
+            "EGRESS_HTTP_PROXY_CONNECT_SNI=check needs a Squid with OpenSSL, and this one has none: Debian's package "
+            "squid-openssl in the place of squid (an image of your own: --build-arg SQUID=squid-openssl)"
+        )
+
+
 def check(program: str, conf: Path) -> None:
     """Have Squid parse a configuration. ToolFailed when it refuses it or understands it differently."""
     command = [program, "-N", "-k", "parse", "-f", str(conf)]

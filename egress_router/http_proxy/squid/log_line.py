@@ -100,6 +100,7 @@ CLOSED = "a closed address"
 REASONS = {
     "manager": "the cache manager is closed",
     "scheme": "neither http nor https",
+    "sni": "the name in the TLS ClientHello (SNI) is not the host of the CONNECT",
     "connect_ports": "not one of EGRESS_HTTP_PROXY_CONNECT_PORTS",
     "nowhere": "no destination",
     "closed": CLOSED,

@@ -1,0 +1,166 @@
+"""EGRESS_HTTP_PROXY_CONNECT_SNI=check, with a Squid that has OpenSSL: what a tunnel's ClientHello asks for is what was
+allowed, or there is no connection to a server.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from egress_router.errors import PlatformError
+from egress_router.http_proxy.squid.files import require_openssl
+from lab import Lab
+from tests.dns_proxy.kernel.test_by_name import TlsServer, client_hello, with_sni
+from tests.http_proxy.kernel.http_pod import Client, Proxy
+
+pytestmark = [pytest.mark.root, pytest.mark.parametrize("shape", ["bridge"])]
+
+SERVER = "203.0.113.25"
+
+
+@pytest.fixture(scope="module")
+def squid_openssl() -> Iterator[Path]:
+    """The directory of a squid with OpenSSL: this machine's, or that of Debian's package, unpacked beside it."""
+    installed = shutil.which("squid") or "/usr/sbin/squid"
+    try:
+        require_openssl(installed)
+    except PlatformError:
+        pass
+    else:
+        yield Path(installed).parent
+        return
+    # Not pytest's own: it takes the permission for others away from it.
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        command = ["apt-get", "download", "squid-openssl"]
+        fetched = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+        if fetched.returncode:
+            pytest.skip(f"no squid-openssl to be had: {fetched.stderr[-200:]}")
+        for package in directory.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", package, directory / "root"], check=True)
+        found = directory / "root/usr/sbin"
+        require_openssl(str(found / "squid"))
+        yield found
+
+
+@pytest.fixture
+def server(lab: Lab, tmp_path: Path) -> Iterator[TlsServer]:
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    command += ["-subj", "/CN=lab", "-addext", f"subjectAltName=DNS:one.example.com,IP:{SERVER}"]
+    command += ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    found = TlsServer(lab, tmp_path, SERVER)
+    yield found
+    found.close()
+
+
+def start(proxy: Proxy, directory: Path, policy: str | None = None) -> None:
+    env = {"EGRESS_HTTP_PROXY_CONNECT_SNI": "check", "PATH": f"{directory}:{os.environ['PATH']}"}
+    proxy.start(policy, env)
+
+
+def ended(tunnel: socket.socket, data: bytes) -> bool:
+    tunnel.sendall(data)
+    try:
+        return tunnel.recv(4096) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_the_name_in_the_tunnel(
+    lab: Lab, proxy: Proxy, client: Client, server: TlsServer, squid_openssl: Path, tmp_path: Path
+) -> None:
+    lab.dns.set("one.example.com", A=[SERVER])
+    lab.dns.set("two.example.com", A=[SERVER])
+    start(proxy, squid_openssl, f"*.example.com\n{SERVER}\n")
+    context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    for target, name in (
+        ("one.example.com", "one.example.com"),
+        ("ONE.example.com", "one.example.com"),
+        (SERVER, None),
+    ):
+        status, tunnel = client.tunnel(f"{target}:443")
+        assert status == 200
+        with context.wrap_socket(tunnel, server_hostname=name or SERVER) as secured:
+            assert secured.recv(100).decode().split()[1] == str(name)
+    before = server.count
+    assert before == 3
+    refused = [client_hello("two.example.com"), client_hello(None), client_hello("evil.example.org")]
+    refused += [with_sni(SERVER.encode()), b"SSH-2.0-OpenSSH_9.2\r\n", b"GET / HTTP/1.1\r\n\r\n"]
+    for hello in refused:
+        status, tunnel = client.tunnel("one.example.com:443")
+        with tunnel:
+            assert status == 200
+            assert ended(tunnel, hello), hello
+    status, tunnel = client.tunnel(f"{SERVER}:443")
+    with tunnel:
+        assert ended(tunnel, client_hello("one.example.com"))
+    # Squid wants to say 403 inside of TLS, with a certificate that nobody trusts.
+    status, tunnel = client.tunnel("one.example.org:443")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        context.wrap_socket(tunnel, server_hostname="one.example.org")
+    assert status == 200
+    assert server.count == before, "no connection for what was refused"
+    log = proxy.wait_for_log(11)
+    assert len(log) == 11, "one line a tunnel"
+    assert [entry["decision"] for entry in log[:3]] == ["allow"] * 3
+    assert [entry["line"] for entry in log[:3]] == [1, 1, 2]
+    assert {entry["server"] for entry in log[:3]} == {SERVER}
+    other = "the name in the TLS ClientHello (SNI) is not the host of the CONNECT"
+    assert [entry.get("reason") for entry in log[3:7]] == [other] * 4
+    assert [entry.get("error") for entry in log[7:9]] == ["tls"] * 2
+    assert log[9].get("reason") == other
+    assert {"host": "one.example.org", "decision": "deny", "line": None}.items() <= log[10].items()
+
+
+def test_a_reload_leaves_tunnels_alone(
+    lab: Lab, proxy: Proxy, client: Client, server: TlsServer, squid_openssl: Path, tmp_path: Path
+) -> None:
+    lab.dns.set("one.example.com", A=[SERVER])
+    lab.http(SERVER, port=80)
+    proxy.write_policy("*.example.com\n")
+    start(proxy, squid_openssl)
+    context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    with context.wrap_socket(client.tunnel("one.example.com:443")[1], server_hostname="one.example.com") as secured:
+        assert secured.recv(100)
+        proxy.write_policy("one.example.com\n")
+        proxy.wait_for("generation 2 is in force")
+        time.sleep(4)
+        secured.sendall(b"still here")
+        assert secured.recv(100) == b"still here"
+        assert client.status("http://one.example.com/") == 200
+        status, tunnel = client.tunnel("one.example.com:443")
+        with tunnel:
+            assert (status, ended(tunnel, client_hello("two.example.com"))) == (200, True)
+
+
+def test_a_squid_without_openssl_says_so(lab: Lab, proxy: Proxy) -> None:
+    fake = proxy.work / "squid"
+    fake.write_text("#!/bin/sh\necho \"configure options: '--with-gnutls'\"\n")
+    fake.chmod(0o755)
+    env = {"EGRESS_HTTP_PROXY_CONNECT_SNI": "check", "PATH": f"{proxy.work}:{os.environ['PATH']}"}
+    proxy.start("*", env, wait=False)
+    assert proxy.process
+    assert proxy.process.wait(30) == 69
+    assert "squid-openssl" in proxy.err.read_text()
