@@ -17,6 +17,7 @@ from egress_router.egressip.health import Health
 from egress_router.egressip.node.control import TIMEOUT, ControlSocket
 from egress_router.egressip.node.drain import NodeDrain
 from egress_router.egressip.node.gateways import Gateways, LocalAssignments
+from egress_router.egressip.node.interface import require_host_ip
 from egress_router.egressip.node.plan import node_plan
 from egress_router.egressip.node.ports import Claims, Dataplane, Prober
 from egress_router.egressip.node.reassignment import ReassignmentGuard
@@ -24,7 +25,7 @@ from egress_router.egressip.node.source_ports import SourcePorts
 from egress_router.egressip.node.state import TUNNEL, Direct, NodeSettings, NodeState, Remote
 from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status
 from egress_router.egressip.source.directory import ClusterSource
-from egress_router.errors import EgressRouterError, Problem, TryAgainError
+from egress_router.errors import EgressRouterError, Problem
 from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer
 from egress_router.net.rtnetlink.values import Observed
 from egress_router.net.tunnel_echo import TunnelWay
@@ -432,14 +433,9 @@ class Agent:
         return applied is not None and applied.arp_suppressed != self._arp_suppressed()
 
     def _require_host_ip(self) -> None:
-        """Raise TryAgainError when the machine has another hostIP by now: the tunnel and the probes stand on it, and an
-        agent that starts again takes everything over.
-        """
         host = self.known.state.nodes.get(self.settings.node)
-        if host is None or canonical_ip(host.host_ip) == self.host_ip:
-            return
-        if canonical_ip(host.host_ip) in {str(address.address.ip) for address in self.dataplane.observed().addresses}:
-            raise TryAgainError(f"hostIP is {host.host_ip} now, no longer {self.host_ip}; start again")
+        if host is not None:
+            require_host_ip(self.host_ip, host.host_ip, self.dataplane.observed)
 
     # What others ask
 
@@ -456,22 +452,12 @@ class Agent:
             # A node that has just begun to send here has not said so yet.
             self._listens_since = self.loop.now()
         self.node_drain.start(grace)
+        self._changed = True
 
     def undrain(self) -> None:
         """Take traffic again."""
         self.node_drain.end()
-
-    def order_drain(self, grace: float | None) -> None:
-        """Have the loop start a drain of so many seconds, or end it (None); from any thread."""
-
-        def change() -> None:
-            if grace is None:
-                self.undrain()
-            else:
-                self.drain(grace)
-            self._changed = True
-
-        self.loop.post(change)
+        self._changed = True
 
     def users(self) -> list[str]:
         """Return the addresses of the nodes that send traffic here, and this one's if its own pods leave by it."""
@@ -494,15 +480,6 @@ class Agent:
         seconds = max(0.0, node_drain.until - self.loop.now())
         return drain_status(self.known, self.local.assigned, self._draining(), node_drain.left, seconds, self.drained())
 
-    def _leg_problems(self) -> list[str]:
-        """Return what is wrong with the ways to gateways that answer pings."""
-        settings, size = self.settings, self.dataplane.tunnel_mtu
-        found = (
-            legs.problem(name, settings.tunnel_port, settings.probe_port, size, self._back)
-            for name, legs in sorted(self.gateways.legs.items())
-        )
-        return [text for text in found if text]
-
     def status(self) -> dict[str, object]:
         """Return all that the status shows, as plain data."""
         return node_status(
@@ -515,6 +492,9 @@ class Agent:
             self.pending(),
             self.dataplane.dropped_packets(),
             self._drain_status(),
-            [*self._leg_problems(), *self.source_ports.problems()],
+            [
+                *self.gateways.leg_problems(self.settings, self.dataplane.tunnel_mtu, self._back),
+                *self.source_ports.problems(),
+            ],
             unconfirmed=dict(self.reassignment.unconfirmed),
         )

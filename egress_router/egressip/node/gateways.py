@@ -11,6 +11,7 @@ from egress_router.egressip.health import Health, NodeHealth
 from egress_router.egressip.node.legs import GatewayLegs
 from egress_router.egressip.node.marks import LAST_SLOT
 from egress_router.egressip.node.plan import assign_slots
+from egress_router.egressip.node.state import NodeSettings
 from egress_router.net.icmp_probe import Answer
 from egress_router.net.rtnetlink.values import Observed
 
@@ -93,6 +94,14 @@ class Gateways:
             for ip in self._pending.get(name, ())
             if name in nodes and ip in nodes[name].claims
         }
+
+    def leg_problems(self, settings: NodeSettings, size: int, back: str) -> list[str]:
+        """Return what is wrong with the paths to gateways that answer pings; see GatewayLegs.problem."""
+        found = (
+            legs.problem(name, settings.tunnel_port, settings.probe_port, size, back)
+            for name, legs in sorted(self.legs.items())
+        )
+        return [text for text in found if text]
 
     def adopt(self, slots: Mapping[str, int], used: Collection[int], alive: Collection[int]) -> None:
         """Take over the slots that an earlier agent gave: what was in use as up, what was alive besides

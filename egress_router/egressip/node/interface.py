@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Interface, IPv6Interface
 
+from egress_router.egressip.node.status import canonical_ip
 from egress_router.egressip.source.groups import LocalNode
-from egress_router.errors import PlatformError
+from egress_router.errors import PlatformError, TryAgainError
 from egress_router.net.rtnetlink.kernel import Rtnetlink
+from egress_router.net.rtnetlink.values import Observed
 
 
 def local_node(node: str, host_ips: Iterable[str], interface: str) -> LocalNode:
@@ -29,6 +31,15 @@ def interface_addresses(interface: str) -> tuple[str, ...]:
 def interface_subnets(interface: str) -> tuple[str, ...]:
     """Return the subnets of an interface."""
     return tuple(sorted({str(own.network) for own in _own(interface)}))
+
+
+def require_host_ip(host_ip: str, wanted: str, observed: Callable[[], Observed]) -> None:
+    """Raise TryAgainError when the machine has the hostIP that its object has by now, another than ``host_ip``: the
+    tunnel and the probes stand on that, and an agent that starts again takes everything over.
+    """
+    fresh = canonical_ip(wanted)
+    if fresh != host_ip and fresh in {str(address.address.ip) for address in observed().addresses}:
+        raise TryAgainError(f"hostIP is {wanted} now, no longer {host_ip}; start again")
 
 
 def _own(interface: str) -> list[IPv4Interface | IPv6Interface]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from egress_router.egressip.node.agent import Agent
 from egress_router.egressip.node.drain import GRACE
@@ -52,4 +53,5 @@ class NodeReporter:
 
     def drain(self, wanted: bool) -> None:
         """Start or end a drain, as spec.drain of the EgressNode says."""
-        self._agent.order_drain(GRACE if wanted else None)
+        agent = self._agent
+        agent.loop.post(partial(agent.drain, GRACE) if wanted else agent.undrain)
