@@ -10,6 +10,7 @@ import click
 from egress_router.cli.address_lists import addresses
 from egress_router.cli.egressip_options import (
     DIRECTORY,
+    KEYS_OPTION,
     PROBE_PORT_OPTION,
     STATE_OPTION,
     health_options,
@@ -43,6 +44,7 @@ from egress_router.kubernetes.configuration import load_configuration
     help="Seconds for which a node that came back is given nothing; twice as long each time it flaps.",
 )
 @PROBE_PORT_OPTION
+@KEYS_OPTION
 @click.option(
     "--lease-namespace",
     envvar="EGRESS_LEASE_NAMESPACE",
@@ -76,6 +78,7 @@ def controller(
     probe_returns: int,
     hold_down: float,
     probe_port: int,
+    keys: Path | None,
     lease_namespace: str,
     lease_name: str,
     lease_seconds: float,
@@ -88,7 +91,9 @@ def controller(
     Any number may be started; one assigns, the others stand by. Needs NET_RAW and the nodes' network.
     """
     witnesses = addresses("--witness", witness, "an address of a machine")
-    settings = ControllerSettings(tuple(witnesses), probe_interval, probe_misses, probe_returns, hold_down, probe_port)
+    settings = ControllerSettings(
+        tuple(witnesses), probe_interval, probe_misses, probe_returns, hold_down, probe_port, keys
+    )
     shown = health_address in ("127.0.0.1", "::1") if page is None else page
     set_up_log_from_environment()
     if origin == DIRECTORY:

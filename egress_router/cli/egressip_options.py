@@ -30,6 +30,18 @@ PROBE_PORT_OPTION = click.option(
 )
 
 
+KEYS_OPTION = click.option(
+    "--agent-keys",
+    "keys",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="EGRESS_AGENT_KEYS",
+    default=None,
+    metavar="FILE",
+    help="Keys, one on each line, that agents and controllers sign with what they tell each other (default: unsigned); "
+    "EGRESS_AGENT_KEYS sets it too.",
+)
+
+
 class _PortOrOff(click.ParamType[int]):
     name = "port"
 

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from egress_router.cli.address_lists import canonical_addresses, words
 from egress_router.cli.egressip_options import (
     DIRECTORY,
+    KEYS_OPTION,
     PROBE_PORT_OPTION,
     STATE_OPTION,
     health_options,
@@ -98,6 +99,7 @@ CLUSTER_OPTION = click.option(
 @click.option("--probe-misses", type=click.IntRange(1, 100), default=3, show_default=True, help="In a row: down.")
 @click.option("--probe-returns", type=click.IntRange(1, 100), default=5, show_default=True, help="In a row: up again.")
 @PROBE_PORT_OPTION
+@KEYS_OPTION
 @click.option(
     "--tunnel-port",
     type=click.IntRange(1, 65535),
@@ -148,6 +150,7 @@ def command(
     probe_misses: int,
     probe_returns: int,
     probe_port: int,
+    keys: Path | None,
     tunnel_port: int,
     mark: str,
     mark_slots: str,
@@ -171,6 +174,7 @@ def command(
         dad == "on",
         parse_marks(mark, mark_slots),
         tunnel_port,
+        keys,
     )
     set_up_log_from_environment()
     if origin == DIRECTORY:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from egress_router.net.oserror import translating
+from egress_router.net.signed_messages import Signatures
 from egress_router.net.tunnel_echo import (
     SELDOM,
     SELDOM_ROUNDS,
@@ -188,7 +189,10 @@ class Prober:
         interval: float,
         report: Callable[[Mapping[str, Answer]], None],
         payload: Callable[[Collection[str]], Mapping[str, object]] | None = None,
+        signatures: Signatures | None = None,
     ) -> None:
+        """``signatures``: sign what is said, and believe only what is signed."""
+        self._signatures = signatures
         self._interval = interval
         self._port = port
         self._report = report
@@ -344,7 +348,7 @@ class Prober:
             try:
                 self._icmp.sendto(echo_request(self._version, self._echo_id, self._number), (ip, 0))
                 if name not in reduced_rate or self._number % REDUCED_RATE_ROUNDS == 0:
-                    self._udp.sendto(json.dumps(question).encode(), (ip, self._port))
+                    self._udp.sendto(self._sealed(question), (ip, self._port))
             except OSError:
                 # No route, no buffer: nothing will come back, which is what counts.
                 continue
@@ -400,7 +404,8 @@ class Prober:
         return (self._number - number) & 0xFFFF
 
     def _on_datagram(self, data: bytes, ip: str, address: tuple[object, ...]) -> None:
-        message = parse_message(data)
+        opened = data if self._signatures is None else self._signatures.open(data)
+        message = None if opened is None else parse_message(opened)
         if isinstance(message, Question):
             self._answer(message, ip, address)
         elif message is not None and self._age(message.number) <= LATEST_ROUNDS:
@@ -416,7 +421,11 @@ class Prober:
             self._note_user(ip, uses=question.uses)
         reply = self._payload(question.pods)
         with suppress(OSError):
-            self._udp.sendto(json.dumps({"told": question.number, **reply}).encode(), address)
+            self._udp.sendto(self._sealed({"told": question.number, **reply}), address)
+
+    def _sealed(self, message: Mapping[str, object]) -> bytes:
+        body = json.dumps(message).encode()
+        return body if self._signatures is None else self._signatures.seal(body)
 
     def _note_user(self, ip: str, *, uses: bool) -> None:
         """Remember a node that sends traffic here; others, and those that said so long ago, are forgotten."""

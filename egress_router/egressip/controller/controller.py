@@ -25,6 +25,7 @@ from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
 from egress_router.net.icmp_probe import Answer, Prober
 from egress_router.net.rtnetlink.kernel import Rtnetlink
+from egress_router.net.signed_messages import Signatures
 
 #: A controller that stands by asks for the lease so often; seconds.
 STAND_BY = 0.5
@@ -71,10 +72,11 @@ MakeProber = Callable[[int, Callable[[Mapping[str, Answer]], None]], NodeProber]
 
 
 def make_prober(settings: ControllerSettings) -> MakeProber:
-    """Return what makes probers of this machine's network."""
+    """Return what makes probers of this machine's network. Raises ConfigurationError when the keys cannot be used."""
+    signatures = None if settings.keys is None else Signatures(settings.keys, LOGGER.warning)
 
     def make(version: int, on_answers: Callable[[Mapping[str, Answer]], None]) -> NodeProber:
-        return Prober(_ANY[version], settings.probe_port, settings.probe_interval, on_answers)
+        return Prober(_ANY[version], settings.probe_port, settings.probe_interval, on_answers, signatures=signatures)
 
     return make
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from egress_router.egressip.controller.hold_down import HoldDown
 from egress_router.egressip.health import Health, NodeHealth
@@ -115,3 +116,4 @@ class ControllerSettings:
     probe_returns: int = 3
     hold_down: float = 10.0
     probe_port: int = PROBE_PORT
+    keys: Path | None = None

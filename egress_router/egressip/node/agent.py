@@ -28,6 +28,7 @@ from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import EgressRouterError, Problem
 from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer
 from egress_router.net.rtnetlink.values import Observed
+from egress_router.net.signed_messages import Signatures
 from egress_router.net.tunnel_echo import TunnelWay
 
 #: How often the kernel is looked at although nothing happened; seconds.
@@ -68,6 +69,7 @@ class Agent:
         self.reassignment = ReassignmentGuard()
         self.local = LocalAssignments(settings.interface)
         self.node_drain = NodeDrain(control.path.with_suffix(".drain"), threads.job, LOGGER.warning, loop.now)
+        self.signatures = None if settings.keys is None else Signatures(settings.keys, LOGGER.warning)
         self.source_ports = SourcePorts(threads.job, LOGGER.warning, loop.now)
         self._evaluator = Evaluator(follows=True)
         self._pending_here: tuple[str, ...] = ()

@@ -89,6 +89,11 @@ class NodeCollector(Collector):
             "Packets dropped because their connection clashed with another, as when no source port is left.",
             value=insert_failures(),
         )
+        yield CounterMetricFamily(
+            f"{_PREFIX}refused_messages",
+            "Messages on the agents' port that were not believed: not signed with a key of ours, or not new.",
+            value=agent.signatures.refused if agent.signatures else 0,
+        )
         yield from common(agent, mode="node")
 
 

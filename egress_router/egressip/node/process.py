@@ -110,7 +110,9 @@ def build_agent(
     dataplane = KernelDataplane(settings, host_ip, link, LOGGER.warning)
     agent = Agent(settings, host_ip, source, control, loop, threads, dataplane)
     agent.connect(
-        Prober(host_ip, settings.probe_port, settings.probe_interval, agent.on_answers, agent.payload),
+        Prober(
+            host_ip, settings.probe_port, settings.probe_interval, agent.on_answers, agent.payload, agent.signatures
+        ),
         Claimer(link, agent.on_duplicate_check, threads.task, dad=settings.dad),
     )
     return agent

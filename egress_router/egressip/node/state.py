@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 
 from egress_router.egressip.node.marks import DEFAULT_MARKS, Marks
 
@@ -37,7 +38,8 @@ class NodeSettings:
     """How an agent runs. ``cluster`` are the networks of pods, services and nodes, which traffic never leaves;
     times are seconds. ``pass_unknown``: a pod that no object tells of may leave with the node's address. ``dad``: an
     egress IP is asked for before it is claimed. ``marks``: those that lead packets to a gateway.
-    ``tunnel_port`` and ``probe_port`` are UDP ports, the same on every node.
+    ``tunnel_port`` and ``probe_port`` are UDP ports, the same on every node. ``keys``: the file with
+    the keys that agents sign with, None: they do not.
     """
 
     node: str
@@ -51,6 +53,7 @@ class NodeSettings:
     dad: bool = True
     marks: Marks = DEFAULT_MARKS
     tunnel_port: int = TUNNEL_PORT
+    keys: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
