@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.support.examples import share
 from tests.support.golden import update
 from tests.support.guard import GUARD, Guard
 
 # The same examples on every run of CI, so that a change is judged by what it changes; new ones on every other run.
 # No deadline: the time of one example says nothing on a shared machine. No database: nothing is left behind.
-settings.register_profile("ci", derandomize=True, deadline=None, database=None)
-settings.register_profile("local", deadline=None, database=None)
+settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=share())
+settings.register_profile("local", deadline=None, database=None, max_examples=share())
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 pytest_plugins = [

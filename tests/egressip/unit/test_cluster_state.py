@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.config.inputs import Problems
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.source.objects import parse_cluster_state
+from tests.support.examples import examples
 
 GOOD = """
 kind: NetNamespace
@@ -84,7 +85,7 @@ def test_an_object_twice() -> None:
     assert "a.yaml" in problems[0]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.text(max_size=60), st.sampled_from(["x.yaml", "x.json"]))
 def test_any_text_is_parsed_or_reported(text: str, name: str) -> None:
     parse_cluster_state({name: text}, Problems())

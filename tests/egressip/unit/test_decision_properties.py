@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.egressip.api import ClusterState, Decision, Disposition, HostSubnet, NetNamespace, address_text
 from egress_router.egressip.assignment.decision import Evaluator, decide
 from tests.egressip.unit import strategies as make
 from tests.egressip.unit.oracle import Oracle, listed, parsed
+from tests.support.examples import examples
 
 Cluster = tuple[dict[str, NetNamespace], dict[str, HostSubnet]]
 
@@ -20,7 +21,7 @@ def placed_by(decision: Decision) -> dict[object, str]:
 
 
 @given(make.clusters(), make.offline_sets, make.assignments, st.randoms(use_true_random=False))
-@settings(max_examples=50)
+@examples(50)
 def test_order_of_objects_does_not_matter(
     cluster: Cluster, offline: frozenset[str], present: dict[str, tuple[str, ...]], rng: random.Random
 ) -> None:
@@ -48,7 +49,7 @@ def test_order_of_objects_does_not_matter(
 
 
 @given(make.clusters(), make.clusters(), make.offline_sets, make.offline_sets, st.randoms(use_true_random=False))
-@settings(max_examples=50)
+@examples(50)
 def test_order_of_events_does_not_matter(
     before: Cluster, after: Cluster, offline1: frozenset[str], offline2: frozenset[str], rng: random.Random
 ) -> None:
@@ -77,7 +78,7 @@ def test_order_of_events_does_not_matter(
 
 
 @given(make.clusters(), make.clusters(), make.offline_sets, make.assignments)
-@settings(max_examples=50)
+@examples(50)
 def test_many_changes_at_once_are_one_decision(
     before: Cluster, after: Cluster, offline: frozenset[str], present: dict[str, tuple[str, ...]]
 ) -> None:
@@ -98,7 +99,7 @@ def test_many_changes_at_once_are_one_decision(
 
 
 @given(make.clusters(), make.offline_sets, make.assignments)
-@settings(max_examples=80)
+@examples(80)
 def test_rules(cluster: Cluster, offline: frozenset[str], present: dict[str, tuple[str, ...]]) -> None:
     namespaces, nodes = cluster
     decision = decide(ClusterState(namespaces, nodes), offline, present)
@@ -133,7 +134,7 @@ def test_rules(cluster: Cluster, offline: frozenset[str], present: dict[str, tup
 
 
 @given(make.clusters(), make.offline_sets, make.assignments)
-@settings(max_examples=40)
+@examples(40)
 def test_nodes_that_go_and_come_keep_their_claims(
     cluster: Cluster, offline: frozenset[str], present: dict[str, tuple[str, ...]]
 ) -> None:
@@ -144,7 +145,7 @@ def test_nodes_that_go_and_come_keep_their_claims(
 
 
 @given(make.clusters(), make.offline_sets, make.assignments)
-@settings(max_examples=40)
+@examples(40)
 def test_assignment_is_as_good_as_the_best_of_all(
     cluster: Cluster, offline: frozenset[str], present: dict[str, tuple[str, ...]]
 ) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.policy.codes import BLOCKS, BLOCKS_AT_LEAST, PARTS, NumberedRanges, RangeCode, range_codes
 from tests.http_proxy.unit.which import words
+from tests.support.examples import examples
 
 #: Rules with so many ranges each.
 sizes = st.lists(st.one_of(st.integers(1, 30), st.integers(1, 3000)), min_size=1, max_size=12)
@@ -22,7 +23,7 @@ def told(code: RangeCode, held: set[int]) -> tuple[list[set[int]], int | None]:
     return list(code.holding(said)), asked.told(said)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(sizes, st.data())
 def test_nothing_false_is_told(counts: list[int], data: st.DataObject) -> None:
     code = range_codes(counts)[data.draw(st.integers(0, len(counts) - 1))]

@@ -17,6 +17,7 @@ from egress_router.policy.ranges import Span
 from egress_router.policy.values import NOWHERE, Address, Decision, to_number
 from tests.http_proxy.unit.requests import Proportions, policies, resolutions, world
 from tests.http_proxy.unit.strategies import CLIENTS, NAMES, OWN, Request, parse, policy_texts, requests, section_texts
+from tests.support.examples import examples
 
 CLUSTER = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 
@@ -65,7 +66,8 @@ def agrees(compiled: CompiledPolicy, request: Request, allowed: bool, client: Ad
     return squid_decides(compiled, (host, (literal,) if literal else addresses, port), client) == allowed
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+# As many whatever the run: the next test checks what was asked.
+@settings(max_examples=50, derandomize=True)
 @given(policies, resolutions)
 def test_compiled_is_the_reference(text: str, resolved: list[list[str]]) -> None:
     policy = parse(text)
@@ -81,7 +83,7 @@ def test_the_reference_was_asked_about_everything() -> None:
     PROPORTIONS.check()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(policy_texts(), st.lists(requests, min_size=5, max_size=20))
 @example("192.0.2.1\n!a.com\n198.51.100.7", [("a.com", (), 80)])
 def test_compiled_is_the_reference_for_any_policy(text: str, asked: list[Request]) -> None:
@@ -92,7 +94,7 @@ def test_compiled_is_the_reference_for_any_policy(text: str, asked: list[Request
         assert agrees(compiled, request, evaluate(policy, host, port, addresses, OWN).allowed), (request, compiled)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(policy_texts(), st.lists(requests, min_size=5, max_size=20))
 def test_names_that_are_denied_by_name_need_no_look_up(text: str, asked: list[Request]) -> None:
     policy = parse(text)
@@ -103,7 +105,7 @@ def test_names_that_are_denied_by_name_need_no_look_up(text: str, asked: list[Re
                 assert not evaluate(policy, host, port, addresses).allowed
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(section_texts(), st.lists(requests, min_size=3, max_size=8))
 @example("[from 10.1.0.0/16]\n127.0.0.1", [("127.0.0.1", (), 80), ("a.com", (ip_address("127.0.0.1"),), 80)])
 @example("10.0.0.0/8\n[from 10.1.0.0/16]\n!a.com\n*", [("a.com", (ip_address("10.1.2.3"),), 80), ("b.com", (), 80)])

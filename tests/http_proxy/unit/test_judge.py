@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.policy.clients import for_client
 from egress_router.policy.evaluate import evaluate, literal_address
 from egress_router.policy.judge import Judge, denying
 from tests.http_proxy.unit.strategies import CLIENTS, OWN, Request, parse, policy_texts, requests, section_texts
+from tests.support.examples import examples
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(st.one_of(section_texts(), policy_texts()), st.lists(requests, min_size=3, max_size=8), st.sampled_from(CLIENTS))
 def test_the_judge_is_the_reference(text: str, asked: list[Request], client: object) -> None:
     policy = parse(text)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 
 from egress_router.policy.clients import for_client
 from egress_router.policy.ranges import spans
 from egress_router.policy.shadowed import MOST_NAMED, shadowed_lines
 from egress_router.policy.values import ANY_PORT, Block, Name, Policy, PolicyLine, from_number, merge_ports, to_number
 from tests.http_proxy.unit.strategies import CLIENTS, REQUEST_PORTS, parse, policy_texts, section_texts
+from tests.support.examples import examples
 
 
 def covers(earlier: PolicyLine, line: PolicyLine) -> bool:
@@ -68,7 +69,7 @@ def address_taken(line: PolicyLine, earlier: list[PolicyLine], port: int) -> boo
     return True
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(section_texts())
 def test_in_sections_what_is_covered_for_all_clients(text: str) -> None:
     policy = parse(text)

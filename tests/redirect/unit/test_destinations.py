@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_interface
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.config.inputs import Inputs, Problems, SourceText
@@ -19,6 +19,7 @@ from egress_router.redirect.destinations import (
     parse_rules,
 )
 from egress_router.redirect.values import Fallback, NamedFallback, NamedRedirect, Redirect, Ruleset
+from tests.support.examples import examples
 from tests.support.strategies import TEXTS, numberless, rulesets
 
 SOURCES: dict[Family, Interface] = {
@@ -259,7 +260,7 @@ def test_many_overlapping_ranges_take_no_time_that_grows_with_their_width() -> N
     assert len(rules.redirects) == 10000
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(rulesets())
 def test_what_is_accepted_round_trips(rules: Ruleset) -> None:
     text = str(rules)

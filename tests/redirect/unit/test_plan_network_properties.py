@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.config.values import Address, Family, Network, family_of
@@ -14,6 +14,7 @@ from egress_router.redirect.plan import find_cluster_interface, plan_network
 from egress_router.redirect.setup import network_drift
 from egress_router.redirect.values import Mode
 from tests.redirect.unit.kernel_routes import Step, apply, key, steps
+from tests.support.examples import examples
 from tests.support.pods import CIDRS, CLUSTER, EGRESS, FAMILIES, NAMESERVERS, config, pods
 
 MODES = st.sampled_from(list(Mode))
@@ -29,7 +30,7 @@ def lookup(routes: list[Route], destination: Address) -> Route | None:
     return min(covering, key=lambda route: (-route.destination.prefixlen, route.metric), default=None)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(pods(), FAMILIES, MODES, NAMESERVERS, CIDRS)
 def test_invariants(
     observed: Observed, families: tuple[Family, ...], mode: Mode, servers: list[Address], cidrs: list[Network]
@@ -65,7 +66,7 @@ def outcome(observed: Observed, desired: NetworkState) -> Observed:
     return apply(steps(desired, observed), observed)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(pods(), FAMILIES, NAMESERVERS, CIDRS)
 def test_planning_again_changes_nothing(
     observed: Observed, families: tuple[Family, ...], servers: list[Address], cidrs: list[Network]
@@ -86,7 +87,7 @@ def test_planning_again_changes_nothing(
     assert steps(again, after) == []
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(pods(), FAMILIES, NAMESERVERS, CIDRS, st.data())
 def test_killed_at_any_point_and_run_again(
     observed: Observed, families: tuple[Family, ...], servers: list[Address], cidrs: list[Network], data: st.DataObject
@@ -102,7 +103,7 @@ def test_killed_at_any_point_and_run_again(
     assert set(end.addresses) == set(undisturbed.addresses)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(pods(), FAMILIES)
 def test_others_keep_what_is_theirs(observed: Observed, families: tuple[Family, ...]) -> None:
     after = outcome(observed, plan_network(config(*families), observed, EGRESS))
@@ -114,7 +115,7 @@ def test_others_keep_what_is_theirs(observed: Observed, families: tuple[Family, 
     assert theirs <= set(after.rules)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(pods(), FAMILIES)
 def test_where_packets_go_afterwards(observed: Observed, families: tuple[Family, ...]) -> None:
     """Forwarded ones by the egress interface, answers to clients by the cluster's, the pod's own by the egress one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 
-from hypothesis import given, settings
+from hypothesis import given
 
 from egress_router.config.values import Family, Protocol
 from egress_router.net.nft.listing import parse_table
@@ -14,6 +14,7 @@ from egress_router.redirect.iptables_rules import PREFIX, iptables_tables
 from egress_router.redirect.nft_rules import nft_table
 from egress_router.redirect.values import Ruleset, Translation
 from tests.redirect.unit.walk import Walk, by_nft, by_rules, dnat_target
+from tests.support.examples import examples
 from tests.support.strategies import rulesets
 
 
@@ -35,7 +36,7 @@ def interesting_ports(rules: Ruleset) -> list[int]:
     return sorted(ports & set(range(1, 65536)))
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(rulesets(max_size=10, widest_shift=50))
 def test_every_port_goes_where_the_rules_say(rules: Ruleset) -> None:
     desired = translation(rules)
@@ -60,7 +61,7 @@ def test_every_port_goes_where_the_rules_say(rules: Ruleset) -> None:
                 assert [leaf.line for leaf in count.leaves] == owner
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(rulesets(max_size=6, widest_shift=20))
 def test_nft_text_is_read_back_as_the_same_table(rules: Ruleset) -> None:
     table: NftTable = nft_table(translation(rules))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.config.values import Address, Family, HostName, PortRange, Protocol, family_of
@@ -26,6 +26,7 @@ from egress_router.redirect.iptables_rules import PREFIX, iptables_tables
 from egress_router.redirect.nft_names import answer_chains
 from egress_router.redirect.nft_rules import nft_table
 from egress_router.redirect.values import NamedFallback, NamedRedirect, Ruleset, Translation
+from tests.support.examples import examples
 
 ADDRESSES: list[Address] = [
     ip_address(text)
@@ -203,7 +204,7 @@ def same(one: Where, other: Where) -> bool:
     return one.keys() == other.keys() and all(abs(one[key] - other[key]) < 1e-9 for key in one)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(translations())
 def test_every_port_is_spread_alike_by_both_backends(desired: Translation) -> None:
     table = nft_table(desired)
@@ -219,7 +220,7 @@ def test_every_port_is_spread_alike_by_both_backends(desired: Translation) -> No
                 assert same(by_iptables(tables, protocol, port), expected), (family, protocol, port)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(translations())
 def test_nft_text_is_read_back_as_the_same_table(desired: Translation) -> None:
     table = nft_table(desired)
@@ -230,7 +231,7 @@ def test_nft_text_is_read_back_as_the_same_table(desired: Translation) -> None:
 ALIKE = translations(protocols=(Protocol.TCP,), fallbacks=(None,))
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(ALIKE, ALIKE)
 def test_nft_changes_of_names_are_made_in_an_order_that_works(old: Translation, new: Translation) -> None:
     """A chain is there before an element or a rule names it, and removed when nothing names it any more."""
@@ -263,7 +264,7 @@ def test_nft_changes_of_names_are_made_in_an_order_that_works(old: Translation, 
     assert maps == {item.name: item.elements for item in after.sets}
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(translations())
 def test_answers_change_the_chains_of_answers_alone(desired: Translation) -> None:
     unanswered = replace(desired, answers={})

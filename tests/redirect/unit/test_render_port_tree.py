@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.config.values import PortRange
 from egress_router.net.iptables.rules import IptMatch, IptRule
 from egress_router.redirect.port_tree import FAN_OUT, PortRule, port_tree
 from tests.redirect.unit.walk import Walk
+from tests.support.examples import examples
 from tests.support.strategies import disjoint_ranges
 
 #: iptables(8): chain names have at most 28 characters (XT_EXTENSION_MAXNAMELEN - 1).
@@ -58,14 +59,14 @@ def check(ranges: list[PortRange], ports: list[int], *, goto: bool) -> None:
 
 
 @pytest.mark.parametrize("goto", [False, True])
-@settings(max_examples=30)
+@examples(30)
 @given(ranges=disjoint_ranges(max_size=100))
 def test_each_port_reaches_its_leaf(ranges: list[PortRange], goto: bool) -> None:
     ports = {port for r in ranges for port in (r.first - 1, r.first, (r.first + r.last) // 2, r.last, r.last + 1)}
     check(ranges, sorted(ports & set(range(1, 65536))), goto=goto)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(st.sets(st.integers(1, 300), max_size=120))
 def test_every_port_of_a_small_space(ports: set[int]) -> None:
     check([PortRange(port, port) for port in ports], list(range(1, 302)), goto=False)
