@@ -31,6 +31,7 @@ from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.config import render_squid
 from egress_router.http_proxy.squid.dns_reasons import NAME, DnsReasons
 from egress_router.http_proxy.squid.engine import SquidEngine
+from egress_router.http_proxy.squid.idle_tunnels import MOST_SECONDS, IdleTunnels
 from egress_router.http_proxy.squid.workers import default_workers
 from egress_router.net.rtnetlink.kernel import own_addresses
 from egress_router.policy.compile import compile_policy
@@ -65,6 +66,7 @@ def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Netw
     reasons = DnsReasons(sorted(families), resolver, lambda: loop.heartbeats.beat(NAME))
     output = LogOutput(sys.stdout.fileno()) if settings.access_log else None
     workers = settings.workers or default_workers()
+    idle = IdleTunnels(settings.port, settings.idle_timeout)
     engine = SquidEngine(
         settings,
         lambda: load_inputs(env),
@@ -76,9 +78,11 @@ def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Netw
         cluster=cluster,
         ipv6=ipv6,
         reasons=reasons,
+        idle=idle,
     )
     limits = Limits(grace=settings.grace, delay=settings.delay, start=START_SECONDS)
     supervisor = Supervisor(engine, limits, lambda counters: _report(directory, counters), loop=loop)
+    supervisor.threads.start("idle-tunnels", idle.keep_looking, limit=2 * MOST_SECONDS)
     if settings.health_port is not None:
         health = ProxyHealth(supervisor, engine.probe)
         page = MetricsPage(HttpProxyCollector(engine, supervisor.counters, health))

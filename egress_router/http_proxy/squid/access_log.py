@@ -13,7 +13,8 @@ from urllib.parse import unquote
 from egress_router.daemon.line_pipe import LinePipe
 from egress_router.daemon.log import LogOutput
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
-from egress_router.http_proxy.squid.errors import Failure, failure
+from egress_router.http_proxy.squid.errors import IDLE, Failure, failure
+from egress_router.http_proxy.squid.idle_tunnels import IdleTunnels
 from egress_router.http_proxy.squid.log_line import Attribution, RawLine, RuleAttributor, entry, parse
 from egress_router.policy.evaluate import literal_address
 
@@ -68,8 +69,8 @@ PEEKED = "NONE_NONE"
 
 class AccessLog(LinePipe):
     """The log of one Squid, read by a thread until that Squid is gone: counted in ``stats`` and written to ``output``
-    (None: to nobody), with what ``reasons`` say about names that failed. ``write_end`` becomes that Squid's standard
-    output.
+    (None: to nobody), with what ``reasons`` say about names that failed, and ``idle`` about tunnels. ``write_end``
+    becomes that Squid's standard output.
     """
 
     def __init__(
@@ -78,7 +79,9 @@ class AccessLog(LinePipe):
         stats: RequestStats,
         output: LogOutput | None,
         reasons: DnsReasons | None = None,
+        idle: IdleTunnels | None = None,
     ) -> None:
+        self._idle = idle
         self._reasons = reasons
         self._attributor = attributor
         self._stats = stats
@@ -99,6 +102,8 @@ class AccessLog(LinePipe):
                 continue
             judged = decided.members["decision"] == "allow" or raw.rule == "-"
             failed = failure(raw, parent=self._attributor.parent) if judged else None
+            if failed is None and decided.members["decision"] == "allow" and self._was_idle(raw):
+                failed = IDLE
             _count(raw, decided.members, failed, counts)
             if self._output is None:
                 continue
@@ -109,6 +114,13 @@ class AccessLog(LinePipe):
         self._stats.add(counts)
         if self._output:
             self._output.put(written)
+
+    def _was_idle(self, raw: RawLine) -> bool:
+        """Return whether a tunnel ended because nothing came."""
+        if self._idle is None or "TUNNEL" not in raw.outcome:
+            return False
+        client = literal_address(unquote(raw.client))
+        return bool(client and self._idle.told(client, int(raw.client_port), float(raw.time)))
 
     def _write_later(self, raw: RawLine, decided: Attribution, reason: str) -> None:
         line = entry(raw, decided, Failure("dns", reason))

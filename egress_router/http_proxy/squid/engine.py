@@ -45,6 +45,7 @@ from egress_router.http_proxy.squid.files import (
     unused_address,
     write_files,
 )
+from egress_router.http_proxy.squid.idle_tunnels import IdleTunnels
 from egress_router.http_proxy.squid.ipv4_only import without_ipv6
 from egress_router.http_proxy.squid.log_line import RuleAttributor
 from egress_router.http_proxy.squid.manager import SquidManager
@@ -125,6 +126,7 @@ class SquidEngine:
     ipv6: bool = True
     cluster: Callable[[], Iterable[Network]] = tuple
     reasons: DnsReasons | None = None
+    idle: IdleTunnels | None = None
     _states: dict[str, _State] = field(default_factory=dict)
     _guard: Guard | None = None
 
@@ -224,7 +226,7 @@ class SquidEngine:
         host, port = unused_address()
         conf = prepared.directory / f"{service}.conf"
         write_files(prepared.directory, {conf.name: f"{prepared.files['squid.conf']}\nhttp_port {host}:{port}\n"})
-        access_log = AccessLog(attributor, self.stats, self.output, self.reasons)
+        access_log = AccessLog(attributor, self.stats, self.output, self.reasons, self.idle)
         manager = SquidManager(host, port, self.secret)
         self._states[service] = _State(prepared.directory, conf, access_log, manager)
         command: tuple[str, ...] = (self.program, "-N", "-n", service, "-f", str(conf))

@@ -10,6 +10,7 @@ from egress_router.http_proxy.squid.log_line import RawLine
 
 #: The words, named from the start in the metric so that a rate has a first value.
 WORDS = ("dns", "connect", "timeout", "server", "tls", "too_large", "client", "other")
+SILENT = "nothing came for EGRESS_HTTP_PROXY_IDLE_TIMEOUT"
 #: Squid's name of what went wrong (its error pages) → word and detail.
 _NAMES = {
     "ERR_DNS_FAIL": ("dns", ""),
@@ -18,7 +19,7 @@ _NAMES = {
     "ERR_SOCKET_FAILURE": ("connect", "no socket could be made"),
     "ERR_SECURE_CONNECT_FAIL": ("tls", "the TLS handshake failed"),
     "ERR_PROTOCOL_UNKNOWN": ("tls", "what the client sent is no TLS"),
-    "ERR_READ_TIMEOUT": ("timeout", "nothing came for EGRESS_HTTP_PROXY_IDLE_TIMEOUT"),
+    "ERR_READ_TIMEOUT": ("timeout", SILENT),
     "ERR_LIFETIME_EXP": ("timeout", "open for the longest time that there is"),
     "ERR_READ_ERROR": ("server", "the connection was cut"),
     "ERR_WRITE_ERROR": ("server", "the connection was cut while sending"),
@@ -49,6 +50,10 @@ class Failure(NamedTuple):
 
     word: str
     detail: str = ""
+
+
+#: Of a tunnel, Squid does not say so.
+IDLE = Failure("timeout", SILENT)
 
 
 def failure(raw: RawLine, *, parent: bool = False) -> Failure | None:

@@ -38,6 +38,7 @@ class RawLine(NamedTuple):
     detail: str
     outcome: str
     failed: str
+    client_port: str
 
 
 def parse(raw: str) -> RawLine | None:

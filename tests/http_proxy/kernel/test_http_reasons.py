@@ -102,6 +102,18 @@ def test_silent_tunnels_are_probed_and_end_after_the_limit(lab: Lab, proxy: Prox
             assert tunnel.recv(100), "traffic keeps it open"
         assert tunnel.recv(100) == b""
         assert 6.5 < time.monotonic() - started < 10.5
+    # The log tells it from a tunnel that lasted as long, and that an end closed.
+    _, closed = client.tunnel(f"{GOOD}:80")
+    for _ in range(5):
+        time.sleep(1)
+        closed.sendall(b"still here\n")
+        assert closed.recv(100)
+    closed.close()
+    silent, ordinary = proxy.wait_for_log(2)
+    assert (silent["decision"], silent.get("error")) == ("allow", "timeout")
+    assert silent["detail"] == "nothing came for EGRESS_HTTP_PROXY_IDLE_TIMEOUT"
+    assert ordinary["duration_ms"] > 4000
+    assert "error" not in ordinary
 
 
 @contextmanager

@@ -22,7 +22,7 @@ POLICY = parse("www.example.com\n!*.example.com\n*.example.org:443\n*.example.or
 TRANSLATOR = RuleAttributor(POLICY, compile_policy(POLICY))
 RAW = (
     "1700000000.123 198.51.100.2 {method} {host} {port} 200 512 7 {rule} {at} {server} {error} {detail} TCP_MISS "
-    "{failed}"
+    "{failed} 40000"
 )
 FIELDS = {
     "method": "GET",
