@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -54,8 +55,8 @@ def command(env_file: str | None, manifests: tuple[str, ...], output: str) -> in
         print_json(
             {
                 "ok": not problems.errors,
-                "problems": [asdict(problem) for problem in problems.errors],
-                "warnings": [asdict(problem) for problem in problems.warnings],
+                "problems": _AsValues(problems.errors),
+                "warnings": _AsValues(problems.warnings),
             }
         )
         return ConfigurationError.exit_code if problems.errors else 0
@@ -78,6 +79,13 @@ def _out_of_reach(pods: Sequence[tuple[Source, PodConfig]]) -> list[Problem]:
         for problem in reach_warnings(source.pod, config, objects, services)
     ]
     return list(dict.fromkeys(found))
+
+
+class _AsValues(list[Problem]):
+    """Problems that become plain values one by one, as they are printed: a hundred thousand of them are large."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(asdict, super().__iter__())
 
 
 def summary(pod: PodConfig) -> str:

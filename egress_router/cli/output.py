@@ -9,18 +9,22 @@ from typing import Any
 
 import click
 
-from egress_router.errors import Problem
+from egress_router.errors import MOST_PROBLEMS, Problem
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON for people and programs."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        # A variable may hold any bytes, and the terminal may know fewer characters than we do.
-        text = json.dumps(value, indent=2)
-    click.echo(text)
+    """Print a value as JSON for people and programs, piece by piece: it may be large."""
+    encoding = sys.stdout.encoding or "utf-8"
+    for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value):
+        try:
+            piece.encode(encoding)
+        except UnicodeEncodeError:
+            # A variable may hold any bytes, and the terminal may know fewer characters than we do.
+            sys.stdout.write("".join(c if c.isascii() else json.dumps(c)[1:-1] for c in piece))
+        else:
+            sys.stdout.write(piece)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
 
 
 def print_pods(found: Mapping[str, Any]) -> None:
@@ -35,9 +39,11 @@ def print_pods(found: Mapping[str, Any]) -> None:
 
 
 def print_warnings(warnings: Sequence[Problem]) -> None:
-    """Print warnings on standard error."""
-    for warning in warnings:
+    """Print the first warnings on standard error, and how many more there are."""
+    for warning in warnings[:MOST_PROBLEMS]:
         click.echo(f"warning: {warning}", err=True)
+    if len(warnings) > MOST_PROBLEMS:
+        click.echo(f"warning: and {len(warnings) - MOST_PROBLEMS} more", err=True)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

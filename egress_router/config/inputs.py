@@ -15,6 +15,8 @@ from egress_router.errors import ConfigurationError, Problem
 
 #: Larger files are refused: a ConfigMap holds at most 1 MiB.
 MAX_FILE_BYTES = 4 * 1024 * 1024
+#: Lines of a list, blank ones and comments counted in: each that is wrong is a problem.
+MAX_LIST_LINES = 100_000
 EXPECTED_FILE = "a readable text file in UTF-8, such as a mounted ConfigMap key"
 
 
@@ -103,8 +105,13 @@ class Inputs:
             if isinstance(loaded, Problem):
                 problems.errors.append(loaded)
                 return None
-            return loaded
-        return None if direct is None else SourceText(variable, direct)
+            found = loaded
+        else:
+            found = None if direct is None else SourceText(variable, direct)
+        if found is not None and found.text.count("\n") > MAX_LIST_LINES:
+            problems.error(found.variable, None, "", f"has more than {MAX_LIST_LINES} lines", "fewer lines")
+            return None
+        return found
 
 
 def read_file_variable(variable: str, path: str, *, regular: bool = True) -> SourceText | Problem:
@@ -143,16 +150,11 @@ def service_links(env: Mapping[str, str]) -> frozenset[str]:
     """Return the variables that Kubernetes adds for Services: of a Service ``egress-http-proxy`` these are
     EGRESS_HTTP_PROXY_SERVICE_HOST, …_SERVICE_PORT, …_PORT=tcp://… and …_PORT_8080_TCP. They are nobody's settings.
     """
+    services = {name.removesuffix("_SERVICE_HOST") for name in env if name.endswith("_SERVICE_HOST")}
     found: set[str] = set()
-    for host in env:
-        if not host.endswith("_SERVICE_HOST"):
-            continue
-        service = host.removesuffix("_SERVICE_HOST")
-        for name, value in env.items():
-            rest = name.removeprefix(service)
-            if rest == name or not rest.startswith(("_SERVICE_", "_PORT")):
-                continue
-            if rest != "_PORT" or "://" in value:
+    for name, value in env.items() if services else ():
+        for end in re.finditer("_SERVICE_|_PORT", name):
+            if name[: end.start()] in services and (name[end.start() :] != "_PORT" or "://" in value):
                 found.add(name)
     return frozenset(found)
 
@@ -290,14 +292,16 @@ NODE = (
     "EGRESS_CONTROLLER_PAGE",
     "EGRESS_HEALTH_ADDRESS",
 )
+#: Names that another one is looked for; it takes a tenth of a millisecond each.
+MOST_SUGGESTIONS = 100
 KNOWN = frozenset(ROUTER + HTTP_PROXY + DNS_PROXY + NODE)
 
 
 def warn_unknown(inputs: Inputs, problems: Problems) -> None:
     """Warn of every EGRESS_* variable that nothing reads, naming the one that was probably meant."""
-    for name in sorted(inputs.env.keys() - KNOWN):
+    for number, name in enumerate(sorted(inputs.env.keys() - KNOWN)):
         # Imported only where there is something to compare: every pod would wait for it.
         from difflib import get_close_matches
 
-        close = get_close_matches(name, KNOWN, n=1, cutoff=0.8)
+        close = get_close_matches(name, KNOWN, n=1, cutoff=0.8) if number < MOST_SUGGESTIONS else []
         problems.warn(name, None, "", "is not a variable of ours", f"{close[0]}?" if close else "")

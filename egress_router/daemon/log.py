@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from egress_router.config.settings import LogFormat, LogSettings
+from egress_router.errors import MOST_PROBLEMS, Problem
 
 #: Bytes of access log that may wait for a reader; about two seconds of the busiest HTTP proxy.
 WAITING = 4 << 20
@@ -211,6 +212,14 @@ def set_up_log(settings: LogSettings) -> None:
     LOGGER.handlers[:] = [handler]
     LOGGER.propagate = False
     LOGGER.setLevel(settings.level.upper())
+
+
+def log_warnings(warnings: Sequence[Problem]) -> None:
+    """Log the first warnings about a configuration, and how many more there are."""
+    for warning in warnings[:MOST_PROBLEMS]:
+        LOGGER.warning("%s", warning)
+    if len(warnings) > MOST_PROBLEMS:
+        LOGGER.warning("and %d more warnings; `egress-router check` has them", len(warnings) - MOST_PROBLEMS)
 
 
 def logs_json() -> bool:

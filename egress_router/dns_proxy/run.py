@@ -14,7 +14,7 @@ from egress_router.config.settings import LogLevel, parse_log
 from egress_router.config.values import Network
 from egress_router.daemon.endpoint import Answer, Endpoint, json_page
 from egress_router.daemon.engine import Limits
-from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LogOutput, set_up_log
+from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LogOutput, log_warnings, set_up_log
 from egress_router.daemon.loop import Loop, leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.proxy_health import ProxyHealth
@@ -123,8 +123,7 @@ class _Reader:
         if config is None or problems.errors:
             raise ConfigurationError(problems.errors)
         shadowed = shadow_warnings(config.by_name.policy) if config.by_name else []
-        for warning in (*problems.warnings, *shadowed):
-            log.warning("%s", warning)
+        log_warnings([*problems.warnings, *shadowed])
         return config
 
     def _set_up(self, problems: Problems) -> None:

@@ -15,7 +15,7 @@ from egress_router.config.settings import parse_log
 from egress_router.config.values import Family, Network, family_of
 from egress_router.daemon.endpoint import Answer, Endpoint, json_page
 from egress_router.daemon.engine import Counters, Limits
-from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LOGGER, LogOutput, set_up_log
+from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LOGGER, LogOutput, log_warnings, set_up_log
 from egress_router.daemon.loop import Loop, leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.proxy_health import ProxyHealth
@@ -118,8 +118,7 @@ def _read(env: Mapping[str, str]) -> tuple[HttpSettings, Path]:
     del problems.warnings[told:]
     warn_unknown(inputs, problems)
     warn_own_mounts(inputs, problems)
-    for warning in problems.warnings:
-        LOGGER.warning("%s", warning)
+    log_warnings(problems.warnings)
     return settings, directory
 
 

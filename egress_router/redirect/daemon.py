@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.values import Address, HostName
-from egress_router.daemon.log import LOGGER
+from egress_router.daemon.log import LOGGER, log_warnings
 from egress_router.errors import ConfigurationError, EgressRouterError
 from egress_router.net.conntrack import Connection
 from egress_router.net.memory import give_back_memory
@@ -94,8 +94,7 @@ class Reconciler:
             problems.errors += [p for p in problems.warnings if p.variable == "EGRESS_HEALTH_PORT"]
         if run is None or problems.errors:
             raise ConfigurationError(problems.errors)
-        for warning in problems.warnings:
-            LOGGER.warning("%s", warning)
+        log_warnings(problems.warnings)
         return run.router.rules
 
     def end_stale(self) -> int:

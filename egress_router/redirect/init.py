@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from egress_router.config.inputs import Problems, load_inputs, warn_unknown
 from egress_router.config.settings import parse_log
-from egress_router.daemon.log import LOGGER, set_up_log
+from egress_router.daemon.log import LOGGER, log_warnings, set_up_log
 from egress_router.errors import ConfigurationError, PlatformError
 from egress_router.redirect.config import parse_router
 from egress_router.redirect.connections import end_stale
@@ -38,8 +38,7 @@ def run_init(env: Mapping[str, str]) -> int:
     warn_unknown(inputs, problems)
     if config is None or problems.errors:
         raise ConfigurationError(problems.errors)
-    for warning in problems.warnings:
-        LOGGER.warning("%s", warning)
+    log_warnings(problems.warnings)
     desired, _ = set_up(config)
     _end_stale(desired)
     return 0

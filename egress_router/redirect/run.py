@@ -20,7 +20,7 @@ from egress_router.config.values import Address, HostName
 from egress_router.daemon.drain import Drain
 from egress_router.daemon.endpoint import Answer, Endpoint, json_page
 from egress_router.daemon.file_watch import Watch
-from egress_router.daemon.log import LOGGER, set_up_log
+from egress_router.daemon.log import LOGGER, log_warnings, set_up_log
 from egress_router.daemon.loop import Loop, Timer, leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.threads import Threads
@@ -361,8 +361,7 @@ def _read(env: Mapping[str, str]) -> RunConfig:
     warn_own_mounts(inputs, problems)
     if run is None or problems.errors:
         raise ConfigurationError(problems.errors)
-    for warning in problems.warnings:
-        LOGGER.warning("%s", warning)
+    log_warnings(problems.warnings)
     return run
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.daemon.children import Child, Launch
-from egress_router.daemon.log import LogOutput
+from egress_router.daemon.log import LogOutput, log_warnings
 from egress_router.daemon.sockets import clients, listeners, listens
 from egress_router.errors import PlatformError, TryAgainError
 from egress_router.http_proxy.parent import VARIABLE as PARENT
@@ -159,8 +159,7 @@ class SquidEngine:
         problems.raise_if_any()
         if policy is None:
             raise PlatformError("no policy and no problem")
-        for warning in (*problems.warnings, *shadow_warnings(policy)):
-            log.warning("%s", warning)
+        log_warnings([*problems.warnings, *shadow_warnings(policy)])
         if self.settings.connect_sni:
             require_openssl(self.program)
         cluster = tuple(self.cluster())

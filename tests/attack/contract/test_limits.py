@@ -1,0 +1,92 @@
+"""What the documented limits allow takes at most SECONDS of a processor and MEGABYTES of memory, right or wrong."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from egress_router.config.inputs import MAX_FILE_BYTES, MAX_LIST_LINES
+
+SECONDS, MEGABYTES = 3.0, 200
+CHECKOUT = Path(__file__).parents[3]
+OURS = {"EGRESS_SOURCE": "192.0.2.46 2001:db8:2::46", "EGRESS_GATEWAY": "192.0.2.1 2001:db8:2::1"}
+POLICY, REDIRECT = "EGRESS_HTTP_PROXY_DESTINATION_FILE", "EGRESS_DESTINATION_FILE"
+DNS = "EGRESS_DNS_PROXY_DESTINATION_FILE"
+#: The number of lines, and what is on the nth one.
+LISTS: dict[str, tuple[str, int, Callable[[int], str]]] = {
+    "a policy of names": (POLICY, 50_000, lambda n: f"host{n}.example.com"),
+    "a policy of nested networks": (POLICY, 50_000, lambda n: f"10.{n % 256}.0.0/{9 + n % 15}"),
+    "a policy of IPv6 networks": (POLICY, 50_000, lambda n: f"2001:{n >> 8 & 255:x}00:{n & 255:x}00::/40"),
+    "a policy of what is wrong": (POLICY, MAX_LIST_LINES, lambda n: f"x y {n}"),
+    "a policy of too many lines": (POLICY, 2_000_000, lambda _: "a"),
+    "redirect lines": (REDIRECT, MAX_LIST_LINES, lambda n: f"{n % 65535 + 1} tcp 203.0.113.25"),
+    "redirect lines that overlap": (REDIRECT, MAX_LIST_LINES, lambda n: f"{n % 60000 + 1}-{n % 60000 + 500} udp ::1"),
+    "redirect lines that are wrong": (REDIRECT, MAX_LIST_LINES, lambda n: f"x {n}"),
+    "lines of the DNS proxy": (DNS, 65_535, lambda n: f"{n} host{n}.example.com"),
+    "lines of the DNS proxy that are wrong": (DNS, MAX_LIST_LINES, lambda n: f"{n} tcp tcp"),
+}
+MANIFESTS: dict[str, str] = {
+    "many objects": "---\n".join(f"kind: Pod\nmetadata: {{name: p{n}, namespace: x}}\n" for n in range(60_000)),
+    "many values": "a: [" + "1," * 1_900_000 + "1]",
+    "JSON with many values": '{"a": [' + "1," * 1_900_000 + "1]}",
+    "blank lines": "\n" * 4_000_000,
+    "aliases": "a: &a [1, 2, 3]\n" + "".join(f"b{n}: *a\n" for n in range(120_000)),
+    "one long text": "a: '" + "x" * 4_000_000 + "'",
+    "an env file": "\n".join(f"EGRESS_A{n}=x" for n in range(100_000)),
+}
+
+
+def measured(words: list[str], env: dict[str, str]) -> tuple[float, float, str]:
+    """Run a verb; return seconds of a processor, megabytes, and what it said."""
+    command = [sys.executable, "-m", "egress_router", *words]
+    process = subprocess.Popen(
+        command,
+        cwd=CHECKOUT,
+        env={"PATH": os.environ["PATH"], **env},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    said = process.stderr.read().decode(errors="replace")
+    process.stderr.close()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode in (0, 2, 78), said[-2000:]
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, said
+
+
+def judge(words: list[str], env: dict[str, str]) -> None:
+    seconds, megabytes, said = measured(words, env)
+    assert seconds <= SECONDS
+    assert megabytes <= MEGABYTES
+    assert len(said) < 200_000
+
+
+@pytest.mark.parametrize("verb", [["check"], ["check", "-o", "json"]], ids=["check", "json"])
+@pytest.mark.parametrize("name", LISTS)
+def test_lists(name: str, verb: list[str], tmp_path: Path) -> None:
+    variable, count, line = LISTS[name]
+    path = tmp_path / "list"
+    path.write_text("\n".join(line(number) for number in range(1, count + 1)))
+    assert path.stat().st_size <= MAX_FILE_BYTES
+    judge(verb, {**OURS, variable: str(path)})
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.yaml"
+    path.write_text(MANIFESTS[name])
+    assert path.stat().st_size <= MAX_FILE_BYTES
+    judge(["check", "--env-file" if name == "an env file" else "-f", str(path)], {})
+
+
+def test_the_measure_can_fail() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    assert measured(["check", "-o", "json"], OURS)[0] > 0
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > before
