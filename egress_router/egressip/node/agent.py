@@ -476,14 +476,14 @@ class Agent:
         return self.node_drain.over(self.loop.now()) and self.handed_over()
 
     def _drain_status(self) -> dict[str, object] | None:
-        node_drain = self.node_drain
-        if node_drain.until is None:
+        if (until := self.node_drain.until) is None:
             return None
-        seconds = max(0.0, node_drain.until - self.loop.now())
-        return drain_status(self.known, self.local.assigned, self._draining(), node_drain.left, seconds, self.drained())
+        seconds, left = max(0.0, until - self.loop.now()), self.node_drain.left
+        return drain_status(self.known, self.local.assigned, self._draining(), left, seconds, self.drained())
 
     def status(self) -> dict[str, object]:
         """Return all that the status shows, as plain data."""
+        legs = self.gateways.leg_problems(self.settings, self.dataplane.tunnel_mtu, self._back)
         return node_status(
             self.settings.node,
             self.known,
@@ -494,9 +494,6 @@ class Agent:
             self.pending(),
             self.dataplane.dropped_packets(),
             self._drain_status(),
-            [
-                *self.gateways.leg_problems(self.settings, self.dataplane.tunnel_mtu, self._back),
-                *self.source_ports.problems(),
-            ],
+            [*legs, *self.source_ports.problems()],
             unconfirmed=dict(self.reassignment.unconfirmed),
         )
