@@ -68,6 +68,7 @@ _CONTAINER_DEFAULTS: dict[str, Any] = {
     "terminationMessagePath": "/dev/termination-log",
     "terminationMessagePolicy": "File",
     "imagePullPolicy": "IfNotPresent",
+    "resources": {},
 }
 #: Fields of our containers that are ours to say.
 _CONTAINER_OURS = {

@@ -17,6 +17,7 @@ _DEFAULTS: dict[str, Any] = {
     "type": "ClusterIP",
     "sessionAffinity": "None",
     "internalTrafficPolicy": "Cluster",
+    "externalTrafficPolicy": "Cluster",
     "ipFamilyPolicy": "SingleStack",
 }
 _ONCE = {"selector", "clusterIPs"}

@@ -55,7 +55,7 @@ def router_of_pod(
         component=component,
         name=item.pod_labels.get(_INSTANCE, "") if ours else _name(item),
         namespace=item.namespace or defaults.namespace,
-        kind=Kind(item.kind) if ours and "kind" not in given else defaults.kind,
+        kind=Kind(item.kind) if ours and item.kind in list(Kind) and "kind" not in given else defaults.kind,
         node_selector=defaults.node_selector or _node_selector(item),
         kept=(kept_of(pod, component, objects, note, ours=ours),),
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from egress_router.cli.main import run
 from egress_router.config.kubernetes_yaml import parse_documents
 from lab import CommandFailed
 from lab.kubernetes.api_client import wait_until
@@ -171,3 +174,68 @@ def test_the_documented_removal_takes_one_set_and_nothing_else(cluster: ApiServe
     assert left("other") == before
     for words in removal("other"):
         cluster.kubectl(*words)
+
+
+@every_version
+@pytest.mark.parametrize("name", ["kubernetes/redirect.yaml", "openshift/redirect.yaml", "kubernetes/http-proxy.yaml"])
+def test_a_dump_of_what_was_applied_comes_out_as_it_went_in(
+    cluster: ApiServer, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With everything that the API server fills in."""
+    path = DEPLOY / name
+    written = path.read_text()
+    instance = next(item["metadata"]["name"] for item in yaml.safe_load_all(written) if item["kind"] == "Service")
+    cluster.kubectl("apply", "-f", str(path))
+    kinds = "serviceaccount,configmap,service,networkpolicy,poddisruptionbudget,deployment,"
+    kinds += "network-attachment-definitions,scc"
+    dump = tmp_path / "dump.yaml"
+    try:
+        dump.write_text(
+            cluster.kubectl("get", kinds, "-A", "-o", "yaml", "-l", f"app.kubernetes.io/instance={instance}")
+        )
+        assert "resourceVersion" in dump.read_text()
+        assert run(["migrate", str(dump)]) == 0
+        printed = capsys.readouterr()
+        assert objects(printed.out) == objects(written)
+        assert run(["check", "-f", str(dump)]) == 0
+        assert capsys.readouterr().err == ""
+    finally:
+        for words in removal(instance):
+            cluster.kubectl(*words)
+
+
+def without_defaults(found: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
+    """Take away what the API server has filled in inside of parts that are kept as they are."""
+    spec = found["Deployment", "shop-proxy"]["spec"]["template"]["spec"]
+    for port in spec["containers"][1]["ports"]:
+        assert port.pop("protocol") == "TCP"
+    for volume in spec["volumes"]:
+        if "secret" in volume:
+            assert volume["secret"].pop("defaultMode") == 0o644
+    return found
+
+
+@every_version
+@pytest.mark.parametrize("case", ["rich-deployment"])
+def test_a_dump_of_another_router_is_migrated_as_its_manifest_is(
+    cluster: ApiServer, case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the API server fills in is neither kept nor lost."""
+    folder = GOLDEN / "migrate" / case
+    options = shlex.split((folder / "args").read_text())
+    old, dump = tmp_path / "old.yaml", tmp_path / "dump.yaml"
+    # The address is of another cluster.
+    old.write_text(re.sub(r"(?m)^ *clusterIPs?: .*[0-9]\]?\n", "", (folder / "old.yaml").read_text()))
+    cluster.kubectl("apply", "-f", str(old))
+    try:
+        dump.write_text(cluster.kubectl("get", "-f", str(old), "-o", "yaml"))
+        assert "resourceVersion" in dump.read_text()
+        assert run(["migrate", str(dump), *options]) == 0
+        found = capsys.readouterr()
+        assert run(["migrate", str(old), *options]) == 0
+        wanted = capsys.readouterr()
+        assert without_defaults(objects(found.out)) == objects(wanted.out)
+        lost = [line for line in found.err.splitlines() if line.startswith("lost")]
+        assert lost == [line for line in wanted.err.splitlines() if line.startswith("lost")]
+    finally:
+        cluster.kubectl("delete", "-f", str(old))

@@ -154,6 +154,18 @@ def test_cost_grows_as_the_number_of_routers_does(migrate: Migrate) -> None:
     assert (seconds(240) / min(seconds(30), seconds(30))) ** (1 / 3) < 2.3
 
 
+@pytest.mark.parametrize("kind", ["Pod", "ReplicaSet", "StatefulSet"])
+def test_pods_of_ours_in_a_dump(migrate: Migrate, kind: str) -> None:
+    items = [item for item in yaml.load_all(OURS[0].read_text(), Loader=LOADER) if item]
+    (workload,) = by_kind(items, "Deployment")
+    made: dict[str, Any] = {"apiVersion": "apps/v1", "kind": kind, "metadata": workload["metadata"]}
+    made |= {"spec": workload["spec"]} if kind != "Pod" else template(workload)
+    made["metadata"] = {**workload["metadata"], **made["metadata"], "name": "x-1"}
+    status, written, _ = migrate(*(dumped(made if item is workload else item) for item in items))
+    assert status == 0
+    assert template(by_kind(written, "Deployment")[0]) == template(workload)
+
+
 def test_two_namespaces(migrate: Migrate) -> None:
     one, two = router("egress", "192.0.2.99", namespace="a"), router("egress", "192.0.2.98", namespace="b")
     maps = [
