@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from egress_router.errors import ToolFailed
 from egress_router.net.nft.listing import parse_table
-from egress_router.net.nft.script import remove_script, table_text
+from egress_router.net.nft.script import table_text
 from egress_router.net.nft.values import NftChain, NftSet, NftTable
 
 
@@ -71,13 +71,13 @@ class Wording:
         name = f"{table.name}_wording_{os.getpid()}"
         copy = replace(table.without_elements(), name=name)
         head = f"table {name} {{\n"
-        script = remove_script(name) + table_text(copy).replace(head, f"{head}\tflags dormant;\n", 1)
+        script = _remove(name) + table_text(copy).replace(head, f"{head}\tflags dormant;\n", 1)
         try:
             self._run(["-f", "-"], script)
             try:
                 listed = parse_table(self._run(["-s", "-t", "list", "table", *name.split()], ""))
             finally:
-                self._run(["-f", "-"], remove_script(name))
+                self._run(["-f", "-"], _remove(name))
         except ToolFailed:
             # Then the words are compared as they are: that tells of a difference where there may be none.
             return
@@ -88,6 +88,14 @@ class Wording:
                 self._rules |= dict(zip(wanted.rules, found.rules, strict=True))
             if wanted.hook is not None and found.hook is not None:
                 self._rules[wanted.hook] = found.hook
+
+
+def _remove(name: str) -> str:
+    """Return the script that removes a dormant table, whether or not it is there. Named without its flag it would wake
+    up: the kernel registers the hooks of its chains at once, and packets meet their rules with empty sets until the
+    transaction is over.
+    """
+    return f"add table {name} {{ flags dormant; }}\ndelete table {name}\n"
 
 
 def _lines(table: NftTable) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +18,9 @@ from egress_router.errors import EgressRouterError, StateMismatch
 from egress_router.net.nft.fake import FakeNft
 from egress_router.net.nft.kernel import Nft, NftKernel
 from egress_router.net.nft.notices import Heard, NftWatch
-from egress_router.net.nft.script import replace_script
+from egress_router.net.nft.script import remove_script, replace_script, table_text
 from egress_router.net.nft.values import NftChain, NftSet, NftTable
+from egress_router.net.nft.wording import Wording
 
 pytestmark = pytest.mark.root
 
@@ -198,6 +201,55 @@ def test_filling_chains_and_removing(nft: Nft) -> None:
     assert nft.read("inet t") is None
     assert nft.totals("inet t") == {}
     assert nft.counters("inet t") == {}
+
+
+def lost_during(action: Callable[[], object]) -> int:
+    """Return how many datagrams over lo get lost while ``action`` runs; each is awaited before the next is sent."""
+    done = threading.Event()
+    lost = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        one.settimeout(0.02)
+
+        def talk() -> None:
+            nonlocal lost
+            while not done.is_set():
+                one.sendto(b"x", one.getsockname())
+                try:
+                    one.recv(10)
+                except TimeoutError:
+                    lost += 1
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        action()
+        done.set()
+        thread.join()
+    return lost
+
+
+def test_no_packet_meets_the_copy_that_tells_the_words_of_nft(namespace: None) -> None:
+    """Its sets are empty, so it would drop what the table lets through. A script that names a dormant table without
+    that flag wakes it up, until the transaction in which it is removed is over.
+    """
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    hook = "type filter hook input priority filter; policy accept;"
+    drops = NftTable("inet t", (), (NftChain("input", hook, ("udp dport 1-65535 drop",)),))
+
+    def run_tool(options: list[str], text: str) -> str:
+        return subprocess.run(["nft", *options], input=text, text=True, check=True, capture_output=True).stdout
+
+    def ask() -> None:
+        for _ in range(40):
+            Wording(run_tool)._learn(drops)
+
+    def wake() -> None:
+        for _ in range(40):
+            run(table_text(replace(drops, name="inet u")).replace("{", "{\n\tflags dormant;", 1))
+            run(remove_script("inet u"))
+
+    assert lost_during(wake) > 0, "positive control"
+    assert lost_during(ask) == 0
 
 
 def test_elements_that_time_out_are_not_compared(namespace: None) -> None:
