@@ -728,7 +728,30 @@ def _controller_waits_for_the_api_server(process: Process, _: contextlib.ExitSta
     process.until(lambda: True)
 
 
-@pytest.mark.parametrize("name", STATES)
+#: What every run tries; the rest is tried by ``scripts/test attack --all``.
+CROSS_SECTION = {
+    "init_waits_for_nft",
+    "run_checks_for_duplicates",
+    "run_waits_for_nft_at_a_reload",
+    "run_waits_for_the_lock_of_iptables_at_the_start",
+    "run_loads_a_large_list",
+    "run_has_a_pipe_as_its_list",
+    "run_has_a_log_that_nobody_reads",
+    "run_is_told_twice_while_nft_hangs",
+    "http_waits_for_squid_to_check",
+    "http_reloads_a_large_policy",
+    "dns_waits_for_first_answers",
+    "dns_has_logs_that_nobody_reads",
+    "agent_reads_large_files_later",
+    "agent_waits_for_nft_at_a_repair",
+    "controller_stands_by",
+}
+assert STATES.keys() >= CROSS_SECTION
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in CROSS_SECTION else [pytest.mark.on_demand]) for name in STATES]
+)
 def test_sigterm(name: str, process: Process) -> None:
     with contextlib.ExitStack() as stack:
         STATES[name](process, stack)
