@@ -6,7 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from egress_router.config.values import Address, family_of
 from egress_router.daemon.log import LOGGER
@@ -15,64 +15,16 @@ from egress_router.net import capabilities
 from egress_router.net.arp_nd import Neighbours
 from egress_router.net.families import has_sockets
 from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
-from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, Observed, PolicyRule, Route
+from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, Observed, Route
 from egress_router.net.sysctl import read_sysctl, set_sysctl
 from egress_router.redirect.desired import desired_state, wanted_link
 from egress_router.redirect.egress_link import refuse_unfit, seen
 from egress_router.redirect.macvlan import create_macvlan, host_namespace
 from egress_router.redirect.nat import NatBackend, choose_backend
-from egress_router.redirect.network_state import CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, RULE_PRIORITIES, NetworkState
+from egress_router.redirect.network_drift import Drift, network_drift
+from egress_router.redirect.network_state import PROTOCOL, NetworkState
 from egress_router.redirect.plan import cluster_interface_warnings
 from egress_router.redirect.values import Desired, RouterConfig
-
-# Desired against actual: what is missing and what is there but not desired.
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """The difference between the desired and the actual network."""
-
-    missing_addresses: tuple[LinkAddress, ...] = ()
-    missing_routes: tuple[Route, ...] = ()
-    missing_rules: tuple[PolicyRule, ...] = ()
-    unexpected_routes: tuple[Route, ...] = ()
-    unexpected_rules: tuple[PolicyRule, ...] = ()
-    link_down: bool = False
-
-    def lines(self) -> list[str]:
-        """Describe the difference, a line each: ``-`` is missing, ``+`` is there and should not be."""
-        missing = (*self.missing_addresses, *self.missing_routes, *self.missing_rules)
-        unexpected = (*self.unexpected_routes, *self.unexpected_rules)
-        down = ["- the egress interface up"] if self.link_down else []
-        return [*down, *(f"- {item}" for item in missing), *(f"+ {item}" for item in unexpected)]
-
-
-def network_drift(desired: NetworkState, observed: Observed) -> Drift:
-    """Compare ``desired`` with ``observed``. Foreign routes and rules are not looked at, except default routes that
-    would take traffic past the egress interface.
-    """
-    families = {family_of(item.address) for item in desired.addresses}
-    ours = [
-        r
-        for r in observed.routes
-        if r.table in (CLUSTER_TABLE, EGRESS_TABLE) or (r.table == MAIN_TABLE and r.protocol == PROTOCOL)
-    ]
-    past_us = [r for r in observed.routes if r.table == MAIN_TABLE and r.is_default and r.family in families]
-    actual_rules = [r for r in observed.rules if r.priority in RULE_PRIORITIES and r.protocol == PROTOCOL]
-    link = observed.link(desired.egress)
-    # One that the kernel's own duplicate address detection refuses is there, but nothing can leave with it.
-    usable = [item for item in observed.addresses if not item.duplicate]
-    return Drift(
-        missing_addresses=tuple(item for item in desired.addresses if item not in usable),
-        missing_routes=tuple(r for r in desired.routes if r not in ours),
-        missing_rules=tuple(r for r in desired.rules if r not in actual_rules),
-        unexpected_routes=tuple(dict.fromkeys(r for r in (*ours, *past_us) if r not in desired.routes)),
-        unexpected_rules=tuple(r for r in actual_rules if r not in desired.rules),
-        link_down=link is None or not link.up,
-    )
-
-
-# The redirect router on this kernel: bring the pod's network to the desired state, and tell how far it is from it.
 
 #: Changing links, addresses, routes and rules; asking and telling the neighbours, and reading iptables.
 CAPABILITIES = ("NET_ADMIN", "NET_RAW")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from egress_router.config.values import Family, Network, family_of
 from egress_router.net.rtnetlink.values import MAIN_TABLE, LinkAddress, Observed, PolicyRule, Route
+from egress_router.redirect.network_drift import network_drift
 from egress_router.redirect.network_state import NetworkState
-from egress_router.redirect.setup import network_drift
 
 KERNEL = 2
 #: One change, as netlink does it.

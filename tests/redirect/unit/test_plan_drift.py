@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from egress_router.net.rtnetlink.values import Observed, PolicyRule
+from egress_router.redirect.network_drift import network_drift
 from egress_router.redirect.network_state import EGRESS_TABLE, PROTOCOL
 from egress_router.redirect.plan import plan_network
-from egress_router.redirect.setup import network_drift
 from tests.redirect.unit.kernel_routes import apply, steps
 from tests.support.pods import BRIDGED, EGRESS, IPV4, IPV6, OTHER, config, route
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from egress_router.config.values import Address, Family, Network, family_of
 from egress_router.net.rtnetlink.values import MAIN_TABLE, Observed, Route
+from egress_router.redirect.network_drift import network_drift
 from egress_router.redirect.network_state import CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL, NetworkState
 from egress_router.redirect.plan import find_cluster_interface, plan_network
-from egress_router.redirect.setup import network_drift
 from egress_router.redirect.values import Mode
 from tests.redirect.unit.kernel_routes import Step, apply, key, steps
 from tests.support.examples import examples
