@@ -71,12 +71,12 @@ def _out_of_reach(pods: Sequence[tuple[Source, PodConfig]]) -> list[Problem]:
     objects = next((source.objects for source, _ in pods if source.objects is not None), None)
     if objects is None:
         return []
-    services = Services(objects)
+    services, policies = Services(objects), Services(objects, "NetworkPolicy")
     found = [
         problem
         for source, config in pods
         if source.pod is not None
-        for problem in reach_warnings(source.pod, config, objects, services)
+        for problem in reach_warnings(source.pod, config, services, policies)
     ]
     return list(dict.fromkeys(found))
 

@@ -9,16 +9,16 @@ from egress_router.config.settings import HEALTH_PORT
 from egress_router.config.values import PortRange, Protocol
 from egress_router.errors import Problem
 from egress_router.manifests.containers import ManifestPod
-from egress_router.manifests.objects import ManifestObject, Objects, as_list, as_mapping, as_text
+from egress_router.manifests.objects import ManifestObject, as_list, as_text
 from egress_router.manifests.pod import PodConfig
-from egress_router.manifests.services import Services, in_namespace
+from egress_router.manifests.services import Services
 
 Ports = set[tuple[Protocol, PortRange]]
 #: More are counted.
 _SHOWN = 5
 
 
-def reach_warnings(pod: ManifestPod, config: PodConfig, objects: Objects, services: Services) -> Iterator[Problem]:
+def reach_warnings(pod: ManifestPod, config: PodConfig, services: Services, policies: Services) -> Iterator[Problem]:
     """Yield what keeps clients from a port of the list, and what of a Service leads to no line of it."""
     labels, namespace = pod.item.pod_labels, pod.item.namespace
     listens = _listens(config)
@@ -36,11 +36,9 @@ def reach_warnings(pod: ManifestPod, config: PodConfig, objects: Objects, servic
             others = {(Protocol.TCP, PortRange(HEALTH_PORT, HEALTH_PORT)), *_of_other_containers(pod)}
             if nowhere := _shown(targets, listens | others):
                 yield Problem(where, None, "", f"leads to {nowhere}, and no line of {pod.name} claims that")
-    for item in objects.of_kind("NetworkPolicy"):
-        selector = as_mapping(as_mapping(item.spec.get("podSelector")).get("matchLabels"))
-        here = in_namespace(item, namespace) and selector and selector.items() <= labels.items()
+    for item in policies.selecting(labels, namespace):
         opened = _opened(item)
-        if here and opened is not None and (lacking := _shown(listens, opened)):
+        if opened is not None and (lacking := _shown(listens, opened)):
             message = f"lets nobody in to {lacking}, which the list of {pod.name} has"
             yield Problem(item.where, None, "", message, "the port among its ports; `manifests` writes them anew")
 
