@@ -24,7 +24,7 @@ from egress_router.manifests.pod import PodConfig
 from egress_router.policy.clients import described, for_client
 from egress_router.policy.evaluate import literal_address
 from egress_router.policy.parse import asked_host
-from egress_router.policy.values import Policy, from_number, to_number
+from egress_router.policy.values import Policy
 from egress_router.redirect.explain import Decision, explain_redirect
 from egress_router.redirect.values import RouterConfig
 
@@ -83,8 +83,7 @@ def _client(text: str | None) -> Address | None:
     address = fields.address(text.removeprefix("[").removesuffix("]"))
     if isinstance(address, Invalid):
         raise UsageError(f"--client {address}")
-    # A mapped address is the one of IPv4, as the proxies see it.
-    return from_number(to_number(address))
+    return address
 
 
 def explain(pod: PodConfig, target: str, *, live: bool = False, client: Address | None = None) -> list[Row]:

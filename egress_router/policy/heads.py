@@ -12,7 +12,7 @@ EXPECTED_HEAD = (
     "[from NETWORK, …] with networks, names given to networks, or any; [network NAME = NETWORK, …] gives a name"
 )
 ANYBODY = "any"
-#: As many as the compiled policy may have branches.
+#: Each is a branch of the compiled policy at least.
 MAX_SECTIONS = 500
 #: Networks of all heads together.
 MAX_NETWORKS = 10_000
@@ -76,7 +76,7 @@ class Heads:
         self.sections.append(Section(raw.number, (), raw.text))
         if not words:
             raise Bad("has no network", EXPECTED_HEAD)
-        if len(self.sections) > MAX_SECTIONS:
+        if self.place > MAX_SECTIONS:
             raise Bad(f"is one more than {MAX_SECTIONS} sections", "fewer; one head may have many networks")
         if ANYBODY in map(str.lower, words):
             if len(words) > 1:

@@ -13,9 +13,9 @@ from egress_router.policy.values import ALWAYS_CLOSED, ANY_PORT, MAX_PORT, Block
 MAX_PORT_LISTS = 256
 #: Ranges of addresses in all sets together.
 MAX_RANGES = 2_000_000
-#: Lines of all branches of the tree of sections together, and such branches.
+#: Lines of all branches of the tree of sections together, and such branches: the root and those of 500 sections.
 MAX_BRANCH_LINES = 100_000
-MAX_BRANCHES = 500
+MAX_BRANCHES = 501
 #: Each costs a rule, and Squid's start takes time with the square of them.
 MAX_ALTERNATIONS = 2_000
 

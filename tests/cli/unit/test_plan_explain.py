@@ -182,3 +182,23 @@ def test_warnings_come_once(cli: CommandLine, words: list[str]) -> None:
     result = cli(*words, env={**ROUTER, "EGRESS_SORCE": "x"})
     assert result.status == 0
     assert result.err.count("EGRESS_SORCE") == 1
+
+
+def test_explain_by_client_and_by_name(cli: CommandLine) -> None:
+    policy = "www.example.com\n[from 10.1.0.0/16]\n*.example.com"
+    env = {"EGRESS_HTTP_PROXY_DESTINATION": policy}
+    told = cli("explain", "http://a.example.com/", env=env).out.splitlines()
+    assert [line.partition(": ")[0] for line in told] == [
+        "a.example.com port 80, for all other clients",
+        'a.example.com port 80, for clients of line 2 "[from 10.1.0.0/16]"',
+    ]
+    assert "allowed by line 3" in cli("explain", "http://a.example.com/", "--client", "10.1.2.3", env=env).out
+    assert "no line matches" in cli("explain", "http://a.example.com/", "--client", "10.2.2.3", env=env).out
+    assert cli("explain", "http://a.example.com/", "--client", "10.2.2", env=env).status == 2
+    env = {"EGRESS_TLS_PROXY_DESTINATION": policy, "EGRESS_SOURCE": "192.0.2.46"}
+    rows = cli("explain", "https://a.example.com/", "--client", "10.1.2.3", "-o", "json", env=env).json
+    assert [(row["decision"], row["line"], row["by_name"], row["clients"]) for row in rows] == [
+        ("allowed", 3, True, "client 10.1.2.3")
+    ]
+    assert "an address, not a name" in cli("explain", "https://192.0.2.1/", "--client", "10.1.2.3", env=env).out
+    assert "nothing listens for TLS on port 444" in cli("explain", "www.example.com:444", env=env).out

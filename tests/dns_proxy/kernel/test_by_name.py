@@ -5,12 +5,15 @@ what the policy denies.
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -391,3 +394,43 @@ def test_a_line_opens_an_address_of_the_cluster(lab: Lab, open_directory: Path, 
         log = pod.wait_for_log(2)
     server.close()
     assert [(entry["decision"], entry["line"]) for entry in log] == [("allow", 1), ("deny", None)]
+
+
+def test_a_killed_haproxy_and_many_clients_at_once(
+    lab: Lab, open_directory: Path, servers: dict[str, TlsServer]
+) -> None:
+    lab.dns.set("one.example.com", A=[ONE])
+    with ByName(lab, open_directory, "*.example.com\n") as pod:
+        assert pod.said("one.example.com")[0] == SOURCE[4]
+        (haproxy,) = pod.haproxy_pids()
+        os.kill(haproxy, signal.SIGKILL)
+        pod.until(lambda: pod.haproxy_pids() not in ([], [haproxy]))
+
+        def served() -> bool:
+            try:
+                return bool(pod.said("one.example.com"))
+            except OSError:
+                return False
+
+        pod.until(served)
+        with ThreadPoolExecutor(40) as clients:
+            assert set(clients.map(lambda _: pod.said("one.example.com")[1], range(300))) == {"one.example.com"}
+        # Names by the hundred that nobody knows, and clients that say nothing, are in nobody's way.
+        silent = [pod.connect() for _ in range(100)]
+        with ThreadPoolExecutor(40) as clients:
+            unknown = [client_hello(f"n{number}.example.com") for number in range(200)]
+            assert all(clients.map(pod.refused, unknown))
+            assert pod.said("one.example.com")[0] == SOURCE[4]
+        for one in silent:
+            one.close()
+        assert not [line for line in pod.messages().splitlines() if "Traceback" in line]
+
+
+def test_http2_in_cleartext(lab: Lab, open_directory: Path) -> None:
+    lab.http(ONE, port=80)
+    lab.dns.set("one.example.com", A=[ONE])
+    with ByName(lab, open_directory, "one.example.com\n") as pod:
+        for name, status in (("one.example.com", "200"), ("two.example.com", "403"), (ONE, "400")):
+            url = ["--connect-to", f"::{pod.address}:80", f"http://{name}/"]
+            command = ["curl", "-s", "-m", "10", "--http2-prior-knowledge", "-o", "/dev/null", "-w", "%{http_code}"]
+            assert pod.client.run([*command, *url]).stdout == status

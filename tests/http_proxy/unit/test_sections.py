@@ -180,6 +180,12 @@ def test_the_log_names_the_line_of_the_client() -> None:
     assert line("10.3.0.5", "default", "-") is None
 
 
+def test_as_many_sections_as_documented() -> None:
+    heads = [f"[from 10.{number // 256}.{number % 256}.0/24]\na{number}.com" for number in range(501)]
+    assert problems_of("\n".join(heads[:500])) == ([], [])
+    assert problems_of("\n".join(heads))[0] == [(1001, "is one more than 500 sections")]
+
+
 def test_groups_are_few() -> None:
     clients = clients_of(parse("\n".join(f"[from 10.0.{number}.0/24]\na{number}.com" for number in range(100))))
     assert len(clients.groups) == 101
