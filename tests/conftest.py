@@ -78,7 +78,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what was left out."""
     if waiting := config.stash.get(WAITING, 0):
-        terminalreporter.write_line(f"{waiting} tests LEFT OUT that run on demand: scripts/test cluster, scripts/test attack --all", yellow=True)
+        terminalreporter.write_line(
+            f"{waiting} tests LEFT OUT that run on demand: scripts/test cluster, scripts/test attack --all", yellow=True
+        )
     if count := config.stash.get(LEFT_OUT, 0):
         what = "1 test that sends real packets was" if count == 1 else f"{count} tests that send real packets were"
         terminalreporter.write_line(f"{what} LEFT OUT: root is needed (run as root, or with sudo)", yellow=True)

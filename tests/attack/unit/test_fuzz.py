@@ -127,7 +127,7 @@ TEXTS: dict[str, Callable[[str], object]] = {
 BYTES: dict[str, Callable[[bytes], object]] = {"datagram": parse_message, "frame": claimed}
 
 #: Pieces that parsers care about.
-WORDS = (
+WORDS: tuple[str, ...] = (
     "tcp",
     "udp",
     "80",
@@ -151,6 +151,10 @@ WORDS = (
     ",",
 )
 WORDS += (
+    "[from ",
+    "[network ",
+    "any",
+    " = ",
     "192.0.2.1",
     "2001:db8::1",
     "::ffff:1.2.3.4",
