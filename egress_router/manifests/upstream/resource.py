@@ -52,6 +52,7 @@ def router_of_resource(
         "--gateway": f"{item.where} spec.addresses[].gateway",
         "--destinations": f"{item.where} spec.redirect",
         "--name": f"{item.where} metadata.name",
+        "--namespace": f"{item.where} metadata.namespace",
     }
     return LegacyRouter(
         item.where,

@@ -74,7 +74,12 @@ def router_of_pod(
         text.text,
         item.pod_labels,
         {option: f"{item.where} {name}" for option, name in names.items()}
-        | {"--destinations": f"{item.where} {text.variable}", "--name": f"{item.where} metadata.name"},
+        | {
+            "--destinations": f"{item.where} {text.variable}",
+            "--name": f"{item.where} metadata.name",
+            "--namespace": f"{item.where} metadata.namespace",
+            "--node-selector": f"{item.where} nodeSelector",
+        },
         ports[0] if ports and component is Component.HTTP_PROXY else None,
         tuple(one.raw for one in pod.containers),
         frozenset(read for one in pod.containers for read in one.reads),

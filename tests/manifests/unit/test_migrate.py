@@ -913,6 +913,24 @@ def test_problems_name_the_old_object(migrate: Migrate) -> None:
     assert "Deployment/Shop metadata.name" in notes
 
 
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda item: template(item)["spec"].update(nodeSelector={"a b": "c"}), "Deployment/shop nodeSelector: "),
+        (lambda item: item["metadata"].update(namespace="No_Name"), "Deployment/shop metadata.namespace: "),
+        (lambda item: item["metadata"].update(name="9shop"), "Deployment/9shop metadata.name: "),
+    ],
+)
+def test_problems_name_fields_of_the_old_object(migrate: Migrate, change: Any, part: str) -> None:
+    item = router()
+    change(item)
+    status, items, notes = migrate(dumped(item))
+    assert (status, items) == (78, [])
+    problems = notes.partition("nothing was changed")[2]
+    assert part in problems
+    assert "--n" not in problems
+
+
 def test_source_and_gateway_of_the_command_line(migrate: Migrate) -> None:
     item = router()
     env = template(item)["spec"]["initContainers"][0]["env"]
