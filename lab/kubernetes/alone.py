@@ -34,7 +34,7 @@ def api_server(
     Nothing but the server runs: no controller makes service accounts or removes what is orphaned, no namespace ends,
     and the aggregated roles (view, edit, admin) are empty.
     """
-    programs = builder.ensure([recipes.kube(version)], say)
+    programs = builder.ensure([recipes.api_server(version)], say)
     reap()
     machines = Machines.create()
     try:

@@ -73,8 +73,8 @@ def _build_kube(recipe: Recipe, place: Path, out: Path, cache: Path, say: Say) -
     go = golang.find(cache, (1, 21), say)
     upstream = _upstream_go_mod(go, recipe.version, place)
     go = golang.find(cache, gomod.go_version(upstream), say)
-    for source in SOURCES.glob("*.go"):
-        shutil.copy(source, place)
+    for name in recipe.sources:
+        shutil.copy(SOURCES / name, place)
     (place / "go.mod").write_text(gomod.go_mod(recipe.version, upstream))
     command = [go, "build", "-v", "-mod=mod", *recipe.flags, "-o", str(out / "kube"), "."]
     _go(recipe, command, place, say, dict(recipe.environment))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.kubernetes import versions
@@ -17,8 +17,8 @@ SMALL = ("-trimpath", "-ldflags", "-s -w")
 class Recipe:
     """A set of programs that are built together.
 
-    ``packages`` are Go packages with ``@version``, for `go install`; a recipe without them is the `kube` binary, which
-    is built from ``go/``. ``needs`` are headers that C code includes, with the Debian package of each.
+    ``packages`` are Go packages with ``@version``, for `go install`; a recipe without them is a `kube` binary, which is
+    built from ``sources`` in ``go/``. ``needs`` are headers that C code includes, with the Debian package of each.
     """
 
     name: str
@@ -28,13 +28,14 @@ class Recipe:
     flags: tuple[str, ...] = SMALL
     environment: tuple[tuple[str, str], ...] = (("CGO_ENABLED", "0"),)
     needs: tuple[tuple[str, str], ...] = ()
+    sources: tuple[str, ...] = ("etcd.go", "main.go")
 
     @property
     def folder(self) -> str:
         """The name of its folder in the cache: another recipe of the same version has another."""
         said = repr((self.packages, self.flags, self.environment))
         if not self.packages:
-            said += "".join(path.read_text() for path in sorted(SOURCES.glob("*.go")))
+            said += "".join((SOURCES / name).read_text() for name in self.sources)
         return f"{self.name}-{self.version}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
 
@@ -45,6 +46,17 @@ def kube(version: str = versions.KUBERNETES) -> Recipe:
     # Without these the server says v0.0.0, and so do the nodes.
     link = f"-s -w -X {named}Version=v{version} -X {named}Major=1 -X {named}Minor={minor}"
     return Recipe("kube", version, ("kube",), flags=("-trimpath", "-ldflags", link))
+
+
+def api_server(version: str = versions.KUBERNETES) -> Recipe:
+    """API server with etcd, and kubectl: of another version than the one that whole clusters have.
+
+    Of old versions the rest is not to be had as Go modules.
+    """
+    whole = kube(version)
+    if version == versions.KUBERNETES:
+        return whole
+    return replace(whole, name="kube-apiserver", sources=("etcd.go", "apiserver/main.go"))
 
 
 def containerd() -> Recipe:

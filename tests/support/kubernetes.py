@@ -38,7 +38,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
         found = clusters.wanted(params.get("cluster", Plan())) if fixtures & WHOLE else []
         if fixtures & {"api_server", "make_api_server"}:
-            found.append(recipes.kube(str(params.get("api_server", versions.KUBERNETES))))
+            found.append(recipes.api_server(str(params.get("api_server", versions.KUBERNETES))))
         needed |= {recipe.folder: recipe for recipe in found}
     missing = [recipe for recipe in needed.values() if not builder.built(recipe)]
     if missing:
