@@ -29,6 +29,7 @@ from egress_router.redirect.values import Counters, Desired, RouterConfig, Rules
 
 #: A table of ten thousand destinations that was deleted would fill the log.
 LOGGED_LINES = 100
+LOGGED_PORTS = 10
 
 
 class Reconciler:
@@ -55,7 +56,7 @@ class Reconciler:
                 answers = {name: found for name, found in self._answers.items() if name in rules.names}
                 translation = plan_translation(config, self.desired.network, answers)
                 changed = self.backend.apply(translation)
-                self.config, self._answers = config, answers
+                before, self.config, self._answers = self.config.rules, config, answers
                 self.desired = replace(self.desired, translation=translation)
                 ended = self.end_stale() if changed else 0
         except EgressRouterError as error:
@@ -70,6 +71,11 @@ class Reconciler:
         give_back_memory()
         what = "changed" if changed else "as they were"
         LOGGER.info("reload: %d destinations, %s; %d connections ended", len(rules.all), what, ended)
+        known = set(claims(before))
+        if fresh := [claim for claim in claims(rules) if claim not in known]:
+            more = f" and {len(fresh) - LOGGED_PORTS} more" if len(fresh) > LOGGED_PORTS else ""
+            shown = ", ".join(fresh[:LOGGED_PORTS]) + more
+            LOGGER.info("new ports: %s. A Service and a NetworkPolicy name theirs: `manifests` writes them anew", shown)
 
     def take_answers(self, answers: dict[HostName, tuple[Address, ...]], names: Collection[HostName]) -> bool:
         """Send new connections to the addresses of ``answers``, which are others for ``names``; return whether that is
@@ -178,6 +184,11 @@ class Reconciler:
         with self.lock:
             self.desired = replace(self.desired, translation=translation)
             self.backend.apply(self.desired.translation)
+
+
+def claims(rules: Ruleset) -> tuple[str, ...]:
+    """Return what the lines of a list claim, such as 8080/tcp and 100-200/udp."""
+    return tuple("/".join(str(rule).split()[:2]) for rule in rules.claims)
 
 
 def _adds_to(old: NetworkState, new: NetworkState) -> bool:

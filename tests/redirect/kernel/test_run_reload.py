@@ -147,6 +147,7 @@ def test_a_file_half_written_then_a_kill_then_the_end_of_the_grace(lab: Lab, bac
                 file.flush()
                 time.sleep(0.1)
         router.logged("reload: 3 destinations, changed; 0 connections ended")
+        router.logged("new ports: 82/tcp. A Service and a NetworkPolicy name theirs")
         assert "refused" not in router.log()
         assert redirected.say("again") == "again\n"
         assert_answered_by(router.tcp(82), SOURCE4, "203.0.113.26", 80)
