@@ -133,7 +133,8 @@ class DirectoryRecord:
 
 def record_assignment(directory: Path, offline: Iterable[str]) -> Decision:
     """Decide with the recorded assignment as the present one, and record the result; nothing is written when it is the
-    same. Raises ConfigurationError when the objects have a problem, TryAgainError when a controller does this already.
+    same. Raises ConfigurationError when the objects have a problem, TryAgainError when a controller does this already,
+    PlatformError when it cannot be written.
     """
     lease = DirectoryLease(directory)
     if not lease.acquire():
@@ -144,7 +145,10 @@ def record_assignment(directory: Path, offline: Iterable[str]) -> Decision:
             state = read_directory(directory)
             decision = decide(state, down)
             if dict(decision.assignment) != dict(state.assignment) or tuple(down) != state.assigned_without:
-                DirectoryRecord(directory).write(decision.assignment, down)
+                try:
+                    DirectoryRecord(directory).write(decision.assignment, down)
+                except OSError as error:
+                    raise PlatformError(f"{directory / RECORD_FILE} cannot be written: {error.strerror}") from error
             return decision
     finally:
         lease.release()

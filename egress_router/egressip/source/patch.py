@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from egress_router.config.files import refuse_to_replace
 from egress_router.config.inputs import Problems, read_file_variable
 from egress_router.config.kubernetes_yaml import YamlError
 from egress_router.config.yaml_edit import named, objects_in, set_list
@@ -60,7 +61,10 @@ def patch_object(directory: Path, kind: str, name: str, fields: Mapping[str, Seq
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new text, also after a power cut."""
+    """Write a file so that a reader sees the old or the new text, also after a power cut. Raises OSError, also where
+    ``path`` is no regular file.
+    """
+    refuse_to_replace(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
