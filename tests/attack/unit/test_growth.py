@@ -13,8 +13,14 @@ from typing import Any
 
 import pytest
 
-from egress_router.config.inputs import Inputs, Problems
+from egress_router.config.inputs import Inputs, Problems, load_inputs, parse_env_file
+from egress_router.config.kubernetes_yaml import parse_documents
+from egress_router.dns.resolv_conf import parse_hosts, parse_resolv_conf
 from egress_router.dns_proxy.destinations import parse_dns_proxy
+from egress_router.egressip.api import networks_of, pod_ranges
+from egress_router.egressip.node.cluster_networks import cluster_networks
+from egress_router.egressip.source.objects import parse_cluster_state
+from egress_router.http_proxy.targets import parse_target
 from egress_router.policy.compile import compile_policy
 from egress_router.policy.parse import parse_policy
 from egress_router.policy.shadowed import shadow_warnings
@@ -82,7 +88,7 @@ def steps(action: Callable[[], Any]) -> int:
 
 def grows(action: Callable[[str], Any], line: Callable[[int], str]) -> float:
     """Return how many times the steps of SMALL lines twice as many take. The first run fills caches."""
-    action(text(line, SMALL))
+    action(text(line, 2 * SMALL))
     return steps(lambda: action(text(line, 2 * SMALL))) / steps(lambda: action(text(line, SMALL)))
 
 
@@ -123,6 +129,46 @@ def test_dns_proxy_lists(kind: str) -> None:
         parse_dns_proxy(Inputs(variables), Problems(), required=True)
 
     assert grows(parse, line) <= GROWTH
+
+
+OTHERS: dict[str, tuple[Callable[[str], Any], Callable[[int], str]]] = {
+    "YAML documents": (parse_documents, lambda n: f"---\nkind: Pod\nmetadata: {{name: p{n}}}"),
+    "YAML aliases": (parse_documents, lambda n: f"a{n}: &a{n} x\nb{n}: *a{n}"),
+    "YAML mappings": (parse_documents, lambda n: f"a{n}:\n  b: [1, 2, {n}]"),
+    "a state file": (
+        lambda text: parse_cluster_state({"f.yaml": text}, Problems()),
+        lambda n: f"---\n{{kind: NetNamespace, metadata: {{name: n{n}}}, netid: {n}, egressIPs: [192.0.2.{n % 256}]}}",
+    ),
+    "a state file of what is wrong": (
+        lambda text: parse_cluster_state({"f.yaml": text}, Problems()),
+        lambda n: f"---\n{{kind: HostSubnet, metadata: {{name: {n}}}, hostIP: [{n}]}}",
+    ),
+    "one name again and again in a state file": (
+        lambda text: parse_cluster_state({"f.yaml": text}, Problems()),
+        lambda _: "---\n{kind: HostSubnet, metadata: {name: a}, hostIP: 192.0.2.1}",
+    ),
+    "an env file": (lambda text: load_inputs(parse_env_file(text, "f")), lambda n: f"EGRESS_A{n}=x"),
+    "links of Services": (
+        lambda text: load_inputs(parse_env_file(text, "f")),
+        lambda n: f"EGRESS_S{n}_SERVICE_HOST=10.0.0.1\nEGRESS_S{n}_PORT=tcp://10.0.0.1:80\nEGRESS_S{n}_PORT_80_TCP=x",
+    ),
+    "resolv.conf": (parse_resolv_conf, lambda n: f"search a{n}.example\noptions ndots:{n % 9}\nnameserver 10.0.0.1"),
+    "hosts": (parse_hosts, lambda n: f"10.0.{n % 256}.1 host{n} alias{n}"),
+    "cluster networks": (
+        lambda text: cluster_networks(text.split(), "--cluster", Problems()),
+        lambda n: f"10.{n % 256}.{n // 256}.0/24",
+    ),
+    "pod subnets": (
+        lambda text: networks_of(pod_ranges(text.replace("\n", ","))),
+        lambda n: f"10.{n % 256}.{n // 256}.0/{20 + n % 5}",
+    ),
+    "a URL": (lambda text: parse_target(f"http://{text}/"), lambda n: "a." * 5 + str(n)),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_text(kind: str) -> None:
+    assert grows(*OTHERS[kind]) <= GROWTH
 
 
 def test_the_count_can_fail() -> None:
