@@ -39,7 +39,15 @@ LOSSES = 65
       egress-router migrate egressrouter.yaml --parent-interface ens224 | oc apply -f -
     """,
 )
-@click.argument("old", metavar="OLD.yaml…", nargs=-1, required=True)
+@click.argument("old", metavar="[OLD.yaml…]", nargs=-1)
+@click.option(
+    "-f",
+    "--filename",
+    "named_files",
+    metavar="FILE",
+    multiple=True,
+    help="The same as OLD.yaml, as the other verbs have it. May be repeated.",
+)
 @click.option(
     "--source", "sources", multiple=True, metavar="ADDRESS[/LENGTH]", help="Instead of EGRESS_SOURCE; one a router."
 )
@@ -63,6 +71,7 @@ LOSSES = 65
 def command(
     context: click.Context,
     old: tuple[str, ...],
+    named_files: tuple[str, ...],
     sources: tuple[str, ...],
     gateway: str,
     platform: str,
@@ -83,6 +92,8 @@ def command(
     OLD.yaml are files, directories or standard input ('-'). On standard error stands what was already wrong, what is
     the same, what changed, and what is lost: exit code 65 then, unless --accept-losses says that it may be.
     """
+    if not old and not named_files:
+        raise click.UsageError("which manifests? OLD.yaml is missing ('-': standard input)")
     names = {
         "source": "sources",
         "gateway": "gateway",
@@ -113,7 +124,7 @@ def command(
         tag=tag,
     )
     problems = Problems()
-    files = read_texts(old, problems)
+    files = read_texts((*named_files, *old), problems)
     sets, notes = parse_legacy(files, MigrateOptions(defaults, given, sources, gateway), problems)
     texts = []
     for one in sets:

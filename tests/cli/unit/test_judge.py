@@ -503,6 +503,18 @@ def test_pods_that_have_ended_hold_no_address(cli: CommandLine) -> None:
     assert cli("migrate", cli.file("".join(json.dumps(one) + "\n" for one in pods))).status == 0
 
 
+def test_migrate_takes_files_by_option_and_by_argument(cli: CommandLine) -> None:
+    first = cli.file(REDIRECT, "first.yaml")
+    second = cli.file(REDIRECT.replace("192.0.2.46", "192.0.2.47").replace("name: shop", "name: second"), "second.yaml")
+    both = cli("migrate", first, second)
+    assert both.status == 0
+    for words in (["-f", first, "-f", second], ["--filename", first, second]):
+        assert cli("migrate", *words) == both
+    nothing = cli("migrate")
+    assert nothing.status == 2
+    assert "which manifests?" in nothing.err
+
+
 def test_yaml_bombs_and_huge_scalars_are_errors_of_the_input(cli: CommandLine) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 20)]
