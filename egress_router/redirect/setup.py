@@ -147,7 +147,17 @@ def _refuse_missing_families(config: RouterConfig) -> None:
 def _refuse_other_addresses(config: RouterConfig, observed: Observed, link: Link) -> None:
     for item in observed.addresses:
         wanted = config.sources.get(family_of(item.address))
-        if item.interface != link.name or not item.global_scope or wanted is None or item.address == wanted:
+        if not item.global_scope or wanted is None:
+            continue
+        if item.interface != link.name:
+            if item.address.ip == wanted.ip:
+                raise PlatformError(
+                    f"{item.address} is on {item.interface}, not on {link.name}, the egress interface: what arrives "
+                    "for it on one would be answered on the other. Choose another EGRESS_SOURCE, or set "
+                    f"EGRESS_INTERFACE={item.interface} if that leads outside"
+                )
+            continue
+        if item.address == wanted:
             continue
         if item.address.ip == wanted.ip:
             raise PlatformError(

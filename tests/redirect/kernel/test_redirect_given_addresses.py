@@ -34,6 +34,17 @@ def router(lab: Lab) -> Router:
     return router
 
 
+@pytest.fixture
+def third(router: Router) -> Router:
+    """With net1, the pod's third interface, up."""
+    pod = router.host
+    router.lab.nodes[0].ip(f"link add name third type veth peer name net1 netns {pod.netns}")
+    router.lab.nodes[0].ip("link set third up")
+    pod.ip("addr add 172.31.9.2/24 dev net1")
+    pod.ip("link set net1 up")
+    return router
+
+
 def assert_works(router: Router) -> None:
     assert router.tcp(80).startswith(SOURCE4)
     assert router.tcp(443, 6).startswith(SOURCE6)
@@ -234,6 +245,19 @@ def test_a_router_that_stays_obeys_the_switch(lab: Lab, tmp_path: Path, dad: str
     assert bool(probes) == (dad == "on")
 
 
+@pytest.mark.parametrize("source", [SOURCE4, SOURCE6])
+@pytest.mark.parametrize("interface", ["eth0", "net1"])
+def test_an_address_that_is_on_another_interface_is_refused(third: Router, interface: str, source: str) -> None:
+    """As a second network attachment's IPAM may give it, or a mistake with the pod's own."""
+    third.host.ip(f"addr add {source}/{128 if ':' in source else 32} dev {interface}")
+    before = third.host.ip("rule"), third.host.nft("list ruleset")
+    refused = third.init(check=False)
+    assert refused.returncode == 69, refused.stderr
+    assert f"is on {interface}, not on macvlan0, the egress interface" in refused.stderr
+    assert f"EGRESS_INTERFACE={interface}" in refused.stderr
+    assert (third.host.ip("rule"), third.host.nft("list ruleset")) == before
+
+
 def test_both_addresses_in_use_are_named_together(router: Router) -> None:
     holders = [router.lab.machine("holder", "192.0.2.98"), router.lab.machine("other", "192.0.2.99")]
     holders[0].add_addresses([SOURCE4])
@@ -268,17 +292,6 @@ def test_a_pod_address_that_the_kernel_refuses_is_told(router: Router) -> None:
     done = router.init()
     assert "2001:db8:77::77, the pod's own address on eth0, cannot be used" in done.stderr
     assert_works(router)
-
-
-@pytest.fixture
-def third(router: Router) -> Router:
-    """With net1, the pod's third interface, up."""
-    pod = router.host
-    router.lab.nodes[0].ip(f"link add name third type veth peer name net1 netns {pod.netns}")
-    router.lab.nodes[0].ip("link set third up")
-    pod.ip("addr add 172.31.9.2/24 dev net1")
-    pod.ip("link set net1 up")
-    return router
 
 
 #: How else a third interface gets a default route: commands of ip-route(8). OURS is a next hop by eth0's gateway.
