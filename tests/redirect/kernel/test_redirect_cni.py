@@ -30,7 +30,7 @@ EGRESS_SIDES = (
     "host-device",
     "bridge",
 )
-CHAINS = ("", "sbr", "tuning", "portmap", "firewall")
+CHAINS = ("", "sbr", "tuning", "portmap", "firewall", "bandwidth")
 EVERYTHING = os.environ.get("EGRESS_ROUTER_TEST_CNI") == "all"
 #: Each kind at least once.
 SECTION = (
@@ -42,13 +42,16 @@ SECTION = (
     ("ptp", "macvlan mtu", "firewall"),
     ("bridge", "host-device", "tuning"),
     ("ptp", "bridge", ""),
+    ("ptp", "macvlan private", "bandwidth"),
 )
-#: sbr moves routes of addresses that IPAM has given.
+#: sbr moves routes of addresses that IPAM has given; bandwidth works on the node's end of a cable that CNI has laid.
 POSSIBLE = tuple(
     (cluster, egress, chain)
     for cluster, egress, chain in itertools.product(CLUSTER_SIDES, EGRESS_SIDES, CHAINS)
-    if chain != "sbr" or egress == "macvlan static"
+    if (chain != "sbr" or egress == "macvlan static") and (chain != "bandwidth" or cluster != "host-device")
 )
+#: 100 Mbit/s both ways; bursts are in bits.
+RATES = {"ingressRate": 10**8, "ingressBurst": 10**7, "egressRate": 10**8, "egressBurst": 10**7}
 ROWS = POSSIBLE if EVERYTHING else SECTION
 
 
@@ -138,6 +141,7 @@ def chained(name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         "tuning": ([{"type": "tuning", "mtu": 1450}], [{"type": "tuning", "mac": "02:00:00:00:46:46"}]),
         "portmap": ([{"type": "portmap", "capabilities": {"portMappings": True}}], []),
         "firewall": ([{"type": "firewall", "backend": "iptables"}], []),
+        "bandwidth": ([{"type": "bandwidth", **RATES}], []),
     }
     return chains[name]
 
@@ -184,6 +188,8 @@ def test_a_pod_of_real_plugins(node: tuple[Lab, Host], cluster: str, egress: str
         assert_no_leak(capture)
         if egress == "macvlan mtu":
             assert " mtu 1400 " in pod.ip("link show net1")
+        if chain == "bandwidth":
+            assert " tbf " in host.run(["tc", "qdisc", "show"]).stdout
         if chain == "tuning":
             assert pod.mac("net1") == "02:00:00:00:46:46"
         if egress == "macvlan static" and chain != "sbr":
