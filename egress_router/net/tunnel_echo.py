@@ -22,7 +22,7 @@ _SO_MARK, _SO_BINDTODEVICE = 36, 25
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
 _IPV6_MTU_DISCOVER, _IPV6_DONTFRAG = 23, 62
 #: Echoes of the legs in SELDOM are sent in every so many rounds.
-SELDOM_ROUNDS = 5
+SELDOM_ROUNDS = 4
 
 
 class Leg(IntEnum):

@@ -105,8 +105,8 @@ class FakeDataplane(Pipe):
     def address_among_pods(self) -> str:
         return ""
 
-    def make_way(self) -> tuple[list[str], list[str]]:
-        return [], list(self.obstacles)
+    def make_way(self) -> tuple[list[str], list[str], list[str]]:
+        return [], list(self.obstacles), []
 
     def network_fileno(self) -> int:
         return self.network.fileno()

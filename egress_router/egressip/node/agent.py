@@ -34,7 +34,7 @@ from egress_router.net.tunnel_echo import TunnelWay
 #: How often the kernel is looked at although nothing happened; seconds.
 CHECK_EVERY = 5.0
 #: How long after other programs have changed their rules it is looked at whether they are in the way; seconds.
-LOOK_AFTER = 1.0
+LOOK_AFTER = 0.5
 #: A node that asked within this many probe intervals is listened to in a drain.
 USERS_WITHIN = 3 * REDUCED_RATE_ROUNDS
 
@@ -80,6 +80,8 @@ class Agent:
         self._changed = False
         self._first_round = False
         self._look_pending = False
+        #: Whether what comes by the tunnel is dropped here: others had better use another node.
+        self._blocked = False
         #: An address of this node among its pods: answers to it come by the way of answers to pods.
         self._back = ""
         self._claims: Claims
@@ -102,7 +104,8 @@ class Agent:
         applied = self.dataplane.applied
         sources = {"pods": {pod: applied.translations.get(pod, "") for pod in pods}} if pods and applied else {}
         pending = list(self._pending_here)
-        said = {"ready": self.known.ready, "draining": self.node_drain.draining, "lacks": pending}
+        elsewhere = self.node_drain.draining or self._blocked
+        said = {"ready": self.known.ready, "draining": elsewhere, "lacks": pending}
         return {**said, "tunnel": applied is not None, **sources}
 
     def run(self) -> None:
@@ -184,7 +187,8 @@ class Agent:
     def _make_way(self) -> None:
         self._look_pending = False
         try:
-            done, self.known.obstacles = self.dataplane.make_way()
+            done, blocked, others = self.dataplane.make_way()
+            self._blocked, self.known.obstacles = bool(blocked), blocked + others
             for line in done:
                 LOGGER.warning("%s", line)
             self.known.repairs += bool(done)

@@ -145,17 +145,18 @@ class NodeDataplane:
             self._log(f"put back what somebody has changed: {summary(lines)}")
         return lines
 
-    def make_way(self) -> tuple[list[str], list[str]]:
+    def make_way(self) -> tuple[list[str], list[str], list[str]]:
         """Have other programs' chains and the reverse path filter let through what goes by the tunnel; return what was
-        done and what stays in the way, a line each. Raises EgressRouterError.
+        done, what keeps all from going through, and what else is in the way, a line each. Raises EgressRouterError.
         """
-        done, problems = accept_tunnel()
+        done, blocked = accept_tunnel()
+        problems: list[str] = []
         if any(network.version == 4 for network in self._settings.cluster):
             kernel = self.netlink
             overlays = overlay_links(kernel.routes(), kernel.links(), self._settings.cluster, self._link.name)
             loosened, strict = loosen(kernel, overlays)
-            done, problems = done + loosened, problems + strict
-        return done, problems
+            done, problems = done + loosened, strict
+        return done, blocked, problems
 
     def tampering(self, now: float) -> str:
         """Return the problem that somebody undoes again and again what ``repair`` does, empty when nobody does."""

@@ -25,12 +25,13 @@ _FAMILIES = ("ip", "ip6", "inet")
 
 @dataclass(frozen=True, slots=True)
 class ForwardChain:
-    """A base chain at the forward hook: ``name`` as nft has it (family, table, chain), which of our rules are in it
-    (``iifname``, ``oifname``), whether it drops what no rule accepts, and whether a rule before ours drops the rest.
+    """A base chain at the forward hook: ``name`` as nft has it (family, table, chain), which ways through the tunnel
+    (``iifname``, ``oifname``) a rule accepts, ours or an administrator's, whether it drops what no rule accepts, and
+    whether a rule before those drops the rest.
     """
 
     name: str
-    ours: frozenset[str]
+    accepted: frozenset[str]
     drops: bool
     ends_before: bool
 
@@ -51,11 +52,17 @@ def forward_chains(ruleset: Iterable[dict[str, Any]]) -> list[ForwardChain]:
 
 
 def _chain(key: tuple[str, str, str], chain: dict[str, Any], rules: list[dict[str, Any]]) -> ForwardChain:
-    ours = [rule for rule in rules if rule.get("comment") == COMMENT]
-    first = rules.index(ours[0]) if ours else len(rules)
-    ways = {way for rule in ours for way in _WAYS if way in json.dumps(rule["expr"])}
-    ends = any(_drops_all(rule["expr"]) for rule in rules[:first])
-    return ForwardChain(" ".join(key), frozenset(ways), chain.get("policy") == "drop", ends)
+    end = next((number for number, rule in enumerate(rules) if _drops_all(rule["expr"])), len(rules))
+    accepted = frozenset(way for rule in rules for way in _WAYS if _accepts(rule["expr"], way))
+    in_time = {way for rule in rules[:end] for way in _WAYS if _accepts(rule["expr"], way)}
+    ends = end < len(rules) and not in_time.issuperset(_WAYS)
+    return ForwardChain(" ".join(key), accepted, chain.get("policy") == "drop", ends)
+
+
+def _accepts(expressions: list[dict[str, Any]], way: str) -> bool:
+    """Return whether a rule accepts all that goes the way through the tunnel."""
+    match = {"match": {"op": "==", "left": {"meta": {"key": way}}, "right": TUNNEL}}
+    return [item for item in expressions if "counter" not in item] == [match, {"accept": None}]
 
 
 def _drops_all(expressions: list[dict[str, Any]]) -> bool:
@@ -74,7 +81,7 @@ def accept_script(chains: Iterable[ForwardChain]) -> str:
         for chain in chains
         if chain.drops
         for way in _WAYS
-        if way not in chain.ours
+        if way not in chain.accepted
     )
 
 

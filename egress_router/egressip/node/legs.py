@@ -8,7 +8,7 @@ from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer
 from egress_router.net.tunnel_echo import SELDOM, Leg
 
 #: An agent that was asked so many times without a word is told of.
-SILENT_QUESTIONS = 8
+SILENT_QUESTIONS = 6
 #: A leg through the tunnel that missed so many answers in a row does not work.
 MISSES = 3
 

@@ -40,9 +40,9 @@ class Dataplane(Protocol):
     def address_among_pods(self) -> str:
         """Return an address of this node that other nodes reach as they reach its pods, empty when there is none."""
 
-    def make_way(self) -> tuple[list[str], list[str]]:
+    def make_way(self) -> tuple[list[str], list[str], list[str]]:
         """Have other programs' rules and the reverse path filter let through what goes by the tunnel; return what was
-        done and what stays in the way, a line each.
+        done, what keeps all from going through, and what else is in the way, a line each.
         """
 
     def network_fileno(self) -> int:

@@ -43,6 +43,7 @@ class Town:
         self.cluster = cluster
         self.pod, self.first, self.second, self.holder = one_client(cluster)
         self.near = cluster.lab.nodes[0]
+        self.far = cluster.pod("far", "plain", cluster.lab.nodes.index(self.holder))
         self.times: list[tuple[str, float, float]] = []
 
     def answered(self) -> bool:
@@ -159,7 +160,7 @@ def test_no_fault_stays_silent(world: World, tmp_path_factory: pytest.TempPathFa
         with lab.capture() as capture:
             for fault in faults(town):
                 town.suffer(fault)
-            with overlay((town.pod, town.near), (town.pod, town.holder), 4):
+            with overlay((town.pod, town.near), (town.far, town.holder), 4):
                 strict = partial(town.near.sysctl, "net.ipv4.conf.overlay.rp_filter", 1)
                 town.suffer(Fault("overlay's rp_filter strict", town.near, strict))
             assert capture.outgoing(), "positive control"

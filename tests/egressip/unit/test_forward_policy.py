@@ -1,0 +1,56 @@
+"""Chains of others at the forward hook: where our rules are added, and where they would not help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from egress_router.egressip.node.forward_policy import accept_script, forward_chains
+
+DROP: dict[str, Any] = {"drop": None}
+REJECT: dict[str, Any] = {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}
+ACCEPT: dict[str, Any] = {"accept": None}
+COUNTER: dict[str, Any] = {"counter": {"packets": 1, "bytes": 2}}
+
+
+def by(way: str) -> list[dict[str, Any]]:
+    match = {"match": {"op": "==", "left": {"meta": {"key": way}}, "right": "egressvx0"}}
+    return [match, COUNTER, ACCEPT]
+
+
+def ruleset(policy: str, *rules: list[dict[str, Any]], table: str = "filter", hook: str = "forward") -> list[Any]:
+    place = {"family": "ip", "table": table}
+    chain = {"chain": {**place, "name": "FORWARD", "hook": hook, "prio": 0, "policy": policy}}
+    return [chain, *({"rule": {**place, "chain": "FORWARD", "handle": 1, "expr": expr}} for expr in rules)]
+
+
+OTHER: list[dict[str, Any]] = [
+    {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "docker0"}},
+    ACCEPT,
+]
+XT_REJECT: list[dict[str, Any]] = [COUNTER, {"xt": {"type": "target", "name": "REJECT"}}]
+
+
+@pytest.mark.parametrize(
+    ("rules", "added", "ends"),
+    [
+        (ruleset("accept"), 0, False),
+        (ruleset("accept", OTHER), 0, False),
+        (ruleset("drop"), 2, False),
+        (ruleset("drop", OTHER), 2, False),
+        (ruleset("drop", by("iifname")), 1, False),
+        (ruleset("drop", by("iifname"), by("oifname")), 0, False),
+        (ruleset("accept", OTHER, [REJECT]), 0, True),
+        (ruleset("accept", OTHER, XT_REJECT), 0, True),
+        (ruleset("accept", [COUNTER, DROP], by("iifname"), by("oifname")), 0, True),
+        (ruleset("accept", by("iifname"), by("oifname"), [REJECT]), 0, False),
+        (ruleset("accept", by("iifname"), [REJECT]), 0, True),
+        (ruleset("drop", table="egress_node"), 0, False),
+        (ruleset("drop", hook="input"), 0, False),
+    ],
+)
+def test_where_rules_are_added_and_where_they_do_not_help(rules: list[Any], added: int, ends: bool) -> None:
+    chains = forward_chains(rules)
+    assert accept_script(chains).count("add rule ip filter FORWARD") == added
+    assert any(chain.ends_before for chain in chains) is ends
