@@ -31,6 +31,7 @@ from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.config import render_squid
 from egress_router.http_proxy.squid.dns_reasons import NAME, DnsReasons
 from egress_router.http_proxy.squid.engine import SquidEngine
+from egress_router.http_proxy.squid.files import program_for
 from egress_router.http_proxy.squid.idle_tunnels import MOST_SECONDS, IdleTunnels
 from egress_router.http_proxy.squid.workers import default_workers
 from egress_router.net.rtnetlink.kernel import own_addresses
@@ -79,6 +80,7 @@ def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Netw
         ipv6=ipv6,
         reasons=reasons,
         idle=idle,
+        program=program_for(openssl=settings.connect_sni),
     )
     limits = Limits(grace=settings.grace, delay=settings.delay, start=START_SECONDS)
     supervisor = Supervisor(engine, limits, lambda counters: _report(directory, counters), loop=loop)

@@ -35,6 +35,7 @@ from egress_router.http_proxy.squid.config import (
 )
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
 from egress_router.http_proxy.squid.files import (
+    PROGRAM,
     SERVICE_PREFIX,
     STAMP,
     check,
@@ -59,7 +60,6 @@ from egress_router.policy.values import Address, Network, Policy
 
 log = logging.getLogger(__name__)
 
-PROGRAM = "squid"
 #: Seconds between the start of a successor and the end of listening, for connections that were on their way.
 SETTLE = 2.0
 #: Squid forgets what it asked DNS when it gives up the port, and denies the requests that wait for it. So that is put

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,9 @@ from egress_router.errors import PlatformError, ToolFailed
 #: Service names, and so the names of segments in /dev/shm, begin like this.
 SERVICE_PREFIX = "egressrouter"
 CHECK_TIMEOUT = 120.0
+
+PROGRAM = "squid"
+OPENSSL_PROGRAM = "squid-openssl"
 #: Squid shrugs off sets that it does not understand as we do; we do not.
 REFUSED = re.compile(r"FATAL|ERROR|is ignored to keep splay tree|is a subdomain of|Bungled|aclParse")
 #: What stands before every message of Squid.
@@ -58,6 +62,11 @@ def write_files(directory: Path, files: dict[str, str]) -> None:
             f"{directory} cannot be written ({error.strerror}); mount an emptyDir there, or name another writable "
             "directory with EGRESS_RUN_DIR"
         ) from error
+
+
+def program_for(*, openssl: bool) -> str:
+    """Return Squid's program. Debian 13 has one of its own for OpenSSL, which may stand beside the other one."""
+    return OPENSSL_PROGRAM if openssl and shutil.which(OPENSSL_PROGRAM) else PROGRAM
 
 
 def require_openssl(program: str) -> None:

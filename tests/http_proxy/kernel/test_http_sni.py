@@ -49,7 +49,9 @@ def squid_openssl() -> Iterator[Path]:
         for package in directory.glob("*.deb"):
             subprocess.run(["dpkg-deb", "-x", package, directory / "root"], check=True)
         found = directory / "root/usr/sbin"
-        require_openssl(str(found / "squid"))
+        # Debian 13 has it beside the one with GnuTLS.
+        (program,) = found.iterdir()
+        require_openssl(str(program))
         yield found
 
 
