@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from lab import client
 from lab.addressing import parse
 from lab.kubernetes.cluster import Cluster
+from lab.kubernetes.images import BUSYBOX
 from lab.kubernetes.plan import Plan
+from lab.kubernetes.product_images import TAG
 from tests.support.products import NAMESPACE, Routers, manifests
 
 pytestmark = [
@@ -99,3 +102,57 @@ def test_the_http_proxy(routers: Routers) -> None:
     assert ask(f"http://{WEB}/").split()[0] == HTTP
     assert ask("--proxytunnel", f"http://{WEB}/").split()[0] == HTTP
     assert ask("-o", "/dev/null", "-w", "%{http_code}", f"http://{ECHO}/") == "403"
+
+
+def test_the_privileged_form_makes_its_macvlan_on_the_node_s_nic(routers: Routers) -> None:
+    """As upstream's manifests have it, where no network plugin gives the pod an interface: with hostPID the node's
+    network is at /proc/1/ns/net. The node's own address is refused there without being told which it is.
+    """
+    source = "192.0.2.50"
+    environment = {
+        "EGRESS_SOURCE": source,
+        "EGRESS_GATEWAY": "192.0.2.1",
+        "EGRESS_ROUTER_MODE": "init",
+        "EGRESS_DESTINATION": f"80 tcp {ECHO}",
+    }
+    first = {
+        "name": "egress-router",
+        "image": f"localhost/egress-router-init:{TAG}",
+        "securityContext": {"privileged": True},
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
+    }
+    main = {"name": "wait", "image": BUSYBOX, "imagePullPolicy": "Never"}
+    labels = {"name": "privileged", "app.kubernetes.io/instance": "privileged"}
+    template: dict[str, dict[str, Any]] = {
+        "metadata": {"labels": labels},
+        "spec": {
+            "hostPID": True,
+            "terminationGracePeriodSeconds": 0,
+            "initContainers": [first],
+            "containers": [main],
+        },
+    }
+    controller = {
+        "apiVersion": "v1",
+        "kind": "ReplicationController",
+        "metadata": {"name": "privileged", "namespace": NAMESPACE},
+        "spec": {"replicas": 1, "selector": {"name": "privileged"}, "template": template},
+    }
+    routers.cluster.apply([controller])
+    (pod,) = routers.wait_ready("privileged")
+    with routers.cluster.capture() as seen:
+        assert routers.source(pod["status"]["podIP"], 80) == source
+    assert {str(packet.src) for packet in seen.received() if packet.proto == "tcp"} == {source}
+    routers.kubectl("delete", "rc", "privileged")
+    environment["EGRESS_SOURCE"] = pod["status"]["hostIP"]
+    first["env"] = [{"name": name, "value": value} for name, value in environment.items()]
+    template["spec"]["nodeName"] = pod["spec"]["nodeName"]
+    routers.cluster.apply([controller])
+
+    def told() -> bool:
+        return "is the address of eth0 of the node itself" in routers.kubectl(
+            "logs", "rc/privileged", "-c", "egress-router", check=False
+        )
+
+    routers.until("it is refused", told, 60)
+    routers.kubectl("delete", "rc", "privileged")
