@@ -17,7 +17,7 @@ from egress_router.errors import EgressRouterError, PlatformError, printable
 #: What every pod waits for.
 INIT = ["init"]
 #: Processes that stay, until a signal ends them.
-STAYING = (["run"], ["http-proxy"], ["dns-proxy"])
+STAYING = (["run"], ["http-proxy"], ["dns-proxy"], ["node"], ["egressip", "controller"])
 
 INTERNAL = 70
 INTERRUPTED = 130
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Its life is short and all that it makes is in use: looking for garbage is a tenth of it.
         gc.disable()
     status = guarded(lambda: run(args))
-    if args == INIT or args[:1] in STAYING:
+    if args == INIT or args[:1] in STAYING or args[:2] in STAYING:
         leave(status)
     empty_buffers()
     sys.exit(status)

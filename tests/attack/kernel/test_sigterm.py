@@ -1,4 +1,4 @@
-"""SIGTERM in forty states: a process that has nothing to drain has ended within a second, whatever it was in the middle
+"""SIGTERM in 58 states: a process that has nothing to drain has ended within a second, whatever it was in the middle
 of. Each runs in a network namespace of its own, and with SIGTERM ignored until it says otherwise, as PID 1 has it.
 """
 
@@ -78,6 +78,15 @@ def touched(process: Process, module: str, name: str) -> tuple[str, Callable[[],
         f"module.{name} = after_\n"
     )
     return text, mark.exists
+
+
+def starved() -> float:
+    """Return how many times longer than on an idle machine something takes now, for others have the processors."""
+    before, began = os.times(), time.monotonic()
+    subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return max(1.0, (time.monotonic() - began) / used)
 
 
 # init: an init container that ends with 0 would have the pod's containers started.
@@ -311,7 +320,7 @@ def _run_is_told_twice(process: Process, stack: contextlib.ExitStack) -> None:
     process.until(process.says("staying until SIGTERM"))
     assert process.popen is not None
     process.popen.send_signal(signal.SIGTERM)
-    process.until(process.says("waiting at most"))
+    process.until(process.says("86400 s at most"))
 
 
 @state
@@ -756,4 +765,5 @@ def test_sigterm(name: str, process: Process) -> None:
     with contextlib.ExitStack() as stack:
         STATES[name](process, stack)
         took = process.ends(143 if name.startswith("init_") else 0)
-    assert took < WITHIN, f"{took:.2f} s\n{process.log[-4000:]}"
+    within = WITHIN * starved()
+    assert took < within, f"{took:.2f} s\n{process.log[-4000:]}"
