@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -55,13 +55,8 @@ class SquidPlace:
     error_directory: str | None = None
 
 
-#: The certificate that no client trusts, beside squid.conf; whoever starts Squid puts ``unused_certificate`` there.
+#: A certificate that no client trusts, beside squid.conf; whoever starts Squid puts ``files.unused_certificate`` there.
 UNUSED = "unused.pem"
-
-
-def unused_certificate() -> dict[str, str]:
-    """Return it by its name."""
-    return {UNUSED: (Path(__file__).parent / UNUSED).read_text()}
 
 
 #: Where a configuration is shown and not run.

@@ -26,11 +26,11 @@ from egress_router.http_proxy.parent import parse_parent
 from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.access_log import AccessLog, RequestStats
 from egress_router.http_proxy.squid.config import (
+    UNUSED,
     SquidPlace,
     clients_with,
     error_pages,
     render_squid,
-    unused_certificate,
     wanted_descriptors,
 )
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
@@ -44,6 +44,7 @@ from egress_router.http_proxy.squid.files import (
     remove_segments,
     require_openssl,
     unused_address,
+    unused_certificate,
     write_files,
 )
 from egress_router.http_proxy.squid.idle_tunnels import IdleTunnels
@@ -182,7 +183,7 @@ class SquidEngine:
         files = render_squid(compiled, share, place) | error_pages("errors")
         if share.connect_sni:
             # Squid with OpenSSL looks for the second beside its pages.
-            files |= {**unused_certificate(), "errors/error-details.txt": ""}
+            files |= {UNUSED: unused_certificate(), "errors/error-details.txt": ""}
         configuration = SquidConfiguration(policy, compiled, directory, files, parent is not None)
         write_files(directory, files)
         try:

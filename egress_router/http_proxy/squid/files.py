@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 from egress_router.errors import PlatformError, ToolFailed
@@ -80,6 +81,34 @@ def require_openssl(program: str) -> None:
             "EGRESS_HTTP_PROXY_CONNECT_SNI=check needs a Squid with OpenSSL, and this one has none: Debian's package "
             "squid-openssl in the place of squid (an image of your own: --build-arg SQUID=squid-openssl)"
         )
+
+
+@cache
+def unused_certificate() -> str:
+    """Return a new key and a certificate of its own, as PEM. Squid asks for one wherever it reads ClientHellos, and
+    shows it to clients whose tunnel it refuses; made here, so that nobody else has the key. Raises PlatformError.
+    """
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += [
+        "-keyout",
+        "-",
+        "-out",
+        "-",
+        "-days",
+        "3650",
+        "-subj",
+        "/CN=refused by the proxy",
+        "-config",
+        "/dev/null",
+    ]
+    why = "EGRESS_HTTP_PROXY_CONNECT_SNI=check needs the program openssl, for a key of this container's own"
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PlatformError(f"{why}: {error}") from error
+    if result.returncode:
+        raise PlatformError(f"{why}; it ended with {result.returncode}: {result.stderr.strip()[-300:]}")
+    return result.stdout
 
 
 def check(program: str, conf: Path) -> None:

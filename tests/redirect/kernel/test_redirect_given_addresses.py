@@ -250,12 +250,12 @@ def test_a_router_that_stays_obeys_the_switch(lab: Lab, tmp_path: Path, dad: str
 def test_an_address_that_is_on_another_interface_is_refused(third: Router, interface: str, source: str) -> None:
     """As a second network attachment's IPAM may give it, or a mistake with the pod's own."""
     third.host.ip(f"addr add {source}/{128 if ':' in source else 32} dev {interface}")
-    before = third.host.ip("rule"), third.host.nft("list ruleset")
+    before = third.host.ip("rule"), third.host.run(["nft", "list", "ruleset"]).stdout
     refused = third.init(check=False)
     assert refused.returncode == 69, refused.stderr
     assert f"is on {interface}, not on macvlan0, the egress interface" in refused.stderr
     assert f"EGRESS_INTERFACE={interface}" in refused.stderr
-    assert (third.host.ip("rule"), third.host.nft("list ruleset")) == before
+    assert (third.host.ip("rule"), third.host.run(["nft", "list", "ruleset"]).stdout) == before
 
 
 def test_both_addresses_in_use_are_named_together(router: Router) -> None:
