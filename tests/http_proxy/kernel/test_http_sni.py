@@ -78,8 +78,8 @@ def server(lab: Lab, tmp_path: Path) -> Iterator[TlsServer]:
     found.close()
 
 
-def start(proxy: Proxy, directory: Path, policy: str | None = None) -> None:
-    env = {"EGRESS_HTTP_PROXY_CONNECT_SNI": "check", "PATH": f"{directory}:{os.environ['PATH']}"}
+def start(proxy: Proxy, directory: Path, policy: str | None = None, more: dict[str, str] | None = None) -> None:
+    env = {"EGRESS_HTTP_PROXY_CONNECT_SNI": "check", "PATH": f"{directory}:{os.environ['PATH']}", **(more or {})}
     proxy.start(policy, env)
 
 
@@ -156,6 +156,20 @@ def test_a_reload_leaves_tunnels_alone(
         status, tunnel = client.tunnel("one.example.com:443")
         with tunnel:
             assert (status, ended(tunnel, client_hello("two.example.com"))) == (200, True)
+
+
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+def test_no_tunnel_with_another_name_of_many(
+    lab: Lab, proxy: Proxy, client: Client, server: TlsServer, squid_openssl: Path, unbuffered: str
+) -> None:
+    """Also where Python writes each word at once (PYTHONUNBUFFERED), which Squid misreads."""
+    lab.dns.set("one.example.com", A=[SERVER])
+    start(proxy, squid_openssl, "*.example.com\n", {"PYTHONUNBUFFERED": unbuffered})
+    for number in range(100):
+        status, tunnel = client.tunnel("one.example.com:443")
+        with tunnel:
+            hello = client_hello(f"another{number}.example.com")
+            assert (status, ended(tunnel, hello), server.count) == (200, True, 0), number
 
 
 def test_a_squid_without_openssl_says_so(lab: Lab, proxy: Proxy) -> None:
