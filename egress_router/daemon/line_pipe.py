@@ -6,9 +6,12 @@ import contextlib
 import fcntl
 import logging
 import os
+import select
 import threading
 import time
 from collections.abc import Callable
+
+from egress_router.daemon.heartbeat import STUCK_SECONDS, Heartbeats
 
 log = logging.getLogger(__name__)
 
@@ -18,17 +21,25 @@ CHUNK = 1 << 16
 PIPE_BYTES = 1 << 20
 #: Lines that come in this time are read together.
 GATHER_SECONDS = 0.01
+#: The thread turns so often while no child writes.
+TURN_SECONDS = 5.0
 
 
 class LinePipe:
-    """``write_end`` is for children; ``take`` gets every batch of lines, without their ends, in the thread."""
+    """``write_end`` is for children; ``take`` gets every batch of lines, without their ends, in the thread called
+    ``name``, whose beats ``heartbeats`` have: a child that nobody reads stops serving or loses lines.
+    """
 
-    def __init__(self, take: Callable[[list[bytes]], None]) -> None:
+    def __init__(
+        self, take: Callable[[list[bytes]], None], heartbeats: Heartbeats | None = None, name: str = "access-log"
+    ) -> None:
+        self._heartbeats = heartbeats or Heartbeats()
+        self._name = name
         self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
         with contextlib.suppress(OSError):
             fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._take = take
-        self._thread = threading.Thread(target=self._copy, name="access-log", daemon=True)
+        self._thread = threading.Thread(target=self._copy, name=name, daemon=True)
         self._thread.start()
 
     def started(self) -> None:
@@ -43,8 +54,9 @@ class LinePipe:
         self._thread.join(seconds)
 
     def _copy(self) -> None:
+        self._heartbeats.watch(self._name, STUCK_SECONDS)
         partial = b""
-        while data := os.read(self._read_end, CHUNK):
+        while data := self._next():
             *lines, partial = (partial + data).split(b"\n")
             if not lines:
                 continue
@@ -56,3 +68,13 @@ class LinePipe:
             # A busy proxy would wake us for every line.
             time.sleep(GATHER_SECONDS)
         os.close(self._read_end)
+        self._heartbeats.forget(self._name)
+
+    def _next(self) -> bytes:
+        """Wait for what children write; empty when the last one has ended."""
+        poll = select.poll()
+        poll.register(self._read_end, select.POLLIN)
+        self._heartbeats.beat(self._name)
+        while not poll.poll(TURN_SECONDS * 1000):
+            self._heartbeats.beat(self._name)
+        return os.read(self._read_end, CHUNK)

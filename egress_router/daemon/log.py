@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from egress_router.config.settings import LogFormat, LogSettings
+from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.errors import MOST_PROBLEMS, Problem
 
 #: Bytes of access log that may wait for a reader; about two seconds of the busiest HTTP proxy.
@@ -21,6 +22,8 @@ WAITING = 4 << 20
 MESSAGES_WAITING = 256 << 10
 #: A process that ends waits so long for the reader of its last messages, and of its last lines of the access log.
 LAST_MESSAGES_SECONDS = 0.2
+#: While there is nothing to write, or nobody reads, the thread turns so often.
+TURN_SECONDS = 5.0
 
 LOGGER = logging.getLogger("egress_router")
 
@@ -54,9 +57,20 @@ class LogOutput:
 
     Whoever reads a container's log may stall (a full disk, a runtime that hangs). A process that waited for it would
     stop doing its work.
+
+    ``heartbeats`` have the thread's last beat under ``name`` from its start on. However old, it is no reason to end the
+    process: what keeps it is beyond the process, and a new one would have the same reader.
     """
 
-    def __init__(self, descriptor: int, waiting: int = WAITING) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        waiting: int = WAITING,
+        heartbeats: Heartbeats | None = None,
+        name: str = "access-log-output",
+    ) -> None:
+        self.heartbeats = heartbeats or Heartbeats()
+        self._name = name
         self._descriptor = descriptor
         self._limit = waiting
         self._changed = threading.Condition()
@@ -64,8 +78,7 @@ class LogOutput:
         self._lines = 0
         self._size = 0
         self._closing = self._writing = False
-        self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLOUT)
+        self._poll = self._poll_of(descriptor)
         self.lost = 0
         self._thread: threading.Thread | None = None
         #: Lines that are written in front of others, once some were lost.
@@ -88,7 +101,7 @@ class LogOutput:
             self._size += len(data)
             self._lines += len(lines)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="log-output", daemon=True)
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
         return True
@@ -109,10 +122,18 @@ class LogOutput:
     def forget(self) -> None:
         """Begin anew in a forked child: what waits is its parent's, and so is the thread."""
         self._changed = threading.Condition()
+        self.heartbeats = Heartbeats()
+        self._poll = self._poll_of(self._descriptor)
         self._waiting.clear()
         self._size = self._lines = 0
         self._writing = False
         self._thread = None
+
+    @staticmethod
+    def _poll_of(descriptor: int) -> select.poll:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        return poll
 
     def _write_now(self, data: bytes) -> bytes:
         """Write what the descriptor takes without waiting; return the rest. A pipe that is ready takes PIPE_BUF bytes
@@ -126,15 +147,21 @@ class LogOutput:
             pass
         return data
 
+    def _beat(self) -> None:
+        self.heartbeats.watch(self._name, float("inf"))
+
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
+                self._beat()
+                while not self._changed.wait_for(lambda: self._waiting or self._closing, TURN_SECONDS):
+                    self._beat()
                 data, lines = b"".join(self._waiting), self._lines
                 self._waiting.clear()
                 self._size = self._lines = 0
                 self._writing = bool(data)
             if not data:
+                self.heartbeats.forget(self._name)
                 return
             written = self._write(data)
             with self._changed:
@@ -154,7 +181,9 @@ class LogOutput:
         """Write all of it, however long it takes; return False when nobody will ever read it."""
         try:
             while data:
-                data = data[os.write(self._descriptor, data) :]
+                self._beat()
+                if self._poll.poll(TURN_SECONDS * 1000):
+                    data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
         except OSError:
             return False
         return True
@@ -178,11 +207,16 @@ class LogHandler(logging.Handler):
         self._lost = 0
         self._output: LogOutput | None = None
         try:
-            self._output = _Messages(stream.fileno(), MESSAGES_WAITING)
+            self._output = _Messages(stream.fileno(), MESSAGES_WAITING, name="log-output")
         except (OSError, ValueError):
             # A stream without a descriptor keeps nobody waiting.
             return
         os.register_at_fork(after_in_child=self._output.forget)
+
+    def show_beats(self, heartbeats: Heartbeats) -> None:
+        """Have ``heartbeats`` show when its thread, if there is one, last turned."""
+        if self._output is not None:
+            self._output.heartbeats = heartbeats
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a message, or count it."""
@@ -212,6 +246,13 @@ def set_up_log(settings: LogSettings) -> None:
     LOGGER.handlers[:] = [handler]
     LOGGER.propagate = False
     LOGGER.setLevel(settings.level.upper())
+
+
+def show_beats(heartbeats: Heartbeats) -> None:
+    """Have ``heartbeats`` show when the thread that writes the log last turned; to be called after ``set_up_log``."""
+    for handler in LOGGER.handlers:
+        if isinstance(handler, LogHandler):
+            handler.show_beats(heartbeats)
 
 
 def log_warnings(warnings: Sequence[Problem]) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from egress_router.daemon.heartbeat import STUCK_SECONDS, Heartbeats
-from egress_router.daemon.log import LOGGER
+from egress_router.daemon.log import LOGGER, show_beats
 from egress_router.daemon.loop import Loop
 from egress_router.errors import EgressRouterError
 
@@ -39,7 +39,10 @@ class Threads:
 
     @contextmanager
     def owning_all(self) -> Iterator[None]:
-        """Own threads that others start, too: one that ends by an error that nobody foresaw ends the process."""
+        """Own threads that others start, too: one that ends by an error that nobody foresaw ends the process, and the
+        one that writes the log has its beats here.
+        """
+        show_beats(self.heartbeats)
         before = threading.excepthook
 
         def ended(arguments: threading.ExceptHookArgs) -> None:

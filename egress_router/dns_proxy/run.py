@@ -61,7 +61,7 @@ def _run(
     become_unprivileged(config.run_dir, low_ports=first_unprivileged_port() > 1)
     files = [env.get(f"{variable}_FILE", "").strip() for variable in (VARIABLE, BY_NAME)]
     loop.heartbeats.watch("names")
-    output = LogOutput(sys.stdout.fileno()) if config.access_log else None
+    output = LogOutput(sys.stdout.fileno(), heartbeats=loop.heartbeats) if config.access_log else None
     engine = HaproxyEngine(
         reader.read,
         BackendWatcher(
@@ -74,6 +74,7 @@ def _run(
         config.run_dir / "dns-proxy",
         watch=[Path(file) for file in files if file],
         output=output,
+        heartbeats=loop.heartbeats,
         judge=lambda policy: Judge(policy, own_addresses(), cluster()),
         cluster=cluster,
     )

@@ -65,7 +65,7 @@ def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Netw
     become_unprivileged(directory)
     loop.heartbeats.watch(NAME)
     reasons = DnsReasons(sorted(families), resolver, lambda: loop.heartbeats.beat(NAME))
-    output = LogOutput(sys.stdout.fileno()) if settings.access_log else None
+    output = LogOutput(sys.stdout.fileno(), heartbeats=loop.heartbeats) if settings.access_log else None
     workers = settings.workers or default_workers()
     idle = IdleTunnels(settings.port, settings.idle_timeout)
     engine = SquidEngine(
@@ -80,6 +80,7 @@ def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Netw
         ipv6=ipv6,
         reasons=reasons,
         idle=idle,
+        heartbeats=loop.heartbeats,
         program=program_for(openssl=settings.connect_sni),
     )
     limits = Limits(grace=settings.grace, delay=settings.delay, start=START_SECONDS)

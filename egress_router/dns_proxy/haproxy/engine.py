@@ -19,6 +19,7 @@ from signal import SIGUSR1
 
 from egress_router.config.values import Network
 from egress_router.daemon.children import Child, Launch
+from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LogOutput
 from egress_router.daemon.sockets import can_listen
 from egress_router.daemon.unprivileged import may_bind_low_ports
@@ -103,11 +104,12 @@ class HaproxyEngine:
         *,
         watch: Iterable[Path] = (),
         output: LogOutput | None = None,
+        heartbeats: Heartbeats | None = None,
         judge: Callable[[Policy], Judge] = Judge,
         cluster: Callable[[], Iterable[Network]] = tuple,
     ) -> None:
         """``judge`` makes what judges by a policy, in the pod as it is; ``cluster`` tells what its routes send into the
-        cluster.
+        cluster; ``heartbeats`` have those of the thread that reads the access log.
         """
         self._read = read
         self._watcher = watcher
@@ -117,7 +119,7 @@ class HaproxyEngine:
         self._cluster = cluster
         self.output = output
         self.stats = ConnectionStats()
-        self._log = LogPipe(self.stats, output, _log_own, self._watcher.unreached)
+        self._log = LogPipe(self.stats, output, _log_own, self._watcher.unreached, heartbeats)
         self.in_force: DnsProxyConfig | None = None
         self._runtime: RuntimeSocket | None = None
         self._sockets: dict[int, Path] = {}

@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from egress_router.config.values import Address
+from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.line_pipe import LinePipe
 from egress_router.daemon.log import LogOutput
 
@@ -103,12 +104,13 @@ class LogPipe(LinePipe):
         output: LogOutput | None,
         remark: Callable[[str], None],
         unreached: Callable[[Address, int], None] = lambda _address, _port: None,
+        heartbeats: Heartbeats | None = None,
     ) -> None:
         self._unreached = unreached
         self._stats = stats
         self._output = output
         self._remark = remark
-        super().__init__(self._sort)
+        super().__init__(self._sort, heartbeats)
 
     def _sort(self, lines: list[bytes]) -> None:
         texts = [line for line in lines if line.startswith(b"{")]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import unquote
 
+from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.line_pipe import LinePipe
 from egress_router.daemon.log import LogOutput
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
@@ -80,13 +81,15 @@ class AccessLog(LinePipe):
         output: LogOutput | None,
         reasons: DnsReasons | None = None,
         idle: IdleTunnels | None = None,
+        heartbeats: Heartbeats | None = None,
+        name: str = "access-log",
     ) -> None:
         self._idle = idle
         self._reasons = reasons
         self._attributor = attributor
         self._stats = stats
         self._output = output
-        super().__init__(self._copy_lines)
+        super().__init__(self._copy_lines, heartbeats, name)
 
     def _copy_lines(self, lines: list[bytes]) -> None:
         counts = RequestCounts()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.daemon.children import Child, Launch
+from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LogOutput, log_warnings
 from egress_router.daemon.sockets import clients, listeners, listens
 from egress_router.errors import PlatformError, TryAgainError
@@ -110,7 +111,8 @@ class SquidEngine:
     ``directory`` is writable; ``output`` takes the access log (None: it is off), ``stats`` counts it in any case.
     ``secret`` opens the cache manager to us. The kernel spreads connections over the Squids. ``families`` lead outside
     where EGRESS_SOURCE does not say so, ``cluster`` tells what the routes send into the cluster, and ``reasons`` why
-    names have no address. ``ipv6`` is false where Squid shall not use it, even where the pod has it.
+    names have no address. ``ipv6`` is false where Squid shall not use it, even where the pod has it. ``heartbeats``
+    have those of the threads that read the access logs.
     """
 
     settings: HttpSettings
@@ -128,6 +130,7 @@ class SquidEngine:
     cluster: Callable[[], Iterable[Network]] = tuple
     reasons: DnsReasons | None = None
     idle: IdleTunnels | None = None
+    heartbeats: Heartbeats = field(default_factory=Heartbeats)
     _states: dict[str, _State] = field(default_factory=dict)
     _guard: Guard | None = None
 
@@ -226,7 +229,9 @@ class SquidEngine:
         host, port = unused_address()
         conf = prepared.directory / f"{service}.conf"
         write_files(prepared.directory, {conf.name: f"{prepared.files['squid.conf']}\nhttp_port {host}:{port}\n"})
-        access_log = AccessLog(attributor, self.stats, self.output, self.reasons, self.idle)
+        access_log = AccessLog(
+            attributor, self.stats, self.output, self.reasons, self.idle, self.heartbeats, f"access-log of {service}"
+        )
         manager = SquidManager(host, port, self.secret)
         self._states[service] = _State(prepared.directory, conf, access_log, manager)
         command: tuple[str, ...] = (self.program, "-N", "-n", service, "-f", str(conf))
