@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
 from typing import Any
 
 from egress_router.config.inputs import Problems
@@ -50,7 +51,7 @@ def judge_pods(pods: Iterable[ManifestPod], objects: Objects, problems: Problems
     for pod in pods:
         for severity, problem in (*_containers(pod), *_pod(pod), *_workload(pod), *_scaled(pod, objects)):
             (problems.errors if severity else problems.warnings).append(problem)
-    problems.errors += shared_addresses(pods)
+    problems.errors += shared_addresses(holders(pod for pod in pods if pod.item.spec.get("replicas") != 0))
 
 
 Found = Iterator[tuple[bool, Problem]]
@@ -293,18 +294,34 @@ def _same(item: ManifestObject, reference: dict[str, Any], other: ManifestObject
     return wanted == (other.kind, other.name, other.namespace)
 
 
-def shared_addresses(pods: list[ManifestPod]) -> list[Problem]:
-    """Return the addresses that two pods have."""
-    owners: dict[str, ManifestPod] = {}
+def shared_addresses(holders: Iterable[tuple[str, str]]) -> list[Problem]:
+    """Return the addresses that two routers have, however they are written. A holder is a router's name in messages
+    and its EGRESS_SOURCE.
+    """
+    owners: dict[str, tuple[int, str]] = {}
     found = []
-    for pod in pods:
-        if pod.item.spec.get("replicas") == 0:
-            continue
-        setter = pod.with_role(Role.INIT) or pod.with_role(Role.RUN)
-        text = setter.env.get("EGRESS_SOURCE", "") if setter is not None else ""
+    for number, (name, text) in enumerate(holders):
         for word in dict.fromkeys(_words(text)):
-            other = owners.setdefault(word, pod)
-            if other is not pod:
-                message = f"is the address of {other.name} too: two pods must never hold one address"
-                found.append(Problem(f"{pod.name} EGRESS_SOURCE", None, word, message, "an address of its own"))
+            owner, other = owners.setdefault(_as_address(word), (number, name))
+            if owner != number:
+                message = f"is the address of {other} too: two pods must never hold one address"
+                found.append(Problem(f"{name} EGRESS_SOURCE", None, word, message, "an address of its own"))
     return found
+
+
+def holders(pods: Iterable[ManifestPod]) -> Iterator[tuple[str, str]]:
+    """Return the name and the EGRESS_SOURCE of each pod that sets an egress interface up, also where something else of
+    it cannot be read.
+    """
+    for pod in pods:
+        setter = pod.with_role(Role.INIT) or pod.with_role(Role.RUN)
+        if setter is not None:
+            yield pod.name, setter.env.get("EGRESS_SOURCE", "")
+
+
+def _as_address(word: str) -> str:
+    """Return an address in its one spelling (RFC 5952), and what is none as it is."""
+    try:
+        return str(ip_address(word))
+    except ValueError:
+        return word

@@ -7,12 +7,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from egress_router.config.inputs import Problems, SourceText
 from egress_router.errors import Problem
 from egress_router.manifests.containers import manifest_pods
 from egress_router.manifests.forms import CALLOUT, explained
-from egress_router.manifests.judge import judge_pods, shared_addresses
+from egress_router.manifests.judge import holders, judge_pods, shared_addresses
 from egress_router.manifests.objects import (
     ManifestObject,
     read_objects,
@@ -99,14 +100,16 @@ def parse_legacy(
         notes += found
         mended.append(SourceText(file.variable, text))
     objects = read_objects(mended, problems)
-    routers: list[LegacyRouter] = []
+    places = {id(item): number for number, item in enumerate(objects)}
+    placed: list[tuple[int, LegacyRouter]] = []
     for item in objects:
         if item.kind == "EgressRouter":
             note = Notebook(item.where)
             router = router_of_resource(item, options.defaults, set(options.given), problems, note)
-            routers += [router] if router is not None else []
+            placed += [(places[id(item)], router)] if router is not None else []
             notes += note.notes
     pods = manifest_pods(objects, problems)
+    held = [*((router.where, router.source) for _, router in placed), *holders(pods)]
     for pod in pods:
         note = Notebook(pod.name)
         if not is_ours(pod.item):
@@ -117,13 +120,23 @@ def parse_legacy(
                 text = str(replace(one, variable=field or "it", expected="")).removeprefix("it: ")
                 note.add(NoteKind.WRONG, text)
         router = router_of_pod(pod, objects, options.defaults, set(options.given), problems, note)
-        routers += [router] if router is not None else []
+        placed += [(places[id(pod.item)], router)] if router is not None else []
         notes += note.notes
-    if not routers and not problems.errors:
+    if not placed and not problems.errors:
         raise no_pods(objects, [file.variable for file in files], "migrate")
-    if not options.sources:
-        problems.errors += shared_addresses(pods)
-    _refuse_twins(routers, options, problems)
+    routers = [router for _, router in sorted(placed, key=itemgetter(0))]
+    if options.sources:
+        if len(routers) != len(options.sources):
+            message = f"{len(options.sources)} for {len(routers)} routers"
+            problems.error("--source", None, "", message, "one for each router, in the order of the files")
+            return [], notes
+        # Each router has its own, whatever set it will be of.
+        routers = [replace(one, source=source) for one, source in zip(routers, options.sources, strict=True)]
+        held = [(router.where, router.source) for router in routers]
+        shared = [replace(problem, variable="--source") for problem in shared_addresses(held)]
+    else:
+        shared = shared_addresses(held)
+    problems.errors += shared
     problems.errors = list(dict.fromkeys(problems.errors))
     sets: list[LegacySet] = []
     fates = Fates(objects, {id(pod.item) for pod in pods}, options.defaults.namespace)
@@ -131,7 +144,7 @@ def parse_legacy(
     behind = [(router, services.selecting(router.labels, router.request.namespace)) for router in routers]
     for group, selecting in _groups(behind):
         request = _together(group, selecting, services, options, fates, problems, notes)
-        if request is not None:
+        if request is not None and _told_apart(group):
             sets.append(LegacySet(request, group[0]))
             fates.written(request, group)
     _refuse_one_name(sets, problems)
@@ -231,7 +244,7 @@ def _together(
         note.changed(f"{len(group)} routers become one set: {', '.join(router.where for router in group)}")
     notes += note.notes
     mine = Problems()
-    sources = options.sources or tuple(router.source for router in group)
+    sources = tuple(router.source for router in group)
     text = SourceText(first.names["--destinations"], first.destinations)
     settings = {name: value for kept in request.kept for name, value in kept.settings.items()}
     complete = complete_request(
@@ -300,16 +313,6 @@ def _fallback_alone(text: str) -> bool:
     return {len(words) for words in _meaning(text)} == {1}
 
 
-def _refuse_twins(routers: list[LegacyRouter], options: MigrateOptions, problems: Problems) -> None:
-    if options.sources:
-        if len(routers) != len(options.sources):
-            message = f"{len(options.sources)} for {len(routers)} routers"
-            problems.error("--source", None, "", message, "one for each router, in the order of the files")
-        return
-    owners: dict[str, LegacyRouter] = {}
-    for router in routers:
-        for word in router.source.replace(",", " ").split():
-            other = owners.setdefault(word.partition("/")[0], router)
-            if other is not router:
-                message = f"is the address of {other.where} too: two pods must never hold one address"
-                problems.error(f"{router.where} EGRESS_SOURCE", None, word, message, "an address of its own")
+def _told_apart(group: Sequence[LegacyRouter]) -> bool:
+    """Return whether the addresses of a set are distinct; that they are not has been said already."""
+    return not shared_addresses((router.where, router.source) for router in group)

@@ -988,3 +988,44 @@ def test_a_name_that_would_be_written_twice(migrate: Migrate) -> None:
     status, items, notes = migrate(*map(dumped, (one, two, three, service(name="shop"))))
     assert (status, items) == (78, [])
     assert "Deployment shop-1 in the namespace egress-routers would be written twice" in notes
+
+
+@pytest.mark.parametrize("second", ["192.0.2.99", "192.0.2.99/24", "2001:DB8:0::99/64"])
+@pytest.mark.parametrize("behind", [False, True], ids=["apart", "one Service"])
+def test_one_address_of_two_routers_is_said_once(migrate: Migrate, second: str, behind: bool) -> None:
+    """However it is written, and whether the two would be one set or not."""
+    first = "2001:db8::99" if ":" in second else "192.0.2.99"
+    old = [router("a", first), router("b", second)]
+    status, items, said = migrate(*map(dumped, old), *([dumped(service())] if behind else []))
+    assert status == 78
+    assert items == []
+    assert said.count("two pods must never hold one address") == 1
+    assert f'Deployment/b EGRESS_SOURCE: "{second.partition("/")[0]}" is the address of Deployment/a too' in said
+
+
+def test_the_sources_of_the_command_line_go_to_the_routers_in_the_order_of_the_files(migrate: Migrate) -> None:
+    resource = {
+        "apiVersion": "network.operator.openshift.io/v1",
+        "kind": "EgressRouter",
+        "metadata": {"name": "middle"},
+        "spec": {
+            "mode": "Redirect",
+            "addresses": [{"ip": "192.0.2.99/24", "gateway": "192.0.2.1"}],
+            "redirect": {"redirectRules": [{"destinationIP": "203.0.113.9", "port": 80, "protocol": "TCP"}]},
+        },
+    }
+    old = [dumped(item) for item in (router("first"), resource, router("last"))]
+    given = ("192.0.2.5", "192.0.2.6", "192.0.2.7")
+    options = tuple(word for source in given for word in ("--source", source))
+    status, items, _ = migrate(*old, options=options)
+    assert status == 0
+    written = {item["metadata"]["name"]: source_of(item) for item in by_kind(items, "Deployment")}
+    assert written == {"first": "192.0.2.5", "middle": "192.0.2.6", "last": "192.0.2.7"}
+
+    status, _, said = migrate(*old, options=("--source", "192.0.2.5", *options[2:4], *options[:2]))
+    assert status == 78
+    assert '--source: "192.0.2.5" is the address of Deployment/first too' in said
+
+    status, _, said = migrate(*old, options=options[:2])
+    assert status == 78
+    assert said.endswith("  --source: 1 for 3 routers (one for each router, in the order of the files)\n")
