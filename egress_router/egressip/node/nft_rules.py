@@ -247,6 +247,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
 
     What is for an address of this node, a cache of names or a virtual address, say, does not leave, although that is in
     no network of the cluster. Rules that lead elsewhere may come before the table ``local`` (Cilium moves it).
+    Nor is its source forged because the way back to it is another one, as it often is on a node with two interfaces.
 
     A segment that is out of its connection's window is not translated back, so it would reach this node's own TCP,
     which resets the connection.
@@ -368,7 +369,8 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
             f'iifname "{TUNNEL}" accept',
             *(
                 f'iifname != {{ "lo", "{settings.interface}" }} ct direction original {ip} saddr != @cluster{version} '
-                f"{ip} daddr != @cluster{version} fib saddr . iif oif missing counter name forged_source drop"
+                f"{ip} daddr != @cluster{version} fib saddr . iif oif missing fib daddr type != local "
+                "counter name forged_source drop"
                 for version, ip in ((4, "ip"), (6, "ip6"))
             ),
             "ct direction original ip saddr @local_pods4 ip daddr != @cluster4 goto restore_path4",

@@ -111,6 +111,25 @@ def test_a_pod_leaves_with_no_address_of_nobody(scene: Scene, version: int) -> N
             node.ip(route.replace(" add ", " del "))
 
 
+def test_what_is_for_the_node_itself_is_no_forgery(scene: Scene, version: int) -> None:
+    """A node with a second interface is reached there by machines that it answers by the first one."""
+    node, family = scene.lab.nodes[0], f"-{version}"
+    machine, own = {4: ("198.18.0.7", "203.0.113.77"), 6: ("2001:db8:bad::7", "2001:db8:113::77")}[version]
+    if version == 4 and scene.world.rp_filter:
+        pytest.skip("the kernel itself drops it where rp_filter is strict")
+    node.ip(f"{family} address add {own} dev lo")
+    try:
+        with node.socket(FAMILY[version], socket.SOCK_DGRAM) as service:
+            service.bind((own, 53))
+            service.settimeout(2)
+            before = scene.dropped(0, "forged_source")
+            send_raw(scene.plain, ip_packet(machine, own, UDP, udp()), version)
+            assert service.recvfrom(100)[1][0] == machine
+            assert scene.dropped(0, "forged_source") == before
+    finally:
+        node.ip(f"{family} address del {own} dev lo")
+
+
 def test_a_service_decides_what_is_outside(scene: Scene, version: int) -> None:
     """Its external address with an endpoint inside is inside; its cluster address with an endpoint outside is not."""
     lab, node = scene.lab, scene.lab.nodes[0]
