@@ -158,7 +158,9 @@ def host_name(text: str) -> HostName | Invalid:
         import idna
 
         try:
-            name = idna.encode(name, uts46=True).decode("ascii")
+            # Labels in ASCII are judged below as in any name, which costs a tenth of what IDNA makes of them.
+            labels = idna.uts46_remap(name, std3_rules=False).split(".")
+            name = ".".join(label if label.isascii() else idna.alabel(label).decode("ascii") for label in labels)
         except idna.IDNAError as error:
             return Invalid(f"{quoted(text)} is not a name: {printable(str(error))}")
     bare = name.removesuffix(".")

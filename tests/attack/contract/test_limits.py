@@ -18,6 +18,13 @@ CHECKOUT = Path(__file__).parents[3]
 OURS = {"EGRESS_SOURCE": "192.0.2.46 2001:db8:2::46", "EGRESS_GATEWAY": "192.0.2.1 2001:db8:2::1"}
 POLICY, REDIRECT = "EGRESS_HTTP_PROXY_DESTINATION_FILE", "EGRESS_DESTINATION_FILE"
 DNS = "EGRESS_DNS_PROXY_DESTINATION_FILE"
+
+
+def _by_name(number: int, name: str) -> str:
+    """Return a redirect line that claims what no other one does."""
+    return f"{number % 50_000 + 1} {'tcp' if number <= 50_000 else 'udp'} {name}"
+
+
 #: The number of lines, and what is on the nth one.
 LISTS: dict[str, tuple[str, int, Callable[[int], str]]] = {
     "a policy of names": (POLICY, 50_000, lambda n: f"host{n}.example.com"),
@@ -26,9 +33,15 @@ LISTS: dict[str, tuple[str, int, Callable[[int], str]]] = {
     "a policy of what is wrong": (POLICY, MAX_LIST_LINES, lambda n: f"x y {n}"),
     "a policy of too many lines": (POLICY, 2_000_000, lambda _: "a"),
     "redirect lines": (REDIRECT, MAX_LIST_LINES, lambda n: f"{n % 65535 + 1} tcp 203.0.113.25"),
+    "redirect lines of international names": (
+        REDIRECT,
+        MAX_LIST_LINES,
+        lambda n: _by_name(n, f"bücher{n}.example.com"),
+    ),
     "redirect lines that overlap": (REDIRECT, MAX_LIST_LINES, lambda n: f"{n % 60000 + 1}-{n % 60000 + 500} udp ::1"),
     "redirect lines that are wrong": (REDIRECT, MAX_LIST_LINES, lambda n: f"x {n}"),
     "lines of the DNS proxy": (DNS, 65_535, lambda n: f"{n} host{n}.example.com"),
+    "international names of the DNS proxy": (DNS, 65_535, lambda n: f"{n} bücher{n}.example.com"),
     "lines of the DNS proxy that are wrong": (DNS, MAX_LIST_LINES, lambda n: f"{n} tcp tcp"),
 }
 MANIFESTS: dict[str, str] = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from egress_router.config import fields
 from egress_router.config.fields import Invalid
-from egress_router.config.values import PortRange
+from egress_router.config.values import HostName, PortRange
 from tests.support.strategies import ADDRESSES, ANY_TEXT, NUMBERS, RANGES
 
 READERS: list[Callable[[str], object]] = [
@@ -230,3 +230,23 @@ def test_no_text_makes_a_traceback_and_what_is_read_round_trips(reader: Callable
         assert value.startswith('"')
     else:
         assert reader(str(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("bücher.Example.COM.", "xn--bcher-kva.example.com."),
+        ("BÜCHER。example", "xn--bcher-kva.example"),
+        ("www.中文.ＣＯＭ", "www.xn--fiq228c.com"),
+        ("_db._tcp.bücher.example", "_db._tcp.xn--bcher-kva.example"),
+    ],
+)
+def test_an_international_name_is_encoded_label_by_label(text: str, expected: str) -> None:
+    assert fields.host_name(text) == HostName(expected)
+
+
+@pytest.mark.parametrize(
+    "text", ["bücher..example", "ü" * 60 + ".example", "bücher.-a.example", "☃.example", "bücher.a b", "bücher.例外。1"]
+)
+def test_what_is_no_international_name_is_refused(text: str) -> None:
+    assert isinstance(fields.host_name(text), Invalid)
