@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -205,17 +206,25 @@ def _words(text: str) -> list[str]:
     return sorted(word.partition("/")[0] for word in text.replace(",", " ").split())
 
 
-def _pod(pod: ManifestPod) -> Found:
-    spec, annotations = pod.item.pod_spec, pod.item.pod_annotations
-    for field, entries in (
-        ("annotations", annotations),
-        ("labels", as_mapping(as_mapping(pod.item.template.get("metadata")).get("labels"))),
-    ):
-        for key, value in entries.items():
+def no_strings(metadata: Any, prefix: str = "") -> list[Problem]:
+    """Return a problem for each annotation and label of an object's metadata that is no string."""
+    found = []
+    for field in ("annotations", "labels"):
+        for key, value in as_mapping(as_mapping(metadata).get(field)).items():
             if not isinstance(value, str):
                 shown = str(value).lower() if isinstance(value, (bool, int, float)) else ""
                 message = f"is no string, and the API server refuses the object: {key}"
-                yield _error(pod, field, shown, message, f'quotes around it: {key}: "{shown}"')
+                found.append(Problem(f"{prefix}{field}", None, shown, message, f'quotes around it: {key}: "{shown}"'))
+    return found
+
+
+def _pod(pod: ManifestPod) -> Found:
+    spec, annotations = pod.item.pod_spec, pod.item.pod_annotations
+    wrong = no_strings(pod.item.template.get("metadata"))
+    if pod.item.kind != "Pod":
+        wrong += no_strings(pod.item.metadata, "metadata.")
+    for problem in wrong:
+        yield True, replace(problem, variable=f"{pod.name} {problem.variable}")
     if spec.get("hostNetwork") is True:
         message = "would put the rules into the node's own network"
         yield _error(pod, "hostNetwork", "true", message, "leave it out")

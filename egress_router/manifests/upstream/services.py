@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from egress_router.config.inputs import Problems
+from egress_router.manifests.judge import no_strings
 from egress_router.manifests.objects import ManifestObject, as_list, as_text, texts
 from egress_router.manifests.ports import claimed, fallback_lines
 from egress_router.manifests.upstream.kept import OUR_LABELS, Notebook
@@ -82,6 +84,8 @@ def kept_service(
         spec.pop("ports", None)
     numbers = ", ".join(as_text(port.get("port")) for port in ports)
     others = ["clusterIP None" if key == "clusterIP" else key for key in spec if key not in ("ports", "type")]
+    for problem in no_strings(item.metadata):
+        note.add(NoteKind.WRONG, str(replace(problem, expected="")))
     note.same(", ".join(["name, type", *others, f"ports ({numbers})" if ports else "no ports"]))
     return KeptService(
         item.name,

@@ -93,6 +93,10 @@ BAD = {
         "has a default-route",
     ),
     "an unquoted label": (REDIRECT.replace("labels: {app: shop}", "labels: {app: 08}"), "labels: "),
+    "an unquoted label of the workload": (
+        REDIRECT.replace("metadata: {name: shop", "metadata: {labels: {since: 2024}, name: shop", 1),
+        'metadata.labels: "2024" is no string',
+    ),
     "no annotation": (REDIRECT.replace(ANNOTATION, "annotations: {}"), "nothing gives the pod an egress interface"),
     "not privileged on OpenShift SDN": (
         REDIRECT.replace("{privileged: true}", "{capabilities: {add: [NET_ADMIN, NET_RAW]}}"),

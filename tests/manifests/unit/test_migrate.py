@@ -1029,3 +1029,15 @@ def test_the_sources_of_the_command_line_go_to_the_routers_in_the_order_of_the_f
     status, _, said = migrate(*old, options=options[:2])
     assert status == 78
     assert said.endswith("  --source: 1 for 3 routers (one for each router, in the order of the files)\n")
+
+
+def test_what_is_no_string_in_a_service_is_said_and_left_out(migrate: Migrate) -> None:
+    metadata = {"labels": {"team": "shop", "since": 2024}, "annotations": {"example.com/on": True}}
+    status, items, said = migrate(dumped(router()), dumped(service(metadata=metadata)))
+    assert status == 0
+    assert 'was wrong: Service/egress: labels: "2024" is no string' in said
+    assert 'was wrong: Service/egress: annotations: "true" is no string' in said
+    (written,) = by_kind(items, "Service")
+    assert written["metadata"]["labels"]["team"] == "shop"
+    assert "since" not in written["metadata"]["labels"]
+    assert "annotations" not in written["metadata"]
