@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from egress_router.net.oserror import translating
-from egress_router.net.signed_messages import Signatures
+from egress_router.net.signed_messages import ANY_SOURCE, Opened, Signatures
 from egress_router.net.tunnel_echo import (
     SELDOM,
     SELDOM_ROUNDS,
@@ -193,6 +193,7 @@ class Prober:
     ) -> None:
         """``signatures``: sign what is said, and believe only what is signed."""
         self._signatures = signatures
+        self._host_ip = host_ip
         self._interval = interval
         self._port = port
         self._report = report
@@ -348,7 +349,7 @@ class Prober:
             try:
                 self._icmp.sendto(echo_request(self._version, self._echo_id, self._number), (ip, 0))
                 if name not in reduced_rate or self._number % REDUCED_RATE_ROUNDS == 0:
-                    self._udp.sendto(self._sealed(question), (ip, self._port))
+                    self._udp.sendto(self._sealed(question, ip), (ip, self._port))
             except OSError:
                 # No route, no buffer: nothing will come back, which is what counts.
                 continue
@@ -404,16 +405,16 @@ class Prober:
         return (self._number - number) & 0xFFFF
 
     def _on_datagram(self, data: bytes, ip: str, address: tuple[object, ...]) -> None:
-        opened = data if self._signatures is None else self._signatures.open(data)
-        message = None if opened is None else parse_message(opened)
-        if isinstance(message, Question):
-            self._answer(message, ip, address)
-        elif message is not None and self._age(message.number) <= LATEST_ROUNDS:
+        opened = Opened(data) if self._signatures is None else self._signatures.open(data, ip, self._host_ip)
+        message = None if opened is None else parse_message(opened.body)
+        if opened is not None and isinstance(message, Question):
+            self._answer(message, opened.sender, ip, address)
+        elif isinstance(message, Reply) and self._age(message.number) <= LATEST_ROUNDS:
             with self._lock:
                 for target in self._by_ip.get(ip, ()):
                     target.reply = message
 
-    def _answer(self, question: Question, ip: str, address: tuple[object, ...]) -> None:
+    def _answer(self, question: Question, sender: str, ip: str, address: tuple[object, ...]) -> None:
         if self._payload is None:
             return
         # A controller asks too, perhaps from the same address as an agent, and does not say that it uses anything.
@@ -421,11 +422,14 @@ class Prober:
             self._note_user(ip, uses=question.uses)
         reply = self._payload(question.pods)
         with suppress(OSError):
-            self._udp.sendto(self._sealed({"told": question.number, **reply}), address)
+            self._udp.sendto(self._sealed({"told": question.number, **reply}, sender), address)
 
-    def _sealed(self, message: Mapping[str, object]) -> bytes:
+    def _sealed(self, message: Mapping[str, object], to: str) -> bytes:
+        """Return a message to an address, or to the sender of what it answers (empty: one who does not sign)."""
         body = json.dumps(message).encode()
-        return body if self._signatures is None else self._signatures.seal(body)
+        if self._signatures is None:
+            return body
+        return self._signatures.seal(body, self._host_ip if self._payload else ANY_SOURCE, to)
 
     def _note_user(self, ip: str, *, uses: bool) -> None:
         """Remember a node that sends traffic here; others, and those that said so long ago, are forgotten."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -31,3 +32,67 @@ def test_the_answers_of_a_thousand_nodes_all_count(make_lab: Callable[..., Lab])
     """They come in a burst, which the default buffer of a socket does not hold."""
     node = make_lab().nodes[0]
     assert node.run([sys.executable, "-c", dedent(SCRIPT)], timeout=30).stdout.split() == ["1000"]
+
+
+SIGNED = """
+    import sys, threading, time
+    from pathlib import Path
+    from egress_router.net.icmp_probe import Prober
+    from egress_router.net.signed_messages import Signatures
+
+    keys = Path(sys.argv[1])
+    heard = {}
+
+    def told(name):
+        return lambda answers: heard.setdefault(name, []).append(dict(answers))
+
+    def payload(pods):
+        return {"ready": True, "draining": False, "lacks": []}
+
+    names = {"living": "127.0.0.1", "silent": "127.0.0.2"}
+    living = Prober("127.0.0.1", 4791, 0.1, told("living"), payload, Signatures(keys))
+    agent = Prober("127.0.0.3", 4791, 0.1, told("agent"), payload, Signatures(keys))
+    controller = Prober("0.0.0.0", 4791, 0.1, told("controller"), signatures=Signatures(keys))
+    living.set_peers({"127.0.0.3"})
+    for asks in (agent, controller):
+        asks.set_targets(names, frozenset({"living"}), frozenset())
+    # Who is at the address of the silent node hears the questions, and has them answered by the living one.
+    import socket
+    thief = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    thief.bind(("127.0.0.2", 4791))
+
+    def pretend():
+        while True:
+            question, asker = thief.recvfrom(8192)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as relay:
+                relay.bind(("127.0.0.2", 0))
+                relay.settimeout(0.05)
+                relay.sendto(question, ("127.0.0.1", 4791))
+                try:
+                    thief.sendto(relay.recv(8192), asker)
+                except TimeoutError:
+                    pass
+
+    threading.Thread(target=pretend, daemon=True).start()
+    for prober in (living, agent, controller):
+        threading.Thread(target=prober.run).start()
+    time.sleep(1.5)
+    print(living.users(5), *(
+        f"{who}:{node}:{any(answers[node].ready for answers in heard[who])}"
+        for who in ("agent", "controller") for node in names
+    ))
+    for prober in (living, agent, controller):
+        prober.stop()
+"""
+
+
+@pytest.mark.parametrize(("keys", "believed"), [("k" * 32, False), ("unsigned\n" + "k" * 32, True)])
+def test_a_living_node_does_not_speak_for_a_silent_one(
+    make_lab: Callable[..., Lab], tmp_path: Path, keys: str, believed: bool
+) -> None:
+    """Whoever takes the silent one's address and passes on what the living one says."""
+    (tmp_path / "keys").write_text(keys)
+    node = make_lab().nodes[0]
+    said = node.run([sys.executable, "-c", dedent(SIGNED), str(tmp_path / "keys")], timeout=30).stdout.strip()
+    of_silent = f"agent:silent:{believed} controller:living:True controller:silent:{believed}"
+    assert said == f"['127.0.0.3'] agent:living:True {of_silent}"

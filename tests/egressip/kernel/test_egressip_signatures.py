@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 
 import pytest
 
@@ -57,3 +58,36 @@ def test_only_who_has_the_key_is_believed(two_holders: EgressCluster) -> None:
         path.write_text(f"{TWO}\n{ONE}\n")
     cluster.until(lambda: not cluster.ask(near)["problems"])
     assert cluster.source_of(client)
+
+
+def test_the_first_key_comes_without_a_gap(two_holders: EgressCluster) -> None:
+    """Agents without keys and with them, one after the other: nobody takes another one for silent, nothing is lost."""
+    cluster, nodes = two_holders, two_holders.lab.nodes
+    files = {node.name: cluster.state / f".{node.name}.keys" for node in nodes}
+    client = cluster.pod("client", "toto", 0)
+    cluster.start()
+    cluster.settle()
+    assert cluster.source_of(client)
+
+    def nobody_is_silent() -> None:
+        """Each has asked the others as often as makes a silent one known, and what was asked is believed."""
+        cluster.settle()
+        time.sleep(2.5)
+        for node in nodes:
+            said = cluster.ask(node)["problems"]
+            assert not any("says nothing" in text for text in said), (node.name, said)
+        assert cluster.source_of(client)
+
+    for node in nodes:
+        files[node.name].write_text(f"unsigned\n{ONE}\n")
+        cluster.agents[node.name].terminate()
+        cluster.agents[node.name].wait()
+        cluster.start(node, agent_keys=str(files[node.name]))
+        nobody_is_silent()
+    for text in (f"{ONE}\nunsigned\n", f"{ONE}\n"):
+        for node in nodes:
+            files[node.name].write_text(text)
+        nobody_is_silent()
+    stranger = cluster.lab.machine("stranger", "192.0.2.99")
+    address = str(nodes[1].addresses[cluster.world.underlay])
+    cluster.until(lambda: not question(stranger, address))
