@@ -10,13 +10,19 @@ One ``stat`` a second costs nothing and sees every case.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import select
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from egress_router.daemon.loop import Loop
+from egress_router.daemon.threads import Threads
 from egress_router.errors import PlatformError
+
+log = logging.getLogger(__name__)
 
 IN_CLOSE_WRITE = 0x8
 IN_MOVED_FROM = 0x40
@@ -28,6 +34,8 @@ IN_MOVE_SELF = 0x800
 MASK = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
 
 _READ_SIZE = 64 * 1024
+#: A look that takes longer is told in the log; seconds.
+LATE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +84,60 @@ def identify_all(directory: Path, wanted: Callable[[str], bool]) -> dict[str, Id
 
 
 class Watch:
-    """Remembers the identity of some files. ``changed()`` is true once for every change it sees."""
+    """Remembers the identity of some files. ``changed()`` is true once for every change it sees; any thread may ask."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._seen = {path: identify(path) for path in paths}
+        self._lock = threading.Lock()
+        #: How many looks have found a change.
+        self.changes = 0
+        self._leaving = threading.Event()
+        # Of ``follow``: when the last look ended, and whether it was told that the next one does not.
+        self._looked = 0.0
+        self._told = False
 
     def changed(self) -> bool:
-        """Look again; return whether any file differs from the last look."""
-        now = {path: identify(path) for path in self._seen}
-        different = now != self._seen
-        self._seen = now
-        return different
+        """Look again; return whether any file differs from the last look. Waits as long as the file system does."""
+        with self._lock:
+            now = {path: identify(path) for path in self._seen}
+            different = now != self._seen
+            self._seen = now
+            self.changes += different
+            return different
+
+    def follow(self, threads: Threads, loop: Loop, every: float, seen: Callable[[bool], object]) -> None:
+        """Look every so many seconds in a thread, and have ``loop`` call ``seen`` with what ``changed`` returned.
+
+        A file system that does not answer (NFS, FUSE) stops the looks and nothing else: what was read stays in force.
+        The log tells, and the age of the thread's heartbeat; it is no reason to end a process that does its work.
+        """
+        if not self._seen:
+            return
+        self._looked = loop.now()
+
+        def look(beat: Callable[[], None]) -> None:
+            while not self._leaving.wait(every):
+                beat()
+                different = self.changed()
+                self._looked = loop.now()
+                loop.post(lambda different=different: seen(different))  # type: ignore[misc]
+
+        threads.start("files", look, limit=float("inf"))
+        loop.every(LATE_SECONDS / 3, lambda: self._tell_late(loop.now()))
+
+    def _tell_late(self, now: float) -> None:
+        late = now - self._looked > LATE_SECONDS
+        if late != self._told:
+            self._told = late
+            names = ", ".join(map(str, self._seen))
+            if late:
+                log.error("%s: its file system does not answer; changes are not seen, all stays as it is", names)
+            else:
+                log.info("%s: its file system answers again", names)
+
+    def close(self) -> None:
+        """Look no more."""
+        self._leaving.set()
 
 
 class DirectoryNotices:

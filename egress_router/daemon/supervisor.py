@@ -31,7 +31,7 @@ from egress_router.errors import EgressRouterError, PlatformError
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at watched files, deadlines and children that drain.
+#: Seconds between two looks at watched files, the clock, deadlines and children that drain.
 TICK = 0.5
 #: Seconds between two looks while a new child is starting.
 STARTING_TICK = 0.02
@@ -62,6 +62,7 @@ class Supervisor(Generic[Prepared]):
     _candidate: Generation[Prepared] | None = None
     _draining: list[Generation[Prepared]] = field(default_factory=list)
     _watch: Watch = field(default_factory=lambda: Watch(()))
+    _changes_taken: int = 0
     _preparing: bool = False
     _clock: SetBack = field(default_factory=SetBack)
     _reload_wanted: bool = False
@@ -97,6 +98,7 @@ class Supervisor(Generic[Prepared]):
             # What a former container of the pod left is not true any more.
             self._tell(ready=False)
             self._start()
+            self._watch.follow(self.threads, self.loop, TICK, self._files_seen)
             next_look = self.loop.now() + TICK
             while not self._done():
                 busy = self._candidate is not None or self._restart_at is not None or self.stopping
@@ -105,14 +107,13 @@ class Supervisor(Generic[Prepared]):
                 now = self.loop.now()
                 if now >= next_look:
                     next_look = now + TICK
-                    if self._watch.changed():
-                        self._reload_wanted = True
                     if back := self._clock.seconds():
                         log.warning("the clock was set back by %.0f s: %s starts anew", back, self.engine.name)
                         self._reload_wanted = True
                 self._advance(now)
             return 0
         finally:
+            self._watch.close()
             self._kill_all()
             self.loop.close()
 
@@ -126,6 +127,10 @@ class Supervisor(Generic[Prepared]):
         if child.output >= 0:
             self.loop.remove(child.output)
             child.close()
+
+    def _files_seen(self, _: bool) -> None:
+        if not self._preparing and self._watch.changes != self._changes_taken:
+            self._reload_wanted = True
 
     def _want_reload(self) -> None:
         self._reload_wanted = True
@@ -167,30 +172,36 @@ class Supervisor(Generic[Prepared]):
     def _start(self) -> None:
         """Have the next generation prepared, and start it as the candidate."""
         self._number += 1
-        # What is read from here on is what this start is about, not one more reload.
-        asked = self._watch.changed() or self._reload_wanted
+        asked = self._reload_wanted
         self._reload_wanted = False
         self._preparing = True
         number = self._number
 
-        def prepare() -> Prepared | EgressRouterError:
+        def prepare() -> tuple[int, Prepared | EgressRouterError]:
+            # What has changed so far is what this start is about, not one more reload.
+            self._watch.changed()
+            changes = self._watch.changes
             try:
-                return self.engine.prepare(number)
+                return changes, self.engine.prepare(number)
             except EgressRouterError as error:
-                return error
+                return changes, error
 
         unforeseen = EgressRouterError("it could not be prepared by an error that nobody foresaw; see the log")
         self.threads.job(
             "preparing",
             prepare,
-            lambda found: self._prepared(number, found, asked=asked),
+            lambda result: self._prepared(number, *result, asked=asked),
             self.limits.prepare,
-            lambda: self._prepared(number, unforeseen, asked=asked),
+            lambda: self._prepared(number, self._watch.changes, unforeseen, asked=asked),
         )
 
-    def _prepared(self, number: int, found: Prepared | EgressRouterError, *, asked: bool) -> None:
-        """Start what was prepared; a failure is raised when there is no good generation."""
+    def _prepared(self, number: int, changes: int, found: Prepared | EgressRouterError, *, asked: bool) -> None:
+        """Start what was prepared, with so many changes of the files; a failure is raised when there is no good
+        generation.
+        """
         self._preparing = False
+        asked |= changes != self._changes_taken
+        self._changes_taken = changes
         if self.stopping:
             return
         if isinstance(found, EgressRouterError):

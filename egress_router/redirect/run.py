@@ -109,7 +109,7 @@ class RedirectDaemon:
         self._worker.start()
         with loop.catching_signals(), self._threads.owning_all():
             try:
-                loop.every(FILE_SECONDS, self._look_at_file)
+                self._watch.follow(self._threads, loop, FILE_SECONDS, self._file_seen)
                 self._names.follow(self._live.config.rules.names)
                 self._uplink.look_at_link()
                 loop.every(self._run.probe_interval, self._uplink.probe)
@@ -118,6 +118,7 @@ class RedirectDaemon:
                 self._full()
                 loop.run()
             finally:
+                self._watch.close()
                 self._names.close()
                 self._uplink.close()
                 for events in self._listening:
@@ -219,9 +220,9 @@ class RedirectDaemon:
 
     # Reload
 
-    def _look_at_file(self) -> None:
+    def _file_seen(self, changed: bool) -> None:
         """Reload when a changed file has stayed the same for one look: a half-written one changes again."""
-        if self._watch.changed():
+        if changed:
             self._file_changed = True
         elif self._file_changed:
             self._file_changed = False

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from egress_router.daemon.file_watch import DirectoryNotices, Identity, Watch, identify_all
+from egress_router.daemon import file_watch
+from egress_router.daemon.file_watch import DirectoryNotices, Identity, Watch, identify, identify_all
+from egress_router.daemon.heartbeat import Heartbeats
+from egress_router.daemon.loop import Loop
+from egress_router.daemon.threads import Threads
 from egress_router.errors import PlatformError
+from tests.support.fake_loop import FakeClock
 
 
 def config_map(directory: Path, text: str, version: str) -> None:
@@ -41,6 +50,66 @@ def test_a_file_that_goes_and_comes_has_changed_each_time(tmp_path: Path) -> Non
     path.unlink()
     assert watch.changed()
     assert not watch.changed()
+
+
+def test_a_file_system_that_does_not_answer_stops_the_looks_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = threading.Event()
+    answers.set()
+    asked = threading.Event()
+
+    def slow(path: Path) -> Identity:
+        asked.set()
+        assert answers.wait(20)
+        return identify(path)
+
+    path = tmp_path / "list"
+    path.write_text("old")
+    monkeypatch.setattr(file_watch, "identify", slow)
+    monkeypatch.setattr(file_watch, "LATE_SECONDS", 0.3)
+    caplog.set_level(logging.INFO)
+    clock = FakeClock()
+    loop = Loop(heartbeats=Heartbeats(clock))
+    threads = Threads(loop)
+    seen: list[bool] = []
+
+    def turn_until(what: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not what():
+            assert time.monotonic() < deadline
+            began = time.monotonic()
+            loop.turn(loop.now() + 0.05)
+            assert time.monotonic() - began < 5
+
+    watch = Watch([path])
+    watch.follow(threads, loop, 0.02, seen.append)
+    turn_until(lambda: False in seen)
+    answers.clear()
+    asked.clear()
+    turn_until(asked.is_set)
+    turn_until(lambda: "its file system does not answer" in caplog.text)
+    clock.now += 1000.0
+    loop.turn(loop.now())
+    assert loop.heartbeats.stuck() == [], "a process that does its work goes on"
+    assert "files: last heartbeat 1000.0 s ago" in loop.heartbeats.lines()
+    del seen[:]
+    path.write_text("something new")
+    answers.set()
+    turn_until(lambda: True in seen)
+    turn_until(lambda: "its file system answers again" in caplog.text)
+    assert seen.count(True) == 1
+    assert caplog.text.count("does not answer") == 1
+    watch.close()
+    turn_until(lambda: "files" not in str(loop.heartbeats.lines()))
+    loop.close()
+
+
+def test_where_there_is_no_file_there_is_no_thread() -> None:
+    loop = Loop()
+    Watch([]).follow(Threads(loop), loop, 0.01, lambda _: None)
+    assert "files" not in str(loop.heartbeats.lines())
+    loop.close()
 
 
 def test_the_files_of_a_directory_are_those_that_are_wanted(tmp_path: Path) -> None:

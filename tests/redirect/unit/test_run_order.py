@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from egress_router.daemon.file_watch import Watch
+from egress_router.daemon.loop import Loop
 from egress_router.daemon.threads import Threads
 from egress_router.errors import PlatformError
 from egress_router.redirect.run import FULL_SECONDS, RETRY_SECONDS, RedirectDaemon
@@ -84,6 +85,9 @@ class FakeFiles(Watch):
     def changed(self) -> bool:
         different, self.different = self.different, False
         return different
+
+    def follow(self, threads: Threads, loop: Loop, every: float, seen: Callable[[bool], object]) -> None:
+        loop.every(every, lambda: seen(self.changed()))
 
 
 class Router:
