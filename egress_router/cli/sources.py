@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -180,10 +180,18 @@ def parse_sources(sources: list[Source], problems: Problems) -> list[tuple[Sourc
             config = parse_pod(source.inputs, own) if source.pod is None else parse_manifest_pod(source.pod, own)
             found.append((source, config))
         except ConfigurationError as error:
-            own.errors = [_explained(problem, source) for problem in error.problems]
+            own.errors = [*_no_variables(source), *(_explained(problem, source) for problem in error.problems)]
         for kind, mine in ((problems.errors, own.errors), (problems.warnings, own.warnings)):
             kind += [replace(p, variable=f"{source.name} {p.variable}") if len(sources) > 1 else p for p in mine]
     return found
+
+
+def _no_variables(source: Source) -> Iterator[Problem]:
+    """Yield the likely cause of all other problems where this is no router's container."""
+    if source.here and not any(name.startswith("EGRESS_") for name in source.inputs.env):
+        message = "has no EGRESS_* variable"
+        expected = "-f MANIFEST or --env-file FILE, or run it in the router's container"
+        yield Problem(source.name, None, "", message, expected)
 
 
 def _explained(problem: Problem, source: Source) -> Problem:

@@ -173,6 +173,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 EXPECTED = 'such as EGRESS_SOURCE=192.0.2.46, or EGRESS_DESTINATION="80 tcp 203.0.113.25\\n203.0.113.27"'
 
 
+#: What the first line of a manifest starts with, and none of variables does.
+_MANIFEST = ("apiVersion:", "kind:", "metadata:", "---", "{", "items:")
+
 #: The line that closes a quote, perhaps with a comment of a shell behind it.
 _CLOSING = {quote: re.compile(rf"(.*?){quote}(?:[ \t]+#.*)?") for quote in "'\""}
 
@@ -183,8 +186,12 @@ def parse_env_file(text: str, label: str) -> dict[str, str]:
     may stand in front. Blank lines and lines that start with ``#`` are skipped; a later line wins over an earlier one
     with the same name.
 
-    Raises ConfigurationError naming every line that is not NAME=VALUE, and every quote that nothing closes.
+    Raises ConfigurationError naming every line that is not NAME=VALUE, and every quote that nothing closes, or
+    saying that the file is a manifest.
     """
+    first = next((line for line in text.removeprefix("\ufeff").split("\n") if line.strip() and line[0] != "#"), "")
+    if first.startswith(_MANIFEST):
+        raise ConfigurationError([Problem(label, None, "", "is a manifest, not variables", "-f takes it")])
     found: dict[str, str] = {}
     problems = []
     lines = enumerate(text.removeprefix("\ufeff").split("\n"), start=1)

@@ -32,6 +32,7 @@ _JINJA = re.compile(r"\{%|\{\{-?\s*[A-Za-z_]")
 _JSONNET = re.compile(r"^\s*(?:local\s+\w+\s*=|\w+::|import\s+['\"])", re.MULTILINE)
 #: A number that a page of documentation puts behind a line to explain it below.
 CALLOUT = re.compile(r"(?:[ \t]+(?:<[0-9]{1,2}>|\([0-9]{1,2}\)|[①-⑳❶-❿➀-➉]))+[ \t]*$")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=")
 _EXPECTED = "the manifest of a pod, or of a workload with a pod template"
 _HELM = "render it first: helm template CHART > rendered.yaml, then -f rendered.yaml"
 _KUSTOMIZATION = UNPROCESSED["Kustomization"]
@@ -79,6 +80,8 @@ def _list_hint(text: str) -> str:
     words = next((line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), [])
     if words[:1] and words[0] in ("acl", "http_access", "http_port", "cache_peer"):
         return "this is a squid.conf; the policy is a list of destinations (docs/http-proxy.md)"
+    if words[:1] and _VARIABLE.match(words[1] if words[0] == "export" and words[1:] else words[0]):
+        return "these are variables: --env-file takes them"
     if words[:2] and (words[0] in ("NAME", "NAMESPACE") or words[0] == "Name:"):
         return "this is for people to read: `oc get … -o yaml` prints what can be read here"
     return ""

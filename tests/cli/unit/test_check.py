@@ -130,6 +130,29 @@ def test_env_file_with_lines_that_are_none(cli: CommandLine) -> None:
     assert "line 4" not in result.err
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# Source: shop.yaml\n\napiVersion: v1\nkind: Pod\n",
+        "---\nkind: Pod\napiVersion: v1\n",
+        '\ufeff{"apiVersion": "v1", "kind": "Pod"}\n',
+    ],
+)
+def test_a_manifest_given_as_env_file(cli: CommandLine, text: str) -> None:
+    path = cli.file(text)
+    result = cli("check", "--env-file", path)
+    assert result.status == 78
+    assert result.err.splitlines()[1:] == [f"  {path}: is a manifest, not variables (-f takes it)"]
+
+
+@pytest.mark.parametrize("verb", [("check",), ("plan",), ("explain", "80/tcp"), ("status",)])
+def test_no_variable_at_all(cli: CommandLine, verb: tuple[str, ...]) -> None:
+    result = cli(*verb, env={"PATH": "/bin"})
+    assert result.status == 78
+    assert "environment: has no EGRESS_* variable (-f MANIFEST or --env-file FILE, or run it" in result.err
+    assert "has no EGRESS_* variable" not in cli(*verb, env={"EGRESS_ROUTER_MODE": "init"}).err
+
+
 @pytest.mark.parametrize("option", ["-f", "--env-file"])
 def test_files_that_cannot_be_used(cli: CommandLine, option: str) -> None:
     missing = cli("check", option, "/nonexistent")

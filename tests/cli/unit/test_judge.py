@@ -324,6 +324,10 @@ TOLD_APART = {
     ),
     "a squid.conf": ("acl allowed dstdomain .example.com\nhttp_access allow allowed\n", "squid.conf"),
     "variables": ("EGRESS_SOURCE=192.0.2.46\n", "--env-file"),
+    "variables in quotes": (
+        "export EGRESS_SOURCE='192.0.2.46'\nEGRESS_GATEWAY=\"192.0.2.1\"\nA='b\nc'\nB: [c\n",
+        "these are variables: --env-file takes them",
+    ),
     "a Service": ("kind: Service\nmetadata: {name: a}\n", "has a Service alone"),
     "another object": ("kind: Route\nmetadata: {name: a}\n", "has no pod with EGRESS_* variables"),
     "comments alone": ("# nothing\n---\n", "is empty but for comments"),

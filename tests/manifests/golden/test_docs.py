@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -43,3 +44,47 @@ def test_the_manifests_of_the_pages(
         assert "Namespace" not in kinds
         assert ("NetworkAttachmentDefinition" in kinds) == ("--parent-interface" in words)
         assert ("SecurityContextConstraints" in kinds) == ("openshift" in words)
+
+
+#: What `kubectl delete all` takes of what is written here.
+ALL = {"service", "deployment", "replicationcontroller"}
+#: A set with every kind of object, in the namespace of the pages and in another one.
+EVERYTHING = (
+    "manifests redirect --name shop --source 192.0.2.46 --source 192.0.2.47 --gateway 192.0.2.1 "
+    "--destinations shop.txt --platform openshift --parent-interface eth1 --service-monitor --namespace"
+)
+
+
+def test_remove_takes_all_of_one_set_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shop.txt").write_text("443 tcp 203.0.113.25\n")
+    objects: list[dict[str, Any]] = []
+    for namespace in ("egress-routers", "other"):
+        assert run([*EVERYTHING.split(), namespace]) == 0
+        objects += yaml.safe_load_all(capsys.readouterr().out)
+    page = (DOCS / "install-images.md").read_text().partition("**Remove**")[2]
+    deletes = [shlex.split(line, comments=True) for line in re.findall(r"^kubectl .*delete .*$", page, re.MULTILINE)]
+    assert len(deletes) == 4
+    gone = [item for item in objects if any(deleted(item, words) for words in deletes)]
+    assert gone == [item for item in objects if "other" not in str(item["metadata"])]
+    # Charts of Helm label their objects with the same key.
+    labels = {"app.kubernetes.io/instance": "shop"}
+    metadata = {"namespace": "egress-routers", "name": "shop", "labels": labels}
+    foreign = {"kind": "NetworkAttachmentDefinition", "metadata": metadata}
+    assert not any(deleted(foreign, words) for words in deletes)
+
+
+def deleted(item: dict[str, Any], words: list[str]) -> bool:
+    """Return whether a `kubectl delete` of the page takes an object."""
+    kinds = words[words.index("delete") + 1].replace("-", "").replace("scc", "securitycontextconstraints").split(",")
+    kind = item["kind"].lower()
+    metadata = item["metadata"]
+    if not any(one in (kind, f"{kind}s") or (one == "all" and kind in ALL) for one in kinds):
+        return False
+    if "-l" not in words:
+        return bool(metadata["name"] == words[-1])
+    wanted = dict(label.split("=") for label in words[words.index("-l") + 1].split(","))
+    here = "-n" not in words or metadata.get("namespace") == words[words.index("-n") + 1]
+    return here and all(metadata["labels"].get(key) == value for key, value in wanted.items())
