@@ -249,6 +249,10 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     no network of the cluster. Rules that lead elsewhere may come before the table ``local`` (Cilium moves it).
     Nor is its source forged because the way back to it is another one, as it often is on a node with two interfaces.
 
+    With br_netfilter, which Kubernetes needs, frames that a bridge passes on for virtual machines come by the hooks of
+    IP, too, and no route leads to their senders. Only the forward hook shows that they leave by a bridge again; so a
+    mark with our value and no slot, which no rule leads by, tells until there that the source is not from here.
+
     A segment that is out of its connection's window is not translated back, so it would reach this node's own TCP,
     which resets the connection.
 
@@ -369,8 +373,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
             f'iifname "{TUNNEL}" accept',
             *(
                 f'iifname != {{ "lo", "{settings.interface}" }} ct direction original {ip} saddr != @cluster{version} '
-                f"{ip} daddr != @cluster{version} fib saddr . iif oif missing fib daddr type != local "
-                "counter name forged_source drop"
+                f"{ip} daddr != @cluster{version} fib saddr . iif oif missing fib daddr type != local goto forged"
                 for version, ip in ((4, "ip"), (6, "ip6"))
             ),
             "ct direction original ip saddr @local_pods4 ip daddr != @cluster4 goto restore_path4",
@@ -379,6 +382,25 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
             "ct direction original ip6 saddr @cluster6 ip6 daddr != @cluster6 goto verify_pod",
         ),
         "traffic from the cluster to the outside takes a path",
+    )
+    yield NftChain(
+        "forged",
+        None,
+        (
+            f'meta iifkind "bridge" {no_mark} | {_hex(marks.value)} accept',
+            "counter name forged_source drop",
+        ),
+        "a source that is not behind the interface it came by; what a bridge only passes on shows where it leaves",
+    )
+    yield NftChain(
+        "forged_at_bridge",
+        "type filter hook forward priority mangle - 5; policy accept;",
+        (
+            f"meta mark & {mask} != {_hex(marks.value)} return",
+            f'meta iifkind "bridge" meta oifkind "bridge" oifname != "{settings.interface}" {no_mark} accept',
+            "counter name forged_source drop",
+        ),
+        "the same from a bridge, unless it passes on to itself what is not for this node",
     )
     yield NftChain(
         "verify_pod",

@@ -117,7 +117,7 @@ def test_what_is_for_the_node_itself_is_no_forgery(scene: Scene, version: int) -
     machine, own = {4: ("198.18.0.7", "203.0.113.77"), 6: ("2001:db8:bad::7", "2001:db8:113::77")}[version]
     if version == 4 and scene.world.rp_filter:
         pytest.skip("the kernel itself drops it where rp_filter is strict")
-    node.ip(f"{family} address add {own} dev lo")
+    node.ip(f"{family} address add {own} dev lo{' nodad' * (version == 6)}")
     try:
         with node.socket(FAMILY[version], socket.SOCK_DGRAM) as service:
             service.bind((own, 53))
@@ -128,6 +128,46 @@ def test_what_is_for_the_node_itself_is_no_forgery(scene: Scene, version: int) -
             assert scene.dropped(0, "forged_source") == before
     finally:
         node.ip(f"{family} address del {own} dev lo")
+
+
+def test_what_a_bridge_passes_on_does_not_leave_by_the_node(scene: Scene, version: int) -> None:
+    """Frames between two ports of a bridge for virtual machines, which br_netfilter shows to the rules of IP. What the
+    node itself is to route from there is judged as what a pod sends.
+    """
+    node, target = scene.lab.nodes[0], SERVICES[version]
+    machine = {4: "198.18.0.7", 6: "2001:db8:bad::7"}[version]
+    ethertype = {4: b"\x08\x00", 6: b"\x86\xdd"}[version]
+    node.sysctl({4: "net.bridge.bridge-nf-call-iptables", 6: "net.bridge.bridge-nf-call-ip6tables"}[version], 1)
+    node.ip_batch(
+        [
+            "link add br-vm type bridge mcast_snooping 0 forward_delay 0",
+            *(f"link add {end} type veth peer name {end}-port" for end in ("vm-a", "vm-b")),
+            *(f"link set {end}-port master br-vm" for end in ("vm-a", "vm-b")),
+            *(f"link set {name} up" for name in ("br-vm", "vm-a", "vm-b", "vm-a-port", "vm-b-port")),
+        ]
+    )
+    scene.lab.worker.wait_ready(node.netns_path, ["br-vm", "vm-a", "vm-b", "vm-a-port", "vm-b-port"])
+    packet = ip_packet(machine, target, UDP, udp())
+    try:
+        with node.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender, scene.lab.capture() as capture:
+            sender.bind(("vm-a", 0))
+            with node.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as other:
+                other.bind(("vm-b", 0))
+                other.settimeout(2)
+                before = scene.dropped(0, "forged_source")
+                sender.send(bytes.fromhex("020000000099") + bytes.fromhex("020000000098") + ethertype + packet)
+                while not other.recv(2000).endswith(packet):
+                    pass
+            assert scene.dropped(0, "forged_source") == before
+            own = bytes.fromhex(node.mac("br-vm").replace(":", ""))
+            sender.send(own + bytes.fromhex("020000000098") + ethertype + packet)
+            if version == 6 or not scene.world.rp_filter:
+                scene.cluster.until(lambda: scene.dropped(0, "forged_source") > before)
+            time.sleep(0.3)
+            assert not capture.outgoing()
+    finally:
+        for name in ("vm-a", "vm-b", "br-vm"):
+            node.ip(f"link del {name}")
 
 
 def test_a_service_decides_what_is_outside(scene: Scene, version: int) -> None:
