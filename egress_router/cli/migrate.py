@@ -139,7 +139,7 @@ def command(
     print_warnings(problems.warnings)
     problems.raise_if_any()
     output = join_manifests(texts)
-    click.echo(evening([one.request for one in sets]), err=True, nl=False)
+    click.echo(evening([one.request for one in sets], [item for one in sets for item in one.old]), err=True, nl=False)
     click.echo(output, nl=False)
     lost = any(note.kind is NoteKind.LOST for note in notes)
     return LOSSES if lost and not accept_losses else 0

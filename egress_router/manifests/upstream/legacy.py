@@ -48,10 +48,13 @@ class MigrateOptions:
 
 @dataclass(frozen=True, slots=True)
 class LegacySet:
-    """The routers behind one Service, as `manifests` is asked for them; ``first`` is the one that messages name."""
+    """The routers behind one Service, as `manifests` is asked for them; ``first`` is the one that messages name, and
+    ``old`` are the objects that are replaced.
+    """
 
     request: ManifestRequest
     first: LegacyRouter
+    old: tuple[ManifestObject, ...]
 
 
 def mend(text: str, label: str) -> tuple[str, list[Note]]:
@@ -141,11 +144,15 @@ def parse_legacy(
     sets: list[LegacySet] = []
     fates = Fates(objects, {id(pod.item) for pod in pods}, options.defaults.namespace)
     services = Services(objects)
+    by_where = {item.where: item for item in objects}
     behind = [(router, services.selecting(router.labels, router.request.namespace)) for router in routers]
     for group, selecting in _groups(behind):
         request = _together(group, selecting, services, options, fates, problems, notes)
         if request is not None and _told_apart(group):
-            sets.append(LegacySet(request, group[0]))
+            same_name = services.named(request.name, request.namespace)
+            replaced = [*selecting, same_name] if same_name is not None and same_name not in selecting else selecting
+            old = [by_where[router.where] for router in group if router.where in by_where]
+            sets.append(LegacySet(request, group[0], (*old, *replaced)))
             fates.written(request, group)
     _refuse_one_name(sets, problems)
     notes += fates.notes()

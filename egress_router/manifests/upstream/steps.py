@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 
+from egress_router.manifests.objects import ManifestObject
 from egress_router.manifests.values import Component, ManifestRequest, Platform
 
+#: More objects than these are not listed.
+_LISTED = 20
 
-def evening(requests: Sequence[ManifestRequest]) -> str:
-    """Return the steps as lines of comments, for standard error."""
+
+def evening(requests: Sequence[ManifestRequest], old: Sequence[ManifestObject]) -> str:
+    """Return the steps as lines of comments, for standard error. ``old`` are the objects that are replaced."""
     lines = ["# In this order:"]
     number = 0
 
@@ -22,7 +27,7 @@ def evening(requests: Sequence[ManifestRequest]) -> str:
     space = spaces[0] if len(spaces) == 1 else "NAMESPACE"
     names = list(dict.fromkeys(name for request in requests for name in _names(request)))
     name = names[0] if len(names) == 1 else "NAME"
-    step(f"Keep the way back: {tool} get -n {space} -o yaml of the old objects, to a file.")
+    step(f"Keep the way back: {_kept(old, tool)}.")
     made = f"{tool} new-project {space}" if tool == "oc" else f"{tool} create namespace {space}"
     rights = "" if tool == "oc" else "; it must allow privileged pods (Pod Security)"
     step(f"The namespace must be there ({', '.join(spaces)}): {made}{rights}.")
@@ -48,6 +53,25 @@ def evening(requests: Sequence[ManifestRequest]) -> str:
     step(f"Look: {tool} -n {space} logs deploy/{workload} -c init; the gateway has a new MAC for the address.")
     step(f"The way back: {tool} delete -f new.yaml, wait, and apply what the first step has kept.")
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _kept(old: Sequence[ManifestObject], tool: str) -> str:
+    """Return the commands that write the old objects to files, one for each namespace."""
+    spaces: dict[str, list[str]] = {}
+    known = {item.namespace for item in old if item.namespace}
+    # An object without a namespace was taken for one of the only namespace that is named.
+    default = known.pop() if len(known) == 1 else ""
+    for item in old:
+        if item.name != "?":
+            spaces.setdefault(item.namespace or default, []).append(quote(f"{item.kind}/{item.name}"))
+    if not spaces or sum(map(len, spaces.values())) > _LISTED:
+        return f"{tool} get -o yaml of the old objects, to a file"
+    commands = []
+    for space, names in spaces.items():
+        file = quote(f"before-{space}.yaml") if space and len(spaces) > 1 else "before.yaml"
+        where = f"-n {quote(space)} " if space else ""
+        commands.append(f"{tool} get {where}{' '.join(dict.fromkeys(names))} -o yaml > {file}")
+    return "; ".join(commands) + ("" if all(spaces) else " (in the namespace where they are)")
 
 
 def _names(request: ManifestRequest) -> list[str]:

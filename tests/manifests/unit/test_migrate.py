@@ -981,6 +981,29 @@ def test_the_steps_of_the_evening(migrate: Migrate) -> None:
         assert part in notes
 
 
+def test_the_way_back_is_kept_by_commands_that_name_the_old_objects(migrate: Migrate) -> None:
+    """Where the objects are, which is not the namespace that the new ones are written for."""
+    _, _, notes = migrate(dumped(router()), dumped(service()))
+    where = "(in the namespace where they are)"
+    assert f"1. Keep the way back: oc get Deployment/shop Service/egress -o yaml > before.yaml {where}.\n" in notes
+
+    old = [
+        router("a", namespace="one"),
+        router("a", "192.0.2.98", namespace="two"),
+        service(metadata={"namespace": "two"}),
+    ]
+    _, _, notes = migrate(*map(dumped, old))
+    one = "oc get -n one Deployment/a -o yaml > before-one.yaml"
+    assert f"{one}; oc get -n two Deployment/a Service/egress -o yaml > before-two.yaml.\n" in notes
+
+    _, _, notes = migrate(dumped(router("$(reboot)")), dumped(service()))
+    assert "oc get 'Deployment/$(reboot)' Service/egress -o yaml" in notes
+
+    many = [dumped(router(f"r{number}", f"192.0.2.{number}")) for number in range(10, 31)]
+    _, _, notes = migrate(*many)
+    assert "oc get -o yaml of the old objects, to a file" in notes
+
+
 def test_a_name_that_would_be_written_twice(migrate: Migrate) -> None:
     one, two = router("shop-1", "192.0.2.46"), router("a", "192.0.2.47")
     three = router("b", "192.0.2.48")
