@@ -128,8 +128,14 @@ class ToolFailed(PlatformError):
         self.command = tuple(command)
         self.status = status
         self.stderr = stderr
+        #: What it was asked about is not there, in the words of nft(8).
+        self.absent = "No such file or directory" in stderr
         said = _cut(stderr.strip(), MOST_OF_A_TOOL) or "no error text"
         super().__init__(f"`{' '.join(self.command)}` failed ({status}): {said}")
+
+
+class ToolHangs(ToolFailed):
+    """A child process did not end within its time and was killed: what it was to do may be done or not."""
 
 
 class CapabilityError(EgressRouterError):

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
 
-from egress_router.errors import PlatformError, ToolFailed
+from egress_router.errors import PlatformError, ToolFailed, ToolHangs
 from egress_router.net.oserror import from_os
 
 #: Loading tens of thousands of rules takes seconds; anything longer hangs.
 TIMEOUT_SECONDS = 60
+#: One that was killed ends at once, unless the kernel keeps it: then it ends when that lets it go.
+_KILLED_SECONDS = 1.0
+
+_limit = float(TIMEOUT_SECONDS)
+
+
+def limit_tools(seconds: float) -> None:
+    """Have tools that this process runs from now on end within so many seconds instead of TIMEOUT_SECONDS."""
+    global _limit  # noqa: PLW0603 - a property of the process: who calls a tool deep down has no say in it
+    _limit = seconds
 
 
 def run_tool(command: Sequence[str], text: str | None = None, started: Callable[[int], None] | None = None) -> str:
     """Run ``command`` with ``text`` as its input and return its output; ``started`` is told its process number.
 
-    Raises PlatformError when the tool is not installed, ToolFailed with its stderr when it fails or hangs.
+    Raises PlatformError when the tool is not installed, ToolFailed with its stderr when it fails, ToolHangs when it
+    does not end in time.
     """
     return start_tool(command, text, started)()
 
@@ -39,14 +51,14 @@ def start_tool(
         raise from_os(error, f"start `{command[0]}`", "") from error
     if started is not None:
         started(child.pid)
+    limit = _limit
 
     def finish() -> str:
         try:
-            output, errors = child.communicate(text or "", timeout=TIMEOUT_SECONDS)
+            output, errors = child.communicate(text or "", timeout=limit)
         except subprocess.TimeoutExpired as error:
-            child.kill()
-            child.communicate()
-            raise ToolFailed(command, f"no end after {TIMEOUT_SECONDS} s", "") from error
+            _abandon(child)
+            raise ToolHangs(command, f"no end after {limit:g} s", "") from error
         except OSError as error:
             child.kill()
             child.wait()
@@ -56,6 +68,18 @@ def start_tool(
         return output
 
     return finish
+
+
+def _abandon(child: subprocess.Popen[str]) -> None:
+    """Kill it and wait a moment for its end, not for what it has started and not for a kernel that keeps it."""
+    child.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(_KILLED_SECONDS)
+    for stream in (child.stdin, child.stdout, child.stderr):
+        if stream is not None:
+            # What was not written yet is lost with it.
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 # Children must not go on with what their parent was about to do once that is gone: outside of a container nothing else

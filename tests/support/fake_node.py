@@ -86,11 +86,15 @@ class FakeDataplane(Pipe):
         self.undone: list[str] = []
         self.taken: set[str] = set()
         self.repair_error: EgressRouterError | None = None
+        self.unknown: EgressRouterError | None = None
+        self.looks = 0
         self.obstacles: list[str] = []
 
     def tampered(self) -> bool:
         self.silence()
         self.foreign_change, tampered = False, self.foreign_change
+        if self.unknown is not None:
+            raise self.unknown
         return tampered
 
     def change_by_others(self) -> None:
@@ -106,6 +110,7 @@ class FakeDataplane(Pipe):
         return ""
 
     def make_way(self) -> tuple[list[str], list[str], list[str]]:
+        self.looks += 1
         return [], list(self.obstacles), []
 
     def network_fileno(self) -> int:
@@ -139,6 +144,8 @@ class FakeDataplane(Pipe):
         self.network.ring()
 
     def present(self) -> bool:
+        if self.unknown is not None:
+            raise self.unknown
         return self.tables
 
     def adopt(self) -> frozenset[str]:

@@ -25,7 +25,7 @@ from egress_router.egressip.node.source_ports import SourcePorts
 from egress_router.egressip.node.state import TUNNEL, Direct, NodeSettings, NodeState, Remote
 from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status
 from egress_router.egressip.source.directory import ClusterSource
-from egress_router.errors import EgressRouterError, Problem
+from egress_router.errors import EgressRouterError, Problem, ToolHangs
 from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer
 from egress_router.net.rtnetlink.values import Observed
 from egress_router.net.signed_messages import Signatures
@@ -35,6 +35,8 @@ from egress_router.net.tunnel_echo import TunnelWay
 CHECK_EVERY = 5.0
 #: How long after other programs have changed their rules it is looked at whether they are in the way; seconds.
 LOOK_AFTER = 0.5
+#: After a tool that hung, others' rules are looked at no sooner; seconds.
+HANG_PAUSE = 60.0
 #: A node that asked within this many probe intervals is listened to in a drain.
 USERS_WITHIN = 3 * REDUCED_RATE_ROUNDS
 
@@ -80,6 +82,8 @@ class Agent:
         self._changed = False
         self._first_round = False
         self._look_pending = False
+        #: Others' rules are not looked at before, see _note_hang; seconds of the loop.
+        self._looks_from = 0.0
         #: Whether what comes by the tunnel is dropped here: others had better use another node.
         self._blocked = False
         #: An address of this node among its pods: answers to it come by the way of answers to pods.
@@ -162,7 +166,12 @@ class Agent:
     # Events
 
     def _on_tables(self) -> None:
-        if self.dataplane.tampered():
+        try:
+            tampered = self.dataplane.tampered()
+        except EgressRouterError as error:
+            self._unknown(error)
+            tampered = False
+        if tampered:
             self._changed |= self._replace_tables()
         if self.dataplane.others_changed():
             self._look_soon()
@@ -186,6 +195,9 @@ class Agent:
 
     def _make_way(self) -> None:
         self._look_pending = False
+        if self.loop.now() < self._looks_from:
+            return
+        self.heartbeats.beat(self.loop.name)
         try:
             done, blocked, others = self.dataplane.make_way()
             self._blocked, self.known.obstacles = bool(blocked), blocked + others
@@ -195,6 +207,7 @@ class Agent:
             self._back = self.dataplane.address_among_pods()
             self._prober.set_tunnel(self._tunnel_way())
         except EgressRouterError as error:
+            self._note_hang(error)
             self.known.obstacles = [f"whether others let the tunnel through is not known: {error}"]
 
     def _on_objects(self) -> None:
@@ -358,6 +371,8 @@ class Agent:
     def _apply(self) -> None:
         """Decide and put it in place. A failure is logged, and tried again at the next check."""
         started = self.loop.now()
+        # Two in a row may each wait for a tool that hangs, for as long as tools may.
+        self.heartbeats.beat(self.loop.name)
         known, local = self.known, self.local
         try:
             offline = self._decide()
@@ -382,6 +397,7 @@ class Agent:
             known.applies += 1
         except EgressRouterError as error:
             known.errors = [str(error)]
+            self._note_hang(error)
             known.failed_applies += 1
             LOGGER.error("not applied: %s", error)
             self.dataplane.forget()
@@ -392,10 +408,27 @@ class Agent:
         if self.dataplane.applied is not None and not self.known.errors:
             self._repair_network()
             self._addresses_lost()
-            if not self.dataplane.present():
+            try:
+                present = self.dataplane.present()
+            except EgressRouterError as error:
+                self._unknown(error)
+                return
+            if not present:
                 self._replace_tables()
         self._apply()
         self._make_way()
+
+    def _unknown(self, error: EgressRouterError) -> None:
+        """Note that nobody knows what the tables are: the next check makes them anew."""
+        self._note_hang(error)
+        self.known.errors = [f"whether the tables are in place is not known: {error}"]
+        LOGGER.error("%s", self.known.errors[0])
+        self.dataplane.forget()
+
+    def _note_hang(self, error: EgressRouterError) -> None:
+        """Have what can wait not hang in the same tool again and again, while nobody hears anything."""
+        if isinstance(error, ToolHangs):
+            self._looks_from = self.loop.now() + HANG_PAUSE
 
     def _repair_network(self) -> bool:
         """Put back rules, routes and tunnel; return whether they are in place. If not, the next ``_apply`` replaces

@@ -15,7 +15,7 @@ from egress_router.egressip.node.routes import present_slots, set_gateways
 from egress_router.egressip.node.state import TUNNEL, TUNNEL_OVERHEAD, Gateway, NodeSettings, NodeState
 from egress_router.egressip.node.tables import assigned_before, marks_before, tables
 from egress_router.egressip.node.tunnel import ensure_tunnel, set_peers, tunnel_gateway
-from egress_router.errors import StateMismatch, ToolFailed
+from egress_router.errors import StateMismatch, ToolFailed, ToolHangs
 from egress_router.net import capabilities
 from egress_router.net.conntrack import Conntrack
 from egress_router.net.nft.values import NftTable
@@ -214,6 +214,9 @@ class NodeDataplane:
         wanted = node_tables(self._settings, state, mtu)
         try:
             generation = self._nft.change(self._tables, wanted)
+        except ToolHangs:
+            # Once more would be as long again.
+            raise
         except (ToolFailed, StateMismatch) as error:
             self._log(f"the tables are not as they were left; they are replaced ({error})")
             self._load(state, mtu)

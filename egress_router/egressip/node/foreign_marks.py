@@ -123,7 +123,7 @@ def check_marks(marks: Marks, kernel: RouteNetlink) -> list[str]:
     except ToolFailed as error:
         # An old nft cannot list what a new kernel has; the marks of policy rules count most.
         listing = ""
-        unread = [f"other programs' nftables rules cannot be read: {error.stderr.strip()}"]
+        unread = [f"other programs' nftables rules cannot be read: {error.stderr.strip() or error.status}"]
     else:
         unread = []
     found = overlaps(marks, kernel.rules(), marks_in(listing), kernel.links())

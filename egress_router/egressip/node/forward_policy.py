@@ -126,7 +126,7 @@ def _listed(*what: str) -> list[dict[str, Any]]:
     try:
         return list(json.loads(run_tool(["nft", "-j", "-a", "list", *what]))["nftables"])
     except ToolFailed as error:
-        if "No such file or directory" in error.stderr:
+        if error.absent:
             # It went away since it was listed.
             return []
         raise

@@ -28,8 +28,13 @@ from egress_router.egressip.source.node_writer import NodeWriter
 from egress_router.errors import PlatformError, quoted
 from egress_router.kubernetes.configuration import ApiConfiguration
 from egress_router.net.icmp_probe import Prober
+from egress_router.net.process import limit_tools
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.rtnetlink.values import Link
+
+#: A tool that hangs (nft while somebody holds the kernel's tables) may keep the loop so long: less than what /healthz
+#: takes for stuck, and many times what the largest tables take.
+TOOL_SECONDS = 20.0
 
 
 def run_on_directory(settings: NodeSettings, state: Path, socket: Path, health_port: int, health_address: str) -> int:
@@ -79,6 +84,7 @@ def run_agent(
     """Be the agent until the loop is stopped. ``started`` is called before. Closes the source. Raises
     EgressRouterError.
     """
+    limit_tools(TOOL_SECONDS)
     try:
         if wait_for_objects(source, loop):
             source.follow(threads)

@@ -65,7 +65,9 @@ def marks_before() -> tuple[int, dict[int, int]]:
     for name, chain in (("known_paths", "restore_path4"), ("stay", "leave4")):
         try:
             listed = run_tool(["nft", "list", "chain", *INET.split(), chain])
-        except ToolFailed:
+        except ToolFailed as error:
+            if not error.absent:
+                raise
             continue
         mask = re.search(rf"ct mark & (0x[0-9a-f]+) vmap @{name}", listed)
         found = {mark: OWN_SLOT if slot is None else slot for mark, slot in _leading(name)}
@@ -99,7 +101,10 @@ def dropped_packets() -> dict[str, int]:
 def _raw(name: str, kind: str) -> list[object]:
     try:
         listing = json.loads(run_tool(["nft", "-j", "list", kind, *INET.split(), name]))
-    except ToolFailed:
+    except ToolFailed as error:
+        if not error.absent:
+            # What is there is not known, and not nothing.
+            raise
         return []
     for item in listing["nftables"]:
         if kind in item:

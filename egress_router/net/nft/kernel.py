@@ -363,6 +363,6 @@ def _unless_absent(finish: Callable[[], str]) -> str | None:
     try:
         return finish()
     except ToolFailed as error:
-        if "No such file or directory" in error.stderr:
+        if error.absent:
             return None
         raise

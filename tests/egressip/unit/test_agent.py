@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
-from egress_router.egressip.node.agent import CHECK_EVERY, Agent
+from egress_router.egressip.node.agent import CHECK_EVERY, HANG_PAUSE, Agent
 from egress_router.egressip.node.state import Direct, EgressPath, NodeState, Remote
-from egress_router.errors import PlatformError, TryAgainError
+from egress_router.errors import PlatformError, ToolHangs, TryAgainError
 from tests.support.fake_node import GONE, HOST_IP, UP, FakeNode
 
 OWN, REMOTE, POD = "192.0.2.45", "192.0.2.54", "198.51.100.2"
@@ -139,6 +139,39 @@ def test_what_cannot_be_put_back_has_everything_replaced(node: FakeNode) -> None
 
     node.run(2.1, (2.0, undo))
     assert node.names()[-3:] == ["forget", "apply", "stop"]
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["at a check", "after a notice"])
+def test_tables_that_cannot_be_read_are_made_anew(node: FakeNode, told: bool) -> None:
+    def fail() -> None:
+        node.dataplane.unknown = PlatformError("nft: no")
+        if told:
+            node.dataplane.change_by_others()
+
+    reasons: list[list[str]] = []
+
+    def heal() -> None:
+        reasons.append(node.agent.reasons(0.0))
+        node.dataplane.unknown = None
+
+    node.run(3.0 + 2 * CHECK_EVERY, (1.5, fail), (2.0 if told else 2.0 + CHECK_EVERY, heal))
+    assert reasons == [["whether the tables are in place is not known: nft: no"]]
+    assert node.agent.reasons(0.0) == []
+    assert node.names().count("forget") == 1
+    at = node.names().index("forget")
+    assert "apply" in node.names()[at:]
+
+
+def test_while_nft_hangs_nothing_that_can_wait_asks_it(node: FakeNode) -> None:
+    def hang() -> None:
+        node.dataplane.error = ToolHangs(["nft"], "no end after 20 s", "")
+        node.source.set(replace(STATE, namespaces={}))
+
+    looks: list[int] = []
+    later = [(2.0, hang), *((at, lambda: looks.append(node.dataplane.looks)) for at in (2.1, 2.0 + HANG_PAUSE))]
+    node.run(20.0 + HANG_PAUSE * 2, *later)
+    assert node.agent.known.failed_applies > HANG_PAUSE / CHECK_EVERY, "what matters is tried at each check"
+    assert looks[0] == looks[1] == node.dataplane.looks > 0
 
 
 def test_a_change_that_fails_makes_it_unready_and_is_tried_again(node: FakeNode) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from egress_router.errors import PlatformError, ToolFailed
+from egress_router.errors import PlatformError, ToolFailed, ToolHangs
 from egress_router.net import process
 
 
@@ -21,6 +22,28 @@ def test_programs(tmp_path: Path) -> None:
     plain.chmod(0o700)
     with pytest.raises(PlatformError, match="ENOEXEC"):
         process.run_tool([str(plain)])
+
+
+@pytest.mark.parametrize("script", ["exec sleep 30", "sleep 30 & wait", "exec sleep 30 <&-"])
+def test_a_program_that_hangs_is_killed_in_time(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one that it has started keeps its output open."""
+    monkeypatch.setattr(process, "_limit", 60.0)
+    process.limit_tools(0.2)
+    pids: list[int] = []
+    began = time.monotonic()
+    with pytest.raises(ToolHangs, match=r"no end after 0\.2 s"):
+        process.run_tool(["sh", "-c", script], "x" * (1 << 20), pids.append)
+    assert time.monotonic() - began < 5
+    assert not Path(f"/proc/{pids[0]}").exists(), "it is gone, and waited for"
+
+
+def test_what_is_absent_is_told_from_what_fails() -> None:
+    found: list[bool] = []
+    for text in ("Error: No such file or directory\nlist map inet t m\n", "Error: Operation not permitted"):
+        with pytest.raises(ToolFailed) as failed:
+            process.run_tool(["sh", "-c", 'echo "$0" >&2; exit 1', text])
+        found.append(failed.value.absent)
+    assert found == [True, False]
 
 
 def test_a_program_that_does_not_read_its_input() -> None:
