@@ -78,38 +78,59 @@ class TunnelEchoes:
         self._receiver = receiver
         self._way: TunnelWay | None = None
         self._senders: dict[Leg, socket.socket] = {}
+        #: The address that the leg BACK is for.
+        self._back = ""
         #: Hears the answers of the leg BACK.
         self.answers: socket.socket | None = None
 
     def use(self, way: TunnelWay | None) -> None:
         """Send by this way from now on; None: send nothing."""
-        before, self._way = self._way, way
-        if way is not None and (before is None or before.back != way.back):
-            self._open(way)
+        self._way = way
+        if way is None:
+            return
+        if way.back != self._back:
+            self._back = way.back
+            self._close_back()
+        self._open_missing()
 
-    def _open(self, way: TunnelWay) -> None:
-        self.close()
-        with suppress(OSError):
-            self._senders = {leg: self._sender(self._host_ip) for leg in (Leg.TUNNEL, Leg.FULL_SIZE)}
-            full = self._senders[Leg.FULL_SIZE]
-            if self._version == 4:
-                full.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
-            else:
-                full.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
-                full.setsockopt(socket.IPPROTO_IPV6, _IPV6_DONTFRAG, 1)
-        if way.back:
-            # The address may be going away this moment.
+    def _open_missing(self) -> None:
+        """Open what is not open. What cannot be opened now, since an address is not there or descriptors are used up,
+        is tried again: a leg that is not probed would look as if it worked.
+        """
+        for leg in (Leg.TUNNEL, Leg.FULL_SIZE, *([Leg.BACK] if self._back else [])):
+            if leg in self._senders:
+                continue
             with suppress(OSError):
-                self.answers = self._receiver(way.back)
-                self._senders[Leg.BACK] = self._sender(way.back)
+                if leg is Leg.BACK and self.answers is None:
+                    self.answers = self._receiver(self._back)
+                self._senders[leg] = self._sender(self._back if leg is Leg.BACK else self._host_ip)
+                if leg is Leg.FULL_SIZE:
+                    self._never_fragment(self._senders[leg])
+
+    def _never_fragment(self, full: socket.socket) -> None:
+        if self._version == 4:
+            full.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+        else:
+            full.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+            full.setsockopt(socket.IPPROTO_IPV6, _IPV6_DONTFRAG, 1)
+
+    def _close_back(self) -> None:
+        for one in (self._senders.pop(Leg.BACK, None), self.answers):
+            if one is not None:
+                one.close()
+        self.answers = None
 
     def _sender(self, source: str) -> socket.socket:
         family, protocol = (
             (socket.AF_INET6, socket.IPPROTO_ICMPV6) if self._version == 6 else (socket.AF_INET, socket.IPPROTO_ICMP)
         )
         opened = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
-        opened.bind((source, 0))
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+            opened.bind((source, 0))
+        except OSError:
+            opened.close()
+            raise
         return opened
 
     def send(self, number: int, ident: int, targets: Iterable[tuple[str, str]]) -> dict[str, set[Leg]]:
@@ -119,6 +140,8 @@ class TunnelEchoes:
         way = self._way
         if way is None:
             return {}
+        if number % SELDOM_ROUNDS == 0:
+            self._open_missing()
         legs = [leg for leg in self._senders if leg not in SELDOM or number % SELDOM_ROUNDS == 0]
         for leg in legs:
             # Each time: a device that was made anew is another one to the kernel.
