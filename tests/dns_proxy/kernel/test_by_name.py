@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -434,3 +435,61 @@ def test_http2_in_cleartext(lab: Lab, open_directory: Path) -> None:
             url = ["--connect-to", f"::{pod.address}:80", f"http://{name}/"]
             command = ["curl", "-s", "-m", "10", "--http2-prior-knowledge", "-o", "/dev/null", "-w", "%{http_code}"]
             assert pod.client.run([*command, *url]).stdout == status
+
+
+def test_only_websocket_is_a_tunnel(lab: Lab, open_directory: Path) -> None:
+    """Behind an Upgrade to anything else, h2c above all, no request is judged: the server never sees it asked for."""
+    lab.dns.set("one.example.com", A=[ONE])
+    seen: list[bytes] = []
+
+    def switch(opened: socket.socket) -> None:
+        """Switch to whatever is asked for, also where nothing is, and send back what comes."""
+        with opened, contextlib.suppress(OSError):
+            seen.append(opened.recv(65536).lower())
+            opened.sendall(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+            )
+            while data := opened.recv(65536):
+                opened.sendall(data)
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=switch, args=(listener.accept()[0],), daemon=True).start()
+
+    listener = lab.http(ONE, port=9).host.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind((ONE, 80))
+    listener.listen()
+    threading.Thread(target=serve, args=(listener,), daemon=True).start()
+    with listener, ByName(lab, open_directory, "one.example.com\n") as pod:
+
+        def answer(headers: str) -> bytes:
+            """Return how the answer begins, and what comes of a request behind it."""
+            with pod.connect(80) as opened:
+                lines = ["GET / HTTP/1.1", "Host: one.example.com", *headers.split(";")]
+                # The key of RFC 6455's example.
+                lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", ""]
+                opened.sendall("\r\n".join(lines).encode())
+                begin = opened.recv(65536)[:12]
+                with contextlib.suppress(OSError):
+                    opened.sendall(b"behind it\r\n\r\n")
+                    begin += opened.recv(65536).strip()
+                return begin
+
+        assert answer("Connection: Upgrade;Upgrade: WebSocket") == b"HTTP/1.1 101behind it"
+        assert b"upgrade: websocket" in seen[0]
+        for headers in (
+            "Connection: Upgrade, HTTP2-Settings;Upgrade: h2c;HTTP2-Settings: AAMAAABkAAQAAP__",
+            "Connection: Upgrade;Upgrade: anything",
+            "Connection: Upgrade;Upgrade: websocket, h2c",
+            "Connection: Upgrade;Upgrade: websocket;Upgrade: h2c",
+            "Connection: Upgrade;Upgrade: h2c;Upgrade: websocket",
+            "Connection: Upgrade;Upgrade: websocket/13",
+            "Connection: Upgrade",
+        ):
+            before = len(seen)
+            assert not answer(headers).endswith(b"behind it"), headers
+            pod.until(lambda before=before: len(seen) > before)  # type: ignore[misc]
+            assert b"upgrade" not in seen[-1], headers
+            assert b"http2-settings" not in seen[-1], headers

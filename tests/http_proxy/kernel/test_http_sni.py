@@ -172,6 +172,30 @@ def test_no_tunnel_with_another_name_of_many(
             assert (status, ended(tunnel, hello), server.count) == (200, True, 0), number
 
 
+def test_a_name_of_any_bytes_is_no_line_of_the_helper(
+    lab: Lab, proxy: Proxy, client: Client, server: TlsServer, squid_openssl: Path
+) -> None:
+    """Answers to lines that a client wrote would be answers about tunnels of others, and end Squid."""
+    names = ["one.example.com", "0xab.example.com"]
+    for name in names:
+        lab.dns.set(name, A=[SERVER])
+    start(proxy, squid_openssl, "*.example.com\n")
+    before = proxy.squid_pids()
+    odd = [f"one.example.com{mark}0 a a" for mark in ("\n", "\n0 OK\n", "\r", "\t", "\v", " ", "\xa0", "\u2028", "%0A")]
+    odd += ["two.example.com\n0 a a\n1 a a\n2 a a", "\n" * 2000, "one.example.com two.example.com", "one%2eexample.com"]
+    refused = [text.encode() for text in odd] + [b"\xff", b"one.example.com\xff", b"a" * 9000, b"-", b""]
+    for sni in refused:
+        status, tunnel = client.tunnel("one.example.com:443")
+        with tunnel:
+            assert (status, ended(tunnel, with_sni(sni)), server.count) == (200, True, 0), sni
+    for count, host in enumerate(names, start=1):
+        status, tunnel = client.tunnel(f"{host}:443")
+        with tunnel:
+            assert (status, ended(tunnel, client_hello(host)), server.count) == (200, False, count)
+    assert proxy.squid_pids() == before
+    assert "unexpected reply" not in proxy.err.read_text()
+
+
 def test_a_squid_without_openssl_says_so(lab: Lab, proxy: Proxy) -> None:
     fake = proxy.work / "squid"
     fake.write_text("#!/bin/sh\necho \"configure options: '--with-gnutls'\"\n")

@@ -24,6 +24,10 @@ from egress_router.http_proxy.squid.sni_helper import agrees
         ("2001:db8::1", "a.com", False),
         ("3221225985", "-", True),
         ("0xc0000201", "-", True),
+        ("192.0.2.0x1", "-", True),
+        ("192.0.2.0x1", "192.0.2.0x1", False),
+        ("0xab.example.com", "0xab.example.com", True),
+        ("0xab.example.com", "-", False),
         ("localhost", "localhost", True),
     ],
 )
