@@ -86,6 +86,11 @@ _CONTAINER_OURS = {
     "terminationMessagePath",
     "terminationMessagePolicy",
 }
+#: What a container that only waits may have, without effect on the router.
+_GOES_WITH_WAITING = (
+    *("command", "args", "env", "envFrom", "resources", "volumeMounts", "lifecycle"),
+    *("livenessProbe", "readinessProbe", "startupProbe"),
+)
 _TAKEN_OVER = {
     "EGRESS_SOURCE",
     "EGRESS_GATEWAY",
@@ -189,7 +194,9 @@ class _Reader:
             if id(container) in routers:
                 continue
             if not container.init:
-                if not pauses(container):
+                if pauses(container):
+                    self._about_waiting(container)
+                else:
                     sidecars.append(container)
             else:
                 (after if seen else before).append(container)
@@ -403,11 +410,23 @@ class _Reader:
             else:
                 self._note.lost(f"{key} of the container {container.name}")
 
-    def _about_ours(self, container: Container) -> None:
-        """Say what a router's container has that is ours to say."""
+    def _about_waiting(self, container: Container) -> None:
+        """Say that the container that kept the pod alive is not needed, and what goes with it."""
+        if self._ours:
+            return
+        gone = [key for key in _GOES_WITH_WAITING if container.raw.get(key)]
+        more = f"; with it {'go' if len(gone) > 1 else 'goes'} its {', '.join(gone)}" if gone else ""
+        self._note.changed(f"the container {container.name}, which only waited, is not written: ours stays{more}")
+        self._about_host_ports(container)
+
+    def _about_host_ports(self, container: Container) -> None:
         ports = [as_text(one.get("hostPort")) for one in as_list(container.raw.get("ports")) if "hostPort" in one]
         if ports:
             self._note.lost(f"hostPort {', '.join(ports)} of the container {container.name}: clients use the Service")
+
+    def _about_ours(self, container: Container) -> None:
+        """Say what a router's container has that is ours to say."""
+        self._about_host_ports(container)
         if probes := [key for key in ("livenessProbe", "readinessProbe", "startupProbe") if key in container.raw]:
             self._note.changed(f"{', '.join(probes)} of the container {container.name}: ours has its own")
         usual = {"privileged", "capabilities", "runAsUser", "allowPrivilegeEscalation", "procMount"}

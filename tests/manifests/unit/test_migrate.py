@@ -981,6 +981,22 @@ def test_the_steps_of_the_evening(migrate: Migrate) -> None:
         assert part in notes
 
 
+def test_the_container_that_only_waits_is_named_with_what_goes(migrate: Migrate) -> None:
+    old = router()
+    (wait,) = template(old)["spec"]["containers"]
+    status, items, notes = migrate(dumped(old))
+    assert status == 0
+    assert "changed: Deployment/shop: the container wait, which only waited, is not written: ours stays\n" in notes
+    assert [one["name"] for one in template(by_kind(items, "Deployment")[0])["spec"]["containers"]] == ["router"]
+
+    wait |= {"env": [{"name": "A", "value": "b"}], "readinessProbe": {"exec": {"command": ["x"]}}}
+    wait["ports"] = [{"containerPort": 80, "hostPort": 8080}]
+    status, _, notes = migrate(dumped(old))
+    assert status == 65
+    assert "which only waited, is not written: ours stays; with it go its env, readinessProbe\n" in notes
+    assert "lost: Deployment/shop: hostPort 8080 of the container wait: clients use the Service" in notes
+
+
 def test_the_way_back_is_kept_by_commands_that_name_the_old_objects(migrate: Migrate) -> None:
     """Where the objects are, which is not the namespace that the new ones are written for."""
     _, _, notes = migrate(dumped(router()), dumped(service()))
