@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from egress_router.daemon.children import Child, Launch
+from egress_router.daemon.clock import SetBack
 from egress_router.daemon.engine import Counters, Limits
 from egress_router.daemon.supervisor import Supervisor
 from egress_router.errors import ConfigurationError, PlatformError, Problem
@@ -158,6 +159,21 @@ def test_a_successor_is_ready_before_its_predecessor_is_retired(world: World) ->
     world.in_order("prepare 1", "start 1", "ready True", "prepare 2", "start 2", "retire 1 replaced", "gone 1")
     world.in_order("gone 1", "retire 2 finally", "ready False", "gone 2")
     assert world.supervisor.counters.reloads == 1
+
+
+@pytest.mark.parametrize(("step", "generations"), [(-3600.0, 2), (3600.0, 1), (-1.0, 1)])
+def test_a_clock_that_is_set_back_is_a_new_generation(world: World, step: float, generations: int) -> None:
+    """Squid keeps answers of DNS by the wall clock: the old ones would stay true for so long."""
+    wall = [1_000_000.0]
+    world.supervisor._clock = SetBack(lambda: wall[0] + world.clock.now, world.clock)
+
+    def set_clock() -> None:
+        wall[0] += step
+
+    assert world.run(20.0, (5.0, set_clock)) == 0
+    assert len(world.children) == generations
+    if generations == 2:
+        world.in_order("ready True", "prepare 2", "start 2", "retire 1 replaced", "gone 1", "retire 2 finally")
 
 
 def test_one_that_does_not_become_ready_is_ended_and_the_old_one_stays(world: World) -> None:
