@@ -66,8 +66,7 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
         destinations=request.destinations,
         init_image=_image(request, Component.REDIRECT, version),
         main_image=_image(request, request.component, version),
-        # ``init`` refuses names, and ``run`` does all that it does.
-        init_container=request.rules is None or not request.rules.names,
+        init_container=has_init_container(request),
         privileged=privileged,
         # OpenShift SDN ends with Kubernetes 1.29, and its pods have one address; hostIPs is there from 1.29 on.
         host_ips="status.hostIP" if attach_of(request) is Attach.SDN else "status.hostIPs",
@@ -90,6 +89,11 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
         metrics_port=HEALTH_PORT if request.service_monitor else None,
         warnings=warnings_about(request),
     )
+
+
+def has_init_container(request: ManifestRequest) -> bool:
+    """Return whether an init container sets the pods up: it refuses names, and ``run`` does all that it does."""
+    return request.rules is None or not request.rules.names
 
 
 def _routers(request: ManifestRequest) -> tuple[RouterWorkload, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from shlex import quote
 
 from egress_router.manifests.objects import ManifestObject
+from egress_router.manifests.plan import has_init_container
 from egress_router.manifests.values import Component, ManifestRequest, Platform
 
 #: More objects than these are not listed.
@@ -50,7 +51,8 @@ def evening(requests: Sequence[ManifestRequest], old: Sequence[ManifestObject]) 
         + ("In http_proxy as well; NO_PROXY needs .svc as before." if _proxies(requests) else "")
     )
     workload = _workload(requests, name)
-    step(f"Look: {tool} -n {space} logs deploy/{workload} -c init; the gateway has a new MAC for the address.")
+    container = " -c init" if all(map(has_init_container, requests)) else ""
+    step(f"Look: {tool} -n {space} logs deploy/{workload}{container}; the gateway has a new MAC for the address.")
     step(f"The way back: {tool} delete -f new.yaml, wait, and apply what the first step has kept.")
     return "\n".join(line.rstrip() for line in lines) + "\n"
 

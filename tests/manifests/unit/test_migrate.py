@@ -981,6 +981,19 @@ def test_the_steps_of_the_evening(migrate: Migrate) -> None:
         assert part in notes
 
 
+def test_the_log_to_look_at_is_of_a_container_that_there_is(migrate: Migrate) -> None:
+    _, items, notes = migrate(dumped(router()))
+    assert "logs deploy/shop -c init;" in notes
+    old = router(rules="80 tcp api.example.com")
+    template(old)["spec"]["initContainers"][0]["env"].pop()
+    pod = template(old)["spec"]
+    pod["containers"] = pod.pop("initContainers")
+    status, items, notes = migrate(dumped(old))
+    assert status == 0
+    assert "initContainers" not in template(by_kind(items, "Deployment")[0])["spec"]
+    assert "logs deploy/shop; the gateway" in notes
+
+
 def test_the_container_that_only_waits_is_named_with_what_goes(migrate: Migrate) -> None:
     old = router()
     (wait,) = template(old)["spec"]["containers"]
