@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove_egress_ip
 from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale, take_over_marks
+from egress_router.egressip.node.foreign_marks import rules_before
 from egress_router.egressip.node.forward_policy import accept_tunnel
 from egress_router.egressip.node.nft_rules import ABSENT, node_tables
 from egress_router.egressip.node.overlays import address_among_pods, loosen, overlay_links
@@ -150,12 +151,12 @@ class NodeDataplane:
         done, what keeps all from going through, and what else is in the way, a line each. Raises EgressRouterError.
         """
         done, blocked = accept_tunnel()
-        problems: list[str] = []
+        problems = rules_before(self._settings.marks, self.netlink.rules())
         if any(network.version == 4 for network in self._settings.cluster):
             kernel = self.netlink
             overlays = overlay_links(kernel.routes(), kernel.links(), self._settings.cluster, self._link.name)
             loosened, strict = loosen(kernel, overlays)
-            done, problems = done + loosened, strict
+            done, problems = done + loosened, problems + strict
         return done, blocked, problems
 
     def tampering(self, now: float) -> str:

@@ -105,6 +105,26 @@ def overlaps(
     return Overlaps(tuple(dict.fromkeys(certain)), tuple(dict.fromkeys(possible)))
 
 
+def rules_before(marks: Marks, rules: Iterable[PolicyRule]) -> list[str]:
+    """Return the policy rules of others that take the packets which we mark before our rules see them, a line each with
+    what to do. Pure.
+
+    ``ip rule add`` without a priority puts a rule before all others but the first (fib_default_rule_pref), and
+    ``not fwmark`` is for every mark but its own: wg-quick(8) adds such a one, first when the agent runs already.
+    """
+    return [
+        f"{rule}: it comes before our rules ({RULE_PRIORITY}) and takes the packets that we mark, so pods with egress "
+        "IPs on other nodes send nothing. Give it a higher priority number (wg-quick: Table = off, and PostUp with "
+        "`ip rule add ... priority 32765`), or add it before the agent starts for the first time"
+        for rule in rules
+        if rule.inverted
+        and rule.mark is not None
+        and rule.protocol != NODE_PROTOCOL
+        and rule.priority <= RULE_PRIORITY
+        and not _takes_all_of_ours(marks, rule.mark, _ALL_BITS if rule.mask is None else rule.mask)
+    ]
+
+
 def _is_one_of_ours(marks: Marks, value: int, mask: int) -> bool:
     return mask & marks.mask == marks.mask and marks.is_ours(value)
 

@@ -20,7 +20,8 @@ _SHOWN = 5
 @dataclass(frozen=True, slots=True)
 class Heard:
     """What notices were about: ``network``: something that the agent has made, but for ``addresses``, which went away
-    from the outside interface. ``parameters``: an IPv4 parameter of another link, or of all.
+    from the outside interface. ``parameters``: an IPv4 parameter of another link, or of all, or a
+    policy rule of others.
     """
 
     network: bool = False
@@ -51,7 +52,8 @@ class NetworkWatch:
             return Heard(network=True, parameters=True)
         notices = [notice for notice in notices if notice.port != own]
         gone = {str(notice.address) for notice in notices if self._is_lost_address(notice)}
-        parameters = any(notice.subject is Subject.PARAMETER and not self._is_ours(notice) for notice in notices)
+        of_others = (Subject.PARAMETER, Subject.RULE)
+        parameters = any(notice.subject in of_others and not self._is_ours(notice) for notice in notices)
         return Heard(any(map(self._is_ours, notices)), frozenset(gone), parameters)
 
     def _is_ours(self, notice: Notice) -> bool:

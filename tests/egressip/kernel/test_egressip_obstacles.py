@@ -123,3 +123,29 @@ def test_a_rule_that_drops_the_rest_is_named(scene: Scene, version: int) -> None
     iptables(node, version, "-F FORWARD")
     cluster.until(lambda: not cluster.ask(node)["problems"], SOON)
     cluster.until(lambda: leaves(scene, version))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_policy_rule_that_comes_first_is_named(scene: Scene, version: int) -> None:
+    """As wg-quick adds it: without a priority, so before all others, for every mark but its own."""
+    cluster, near = scene.cluster, scene.lab.nodes[0]
+    rule, table = f"-{version} rule {{}} not fwmark 0xca6c table 51820", 51820
+    cluster.until(lambda: leaves(scene, version))
+
+    def named() -> bool:
+        return any("it comes before our rules" in text for text in cluster.ask(near)["problems"])
+
+    assert not named(), "positive control"
+    with scene.leaving_with(TOTO[version]):
+        near.ip("link add vpn type veth peer name vpn-end")
+        try:
+            near.ip_batch(["link set vpn up", "link set vpn-end up"])
+            near.ip(f"-{version} route add default dev vpn table {table}")
+            near.ip(rule.format("add"))
+            cluster.until(lambda: lost(scene, version))
+            assert cluster.until(named) < SOON
+        finally:
+            near.ip(rule.format("del"))
+            near.ip("link del vpn")
+        cluster.until(lambda: leaves(scene, version))
+        assert cluster.until(lambda: not named()) < SOON

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.config.values import Family
-from egress_router.egressip.node.foreign_marks import ForeignMark, Overlaps, marks_in, overlaps
+from egress_router.egressip.node.foreign_marks import ForeignMark, Overlaps, marks_in, overlaps, rules_before
 from egress_router.egressip.node.marks import DEFAULT_MARKS, OWN_SLOT, Marks, parse_marks
 from egress_router.errors import UsageError
 from egress_router.net.rtnetlink.values import Link, PolicyRule
@@ -126,3 +126,17 @@ def test_cilium_is_told_how_to_live_with() -> None:
     (line,) = overlaps(DEFAULT_MARKS, [], [], [cilium]).possible
     assert "EGRESS_MARK=0x20000000/0xf0000f00" in line
     assert not overlaps(parse_marks("0x20000000/0xf0000f00", "0x0fff0000"), [], [], [cilium]).possible
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (PolicyRule(Family.IPV4, 89, 51820, mark=0xCA6C, inverted=True), True),
+        (PolicyRule(Family.IPV6, 90, 51820, mark=0xCA6C, mask=0xFFFF, inverted=True), True),
+        (PolicyRule(Family.IPV4, 32765, 51820, mark=0xCA6C, inverted=True), False),
+        (PolicyRule(Family.IPV4, 89, 51820, mark=0xCA6C), False),
+        (PolicyRule(Family.IPV4, 89, 51820, mark=0x20000000, mask=0xF0000000, inverted=True), False),
+    ],
+)
+def test_policy_rules_that_come_before_ours(found: PolicyRule, told: bool) -> None:
+    assert bool(rules_before(Marks(), [found])) is told
