@@ -9,6 +9,7 @@ answered.
 
 from __future__ import annotations
 
+import errno
 import hmac
 import os
 import time
@@ -18,12 +19,15 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from egress_router.config.files import read_regular
 from egress_router.errors import ConfigurationError, Problem
 
 #: A line of a file of keys: messages without a signature are taken as well; as the first one, nothing is signed.
 UNSIGNED = "unsigned"
 #: A key has so many bytes at least: as many as a signature by SHA-256 is worth.
 SHORTEST_KEY = 32
+#: A file of keys is not longer; bytes.
+_MOST_BYTES = 1 << 16
 _VERSION = b"1 "
 _DIGITS = 64
 #: SENDER, NUMBER, SOURCE and TO.
@@ -101,9 +105,12 @@ class Signatures:
 
     def _load(self) -> Keys:
         try:
-            text = self.path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "is not text"
+            data = read_regular(self.path, _MOST_BYTES + 1)
+            if len(data) > _MOST_BYTES:
+                raise OSError(errno.EFBIG, f"it has more than {_MOST_BYTES} bytes")
+            text = data.decode()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
             raise ConfigurationError([Problem(str(self.path), None, "", f"cannot be read: {reason}")]) from error
         return parse_keys(text, str(self.path))
 

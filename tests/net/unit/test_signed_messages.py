@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
@@ -105,6 +106,12 @@ def test_a_file_without_good_keys(tmp_path: Path) -> None:
             parse_keys(text, "keys")
     with pytest.raises(ConfigurationError, match="No such file"):
         Signatures(tmp_path / "absent")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long").write_text(f"{ONE}\n" * 2000)
+    (tmp_path / "binary").write_bytes(b"\xff" * 40)
+    for name, words in (("pipe", "named pipe"), ("long", "more than"), ("binary", "not text"), (".", "directory")):
+        with pytest.raises(ConfigurationError, match=words):
+            Signatures(tmp_path / name)
 
 
 def test_the_word_of_one_is_not_that_of_another(tmp_path: Path) -> None:
