@@ -99,6 +99,14 @@ def test_manifests(name: str, tmp_path: Path) -> None:
     judge(["check", "--env-file" if name == "an env file" else "-f", str(path)], {})
 
 
+@pytest.mark.parametrize("verb", ["plan", "explain", "migrate"])
+@pytest.mark.parametrize("name", [name for name in MANIFESTS if name != "an env file"])
+def test_verbs_that_read_manifests(name: str, verb: str, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.yaml"
+    path.write_text(MANIFESTS[name])
+    judge([verb, "-f", str(path), *(["80"] if verb == "explain" else [])], {})
+
+
 def test_the_measure_can_fail() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     assert measured(["check", "-o", "json"], OURS)[0] > 0
