@@ -7,6 +7,7 @@ error; what works but surprises is a warning.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -242,6 +243,34 @@ def _pod(pod: ManifestPod) -> Found:
     if macvlan in (None, "false") and not _has_interface(pod, annotations):
         message = "nothing gives the pod an egress interface"
         yield _error(pod, "annotations", "", message, _INTERFACE)
+    if macvlan in (None, "false") and isinstance(networks, str):
+        yield from _not_attached(pod, networks)
+
+
+def _not_attached(pod: ManifestPod, networks: str) -> Found:
+    """Yield an error where EGRESS_INTERFACE is none of the interfaces that Multus makes."""
+    setter = pod.with_role(Role.INIT) or pod.with_role(Role.RUN)
+    if setter is None or {"EGRESS_PARENT_INTERFACE", "EGRESS_HOST_NETNS"} & setter.names:
+        return
+    wanted = setter.env.get("EGRESS_INTERFACE", "").strip()
+    attached = _attached(networks)
+    if wanted and attached and wanted not in attached:
+        message = f"is no interface that the annotation {NETWORKS_ANNOTATION} makes"
+        yield _error(pod, f"{setter.name} EGRESS_INTERFACE", wanted, message, " or ".join(attached))
+
+
+def _attached(networks: str) -> list[str]:
+    """Return the names of the interfaces that the annotation of Multus makes, [] where it cannot be read: each is named
+    there (``NETWORK@NAME``, or ``interface`` in JSON), or is net1, net2, … by its place.
+    """
+    if networks.lstrip().startswith("["):
+        try:
+            named = [as_text(one.get("interface")) for one in json.loads(networks)]
+        except (ValueError, AttributeError, RecursionError):
+            return []
+    else:
+        named = [one.strip().partition("@")[2] for one in networks.split(",") if one.strip()]
+    return [name or f"net{number}" for number, name in enumerate(named, start=1)]
 
 
 def _privileged(pod: ManifestPod) -> bool:

@@ -52,6 +52,10 @@ TO_INIT = PROXY.replace(POLICY, "").replace(
 SOURCES = "        - {name: EGRESS_SOURCE, value: 192.0.2.46}\n        - {name: EGRESS_GATEWAY, value: 192.0.2.1}\n"
 SECOND = "      - {name: more, image: openshift/origin-egress-http-proxy}\n"
 ANNOTATION = 'annotations: {pod.network.openshift.io/assign-macvlan: "true"}'
+MULTUS = REDIRECT.replace(ANNOTATION, "annotations: {k8s.v1.cni.cncf.io/networks: 'NETWORKS'}").replace(
+    "        - {name: EGRESS_ROUTER_MODE",
+    "        - {name: EGRESS_INTERFACE, value: NIC}\n        - {name: EGRESS_ROUTER_MODE",
+)
 OTHER = REDIRECT.replace("name: shop, namespace: egress", "name: shop2, namespace: other")
 
 BAD = {
@@ -85,6 +89,14 @@ BAD = {
     "an annotation in capitals": (REDIRECT.replace('"true"', '"TRUE"'), "there will be no macvlan"),
     "a NIC's name that is none": (REDIRECT.replace('"true"', '"enp0s31f6enp0s31"'), "there will be no macvlan"),
     "an annotation that says no": (REDIRECT.replace('"true"', '"false"'), "nothing gives the pod an egress interface"),
+    "an interface that Multus does not make": (
+        MULTUS.replace("NETWORKS", "one,egress@net7").replace("NIC", "net2"),
+        'init EGRESS_INTERFACE: "net2" is no interface that the annotation',
+    ),
+    "an interface that Multus does not make, in JSON": (
+        MULTUS.replace("NETWORKS", '[{"name": "a", "interface": "macvlan0"}, {"name": "b"}]').replace("NIC", "net1"),
+        "makes (macvlan0 or net2)",
+    ),
     "a default route of Multus": (
         REDIRECT.replace(
             ANNOTATION,
@@ -219,6 +231,9 @@ def test_pods_that_cannot_work(cli: CommandLine, name: str) -> None:
 
 
 FINE = {
+    "an interface of Multus by its place": MULTUS.replace("NETWORKS", "x/one,egress").replace("NIC", "net2"),
+    "an interface of Multus by its name": MULTUS.replace("NETWORKS", "one,egress@net7").replace("NIC", "net7"),
+    "networks that are no JSON": MULTUS.replace("NETWORKS", '[{"name": "a"').replace("NIC", "net5"),
     "no surge": REDIRECT.replace("{type: Recreate}", "{rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}"),
     "a NIC's name": REDIRECT.replace('"true"', '"eth1"'),
     "Multus": REDIRECT.replace(ANNOTATION, 'annotations: {k8s.v1.cni.cncf.io/networks: "egress"}'),
