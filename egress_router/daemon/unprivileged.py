@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import logging
 import os
 import struct
@@ -13,6 +14,8 @@ from egress_router.errors import PlatformError
 
 log = logging.getLogger(__name__)
 
+#: What every proxy imports only when it is needed. Python may be in directories that only root can read.
+_MODULES = ("difflib", "gzip", "idna", "traceback", "encodings.idna")
 #: The user that a proxy becomes, with group 0 as OpenShift has it.
 UID = 1001
 _NET_BIND_SERVICE = 10
@@ -33,6 +36,8 @@ def become_unprivileged(directory: Path, uid: int = UID, *, low_ports: bool = Fa
         return
     # Asked before: what this imports may be what cannot be read afterwards.
     paths = _imported_from()
+    for module in _MODULES:
+        importlib.import_module(module)
     keep = low_ports and bool(_capabilities("CapEff") >> _NET_BIND_SERVICE & 1)
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import Usable, families_with_a_route
 from egress_router.dns_proxy.by_name.config import VARIABLE as BY_NAME
 from egress_router.dns_proxy.destinations import VARIABLE, DnsProxyConfig, parse_dns_proxy
+from egress_router.dns_proxy.haproxy.config import load_template
 from egress_router.dns_proxy.haproxy.engine import HaproxyEngine, first_unprivileged_port
 from egress_router.dns_proxy.haproxy.watcher import BackendWatcher
 from egress_router.dns_proxy.metrics import DnsProxyCollector, names_as_json
@@ -58,6 +59,7 @@ def _run(
 ) -> int:
     reader = _Reader(env, egress_sources)
     config = reader.read(first=True)
+    load_template()
     become_unprivileged(config.run_dir, low_ports=first_unprivileged_port() > 1)
     files = [env.get(f"{variable}_FILE", "").strip() for variable in (VARIABLE, BY_NAME)]
     loop.heartbeats.watch("names")

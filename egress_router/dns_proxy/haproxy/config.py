@@ -101,7 +101,7 @@ def render_haproxy(
     ``cluster``: what the routes send into the cluster, where EGRESS_SOURCE has no business.
     """
     listeners = [_listener(item, config, known or {}, cluster, ipv6=ipv6) for item in config.destinations]
-    return _template().render(
+    return load_template().render(
         listeners=listeners,
         socket=socket,
         idle_timeout=config.idle_timeout,
@@ -178,7 +178,10 @@ def _log_field(item: tuple[str, str, bool]) -> str:
 
 
 @cache
-def _template() -> Template:
+def load_template() -> Template:
+    """Return the template of haproxy.cfg, compiled; whoever gives root up calls it before, since what it imports may be
+    what only root can read.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("egress_router.dns_proxy.haproxy", "")

@@ -264,6 +264,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     ports = f"{{ {settings.tunnel_port}, {settings.probe_port} }}"
     mask, ours = _hex(marks.mask), f"ct mark & {_hex(marks.value_mask)}"
     no_mark = f"meta mark set meta mark & {_hex(marks.keep)}"
+    is_ours = f"meta mark & {_hex(marks.value_mask)} == {_hex(marks.value)}"
     # TCP headers without options take 20 bytes, IPv4 headers 20 and IPv6 headers 40.
     clamp4, clamp6 = mtu - 40, mtu - 60
     yield NftChain(
@@ -477,7 +478,8 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "verify_source",
         "type filter hook postrouting priority srcnat + 20; policy accept;",
         (
-            f'oifname "{TUNNEL}" {no_mark} accept',
+            f'oifname "{TUNNEL}" {is_ours} {no_mark}',
+            f'oifname "{TUNNEL}" accept',
             "ct direction original ct original ip saddr @egress_pods4 ip daddr != @cluster4 goto verify_source4",
             "ct direction original ct original ip6 saddr @egress_pods6 ip6 daddr != @cluster6 goto verify_source6",
         ),

@@ -100,6 +100,8 @@ def test_no_datagram_harms_an_agent(two_holders: EgressCluster) -> None:
         sender.settimeout(5)
         while sender.recv(8192) != b'{"told": 1, "ready": true, "draining": false, "lacks": [], "tunnel": true}':
             pass
+    # Who has just started uses a holder when data gets there and back.
+    cluster.until(lambda: cluster.ask(holder)["users"])
     assert cluster.ask(holder)["users"] == [str(asking.addresses[4])], "the stranger is no node"
     holder.ip("link set eth0 down")
     cluster.until(lambda: cluster.source_of(client) == other)

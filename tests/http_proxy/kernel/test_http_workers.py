@@ -129,6 +129,9 @@ def test_one_dies_while_its_successors_start(lab: Lab, proxy: Proxy, client: Cli
     while len(proxy.squid_pids()) == WORKERS:
         assert time.monotonic() < deadline
     os.kill(before[0], signal.SIGKILL)
+    # Connections that it has not accepted yet go down with it.
+    while before[0] in proxy.squid_pids():
+        assert time.monotonic() < deadline
     assert client.status(f"http://{GOOD}/") == 200, "the others still serve"
     proxy.wait_for("generation 1 is drained")
     seen = proxy.err.read_text()
