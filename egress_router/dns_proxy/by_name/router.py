@@ -62,12 +62,15 @@ class RouterFigures:
 
 
 class NameRouter:
-    """Answers the HAProxys of all generations, each by the policy of its own. For one event loop."""
+    """Answers the HAProxys of all generations, by the policy in force: the one that comes next asks by its own until it
+    is. For one event loop.
+    """
 
     def __init__(self, addresses: NameAddresses, reach: Reach) -> None:
         self._addresses = addresses
         self._reach = reach
         self._servers: dict[Path, asyncio.AbstractServer] = {}
+        self._judges: dict[Path, Judge] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._problem = ""
 
@@ -76,13 +79,20 @@ class NameRouter:
         return RouterFigures(len(self._addresses), len(self._servers), self._problem)
 
     def open(self, path: Path, judge: Judge) -> None:
-        """Answer the HAProxy that asks at a path by a policy from now on."""
-        task = asyncio.get_running_loop().create_task(self._open(path, judge))
+        """Answer the HAProxy that asks at a path from now on, by a policy until another one is in force."""
+        self.close(path)
+        self._judges[path] = judge
+        task = asyncio.get_running_loop().create_task(self._open(path))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def in_force(self, judge: Judge) -> None:
+        """Judge by this from now on, for former HAProxys too: a client of HTTP/2 that stays with one goes on asking."""
+        self._judges = dict.fromkeys(self._judges, judge)
+
     def close(self, path: Path) -> None:
         """Stop answering there."""
+        self._judges.pop(path, None)
         if server := self._servers.pop(path, None):
             server.close()
         with contextlib.suppress(OSError):
@@ -92,10 +102,10 @@ class NameRouter:
         """Take an address for bad: HAProxy did not reach it."""
         self._reach.failed(address, port)
 
-    async def _open(self, path: Path, judge: Judge) -> None:
+    async def _open(self, path: Path) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                writer.write((await self._answered(reader, judge)).line())
+                writer.write((await self._answered(reader, self._judges[path])).line())
                 await writer.drain()
             except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
                 log.debug("haproxy asked and left: %s", error)
@@ -105,7 +115,6 @@ class NameRouter:
             finally:
                 writer.close()
 
-        self.close(path)
         try:
             self._servers[path] = await asyncio.start_unix_server(
                 serve, str(path), limit=LONGEST_QUESTION, backlog=4096

@@ -180,6 +180,8 @@ class HaproxyEngine:
         if ready:
             runtime = RuntimeSocket(self._sockets[child.pid], PROBE_SECONDS)
             self.in_force, self._runtime = prepared.config, runtime
+            if prepared.judge:
+                self._watcher.judge_by(prepared.judge)
         return ready
 
     def state(self) -> DnsProxyState | None:

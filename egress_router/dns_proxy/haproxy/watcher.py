@@ -61,6 +61,10 @@ class BackendWatcher:
         """Tell the HAProxy that asks at a path where connections by name go, by a policy."""
         self._thread.call(self._router.open, path, judge)
 
+    def judge_by(self, judge: Judge) -> None:
+        """Answer all HAProxys by a policy from now on."""
+        self._thread.call(self._router.in_force, judge)
+
     def no_longer_route(self, path: Path) -> None:
         """Stop answering there."""
         self._thread.call(self._router.close, path)

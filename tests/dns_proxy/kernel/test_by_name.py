@@ -493,3 +493,41 @@ def test_only_websocket_is_a_tunnel(lab: Lab, open_directory: Path) -> None:
             pod.until(lambda before=before: len(seen) > before)  # type: ignore[misc]
             assert b"upgrade" not in seen[-1], headers
             assert b"http2-settings" not in seen[-1], headers
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """Return a frame of HTTP/2 (RFC 9113, 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def request(stream: int, method: str, host: str) -> bytes:
+    """Return a HEADERS frame, the last one of a GET, with literal fields (RFC 7541, 6.2.2)."""
+    fields = {":method": method, ":scheme": "http", ":path": "/", ":authority": host}
+    literal = [
+        bytes([0, len(name)]) + name.encode() + bytes([len(text)]) + text.encode() for name, text in fields.items()
+    ]
+    return frame(1, 5 if method == "GET" else 4, stream, b"".join(literal))
+
+
+def test_a_client_that_stays_is_judged_by_the_policy_in_force(lab: Lab, open_directory: Path) -> None:
+    """HTTP/2 whose client passes over GOAWAY: the former HAProxy serves it for as long as it likes."""
+    servers = {address: lab.http(address, port=80) for address in (ONE, TWO)}
+    lab.dns.set("one.example.com", A=[ONE])
+    lab.dns.set("two.example.com", A=[TWO])
+    with ByName(lab, open_directory, "one.example.com\n") as pod, pod.connect(80) as opened:
+        opened.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0))
+        # A body that does not end keeps the connection.
+        opened.sendall(request(1, "POST", "one.example.com") + request(3, "GET", "one.example.com"))
+        pod.until(lambda: len(servers[ONE].requests) == 2)
+        pod.policy.write_text("10.0.0.0/33\n")
+        pod.until(lambda: "reload refused" in pod.messages())
+        opened.sendall(request(5, "GET", "one.example.com"))
+        pod.until(lambda: len(servers[ONE].requests) == 3)
+        pod.policy.write_text("two.example.com\n")
+        pod.until(lambda: "haproxy generation 3 is in force" in pod.messages())
+        opened.sendall(request(7, "GET", "one.example.com") + request(9, "GET", "two.example.com"))
+        pod.until(lambda: len(servers[TWO].requests) == 1)
+        pod.until(
+            lambda: ("one.example.com", "deny") in [(entry["host"], entry["decision"]) for entry in pod.access_log()]
+        )
+        assert len(servers[ONE].requests) == 3
