@@ -7,7 +7,7 @@ stays denied: a NetworkPolicy, say. See nft(8). Tables of iptables-legacy are no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,12 @@ from egress_router.net.process import run_tool
 #: What our rules in others' chains are known by.
 COMMENT = "egress-router: what goes through its tunnel"
 _WAYS = ("iifname", "oifname")
+#: Verdicts on everything that end a chain.
+_LAST = ("accept", "drop", "reject")
 _FAMILIES = ("ip", "ip6", "inet")
+#: Family, table and name of a chain; the rules of each.
+_Key = tuple[str, str, str]
+_Rules = dict[_Key, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,8 @@ class ForwardChain:
 
 def forward_chains(ruleset: Iterable[dict[str, Any]]) -> list[ForwardChain]:
     """Return the chains in what ``nft -j list ruleset`` has under ``nftables``, our own left out. Pure."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
-    rules: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    found: dict[_Key, dict[str, Any]] = {}
+    rules: _Rules = {}
     for item in ruleset:
         if "chain" in item:
             chain = item["chain"]
@@ -48,14 +53,33 @@ def forward_chains(ruleset: Iterable[dict[str, Any]]) -> list[ForwardChain]:
         elif "rule" in item:
             rule = item["rule"]
             rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(rule)
-    return [_chain(key, chain, rules.get(key, [])) for key, chain in found.items()]
+    return [_chain(key, chain, list(_in_order(key, rules))) for key, chain in found.items()]
 
 
-def _chain(key: tuple[str, str, str], chain: dict[str, Any], rules: list[dict[str, Any]]) -> ForwardChain:
-    end = next((number for number, rule in enumerate(rules) if _drops_all(rule["expr"])), len(rules))
+def _in_order(key: _Key, rules: _Rules, above: frozenset[_Key] = frozenset()) -> Iterator[dict[str, Any]]:
+    """Yield the rules of a chain, with those of the chains that it leads everything to in their places: ufw has all of
+    its rules in such ones.
+    """
+    for rule in rules.get(key, []):
+        verdict, target = _verdict_on_all(rule["expr"])
+        inner = (*key[:2], target)
+        if verdict == "return":
+            return
+        if verdict in ("jump", "goto") and inner not in above:
+            yield from _in_order(inner, rules, above | {key})
+        else:
+            yield rule
+        if verdict == "goto":
+            return
+
+
+def _chain(key: _Key, chain: dict[str, Any], rules: list[dict[str, Any]]) -> ForwardChain:
+    # What comes behind a rule that accepts everything is never met.
+    verdicts = [_verdict_on_all(rule["expr"])[0] for rule in rules]
+    end = next((number for number, verdict in enumerate(verdicts) if verdict in _LAST), len(rules))
     accepted = frozenset(way for rule in rules for way in _WAYS if _accepts(rule["expr"], way))
     in_time = {way for rule in rules[:end] for way in _WAYS if _accepts(rule["expr"], way)}
-    ends = end < len(rules) and not in_time.issuperset(_WAYS)
+    ends = end < len(rules) and verdicts[end] != "accept" and not in_time.issuperset(_WAYS)
     return ForwardChain(" ".join(key), accepted, chain.get("policy") == "drop", ends)
 
 
@@ -65,13 +89,17 @@ def _accepts(expressions: list[dict[str, Any]], way: str) -> bool:
     return [item for item in expressions if "counter" not in item] == [match, {"accept": None}]
 
 
-def _drops_all(expressions: list[dict[str, Any]]) -> bool:
-    """Return whether a rule drops or rejects whatever comes to it."""
+def _verdict_on_all(expressions: list[dict[str, Any]]) -> tuple[str, str]:
+    """Return what a rule does with whatever comes to it (empty: it looks at something first), and the chain that it
+    leads to.
+    """
     rest = [item for item in expressions if not item.keys() <= {"counter", "log", "limit"}]
-    if len(rest) != 1:
-        return False
-    name = str(rest[0].get("xt", {}).get("name")) if isinstance(rest[0].get("xt"), dict) else ""
-    return bool(rest[0].keys() & {"drop", "reject"}) or name == "REJECT"
+    if len(rest) != 1 or len(rest[0]) != 1:
+        return "", ""
+    verdict, value = next(iter(rest[0].items()))
+    if verdict == "xt":
+        return ("reject", "") if isinstance(value, dict) and value.get("name") == "REJECT" else ("", "")
+    return verdict, str(value["target"]) if verdict in ("jump", "goto") else ""
 
 
 def accept_script(chains: Iterable[ForwardChain]) -> str:
@@ -117,8 +145,17 @@ def remove_rules() -> list[str]:
 def _present() -> list[ForwardChain]:
     """Return the chains at the forward hook with their rules; asks for the rules of few chains, there may be many."""
     items: list[dict[str, Any]] = []
-    for chain in forward_chains(_listed("chains")):
-        items += _listed("chain", *chain.name.split())
+    wanted = [(*chain.name.split(),) for chain in forward_chains(_listed("chains"))]
+    asked: set[tuple[str, ...]] = set()
+    while wanted:
+        key = wanted.pop()
+        if key in asked:
+            continue
+        asked.add(key)
+        found = _listed("chain", *key)
+        items += found
+        targets = (_verdict_on_all(item["rule"]["expr"])[1] for item in found if "rule" in item)
+        wanted += [(*key[:2], target) for target in targets if target]
     return forward_chains(items)
 
 

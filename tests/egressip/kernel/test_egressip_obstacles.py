@@ -122,6 +122,11 @@ def test_a_rule_that_drops_the_rest_is_named(scene: Scene, version: int) -> None
     cluster.until(lambda: any(wanted in text for text in cluster.ask(node)["problems"]), SOON)
     iptables(node, version, "-F FORWARD")
     cluster.until(lambda: not cluster.ask(node)["problems"], SOON)
+    # As ufw has it.
+    iptables(node, version, "-N last", "-A last -j REJECT", "-A FORWARD -j last")
+    cluster.until(lambda: any(wanted in text for text in cluster.ask(node)["problems"]), SOON)
+    iptables(node, version, "-F FORWARD", "-F last", "-X last")
+    cluster.until(lambda: not cluster.ask(node)["problems"], SOON)
     cluster.until(lambda: leaves(scene, version))
 
 

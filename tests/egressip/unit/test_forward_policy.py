@@ -19,6 +19,18 @@ def by(way: str) -> list[dict[str, Any]]:
     return [match, COUNTER, ACCEPT]
 
 
+def jump(target: str, verdict: str = "jump") -> list[dict[str, Any]]:
+    return [COUNTER, {verdict: {"target": target}}]
+
+
+def chain(name: str, *rules: list[dict[str, Any]]) -> list[Any]:
+    place = {"family": "ip", "table": "filter"}
+    return [
+        {"chain": {**place, "name": name}},
+        *({"rule": {**place, "chain": name, "handle": 1, "expr": expr}} for expr in rules),
+    ]
+
+
 def ruleset(policy: str, *rules: list[dict[str, Any]], table: str = "filter", hook: str = "forward") -> list[Any]:
     place = {"family": "ip", "table": table}
     chain = {"chain": {**place, "name": "FORWARD", "hook": hook, "prio": 0, "policy": policy}}
@@ -46,6 +58,13 @@ XT_REJECT: list[dict[str, Any]] = [COUNTER, {"xt": {"type": "target", "name": "R
         (ruleset("accept", [COUNTER, DROP], by("iifname"), by("oifname")), 0, True),
         (ruleset("accept", by("iifname"), by("oifname"), [REJECT]), 0, False),
         (ruleset("accept", by("iifname"), [REJECT]), 0, True),
+        (ruleset("drop", jump("ufw")) + chain("ufw", [REJECT]), 2, True),
+        (ruleset("accept", jump("one"), OTHER) + chain("one", jump("two", "goto")) + chain("two", XT_REJECT), 0, True),
+        (ruleset("drop", jump("ufw")) + chain("ufw", by("iifname"), by("oifname"), [REJECT]), 0, False),
+        (ruleset("drop", jump("ufw")) + chain("ufw", [{"return": None}], [REJECT]), 2, False),
+        (ruleset("drop", [*OTHER[:1], *jump("ufw")]) + chain("ufw", [REJECT]), 2, False),
+        (ruleset("accept", jump("loop")) + chain("loop", jump("FORWARD"), [REJECT]), 0, True),
+        (ruleset("accept", [ACCEPT], [REJECT]), 0, False),
         (ruleset("drop", table="egress_node"), 0, False),
         (ruleset("drop", hook="input"), 0, False),
     ],
