@@ -39,6 +39,7 @@ _CHAINS = {
 #: Set or map → element → value (None in a set).
 Elements = dict[str, dict[str, str | None]]
 
+_ENDS = ("saddr", "daddr")
 _TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
 #: The target of a neighbour solicitation (RFC 4861, section 4.3). To nft 1.0 it is raw bytes, which cannot be compared
 #: with an ipv6_addr.
@@ -398,6 +399,9 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "type filter hook forward priority mangle - 5; policy accept;",
         (
             f"meta mark & {mask} != {_hex(marks.value)} return",
+            # As where the mark was given.
+            "ct direction reply return",
+            *(f"{ip} {end} @cluster{version} return" for version, ip in ((4, "ip"), (6, "ip6")) for end in _ENDS),
             f'meta iifkind "bridge" meta oifkind "bridge" oifname != "{settings.interface}" {no_mark} accept',
             "counter name forged_source drop",
         ),
