@@ -370,7 +370,8 @@ def test_http_by_host(lab: Lab, open_directory: Path) -> None:
                 assert expected.encode() in opened.recv(65536)
             opened.sendall(b"GET / HTTP/1.1\r\nHost: secret.example.com\r\n\r\n")
             assert b" 403 " in opened.recv(65536)
-        log = pod.wait_for_log(12)
+        pod.until(lambda: [entry.get("host") for entry in pod.access_log()].count("two.example.com") == 2)
+        log = pod.access_log()
     assert capture.leaks(allowed=set(SOURCE.values())) == []
     allowed = [entry for entry in log if entry["decision"] == "allow"]
     assert {(entry["host"], entry["line"], entry["address"]) for entry in allowed} == {

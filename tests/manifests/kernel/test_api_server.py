@@ -142,12 +142,25 @@ def test_the_overlay_for_kustomize_does_what_it_says(cluster: ApiServer) -> None
     assert found["ConfigMap", "egress-redirect"]["data"]["destinations"] == "443 tcp 203.0.113.25"
 
 
-def removal(instance: str) -> list[list[str]]:
-    """Return the commands that the documentation has for taking one set away."""
+def removal(instance: str, name: str) -> list[list[str]]:
+    """Return the commands that the documentation has for taking one set away, those that go with what is in a file of
+    deploy/: a line ends with a comment where it is for some clusters alone.
+    """
     text = (DEPLOY.parent / "docs" / "install-images.md").read_text().partition("**Remove**")[2]
-    lines = [line.partition("#")[0] for line in text.splitlines() if line.startswith("kubectl ")]
-    assert len(lines) == 3
-    return [line.replace("instance=shop", f"instance={instance}").split()[1:] for line in lines]
+    lines = [line.partition("#") for line in text.splitlines() if line.startswith("kubectl ")]
+    assert [comment.strip() for _, _, comment in lines] == [
+        "",
+        "where there is Multus",
+        "with --service-monitor",
+        "OpenShift",
+    ]
+    written = (DEPLOY / name).read_text()
+    here = [True, True, "kind: ServiceMonitor" in written, "kind: SecurityContextConstraints" in written]
+    return [
+        line.replace("=shop", f"={instance}").replace("egress-routers-shop", f"egress-routers-{instance}").split()[1:]
+        for (line, _, _), one in zip(lines, here, strict=True)
+        if one
+    ]
 
 
 @every_version
@@ -168,11 +181,11 @@ def test_the_documented_removal_takes_one_set_and_nothing_else(cluster: ApiServe
 
     assert len(left(instance)) == len(left("other")) == len([one for one in yaml.safe_load_all(text) if one])
     before = left("other")
-    for words in removal(instance):
+    for words in removal(instance, name):
         cluster.kubectl(*words)
     assert left(instance) == []
     assert left("other") == before
-    for words in removal("other"):
+    for words in removal("other", name):
         cluster.kubectl(*words)
 
 
@@ -200,7 +213,7 @@ def test_a_dump_of_what_was_applied_comes_out_as_it_went_in(
         assert run(["check", "-f", str(dump)]) == 0
         assert capsys.readouterr().err == ""
     finally:
-        for words in removal(instance):
+        for words in removal(instance, name):
             cluster.kubectl(*words)
 
 
