@@ -57,7 +57,7 @@ def measure(run: Run) -> None:
 
 def _reloads(run: Run, proxy: DnsProxyPod) -> dict[str, float]:
     """Return how many new connections fail over reloads, and how many open ones are cut."""
-    count, reloads = int(run.pick(20_000, 2_000)), int(run.pick(10, 2))
+    count, reloads = int(run.pick(20_000, 10_000)), int(run.pick(10, 2))
     run.say(f"{PROXY}: {count:,} connections over {reloads} reloads")
     held = [proxy.hold(ECHO_PORT) for _ in range(20)]
     stop = proxy.directory / "stop"
