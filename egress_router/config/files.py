@@ -28,6 +28,14 @@ def read_regular(path: Path | str, most: int) -> bytes:
         os.close(descriptor)
 
 
+def stamp_of(path: Path) -> tuple[int, int, int]:
+    """Return what tells one version of a file from the next, also where a link leads to another one, as in a mounted
+    volume. Raises OSError.
+    """
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def refuse_to_replace(path: Path) -> None:
     """Raise OSError when there is something at ``path`` that a new file must not take the place of: a device, say."""
     try:

@@ -20,7 +20,7 @@ import dns.rdatatype
 import dns.resolver
 from dns.nameserver import Do53Nameserver
 
-from egress_router.config.files import read_regular
+from egress_router.config.files import read_regular, stamp_of
 from egress_router.config.values import Address, Family, HostName, NameServer, family_of
 from egress_router.dns.cache import Answer, CandidateReplies, Failure, NegativeAnswer, Reply
 from egress_router.dns.resolv_conf import (
@@ -166,10 +166,9 @@ class Resolver:
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
     try:
-        stat = path.stat()
+        return stamp_of(path)
     except OSError:
         return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _of_hosts(name: HostName, known: Sequence[Address], families: Sequence[Family]) -> CandidateReplies:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import select
 import socket
 import ssl
@@ -13,11 +12,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
-from egress_router.config.files import read_regular
+from egress_router.config.files import read_regular, stamp_of
 from egress_router.errors import TryAgainError, printable
 from egress_router.kubernetes.configuration import ApiConfiguration
 
@@ -145,7 +143,7 @@ class Client:
         files = (configuration.ca_file, configuration.client_certificate_file, configuration.client_key_file)
         with self._context_lock:
             try:
-                stamp = tuple(_stamp(path) if path else None for path in files)
+                stamp = tuple(stamp_of(path) if path else None for path in files)
                 if self._context is None or stamp != self._context_stamp:
                     self._context = _tls_context(configuration)
                     self._context_stamp = stamp
@@ -164,7 +162,7 @@ class Client:
             token = self.configuration.token
         else:
             try:
-                stamp = _stamp(path)
+                stamp = stamp_of(path)
                 if again or stamp != self._token_stamp or time.monotonic() - self._token_read > TOKEN_EVERY:
                     self._token = read_regular(path, MOST_TOKEN_BYTES).decode("ascii", "replace").strip()
                     self._token_stamp, self._token_read = stamp, time.monotonic()
@@ -297,11 +295,6 @@ def _tls_context(configuration: ApiConfiguration) -> ssl.SSLContext:
             file.flush()
             context.load_cert_chain(file.name)
     return context
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    status = os.stat(path)  # noqa: PTH116 - follows the symbolic links of a mounted volume
-    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _keep_alive(sock: socket.socket) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-from egress_router.config.files import read_regular
+from egress_router.config.files import read_regular, stamp_of
 from egress_router.errors import ConfigurationError, Problem
 
 #: A line of a file of keys: messages without a signature are taken as well; as the first one, nothing is signed.
@@ -101,6 +101,8 @@ class Signatures:
 
     def __post_init__(self) -> None:
         """Read the file. Raises ConfigurationError."""
+        # The stamp comes first: what changes between the two is read again.
+        self._read = (float("-inf"), self._stamp())
         self._keys = self._load()
 
     def _load(self) -> Keys:
@@ -114,18 +116,20 @@ class Signatures:
             raise ConfigurationError([Problem(str(self.path), None, "", f"cannot be read: {reason}")]) from error
         return parse_keys(text, str(self.path))
 
+    def _stamp(self) -> object:
+        try:
+            return stamp_of(self.path)
+        except OSError:
+            return None
+
     def _refresh(self) -> None:
         """Read the file again if it is another one by now."""
         at = time.monotonic()
         if at - self._read[0] < _READ_EVERY:
             return
-        try:
-            found = self.path.stat()
-            identity: object = (found.st_ino, found.st_mtime_ns, found.st_size)
-        except OSError:
-            identity = None
-        changed = identity != self._read[1]
-        self._read = (at, identity)
+        stamp = self._stamp()
+        changed = stamp != self._read[1]
+        self._read = (at, stamp)
         if changed:
             try:
                 self._keys = self._load()
