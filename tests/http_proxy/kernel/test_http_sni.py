@@ -19,8 +19,8 @@ import pytest
 from egress_router.errors import PlatformError
 from egress_router.http_proxy.squid.files import require_openssl
 from lab import Lab
-from tests.dns_proxy.kernel.test_by_name import TlsServer, client_hello, with_sni
 from tests.http_proxy.kernel.http_pod import Client, Proxy
+from tests.support.tls import TlsServer, client_hello, make_certificate, with_sni
 
 pytestmark = [pytest.mark.root, pytest.mark.parametrize("shape", ["bridge"])]
 
@@ -58,21 +58,7 @@ def squid_openssl() -> Iterator[Path]:
 
 @pytest.fixture
 def server(lab: Lab, tmp_path: Path) -> Iterator[TlsServer]:
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    command += ["-subj", "/CN=lab", "-addext", f"subjectAltName=DNS:one.example.com,IP:{SERVER}"]
-    command += ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
-    subprocess.run(command, check=True, capture_output=True)
+    make_certificate(tmp_path, ["DNS:one.example.com", f"IP:{SERVER}"])
     found = TlsServer(lab, tmp_path, SERVER)
     yield found
     found.close()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -18,21 +15,8 @@ from egress_router.net.iptables.rules import IptMatch, IptRule, IptTable
 
 pytestmark = pytest.mark.root
 
-_CLONE_NEWNET = 0x40000000
 PREFIX = "OURS-"
 TARGETS = {Family.IPV4: "203.0.113.25", Family.IPV6: "2001:db8:113::25"}
-
-
-@pytest.fixture
-def namespace() -> Iterator[None]:
-    """An empty network namespace of the test's own."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with Path("/proc/thread-self/ns/net").open() as home:
-        assert libc.unshare(_CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        try:
-            yield
-        finally:
-            assert libc.setns(home.fileno(), _CLONE_NEWNET) == 0
 
 
 @pytest.fixture(params=["kernel", "fake"])

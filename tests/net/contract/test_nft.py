@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import select
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -24,20 +21,7 @@ from egress_router.net.nft.wording import Wording
 
 pytestmark = pytest.mark.root
 
-_CLONE_NEWNET = 0x40000000
 Tamper = Callable[[NftTable | str], None]
-
-
-@pytest.fixture
-def namespace() -> Iterator[None]:
-    """An empty network namespace of the test's own."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with Path("/proc/thread-self/ns/net").open() as home:
-        assert libc.unshare(_CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        try:
-            yield
-        finally:
-            assert libc.setns(home.fileno(), _CLONE_NEWNET) == 0
 
 
 def run(script: str) -> None:
