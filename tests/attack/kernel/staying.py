@@ -146,8 +146,8 @@ class Process:
             self.popen.wait()
 
 
-@pytest.fixture
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+@contextlib.contextmanager
+def a_process() -> Iterator[Process]:
     # Short, for it has sockets.
     folder = Path("/tmp") / f"egress-sigterm-{os.getpid()}-{time.monotonic_ns() % 10**9}"
     folder.mkdir()
@@ -157,3 +157,9 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     finally:
         process.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def process() -> Iterator[Process]:
+    with a_process() as made:
+        yield made

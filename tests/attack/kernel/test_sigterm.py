@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.attack.kernel.staying import HANGS, NODE, PORT, ROUTER, Process, process
+from tests.attack.kernel.staying import HANGS, NODE, PORT, ROUTER, Process, a_process
 
-__all__ = ["process"]
 pytestmark = pytest.mark.root
 
 #: How long a process may take after the signal. Nothing is drained: EGRESS_SHUTDOWN_GRACE is 0, or no client is there.
@@ -761,9 +760,18 @@ assert STATES.keys() >= CROSS_SECTION
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in CROSS_SECTION else [pytest.mark.on_demand]) for name in STATES]
 )
-def test_sigterm(name: str, process: Process) -> None:
-    with contextlib.ExitStack() as stack:
-        STATES[name](process, stack)
-        took = process.ends(143 if name.startswith("init_") else 0)
-    within = WITHIN * starved()
-    assert took < within, f"{took:.2f} s\n{process.log[-4000:]}"
+def test_sigterm(name: str) -> None:
+    """A moment in which the kernel and the processors belong to others is no fault: what took longer is tried twice
+    more, and is in time both times.
+    """
+    tries: list[str] = []
+    late = 0
+    while len(tries) < (3 if late else 1):
+        with contextlib.ExitStack() as stack:
+            process = stack.enter_context(a_process())
+            STATES[name](process, stack)
+            took = process.ends(143 if name.startswith("init_") else 0)
+            within = WITHIN * starved()
+            tries.append(f"{took:.2f} s (within {within:.2f} s)\n{process.log[-4000:]}")
+        late += took >= within
+        assert late < 2, "\n".join(tries)
