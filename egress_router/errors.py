@@ -26,7 +26,7 @@ _VERBS = frozenset({"are", "can", "cannot", "claims", "comes", "has", "is", "map
 
 #: Characters of a sentence with text of somebody else in it.
 MOST_OF_A_SENTENCE = 1000
-#: Problems in the text of one error, and characters of what a tool said.
+#: Problems in the text of one error, and characters of what a tool reason.
 MOST_PROBLEMS, MOST_OF_A_TOOL = 100, 4000
 
 
@@ -130,8 +130,8 @@ class ToolFailed(PlatformError):
         self.stderr = stderr
         #: What it was asked about is not there, in the words of nft(8).
         self.absent = "No such file or directory" in stderr
-        said = _cut(stderr.strip(), MOST_OF_A_TOOL) or "no error text"
-        super().__init__(f"`{' '.join(self.command)}` failed ({status}): {said}")
+        reason = _cut(stderr.strip(), MOST_OF_A_TOOL) or "no error text"
+        super().__init__(f"`{' '.join(self.command)}` failed ({status}): {reason}")
 
 
 class ToolHangs(ToolFailed):

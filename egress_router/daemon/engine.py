@@ -49,7 +49,7 @@ class Engine(Protocol[Prepared]):
     def may_replace(self) -> bool:
         """Return whether another generation may start now; a reload waits until it may."""
 
-    def said(self, child: Child, line: str) -> None:
+    def on_output(self, child: Child, line: str) -> None:
         """Take one line of a child's output."""
 
     def ended(self, child: Child) -> None:

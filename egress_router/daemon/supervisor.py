@@ -120,7 +120,7 @@ class Supervisor(Generic[Prepared]):
     # Signals and output
 
     def _read_output(self, child: Child) -> None:
-        if child.output >= 0 and not child.read_lines(lambda line: self.engine.said(child, line)):
+        if child.output >= 0 and not child.read_lines(lambda line: self.engine.on_output(child, line)):
             self._close_output(child)
 
     def _close_output(self, child: Child) -> None:

@@ -25,7 +25,7 @@ from egress_router.errors import ConfigurationError
 from egress_router.kubernetes.client import Client
 from egress_router.kubernetes.configuration import ApiConfiguration
 
-#: A process that is told to leave does so after that many seconds at the latest.
+#: A process that is logged to leave does so after that many seconds at the latest.
 LEAVE_SECONDS = 0.9
 #: Objects that could not be read are read again after so many seconds, and when they change.
 _READ_AGAIN_SECONDS = 5.0
@@ -75,7 +75,7 @@ def wait_for_objects(source: ClusterSource, loop: Loop) -> bool:
     """Wait until the objects can be read for the first time; until then the kernel stays as it is. Return False when
     the loop was stopped before.
     """
-    told = ""
+    logged = ""
     due = loop.now()
 
     def changed() -> None:
@@ -90,9 +90,9 @@ def wait_for_objects(source: ClusterSource, loop: Loop) -> bool:
                 try:
                     source.read()
                 except (ConfigurationError, OSError) as error:
-                    if str(error) != told:
-                        told = str(error)
-                        LOGGER.error("%s", told)
+                    if str(error) != logged:
+                        logged = str(error)
+                        LOGGER.error("%s", logged)
                     due = loop.now() + _READ_AGAIN_SECONDS
                 else:
                     return True

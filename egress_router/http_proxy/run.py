@@ -100,14 +100,14 @@ def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Netw
 
 
 def _read(env: Mapping[str, str]) -> tuple[HttpSettings, Path]:
-    """Return the settings and the writable directory, once everything that is wrong was told. Raises
+    """Return the settings and the writable directory, once everything that is wrong was before. Raises
     ConfigurationError.
     """
     problems = Problems()
     inputs = load_inputs(env)
     set_up_log(parse_log(inputs, problems, terminal=sys.stderr.isatty()))
     settings = parse_http_settings(inputs, problems)
-    told = len(problems.warnings)
+    before = len(problems.warnings)
     # Here too, so that all problems come out together; the engine reads the policy anew for each generation.
     policy = parse_policy(inputs, problems, required=True)
     directory = settings.run_dir
@@ -118,7 +118,7 @@ def _read(env: Mapping[str, str]) -> tuple[HttpSettings, Path]:
     if policy is not None:
         # Loads the template and all that rendering needs while it can be read: what comes is another user.
         render_squid(compile_policy(replace(policy, lines=policy.lines[:1])), settings)
-    del problems.warnings[told:]
+    del problems.warnings[before:]
     warn_unknown(inputs, problems)
     warn_own_mounts(inputs, problems)
     log_warnings(problems.warnings)

@@ -54,7 +54,7 @@ REDUCED_RATE_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one node answered to one probe. ``lacks`` are egress IPs that it shall hold and does not (yet); None when
+    """What one node answered to one probe. ``pending`` are egress IPs that it shall hold and does not (yet); None when
     its agent said nothing. ``sources`` is what it translates the pods to that it was asked about. ``legs``: whether an
     echo came back by each of the ways through the tunnel that it was asked by. ``answers_tunnel``: its agent says that
     its node answers echoes there.
@@ -63,7 +63,7 @@ class Answer:
     echo: bool
     ready: bool
     draining: bool
-    lacks: frozenset[str] | None = None
+    pending: frozenset[str] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     legs: Mapping[Leg, bool] = field(default_factory=dict)
     answers_tunnel: bool = False
@@ -87,7 +87,7 @@ class Reply:
     number: int
     ready: bool
     draining: bool
-    lacks: frozenset[str] | None
+    pending: frozenset[str] | None
     sources: Mapping[str, str]
     answers_tunnel: bool = False
 
@@ -111,12 +111,12 @@ def parse_message(data: bytes) -> Question | Reply | None:
     number = _number(message.get("told"))
     if number is None:
         return None
-    lacks, sources = message.get("lacks"), message.get("pods")
+    pending, sources = message.get("lacks"), message.get("pods")
     return Reply(
         number,
         message.get("ready") is True,
         message.get("draining") is True,
-        frozenset(_addresses(lacks)) if isinstance(lacks, list) else None,
+        frozenset(_addresses(pending)) if isinstance(pending, list) else None,
         {pod: source for pod in _addresses(sources) if _is_short(source := sources[pod])}
         if isinstance(sources, dict)
         else {},
@@ -137,7 +137,7 @@ def _is_short(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and len(value) <= _MAX_ADDRESS and value.isascii() and value.isprintable()
 
 
-_SILENCE = Reply(0, ready=False, draining=False, lacks=None, sources={})
+_SILENCE = Reply(0, ready=False, draining=False, pending=None, sources={})
 _LEGS = frozenset(Leg)
 
 
@@ -311,12 +311,12 @@ class Prober:
                 # The answer to an echo that is seldom sent has until the next one is.
                 due = target.asked if self._seldom_next() else target.asked - SELDOM
                 legs = {leg: leg in target.heard for leg in due}
-                lacks = None if target.reply is None else reply.lacks
+                pending = None if target.reply is None else reply.pending
                 found[name] = Answer(
                     Leg.DIRECT in target.heard,
                     reply.ready,
                     reply.draining,
-                    lacks,
+                    pending,
                     reply.sources,
                     legs,
                     reply.answers_tunnel,

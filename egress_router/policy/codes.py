@@ -144,7 +144,7 @@ class NumberedRanges:
         """Whether there is but one line beside those closed, so that nothing else need be asked."""
         return all(line == self.lines[0] for line in self.lines)
 
-    def told(self, answers: Iterable[str]) -> int | None:
+    def line_in(self, answers: Iterable[str]) -> int | None:
         """Return the first line that certainly holds an address, 0 for a closed one; None when none certainly does."""
         words = frozenset(answers)
         if CLOSED in words:

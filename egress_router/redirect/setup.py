@@ -286,7 +286,7 @@ def _wait_until_free(config: RouterConfig, addresses: Collection[Address], neigh
     Raises AddressInUse after that time, or when a signal asks to leave: nothing is served yet.
     """
     deadline = time.monotonic() + config.dad_wait
-    told = False
+    warned = False
     # Blocked, they are kept for us: the first process of a container would not hear them at all.
     leaving = {signal.SIGTERM, signal.SIGINT}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, leaving)
@@ -298,9 +298,9 @@ def _wait_until_free(config: RouterConfig, addresses: Collection[Address], neigh
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise
-                if not told:
+                if not warned:
                     LOGGER.warning("%s. Waiting for at most %.0f s until it is free", error, config.dad_wait)
-                    told = True
+                    warned = True
                 # Two that ask at once take each other for the owner: each asks again at another time.
                 pause = time.monotonic_ns() % 6000 / 1000 if error.asked else 0.5
                 if signal.sigtimedwait(leaving, min(left, pause)) is not None:

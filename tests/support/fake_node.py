@@ -23,7 +23,7 @@ from tests.support.fake_loop import FakeClock, fake_loop
 
 INTERFACE, HOST_IP = "eth0", "192.0.2.11"
 SETTINGS = NodeSettings("a", INTERFACE, (), probe_interval=0.1, probe_misses=3, probe_returns=2)
-UP = Answer(echo=True, ready=True, draining=False, lacks=frozenset())
+UP = Answer(echo=True, ready=True, draining=False, pending=frozenset())
 GONE = Answer(echo=False, ready=False, draining=False)
 
 

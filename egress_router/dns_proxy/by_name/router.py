@@ -44,12 +44,12 @@ class Answer:
 
     address: Address | None
     status: int
-    said: Mapping[str, str | int | None]
+    record: Mapping[str, str | int | None]
 
     def line(self) -> bytes:
         """Return it as HAProxy reads it."""
-        said = base64.b64encode(json.dumps(self.said).encode()).decode()
-        return f"{self.address or '-'} {self.status} {said}\n".encode()
+        record = base64.b64encode(json.dumps(self.record).encode()).decode()
+        return f"{self.address or '-'} {self.status} {record}\n".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +147,12 @@ class NameRouter:
         if denied := denying(verdicts):
             return _denied(host, denied)
         if not looked.addresses:
-            return Answer(None, 503, {**_said(host, verdicts[0]), "error": "dns", "detail": looked.problem})
+            return Answer(None, 503, {**_record(host, verdicts[0]), "error": "dns", "detail": looked.problem})
         if any(map(judge.in_cluster, looked.addresses)):
             # A line opened it. Its connections are not to leave with EGRESS_SOURCE, as those that try would.
-            return Answer(looked.addresses[0], INSIDE, _said(host, verdicts[0]))
+            return Answer(looked.addresses[0], INSIDE, _record(host, verdicts[0]))
         chosen = await self._reach.choose(looked.addresses, port)
-        return Answer(chosen, 200, _said(host, verdicts[looked.addresses.index(chosen)]))
+        return Answer(chosen, 200, _record(host, verdicts[looked.addresses.index(chosen)]))
 
 
 def asked_name(asked: bytes, port: int, *, http: bool) -> str | Invalid:
@@ -176,12 +176,12 @@ def asked_name(asked: bytes, port: int, *, http: bool) -> str | Invalid:
     return Invalid(f"not a host name: {name}") if isinstance(name, Invalid) else name.text
 
 
-def _said(host: str, verdict: Verdict) -> dict[str, str | int | None]:
-    said: dict[str, str | int | None] = {"host": host, "decision": "allow" if verdict.allowed else "deny"}
+def _record(host: str, verdict: Verdict) -> dict[str, str | int | None]:
+    record: dict[str, str | int | None] = {"host": host, "decision": "allow" if verdict.allowed else "deny"}
     if verdict.line is None:
-        return said | {"line": None, "reason": verdict.why}
-    return said | {"line": verdict.line.number, "rule": verdict.line.text}
+        return record | {"line": None, "reason": verdict.why}
+    return record | {"line": verdict.line.number, "rule": verdict.line.text}
 
 
 def _denied(host: str, verdict: Verdict) -> Answer:
-    return Answer(None, 403, _said(host, verdict))
+    return Answer(None, 403, _record(host, verdict))

@@ -33,7 +33,7 @@ _LOG_FIELDS: tuple[tuple[str, str, bool], ...] = (
 )
 #: Of connections by name: ``asked`` is what the router said (by_name.router), "-" when it was not asked or did not say.
 _BY_NAME_FIELDS: tuple[tuple[str, str, bool], ...] = (
-    ("asked", "%[var(txn.said)]", True),
+    ("asked", "%[var(txn.record)]", True),
     # Where it was to go, of those too that did not get there.
     ("to", "%[var(txn.address)]", True),
 )

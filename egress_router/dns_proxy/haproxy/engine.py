@@ -230,7 +230,7 @@ class HaproxyEngine:
         """Always: generations do not get in each other's way."""
         return True
 
-    def said(self, child: Child, line: str) -> None:
+    def on_output(self, child: Child, line: str) -> None:
         """Pass a remark on to the log."""
         _log_own(line)
 

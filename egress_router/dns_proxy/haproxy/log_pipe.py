@@ -129,9 +129,9 @@ class LogPipe(LinePipe):
     def _by_name(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Put what the router said in its place, and what became of a connection that was allowed."""
         asked, to = entry.pop("asked"), entry.pop("to")
-        said = NOTHING_ASKED if asked == "-" else json.loads(base64.b64decode(asked))
+        record = NOTHING_ASKED if asked == "-" else json.loads(base64.b64decode(asked))
         front = ("time", "started", "kind", "client", "client_port", "port")
-        found = {key: entry[key] for key in front} | said | {k: v for k, v in entry.items() if k not in front}
+        found = {key: entry[key] for key in front} | record | {k: v for k, v in entry.items() if k not in front}
         if to != "-" and entry["state"][:2] in UNREACHED:
             self._unreached(ip_address(to), entry["port"])
             detail = "timed out" if entry["state"][0] == "s" else "refused or unreachable"

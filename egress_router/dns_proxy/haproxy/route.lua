@@ -16,11 +16,11 @@ core.register_action("route", { "tcp-req", "http-req" }, function(txn, kind, por
     socket:send(question)
     local answer = socket:receive("*l")
     socket:close()
-    local address, status, said = string.match(answer or "", "^(%S+) (%d+) (%S+)$")
-    if not said then
+    local address, status, record = string.match(answer or "", "^(%S+) (%d+) (%S+)$")
+    if not record then
         return
     end
-    txn:set_var("txn.said", said)
+    txn:set_var("txn.record", record)
     txn:set_var("txn.status", status)
     if address ~= "-" then
         txn:set_var("txn.address", address)

@@ -66,7 +66,7 @@ class WatchedNodes:
 
     def _probed_node(self, name: str, answer: Answer, now: float) -> list[str]:
         node = self.nodes[name]
-        node.silent = node.silent + 1 if answer.lacks is None else 0
+        node.silent = node.silent + 1 if answer.pending is None else 0
         before = node.health.state
         if not node.health.probed(echo=answer.echo, ready=answer.ready, draining=answer.draining):
             return []

@@ -109,8 +109,8 @@ class Agent:
         sources = {"pods": {pod: applied.translations.get(pod, "") for pod in pods}} if pods and applied else {}
         pending = list(self._pending_here)
         elsewhere = self.node_drain.draining or self._blocked
-        said = {"ready": self.known.ready, "draining": elsewhere, "lacks": pending}
-        return {**said, "tunnel": applied is not None, **sources}
+        reply = {"ready": self.known.ready, "draining": elsewhere, "lacks": pending}
+        return {**reply, "tunnel": applied is not None, **sources}
 
     def run(self) -> None:
         """Take over what is there, then follow objects and probes."""

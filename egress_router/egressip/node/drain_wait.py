@@ -62,11 +62,11 @@ def _handed_over(path: Path, answer: dict[str, Any], timeout: float) -> dict[str
 
 
 def _done(path: Path, answer: dict[str, Any], timeout: float, remark: Say) -> Mapping[str, Any]:
-    said = time.monotonic() - _SAY_EVERY
+    reported = time.monotonic() - _SAY_EVERY
     while not answer["drain"]["done"]:
         drain = answer["drain"]
-        if drain["connections"] and time.monotonic() - said >= _SAY_EVERY:
-            said = time.monotonic()
+        if drain["connections"] and time.monotonic() - reported >= _SAY_EVERY:
+            reported = time.monotonic()
             wait = f"waiting at most {drain['seconds_left']:.0f} s more"
             remark(f"{drain['connections']} connections still use this node; {wait}")
         answer = _next(path, timeout)

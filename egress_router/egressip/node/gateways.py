@@ -61,8 +61,8 @@ class Gateways:
                     messages.append(f"node {name} is {health.state}")
                     self.failovers += before is Health.UP and health.state is Health.DOWN
                     changed = True
-            if answer.lacks is not None and answer.lacks != self._pending.get(name, frozenset()):
-                self._pending[name] = answer.lacks
+            if answer.pending is not None and answer.pending != self._pending.get(name, frozenset()):
+                self._pending[name] = answer.pending
                 changed = True
         return changed, messages
 

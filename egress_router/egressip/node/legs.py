@@ -27,7 +27,7 @@ class GatewayLegs:
 
     def note(self, answer: Answer) -> bool:
         """Take in a round of probes; return whether data could go there and back."""
-        self.silent = 0 if answer.lacks is not None else self.silent + 1
+        self.silent = 0 if answer.pending is not None else self.silent + 1
         self.answers_tunnel |= answer.answers_tunnel
         works = answer.echo
         for leg, heard in {Leg.DIRECT: answer.echo, **answer.legs}.items():

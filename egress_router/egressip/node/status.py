@@ -186,8 +186,8 @@ def status_text(status: Mapping[str, Any]) -> str:
     poorly: list[str] = []
     for name, space in sorted(status["namespaces"].items(), key=lambda item: _rank(status, *item)):
         ways = ", ".join(_way(status, via) for via in space["via"])
-        told = [f"namespace {name}: {_verdict(status, space, ways)}", *(f"    {text}" for text in space["reasons"])]
-        (well if _rank(status, name, space)[0] == _WELL else poorly).extend(told)
+        found = [f"namespace {name}: {_verdict(status, space, ways)}", *(f"    {text}" for text in space["reasons"])]
+        (well if _rank(status, name, space)[0] == _WELL else poorly).extend(found)
     holders = [f"holder {name}: {health}" for name, health in status["holders"].items()]
     dropped = sorted(status["dropped_packets"].items())
     lines += poorly

@@ -90,7 +90,7 @@ class NodeWriter:
         self._written: tuple[str, str] = ("", "")
         self._since: dict[str, tuple[str, str]] = {}
         self._next = 0.0
-        self._told: dict[str, tuple[str, ...]] = {}
+        self._announced: dict[str, tuple[str, ...]] = {}
         self._wanted_drain = False
         self.writes = 0
         #: Its thread.
@@ -134,8 +134,8 @@ class NodeWriter:
 
     def _write_assignment(self, entry: Assignment, report: NodeReport) -> None:
         status, reason, message = announced(report, entry.egress_ip)
-        told = (entry.uid, self._node, status, reason, message)
-        if self._told.get(entry.name) == told and (entry.announced_by, entry.announced) == (self._node, reason):
+        condition_key = (entry.uid, self._node, status, reason, message)
+        if self._announced.get(entry.name) == condition_key and (entry.announced_by, entry.announced) == (self._node, reason):
             return
         condition = {
             "type": "Announced",
@@ -153,5 +153,5 @@ class NodeWriter:
             if error.code != NOT_FOUND:
                 raise
             return
-        self._told[entry.name] = told
+        self._announced[entry.name] = condition_key
         self.writes += 1

@@ -123,7 +123,7 @@ class AccessLog(LinePipe):
         if self._idle is None or "TUNNEL" not in raw.outcome:
             return False
         client = literal_address(unquote(raw.client))
-        return bool(client and self._idle.told(client, int(raw.client_port), float(raw.time)))
+        return bool(client and self._idle.was_idle(client, int(raw.client_port), float(raw.time)))
 
     def _write_later(self, raw: RawLine, decided: Attribution, reason: str) -> None:
         line = entry(raw, decided, Failure("dns", reason))

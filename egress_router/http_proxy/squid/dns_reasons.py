@@ -75,7 +75,7 @@ class DnsReasons:
                 if not isinstance(name, Invalid):
                     absolute = HostName(name.text.removesuffix(".") + ".")
                     asked = self._resolver.resolve(absolute, self._families)
-                    reason = told(await asyncio.wait_for(asked, PATIENCE_SECONDS))
+                    reason = reason_in(await asyncio.wait_for(asked, PATIENCE_SECONDS))
         except TimeoutError:
             reason = "no reply in time"
         except Exception:
@@ -87,7 +87,7 @@ class DnsReasons:
             deliver(reason)
 
 
-def told(replies: Sequence[CandidateReplies]) -> str:
+def reason_in(replies: Sequence[CandidateReplies]) -> str:
     """Return why there was no address; that there is one by now, when there is."""
     reasons: dict[str, None] = {}
     for reply in (reply for one in replies for reply in one.replies.values()):

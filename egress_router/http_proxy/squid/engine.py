@@ -99,7 +99,7 @@ class _State:
     listened: bool = False
     retired: bool = False
     final: bool = False
-    told: bool = False
+    ending: bool = False
     next_look: float = 0.0
     quiet: int = 0
 
@@ -276,14 +276,14 @@ class SquidEngine:
         state = self._states[child.name]
         state.retired, state.final = True, final
 
-    def _may_be_told(self, state: _State, seconds: float) -> bool:
+    def _may_be_ended(self, state: _State, seconds: float) -> bool:
         settle, resolve = (0.0, min(RESOLVE_FINALLY, self.settings.grace / 2)) if state.final else (SETTLE, RESOLVE)
         if seconds < settle:
             return False
         return seconds >= settle + resolve or not state.manager.resolving()
 
-    def _tell(self, child: Child) -> None:
-        self._states[child.name].told = True
+    def _end(self, child: Child) -> None:
+        self._states[child.name].ending = True
         child.signal(signal.SIGTERM)
 
     def _release(self, child: Child) -> None:
@@ -296,9 +296,9 @@ class SquidEngine:
             state.conf.write_text(released(state.conf.read_text()))
         except OSError as error:
             log.warning("%s cannot be written (%s): kept connections are closed", state.conf, error.strerror)
-            self._tell(child)
+            self._end(child)
             return
-        state.told = True
+        state.ending = True
         child.signal(signal.SIGHUP)
 
     def finished(self, child: Child, seconds: float) -> bool:
@@ -308,9 +308,9 @@ class SquidEngine:
         if now < state.next_look:
             return False
         state.next_look = now + LOOK
-        if not state.told:
-            if self._may_be_told(state, seconds):
-                (self._tell if state.final else self._release)(child)
+        if not state.ending:
+            if self._may_be_ended(state, seconds):
+                (self._end if state.final else self._release)(child)
             return False
         state.quiet = state.quiet + 1 if clients(child.pid, self.settings.port) == 0 else 0
         return state.quiet >= 2
@@ -319,7 +319,7 @@ class SquidEngine:
         """Return whether one generation listens: the program of ``reuseport`` is made for two at most."""
         return listeners(self.settings.port) <= self.workers
 
-    def said(self, child: Child, line: str) -> None:
+    def on_output(self, child: Child, line: str) -> None:
         """Log what Squid says; its chatter at debug level."""
         text = STAMP.sub("", line)
         if "FATAL" in text or "ERROR" in text:

@@ -120,10 +120,10 @@ def check(program: str, conf: Path) -> None:
         raise PlatformError(f"{program} cannot be run: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise ToolFailed(command, "timeout", f"no answer within {CHECK_TIMEOUT:g} s") from error
-    said = [STAMP.sub("", line) for line in (result.stdout + result.stderr).splitlines()]
-    wrong = [line for line in said if not line.startswith("Processing") and REFUSED.search(line)]
+    lines = [STAMP.sub("", line) for line in (result.stdout + result.stderr).splitlines()]
+    wrong = [line for line in lines if not line.startswith("Processing") and REFUSED.search(line)]
     if result.returncode or wrong:
-        raise ToolFailed(command, result.returncode, "\n".join(wrong or said[-5:]))
+        raise ToolFailed(command, result.returncode, "\n".join(wrong or lines[-5:]))
 
 
 def remove_segments(living: Iterable[str], directory: Path = Path("/dev/shm")) -> None:  # noqa: S108  # Linux fixes it

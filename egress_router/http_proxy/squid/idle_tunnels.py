@@ -43,7 +43,7 @@ class IdleTunnels:
         kept = {key: at for key, at in self._heard.items() if key not in heard and now - at < 2 * self._timeout + 10}
         self._heard = kept | heard
 
-    def told(self, client: Address, port: int, ended: float) -> bool:
+    def was_idle(self, client: Address, port: int, ended: float) -> bool:
         """Return whether the tunnel of a client that ended at a time did so for its silence."""
         at = self._heard.get((client, port))
         return at is not None and abs(ended - at - self._timeout) <= TOLERANCE

@@ -192,7 +192,7 @@ class RuleAttributor:
         elif rule not in self._asked():
             return UNCONNECTED
         else:
-            by_address = self._asked()[rule].told(unquote(at).split(","))
+            by_address = self._asked()[rule].line_in(unquote(at).split(","))
             if by_address is None:
                 return UNTOLD
         return min((one for one in (by_name, by_address) if one is not None), default=None)

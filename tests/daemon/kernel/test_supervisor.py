@@ -43,7 +43,7 @@ class Fake:
     def retire(self, child, final): child.signal(15)
     def finished(self, child, seconds): return False
     def may_replace(self): return True
-    def said(self, child, line): print(f"child {child.generation}: {line}", flush=True)
+    def on_output(self, child, line): print(f"child {child.generation}: {line}", flush=True)
     def ended(self, child): print(f"ended {child.generation} {child.status}", flush=True)
 
 def report(counters):

@@ -123,7 +123,7 @@ class World:
     def may_replace(self) -> bool:
         return True
 
-    def said(self, child: Child, line: str) -> None:
+    def on_output(self, child: Child, line: str) -> None:
         pass
 
     def ended(self, child: FakeChild) -> None:

@@ -65,7 +65,7 @@ def test_where_connections_go() -> None:
         ("None", 503),
         ("None", 400),
     ]
-    assert [(one.said["host"], one.said["decision"], one.said["line"]) for one in found] == [
+    assert [(one.record["host"], one.record["decision"], one.record["line"]) for one in found] == [
         ("a.com", "allow", 1),
         ("b.org", "deny", 2),
         ("own.com", "deny", None),
@@ -73,7 +73,7 @@ def test_where_connections_go() -> None:
         ("nx.com", "allow", 1),
         ("10.0.0.1", "invalid", None),
     ]
-    assert (found[4].said["error"], found[4].said["detail"]) == ("dns", "nx.com. does not exist")
+    assert (found[4].record["error"], found[4].record["detail"]) == ("dns", "nx.com. does not exist")
     # What is denied by its name is nobody's question to DNS.
     assert "b.org." not in names.asked
 

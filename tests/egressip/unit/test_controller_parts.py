@@ -21,7 +21,7 @@ from egress_router.net.icmp_probe import Answer
 
 GONE = Answer(echo=False, ready=False, draining=False)
 KERNEL_ONLY = Answer(echo=True, ready=False, draining=False)
-WELL = Answer(echo=True, ready=True, draining=False, lacks=frozenset())
+WELL = Answer(echo=True, ready=True, draining=False, pending=frozenset())
 
 
 def watched(down: tuple[str, ...] = (), keepers: tuple[str, ...] = ()) -> WatchedNodes:

@@ -12,7 +12,7 @@ PORTS = (14790, 14791, 1450, "198.51.100.1")
 def answer(*heard: Leg, asked: tuple[Leg, ...] = (Leg.TUNNEL, Leg.BACK, Leg.FULL_SIZE), word: bool = True) -> Answer:
     legs = {leg: leg in heard for leg in asked}
     lacks = frozenset[str]() if word else None
-    return Answer(Leg.DIRECT in heard, word, draining=False, lacks=lacks, legs=legs, answers_tunnel=word)
+    return Answer(Leg.DIRECT in heard, word, draining=False, pending=lacks, legs=legs, answers_tunnel=word)
 
 
 WELL = answer(*Leg)
@@ -39,7 +39,7 @@ def test_a_leg_that_works_and_does_not() -> None:
 def test_an_older_agent_answers_no_probe_through_the_tunnel() -> None:
     legs = GatewayLegs()
     old = Answer(
-        echo=True, ready=True, draining=False, lacks=frozenset(), legs={Leg.TUNNEL: False, Leg.FULL_SIZE: False}
+        echo=True, ready=True, draining=False, pending=frozenset(), legs={Leg.TUNNEL: False, Leg.FULL_SIZE: False}
     )
     assert all(legs.note(old) for _ in range(20))
     assert not legs.problem("b", *PORTS)

@@ -20,7 +20,7 @@ def told(code: RangeCode, held: set[int]) -> tuple[list[set[int]], int | None]:
     """What comes back from Squid's answers: the sets, and the range that is certain and first."""
     asked = NumberedRanges((), (), range(code.count), code)
     said = words(code, held)
-    return list(code.holding(said)), asked.told(said)
+    return list(code.holding(said)), asked.line_in(said)
 
 
 @examples(150)

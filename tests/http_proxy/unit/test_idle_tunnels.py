@@ -15,22 +15,22 @@ def test_what_ended_by_silence() -> None:
     found = [Silence(CLIENT, 40000, 20.0), Silence(CLIENT, 40001, 5.0)]
     idle = IdleTunnels(8080, 60, lambda _port: found, lambda: now)
     idle.look()
-    assert idle.told(CLIENT, 40000, 1040.5)
-    assert not idle.told(CLIENT, 40000, 1030.0)
-    assert not idle.told(CLIENT, 40001, 1040.5)
-    assert not idle.told(CLIENT, 40002, 1040.5)
+    assert idle.was_idle(CLIENT, 40000, 1040.5)
+    assert not idle.was_idle(CLIENT, 40000, 1030.0)
+    assert not idle.was_idle(CLIENT, 40001, 1040.5)
+    assert not idle.was_idle(CLIENT, 40002, 1040.5)
     # Heard again: another end.
     now, found[0] = 1030.0, Silence(CLIENT, 40000, 2.0)
     idle.look()
-    assert not idle.told(CLIENT, 40000, 1040.5)
-    assert idle.told(CLIENT, 40000, 1088.3)
+    assert not idle.was_idle(CLIENT, 40000, 1040.5)
+    assert idle.was_idle(CLIENT, 40000, 1088.3)
     # Its line may come after the next look, and is forgotten later.
     found.clear()
     idle.look()
-    assert idle.told(CLIENT, 40000, 1088.3)
+    assert idle.was_idle(CLIENT, 40000, 1088.3)
     now = 2000.0
     idle.look()
-    assert not idle.told(CLIENT, 40000, 1088.3)
+    assert not idle.was_idle(CLIENT, 40000, 1088.3)
 
 
 def test_looks_are_as_frequent_as_needed() -> None:
