@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,9 @@ from hypothesis import settings
 from tests.support.examples import share
 from tests.support.golden import update
 from tests.support.guard import GUARD, Guard
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Playwright
 
 # The same examples on every run of CI, so that a change is judged by what it changes; new ones on every other run.
 # No deadline: the time of one example says nothing on a shared machine. No database: nothing is left behind.
@@ -84,3 +88,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if count := config.stash.get(LEFT_OUT, 0):
         what = "1 test that sends real packets was" if count == 1 else f"{count} tests that send real packets were"
         terminalreporter.write_line(f"{what} LEFT OUT: root is needed (run as root, or with sudo)", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    """What starts browsers; there may be one in a process."""
+    # Imported for those tests alone.
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """Debian's Chromium, for all tests of this process."""
+    from tests.support.browser import CHROMIUM, OPTIONS
+
+    started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=OPTIONS)
+    yield started
+    started.close()

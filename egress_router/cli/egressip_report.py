@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import click
 
 from egress_router.cli.egressip_options import STATE_OPTION
+from egress_router.cli.output import write_report
 from egress_router.egressip.assignment.decision import decide, with_recorded_assignment
 from egress_router.egressip.fleet.history import History
 from egress_router.egressip.fleet.page import fleet_page
 from egress_router.egressip.fleet.view import fleet_view, redacted
 from egress_router.egressip.health import Health
 from egress_router.egressip.source.directory import read_directory
-from egress_router.egressip.source.patch import write_atomically
-from egress_router.errors import PlatformError, UsageError
+from egress_router.errors import UsageError
 
 
 @click.command()
@@ -35,13 +34,8 @@ def report(state: Path, offline: tuple[str, ...], path: str, *, redact: bool) ->
     decision = decide(with_recorded_assignment(cluster) if cluster.assignment else cluster, offline)
     fleet = fleet_view(cluster, decision, dict.fromkeys(offline, Health.DOWN), History(), time.time(), probed=False)
     text = fleet_page(redacted(fleet) if redact else fleet, live=False)
-    if path == "-":
-        click.echo(text, nl=False)
+    if not write_report(path, text):
         return 0
-    try:
-        write_atomically(Path(os.path.abspath(path)), text)  # noqa: PTH100 - the file need not exist
-    except OSError as error:
-        raise PlatformError(f"{path} cannot be written: {error.strerror}") from error
     addresses, nodes = len(fleet.addresses), len(fleet.nodes)
     counts = f"{addresses} egress IP{'s' * (addresses != 1)}, {nodes} node{'s' * (nodes != 1)}"
     click.echo(f"{path}: {counts}; {fleet.level.word}")

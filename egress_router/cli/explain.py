@@ -12,7 +12,7 @@ from egress_router.cli.output import print_pods
 from egress_router.cli.sources import read_pods_in_force, source_options
 from egress_router.config import fields
 from egress_router.config.fields import Invalid
-from egress_router.config.values import Address, Family, NameServer, Protocol
+from egress_router.config.values import Address, NameServer, Protocol
 from egress_router.dns_proxy.by_name.config import VARIABLE as BY_NAME
 from egress_router.dns_proxy.by_name.config import ByName
 from egress_router.dns_proxy.explain import explain_dns
@@ -25,7 +25,7 @@ from egress_router.policy.clients import described, for_client
 from egress_router.policy.evaluate import literal_address
 from egress_router.policy.parse import asked_host
 from egress_router.policy.values import Policy
-from egress_router.redirect.explain import Decision, explain_redirect
+from egress_router.redirect.explain import Decision, explain_redirect, sentence
 from egress_router.redirect.values import RouterConfig
 
 _PORT = re.compile(r"([0-9]+)(?:/([a-z]+))?", re.IGNORECASE)
@@ -206,7 +206,7 @@ def _redirect(pod: PodConfig, port: int, protocol: str) -> list[Row]:
         for family in sorted(router.sources)
         for name in ([protocol] if protocol else list(Protocol))
     ]
-    return [(_values(router, decision), _sentence(router, decision)) for decision in decisions]
+    return [(_values(router, decision), sentence(router, decision)) for decision in decisions]
 
 
 def _values(router: RouterConfig, decision: Decision) -> dict[str, object]:
@@ -221,25 +221,3 @@ def _values(router: RouterConfig, decision: Decision) -> dict[str, object]:
         "to_port": decision.to_port if decision.rule else None,
         "source": str(router.sources[decision.family].ip) if decision.rule else None,
     }
-
-
-def _sentence(router: RouterConfig, decision: Decision) -> str:
-    what = f"{decision.family} {decision.protocol} port {decision.port}"
-    if decision.rule is None:
-        return f"{what}: no line claims it and there is no fallback: refused"
-    source = router.sources[decision.family].ip
-    gateway = router.gateways[decision.family]
-    return (
-        f'{what}: line {decision.rule.line} "{decision.rule}" sends it to {_where(decision)}, '
-        f"leaving with {source} by {gateway}"
-    )
-
-
-def _where(decision: Decision) -> str:
-    if decision.name is None:
-        address = decision.address
-        return f"[{address}]:{decision.to_port}" if decision.family is Family.IPV6 else f"{address}:{decision.to_port}"
-    return (
-        f"one of the {decision.family} addresses of {decision.name}, port {decision.to_port} (`egress-router run` asks "
-        "the name servers of /etc/resolv.conf for them, again and again; dropped while there is none)"
-    )

@@ -19,6 +19,7 @@ VERBS = {
     "plan": "egress_router.cli.plan",
     "explain": "egress_router.cli.explain",
     "status": "egress_router.cli.status",
+    "report": "egress_router.cli.report",
     "manifests": "egress_router.cli.manifests",
     "migrate": "egress_router.cli.migrate",
     "egressip": "egress_router.cli.egressip",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from egress_router.errors import MOST_PROBLEMS, Problem
+from egress_router.egressip.source.patch import write_atomically
+from egress_router.errors import MOST_PROBLEMS, PlatformError, Problem
 
 
 def print_json(value: Any) -> None:
@@ -44,6 +47,20 @@ def print_warnings(warnings: Sequence[Problem]) -> None:
         click.echo(f"warning: {warning}", err=True)
     if len(warnings) > MOST_PROBLEMS:
         click.echo(f"warning: and {len(warnings) - MOST_PROBLEMS} more", err=True)
+
+
+def write_report(path: str, text: str) -> bool:
+    """Write a report to a file, whole or not at all, or to standard output for ``-``; return whether it is a file.
+    Raises PlatformError.
+    """
+    if path == "-":
+        click.echo(text, nl=False)
+        return False
+    try:
+        write_atomically(Path(os.path.abspath(path)), text)  # noqa: PTH100 - the file need not exist
+    except OSError as error:
+        raise PlatformError(f"{path} cannot be written: {error.strerror}") from error
+    return True
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

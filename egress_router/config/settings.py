@@ -80,6 +80,11 @@ def parse_health_port(inputs: Inputs, problems: Problems) -> int | None:
     return port
 
 
+def parse_page(inputs: Inputs, problems: Problems) -> bool:
+    """Return EGRESS_PAGE: whether the health port has a page for people at `/`."""
+    return on_off(inputs, problems, "EGRESS_PAGE")
+
+
 def unclaimed_port(inputs: Inputs, problems: Problems, port: int | None, claim: str) -> int | None:
     """Return ``port``, or None when there is a ``claim`` ("line 3 of …") to it.
 

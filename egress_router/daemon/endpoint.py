@@ -22,6 +22,7 @@ from egress_router.config.values import Family
 from egress_router.daemon.heartbeat import STUCK_SECONDS, Heartbeats
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
+from egress_router.daemon.page.assets import Answer, html_headers
 from egress_router.daemon.threads import Threads
 from egress_router.errors import EgressRouterError, PlatformError
 from egress_router.net.families import has_sockets
@@ -48,7 +49,6 @@ _COMPRESSED_FROM = 2048
 #: How often deadlines are looked at.
 _SWEEP_SECONDS = 0.25
 
-Answer = tuple[int, str, bytes]
 _TEXT = "text/plain; charset=utf-8"
 _REASONS = {
     200: "OK",
@@ -110,7 +110,7 @@ class Endpoint:
 
     `/healthz` and `/readyz` come from ``source``, and with ``?verbose`` they show the last heartbeat of each loop and
     thread; ``pages`` are further ones, by path. ``warnings`` are sentences that `/readyz` shows also when all is well
-    enough. ``asked`` are pages by path that take what stands behind the question mark. ``html_headers`` go with HTML.
+    enough. ``asked`` are pages by path that take what stands behind the question mark.
     """
 
     def __init__(
@@ -122,7 +122,6 @@ class Endpoint:
         address: str = "",
         warnings: Callable[[], list[str]] = list,
         asked: Mapping[str, Callable[[str], Answer]] | None = None,
-        html_headers: Mapping[str, str] | None = None,
     ) -> None:
         self._source = source
         made: dict[str, Callable[[], Answer]] = {
@@ -132,7 +131,6 @@ class Endpoint:
         }
         self._pages = {path: _Page(path, make) for path, make in made.items()}
         self._asked = dict(asked or {})
-        self._html_headers = "".join(f"{name}: {value}\r\n" for name, value in (html_headers or {}).items())
         self._queries: dict[str, _Page] = {}
         self._connections: list[_Connection] = []
         self._threads: Threads | None = None
@@ -301,7 +299,9 @@ class Endpoint:
     def _answer(self, connection: _Connection, answer: Answer, packed: bytes | None = None) -> None:
         assert self._loop is not None  # noqa: S101
         status, kind, body = answer
-        more = self._html_headers if kind.startswith("text/html") else ""
+        more = ""
+        if kind.startswith("text/html"):
+            more = "".join(f"{name}: {value}\r\n" for name, value in html_headers().items())
         if packed is not None and connection.gzip:
             body, more = packed, f"{more}Content-Encoding: gzip\r\n"
         head = (

@@ -16,6 +16,7 @@ from egress_router.config.settings import (
     DEFAULT_RUN_DIR,
     on_off,
     parse_health_port,
+    parse_page,
     parse_run_dir,
     seconds,
     shutdown_delay,
@@ -61,7 +62,7 @@ class DnsProxyConfig:
 
     ``sources`` has the addresses of EGRESS_SOURCE, and is empty where the variable is not set (upstream's manifests
     set it for the init container alone). ``nameservers`` is empty where resolv.conf decides.
-    ``health_port`` is None for none.
+    ``health_port`` is None for none; ``page``: whether people get one at `/` there.
     """
 
     destinations: tuple[Destination, ...]
@@ -74,6 +75,7 @@ class DnsProxyConfig:
     run_dir: Path = DEFAULT_RUN_DIR
     delay: int = 0
     by_name: ByName | None = None
+    page: bool = True
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -127,6 +129,7 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     delay = shutdown_delay(inputs, problems) or 0
     access_log = on_off(inputs, problems, "EGRESS_DNS_PROXY_ACCESS_LOG")
     health = parse_health_port(inputs, problems)
+    page = parse_page(inputs, problems)
     run_dir = parse_run_dir(inputs, problems, LONGEST_RUN_DIR)
     destinations: tuple[Destination, ...] = ()
     if source is not None:
@@ -144,7 +147,9 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     health = unclaimed_port(inputs, problems, health, claimed)
     if len(problems.errors) > before:
         return None
-    return DnsProxyConfig(destinations, sources, nameservers, idle, grace, access_log, health, run_dir, delay, by_name)
+    return DnsProxyConfig(
+        destinations, sources, nameservers, idle, grace, access_log, health, run_dir, delay, by_name, page
+    )
 
 
 class _Reader:

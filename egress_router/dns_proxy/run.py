@@ -17,6 +17,9 @@ from egress_router.daemon.engine import Limits
 from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LogOutput, log_warnings, set_up_log
 from egress_router.daemon.loop import Loop, leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
+from egress_router.daemon.page.rates import Rates
+from egress_router.daemon.page.serve import load as load_pages
+from egress_router.daemon.page.serve import router_pages
 from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.supervisor import Supervisor
 from egress_router.daemon.threads import Threads
@@ -29,6 +32,7 @@ from egress_router.dns_proxy.haproxy.config import load_template
 from egress_router.dns_proxy.haproxy.engine import HaproxyEngine, first_unprivileged_port
 from egress_router.dns_proxy.haproxy.watcher import BackendWatcher
 from egress_router.dns_proxy.metrics import DnsProxyCollector, names_as_json
+from egress_router.dns_proxy.page import ask_form, counts, dns_view
 from egress_router.errors import ConfigurationError
 from egress_router.net.rtnetlink.kernel import own_addresses
 from egress_router.policy.judge import Judge
@@ -60,6 +64,8 @@ def _run(
     reader = _Reader(env, egress_sources)
     config = reader.read(first=True)
     load_template()
+    if config.page and config.health_port is not None:
+        load_pages()
     become_unprivileged(config.run_dir, low_ports=first_unprivileged_port() > 1)
     files = [env.get(f"{variable}_FILE", "").strip() for variable in (VARIABLE, BY_NAME)]
     loop.heartbeats.watch("names")
@@ -89,7 +95,15 @@ def _run(
                 "/metrics": page,
                 "/status": json_page(lambda: health.as_json() | names_as_json(engine)),
             }
-            Endpoint(config.health_port, health, pages, warnings=engine.warnings).start(supervisor.threads)
+            asked = {}
+            if config.page:
+                rates = Rates(lambda: counts(engine))
+                supervisor.threads.start("rates", rates.keep_looking)
+                asked = router_pages(
+                    lambda: dns_view(engine, supervisor.counters, health, rates),
+                    lambda: ask_form(engine, lambda: engine.judge_in_force),
+                )
+            Endpoint(config.health_port, health, pages, warnings=engine.warnings, asked=asked).start(supervisor.threads)
         return supervisor.run()
     finally:
         engine.close()

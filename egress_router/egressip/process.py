@@ -110,11 +110,8 @@ def serve(
     status: Callable[[], object],
     threads: Threads,
     asked: Mapping[str, Callable[[str], Answer]] | None = None,
-    html_headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Answer HTTP on this port, unless it is 0; ``asked`` and ``html_headers`` are those of Endpoint. Raises
-    PlatformError.
-    """
+    """Answer HTTP on this port, unless it is 0; ``asked`` are those of Endpoint. Raises PlatformError."""
     if port:
         pages: dict[str, Callable[[], Answer]] = {"/metrics": MetricsPage(collector), "/status": json_page(status)}
-        Endpoint(port, source, pages, "--health-port", address, asked=asked, html_headers=html_headers).start(threads)
+        Endpoint(port, source, pages, "--health-port", address, asked=asked).start(threads)

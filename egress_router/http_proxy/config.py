@@ -8,6 +8,7 @@ from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.settings import (
     on_off,
     parse_health_port,
+    parse_page,
     parse_run_dir,
     seconds,
     shutdown_delay,
@@ -50,6 +51,7 @@ def parse_http_settings(inputs: Inputs, problems: Problems) -> HttpSettings:
         idle_timeout=seconds(inputs, problems, "EGRESS_HTTP_PROXY_IDLE_TIMEOUT", default.idle_timeout, 1, LONGEST_IDLE),
         parent=parse_parent(inputs, problems),
         connect_sni=_connect_sni(inputs, problems),
+        page=parse_page(inputs, problems),
         run_dir=parse_run_dir(inputs, problems, LONGEST_RUN_DIR),
         ipv6_clients=on_off(inputs, problems, "EGRESS_HTTP_PROXY_IPV6_CLIENTS", default=False),
         health_port=unclaimed_port(inputs, problems, health, "EGRESS_HTTP_PROXY_PORT" if health == port else ""),

@@ -18,6 +18,9 @@ from egress_router.daemon.engine import Counters, Limits
 from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LOGGER, LogOutput, log_warnings, set_up_log
 from egress_router.daemon.loop import Loop, leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
+from egress_router.daemon.page.rates import Rates
+from egress_router.daemon.page.serve import load as load_pages
+from egress_router.daemon.page.serve import router_pages
 from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.sockets import can_listen
 from egress_router.daemon.supervisor import Supervisor
@@ -27,6 +30,7 @@ from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import families_with_a_route
 from egress_router.http_proxy.config import parse_http_settings
 from egress_router.http_proxy.metrics import HttpProxyCollector
+from egress_router.http_proxy.page import ask_form, http_view
 from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.config import render_squid
 from egress_router.http_proxy.squid.dns_reasons import NAME, DnsReasons
@@ -62,6 +66,8 @@ def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Netw
             "IPv4 alone (EGRESS_HTTP_PROXY_IPV6_CLIENTS=on serves them by IPv6 too)"
         )
     resolver = Resolver()
+    if settings.page and settings.health_port is not None:
+        load_pages()
     become_unprivileged(directory)
     loop.heartbeats.watch(NAME)
     reasons = DnsReasons(sorted(families), resolver, lambda: loop.heartbeats.beat(NAME))
@@ -90,7 +96,15 @@ def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Netw
         health = ProxyHealth(supervisor, engine.probe)
         page = MetricsPage(HttpProxyCollector(engine, supervisor.counters, health))
         pages: dict[str, Callable[[], Answer]] = {"/metrics": page, "/status": json_page(health.as_json)}
-        Endpoint(settings.health_port, health, pages).start(supervisor.threads)
+        asked = {}
+        if settings.page:
+            rates = Rates(lambda: engine.stats.read().destinations)
+            supervisor.threads.start("rates", rates.keep_looking)
+            asked = router_pages(
+                lambda: http_view(engine, supervisor.counters, health, rates),
+                lambda: ask_form(engine, own_addresses, cluster),
+            )
+        Endpoint(settings.health_port, health, pages, asked=asked).start(supervisor.threads)
     try:
         return supervisor.run()
     finally:

@@ -17,7 +17,8 @@ class HttpSettings:
     ``workers`` are the Squids that share the work (None: as many as there are processors for them), ``health_port`` is
     None for none. ``idle_timeout`` in seconds. ``ipv6_clients``: listen on IPv6 though nothing leaves by it.
     ``parent``: the proxy that requests go on to. ``connect_sni``: the name in a ClientHello must be the host of the
-    CONNECT. ``run_dir``: the one directory that is written to.
+    CONNECT. ``run_dir``: the one directory that is written to. ``page``: whether people get one at `/` of the health
+    port.
     """
 
     port: int = 8080
@@ -34,3 +35,4 @@ class HttpSettings:
     parent: Parent | None = None
     connect_sni: bool = False
     run_dir: Path = DEFAULT_RUN_DIR
+    page: bool = True

@@ -42,7 +42,7 @@ _LOG = ("EGRESS_LOG_FORMAT", "EGRESS_LOG_LEVEL", "EGRESS_ROUTER_DEBUG")
 #: What the container that sets the pod up reads.
 _SET_UP = ("EGRESS_NAT_BACKEND", "EGRESS_CLUSTER_CIDRS", "EGRESS_DAD", "EGRESS_DAD_WAIT", *_LOG)
 #: What a proxy's container reads besides its own.
-_STAYING = ("EGRESS_SHUTDOWN_DELAY", "EGRESS_SHUTDOWN_GRACE", *_LOG)
+_STAYING = ("EGRESS_SHUTDOWN_DELAY", "EGRESS_SHUTDOWN_GRACE", "EGRESS_PAGE", *_LOG)
 #: Where the Secret of --parent-secret is mounted; its key is the file's name.
 PARENT_DIRECTORY = "/etc/egress-router-parent"
 DEFAULT_KEY = "parent"

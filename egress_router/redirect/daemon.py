@@ -46,6 +46,7 @@ class Reconciler:
         self.lock = threading.Lock()
         self._answers: dict[HostName, tuple[Address, ...]] = {}
         state.follow(config.rules.names, only=not config.rules.addressed)
+        state.listed.take(map(str, config.rules.all))
 
     def reload(self) -> None:
         """Read the destinations anew and put them in place; when they cannot be used the old ones stay."""
@@ -68,6 +69,7 @@ class Reconciler:
         self.state.reloads += 1
         self.state.reload_error = ""
         self.state.last_reload = time.time()
+        self.state.listed.take(map(str, rules.all))
         give_back_memory()
         what = "changed" if changed else "as they were"
         LOGGER.info("reload: %d destinations, %s; %d connections ended", len(rules.all), what, ended)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from egress_router.config.values import Address, Family, HostName, Protocol
-from egress_router.redirect.values import NamedRedirect, Rule, Ruleset
+from egress_router.redirect.values import NamedRedirect, RouterConfig, Rule, Ruleset
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +39,26 @@ def explain_redirect(rules: Ruleset, family: Family, protocol: Protocol, port: i
         if fallback.family == family:
             return Decision(family, protocol, port, fallback, fallback.address, port)
     return Decision(family, protocol, port, None, None, port)
+
+
+def sentence(router: RouterConfig, decision: Decision) -> str:
+    """Return the decision as a sentence for an operator."""
+    what = f"{decision.family} {decision.protocol} port {decision.port}"
+    if decision.rule is None:
+        return f"{what}: no line claims it and there is no fallback: refused"
+    source = router.sources[decision.family].ip
+    gateway = router.gateways[decision.family]
+    return (
+        f'{what}: line {decision.rule.line} "{decision.rule}" sends it to {_where(decision)}, '
+        f"leaving with {source} by {gateway}"
+    )
+
+
+def _where(decision: Decision) -> str:
+    if decision.name is None:
+        address = decision.address
+        return f"[{address}]:{decision.to_port}" if decision.family is Family.IPV6 else f"{address}:{decision.to_port}"
+    return (
+        f"one of the {decision.family} addresses of {decision.name}, port {decision.to_port} (`egress-router run` asks "
+        "the name servers of /etc/resolv.conf for them, again and again; dropped while there is none)"
+    )

@@ -23,6 +23,8 @@ from egress_router.daemon.file_watch import Watch
 from egress_router.daemon.log import LOGGER, log_warnings, set_up_log
 from egress_router.daemon.loop import Loop, Timer, leaving_at_once
 from egress_router.daemon.metrics import MetricsPage
+from egress_router.daemon.page.rates import Rates
+from egress_router.daemon.page.serve import router_pages
 from egress_router.daemon.threads import Threads
 from egress_router.daemon.worker import Worker
 from egress_router.errors import ConfigurationError, EgressRouterError
@@ -35,6 +37,7 @@ from egress_router.redirect.iptables_cached import CachedIptables
 from egress_router.redirect.metrics import RouterCollector
 from egress_router.redirect.names import Names
 from egress_router.redirect.nft_backend import ForkedNftables, Nftables
+from egress_router.redirect.page import ask_form, counts, redirect_view
 from egress_router.redirect.run_config import parse_run
 from egress_router.redirect.setup import set_up
 from egress_router.redirect.state import State
@@ -395,7 +398,12 @@ def run_router(env: Mapping[str, str]) -> int:
             # For those who ask while the file has a list that was refused.
             "/list": lambda: (200, "text/plain; charset=utf-8", live.config.rules.as_text().encode()),
         }
-        Endpoint(run.router.health_port, state, pages, warnings=state.warnings).start(threads)
+        asked = {}
+        if run.page:
+            rates = Rates(lambda: counts(live))
+            threads.start("rates", rates.keep_looking)
+            asked = router_pages(lambda: redirect_view(live, rates), lambda: ask_form(live))
+        Endpoint(run.router.health_port, state, pages, warnings=state.warnings, asked=asked).start(threads)
     port = run.router.health_port
     LOGGER.info("staying until SIGTERM; health on port %s", "none" if port is None else port)
     return RedirectDaemon(run, live, watch, loop, threads).run()

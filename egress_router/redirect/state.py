@@ -9,6 +9,7 @@ from typing import Any
 from egress_router.config.values import Address, HostName
 from egress_router.daemon.endpoint import bounded
 from egress_router.daemon.heartbeat import Heartbeats
+from egress_router.daemon.page.view import ListHistory
 from egress_router.daemon.reachability import Reachability
 from egress_router.redirect.values import Check
 
@@ -55,6 +56,7 @@ class State:
     reloads: int = 0
     reload_failures: int = 0
     last_reload: float | None = None
+    listed: ListHistory = field(default_factory=ListHistory)
     reload_error: str = ""
 
     def follow(self, names: Iterable[HostName], *, only: bool) -> None:

@@ -196,7 +196,8 @@ class Check:
 class RunConfig:
     """The long-lived router. ``grace``, ``announce_interval`` (0: never) and ``probe_interval`` are seconds, and so is
     ``name_hold``: how long the last good answer for a name serves while DNS fails. ``delay``: how long it takes new
-    connections when it was told to leave; None: as long as it is there, and ready.
+    connections when it was told to leave; None: as long as it is there, and ready. ``page``: whether people
+    get one at `/`.
 
     The health port stands in ``router``: the translation must not claim it.
     """
@@ -208,6 +209,7 @@ class RunConfig:
     probe_interval: int = 3
     checks: tuple[Check, ...] = ()
     name_hold: int = 3600
+    page: bool = True
 
 
 @dataclass(frozen=True, slots=True)

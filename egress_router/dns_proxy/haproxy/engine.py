@@ -12,7 +12,7 @@ import logging
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGUSR1
@@ -21,6 +21,8 @@ from egress_router.config.values import Network
 from egress_router.daemon.children import Child, Launch
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LogOutput
+from egress_router.daemon.page.refusals import Refusals
+from egress_router.daemon.page.view import ListHistory
 from egress_router.daemon.sockets import can_listen
 from egress_router.daemon.unprivileged import may_bind_low_ports
 from egress_router.dns_proxy.by_name.router import RouterFigures
@@ -119,8 +121,11 @@ class HaproxyEngine:
         self._cluster = cluster
         self.output = output
         self.stats = ConnectionStats()
-        self._log = LogPipe(self.stats, output, _log_own, self._watcher.unreached, heartbeats)
+        self.refusals = Refusals()
+        self._log = LogPipe(self.stats, output, _log_own, self._watcher.unreached, heartbeats, self.refusals)
         self.in_force: DnsProxyConfig | None = None
+        self.judge_in_force: Judge | None = None
+        self.listed = ListHistory()
         self._runtime: RuntimeSocket | None = None
         self._sockets: dict[int, Path] = {}
         self._ipv6 = can_listen("::")
@@ -179,7 +184,9 @@ class HaproxyEngine:
         ready = waited > FIRST_ANSWERS or self._watcher.looked_up(prepared.config.names)
         if ready:
             runtime = RuntimeSocket(self._sockets[child.pid], PROBE_SECONDS)
-            self.in_force, self._runtime = prepared.config, runtime
+            if self.in_force is not prepared.config:
+                self.listed.take(_lines(prepared.config))
+            self.in_force, self._runtime, self.judge_in_force = prepared.config, runtime, prepared.judge
             if prepared.judge:
                 self._watcher.judge_by(prepared.judge)
         return ready
@@ -265,6 +272,12 @@ class HaproxyEngine:
                 f"{self._directory} cannot be written: {error.strerror}; mount an emptyDir there"
             ) from error
         return path.with_suffix(".cfg")
+
+
+def _lines(config: DnsProxyConfig) -> Iterator[str]:
+    yield from map(str, config.destinations)
+    if config.by_name:
+        yield from (line.text for line in config.by_name.policy.lines)
 
 
 def _check(path: Path) -> None:

@@ -20,6 +20,7 @@ from egress_router.config.values import Address
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.line_pipe import LinePipe
 from egress_router.daemon.log import LogOutput
+from egress_router.daemon.page.refusals import Refusals
 
 #: HAProxy's termination states (configuration.txt, 8.5) of a connection that no server took: refused or none there,
 #: or silent.
@@ -95,7 +96,7 @@ class ConnectionStats:
 
 class LogPipe(LinePipe):
     """Lines of JSON are counted in ``stats`` and passed to ``output`` (None: to nobody), others to ``remark``.
-    ``unreached`` hears of addresses that connections by name did not reach.
+    ``unreached`` hears of addresses that connections by name did not reach, ``refusals`` of what was denied by name.
     """
 
     def __init__(
@@ -105,7 +106,9 @@ class LogPipe(LinePipe):
         remark: Callable[[str], None],
         unreached: Callable[[Address, int], None] = lambda _address, _port: None,
         heartbeats: Heartbeats | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
+        self._refusals = refusals
         self._unreached = unreached
         self._stats = stats
         self._output = output
@@ -122,6 +125,8 @@ class LogPipe(LinePipe):
         if self._output:
             self._output.put(texts)
         self._stats.add(entries)
+        if self._refusals is not None:
+            self._refusals.add(_refused(entry) for entry in entries if entry.get("decision") == "deny")
         for line in lines:
             if line.strip() and not line.startswith(b"{"):
                 self._remark(line.decode("utf-8", "replace"))
@@ -137,3 +142,8 @@ class LogPipe(LinePipe):
             detail = "timed out" if entry["state"][0] == "s" else "refused or unreachable"
             found |= {"address": to, "error": "connect", "detail": detail}
         return found
+
+
+def _refused(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    why = f'line {entry["line"]} "{entry["rule"]}"' if entry.get("rule") else str(entry.get("reason"))
+    return str(entry["client"]), f"{entry['host']}:{entry['port']}", why

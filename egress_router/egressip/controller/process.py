@@ -9,17 +9,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import parse_qs
 
 from egress_router.daemon.endpoint import Answer
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
+from egress_router.daemon.page.assets import HTML
+from egress_router.daemon.page.query import parse_query
 from egress_router.daemon.threads import Threads
 from egress_router.egressip.controller.controller import Controller, make_prober
 from egress_router.egressip.controller.leader_election import AssignmentRecord, DirectoryLease, DirectoryRecord, Lease
 from egress_router.egressip.controller.metrics import ControllerCollector
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
-from egress_router.egressip.fleet.page import content_security_policy, fleet_page
+from egress_router.egressip.fleet.page import fleet_page
 from egress_router.egressip.process import api_client, running, serve, wait_for_objects
 from egress_router.egressip.source.controller_writer import ControllerWriter, keep_status
 from egress_router.egressip.source.directory import ClusterSource, DirectorySource
@@ -29,18 +30,9 @@ from egress_router.errors import TryAgainError
 from egress_router.kubernetes.configuration import ApiConfiguration
 from egress_router.kubernetes.lease import KubernetesLease
 
-#: What HTML of ours may do, and who may keep or frame it.
-HTML_HEADERS = {
-    "Content-Security-Policy": content_security_policy(),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-
 
 def _fleet_page(controller: Controller, query: str) -> Answer:
-    wanted = parse_qs(query, max_num_fields=4).get("q", [""])[0]
-    return 200, "text/html; charset=utf-8", fleet_page(controller.fleet(), wanted).encode()
+    return 200, HTML, fleet_page(controller.fleet(), parse_query(query).words).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +119,7 @@ def run_controller(
             controller = Controller(settings, source, record, lease, loop, threads, make_prober=make_prober(settings))
             collector = ControllerCollector(controller)
             asked = {"/": partial(_fleet_page, controller)} if page else {}
-            serve(health_port, health_address, controller, collector, controller.status, threads, asked, HTML_HEADERS)
+            serve(health_port, health_address, controller, collector, controller.status, threads, asked)
             started(controller)
             controller.run()
     finally:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from egress_router.egressip.fleet.view import Fleet, Level, NodeRow
+from egress_router.daemon.page.level import Level
+from egress_router.egressip.fleet.view import Fleet, NodeRow
 
 #: With more than this the lines cannot be followed any more, and each node is a cell of a field.
 MOST_NODES, MOST_ADDRESSES, MOST_NAMESPACES = 24, 48, 48

@@ -5,29 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
 
+from egress_router.daemon.page.level import Level
 from egress_router.egressip.api import ClusterState, Decision, Disposition, NamespaceDecision, address_key, address_text
 from egress_router.egressip.fleet.history import Change, History, conflicts_of
 from egress_router.egressip.health import Health
-
-
-class Level(IntEnum):
-    """How bad something is; the worst comes first."""
-
-    CUT_OFF = 0
-    DEGRADED = 1
-    FINE = 2
-
-    @property
-    def word(self) -> str:
-        """The word that is shown: a state is never told by colour alone."""
-        return {0: "cut off", 1: "degraded", 2: "fine"}[self.value]
-
-    @property
-    def sign(self) -> str:
-        """A sign of a shape of its own."""
-        return {0: "✖", 1: "▲", 2: "●"}[self.value]
 
 
 @dataclass(frozen=True, slots=True)

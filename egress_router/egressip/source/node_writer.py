@@ -134,8 +134,8 @@ class NodeWriter:
 
     def _write_assignment(self, entry: Assignment, report: NodeReport) -> None:
         status, reason, message = announced(report, entry.egress_ip)
-        condition_key = (entry.uid, self._node, status, reason, message)
-        if self._announced.get(entry.name) == condition_key and (entry.announced_by, entry.announced) == (self._node, reason):
+        key = (entry.uid, self._node, status, reason, message)
+        if self._announced.get(entry.name) == key and (entry.announced_by, entry.announced) == (self._node, reason):
             return
         condition = {
             "type": "Announced",
@@ -153,5 +153,5 @@ class NodeWriter:
             if error.code != NOT_FOUND:
                 raise
             return
-        self._announced[entry.name] = condition_key
+        self._announced[entry.name] = key
         self.writes += 1

@@ -13,10 +13,11 @@ from urllib.parse import unquote
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.line_pipe import LinePipe
 from egress_router.daemon.log import LogOutput
+from egress_router.daemon.page.refusals import Refusals
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
 from egress_router.http_proxy.squid.errors import IDLE, Failure, failure
 from egress_router.http_proxy.squid.idle_tunnels import IdleTunnels
-from egress_router.http_proxy.squid.log_line import Attribution, RawLine, RuleAttributor, entry, parse
+from egress_router.http_proxy.squid.log_line import Attribution, RawLine, RuleAttributor, entry, parse, plain
 from egress_router.policy.evaluate import literal_address
 
 #: Destination lines that have figures of their own, in the order in which they were first asked for.
@@ -70,7 +71,8 @@ PEEKED = "NONE_NONE"
 
 class AccessLog(LinePipe):
     """The log of one Squid, read by a thread until that Squid is gone: counted in ``stats`` and written to ``output``
-    (None: to nobody), with what ``reasons`` say about names that failed, and ``idle`` about tunnels. ``write_end``
+    (None: to nobody), with what ``reasons`` say about names that failed, and ``idle`` about tunnels; ``refusals`` hear
+    of what was denied. ``write_end``
     becomes that Squid's standard output.
     """
 
@@ -83,7 +85,9 @@ class AccessLog(LinePipe):
         idle: IdleTunnels | None = None,
         heartbeats: Heartbeats | None = None,
         name: str = "access-log",
+        refusals: Refusals | None = None,
     ) -> None:
+        self._refusals = refusals
         self._idle = idle
         self._reasons = reasons
         self._attributor = attributor
@@ -94,6 +98,7 @@ class AccessLog(LinePipe):
     def _copy_lines(self, lines: list[bytes]) -> None:
         counts = RequestCounts()
         written = []
+        refused = []
         for text in (line.decode("utf-8", "replace") for line in lines):
             raw = parse(text)
             if raw is None:
@@ -108,6 +113,8 @@ class AccessLog(LinePipe):
             if failed is None and decided.members["decision"] == "allow" and self._was_idle(raw):
                 failed = IDLE
             _count(raw, decided.members, failed, counts)
+            if self._refusals is not None and decided.members["decision"] == "deny" and raw.rule != "-":
+                refused.append((plain(raw.client) or "-", f"{plain(raw.host)}:{raw.port}", _why(decided.members)))
             if self._output is None:
                 continue
             if failed and failed.word == "dns" and self._reasons and literal_address(raw.host) is None:
@@ -115,6 +122,8 @@ class AccessLog(LinePipe):
             elif line := entry(raw, decided, failed):
                 written.append(line.encode())
         self._stats.add(counts)
+        if self._refusals is not None:
+            self._refusals.add(refused)
         if self._output:
             self._output.put(written)
 
@@ -129,6 +138,10 @@ class AccessLog(LinePipe):
         line = entry(raw, decided, Failure("dns", reason))
         if self._output and line:
             self._output.put([line.encode()])
+
+
+def _why(members: Mapping[str, str | int | None]) -> str:
+    return f'line {members["line"]} "{members["rule"]}"' if "rule" in members else str(members["reason"])
 
 
 def _count(

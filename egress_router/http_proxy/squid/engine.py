@@ -20,6 +20,8 @@ from egress_router.config.inputs import Inputs, Problems
 from egress_router.daemon.children import Child, Launch
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LogOutput, log_warnings
+from egress_router.daemon.page.refusals import Refusals
+from egress_router.daemon.page.view import ListHistory
 from egress_router.daemon.sockets import clients, listeners, listens
 from egress_router.errors import PlatformError, TryAgainError
 from egress_router.http_proxy.parent import VARIABLE as PARENT
@@ -112,7 +114,8 @@ class SquidEngine:
     ``secret`` opens the cache manager to us. The kernel spreads connections over the Squids. ``families`` lead outside
     where EGRESS_SOURCE does not say so, ``cluster`` tells what the routes send into the cluster, and ``reasons`` why
     names have no address. ``ipv6`` is false where Squid shall not use it, even where the pod has it. ``heartbeats``
-    have those of the threads that read the access logs.
+    have those of the threads that read the access logs. ``in_force`` is what clients get, ``listed`` what it changed,
+    ``refusals`` who was denied what lately.
     """
 
     settings: HttpSettings
@@ -131,6 +134,9 @@ class SquidEngine:
     reasons: DnsReasons | None = None
     idle: IdleTunnels | None = None
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
+    in_force: SquidConfiguration | None = None
+    listed: ListHistory = field(default_factory=ListHistory)
+    refusals: Refusals = field(default_factory=Refusals)
     _states: dict[str, _State] = field(default_factory=dict)
     _guard: Guard | None = None
 
@@ -230,7 +236,14 @@ class SquidEngine:
         conf = prepared.directory / f"{service}.conf"
         write_files(prepared.directory, {conf.name: f"{prepared.files['squid.conf']}\nhttp_port {host}:{port}\n"})
         access_log = AccessLog(
-            attributor, self.stats, self.output, self.reasons, self.idle, self.heartbeats, f"access-log of {service}"
+            attributor,
+            self.stats,
+            self.output,
+            self.reasons,
+            self.idle,
+            self.heartbeats,
+            f"access-log of {service}",
+            self.refusals,
         )
         manager = SquidManager(host, port, self.secret)
         self._states[service] = _State(prepared.directory, conf, access_log, manager)
@@ -267,6 +280,9 @@ class SquidEngine:
             return False
         state.listened = True
         self._close_guard()
+        if self.in_force is not prepared:
+            self.in_force = prepared
+            self.listed.take(line.text for line in prepared.policy.lines)
         return True
 
     def retire(self, child: Child, final: bool) -> None:

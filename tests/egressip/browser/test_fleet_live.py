@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, Playwright
 
 from lab import Lab
-from tests.egressip.browser.conftest import CHROMIUM, OPTIONS
 from tests.egressip.kernel.egress_cluster import EgressCluster
+from tests.support.browser import browser_in, screenshot
 
 pytestmark = pytest.mark.root
 
@@ -34,16 +33,10 @@ def cluster(make_lab: Callable[..., Lab], tmp_path: Path) -> EgressCluster:
 
 
 @pytest.fixture
-def page(cluster: EgressCluster, tmp_path: Path) -> Iterator[Page]:
-    """A browser on the first node, with what it tells and asks for in ``page.told``."""
-    start = tmp_path / "chromium"
-    start.write_text(f'#!/bin/sh\nexec ip netns exec {shlex.quote(cluster.lab.nodes[0].netns)} {CHROMIUM} "$@"\n')
-    start.chmod(0o755)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(start), args=OPTIONS)
-        opened = browser.new_page()
+def page(playwright: Playwright, cluster: EgressCluster, tmp_path: Path) -> Iterator[Page]:
+    """A browser on the first node."""
+    with browser_in(playwright, cluster.lab.nodes[0].netns, tmp_path) as opened:
         yield opened
-        browser.close()
 
 
 def test_a_node_loses_its_power_before_our_eyes(cluster: EgressCluster, page: Page) -> None:
@@ -68,6 +61,7 @@ def test_a_node_loses_its_power_before_our_eyes(cluster: EgressCluster, page: Pa
     assert holder is not None
     first = next(node for node in lab.nodes if node.name == holder.group(1))
     assert Axe().run(page).violations_count == 0
+    screenshot(page, "fleet")
     # Without a reload by hand: it moves, and the page says why.
     lab.unplug(first)
     changes = page.locator("#changes + ol li")
@@ -75,6 +69,7 @@ def test_a_node_loses_its_power_before_our_eyes(cluster: EgressCluster, page: Pa
     assert f"node {first.name} is down" in " ".join(changes.all_inner_texts())
     assert first.name not in row.inner_text()
     assert page.locator("#wrong + ul li").first.inner_text().endswith(f"HostSubnet/{first.name}")
+    screenshot(page, "fleet-node-down")
     # A filter by keyboard alone; its address can be sent to a colleague.
     page.locator("#q").focus()
     page.keyboard.type("toto")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 
 from egress_router.cli.main import run
 from egress_router.egressip.api import ClusterState
@@ -16,10 +16,9 @@ from egress_router.egressip.fleet.page import fleet_page
 from egress_router.egressip.fleet.view import Fleet, fleet_view
 from egress_router.egressip.health import Health
 from tests.egressip.unit.test_fleet import HOSTILE, NOW, state
+from tests.support.browser import DESK, PHONE, opened
 
 pytestmark = pytest.mark.root
-
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
 def fleet(cluster: ClusterState, offline: tuple[str, ...] = ()) -> Fleet:
@@ -36,16 +35,6 @@ STATES = {
     "a node down": fleet(state(), ("node-2",)),
     "hostile": fleet(state((HOSTILE, "bank")), ("node-1",)),
 }
-
-
-def opened(browser: Browser, path: Path, scheme: str, size: dict[str, int]) -> tuple[Page, list[str]]:
-    page = browser.new_page(viewport={"width": size["width"], "height": size["height"]}, color_scheme=scheme)  # type: ignore[arg-type]
-    told: list[str] = []
-    page.on("console", lambda message: told.append(message.text))
-    page.on("pageerror", lambda error: told.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith("file:") else told.append(request.url))
-    page.goto(path.as_uri())
-    return page, told
 
 
 @pytest.mark.parametrize("name", STATES)

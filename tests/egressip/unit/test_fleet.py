@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_router.daemon.page.assets import html_headers
+from egress_router.daemon.page.html import age
+from egress_router.daemon.page.level import Level
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.fleet.history import MOST, SPAN, History, Kind
-from egress_router.egressip.fleet.page import age, content_security_policy, fleet_page
+from egress_router.egressip.fleet.page import fleet_page
 from egress_router.egressip.fleet.picture import draw
-from egress_router.egressip.fleet.view import Fleet, Level, fleet_view, matching, redacted
+from egress_router.egressip.fleet.view import Fleet, fleet_view, matching, redacted
 from egress_router.egressip.health import Health
 
 NOW = 1_700_000_000.0
@@ -170,7 +173,7 @@ def test_a_report_can_go_into_a_ticket() -> None:
 
 
 def test_policy_allows_our_own_and_nothing_else() -> None:
-    policy = content_security_policy()
+    policy = html_headers()["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy
 

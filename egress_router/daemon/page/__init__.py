@@ -1,0 +1,1 @@
+"""Pages for people, beside those for machines: HTML that needs nothing from elsewhere."""
