@@ -8,9 +8,10 @@ import click
 
 from egress_router.cli.address_lists import addresses, words
 from egress_router.cli.egressip_controller import controller
+from egress_router.cli.egressip_explain import explain
 from egress_router.cli.egressip_options import STATE_OPTION
 from egress_router.cli.egressip_report import report
-from egress_router.egressip.api import network_range
+from egress_router.egressip.api import except_network, network_range
 from egress_router.egressip.assignment.decision import decide, decision_json, decision_text
 from egress_router.egressip.controller.leader_election import record_assignment
 from egress_router.egressip.source.directory import passed_over, read_directory
@@ -24,8 +25,10 @@ from egress_router.errors import UsageError
     \b
     Examples:
       egress-router egressip patch netnamespace toto --egress-ips 192.0.2.45,192.0.2.54
+      egress-router egressip patch netnamespace toto --except 10.0.0.0/8
       egress-router egressip patch hostsubnet compute3 --egress-ips 192.0.2.45
       egress-router egressip plan --state /var/lib/egress-router/state --offline compute3
+      egress-router egressip explain toto 203.0.113.7
       egress-router egressip controller --witness 192.0.2.1
     """,
 )
@@ -34,6 +37,7 @@ def command() -> None:
 
 
 command.add_command(controller)
+command.add_command(explain)
 command.add_command(report)
 
 
@@ -76,15 +80,18 @@ def patch() -> None:
 @patch.command()
 @click.argument("name")
 @STATE_OPTION
-@click.option("--egress-ips", required=True, metavar="IP,IP…", help="The namespace's egress IPs, the preferred first.")
-def netnamespace(name: str, state: Path, egress_ips: str) -> int:
-    """Give a namespace its egress IPs."""
-    path = patch_object(
-        state,
-        "NetNamespace",
-        name,
-        {"egressIPs": _egress_ips(egress_ips)},
-    )
+@click.option("--egress-ips", metavar="IP,IP…", help="The namespace's egress IPs, the preferred first.")
+@click.option("--except", "excepted", metavar="CIDR,CIDR…", help="What its pods reach directly, by no egress IP.")
+def netnamespace(name: str, state: Path, egress_ips: str | None, excepted: str | None) -> int:
+    """Give a namespace its egress IPs, and the networks that it reaches without them."""
+    fields = {}
+    if egress_ips is not None:
+        fields["egressIPs"] = _egress_ips(egress_ips)
+    if excepted is not None:
+        fields["except"] = _excepted(excepted)
+    if not fields:
+        raise UsageError("give --egress-ips, --except or both")
+    path = patch_object(state, "NetNamespace", name, fields)
     click.echo(f"netnamespace {name} patched ({path})")
     return 0
 
@@ -110,6 +117,16 @@ def hostsubnet(name: str, state: Path, egress_ips: str | None, egress_cidrs: str
 
 def _egress_ips(text: str) -> list[str]:
     return addresses("--egress-ips", [text], "an address that a node can hold")
+
+
+def _excepted(text: str) -> list[str]:
+    found = [(word, *except_network(word)) for word in words([text])]
+    wrong = [
+        f"{word} is not a network without host bits; expected {expected}" for word, _, expected in found if expected
+    ]
+    if wrong:
+        raise UsageError(f"--except: {'; '.join(wrong)}")
+    return [network for _, network, _ in found]
 
 
 def _cidrs(text: str) -> list[str]:

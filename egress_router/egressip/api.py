@@ -28,11 +28,14 @@ from ipaddress import (
 
 @dataclass(frozen=True, slots=True)
 class NetNamespace:
-    """A namespace and the egress IPs it lists, in its order of preference."""
+    """A namespace and the egress IPs it lists, in its order of preference. ``excepted`` are the networks that its pods
+    reach directly, as ``except_network`` returns them.
+    """
 
     name: str
     netid: int
     egress_ips: tuple[str, ...] = ()
+    excepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +102,15 @@ class Via:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceDecision:
-    """The verdict on one namespace. ``reasons`` say why each of its other IPs is not in ``via``."""
+    """The verdict on one namespace. ``reasons`` say why each of its other IPs is not in ``via``. ``excepted`` are the
+    networks that are reached directly whatever becomes of the rest, IPv4 first; none overlaps another.
+    """
 
     netid: int
     disposition: Disposition
     via: tuple[Via, ...] = ()
     reasons: tuple[str, ...] = ()
+    excepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +191,28 @@ def network_range(text: str) -> tuple[int, int] | None:
         return None
     base = V6 if network.version == 6 else 0
     return base + int(network.network_address), base + int(network.broadcast_address)
+
+
+def except_network(text: str) -> tuple[str, str]:
+    """Return a network whose destinations are reached directly in its canonical text, and ""; or "" and what would be
+    right in its place. Host bits are refused: nobody can tell whether the network is meant or the address.
+    """
+    if network_range(text) is None:
+        address = "" if "%" in text or "/" in text else _canonical_address(text)
+        length = IPV6_BITS if ":" in address else IPV4_BITS
+        return "", f"{address}/{length}" if address else "a network such as 192.0.2.0/24 or 2001:db8::/32"
+    network = ip_network(text, strict=False)
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
+        return "", "the network of the IPv4 addresses themselves"
+    written = text.partition("/")[0]
+    return (str(network), "") if ip_address(written) == network.network_address else ("", str(network))
+
+
+def _canonical_address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return ""
 
 
 def pod_ranges(subnet: str) -> list[tuple[int, int]]:

@@ -48,13 +48,15 @@ class Connection:
 @dataclass(frozen=True, slots=True)
 class Started:
     """A connection by who started it: ``answers_from`` is where it really went, ``answers_to`` the source that it left
-    with, ``mark`` its connection mark, ``key`` the kernel's name for it, as bytes.
+    with, ``mark`` its connection mark, ``protocol`` the number of its IP protocol, ``key`` the kernel's name for it, as
+    bytes.
     """
 
     source: Address
     answers_from: Address
     answers_to: Address
     mark: int
+    protocol: int
     key: bytes
 
 
@@ -201,8 +203,15 @@ class Conntrack(Closing):
             if source is None:
                 continue
             found = _parts(message)
-            answers_from, answers_to = map(ip_address, _tuple(message, *found[_TUPLE_REPLY])[:2])
-            connection = Started(source, answers_from, answers_to, _word(message, found, _MARK), _key(message, found))
+            answers_from, answers_to, protocol, _, _ = _tuple(message, *found[_TUPLE_REPLY])
+            connection = Started(
+                source,
+                ip_address(answers_from),
+                ip_address(answers_to),
+                _word(message, found, _MARK),
+                protocol,
+                _key(message, found),
+            )
             if wanted(connection):
                 chosen.append(connection)
         return chosen

@@ -152,6 +152,7 @@ def decision_json(decision: Decision) -> str:
                     "disposition": verdict.disposition.value,
                     "via": [{"ip": via.ip, "node": via.node} for via in verdict.via],
                     "reasons": list(verdict.reasons),
+                    **({"except": list(verdict.excepted)} if verdict.excepted else {}),
                 }
                 for name, verdict in sorted(decision.namespaces.items())
             },
@@ -163,6 +164,11 @@ def decision_json(decision: Decision) -> str:
         },
         indent=2,
     )
+
+
+def reached_directly(excepted: Collection[str]) -> list[str]:
+    """Return a line that says which networks are reached directly; none where there are none."""
+    return [f"reached directly: {', '.join(excepted)}"] if excepted else []
 
 
 def decision_text(decision: Decision) -> str:
@@ -179,7 +185,9 @@ def decision_text(decision: Decision) -> str:
         ways = ", ".join(f"{via.ip} on {via.node}" for via in verdict.via)
         line = f"namespace {name}: {'DROP' if dropped else f'leaves with {ways}'}"
         rank = 0 if dropped else 1 if verdict.reasons else 3
-        blocks.append((rank, [line, *(f"    {reason}" for reason in verdict.reasons)]))
+        blocks.append(
+            (rank, [line, *(f"    {text}" for text in (*verdict.reasons, *reached_directly(verdict.excepted)))])
+        )
     if normal:
         blocks.append((4, [f"{normal} namespace{'' if normal == 1 else 's'} without egress IPs: normal"]))
     for node, held in sorted(decision.nodes.items()):

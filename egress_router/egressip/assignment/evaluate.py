@@ -14,6 +14,8 @@ from egress_router.egressip.api import (
     address_text,
     family,
     length_hint,
+    network_range,
+    networks_of,
 )
 from egress_router.egressip.assignment.index import Index
 from egress_router.egressip.assignment.node_constraints import outside
@@ -107,6 +109,7 @@ def evaluate_namespace(index: Index, name: str) -> NamespaceDecision:
         Disposition.EGRESS if via else Disposition.DROP,
         tuple(Via(address_text(key), node) for key, node in sorted(via)),
         tuple(sorted(reasons)),
+        tuple(networks_of(span for text in namespace.excepted if (span := network_range(text)) is not None)),
     )
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
+from egress_router.config.values import Address
 from egress_router.egressip.api import ClusterState, Decision, address_key, address_text
 from egress_router.egressip.node.marks import OWN_SLOT, Marks
 from egress_router.egressip.node.nft_rules import flushed_script
 from egress_router.egressip.node.state import NOT_OUTSIDE, Direct, Network, NodeState
 from egress_router.egressip.node.tables import load
 from egress_router.net.conntrack import Conntrack, Started
+
+#: The numbers of the protocols whose connections the other end knows by their addresses, see nft_rules; DCCP is 33.
+CONNECTED = (socket.IPPROTO_TCP, socket.IPPROTO_SCTP, 33)
 
 # Which connections of pods can go on when a node's state changes. Pure.
 
@@ -56,22 +62,48 @@ def pods_to_recheck(before: NodeState | None, after: NodeState) -> set[str]:
     for pod in before.paths.keys() | after.paths.keys():
         old, new = before.paths.get(pod, Direct.NODE_ADDRESS), after.paths.get(pod, Direct.NODE_ADDRESS)
         left = before.translating_nodes.get(pod, frozenset()) - after.translating_nodes.get(pod, frozenset()) - gone
-        if left or (old is Direct.NODE_ADDRESS) != (new is Direct.NODE_ADDRESS):
+        directly = before.excepted.get(pod) != after.excepted.get(pod)
+        if left or directly or (old is Direct.NODE_ADDRESS) != (new is Direct.NODE_ADDRESS):
             found.add(pod)
     return found
 
 
-def survives(state: NodeState, pod: str, slot: int, source: str) -> bool:
+def survives(state: NodeState, pod: str, slot: int, source: str, *, directly: bool, connected: bool) -> bool:
     """Tell whether a connection to the outside that ``pod`` started can go on, with the slot of its mark (0: none) and
-    the source that it left this node with.
+    the source that it left this node with. ``directly``: its destination is reached directly, see ``is_excepted``;
+    ``connected``: it is of one of the protocols CONNECTED.
     """
     path = state.paths.get(pod)
-    if path is None or slot == OWN_SLOT:
+    if path is None:
         return source == state.translations.get(pod)
+    if directly:
+        # A flow of datagrams takes the direct way at once; what is connected keeps its holder as long as there is one.
+        if slot == 0 or not connected:
+            return slot == 0
+        return _has_holder(state, pod, slot, source)
+    if slot == OWN_SLOT:
+        return _has_holder(state, pod, slot, source)
     if path is Direct.NODE_ADDRESS or slot == 0:
         return path is Direct.NODE_ADDRESS and slot == 0
+    # What was reached directly may have been marked before it was looked at; it bears another source than the pod's.
     # Packets that are marked with the slot of a node that is not there take the pod's present way.
-    return slot in state.translating_nodes.get(pod, frozenset()) or slot not in {h.slot for h in state.gateways}
+    return source == pod and (_has_holder(state, pod, slot, source) or slot not in {h.slot for h in state.gateways})
+
+
+def _has_holder(state: NodeState, pod: str, slot: int, source: str) -> bool:
+    if slot == OWN_SLOT:
+        return source == state.translations.get(pod)
+    return source == pod and slot in state.translating_nodes.get(pod, frozenset())
+
+
+def is_excepted(state: NodeState, pod: str, destination: Address) -> bool:
+    """Tell whether a local pod reaches a destination directly."""
+    return any(destination in network for network in _networks(state.excepted.get(pod, ())))
+
+
+@lru_cache(maxsize=1 << 12)
+def _networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
+    return tuple(map(ip_network, texts))
 
 
 # Cut connections, so that clients start new ones at once.
@@ -117,10 +149,16 @@ def cut_stale(before: NodeState | None, after: NodeState, cluster: Iterable[Netw
     inside = [*cluster, *(ip_network(text) for texts in NOT_OUTSIDE.values() for text in texts)]
 
     def stale(started: Started) -> bool:
-        slot = marks.slot_of(started.mark)
-        return not survives(after, str(started.source), slot, str(started.answers_to)) and not any(
-            started.answers_from in network for network in inside
+        pod = str(started.source)
+        goes_on = survives(
+            after,
+            pod,
+            marks.slot_of(started.mark),
+            str(started.answers_to),
+            directly=is_excepted(after, pod, started.answers_from),
+            connected=started.protocol in CONNECTED,
         )
+        return not goes_on and not any(started.answers_from in network for network in inside)
 
     with Conntrack() as conntrack:
         found = conntrack.started(map(ip_address, pods), stale)

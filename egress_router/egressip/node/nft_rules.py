@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from hashlib import blake2b
 from ipaddress import IPv6Address, collapse_addresses, ip_address, ip_network
 
 from egress_router.egressip.node.drop_reasons import DROPS
@@ -57,6 +59,7 @@ _COMMENTS = {
     "allowed_pairs": "pod and egress IP: the only sources that may leave",
     "snat": "pod to its egress IP",
     "path": "local pod to the gateway that it leaves by",
+    "excepted": "local pod to the destinations that it reaches directly",
     "nd_suppressed": "egress IPs that neighbour solicitations are not answered for: the node is drained",
     "arp_suppressed": "egress IPs that ARP is not answered for: the node is drained",
     "known_paths": "connection mark to gateway: connections stay where they are",
@@ -67,6 +70,14 @@ _COMMENTS = {
 def gateway_chain(path: EgressPath) -> str:
     """Return the chain that a path of a pod leads to."""
     return f"gateway_{path.slot}" if isinstance(path, Remote) else _CHAINS[path]
+
+
+@lru_cache(maxsize=1 << 12)
+def except_chain(networks: tuple[str, ...]) -> str:
+    """Return the chain that accepts what goes to these networks. The same networks have the same chain, of whatever
+    pods they are, and a chain never changes: other networks have another one, which pods come to in one transaction.
+    """
+    return f"except_{blake2b(' '.join(networks).encode(), digest_size=8).hexdigest()}"
 
 
 def elements(state: NodeState, marks: Marks) -> Elements:
@@ -87,6 +98,7 @@ def elements(state: NodeState, marks: Marks) -> Elements:
         }
         found[f"snat{version}"] = {pod: state.translations[pod] for pod in ours(state.translations)}
         found[f"path{version}"] = {pod: f"goto {gateway_chain(state.paths[pod])}" for pod in ours(state.paths)}
+        found[f"excepted{version}"] = {pod: f"jump {except_chain(state.excepted[pod])}" for pod in ours(state.excepted)}
         found[f"tunnelled_pods{version}"] = ours(
             pod for pod, path in state.paths.items() if _is_tunnelled(path, pod in state.translations)
         )
@@ -117,11 +129,16 @@ def node_tables(settings: NodeSettings, state: NodeState, mtu: int) -> tuple[Nft
     """Return the tables of a node; ``mtu`` is that of its tunnel."""
     have = elements(state, settings.marks)
     gateways = sorted({gateway.slot for gateway in state.gateways})
+    excepted = sorted(set(state.excepted.values()))
     return (
         NftTable(
             INET,
             tuple(_sets(settings, have)),
-            (*(_gateway(slot, settings.marks) for slot in gateways), *_chains(settings, mtu)),
+            (
+                *(_gateway(slot, settings.marks) for slot in gateways),
+                *map(_direct, excepted),
+                *_chains(settings, mtu),
+            ),
             tuple(DROPS),
         ),
         NftTable(
@@ -188,6 +205,7 @@ def _sets(settings: NodeSettings, have: Elements) -> Iterator[NftSet]:
         yield _set(f"allowed_pairs{version}", f"type {address} . {address}", have[f"allowed_pairs{version}"])
         yield _set(f"snat{version}", f"type {address} : {address}", have[f"snat{version}"])
         yield _set(f"path{version}", f"type {address} : verdict", have[f"path{version}"])
+        yield _set(f"excepted{version}", f"type {address} : verdict", have[f"excepted{version}"])
     yield _set("nd_suppressed", f"typeof {_ND_TARGET}", have["nd_suppressed"])
     for name in ("known_paths", "undrained_paths"):
         yield _set(name, "type mark : verdict", have[name])
@@ -202,6 +220,15 @@ def _gateway(slot: int, marks: Marks) -> NftChain:
     mark = _hex(marks.mark_of(slot))
     rules = (_mark_connection(slot, marks), f"meta mark set meta mark & {_hex(marks.keep)} | {mark}", "accept")
     return NftChain(f"gateway_{slot}", None, rules, f"to gateway {slot} by the tunnel", dynamic=True)
+
+
+def _direct(networks: tuple[str, ...]) -> NftChain:
+    ip = "ip6" if ":" in networks[0] else "ip"
+    texts = list(map(_network, networks))
+    listed = texts[0] if len(texts) == 1 else f"{{ {', '.join(texts)} }}"
+    # Everything is no interval that all versions of nft can write.
+    rule = "accept" if networks[0] in ("0.0.0.0/0", "::/0") else f"{ip} daddr {listed} accept"
+    return NftChain(except_chain(networks), None, (rule,), "destinations that are reached directly", dynamic=True)
 
 
 def _mark_connection(slot: int, marks: Marks) -> str:
@@ -259,6 +286,11 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
 
     Groups count as inside and are translated by nobody. A node whose kernel routes multicast would send what such a pod
     sends to them out with the pod's or the node's address.
+
+    What a pod reaches directly (`excepted`) is judged where the pod is, and only there: a holder translates whatever
+    comes by the tunnel. So wherever a packet of a local pod would be led, translated or dropped for its source, its
+    destination is looked at first. A connection (TCP) that has a holder keeps it, and a destination that was excepted
+    until now has its entry without our mark and with another source, so no rule lets it out any more.
     """
     unknown = "accept" if settings.pass_unknown else "counter name unknown_pod drop"
     marks = settings.marks
@@ -288,6 +320,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         None,
         (
             f"meta l4proto {_CONNECTED} ct mark & {mask} vmap @known_paths",
+            "ip saddr vmap @excepted4",
             f"ct mark & {mask} vmap @undrained_paths",
             "fib daddr type local accept",
             "ip saddr vmap @path4",
@@ -300,6 +333,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         None,
         (
             f"meta l4proto {_CONNECTED} ct mark & {mask} vmap @known_paths",
+            "ip6 saddr vmap @excepted6",
             f"ct mark & {mask} vmap @undrained_paths",
             "fib daddr type local accept",
             "ip6 saddr vmap @path6",
@@ -336,14 +370,21 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     yield NftChain(
         "drop_to_outside",
         None,
-        ("fib daddr type local accept", "counter name no_connection drop"),
-        "what is of no connection is translated by nobody; it may reach this node itself",
+        (
+            "fib daddr type local accept",
+            "ip saddr vmap @excepted4",
+            "ip6 saddr vmap @excepted6",
+            "counter name no_connection drop",
+        ),
+        "what is of no connection is translated by nobody; it may reach this node and what is reached directly",
     )
     yield NftChain(
         "tunnel_zone",
         "type filter hook prerouting priority raw; policy accept;",
         (
             f"meta l4proto {_CONNECTED} accept",
+            "ip saddr vmap @excepted4",
+            "ip6 saddr vmap @excepted6",
             f"ip saddr @tunnelled_pods4 ip daddr != @cluster4 ct original zone set {TUNNEL_ZONE}",
             f"ip6 saddr @tunnelled_pods6 ip6 daddr != @cluster6 ct original zone set {TUNNEL_ZONE}",
         ),
@@ -473,6 +514,8 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         (
             f'oifname "{TUNNEL}" meta nfproto ipv4 snat ip to ip saddr',
             f'oifname "{TUNNEL}" meta nfproto ipv6 snat ip6 to ip6 saddr',
+            "ip saddr vmap @excepted4",
+            "ip6 saddr vmap @excepted6",
             "ip daddr != @cluster4 snat ip to ip saddr map @snat4",
             "ip6 daddr != @cluster6 snat ip6 to ip6 saddr map @snat6",
         ),
@@ -494,6 +537,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         None,
         (
             "ct original ip saddr . ip saddr @allowed_pairs4 accept",
+            "ct original ip saddr vmap @excepted4",
             "counter name wrong_source drop",
         ),
         "the pod and the source must belong together",
@@ -503,6 +547,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         None,
         (
             "ct original ip6 saddr . ip6 saddr @allowed_pairs6 accept",
+            "ct original ip6 saddr vmap @excepted6",
             "counter name wrong_source drop",
         ),
         "the pod and the source must belong together",

@@ -55,6 +55,8 @@ def node_plan(
     egress: set[str] = set()
     owners: dict[str, Pod] = {}
     duplicate_pod_ips: dict[str, tuple[str, str]] = {}
+    excepted: dict[str, tuple[str, ...]] = {}
+    by_family: dict[tuple[str, int], tuple[str, ...]] = {}
     mine = _own_ips(state, assigned)
     host = state.nodes.get(me)
     ranges = pod_ranges(host.subnet) if host else []
@@ -89,6 +91,12 @@ def node_plan(
                 ways_out = [v for v in verdict.via if (":" in v.ip) == (version == 6) and v.ip not in pending]
                 trusted = [v for v in ways_out if v.node not in unconfirmed.get(ip, ())]
                 paths[ip] = _way(me, ip, [v for v in trusted if v.node not in draining] or trusted, own, slots)
+                if verdict.excepted:
+                    which = (pod.namespace, version)
+                    if which not in by_family:
+                        by_family[which] = tuple(net for net in verdict.excepted if (":" in net) == (version == 6))
+                    if by_family[which]:
+                        excepted[ip] = by_family[which]
             if pod.node == me or own is not None:
                 egress.add(ip)
     duplicate_pod_ips = {ip: rivals for ip, rivals in duplicate_pod_ips.items() if ip in egress}
@@ -100,6 +108,7 @@ def node_plan(
     }
     for ip in duplicate_pod_ips:
         translations.pop(ip, None)
+        excepted.pop(ip, None)
         if ip in paths:
             paths[ip] = Direct.NO_GATEWAY
     gateways = _gateways(me, state, slots)
@@ -117,6 +126,7 @@ def node_plan(
         draining=frozenset(holder.slot for holder in gateways if holder.node in draining),
         duplicate_pod_ips=duplicate_pod_ips,
         translating_nodes=served_by,
+        excepted=excepted,
     )
 
 

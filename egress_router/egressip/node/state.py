@@ -101,6 +101,8 @@ class NodeState:
     ``duplicate_pod_ips``: addresses that pods of two namespaces have (two of NAMESPACE/NAME); dropped.
     ``translating_nodes``: by local pod address, the slots of the nodes that translate it; established connections stay
     there, wherever new ones go.
+    ``excepted``: by local pod address, the networks of its family that it reaches directly, as a pod without egress IPs
+    does; as canonical text without overlaps.
     """
 
     paths: Mapping[str, EgressPath] = field(default_factory=dict)
@@ -115,3 +117,4 @@ class NodeState:
     draining: frozenset[int] = frozenset()
     duplicate_pod_ips: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     translating_nodes: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    excepted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

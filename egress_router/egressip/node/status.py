@@ -19,6 +19,7 @@ from egress_router.egressip.api import (
     address_text,
     family,
 )
+from egress_router.egressip.assignment.decision import reached_directly
 from egress_router.egressip.health import Health
 from egress_router.egressip.node.drop_reasons import DROPS
 from egress_router.egressip.node.gateways import Gateways, LocalAssignments
@@ -167,6 +168,7 @@ def node_status(
                 "disposition": verdict.disposition.value,
                 "via": [{"ip": via.ip, "node": via.node} for via in verdict.via],
                 "reasons": [_with_known_state(reason, words) for reason in verdict.reasons],
+                "except": list(verdict.excepted),
             }
             for name, verdict in list(known.decision.namespaces.items())
             if verdict.disposition is not Disposition.NORMAL
@@ -186,7 +188,8 @@ def status_text(status: Mapping[str, Any]) -> str:
     poorly: list[str] = []
     for name, space in sorted(status["namespaces"].items(), key=lambda item: _rank(status, *item)):
         ways = ", ".join(_way(status, via) for via in space["via"])
-        found = [f"namespace {name}: {_verdict(status, space, ways)}", *(f"    {text}" for text in space["reasons"])]
+        texts = [*space["reasons"], *reached_directly(space.get("except", ()))]
+        found = [f"namespace {name}: {_verdict(status, space, ways)}", *(f"    {text}" for text in texts)]
         (well if _rank(status, name, space)[0] == _WELL else poorly).extend(found)
     holders = [f"holder {name}: {health}" for name, health in status["holders"].items()]
     dropped = sorted(status["dropped_packets"].items())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sys import intern
 from typing import Any
 
-from egress_router.egressip.api import address_key, address_text
+from egress_router.egressip.api import address_key, address_text, except_network
 from egress_router.errors import Problem, described
 from egress_router.kubernetes.selectors import EVERYTHING, Selector, parse_selector
 
@@ -37,6 +37,8 @@ class EgressIP:
     namespace_selector: Selector
     pod_selector: Selector = EVERYTHING
     node_selector: Selector | None = None
+    #: Networks that these pods reach directly.
+    excepted: tuple[str, ...] = ()
     #: The present status, to write only what differs.
     status: str = ""
 
@@ -127,6 +129,29 @@ class _Reader:
             return ()
         return tuple(value)
 
+    def excepted(self) -> tuple[str, ...]:
+        """Return ``spec.destinations.except`` as canonical text. A field of ``destinations`` that is not known here
+        may mean anything, so that the object cannot be used.
+        """
+        field = "spec.destinations"
+        value = self.spec.get("destinations")
+        if value is None:
+            return ()
+        if not isinstance(value, Mapping) or not value.keys() <= {"except"}:
+            self.wrong(field, value, "is not understood", "except, a list of networks")
+            return ()
+        listed = value.get("except") or []
+        if not isinstance(listed, list):
+            self.wrong(f"{field}.except", listed, "is not a list of networks", "such as [10.0.0.0/8]")
+            return ()
+        found = []
+        for item in listed:
+            network, expected = except_network(item) if isinstance(item, str) else ("", "such as 10.0.0.0/8")
+            if expected:
+                self.wrong(f"{field}.except", item, "is not a network without host bits", expected)
+            found.append(network)
+        return tuple(dict.fromkeys(found))
+
     def number(self, mapping: Mapping[str, Any], field: str) -> int | None:
         """Return a whole number from 0; absent is None."""
         value = mapping.get(field)
@@ -175,6 +200,7 @@ def egress_ip(raw: Mapping[str, Any], status_of: Callable[[Mapping[str, Any]], s
     if not addresses:
         reader.wrong("spec.egressIPs", None, "is empty", "such as [192.0.2.45]")
     generation = reader.metadata.get("generation")
+    excepted = reader.excepted()
     reader.done()
     return EgressIP(
         reader.name,
@@ -185,6 +211,7 @@ def egress_ip(raw: Mapping[str, Any], status_of: Callable[[Mapping[str, Any]], s
         namespaces or EVERYTHING,
         pods or EVERYTHING,
         nodes if nodes and nodes.requirements else None,
+        excepted,
         status_of(reader.status),
     )
 

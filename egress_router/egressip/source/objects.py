@@ -8,7 +8,15 @@ from typing import Any
 
 from egress_router.config.inputs import Problems
 from egress_router.config.kubernetes_yaml import YamlError, parse_documents, parse_json
-from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod, address_key, address_text
+from egress_router.egressip.api import (
+    ClusterState,
+    HostSubnet,
+    NetNamespace,
+    Pod,
+    address_key,
+    address_text,
+    except_network,
+)
 from egress_router.errors import described
 
 MAX_NETID = 2**24 - 1
@@ -61,6 +69,16 @@ class _Fields:
             return ()
         return tuple(value)
 
+    def networks(self, field: str) -> tuple[str, ...]:
+        """Return a list of networks without host bits, as canonical text."""
+        found = []
+        for text in self.texts(field):
+            network, expected = except_network(text)
+            if expected:
+                self.wrong(field, text, "is not a network without host bits", expected)
+            found.append(network)
+        return tuple(dict.fromkeys(found))
+
     def text(self, field: str) -> str:
         """Return a text; absent and null are empty."""
         value = self.raw.get(field)
@@ -98,7 +116,7 @@ def parse_object(file: str, raw: object, problems: Problems) -> ClusterObject | 
 
 def _net_namespace(fields: _Fields) -> NetNamespace:
     netid = fields.number("netid", MAX_NETID, needed=True)
-    return NetNamespace(fields.name, netid or 0, fields.texts("egressIPs"))
+    return NetNamespace(fields.name, netid or 0, fields.texts("egressIPs"), fields.networks("except"))
 
 
 def _host_subnet(fields: _Fields) -> HostSubnet:

@@ -11,9 +11,12 @@ from typing import NamedTuple
 
 from egress_router.net.netlink import attribute, attributes
 
-#: The type whose values are attributes; of verdicts there is ``goto CHAIN`` alone.
+#: The type whose values are attributes; of verdicts there are ``goto CHAIN`` and ``jump CHAIN``.
 VERDICT = "verdict"
-_CODE, _CHAIN, _GOTO = 1, 2, -4
+_CODE, _CHAIN = 1, 2
+#: linux/netfilter/nf_tables.h, enum nft_verdicts.
+_WORDS = {-3: "jump", -4: "goto"}
+_CODES = {word: code for code, word in _WORDS.items()}
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 _NUMBERS = {name: bytes([number]) for number, name in _PROTOCOLS.items()}
 
@@ -112,12 +115,13 @@ def _verdict(data: bytes) -> str:
     found = {type_: data[start:stop] for type_, start, stop in attributes(data, 0, len(data))}
     chain = found.get(_CHAIN, b"").partition(b"\0")[0].decode()
     code = int.from_bytes(found[_CODE], signed=True)
-    return f"goto {chain}" if code == _GOTO else f"{code} {chain}"
+    return f"{_WORDS.get(code, code)} {chain}"
 
 
 def _to_verdict(text: str) -> bytes:
-    chain = text.removeprefix("goto ").encode() + b"\0"
-    return attribute(_CODE, _GOTO.to_bytes(4, signed=True)) + attribute(_CHAIN, chain)
+    word, _, chain = text.partition(" ")
+    code = _CODES[word].to_bytes(4, signed=True)
+    return attribute(_CODE, code) + attribute(_CHAIN, chain.encode() + b"\0")
 
 
 def _mark(data: bytes) -> str:

@@ -33,6 +33,12 @@ def test_the_unit_loads_before_the_kubelet(cli: CommandLine) -> None:
         (["egressip", "controller", "--health-port", "0"], "--health-port"),
         (["egressip", "controller", "--hold-down", "601"], "--hold-down"),
         (["egressip", "patch", "netnamespace", "toto", "--egress-ips", "127.0.0.1"], "127.0.0.1"),
+        (["egressip", "patch", "netnamespace", "toto"], "--egress-ips, --except or both"),
+        (["egressip", "patch", "netnamespace", "toto", "--except", "10.0.0.1/8"], "expected 10.0.0.0/8"),
+        (["egressip", "patch", "netnamespace", "toto", "--except", "10.0.0.1"], "expected 10.0.0.1/32"),
+        (["egressip", "explain", "toto", "free.fr"], "not an address of a machine"),
+        (["egressip", "explain", "toto", "192.0.2.1,192.0.2.2"], "DESTINATION: one address"),
+        (["egressip", "explain", "toto", "192.0.2.1", "--offline", "n1"], "no HostSubnet n1"),
     ],
 )
 def test_usage(cli: CommandLine, tmp_path: Path, arguments: list[str], blamed: str) -> None:
@@ -76,3 +82,27 @@ def test_plan_says_what_it_passed_over(cli: CommandLine, tmp_path: Path) -> None
     assert '"192.168.7.200/24" is not an address that a node can hold: without /24' in result.out
     words = ["egressip", "patch", "netnamespace", "toto", "--state", str(tmp_path), "--egress-ips", "192.168.7.200/24"]
     assert "without /24" in cli(*words).err
+
+
+def test_what_is_excepted_is_patched_planned_and_explained(cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "kind: NetNamespace\nmetadata: {name: toto}\nnetid: 7\negressIPs: [192.0.2.45]\n---\n"
+        "kind: HostSubnet\nmetadata: {name: n1}\nhostIP: 192.0.2.11\negressIPs: [192.0.2.45]\n"
+    )
+    state = ["--state", str(tmp_path)]
+    words = ["egressip", "patch", "netnamespace", "toto", *state, "--except"]
+    assert cli(*words, "10.0.0.0/8,2001:DB8::/32").status == 0
+    assert "    reached directly: 10.0.0.0/8, 2001:db8::/32\n" in cli("egressip", "plan", *state).out
+    explained = {
+        "10.1.2.3": "directly, with the address that the container network gives: 10.0.0.0/8 is excepted",
+        "203.0.113.7": "with 192.0.2.45 on n1",
+        "2001:db8:7::7": "directly, with the address that the container network gives: 2001:db8::/32 is excepted",
+        "2001:db9::7": "dropped: the namespace has no usable egress IP of IPv6",
+    }
+    for address, verdict in explained.items():
+        result = cli("egressip", "explain", "toto", address, *state)
+        assert (result.status, result.out.splitlines()[0]) == (0, f"namespace toto to {address}: {verdict}")
+    down = cli("egressip", "explain", "toto", "203.0.113.7", *state, "--offline", "n1")
+    assert down.out.endswith("has no usable egress IP of IPv4\n    192.0.2.45: node n1 is offline\n")
+    assert cli(*words, "").status == 0
+    assert "reached directly" not in cli("egressip", "plan", *state).out

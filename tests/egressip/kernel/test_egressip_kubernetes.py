@@ -12,6 +12,7 @@ import pytest
 
 from lab import Host, Lab, NoReply
 from tests.egressip.kernel.api_cluster import CRDS, NAMESPACE, OURS, ApiCluster, api_cluster
+from tests.egressip.kernel.egress_cluster import talking
 
 pytestmark = [pytest.mark.root, pytest.mark.on_demand, pytest.mark.timeout(240)]
 
@@ -67,6 +68,43 @@ def test_from_an_object_to_packets_and_back(kube: ApiCluster) -> None:
     kube.until(lambda: kube.source_of(client, SERVICE) == str(lab.nodes[0].addresses[4]))
     kube.until(lambda: not kube.get(f"{OURS}/egressipassignments")["items"])
     kube.until(lambda: not any(FIRST in node.ip("addr show dev eth0") for node in lab.nodes))
+
+
+def test_destinations_that_an_object_excepts(kube: ApiCluster) -> None:
+    """With a change under traffic, for a pod of the holder and one elsewhere, and without a holder in the end."""
+    lab = kube.lab
+    direct, direct6 = "203.0.113.70", "2001:db8:113::4:7"
+    for address in (direct, direct6):
+        lab.echo(address, udp=53)
+    kube.namespace("web", env="shop")
+    kube.start()
+    kube.start_controller("controller", lab.nodes[0])
+    kube.egress_ip("shop", FIRST, FIRST6, env="shop")
+    kube.until(lambda: kube.ready("shop") == ("True", "AllHeld"))
+    holder = next(number for number, node in enumerate(lab.nodes) if node.name == kube.holder(FIRST))
+    pods = {number: kube.pod(f"client{number}", "web", number) for number in (0, holder)}
+    path = f"{OURS}/egressips/shop"
+    for number, pod in pods.items():
+        kube.until(lambda pod=pod: kube.source_of(pod, direct) == FIRST)  # type: ignore[misc]
+        kube.until(lambda pod=pod: kube.source_of(pod, direct6) == FIRST6)  # type: ignore[misc]
+        own = lab.nodes[number].addresses
+        with lab.capture() as capture, talking(lambda pod=pod: kube.source_of(pod, SERVICE, 0.1)):  # type: ignore[misc]
+            kube.patch(path, {"spec": {"destinations": {"except": ["203.0.113.64/27", "2001:db8:113::4:0/112"]}}})
+            kube.until(lambda pod=pod, own=own: kube.source_of(pod, direct) == str(own[4]))  # type: ignore[misc]
+            kube.until(lambda pod=pod, own=own: kube.source_of(pod, direct6) == str(own[6]))  # type: ignore[misc]
+            assert (kube.source_of(pod, SERVICE), kube.source_of(pod, SERVICE6)) == (FIRST, FIRST6)
+            kube.patch(path, {"spec": {"destinations": None}})
+            kube.until(lambda pod=pod: kube.source_of(pod, direct) == FIRST)  # type: ignore[misc]
+            beside = {str(packet.src) for packet in capture.outgoing() if str(packet.dst) == SERVICE}
+            assert beside == {FIRST}
+    kube.patch(path, {"spec": {"destinations": {"except": ["203.0.113.64/27"]}}})
+    for node in lab.nodes:
+        kube.patch(f"/api/v1/nodes/{node.name}", {"metadata": {"labels": {"egress-router.io/egress-assignable": None}}})
+    kube.until(lambda: kube.ready("shop") == ("False", "NoNode"))
+    for number, pod in pods.items():
+        kube.until(lambda pod=pod, number=number: kube.source_of(pod, direct) == str(lab.nodes[number].addresses[4]))  # type: ignore[misc]
+        with pytest.raises(NoReply):
+            kube.source_of(pod, SERVICE)
 
 
 def test_why_an_address_is_nowhere(kube: ApiCluster) -> None:

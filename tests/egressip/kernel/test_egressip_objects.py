@@ -49,6 +49,10 @@ def egress_ip(**spec: Any) -> dict[str, Any]:
     return {"spec": {name: value for name, value in whole.items() if value is not None}}
 
 
+def excepting(*networks: Any) -> dict[str, Any]:
+    return egress_ip(destinations={"except": list(networks)})
+
+
 def expressions(*parts: dict[str, Any]) -> dict[str, Any]:
     return {"matchExpressions": list(parts)}
 
@@ -66,6 +70,11 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
         egress_ip(namespaceSelector=expressions({"key": "kubernetes.io/metadata.name", "operator": "Exists"})),
     ),
     ("EgressIP", egress_ip(namespaceSelector=expressions({"key": "a", "operator": "NotIn", "values": ["b"]}))),
+    ("EgressIP", egress_ip(destinations={})),
+    ("EgressIP", excepting()),
+    ("EgressIP", excepting("10.0.0.0/8", "10.1.0.0/16", "2001:db8::/32", "192.0.2.7/32", "2001:db8::7/128")),
+    ("EgressIP", excepting("0.0.0.0/0", "::/0")),
+    ("EgressIP", excepting(*(f"10.{n}.0.0/16" for n in range(64)))),
     ("EgressNode", {"spec": {}}),
     ("EgressNode", {"spec": {"egressIPs": ["192.0.2.45"], "egressCIDRs": ["192.0.2.0/24"], "capacity": {"ip": 3}}}),
     ("EgressIPAssignment", assigned("192.0.2.45", node="node-a")),
@@ -85,6 +94,22 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("EgressIP", egress_ip(egressIPs=["fe80::1"]), "must be an address that a node can hold"),
     ("EgressIP", egress_ip(egressIPs=["224.0.0.1"]), "must be an address that a node can hold"),
     ("EgressIP", egress_ip(egressIPs=[f"192.0.2.{n}" for n in range(1, 66)]), "at most 64"),
+    ("EgressIP", excepting("10.1.2.3/8"), "must be written without host bits and in the usual short form"),
+    ("EgressIP", excepting("2001:db8::1/64"), "must be written without host bits and in the usual short form"),
+    ("EgressIP", excepting("2001:DB8::/32"), "must be written without host bits and in the usual short form"),
+    ("EgressIP", excepting("2001:db8:0::/48"), "must be written without host bits and in the usual short form"),
+    ("EgressIP", excepting("10.1.2.3"), "192.0.2.7/32 for one address"),
+    ("EgressIP", excepting("10.0.0.0/33"), "must be a network, such as 10.0.0.0/8"),
+    ("EgressIP", excepting("10.0.0/8"), "must be a network, such as 10.0.0.0/8"),
+    ("EgressIP", excepting("010.0.0.0/8"), "must be a network, such as 10.0.0.0/8"),
+    ("EgressIP", excepting("::ffff:10.0.0.0/104"), "must be a network, such as 10.0.0.0/8"),
+    ("EgressIP", excepting("fe80::%eth0/64"), "must be a network, such as 10.0.0.0/8"),
+    ("EgressIP", excepting("corp.example"), "must be a network, such as 10.0.0.0/8"),
+    ("EgressIP", excepting(""), "must be a network, such as 10.0.0.0/8"),
+    ("EgressIP", excepting("10.0.0.0/8", "10.0.0.0/8"), "must not have a network twice"),
+    ("EgressIP", excepting(8), "must be of type string"),
+    ("EgressIP", excepting(*(f"10.{n}.0.0/16" for n in range(65))), "at most 64"),
+    ("EgressIP", egress_ip(destinations={"except": "10.0.0.0/8"}), "must be of type array"),
     ("EgressIP", egress_ip(namespaceSelector=None), "Required value"),
     ("EgressIP", egress_ip(namespaceSelector={}), "an empty selector would take every pod"),
     ("EgressIP", egress_ip(namespaceSelector=expressions({"key": "a", "operator": "Is"})), "supported values"),
@@ -134,6 +159,12 @@ def test_what_is_refused_with_which_words(client: Client, kind: str, value: dict
         post(client, kind, value)
     assert raised.value.code == 422
     assert words in str(raised.value), str(raised.value)
+
+
+def test_a_field_that_nobody_knows_is_refused_when_asked_strictly(client: Client) -> None:
+    """As kubectl asks by default."""
+    with pytest.raises(ApiError, match=r'unknown field "spec\.destinations\.only"'):
+        post(client, "EgressIP", egress_ip(destinations={"only": ["10.0.0.0/8"]}))
 
 
 def test_a_lower_epoch_and_another_address_are_refused(client: Client) -> None:

@@ -13,12 +13,15 @@ ADDRESSES = (*(f"192.0.2.{n}" for n in range(16, 23)), "2001:db8::1", "2001:db8:
 LISTED = (*ADDRESSES, "192.0.2.1", "198.51.100.9", "192.0.2.255", "2001:DB8::1", "not-an-address", "")
 CIDRS = ("192.0.2.16/30", "192.0.2.16/29", "192.0.2.20/30", "2001:db8::/64", "192.0.2.0/24", "bad/cidr")
 
+EXCEPTED = ("10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/25", "192.0.2.128/25", "2001:db8:1::/48", "0.0.0.0/0")
+
+excepts = st.lists(st.sampled_from(EXCEPTED), max_size=3, unique=True).map(tuple)
 addresses = st.lists(st.sampled_from(ADDRESSES + LISTED), max_size=4).map(tuple)
 
 
 @st.composite
 def namespaces(draw: st.DrawFn, name: str) -> NetNamespace:
-    return NetNamespace(name, draw(st.integers(0, 9)), draw(addresses))
+    return NetNamespace(name, draw(st.integers(0, 9)), draw(addresses), draw(excepts))
 
 
 @st.composite

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.assignment.decision import decide
-from egress_router.egressip.node.connections import pods_to_recheck, survives, translating_nodes
+from egress_router.egressip.node.connections import is_excepted, pods_to_recheck, survives, translating_nodes
 from egress_router.egressip.node.marks import OWN_SLOT
 from egress_router.egressip.node.plan import node_plan
 from egress_router.egressip.node.state import Direct, Gateway, NodeState, Remote
@@ -41,7 +42,49 @@ STATE = NodeState(
 )
 def test_which_connections_survive(pod: str, slot: int, source: str, expected: bool) -> None:
     """A slot that no holder has is no reason to cut: such packets take the pod's present way."""
-    assert survives(STATE, pod, slot, source) is expected
+    assert survives(STATE, pod, slot, source, directly=False, connected=True) is expected
+    assert survives(STATE, pod, slot, source, directly=False, connected=False) is expected
+
+
+@pytest.mark.parametrize(
+    ("slot", "source", "connected", "expected"),
+    [
+        (0, NODE, True, True),
+        (0, NODE, False, True),
+        (1, POD, True, True),
+        (1, POD, False, False),
+        (OWN_SLOT, FIRST, True, True),
+        (OWN_SLOT, OTHER, True, False),
+        (OWN_SLOT, FIRST, False, False),
+        (2, POD, True, False),
+        (3, POD, True, False),
+        (1, NODE, True, False),
+    ],
+)
+def test_which_connections_survive_to_what_is_reached_directly(
+    slot: int, source: str, connected: bool, expected: bool
+) -> None:
+    """Direct ones, and connected ones that have a holder. Without it they would leave with the pod's own address."""
+    assert survives(STATE, POD, slot, source, directly=True, connected=connected) is expected
+
+
+def test_what_was_direct_and_marked_a_moment_later_does_not_survive() -> None:
+    """A packet between the change of the rules and the look at the connections is marked with the pod's holder."""
+    assert not survives(STATE, POD, 1, NODE, directly=False, connected=True)
+    assert not survives(STATE, POD, 3, NODE, directly=False, connected=True)
+
+
+def test_what_is_reached_directly() -> None:
+    state = replace(STATE, excepted={POD: ("10.0.0.0/8", "192.168.7.1/32"), "2001:db8:a::2": ("2001:db8:1::/48",)})
+    for pod, destination, expected in (
+        (POD, "10.255.0.1", True),
+        (POD, "192.168.7.1", True),
+        (POD, "192.168.7.2", False),
+        (POD, "2001:db8:1::1", False),
+        ("2001:db8:a::2", "2001:db8:1::1", True),
+        (PLAIN, "10.255.0.1", False),
+    ):
+        assert is_excepted(state, pod, ip_address(destination)) is expected
 
 
 def test_whose_connections_are_looked_at() -> None:
@@ -57,6 +100,9 @@ def test_whose_connections_are_looked_at() -> None:
     assert pods_to_recheck(STATE, replace(STATE, translations={FAR: OTHER, POD: FIRST})) == {FAR}
     assert pods_to_recheck(STATE, replace(STATE, paths={PLAIN: Direct.NODE_ADDRESS})) == {POD}
     assert pods_to_recheck(STATE, replace(STATE, paths={POD: Remote(1)})) == set()
+    direct = replace(STATE, excepted={POD: ("10.0.0.0/8",)})
+    assert pods_to_recheck(STATE, direct) == pods_to_recheck(direct, STATE) == {POD}
+    assert pods_to_recheck(direct, replace(STATE, excepted={POD: ("10.0.0.0/9",)})) == {POD}
     assert pods_to_recheck(STATE, replace(STATE, paths={**STATE.paths, GONE: Direct.NO_GATEWAY})) == {GONE}, (
         "it may have had another owner"
     )

@@ -16,7 +16,7 @@ from egress_router.egressip.node import dataplane as dataplane_module
 from egress_router.egressip.node import tunnel as tunnel_module
 from egress_router.egressip.node.claims import egress_ips
 from egress_router.egressip.node.dataplane import NodeDataplane
-from egress_router.egressip.node.nft_rules import INET
+from egress_router.egressip.node.nft_rules import INET, except_chain
 from egress_router.egressip.node.routes import present_slots
 from egress_router.egressip.node.state import TUNNEL, Direct, Gateway, NodeSettings, NodeState, Remote
 from egress_router.net.nft.fake import FakeNft
@@ -44,6 +44,16 @@ STATES = {
         translations={POD: SECOND, OTHER: SECOND},
         egress=frozenset({POD, OTHER}),
         assigned=frozenset({SECOND}),
+    ),
+    "here, some directly": replace(
+        ALL,
+        paths={POD: Direct.LOCAL_GATEWAY},
+        translations={POD: OWN},
+        assigned=frozenset({OWN}),
+        excepted={POD: ("10.0.0.0/8",)},
+    ),
+    "by b, others directly": replace(
+        ALL, paths={POD: Remote(1)}, gateways=(B,), probed=(B,), excepted={POD: ("10.0.0.0/8", "192.168.0.0/16")}
     ),
     "for others": replace(
         ALL,
@@ -80,6 +90,9 @@ class Kernel:
             if self.netlink.link(TUNNEL) is not None:
                 raise Wrong("what comes out of the tunnel is judged by nobody")
             return
+        chains = {chain.name for chain in table.chains}
+        if lost := jumps(table) - chains:
+            raise Wrong(f"jumps to chains that are not there, so the kernel refuses all: {lost}")
         own = egress_ips(self.netlink, OUTSIDE)
         if missing := translated_to(table) - own:
             raise Wrong(f"translated to what this machine does not have: {missing}")
@@ -107,6 +120,12 @@ def translated_to(table: NftTable) -> set[str]:
         for value in item.elements.values()
         if value
     }
+
+
+def jumps(table: NftTable) -> set[str]:
+    """Return the chains that elements lead to."""
+    values = (str(value) for item in table.sets for value in item.elements.values())
+    return {value.split()[1] for value in values if value.startswith(("jump ", "goto "))}
 
 
 def slots(table: NftTable) -> set[int]:
@@ -170,6 +189,8 @@ def test_at_no_moment_does_a_packet_leave_with_a_wrong_source(kernel: Kernel, fi
     assert egress_ips(kernel.netlink, OUTSIDE) == STATES[second].assigned
     assert translated_to(table) == set(STATES[second].translations.values())
     assert set(present_slots(kernel.netlink).values()) == {gateway.slot for gateway in STATES[second].gateways}
+    excepted = {except_chain(networks) for networks in STATES[second].excepted.values()}
+    assert {chain.name for chain in table.chains if chain.name.startswith("except_")} == excepted
     kernel.steps.clear()
     dataplane.apply(STATES[second])
     assert "change" not in kernel.steps, "nothing is left to do"

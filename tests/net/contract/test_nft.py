@@ -60,7 +60,12 @@ def table(
         NftSet("set", "late", ("type ipv4_addr", "flags timeout")),
         NftSet("map", "snat4", ("type ipv4_addr : ipv4_addr",), dict.fromkeys(pods, "192.0.2.1")),
         NftSet("map", "path4", ("type ipv4_addr : verdict",), dict(paths)),
-        NftSet("map", "marks", ("type mark : verdict",), {f"0x{n << 16:08x}": f"goto gateway_{n}" for n in gateways}),
+        NftSet(
+            "map",
+            "marks",
+            ("type mark : verdict",),
+            {f"0x{n << 16:08x}": f"{'goto' if n % 2 else 'jump'} gateway_{n}" for n in gateways},
+        ),
     )
     chains = (
         *(NftChain(f"gateway_{n}", None, (f"meta mark set {n}", "accept"), "why", dynamic=True) for n in gateways),
