@@ -55,15 +55,17 @@ class DnsServer:
         ttl: int = 1,
         rcode: str | None = None,
         drop: bool = False,
+        silent: Iterable[str] = (),
         delay: float = 0.0,
     ) -> None:
         """Replace all that is known of a name, in force when this returns.
 
         ``ttl`` is in seconds; every answer comes ``delay`` seconds late. With ``rcode`` (NXDOMAIN, SERVFAIL,
-        REFUSED …) every query for the name gets that error; with ``drop`` none gets an answer. ``*.example.com``
-        covers what has no entry of its own.
+        REFUSED …) every query for the name gets that error; with ``drop`` none gets an answer, with ``silent``
+        those for some types (``["A"]``) get none. ``*.example.com`` covers what has no entry of its own.
         """
-        self.set_many({name: self._entry(A, AAAA, CNAME, PTR, ttl, rcode, drop) | {"delay": delay}})
+        entry = self._entry(A, AAAA, CNAME, PTR, ttl, rcode, drop)
+        self.set_many({name: entry | {"silent": list(silent), "delay": delay}})
 
     @staticmethod
     def _entry(

@@ -47,9 +47,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class NegativeAnswer:
-    """The name server is certain that there is no such name or no such record."""
+    """The name server is certain that there is no such record, or even (``no_such_name``) no such name."""
 
     why: str
+    no_such_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)

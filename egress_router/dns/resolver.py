@@ -107,7 +107,7 @@ class Resolver:
         try:
             answer = await self._resolve(candidate, RECORD[family])
         except dns.resolver.NXDOMAIN:
-            return NegativeAnswer("does not exist")
+            return NegativeAnswer("does not exist", no_such_name=True)
         except dns.resolver.LifetimeTimeout as error:
             return Failure(_reason(error), silent=True)
         except (dns.exception.DNSException, OSError, ValueError) as error:

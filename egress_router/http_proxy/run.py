@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from egress_router.daemon.sockets import can_listen
 from egress_router.daemon.supervisor import Supervisor
 from egress_router.daemon.threads import Threads
 from egress_router.daemon.unprivileged import become_unprivileged
+from egress_router.dns import one_family
+from egress_router.dns.one_family import OneFamily
 from egress_router.dns.resolver import Resolver
 from egress_router.dns.usable import families_with_a_route
 from egress_router.http_proxy.config import parse_http_settings
@@ -37,6 +39,7 @@ from egress_router.http_proxy.squid.dns_reasons import NAME, DnsReasons
 from egress_router.http_proxy.squid.engine import SquidEngine
 from egress_router.http_proxy.squid.files import program_for
 from egress_router.http_proxy.squid.idle_tunnels import MOST_SECONDS, IdleTunnels
+from egress_router.http_proxy.squid.ipv4_only import can_be_without_ipv6
 from egress_router.http_proxy.squid.workers import default_workers
 from egress_router.net.rtnetlink.kernel import own_addresses
 from egress_router.policy.compile import compile_policy
@@ -68,7 +71,12 @@ def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Netw
     resolver = Resolver()
     if settings.page and settings.health_port is not None:
         load_pages()
+    # Before root is given up: the port is a low one.
+    name_server = _name_server(families, ipv6=ipv6)
     become_unprivileged(directory)
+    if name_server:
+        loop.heartbeats.watch(one_family.NAME)
+        name_server.start(Resolver(), lambda: loop.heartbeats.beat(one_family.NAME))
     loop.heartbeats.watch(NAME)
     reasons = DnsReasons(sorted(families), resolver, lambda: loop.heartbeats.beat(NAME))
     output = LogOutput(sys.stdout.fileno(), heartbeats=loop.heartbeats) if settings.access_log else None
@@ -85,6 +93,7 @@ def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Netw
         cluster=cluster,
         ipv6=ipv6,
         reasons=reasons,
+        name_server=name_server.address if name_server else None,
         idle=idle,
         heartbeats=loop.heartbeats,
         program=program_for(openssl=settings.connect_sni),
@@ -109,6 +118,8 @@ def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Netw
         return supervisor.run()
     finally:
         reasons.close(LAST_MESSAGES_SECONDS)
+        if name_server:
+            name_server.close()
         if output:
             output.close(LAST_MESSAGES_SECONDS)
 
@@ -137,6 +148,31 @@ def _read(env: Mapping[str, str]) -> tuple[HttpSettings, Path]:
     warn_own_mounts(inputs, problems)
     log_warnings(problems.warnings)
     return settings, directory
+
+
+def _name_server(families: Sequence[Family], *, ipv6: bool) -> OneFamily | None:
+    """Return a name server for Squid where it would ask for addresses of a family that does not lead outside: it asks
+    for IPv4 addresses in any case, and for IPv6 addresses where it has such sockets.
+    """
+    if len(families) != 1:
+        return None
+    (family,) = families
+    asks_for_ipv6 = (ipv6 or not can_be_without_ipv6()) and can_listen("::1")
+    if family is Family.IPV4 and not asks_for_ipv6:
+        return None
+    try:
+        return OneFamily(family)
+    except OSError as error:
+        LOGGER.warning(
+            "nothing leaves by %s, and name servers are asked for such addresses all the same: port %d of 127.0.0.0/8 "
+            "cannot be listened on (%s). Requests wait where they are never answered; lower the pod's sysctl "
+            "net.ipv4.ip_unprivileged_port_start to %d or less",
+            Family.IPV4 if family is Family.IPV6 else Family.IPV6,
+            one_family.PORT,
+            error.strerror,
+            one_family.PORT,
+        )
+        return None
 
 
 def _only_ipv6_clients(settings: HttpSettings) -> bool:

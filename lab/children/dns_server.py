@@ -1,8 +1,8 @@
 """An authoritative DNS server whose records change while it runs.
 
 Usage: dns_server.py '{"addresses": [IP…], "port": 53}'. Ends when standard input closes; a line of it is a request:
-{"op": "records", "records": {NAME: {"rcode": …, "drop": …, "delay": SECONDS, "rrsets": RRSETS}}} with RRSETS
-{TYPE: {"ttl": N, "values": [TEXT…]}},
+{"op": "records", "records": {NAME: {"rcode": …, "drop": …, "silent": [TYPE…], "delay": SECONDS, "rrsets": RRSETS}}}
+with RRSETS {TYPE: {"ttl": N, "values": [TEXT…]}},
 {"op": "limits", "udp": BYTES, "edns": BOOL, "tcp": BOOL}, {"op": "log"}, {"op": "stop"}, {"op": "start"}.
 """
 
@@ -71,7 +71,7 @@ class Zone:
         reply.flags |= dns.flags.AA
         entry = self.fill(reply, name, kind)
         delay = entry.get("delay", 0.0) if entry else 0.0
-        if entry is not None and entry.get("drop"):
+        if entry is not None and (entry.get("drop") or kind in entry.get("silent", ())):
             return None, delay
         if transport == "tcp":
             return reply.to_wire(max_size=65535), delay

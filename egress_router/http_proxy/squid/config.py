@@ -39,6 +39,7 @@ class SquidPlace:
     outside, where EGRESS_SOURCE does not say so.
     ``cluster``: what the routes send into the cluster. ``sni_helper``: the command of sni_helper.py.
     ``descriptors``: the most that the process may have (None: as many as it wants).
+    ``name_server``: who is asked for addresses instead of those of resolv.conf.
     ``error_directory`` holds the pages of ``squid_errors``, which Squid wants to exist (None: Squid's own pages).
     """
 
@@ -53,6 +54,7 @@ class SquidPlace:
     cluster: tuple[Network, ...] = ()
     sni_helper: str = "sni_helper.py"
     error_directory: str | None = None
+    name_server: str | None = None
 
 
 #: A certificate that no client trusts, beside squid.conf; whoever starts Squid puts ``files.unused_certificate`` there.
@@ -94,7 +96,7 @@ def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidP
     conf = _template().render(
         place=place,
         settings=settings,
-        login=_login(settings, place),
+        credentials=_credentials(settings, place),
         any_connect_port=settings.connect_ports == ANY_PORT,
         connect_ports=str(settings.connect_ports).replace(",", " "),
         descriptors=min(wanted_descriptors(settings), place.descriptors or wanted_descriptors(settings)),
@@ -106,10 +108,10 @@ def render_squid(compiled: CompiledPolicy, settings: HttpSettings, place: SquidP
     return {"squid.conf": conf, **writer.files}
 
 
-def _login(settings: HttpSettings, place: SquidPlace) -> str:
+def _credentials(settings: HttpSettings, place: SquidPlace) -> str:
     """Return the parent's user and password; words for them where the configuration is shown."""
-    login = settings.parent.login if settings.parent else ""
-    return "USER:PASSWORD" if login and place == SHOWN else login
+    credentials = settings.parent.credentials if settings.parent else ""
+    return "USER:PASSWORD" if credentials and place == SHOWN else credentials
 
 
 class _Writer:

@@ -113,8 +113,8 @@ class SquidEngine:
     ``directory`` is writable; ``output`` takes the access log (None: it is off), ``stats`` counts it in any case.
     ``secret`` opens the cache manager to us. The kernel spreads connections over the Squids. ``families`` lead outside
     where EGRESS_SOURCE does not say so, ``cluster`` tells what the routes send into the cluster, and ``reasons`` why
-    names have no address. ``ipv6`` is false where Squid shall not use it, even where the pod has it. ``heartbeats``
-    have those of the threads that read the access logs. ``in_force`` is what clients get, ``listed`` what it changed,
+    names have no address. ``name_server`` is asked instead of the pod's own. ``ipv6`` is false where Squid shall not use
+    it, even where the pod has it. ``heartbeats`` have those of the threads that read the access logs. ``in_force`` is what clients get, ``listed`` what it changed,
     ``refusals`` who was denied what lately.
     """
 
@@ -132,6 +132,7 @@ class SquidEngine:
     ipv6: bool = True
     cluster: Callable[[], Iterable[Network]] = tuple
     reasons: DnsReasons | None = None
+    name_server: str | None = None
     idle: IdleTunnels | None = None
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
     in_force: SquidConfiguration | None = None
@@ -188,6 +189,7 @@ class SquidEngine:
             secret=self.secret,
             descriptors=self._descriptors(share, generation == 1),
             error_directory=str(directory / "errors"),
+            name_server=self.name_server,
         )
         files = render_squid(compiled, share, place) | error_pages("errors")
         if share.connect_sni:

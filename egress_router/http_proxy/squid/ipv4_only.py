@@ -30,6 +30,11 @@ os.execvp(sys.argv[3], sys.argv[3:])
 _MACHINES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 
 
+def can_be_without_ipv6() -> bool:
+    """Return whether ``without_ipv6`` has an effect on this machine."""
+    return os.uname().machine in _MACHINES
+
+
 def without_ipv6(command: tuple[str, ...]) -> tuple[str, ...]:
     """Return a command that runs ``command`` in the same process without IPv6 sockets; itself on other machines."""
     known = _MACHINES.get(os.uname().machine)

@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import quote_from_bytes
 
 import pytest
 
+from egress_router.http_proxy.parent import MOST_BYTES
 from lab import Lab
 from tests.http_proxy.kernel.http_pod import Client, Proxy
 
@@ -66,6 +68,24 @@ def parent_proxy(lab: Lab) -> Iterator[list[bytes]]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+@pytest.mark.parametrize(
+    "password",
+    [b"*", b"NEGOTIATE", bytes(range(0x20, 0x7F)), bytes(range(0xA0, 0x100)), b"x" * 128, b"y" * (MOST_BYTES - 9)],
+    ids=["star", "word", "ascii", "latin-1", "128", "longest"],
+)
+def test_odd_passwords(lab: Lab, proxy: Proxy, client: Client, password: bytes) -> None:
+    """Squid's own option takes 128 bytes, and some words for something else than a user."""
+    user = password[:9].replace(b":", b"")
+    written = ":".join(quote_from_bytes(one, safe="") for one in (user, password))
+    with parent_proxy(lab) as asked:
+        proxy.start("*", {"EGRESS_HTTP_PROXY_PARENT": f"http://{written}@{PARENT}:3128"})
+        assert client.get("http://a.example/", "Proxy-Authorization: Basic b3duOm93bg==\r\n")[0] == 200
+        assert client.tunnel("a.example:443")[0] == 200
+        sent = b"Proxy-Authorization: Basic " + base64.b64encode(user + b":" + password) + b"\r\n"
+        assert [(head.count(sent), head.count(b"Proxy-Authorization")) for head in asked] == [(1, 1), (1, 1)]
+    assert base64.b64encode(password) not in proxy.err.read_bytes()
 
 
 def test_everything_goes_on_to_the_parent(lab: Lab, proxy: Proxy, client: Client) -> None:

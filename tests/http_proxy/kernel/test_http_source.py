@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 
@@ -81,6 +82,81 @@ def test_addresses_of_a_family_without_a_source_do_not_count(lab: Lab, proxy: Pr
     assert (allowed["line"], allowed["server"]) == (1, GOOD)
     assert (failed["error"], failed["detail"]) == ("dns", "has no IPv4 address")
     assert {query.type for query in lab.dns.queries if query.name == "both.example"} == {"A"}
+
+
+#: What Squid waits for answers that do not come is sixteen times as long.
+AT_ONCE = 1.0
+
+
+def types_asked(lab: Lab, name: str) -> set[str]:
+    return {query.type for query in lab.dns.queries if query.name == name}
+
+
+def timed(client: Client, url: str) -> tuple[int, float]:
+    began = time.monotonic()
+    return client.status(url), time.monotonic() - began
+
+
+def test_ipv4_addresses_do_not_count_where_ipv6_alone_leads_outside(lab: Lab, proxy: Proxy, client: Client) -> None:
+    """Nor are they asked for: a name server that never answers A delays nothing."""
+    lab.http(GOOD6, port=80)
+    many = [f"2001:db8:113::1:{number:x}" for number in range(200)]
+    lab.dns.set("both.example", A=["203.0.113.99"], AAAA=[GOOD6], silent=["A"])
+    lab.dns.set("alias.example", CNAME="both.example", silent=["A"])
+    lab.dns.set("many.example", AAAA=[*many, GOOD6], ttl=60)
+    lab.dns.set("denied.example", AAAA=[*many[:-1], "2001:db8:114::1"], silent=["A"])
+    lab.dns.set("only4.example", A=[GOOD])
+    lab.dns.set("broken.example", rcode="SERVFAIL")
+    init(proxy, f"{SOURCE6}/64", "2001:db8:2::1")
+    proxy.write_policy("2001:db8:113::/48\nonly4.example\nnone.example\nbroken.example")
+    proxy.start(None, {"EGRESS_SOURCE": SOURCE6, "EGRESS_HEALTH_PORT": "9909"})
+    for name in ("both.example", "alias.example"):
+        status, seconds = timed(client, f"http://{name}/")
+        assert (status, seconds < AT_ONCE) == (200, True), (name, status, seconds)
+    assert client.tunnel("both.example:80")[0] == 200
+    # An answer that comes by TCP, and of which every address counts.
+    assert client.status("http://denied.example/") == 403
+    assert {query.transport for query in lab.dns.queries if query.name == "denied.example"} == {"udp", "tcp"}
+    for name in ("only4.example", "none.example", "broken.example"):
+        assert client.status(f"http://{name}/") == 503
+    details = [(entry["decision"], entry.get("detail")) for entry in proxy.wait_for_log(7)[3:]]
+    assert details[1:3] == [("allow", "has no IPv6 address"), ("allow", "does not exist")]
+    assert "SERVFAIL" in str(details[3][1])
+    asked = {name: types_asked(lab, name) for name in ("both.example", "alias.example", "only4.example")}
+    assert asked == {name: {"AAAA"} for name in asked}
+    proxy.write_policy("both.example")
+    proxy.wait_for("generation 2 is in force")
+    lab.dns.set("both.example", AAAA=[GOOD6], silent=["A"])
+    status, seconds = timed(client, "http://both.example/")
+    assert (status, seconds < AT_ONCE) == (200, True), "the next Squid asks the same server"
+    page = proxy.pod.run(["curl", "-s", "http://127.0.0.1:9909/healthz?verbose"]).stdout
+    assert "one-family" in page
+
+
+def test_without_a_low_port_both_families_are_asked_for(lab: Lab, proxy: Proxy, client: Client) -> None:
+    """The log says so; and it is the control of the test before this one."""
+    lab.http(GOOD6, port=80)
+    lab.dns.set("both.example", A=["203.0.113.99"], AAAA=[GOOD6], silent=["A"])
+    init(proxy, f"{SOURCE6}/64", "2001:db8:2::1")
+    proxy.pod.sysctl("net.ipv4.ip_unprivileged_port_start", 1024)
+    proxy.start("2001:db8:113::/48", {"EGRESS_SOURCE": SOURCE6})
+    assert "net.ipv4.ip_unprivileged_port_start to 53 or less" in proxy.err.read_text()
+    with client.connect() as waiting:
+        waiting.sendall(b"GET http://both.example/ HTTP/1.1\r\nHost: both.example\r\nConnection: close\r\n\r\n")
+        waiting.settimeout(3)
+        with pytest.raises(TimeoutError):
+            waiting.recv(100)
+    assert types_asked(lab, "both.example") == {"A", "AAAA"}
+
+
+def test_ipv6_addresses_are_not_asked_for_where_only_clients_have_it(lab: Lab, proxy: Proxy, client: Client) -> None:
+    lab.http(GOOD, port=80)
+    lab.dns.set("both.example", A=[GOOD], AAAA=["2001:db8:113::99"], silent=["AAAA"])
+    init(proxy, SOURCE, "192.0.2.1")
+    proxy.start("203.0.113.0/24", {"EGRESS_SOURCE": SOURCE, "EGRESS_HTTP_PROXY_IPV6_CLIENTS": "on"})
+    status, seconds = timed(client, "http://both.example/")
+    assert (status, seconds < AT_ONCE) == (200, True)
+    assert types_asked(lab, "both.example") == {"A"}
 
 
 def test_addresses_that_carry_a_denied_ipv4_address(lab: Lab, proxy: Proxy, client: Client) -> None:

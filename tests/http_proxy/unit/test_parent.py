@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+from urllib.parse import quote_from_bytes
+
 import pytest
 
 from egress_router.config.inputs import Inputs, Problems, SourceText
@@ -27,6 +30,9 @@ def read(text: str) -> tuple[Parent | None, list[str]]:
         ("http://user:password@192.0.2.7:3128\n", Parent("192.0.2.7", 3128, "user", "password")),
         ("http://a%40b:p%25%20%3A@[2001:db8::7]:3128", Parent("2001:db8::7", 3128, "a@b", "p% :")),
         ("http://user@proxy:1", Parent("proxy", 1, "user")),
+        ("http://*:p@ss@proxy:1", Parent("proxy", 1, "*", "p@ss")),
+        ("http://u:50%off@proxy:1", Parent("proxy", 1, "u", "50%off")),
+        ("http://caf%E9:%C3%A9@proxy:1", Parent("proxy", 1, "caf\udce9", "é")),
     ],
 )
 def test_a_parent(text: str, parent: Parent) -> None:
@@ -49,6 +55,14 @@ def test_a_parent(text: str, parent: Parent) -> None:
         "http://user:geheim@proxy:3128 http://b:1",
         "http://user:geheim@proxy:3128\nnever_direct deny all",
         "http://user:gehe\x01im@proxy:3128",
+        "http://user:ge[heim@proxy:3128",
+        "http://user:ge]heim@proxy:3128",
+        "http://user:ge?heim@proxy:3128",
+        "http://user:ge#heim@proxy:3128",
+        "http://us%3Aer:geheim@proxy:3128",
+        "http://user:geheim%0d%0aX-Header:1@proxy:3128",
+        "http://user:geheim%00@proxy:3128",
+        f"http://user:{'geheim' * 1000}@proxy:3128",
     ],
 )
 def test_no_parent_and_no_password_in_the_message(text: str) -> None:
@@ -57,6 +71,15 @@ def test_no_parent_and_no_password_in_the_message(text: str) -> None:
     assert len(errors) == 1
     assert "heim" not in errors[0]
     assert "http://[USER:PASSWORD@]HOST:PORT" in errors[0]
+
+
+def test_any_byte_of_a_password_comes_out_as_it_went_in() -> None:
+    raw = bytes(range(0x20, 0x7F)) + bytes(range(0xA0, 0x100))
+    parent, errors = read(f"http://u%E9:{quote_from_bytes(raw, safe='')}@proxy:1")
+    assert not errors
+    assert parent is not None
+    assert base64.b64decode(parent.credentials) == b"u\xe9:" + raw
+    assert str(parent) == "u\ufffd@proxy:1"
 
 
 def test_the_secrets_file() -> None:
@@ -73,10 +96,10 @@ def test_the_configuration() -> None:
     settings = HttpSettings(parent=Parent("proxy", 3128, "a b", "p%:"))
     policy = parse("!10.0.0.0/8\nexample.com\n*")
     conf = render_squid(compile_policy(policy), settings)["squid.conf"]
-    assert "login=a%20b:p%25%3A\n" in conf
+    assert f'request_header_add Proxy-Authorization "Basic {base64.b64encode(b"a b:p%:").decode()}" all\n' in conf
     assert " dst " not in conf.replace(" dst -n ", " "), "no name is looked up"
     assert "failed_dns" not in conf
-    assert "p%25" not in render_squid(compile_policy(policy), settings, SHOWN)["squid.conf"]
+    assert "Basic USER:PASSWORD" in render_squid(compile_policy(policy), settings, SHOWN)["squid.conf"]
     explanation = explain_http(policy, parse_target("http://example.com/"), settings=settings)
     assert explanation.text == 'allowed by line 2 "example.com", and goes on to a b@proxy:3128'
     assert not explanation.depends

@@ -59,6 +59,9 @@ def test_records_change(plain: Lab) -> None:
     assert "status: SERVFAIL" in dig(pod, "a.example.com")
     dns.set("a.example.com", drop=True)
     assert "status:" not in dig(pod, "a.example.com")
+    dns.set("a.example.com", A=["203.0.113.25"], silent=["AAAA"])
+    assert short(pod, "a.example.com") == ["203.0.113.25"]
+    assert "status:" not in dig(pod, "a.example.com", "AAAA")
     dns.set("*.example.com", A=["203.0.113.27"])
     dns.set("alias.example.org", CNAME="deep.down.example.com")
     assert short(pod, "alias.example.org") == ["203.0.113.27", "deep.down.example.com."]
