@@ -20,6 +20,7 @@ import pytest
 
 from lab import Host, Lab
 from tests.dns_proxy.kernel.dns_proxy_pod import SOURCE, DnsProxyPod
+from tests.support.figures import check as check_figures
 from tests.support.tls import TlsServer, client_hello, make_certificate, with_sni
 
 pytestmark = [pytest.mark.root, pytest.mark.parametrize("shape", ["bridge"])]
@@ -265,6 +266,7 @@ def test_a_reload_and_open_connections(lab: Lab, open_directory: Path, servers: 
         pod.until(lambda: "reload refused" in pod.messages())
         assert pod.said("two.example.com")[0] == SOURCE[4]
         metrics = pod.router.run(["curl", "-s", "http://127.0.0.1:9909/metrics"]).stdout
+        check_figures("dns-proxy-by-name", metrics)
         assert 'egress_router_by_name_requests_total{decision="deny"} 1.0' in metrics
         assert 'egress_router_destination_requests_total{destination="two.example.com"}' in metrics
         assert '"tls_ports"' in pod.router.run(["curl", "-s", "http://127.0.0.1:9909/status"]).stdout

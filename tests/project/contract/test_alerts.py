@@ -111,6 +111,26 @@ CASES = [
         {"destination": "80 a 80"},
     ),
     Case(
+        "EgressByNameErrors",
+        {
+            'by_name_errors_total{reason="connect"}': ("0+20x30", "0+2x30"),
+            'by_name_errors_total{reason="dns"}': ("0x30", "0x30"),
+            'by_name_requests_total{decision="allow"}': ("0+100x30", "0+100x30"),
+            'by_name_requests_total{decision="deny"}': ("0x30", "0x30"),
+        },
+        "fails: connect",
+        {"reason": "connect"},
+    ),
+    Case(
+        "EgressDnsProxyFull",
+        {
+            'by_name_open_connections{port="443"}': ("70x30", "50x30"),
+            'by_name_open_connections{port="80"}': ("30x30", "30x30"),
+            "connections_limit": ("100x30", "100x30"),
+        },
+        "nine tenths",
+    ),
+    Case(
         "EgressDnsProxyFull",
         {
             'destination_open_connections{destination="80 a 80"}': ("50x30", "5x30"),

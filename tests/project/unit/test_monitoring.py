@@ -35,7 +35,7 @@ def of_dashboard() -> set[str]:
 
 
 def test_every_process_has_a_list() -> None:
-    assert MODES == ["controller", "dns-proxy", "http-proxy", "node", "redirect"]
+    assert MODES == ["controller", "dns-proxy", "dns-proxy-by-name", "http-proxy", "node", "redirect"]
 
 
 def test_the_dashboard_shows_all_figures_and_no_others() -> None:
