@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Generic
 
 from egress_router.daemon.children import Child, Launch
-from egress_router.daemon.clock import SetBack
+from egress_router.daemon.clock import ClockSet, SetBack
 from egress_router.daemon.engine import Counters, Engine, Generation, Limits, Prepared
 from egress_router.daemon.file_watch import Watch
 from egress_router.daemon.heartbeat import Heartbeats
@@ -31,7 +31,7 @@ from egress_router.errors import EgressRouterError, PlatformError
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at watched files, the clock, deadlines and children that drain.
+#: Seconds between two looks at watched files, deadlines, children that drain, and the clock where nothing tells of it.
 TICK = 0.5
 #: Seconds between two looks while a new child is starting.
 STARTING_TICK = 0.02
@@ -93,6 +93,7 @@ class Supervisor(Generic[Prepared]):
             return self._run()
 
     def _run(self) -> int:
+        clock_set = self._follow_clock()
         try:
             self._watch = Watch(self.engine.watched())
             # What a former container of the pod left is not true any more.
@@ -107,15 +108,34 @@ class Supervisor(Generic[Prepared]):
                 now = self.loop.now()
                 if now >= next_look:
                     next_look = now + TICK
-                    if back := self._clock.seconds():
-                        log.warning("the clock was set back by %.0f s: %s starts anew", back, self.engine.name)
-                        self._reload_wanted = True
+                    self._look_at_clock()
                 self._advance(now)
             return 0
         finally:
             self._watch.close()
             self._kill_all()
             self.loop.close()
+            if clock_set:
+                clock_set.close()
+
+    def _follow_clock(self) -> ClockSet | None:
+        """Look at the clock as soon as somebody has set it, where the kernel tells."""
+        try:
+            clock_set = ClockSet()
+        except OSError:
+            return None
+
+        def seen() -> None:
+            clock_set.seen()
+            self._look_at_clock()
+
+        self.loop.add_reader(clock_set.fileno(), seen)
+        return clock_set
+
+    def _look_at_clock(self) -> None:
+        if back := self._clock.seconds():
+            log.warning("the clock was set back by %.0f s: %s starts anew", back, self.engine.name)
+            self._reload_wanted = True
 
     # Signals and output
 
