@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -156,6 +156,29 @@ def test_one_address_cannot_take_all_connections(port: int) -> None:
         assert greedy[0].recv(1) == b"", "the oldest of them went for the next"
         other.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
         assert other.recv(100).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_the_oldest_unfinished_connection_goes_first(port: int) -> None:
+    """The one that said nothing, or half of a request, for the longest; the others may still finish theirs."""
+    with ExitStack() as stack:
+
+        def connected(number: int) -> socket.socket:
+            source = (f"127.0.3.{number // (MOST_OF_ONE_ADDRESS // 2) + 1}", 0)
+            opened = stack.enter_context(socket.create_connection(("127.0.0.1", port), 5, source_address=source))
+            opened.sendall(b"GET /healthz HTTP/1.1\r\n")
+            opened.settimeout(5)
+            return opened
+
+        more = 3
+        opened = [connected(number) for number in range(endpoint.MOST_CONNECTIONS + more)]
+        assert ask(port) == ("200 OK", "ok\n"), "it goes for a probe, too"
+        for one in opened[: more + 1]:
+            # Reset, if what it said was not read yet.
+            with suppress(ConnectionResetError):
+                assert one.recv(1) == b""
+        for one in opened[more + 1 :]:
+            one.sendall(b"\r\n")
+            assert one.recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_a_request_that_comes_by_bytes_has_a_deadline(port: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,3 +96,55 @@ def test_a_living_node_does_not_speak_for_a_silent_one(
     said = node.run([sys.executable, "-c", dedent(SIGNED), str(tmp_path / "keys")], timeout=30).stdout.strip()
     of_silent = f"agent:silent:{believed} controller:living:True controller:silent:{believed}"
     assert said == f"['127.0.0.3'] agent:living:True {of_silent}"
+
+
+USERS = """
+import json
+import socket
+import threading
+import time
+from egress_router.net import icmp_probe
+
+icmp_probe._REMEMBERED_SECONDS = 1.0
+living = icmp_probe.Prober("127.0.0.1", 4791, 0.1, lambda _: None, lambda pods: {"ready": True})
+living.set_peers({"127.0.1.1", "127.0.1.2", "127.0.1.3"})
+threading.Thread(target=living.run, daemon=True).start()
+
+def ask(ip, uses=True):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.bind((ip, 0))
+        asker.settimeout(5)
+        asker.sendto(json.dumps({"ask": 1, "uses": uses}).encode(), ("127.0.0.1", 4791))
+        asker.recv(8192)
+
+def known():
+    return [ip[-1] for ip in living.users(600)], len(living._users)
+
+for number in range(1, 255):
+    ask(f"127.0.2.{number}")
+print("strangers", known())
+for number in 1, 2, 3:
+    ask(f"127.0.1.{number}")
+print("peers", known())
+ask("127.0.1.2", uses=False)
+print("no use", known())
+time.sleep(1.2)
+ask("127.0.1.3")
+print("once", known())
+living.set_peers({"127.0.1.1"})
+print("no peer", known())
+living.stop()
+"""
+
+
+def test_who_only_once_asked_is_forgotten(make_lab: Callable[..., Lab]) -> None:
+    """Nobody who is no peer is remembered at all, and of a peer no longer than it goes on asking."""
+    node = make_lab().nodes[0]
+    said = node.run([sys.executable, "-c", USERS], timeout=60).stdout.splitlines()
+    assert said == [
+        "strangers ([], 0)",
+        "peers (['1', '2', '3'], 3)",
+        "no use (['1', '3'], 2)",
+        "once (['3'], 1)",
+        "no peer ([], 0)",
+    ]
