@@ -9,6 +9,7 @@ UDP alone: on loopback an answer of any size is one datagram.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import secrets
@@ -61,6 +62,7 @@ class OneFamily:
         self._resolver: Resolver | None = None
         self._thread: LoopThread | None = None
         self._waiting: dict[HostName, list[tuple[dns.message.Message, Asker]]] = {}
+        self._look_ups: set[asyncio.Task[None]] = set()
 
     def start(self, resolver: Resolver, beat: Callable[[], None] = lambda: None) -> None:
         """Answer, in a thread of its own; ``beat`` is its heartbeat, called every second."""
@@ -71,8 +73,13 @@ class OneFamily:
     def close(self) -> None:
         """Answer no more."""
         if self._thread is not None:
+            self._thread.call(self._give_up)
             self._thread.stop(1)
         self._socket.close()
+
+    def _give_up(self) -> None:
+        for look_up in self._look_ups:
+            look_up.cancel()
 
     def _read(self) -> None:
         for _ in range(_AT_ONCE):
@@ -112,7 +119,9 @@ class OneFamily:
             if len(self._waiting) < MOST:
                 self._waiting[name] = [(question, asker)]
                 assert self._thread is not None  # noqa: S101
-                owned_task(self._thread.loop, self._look_up(name))
+                look_up = owned_task(self._thread.loop, self._look_up(name))
+                self._look_ups.add(look_up)
+                look_up.add_done_callback(self._look_ups.discard)
         elif len(waiting) < MOST_WAITING and (question.id, asker) not in [(one.id, by) for one, by in waiting]:
             waiting.append((question, asker))
 
