@@ -114,8 +114,8 @@ class SquidEngine:
     ``secret`` opens the cache manager to us. The kernel spreads connections over the Squids. ``families`` lead outside
     where EGRESS_SOURCE does not say so, ``cluster`` tells what the routes send into the cluster, and ``reasons`` why
     names have no address. ``name_server`` is asked instead of the pod's own. ``ipv6`` is false where Squid shall not
-    use it, even where the pod has it. ``heartbeats`` have those of the threads that read the access logs. ``in_force`` is
-    what clients get, ``listed`` what it changed, ``refusals`` who was denied what lately.
+    use it, even where the pod has it. ``heartbeats`` have those of the threads that read the access logs. ``in_force``
+    is what clients get, ``listed`` what it changed, ``refusals`` who was denied what lately.
     """
 
     settings: HttpSettings
