@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from egress_router.cli.once import Verb
 from egress_router.cli.output import print_json, print_warnings
 from egress_router.cli.sources import Source, parse_sources, read_sources, source_options
 from egress_router.config.inputs import Problems
@@ -21,6 +22,7 @@ from egress_router.policy.shadowed import shadow_warnings
 
 @click.command(
     "check",
+    cls=Verb,
     epilog="""
     \b
     Examples:

@@ -6,11 +6,12 @@ import os
 
 import click
 
+from egress_router.cli.once import Verb
 from egress_router.dns_proxy.run import run_dns_proxy
 from egress_router.redirect.sources import cluster_networks, egress_sources
 
 
-@click.command("dns-proxy", short_help="Run the DNS proxy router (HAProxy).")
+@click.command("dns-proxy", cls=Verb, short_help="Run the DNS proxy router (HAProxy).")
 def command() -> int:
     """Forward TCP connections to names, leaving with EGRESS_SOURCE: the entry point of the DNS proxy container.
 

@@ -11,6 +11,7 @@ from egress_router.cli.egressip_controller import controller
 from egress_router.cli.egressip_explain import explain
 from egress_router.cli.egressip_options import STATE_OPTION
 from egress_router.cli.egressip_report import report
+from egress_router.cli.once import VerbGroup
 from egress_router.egressip.api import except_network, network_range
 from egress_router.egressip.assignment.decision import decide, decision_json, decision_text
 from egress_router.egressip.controller.leader_election import record_assignment
@@ -21,6 +22,7 @@ from egress_router.errors import UsageError
 
 @click.group(
     name="egressip",
+    cls=VerbGroup,
     epilog="""
     \b
     Examples:

@@ -16,13 +16,14 @@ from egress_router.cli.egressip_options import (
     health_options,
     source_options,
 )
+from egress_router.cli.once import Verb
 from egress_router.egressip.controller.process import LeaseSettings, run_on_directory, run_on_kubernetes
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
 from egress_router.egressip.process import set_up_log_from_environment
 from egress_router.kubernetes.configuration import load_configuration
 
 
-@click.command()
+@click.command(cls=Verb)
 @source_options
 @STATE_OPTION
 @click.option(

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from egress_router.cli.egressip_options import STATE_OPTION
+from egress_router.cli.once import Verb
 from egress_router.cli.output import write_report
 from egress_router.egressip.assignment.decision import decide, with_recorded_assignment
 from egress_router.egressip.fleet.history import History
@@ -18,7 +19,7 @@ from egress_router.egressip.source.directory import read_directory
 from egress_router.errors import UsageError
 
 
-@click.command()
+@click.command(cls=Verb)
 @STATE_OPTION
 @click.option("--offline", multiple=True, metavar="NODE", help="Show it as if this node were down; may be repeated.")
 @click.option("--html", "path", required=True, metavar="FILE", help="The file to write; - for standard output.")

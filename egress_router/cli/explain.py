@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import click
 
+from egress_router.cli.once import Verb
 from egress_router.cli.output import print_pods
 from egress_router.cli.sources import read_pods_in_force, source_options
 from egress_router.config import fields
@@ -33,6 +34,7 @@ _PORT = re.compile(r"([0-9]+)(?:/([a-z]+))?", re.IGNORECASE)
 
 @click.command(
     "explain",
+    cls=Verb,
     epilog="""
     \b
     Examples:

@@ -6,12 +6,14 @@ import os
 
 import click
 
+from egress_router.cli.once import Verb
 from egress_router.http_proxy.run import run_http_proxy
 from egress_router.redirect.sources import cluster_networks
 
 
 @click.command(
     "http-proxy",
+    cls=Verb,
     short_help="Run the HTTP proxy router (Squid).",
     epilog="""
     \b

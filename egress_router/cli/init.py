@@ -6,11 +6,13 @@ import os
 
 import click
 
+from egress_router.cli.once import Verb
 from egress_router.redirect.init import run_init
 
 
 @click.command(
     "init",
+    cls=Verb,
     epilog="""
     \b
     Example:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 
 from egress_router import __version__
+from egress_router.cli.once import Verb
 from egress_router.cli.output import print_warnings
 from egress_router.cli.sources import read_text
 from egress_router.config.inputs import Problems, SourceText
@@ -19,6 +20,7 @@ from egress_router.manifests.values import REGISTRY, Component, Forwarding, Kind
 
 @click.command(
     "manifests",
+    cls=Verb,
     epilog="""
     \b
     Examples:
@@ -38,7 +40,14 @@ from egress_router.manifests.values import REGISTRY, Component, Forwarding, Kind
     metavar="ADDRESS[/LENGTH]",
     help="EGRESS_SOURCE; several times for several routers behind one Service. Both families: with a comma between.",
 )
-@click.option("--gateway", required=True, metavar="ADDRESS", help="EGRESS_GATEWAY, one for each family of --source.")
+@click.option(
+    "--gateway",
+    "gateways",
+    required=True,
+    multiple=True,
+    metavar="ADDRESS",
+    help="EGRESS_GATEWAY. One for each family of --source: given twice, or with a comma between.",
+)
 @click.option("--destinations", required=True, metavar="FILE", help="The list of destinations ('-': standard input).")
 @click.option("--http-port", metavar="PORT", help="Port of the HTTP proxy.  [default: 8080]")
 @click.option("--platform", required=True, type=click.Choice([str(item) for item in Platform]))
@@ -88,7 +97,7 @@ def command(
     component: str,
     name: str,
     sources: tuple[str, ...],
-    gateway: str,
+    gateways: tuple[str, ...],
     destinations: str,
     http_port: str | None,
     platform: str,
@@ -130,13 +139,13 @@ def command(
             forwarding=Forwarding(forwarding) if forwarding else None,
             headless=headless,
             allow_from=allow_from,
-            node_selector=tuple(_selector(item, problems) for item in selectors),
+            node_selector=tuple(dict.fromkeys(_selector(item, problems) for item in selectors)),
             registry=registry,
             tag=tag,
             service_monitor=service_monitor,
         ),
         sources,
-        gateway,
+        ",".join(gateways),
         SourceText(destinations, read_text(destinations)),
         problems,
         http_port,

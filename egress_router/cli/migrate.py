@@ -6,6 +6,7 @@ import click
 from click.core import ParameterSource
 
 from egress_router import __version__
+from egress_router.cli.once import Verb
 from egress_router.cli.output import print_warnings
 from egress_router.cli.sources import read_texts
 from egress_router.config.inputs import Problems
@@ -31,6 +32,7 @@ LOSSES = 65
 
 @click.command(
     "migrate",
+    cls=Verb,
     epilog="""
     \b
     Examples:
@@ -51,7 +53,9 @@ LOSSES = 65
 @click.option(
     "--source", "sources", multiple=True, metavar="ADDRESS[/LENGTH]", help="Instead of EGRESS_SOURCE; one a router."
 )
-@click.option("--gateway", default="", metavar="ADDRESS", help="Instead of EGRESS_GATEWAY.")
+@click.option(
+    "--gateway", "gateways", multiple=True, metavar="ADDRESS", help="Instead of EGRESS_GATEWAY; one of each family."
+)
 @click.option("--platform", type=click.Choice([str(item) for item in Platform]), default="openshift", show_default=True)
 @click.option("--namespace", default="egress-routers", show_default=True, help="Where the old manifest has none.")
 @click.option("--kind", type=click.Choice([str(item) for item in Kind]), default="Deployment", show_default=True)
@@ -73,7 +77,7 @@ def command(
     old: tuple[str, ...],
     named_files: tuple[str, ...],
     sources: tuple[str, ...],
-    gateway: str,
+    gateways: tuple[str, ...],
     platform: str,
     namespace: str,
     kind: str,
@@ -96,7 +100,7 @@ def command(
         raise click.UsageError("which manifests? OLD.yaml is missing ('-': standard input)")
     names = {
         "source": "sources",
-        "gateway": "gateway",
+        "gateway": "gateways",
         "parent-interface": "parent_interface",
         "network": "network",
         "sdn": "sdn",
@@ -125,7 +129,7 @@ def command(
     )
     problems = Problems()
     files = read_texts((*named_files, *old), problems)
-    sets, notes = parse_legacy(files, MigrateOptions(defaults, given, sources, gateway), problems)
+    sets, notes = parse_legacy(files, MigrateOptions(defaults, given, sources, ",".join(gateways)), problems)
     texts = []
     for one in sets:
         try:

@@ -20,6 +20,7 @@ from egress_router.cli.egressip_options import (
     health_options,
     source_options,
 )
+from egress_router.cli.once import VerbGroup
 from egress_router.config.inputs import Problems
 from egress_router.config.values import Network
 from egress_router.egressip.node.cluster_networks import cluster_networks
@@ -56,6 +57,7 @@ CLUSTER_OPTION = click.option(
 
 @click.group(
     name="node",
+    cls=VerbGroup,
     invoke_without_command=True,
     epilog="""
     \b

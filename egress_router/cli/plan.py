@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from egress_router.cli.once import Verb
 from egress_router.cli.output import print_pods
 from egress_router.cli.sources import Source, read_pods, source_options
 from egress_router.config.values import Family
@@ -25,6 +26,7 @@ from egress_router.redirect.values import Desired, RouterConfig
 
 @click.command(
     "plan",
+    cls=Verb,
     epilog="""
     \b
     Examples:

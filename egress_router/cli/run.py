@@ -6,11 +6,13 @@ import os
 
 import click
 
+from egress_router.cli.once import Verb
 from egress_router.redirect.run import run_router
 
 
 @click.command(
     "run",
+    cls=Verb,
     epilog="""
     \b
     Example:

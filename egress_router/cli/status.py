@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from egress_router.cli.once import Verb
 from egress_router.cli.output import print_json, table
 from egress_router.cli.sources import read_pods_in_force, source_options
 from egress_router.daemon import running
@@ -21,6 +22,7 @@ WATCH_SECONDS = 2.0
 
 @click.command(
     "status",
+    cls=Verb,
     epilog="""
     \b
     Examples:

@@ -85,7 +85,11 @@ def _names(request: ManifestRequest) -> Iterator[Problem]:
     for option, value in (("--namespace", request.namespace), *(("--allow-from", item) for item in request.allow_from)):
         if not _NAMESPACE.fullmatch(value):
             yield Problem(option, None, value, "is not the name of a namespace", "such as egress-routers")
+    chosen: dict[str, str] = {}
     for key, value in request.node_selector:
+        if chosen.setdefault(key, value) != value:
+            message = f"says otherwise than {key}={chosen[key]} before it: no node has both"
+            yield Problem("--node-selector", None, f"{key}={value}", message, "one of the two")
         if not _LABEL_NAME.fullmatch(key) or not LABEL_VALUE.fullmatch(value):
             yield Problem("--node-selector", None, f"{key}={value}", "is not a label", "KEY=VALUE")
     if request.registry and not _REGISTRY.fullmatch(request.registry):
