@@ -41,6 +41,8 @@ _TAKEN = {
 _LOG = ("EGRESS_LOG_FORMAT", "EGRESS_LOG_LEVEL", "EGRESS_ROUTER_DEBUG")
 #: What the container that sets the pod up reads.
 _SET_UP = ("EGRESS_NAT_BACKEND", "EGRESS_CLUSTER_CIDRS", "EGRESS_DAD", "EGRESS_DAD_WAIT", *_LOG)
+#: What the init container of a redirect router reads besides: that of a proxy has no list.
+_INIT = ("EGRESS_LIST_WAIT",)
 #: What a proxy's container reads besides its own.
 _STAYING = ("EGRESS_SHUTDOWN_DELAY", "EGRESS_SHUTDOWN_GRACE", "EGRESS_PAGE", *_LOG)
 #: Where the Secret of --parent-secret is mounted; its key is the file's name.
@@ -64,6 +66,8 @@ def parse_settings(component: Component, texts: Iterable[str], problems: Problem
             problems.error("--set", None, name, "is set otherwise", _TAKEN[name])
         elif name not in _reads(component) and name not in _SET_UP:
             problems.error("--set", None, name, f"means nothing to the {component} router", "leave it out")
+        elif found.get(name, value) != value:
+            problems.error("--set", None, text, f"says otherwise than {name}={found[name]} before it", "one of the two")
         else:
             found[name] = value
     return found
@@ -105,7 +109,7 @@ def kept_for(request: ManifestRequest, settings: Mapping[str, str], secret: str 
             fields["volumeMounts"] = [{"name": "parent", "mountPath": PARENT_DIRECTORY, "readOnly": True}]
             # 0440, in decimal: the proxy's user has group 0.
             volumes = ({"name": "parent", "secret": {"secretName": name, "defaultMode": 288}},)
-        init = _variables(both, set(_SET_UP))
+        init = _variables(both, {*_SET_UP, *_INIT})
         kept.append(Kept(spec=spec, volumes=volumes, init={"env": init} if init else {}, main=fields))
     return tuple(kept)
 

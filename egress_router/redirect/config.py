@@ -23,6 +23,8 @@ from egress_router.redirect.values import Backend, Mode, RouterConfig
 #: Seconds. A pod that is deleted is replaced at once, and has its address until it has ended: with what `manifests`
 #: writes at most 45 s later (terminationGracePeriodSeconds). Less than the startup probe's 60 s.
 DAD_WAIT = 50
+#: Seconds. The kubelet's back-off begins anew after ten minutes without an end (MaxContainerBackOff, twice).
+LIST_WAIT = 900
 _HOUR = 3600
 
 T = TypeVar("T")
@@ -54,10 +56,16 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
         dad=on_off(inputs, problems, "EGRESS_DAD", default=True),
         dad_wait=float(seconds(inputs, problems, "EGRESS_DAD_WAIT", DAD_WAIT, 0, _HOUR)),
     )
+    list_wait(inputs, problems)
     _refuse_host_addresses(inputs, problems, sources)
     if not mode.redirects and rules.all:
         problems.warn("EGRESS_DESTINATION", None, "", f"is not used with EGRESS_ROUTER_MODE={mode}")
     return config if len(problems.errors) == before else None
+
+
+def list_wait(inputs: Inputs, problems: Problems) -> float:
+    """Read EGRESS_LIST_WAIT: for how many seconds ``init`` waits until a file whose list is refused changes."""
+    return float(seconds(inputs, problems, "EGRESS_LIST_WAIT", LIST_WAIT, 0, 24 * _HOUR))
 
 
 def _refuse_host_addresses(inputs: Inputs, problems: Problems, sources: dict[Family, Interface]) -> None:

@@ -17,31 +17,48 @@ from egress_router.errors import ConfigurationError, PlatformError
 from egress_router.redirect.config import parse_router
 from egress_router.redirect.connections import end_stale
 from egress_router.redirect.setup import set_up
-from egress_router.redirect.values import Desired, Mode
+from egress_router.redirect.values import Desired, Mode, RouterConfig
 
 
 def run_init(env: Mapping[str, str]) -> int:
-    """Set up what ``env`` says and return 0; in legacy mode do as ``egress-router run``. Raises EgressRouterError."""
+    """Set up what ``env`` says and return 0; in legacy mode do as ``egress-router run``. Raises EgressRouterError.
+
+    Where nothing is wrong but a list in a file, it waits for a while until that changes.
+    """
     # PID 1 hears no signal without a handler.
     signal.signal(signal.SIGTERM, _leave)
+    try:
+        config = _read(env)
+    except ConfigurationError as error:
+        # Imported here: an init container whose list is good needs none of it, and its pod waits.
+        from egress_router.redirect.list_wait import pod_mark, wait_until_mended
+
+        config = wait_until_mended(load_inputs(env), lambda: _read(env), error, pod_mark())
+    if config.mode is Mode.LEGACY:
+        # It stays, and may make cycles; the command line has switched this off for what is soon over.
+        gc.enable()
+        from egress_router.redirect.run import run_router
+
+        return run_router(env)
+    desired, _ = set_up(config)
+    _end_stale(desired)
+    return 0
+
+
+def _read(env: Mapping[str, str]) -> RouterConfig:
+    """Return the configuration; warnings are logged. Raises ConfigurationError."""
     inputs = load_inputs(env)
     problems = Problems()
     set_up_log(parse_log(inputs, problems, terminal=sys.stderr.isatty()))
     config = parse_router(inputs, problems)
     if config is not None and config.mode is Mode.LEGACY:
-        # It stays, and may make cycles; the command line has switched this off for what is soon over.
-        gc.enable()
-        # Imported here: an init container needs none of it, and its pod waits.
-        from egress_router.redirect.run import run_router
-
-        return run_router(env)
+        # What else is wrong the router says that stays.
+        return config
     warn_unknown(inputs, problems)
     if config is None or problems.errors:
         raise ConfigurationError(problems.errors)
     log_warnings(problems.warnings)
-    desired, _ = set_up(config)
-    _end_stale(desired)
-    return 0
+    return config
 
 
 def _leave(number: int, _: FrameType | None) -> NoReturn:
