@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 import click
 
+from egress_router.cli.once import Verb
 from egress_router.cli.output import write_report
 from egress_router.daemon import running
 from egress_router.errors import PlatformError
@@ -14,6 +15,7 @@ from egress_router.errors import PlatformError
 
 @click.command(
     "report",
+    cls=Verb,
     epilog="""
     \b
     Examples:

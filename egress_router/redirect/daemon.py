@@ -13,6 +13,7 @@ from dataclasses import replace
 from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.values import Address, HostName
 from egress_router.daemon.log import LOGGER, log_warnings
+from egress_router.daemon.new_ports import tell_new_ports
 from egress_router.errors import ConfigurationError, EgressRouterError
 from egress_router.net.conntrack import Connection
 from egress_router.net.memory import give_back_memory
@@ -29,7 +30,6 @@ from egress_router.redirect.values import Counters, Desired, RouterConfig, Rules
 
 #: A table of ten thousand destinations that was deleted would fill the log.
 LOGGED_LINES = 100
-LOGGED_PORTS = 10
 
 
 class Reconciler:
@@ -73,11 +73,7 @@ class Reconciler:
         give_back_memory()
         what = "changed" if changed else "as they were"
         LOGGER.info("reload: %d destinations, %s; %d connections ended", len(rules.all), what, ended)
-        known = set(claims(before))
-        if fresh := [claim for claim in claims(rules) if claim not in known]:
-            more = f" and {len(fresh) - LOGGED_PORTS} more" if len(fresh) > LOGGED_PORTS else ""
-            shown = ", ".join(fresh[:LOGGED_PORTS]) + more
-            LOGGER.info("new ports: %s. A Service and a NetworkPolicy name theirs: `manifests` writes them anew", shown)
+        tell_new_ports(set(claims(before)), claims(rules))
 
     def take_answers(self, answers: dict[HostName, tuple[Address, ...]], names: Collection[HostName]) -> bool:
         """Send new connections to the addresses of ``answers``, which are others for ``names``; return whether that is

@@ -21,6 +21,7 @@ from egress_router.config.values import Network
 from egress_router.daemon.children import Child, Launch
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LAST_MESSAGES_SECONDS, LogOutput
+from egress_router.daemon.new_ports import tell_new_ports
 from egress_router.daemon.page.refusals import Refusals
 from egress_router.daemon.page.view import ListHistory
 from egress_router.daemon.sockets import can_listen
@@ -184,6 +185,8 @@ class HaproxyEngine:
         ready = waited > FIRST_ANSWERS or self._watcher.looked_up(prepared.config.names)
         if ready:
             runtime = RuntimeSocket(self._sockets[child.pid], PROBE_SECONDS)
+            if self.in_force is not None:
+                tell_new_ports(_listening(self.in_force), _listening(prepared.config))
             if self.in_force is not prepared.config:
                 self.listed.take(_lines(prepared.config))
             self.in_force, self._runtime, self.judge_in_force = prepared.config, runtime, prepared.judge
@@ -278,6 +281,10 @@ def _lines(config: DnsProxyConfig) -> Iterator[str]:
     yield from map(str, config.destinations)
     if config.by_name:
         yield from (line.text for line in config.by_name.policy.lines)
+
+
+def _listening(config: DnsProxyConfig) -> list[str]:
+    return [f"{port}/tcp" for port in config.ports]
 
 
 def _check(path: Path) -> None:

@@ -65,6 +65,8 @@ def test_reload_breaks_no_connection(servers: Lab, open_directory: Path) -> None
         # In force is what the last list says, and the connection of the first generation lives.
         assert pod.served(80, 4) == {TWO: 4}
         assert pod.ask(8003)[2] == TWO
+        # A Service and a NetworkPolicy know the ports of the first list alone.
+        assert [pod.messages().count(f"new ports{what}") for what in ("", ": 8001/tcp. ", ": 8003/tcp. ")] == [2, 1, 1]
         assert echoes(held)
         stop.touch()
         result = json.loads(load.communicate(timeout=20)[0])

@@ -1,0 +1,19 @@
+"""What a reload adds to the ports of a pod: more than the pod alone has to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from egress_router.daemon.log import LOGGER
+
+#: More are counted.
+SHOWN = 10
+
+
+def tell_new_ports(before: Collection[str], now: Iterable[str]) -> None:
+    """Log which of the ports ``now`` (8080/tcp, 100-200/udp) were not there before."""
+    fresh = [port for port in dict.fromkeys(now) if port not in before]
+    if fresh:
+        more = f" and {len(fresh) - SHOWN} more" if len(fresh) > SHOWN else ""
+        shown = ", ".join(fresh[:SHOWN]) + more
+        LOGGER.info("new ports: %s. A Service and a NetworkPolicy name theirs: `manifests` writes them anew", shown)
