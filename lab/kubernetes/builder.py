@@ -60,7 +60,7 @@ def _build(recipe: Recipe, cache: Path, say: Say) -> None:
             command = [go, "install", "-v", *recipe.flags, *recipe.packages]
             _go(recipe, command, place, say, {"GOBIN": str(out), **dict(recipe.environment)})
         else:
-            _build_kube(recipe, place, out, cache, say)
+            _build_main(recipe, place, out, cache, say)
         missing = [program for program in recipe.programs if not (out / program).is_file()]
         if missing:
             raise MissingError(f"the build of {recipe.name} {recipe.version} left no {', '.join(missing)}")
@@ -69,25 +69,25 @@ def _build(recipe: Recipe, cache: Path, say: Say) -> None:
     say(f"built {recipe.name} {recipe.version} in {time.monotonic() - started:.0f} s, {size / 1e6:.0f} MB")
 
 
-def _build_kube(recipe: Recipe, place: Path, out: Path, cache: Path, say: Say) -> None:
+def _build_main(recipe: Recipe, place: Path, out: Path, cache: Path, say: Say) -> None:
     go = golang.find(cache, (1, 21), say)
-    upstream = _upstream_go_mod(go, recipe.version, place)
+    upstream = _upstream_go_mod(go, recipe, place)
     go = golang.find(cache, gomod.go_version(upstream), say)
     for name in recipe.sources:
         shutil.copy(SOURCES / name, place)
-    (place / "go.mod").write_text(gomod.go_mod(recipe.version, upstream))
-    command = [go, "build", "-v", "-mod=mod", *recipe.flags, "-o", str(out / "kube"), "."]
+    (place / "go.mod").write_text(gomod.go_mod(recipe.module, recipe.version, upstream))
+    command = [go, "build", "-v", "-mod=mod", *recipe.flags, "-o", str(out / recipe.programs[0]), "."]
     _go(recipe, command, place, say, dict(recipe.environment))
 
 
-def _upstream_go_mod(go: str, version: str, place: Path) -> str:
-    """Return the go.mod of a Kubernetes version."""
-    command = [go, "list", "-m", "-json", f"k8s.io/kubernetes@v{version}"]
+def _upstream_go_mod(go: str, recipe: Recipe, place: Path) -> str:
+    """Return the go.mod of the module that a program is made of."""
+    command = [go, "list", "-m", "-json", f"{recipe.module}@v{recipe.version}"]
     done = subprocess.run(
         command, cwd=place, env=golang.environment(), capture_output=True, text=True, timeout=120, check=False
     )
     if done.returncode != 0:
-        raise MissingError(f"Kubernetes {version} cannot be had as a Go module: {done.stderr.strip()}")
+        raise MissingError(f"{recipe.module} {recipe.version} cannot be had as a Go module: {done.stderr.strip()}")
     return Path(json.loads(done.stdout)["GoMod"]).read_text()
 
 

@@ -158,14 +158,19 @@ class Cluster:
             self._step("API server ready")
             for runtime in runtimes:
                 runtime.result()
-        for node in self.nodes:
-            node.start()
-        wait_until("all nodes registered", lambda: len(self._node_objects()) == self.shape.nodes, 120.0)
-        self._step("nodes registered")
-        if self.shape.cni != "none":
-            self._start_pod_network()
-            wait_until("all nodes Ready", self.all_ready, 120.0)
-            self._step("nodes Ready")
+            self._make_node_objects()
+            for node in self.nodes:
+                node.start()
+            # Not sooner: it takes the processors from the API server.
+            loading = pool.submit(self._import, "coredns.tar")
+            if self.shape.cni == "kube-router":
+                self._start_kube_router()
+            wait_until("all nodes registered", lambda: len(self._registered()) == self.shape.nodes, 120.0)
+            self._step("nodes registered")
+            if self.shape.cni != "none":
+                wait_until("all nodes Ready", self.all_ready, 120.0)
+                self._step("nodes Ready")
+            loading.result()
         self.apply([*coredns.objects(), *([attachments.definition()] if self.shape.attachments else [])])
         if self.shape.cni != "none":
             self._deployment_ready(coredns.NAMESPACE, "coredns")
@@ -186,6 +191,8 @@ class Cluster:
         for name in names:
             keeper.make_cgroup(self.name, name)
         network.connect(self.machines.by_name, self.shape)
+        if self.shape.cni != "none":
+            network.routes_to_pods(self.machines.by_name, self.shape, self.shape.pod_ranges)
         files = self.machines.files
         self.control_plane = ControlPlane(self.machines.by_name[API], files, self.shape, self.programs)
         server, secrets = self.control_plane.api.url, self.control_plane.api.credentials
@@ -198,27 +205,44 @@ class Cluster:
         self._step("machines connected")
 
     def _start_runtime(self, node: Node) -> None:
+        if self.shape.cni == "bridge":
+            self._install_bridge(node)
         node.start_containerd()
-        for archive in ("busybox.tar", "coredns.tar"):
-            images.import_into([node.machine], self.machines.files / archive, self.programs["ctr"])
+        images.import_into([node.machine], self.machines.files / "busybox.tar", self.programs["ctr"])
 
-    def _start_pod_network(self) -> None:
-        wait_until("every node has its podCIDRs", lambda: len(self.pod_ranges()) == self.shape.nodes, 60.0)
-        ranges = self.pod_ranges()
-        network.routes_to_pods(self.machines.by_name, self.shape, ranges)
+    def _import(self, archive: str) -> None:
+        images.import_into(self.node_machines, self.machines.files / archive, self.programs["ctr"])
+
+    def _make_node_objects(self) -> None:
+        """Make the objects that kubelets would make of their nodes, with their podCIDRs.
+
+        So the pods' network is there when a kubelet starts, and nobody waits for the controller-manager, which gives
+        podCIDRs to nodes that have none.
+        """
+        for name, (range4, range6) in self.shape.pod_ranges.items():
+            spec = {"podCIDR": range4, "podCIDRs": [range4, range6]}
+            node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec}
+            self.api.request("POST", "/api/v1/nodes", node)
+
+    def _install_bridge(self, node: Node) -> None:
+        network.masquerade(node.machine)
+        conflist = network.bridge_conflist(self.shape.pod_ranges[node.name])
+        if self.shape.attachments:
+            attachments.install(node.machine)
+            conflist = attachments.conflist(conflist, self.control_plane.api)
+        network.install_conflist(node.machine, "10-pods.conflist", conflist)
+
+    def _start_kube_router(self) -> None:
         for node in self.nodes:
-            if self.shape.cni == "bridge":
-                network.masquerade(node.machine)
-                conflist = network.bridge_conflist(ranges[node.name])
-                if self.shape.attachments:
-                    attachments.install(node.machine)
-                    conflist = attachments.conflist(conflist, self.control_plane.api)
-                network.install_conflist(node.machine, "10-pods.conflist", conflist)
-            else:
-                network.install_conflist(node.machine, kube_router.CONFLIST, network.kube_router_conflist())
-                log = self.machines.files / node.name / "kube-router.log"
-                kubeconfig = self.control_plane.api.kubeconfig
-                kube_router.service(node.machine, self.programs["kube-router"], kubeconfig, log).start()
+            network.install_conflist(node.machine, kube_router.CONFLIST, network.kube_router_conflist())
+            log = self.machines.files / node.name / "kube-router.log"
+            kubeconfig = self.control_plane.api.kubeconfig
+            kube_router.service(node.machine, self.programs["kube-router"], kubeconfig, log).start()
+
+    def _registered(self) -> list[str]:
+        """Return the nodes of which a kubelet has spoken."""
+        objects = self._node_objects()
+        return [one["metadata"]["name"] for one in objects if one["status"].get("nodeInfo", {}).get("kubeletVersion")]
 
     def _node_objects(self) -> list[dict[str, Any]]:
         return list(self.api.get("/api/v1/nodes")["items"])

@@ -31,9 +31,13 @@ class ControlPlane:
                 "--use-service-account-credentials=true",
                 "--allocate-node-cidrs=true",
                 f"--cluster-cidr={plan.PODS4},{plan.PODS6}",
-                "--node-cidr-mask-size-ipv4=24",
-                "--node-cidr-mask-size-ipv6=64",
+                f"--node-cidr-mask-size-ipv4={plan.NODE_PODS4}",
+                f"--node-cidr-mask-size-ipv6={plan.NODE_PODS6}",
                 f"--node-monitor-grace-period={shape.node_grace}s",
+                # Each of forty controllers asks for a token first: with the default of 20 requests a second the last
+                # ones, among them those of nodes and Deployments, start 5 s late.
+                "--kube-api-qps=500",
+                "--kube-api-burst=1000",
             ],
         )
         self.scheduler = self._service(machine, [str(kube), "scheduler", *self._config(credentials.SCHEDULER)])

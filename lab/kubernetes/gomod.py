@@ -1,4 +1,4 @@
-"""The go.mod of the `kube` binary, made from the go.mod of the Kubernetes version that it holds.
+"""The go.mod of a program around the parts of a module, made from that module's own.
 
 Kubernetes asks for its staging modules at v0.0.0 and replaces them by folders of its own repository
 (kubernetes#79384). As modules they have the same minor and patch number with major 0, so each `replace` becomes one to
@@ -11,6 +11,7 @@ import re
 
 from lab.kubernetes.errors import MissingError
 
+KUBERNETES = "k8s.io/kubernetes"
 ETCD = "go.etcd.io/etcd/server/v3"
 
 _STAGED = re.compile(r"^\s*(?:replace\s+)?(k8s\.io/[\w-]+) => \./staging/\S+$", re.MULTILINE)
@@ -25,11 +26,15 @@ def go_version(upstream: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[1].split(".")) if found else (1, 21)
 
 
-def go_mod(version: str, upstream: str) -> str:
-    """Return the text of go.mod for a Kubernetes ``version`` such as 1.37.2, whose own go.mod is ``upstream``.
+def go_mod(module: str, version: str, upstream: str) -> str:
+    """Return the text of go.mod for a program around ``module`` in a ``version`` such as 1.37.2, whose own go.mod is
+    ``upstream``.
 
     Raises MissingError when the upstream text has no staging modules or does not name etcd's version.
     """
+    if module != KUBERNETES:
+        go = ".".join(map(str, go_version(upstream)))
+        return f"module program\n\ngo {go}\n\nrequire {module} v{version}\n"
     staged = sorted(set(_STAGED.findall(upstream)))
     required = dict(_REQUIRED.findall(upstream))
     etcd = required.get(ETCD) or required.get("go.etcd.io/etcd/client/v3")
@@ -39,7 +44,7 @@ def go_mod(version: str, upstream: str) -> str:
     lines = ["module kube", "", f"go {'.'.join(map(str, go_version(upstream)))}", ""]
     if godebug := _GODEBUG.search(upstream):
         lines += [f"godebug default={godebug[1]}", ""]
-    lines += ["require (", f"\tk8s.io/kubernetes v{version}", f"\t{ETCD} {etcd}"]
+    lines += ["require (", f"\t{KUBERNETES} v{version}", f"\t{ETCD} {etcd}"]
     lines += [f"\t{module} {staging}" for module in ("k8s.io/component-base", "k8s.io/kubectl")]
     if cobra := required.get("github.com/spf13/cobra"):
         lines += [f"\tgithub.com/spf13/cobra {cobra}"]

@@ -16,6 +16,8 @@ from lab.kubernetes.errors import UsageError
 
 API, OUTSIDE, SWITCH = "api", "outside", "switch"
 PODS4, PODS6 = "10.128.0.0/14", "fd01::/48"
+#: Prefix lengths of what one node has of these.
+NODE_PODS4, NODE_PODS6 = 24, 64
 LAN4, LAN6 = ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("2001:db8:2::/64")
 SERVERS = ("203.0.113.25", "203.0.113.26", "203.0.113.27", "2001:db8:113::25", "2001:db8:113::26", "2001:db8:113::27")
 DNS_SERVICE = "172.30.0.10"
@@ -56,6 +58,16 @@ class Plan:
     def node_names(self) -> list[str]:
         """node-1, node-2, ..."""
         return [f"node-{number + 1}" for number in range(self.nodes)]
+
+    @property
+    def pod_ranges(self) -> dict[str, tuple[str, str]]:
+        """The podCIDRs of each node, as the controller-manager would give them to nodes that come in this order."""
+        size4, size6 = 2 ** (32 - NODE_PODS4), 2 ** (128 - NODE_PODS6)
+        first4, first6 = (ipaddress.ip_network(pods).network_address for pods in (PODS4, PODS6))
+        return {
+            name: (f"{first4 + number * size4}/{NODE_PODS4}", f"{first6 + number * size6}/{NODE_PODS6}")
+            for number, name in enumerate(self.node_names)
+        }
 
     @property
     def joined(self) -> dict[str, int]:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lab.kubernetes import versions
+from lab.kubernetes import gomod, versions
 
 SOURCES = Path(__file__).parent / "go"
 #: Strip paths, symbols and debug information.
@@ -17,8 +17,9 @@ SMALL = ("-trimpath", "-ldflags", "-s -w")
 class Recipe:
     """A set of programs that are built together.
 
-    ``packages`` are Go packages with ``@version``, for `go install`; a recipe without them is a `kube` binary, which is
-    built from ``sources`` in ``go/``. ``needs`` are headers that C code includes, with the Debian package of each.
+    ``packages`` are Go packages with ``@version``, for `go install`; a recipe without them is one program, whose
+    ``main`` is in ``sources`` (in ``go/``), around the parts of ``module``. ``needs`` are headers that C code includes,
+    with the Debian package of each.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Recipe:
     environment: tuple[tuple[str, str], ...] = (("CGO_ENABLED", "0"),)
     needs: tuple[tuple[str, str], ...] = ()
     sources: tuple[str, ...] = ("etcd.go", "main.go")
+    module: str = gomod.KUBERNETES
 
     @property
     def folder(self) -> str:
@@ -86,9 +88,9 @@ def runc() -> Recipe:
 
 
 def coredns() -> Recipe:
-    """Build the cluster's DNS server."""
-    package = f"github.com/coredns/coredns@v{versions.COREDNS}"
-    return Recipe("coredns", versions.COREDNS, ("coredns",), (package,))
+    """Build the cluster's DNS server with the plugins that the Corefile names: all would be three times the work."""
+    module = "github.com/coredns/coredns"
+    return Recipe("coredns", versions.COREDNS, ("coredns",), sources=("coredns/main.go",), module=module)
 
 
 def kube_router() -> Recipe:

@@ -63,10 +63,14 @@ def build_root(folder: Path, binds: list[str]) -> None:
             link(root / name, entry.readlink())
         elif name in OVERLAID:
             upper, work = folder / f"{name}.upper", folder / f"{name}.work"
+            first = not upper.exists()
             for path in (root / name, upper, work):
                 path.mkdir(exist_ok=True)
             shutil.copystat(entry, upper)
             mount("-t", "overlay", "overlay", "-o", f"lowerdir={entry},upperdir={upper},workdir={work}", root / name)
+            if first and name == "etc":
+                # Podman's network of the machine below would be the pods': a node gets its own.
+                shutil.rmtree(root / "etc/cni", ignore_errors=True)
         elif name in FRESH or name in MADE:
             (root / name).mkdir(exist_ok=True)
         elif entry.is_dir():

@@ -28,6 +28,8 @@ func startEtcd() *embed.Etcd {
 	config.AdvertiseClientUrls = config.ListenClientUrls
 	config.ListenPeerUrls = loopback("ETCD_PEER_PORT")
 	config.AdvertisePeerUrls = config.ListenPeerUrls
+	// Who is alone need not wait for others: with the default of a second a start takes up to as long.
+	config.TickMs, config.ElectionMs = 10, 100
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
 	server, err := embed.StartEtcd(config)
 	if err != nil {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lab.kubernetes.errors import MissingError
-from lab.kubernetes.gomod import go_mod, go_version
+from lab.kubernetes.gomod import KUBERNETES, go_mod, go_version
 
 UPSTREAM = """// This is a generated file. Do not edit directly.
 
@@ -35,7 +35,7 @@ replace (
 
 def test_staging_modules_get_the_version_with_major_zero() -> None:
     assert (
-        go_mod("1.37.2", UPSTREAM)
+        go_mod(KUBERNETES, "1.37.2", UPSTREAM)
         == """module kube
 
 go 1.26.0
@@ -58,9 +58,14 @@ replace (
     )
 
 
+def test_another_module_s_own_requirements_are_enough() -> None:
+    text = go_mod("github.com/coredns/coredns", "1.14.7", "module github.com/coredns/coredns\n\ngo 1.25.0\n")
+    assert text == "module program\n\ngo 1.25.0\n\nrequire github.com/coredns/coredns v1.14.7\n"
+
+
 def test_etcd_is_the_client_s_version_where_the_server_is_not_named() -> None:
     upstream = UPSTREAM.replace("\tgo.etcd.io/etcd/server/v3 v3.7.1 // indirect\n", "")
-    assert "\tgo.etcd.io/etcd/server/v3 v3.7.0\n" in go_mod("1.37.2", upstream)
+    assert "\tgo.etcd.io/etcd/server/v3 v3.7.0\n" in go_mod(KUBERNETES, "1.37.2", upstream)
 
 
 @pytest.mark.parametrize(("line", "version"), [("go 1.26.0", (1, 26, 0)), ("go 1.22", (1, 22))])
@@ -70,4 +75,4 @@ def test_the_lowest_go(line: str, version: tuple[int, ...]) -> None:
 
 def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(MissingError, match=r"go\.mod of Kubernetes 2\.0\.0"):
-        go_mod("2.0.0", "module k8s.io/kubernetes\n")
+        go_mod(KUBERNETES, "2.0.0", "module k8s.io/kubernetes\n")

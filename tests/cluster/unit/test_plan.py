@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import tarfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from lab.kubernetes import credentials, images, network
 from lab.kubernetes.errors import UsageError
-from lab.kubernetes.plan import Plan, address4, address6
+from lab.kubernetes.plan import PODS4, PODS6, Plan, address4, address6
 
 
 @pytest.mark.parametrize("wrong", [{"nodes": 0}, {"nodes": 21}, {"cni": "calico"}, {"proxy": "ipvs"}])
@@ -23,6 +24,17 @@ def test_what_cannot_be_is_refused(wrong: dict[str, object]) -> None:
 def test_addresses_read_alike_in_both_families() -> None:
     assert Plan(nodes=2).joined == {"outside": 1, "api": 10, "node-1": 11, "node-2": 12}
     assert (address4(12), address6(12)) == ("192.0.2.12", "2001:db8:2::12")
+
+
+def test_nodes_have_the_ranges_that_the_controller_manager_would_give_them() -> None:
+    ranges = Plan(nodes=12).pod_ranges
+    assert ranges["node-1"] == ("10.128.0.0/24", "fd01::/64")
+    assert ranges["node-2"] == ("10.128.1.0/24", "fd01:0:0:1::/64")
+    assert ranges["node-12"] == ("10.128.11.0/24", "fd01:0:0:b::/64")
+    for pods, of_node in ((PODS4, 0), (PODS6, 1)):
+        given = [ipaddress.ip_network(both[of_node]) for both in ranges.values()]
+        assert len(set(given)) == 12
+        assert all(one.subnet_of(ipaddress.ip_network(pods)) for one in given)  # type: ignore[arg-type]
 
 
 def test_a_node_s_pods_get_addresses_of_its_own_ranges() -> None:

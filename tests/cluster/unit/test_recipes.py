@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lab.kubernetes import builder, cache, recipes
+from lab.kubernetes import builder, cache, coredns, recipes
 from lab.kubernetes.cluster import wanted
 from lab.kubernetes.plan import Plan
 
@@ -43,6 +44,13 @@ def test_the_cache_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/user")
     assert cache.folder() == Path("/home/user/.cache/egress-router/kubernetes")
+
+
+def test_coredns_has_the_plugins_that_its_configuration_names() -> None:
+    (source,) = recipes.coredns().sources
+    built = set(re.findall(r"plugin/(\w+)", (recipes.SOURCES / source).read_text()))
+    named = set(re.findall(r"^    (\w+)", coredns.COREFILE, re.MULTILINE))
+    assert built == named
 
 
 def test_kube_router_is_built_where_it_is_wanted() -> None:
