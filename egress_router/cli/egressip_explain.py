@@ -9,13 +9,14 @@ import click
 
 from egress_router.cli.address_lists import canonical_addresses
 from egress_router.cli.egressip_options import STATE_OPTION
+from egress_router.cli.once import Verb
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.assignment.explain import explain as explained
 from egress_router.egressip.source.directory import read_directory
 from egress_router.errors import UsageError
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("namespace")
 @click.argument("destination")
 @STATE_OPTION

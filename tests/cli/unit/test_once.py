@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import click
 import pytest
 
+from egress_router.cli import group
+from egress_router.cli.once import Verb
 from tests.cli.unit.conftest import CommandLine
 
 MANIFESTS = ("manifests", "redirect", "--name=shop", "--platform=kubernetes", "--parent-interface=eth1")
 BOTH = "192.0.2.46,2001:db8:2::46"
 GATEWAY4, GATEWAY6 = "192.0.2.1", "2001:db8:2::1"
+
+
+def commands(of: click.Command) -> Iterator[click.Command]:
+    yield of
+    for one in of.commands.values() if isinstance(of, click.Group) else ():
+        yield from commands(one)
+
+
+@pytest.mark.parametrize("verb", group.VERBS)
+def test_every_verb_heeds_it(verb: str) -> None:
+    loaded = group.load(verb)
+    assert isinstance(loaded, click.Command)
+    assert [one.name for one in commands(loaded) if not isinstance(one, Verb)] == []
 
 
 @pytest.mark.parametrize(
