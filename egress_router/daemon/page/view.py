@@ -45,11 +45,12 @@ class DestinationRow:
         top = max(self.rates, default=0.0)
         if top <= 0:
             return ""
+        # One step alone would be a point, which nobody sees.
+        rates = self.rates if len(self.rates) > 1 else (0.0, *self.rates)
         step = WIDTH / (STEPS - 1)
-        first = WIDTH - step * (len(self.rates) - 1)
+        first = WIDTH - step * (len(rates) - 1)
         return " ".join(
-            f"{first + at * step:.0f},{HEIGHT - 1 - (HEIGHT - 2) * rate / top:.0f}"
-            for at, rate in enumerate(self.rates)
+            f"{first + at * step:.0f},{HEIGHT - 1 - (HEIGHT - 2) * rate / top:.0f}" for at, rate in enumerate(rates)
         )
 
     @property

@@ -231,6 +231,7 @@ def test_a_look_that_fails_is_left_out() -> None:
 def test_the_small_line() -> None:
     assert DestinationRow(1, "a", rates=(0.0, 0.0)).points == ""
     assert DestinationRow(1, "a", rates=()).points == ""
+    assert DestinationRow(1, "a", rates=(3.0,)).points == "118,19 120,1", "one step is seen, too"
     points = DestinationRow(1, "a", rates=(0.0, 4.0, 2.0)).points.split()
     assert [point.split(",")[1] for point in points] == ["19", "1", "10"]
     assert points[-1].startswith("120,"), "the newest at the right"
