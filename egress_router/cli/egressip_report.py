@@ -10,10 +10,11 @@ import click
 from egress_router.cli.egressip_options import STATE_OPTION
 from egress_router.cli.once import Verb
 from egress_router.cli.output import write_report
+from egress_router.daemon.page.query import Query
 from egress_router.egressip.assignment.decision import decide, with_recorded_assignment
 from egress_router.egressip.fleet.history import History
 from egress_router.egressip.fleet.page import fleet_page
-from egress_router.egressip.fleet.view import fleet_view, redacted
+from egress_router.egressip.fleet.view import fleet_view
 from egress_router.egressip.health import Health
 from egress_router.egressip.source.directory import read_directory
 from egress_router.errors import UsageError
@@ -34,7 +35,7 @@ def report(state: Path, offline: tuple[str, ...], path: str, *, redact: bool) ->
         raise UsageError(f"--offline: there is no HostSubnet {', '.join(unknown)} in {state}")
     decision = decide(with_recorded_assignment(cluster) if cluster.assignment else cluster, offline)
     fleet = fleet_view(cluster, decision, dict.fromkeys(offline, Health.DOWN), History(), time.time(), probed=False)
-    text = fleet_page(redacted(fleet) if redact else fleet, live=False)
+    text = fleet_page(fleet, Query(report=True, redact=redact))
     if not write_report(path, text):
         return 0
     addresses, nodes = len(fleet.addresses), len(fleet.nodes)

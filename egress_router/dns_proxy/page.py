@@ -11,7 +11,16 @@ from egress_router.config.values import Address
 from egress_router.daemon.engine import Counters
 from egress_router.daemon.page.level import Level
 from egress_router.daemon.page.rates import Rates
-from egress_router.daemon.page.view import AskForm, DestinationRow, PartRow, Reply, RouterView, engine_row, number
+from egress_router.daemon.page.view import (
+    CLIENT,
+    AskForm,
+    DestinationRow,
+    PartRow,
+    Reply,
+    RouterView,
+    engine_row,
+    number,
+)
 from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.sockets import open_by_port
 from egress_router.dns_proxy.by_name.config import ByName
@@ -124,7 +133,7 @@ def ask_form(engine: HaproxyEngine, judge: Callable[[], Judge | None]) -> AskFor
     if config is None:
         return None
     example = "8080 or example.com:443" if config.by_name else "8080"
-    clients = bool(config.by_name and len(config.by_name.policy.sections) > 1)
+    clients = CLIENT if config.by_name and len(config.by_name.policy.sections) > 1 else ""
     return AskForm(example, clients, lambda target, client: ask(config, judge(), target, client))
 
 

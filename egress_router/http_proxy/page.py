@@ -12,7 +12,16 @@ from egress_router.config.values import Address
 from egress_router.daemon.engine import Counters
 from egress_router.daemon.page.level import Level
 from egress_router.daemon.page.rates import Rates
-from egress_router.daemon.page.view import AskForm, DestinationRow, PartRow, Reply, RouterView, engine_row, number
+from egress_router.daemon.page.view import (
+    CLIENT,
+    AskForm,
+    DestinationRow,
+    PartRow,
+    Reply,
+    RouterView,
+    engine_row,
+    number,
+)
 from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.sockets import open_by_port
 from egress_router.errors import quoted
@@ -78,7 +87,7 @@ def ask_form(
     in_force = engine.in_force
     if in_force is None:
         return None
-    clients = len(in_force.policy.sections) > 1
+    clients = CLIENT if len(in_force.policy.sections) > 1 else ""
     return AskForm(
         EXAMPLE, clients, lambda target, client: ask(in_force, engine, target, client, tuple(own()), tuple(cluster()))
     )

@@ -114,7 +114,7 @@ def _reached(up: bool | None, good: str, bad: str) -> tuple[Level, str]:
 
 def ask_form(live: Reconciler) -> AskForm:
     """Return what can be asked: PORT or PORT/PROTOCOL, by the destinations in force."""
-    return AskForm("8080/tcp", clients=False, answer=lambda target, _: ask(live, target))
+    return AskForm("8080/tcp", "", answer=lambda target, _: ask(live, target))
 
 
 def ask(live: Reconciler, target: str) -> list[Reply]:

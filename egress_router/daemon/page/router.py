@@ -6,7 +6,7 @@ from jinja2 import Template
 
 from egress_router.daemon.page.html import template
 from egress_router.daemon.page.query import Query
-from egress_router.daemon.page.view import HEIGHT, WIDTH, AskForm, RouterView, matching, redacted
+from egress_router.daemon.page.view import HEIGHT, WIDTH, AskForm, RouterView, matching, redacted, replies
 
 #: Rows of a table that are shown; the rest is counted, and found by the filter.
 MOST_ROWS = 500
@@ -26,8 +26,6 @@ def router_page(view: RouterView, query: Query, form: AskForm | None = None) -> 
         view, form = redacted(view), None
     shown = matching(view, query.words) if query.words else view
     rows = sorted(shown.destinations, key=lambda row: row.level)
-    asks = form is not None and live
-    replies = form.answer(query.target, query.client) if form is not None and query.target else ()
     return router_template().render(
         view=view,
         shown=shown,
@@ -37,8 +35,8 @@ def router_page(view: RouterView, query: Query, form: AskForm | None = None) -> 
         sizes=any(row.size is not None for row in view.destinations),
         query=query,
         live=live,
-        form=form if asks else None,
-        replies=replies,
+        form=form if live else None,
+        replies=replies(form, query.target, query.client),
         most=MOST_CHANGES,
         width=WIDTH,
         height=HEIGHT,

@@ -162,13 +162,22 @@ class Reply:
     text: str
 
 
+#: Who asks, where a list has sections for clients.
+CLIENT = "address, where it matters"
+
+
 @dataclass(frozen=True, slots=True)
 class AskForm:
-    """What the form asks for: an example of a target, and whether it matters who asks."""
+    """What the form asks for: an example of a target, and who may ask ("" where that does not matter)."""
 
     example: str
-    clients: bool
+    clients: str
     answer: Callable[[str, str], Sequence[Reply]]
+
+
+def replies(form: AskForm | None, target: str, client: str) -> Sequence[Reply]:
+    """Return the answers of a form; none where nothing was asked."""
+    return form.answer(target, client) if form is not None and target else ()
 
 
 def _is_number(text: str) -> bool:

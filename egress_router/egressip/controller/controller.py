@@ -13,11 +13,13 @@ from egress_router.daemon.endpoint import bounded
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
+from egress_router.daemon.page.view import AskForm
 from egress_router.daemon.threads import Threads
 from egress_router.egressip.api import ClusterState, Decision, Disposition, address_key, address_text, family
 from egress_router.egressip.assignment.decision import Evaluator
 from egress_router.egressip.controller.leader_election import AssignmentRecord, Lease
 from egress_router.egressip.controller.watched_nodes import ControllerSettings, WatchedNodes
+from egress_router.egressip.fleet.ask import ask_form
 from egress_router.egressip.fleet.history import History
 from egress_router.egressip.fleet.view import Fleet, fleet_view
 from egress_router.egressip.health import Health
@@ -327,6 +329,10 @@ class Controller:
         if not known.leads:
             problems.insert(0, f"this controller stands by and looks at nothing: {self._lease.holder()} assigns")
         return fleet_view(self._state, known.decision, self._health(), self.history, self._wall_clock(), problems)
+
+    def ask_form(self) -> AskForm:
+        """Return what the fleet's page can be asked. Called from the endpoint's threads."""
+        return ask_form(self._state, self.known.decision)
 
     def status(self) -> dict[str, object]:
         """Return all that the status shows, as plain data."""

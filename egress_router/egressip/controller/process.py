@@ -32,7 +32,7 @@ from egress_router.kubernetes.lease import KubernetesLease
 
 
 def _fleet_page(controller: Controller, query: str) -> Answer:
-    return 200, HTML, fleet_page(controller.fleet(), parse_query(query).words).encode()
+    return 200, HTML, fleet_page(controller.fleet(), parse_query(query), controller.ask_form()).encode()
 
 
 @dataclass(frozen=True, slots=True)

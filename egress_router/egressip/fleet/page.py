@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from egress_router.daemon.page.html import template
+from egress_router.daemon.page.query import Query
+from egress_router.daemon.page.view import AskForm, replies
 from egress_router.egressip.fleet.picture import draw
-from egress_router.egressip.fleet.view import Fleet, matching
+from egress_router.egressip.fleet.view import Fleet, matching, redacted
 
 
-def fleet_page(fleet: Fleet, query: str = "", *, live: bool = True) -> str:
-    """Return the page as HTML. ``query`` filters rows; one that is not ``live`` has no script."""
-    shown = matching(fleet, query) if query.strip() else fleet
+def fleet_page(fleet: Fleet, query: Query | None = None, form: AskForm | None = None) -> str:
+    """Return the page as HTML: what ``query`` filters and asks for, and by ``form`` what is answered."""
+    query = query or Query()
+    if query.redact:
+        fleet, form = redacted(fleet), None
+    shown = matching(fleet, query.words) if query.words else fleet
     return template("egress_router.egressip.fleet", "page.html.j2").render(
-        fleet=fleet, shown=shown, picture=draw(shown), query=query, live=live
+        fleet=fleet,
+        shown=shown,
+        picture=draw(shown),
+        query=query,
+        live=not query.report,
+        form=None if query.report else form,
+        replies=replies(form, query.target, query.client),
     )

@@ -18,7 +18,7 @@ from tests.support.browser import DESK, PHONE, opened
 pytestmark = pytest.mark.root
 
 FORM = AskForm(
-    "8080/tcp", clients=True, answer=lambda target, client: [Reply(True, target), Reply(False, client), Reply(None, "")]
+    "8080/tcp", "address", lambda target, client: [Reply(True, target), Reply(False, client), Reply(None, "")]
 )
 STATES = {
     "empty": RouterView("redirect", NOW),

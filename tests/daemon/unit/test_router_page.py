@@ -89,7 +89,7 @@ def test_thousands_of_lines_are_counted() -> None:
 
 
 def test_a_report_has_no_script_and_no_form() -> None:
-    form = AskForm("8080/tcp", clients=True, answer=lambda target, client: [Reply(True, f"{target} {client}")])
+    form = AskForm("8080/tcp", clients="address", answer=lambda target, client: [Reply(True, f"{target} {client}")])
     page = router_page(VIEW, Query(report=True), form)
     assert "<script" not in page
     assert "<form" not in page
@@ -109,7 +109,7 @@ def test_what_is_asked_is_answered() -> None:
         asked.append((target, client))
         return [Reply(True, "goes"), Reply(False, "does not"), Reply(None, "may")]
 
-    form = AskForm("free.fr:443", clients=True, answer=answer)
+    form = AskForm("free.fr:443", clients="address", answer=answer)
     text = text_of(router_page(VIEW, parse_query("target=free.fr%3A443&client=10.1.2.3"), form))
     assert asked == [("free.fr:443", "10.1.2.3")]
     assert "allowed goes" in text
@@ -135,7 +135,7 @@ def test_text_from_outside_is_text(text: str) -> None:
         ListChange((text,), (text,)),
         text,
     )
-    form = AskForm(text, clients=True, answer=lambda target, client: [Reply(True, target + client)])
+    form = AskForm(text, clients="address", answer=lambda target, client: [Reply(True, target + client)])
     plain = RouterView(
         "x", NOW, (("x", "x"),), ["x"], ["x"], "x", [DestinationRow(1, "x", state="x", addresses=("x",), age=1.0)]
     )

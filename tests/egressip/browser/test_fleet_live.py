@@ -77,6 +77,14 @@ def test_a_node_loses_its_power_before_our_eyes(cluster: EgressCluster, page: Pa
     page.wait_for_url(URL + "?q=toto")
     assert page.locator("#namespaces + div tbody tr").count() == 1
     assert page.locator("#nodes + div tbody").inner_text().strip() == "none that fits"
+    # With which address does this pod leave, and by which node.
+    page.locator("#target").fill("203.0.113.7")
+    page.locator("#client").fill("toto/client")
+    page.keyboard.press("Enter")
+    page.wait_for_url(URL + "?target=203.0.113.7&client=toto%2Fclient#ask")
+    reply = page.locator("#replies li").first.inner_text()
+    assert re.search(rf"allowed pod toto/client \(\S+ on \S+\) to 203.0.113.7: with {FIRST} by \S+, through", reply)
+    assert first.name not in reply
     # The server goes away: what is shown stays, and says how old it is.
     controller.terminate()
     assert controller.wait(5) == 0

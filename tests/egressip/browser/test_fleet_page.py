@@ -9,6 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
 from egress_router.cli.main import run
+from egress_router.daemon.page.query import Query
 from egress_router.egressip.api import ClusterState
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.fleet.history import History
@@ -40,7 +41,7 @@ STATES = {
 @pytest.mark.parametrize("name", STATES)
 @pytest.mark.parametrize(("scheme", "size"), [("light", DESK), ("dark", PHONE)], ids=["desk", "phone"])
 def test_everybody_can_read_it(browser: Browser, tmp_path: Path, name: str, scheme: str, size: dict[str, int]) -> None:
-    (tmp_path / "fleet.html").write_text(fleet_page(STATES[name], live=False))
+    (tmp_path / "fleet.html").write_text(fleet_page(STATES[name], Query(report=True)))
     page, told = opened(browser, tmp_path / "fleet.html", scheme, size)
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
@@ -58,7 +59,7 @@ def test_the_check_for_readers_can_fail(browser: Browser, tmp_path: Path) -> Non
 
 
 def test_hostile_names_are_text(browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "fleet.html").write_text(fleet_page(STATES["hostile"], live=False))
+    (tmp_path / "fleet.html").write_text(fleet_page(STATES["hostile"], Query(report=True)))
     page, told = opened(browser, tmp_path / "fleet.html", "light", DESK)
     assert HOSTILE in page.inner_text("#main"), "shown as it is"
     assert page.locator("script").count() == 0
@@ -68,7 +69,7 @@ def test_hostile_names_are_text(browser: Browser, tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_seen_at_once(browser: Browser, tmp_path: Path) -> None:
     """Which pods lose traffic now, and where to look: without a click, in the first screen of a desk."""
-    (tmp_path / "fleet.html").write_text(fleet_page(STATES["a node down"], live=False))
+    (tmp_path / "fleet.html").write_text(fleet_page(STATES["a node down"], Query(report=True)))
     page, _ = opened(browser, tmp_path / "fleet.html", "light", DESK)
     assert "cut off" in page.title()
     wrong = page.locator("#wrong + ul li")

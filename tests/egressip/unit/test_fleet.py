@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -12,15 +13,19 @@ from hypothesis import strategies as st
 from egress_router.daemon.page.assets import html_headers
 from egress_router.daemon.page.html import age
 from egress_router.daemon.page.level import Level
+from egress_router.daemon.page.query import Query
+from egress_router.daemon.page.view import AskForm, Reply
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.assignment.decision import decide
+from egress_router.egressip.fleet.ask import ask
 from egress_router.egressip.fleet.history import MOST, SPAN, History, Kind
 from egress_router.egressip.fleet.page import fleet_page
 from egress_router.egressip.fleet.picture import draw
-from egress_router.egressip.fleet.view import Fleet, fleet_view, matching, redacted
+from egress_router.egressip.fleet.view import Fleet, fleet_view, matching
 from egress_router.egressip.health import Health
 
 NOW = 1_700_000_000.0
+FORM = AskForm("x", "y", lambda target, client: [Reply(True, target + client)])
 HOSTILE = '"><script>alert(1)</script><a href="javascript:x">\'{{ 7*7 }}'
 
 
@@ -145,7 +150,7 @@ def test_names_of_others_are_text(name: str, query: str) -> None:
     cluster = state((name, f"{name}2"), nodes)
     history.observe(decide(cluster), {}, NOW)
     history.observe(decide(cluster), {name: Health.DOWN}, NOW)
-    parsed = tags_of(fleet_page(view(cluster, history=history), query))
+    parsed = tags_of(fleet_page(view(cluster, history=history), Query(words=query, target=query, client=name), FORM))
     assert parsed.tags.count("script") == 1, "ours"
     assert not [value for key, value in parsed.attributes if key.startswith("on")]
     assert {value for key, value in parsed.attributes if key == "href"} <= {"#main", "?", "/status", "/metrics"}
@@ -156,7 +161,7 @@ def test_a_filter_keeps_what_fits() -> None:
     fleet = matching(view(state(), ("node-2",)), "SHOP node-1")
     assert [row.ip for row in fleet.addresses] == ["192.0.2.45"]
     assert [row.name for row in fleet.namespaces] == ["shop"]
-    assert "Nothing fits" in fleet_page(view(state()), "nothing like this")
+    assert "Nothing fits" in fleet_page(view(state()), Query(words="nothing like this"))
 
 
 def test_a_report_can_go_into_a_ticket() -> None:
@@ -166,8 +171,8 @@ def test_a_report_can_go_into_a_ticket() -> None:
     history.observe(decide(cluster, ("alpha",)), {"alpha": Health.DOWN}, NOW)
     fleet = view(cluster, ("alpha",), history)
     told = re.compile(r"192\.0\.2|shop|bank|alpha|beta")
-    assert not told.search(fleet_page(redacted(fleet), live=False))
-    clear = fleet_page(fleet, live=False)
+    assert not told.search(fleet_page(fleet, Query(report=True, redact=True)))
+    clear = fleet_page(fleet, Query(report=True))
     assert len(set(told.findall(clear))) == 5, "the control"
     assert "<script" not in clear
 
@@ -194,3 +199,55 @@ def test_many_nodes_are_a_field() -> None:
     picture = draw(view(ClusterState(namespaces, {node.name: node for node in many})))
     assert len(picture.cells) == 59
     assert "59 nodes" in picture.text
+
+
+def answers(client: str, target: str, cluster: ClusterState | None = None) -> list[tuple[bool | None, str]]:
+    objects = cluster or state()
+    return [(reply.allowed, reply.text) for reply in ask(objects, decide(objects), client, target)]
+
+
+def test_what_a_pod_sends() -> None:
+    pods = {
+        ("shop", "here"): Pod("shop", "here", "node-1", ("10.0.0.5",)),
+        ("shop", "far"): Pod("shop", "far", "node-9", ("10.0.9.5", "fd00::5")),
+        ("free", "one"): Pod("free", "one", "node-1", ("10.0.0.6",)),
+    }
+    cluster = replace(state(), pods=pods)
+    ((allowed, text),) = answers("shop/here", "203.0.113.7", cluster)
+    assert (allowed, text) == (
+        True,
+        "pod shop/here (10.0.0.5 on node-1) to 203.0.113.7: with 192.0.2.45 by node-1, its own node",
+    )
+    ((allowed, text),) = answers("10.0.9.5", "203.0.113.7", cluster)
+    assert allowed
+    assert text.endswith("through the tunnel")
+    ((allowed, text),) = answers("shop/far", "2001:db8::7", cluster)
+    assert not allowed
+    assert "dropped: the namespace has no usable egress IP of IPv6" in text
+    assert answers("shop/here", "2001:db8::7", cluster) == [(False, "shop/here has no IPv6 address to send from")]
+    assert answers("free/one", "203.0.113.7", cluster)[0][1].startswith("pod free/one")
+
+
+def test_what_a_namespace_sends() -> None:
+    ((allowed, text),) = answers("shop", "203.0.113.7")
+    assert allowed
+    assert "namespace shop to 203.0.113.7: with 192.0.2.45 on node-1" in text
+    assert answers("nowhere", "203.0.113.7") == [
+        (False, "namespace nowhere to 203.0.113.7: dropped: no object tells of the namespace")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("client", "target"),
+    [
+        ("shop", "example.com"),
+        ("shop", ""),
+        ("", "203.0.113.7"),
+        ("shop/none", "203.0.113.7"),
+        ("10.9.9.9", "203.0.113.7"),
+    ],
+)
+def test_what_cannot_be_answered(client: str, target: str) -> None:
+    ((allowed, text),) = answers(client, target)
+    assert allowed is None
+    assert text
