@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 from click.core import ParameterSource
 
 from egress_router import __version__
+from egress_router.cli import migrate_egressip
+from egress_router.cli.notes import exit_code, print_notes
 from egress_router.cli.once import Verb
 from egress_router.cli.output import print_warnings
 from egress_router.cli.sources import read_texts
@@ -21,24 +25,33 @@ from egress_router.manifests.values import (
     Forwarding,
     Kind,
     ManifestRequest,
-    Note,
-    NoteKind,
     Platform,
 )
 
-#: Something of the old manifest has no place in the new one (EX_DATAERR of sysexits(3)).
-LOSSES = 65
+
+class _WithEgressIPs(Verb):
+    """`migrate egressip` is a command of its own; a file of that name is ./egressip."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Return the context of the one command or of the other."""
+        if args[:1] == [migrate_egressip.command.name]:
+            return migrate_egressip.command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
 
 
 @click.command(
     "migrate",
-    cls=Verb,
+    cls=_WithEgressIPs,
     epilog="""
     \b
     Examples:
       egress-router migrate old.yaml > new.yaml
       egress-router migrate pods.yaml configmaps.yaml --accept-losses > new.yaml
       egress-router migrate egressrouter.yaml --parent-interface ens224 | oc apply -f -
+
+    Egress IPs: egress-router migrate egressip --help.
     """,
 )
 @click.argument("old", metavar="[OLD.yaml…]", nargs=-1)
@@ -139,19 +152,10 @@ def command(
             continue
         problems.warnings += [named(problem, one.first, given) for problem in plan.warnings]
         texts.append(render_manifests(plan))
-    _print_notes(notes)
+    print_notes(notes)
     print_warnings(problems.warnings)
     problems.raise_if_any()
     output = join_manifests(texts)
     click.echo(evening([one.request for one in sets], [item for one in sets for item in one.old]), err=True, nl=False)
     click.echo(output, nl=False)
-    lost = any(note.kind is NoteKind.LOST for note in notes)
-    return LOSSES if lost and not accept_losses else 0
-
-
-def _print_notes(notes: list[Note]) -> None:
-    """Print what was wrong before what changed and what is lost, each once."""
-    for kind in NoteKind:
-        for note in dict.fromkeys(notes):
-            if note.kind is kind:
-                click.echo(str(note), err=True)
+    return exit_code(notes, accept_losses=accept_losses)

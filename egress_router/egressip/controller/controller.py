@@ -37,6 +37,10 @@ RETRY, RETRY_MOST = 0.5, 30.0
 LOOK_EVERY = 5.0
 #: A log names so many moved addresses; the rest is counted.
 NAMED_MOVES = 20
+#: A message names so many nodes.
+NAMED_NODES = 10
+#: At the start, agents that were never heard of are waited for at most so long; seconds.
+AGENTS = 120.0
 _ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - a source address; nothing is answered there
 
 
@@ -83,6 +87,10 @@ def make_prober(settings: ControllerSettings) -> MakeProber:
     return make
 
 
+def _waits_for(nodes: set[str]) -> str:
+    return f"waits for the agents of nodes that have addresses: {', '.join(sorted(nodes)[:NAMED_NODES])}"
+
+
 def own_addresses() -> set[str]:
     """Return the addresses of this machine."""
     with Rtnetlink() as kernel:
@@ -103,9 +111,12 @@ class Controller:
         *,
         make_prober: MakeProber,
         own_addresses: Callable[[], set[str]] = own_addresses,
+        unheard: Callable[[], set[str]] = set,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """``unheard`` gives the nodes that have addresses and whose agents have never said anything."""
         self._settings = settings
+        self._unheard = unheard
         self._source = source
         self._record = record
         self._lease = lease
@@ -142,6 +153,7 @@ class Controller:
             # Two rounds more than it takes to tell that a node is down: who has what is known before anything moves.
             settings = self._settings
             self._wait(self.loop.now() + settings.probe_interval * (settings.probe_misses + 2), first_rounds=True)
+            self._wait_for_agents(self.loop.now() + AGENTS)
             while not self.loop.stopping:
                 self._assign()
                 if not self.known.ready:
@@ -199,6 +211,17 @@ class Controller:
         up = frozenset(name for name, node in self.watched.nodes.items() if node.health.state is Health.UP)
         for version, prober in self._probers.items():
             prober.set_targets(self._targets[version], frozenset(), up)
+
+    def _wait_for_agents(self, until: float) -> None:
+        """Wait for the agents of nodes that have addresses. After an installation with objects that `migrate egressip`
+        has written, controllers and agents start together, and addresses would move to whoever speaks first.
+        """
+        told: set[str] = set()
+        while not self.loop.stopping and self.loop.now() < until and (missing := self._unheard()):
+            if missing != told:
+                told = missing
+                LOGGER.info("%s", _waits_for(told))
+            self._wait(min(until, self.loop.now() + LOOK_EVERY))
 
     # Events
 
@@ -307,7 +330,11 @@ class Controller:
         """Return why the controller does not do its work; one that stands by does."""
         if self.known.error:
             return [self.known.error]
-        return ["the first rounds of probes run"] if self.known.leads and not self.known.ready else []
+        if not self.known.leads or self.known.ready:
+            return []
+        if missing := self._unheard():
+            return [_waits_for(missing)]
+        return ["the first rounds of probes run"]
 
     def _health(self) -> dict[str, Health]:
         return {name: node.health.state for name, node in list(self.watched.nodes.items())}

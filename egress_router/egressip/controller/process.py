@@ -91,7 +91,19 @@ def run_on_kubernetes(
             stack.callback(writer.loop.stop)
             writer.loop.start(threads.start)
 
-        run_controller(settings, source, record, lease, loop, threads, health_port, health_address, started, page=page)
+        run_controller(
+            settings,
+            source,
+            record,
+            lease,
+            loop,
+            threads,
+            health_port,
+            health_address,
+            started,
+            unheard=source.unheard,
+            page=page,
+        )
         if lease.lost:
             raise TryAgainError(f"the lease is lost; {lease.holder()} assigns now")
     return 0
@@ -108,15 +120,17 @@ def run_controller(
     health_address: str,
     started: Callable[[Controller], None] = lambda _: None,
     *,
+    unheard: Callable[[], set[str]] = set,
     page: bool = False,
 ) -> None:
-    """Assign egress IPs until the loop is stopped. ``started`` is called before. Closes the source. Raises
-    EgressRouterError.
+    """Assign egress IPs until the loop is stopped. ``started`` is called before; ``unheard``: see Controller. Closes
+    the source. Raises EgressRouterError.
     """
     try:
         if wait_for_objects(source, loop):
             source.follow(threads)
-            controller = Controller(settings, source, record, lease, loop, threads, make_prober=make_prober(settings))
+            prober = make_prober(settings)
+            controller = Controller(settings, source, record, lease, loop, threads, make_prober=prober, unheard=unheard)
             collector = ControllerCollector(controller)
             asked = {"/": partial(_fleet_page, controller)} if page else {}
             serve(health_port, health_address, controller, collector, controller.status, threads, asked)

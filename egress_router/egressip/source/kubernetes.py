@@ -291,6 +291,13 @@ class KubernetesSource:
                 self._closed = True
                 os.close(self._event)
 
+    def unheard(self) -> set[str]:
+        """Return the Nodes that have addresses by what stands written, and whose agents have never said anything."""
+        objects = self._objects
+        heard = {node.name for node in objects.egress_nodes.values() if node.host_ips}
+        there = {node.name for node in objects.nodes.values()}
+        return {entry.node for entry in objects.assignments.values()} & there - heard
+
     # For those who write status
 
     @property

@@ -198,3 +198,27 @@ def test_a_family_that_cannot_be_probed_is_left_out(fakes: Cluster) -> None:
     fakes.run(10.0)
     assert fakes.probers == {}
     assert fakes.controller.known.leads
+
+
+def test_addresses_stay_until_agents_that_were_never_heard_of_have_had_their_time(fakes: Cluster) -> None:
+    fakes.source.state = replace(STATE, nodes={"b": STATE.nodes["b"]}, assignment={"a": (IP,)})
+    fakes.controller._unheard = lambda: {"a"} - fakes.source.state.nodes.keys()
+    said: list[list[str]] = []
+
+    def speaks() -> None:
+        said.append(fakes.controller.reasons(0.0))
+        fakes.source.set(replace(STATE, assignment={"a": (IP,)}))
+
+    fakes.run(60.0, (30.0, speaks))
+    assert said == [["waits for the agents of nodes that have addresses: a"]]
+    assert fakes.record.written == []
+    assert fakes.controller.known.ready
+
+
+def test_an_agent_that_never_speaks_is_waited_for_two_minutes(fakes: Cluster) -> None:
+    fakes.source.state = replace(STATE, nodes={"b": STATE.nodes["b"]}, assignment={"a": (IP,)})
+    fakes.controller._unheard = lambda: {"a"}
+    fakes.run(200.0)
+    ((at, assignment, _),) = fakes.record.written
+    assert 120.0 <= at < 130.0
+    assert assignment == {"b": [IP]}

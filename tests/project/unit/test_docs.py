@@ -12,7 +12,7 @@ import yaml
 
 from egress_router import errors
 from egress_router.cli import main as frame
-from egress_router.cli import migrate, status
+from egress_router.cli import notes, status
 from egress_router.cli.group import cli
 from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, KNOWN, NODE, ROUTER, Inputs, Problems
 from egress_router.config.settings import LogFormat, LogLevel
@@ -155,7 +155,7 @@ def test_exit_codes() -> None:
     kinds = [errors.EgressRouterError]
     for kind in kinds:
         kinds += kind.__subclasses__()
-    codes = {kind.exit_code for kind in kinds} | {0, status.DRIFT, migrate.LOSSES, frame.INTERNAL, frame.INTERRUPTED}
+    codes = {kind.exit_code for kind in kinds} | {0, status.DRIFT, notes.LOSSES, frame.INTERNAL, frame.INTERRUPTED}
     documented = {int(cell) for cell in rows(page("docs/exit-codes.md")) if cell.isdigit()}
     assert documented == codes
 
