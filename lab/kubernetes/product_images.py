@@ -158,7 +158,7 @@ def _base_layer() -> Path:
 def _code_layer() -> Path:
     """Return the layer with this checkout's code, compiled: a read-only root cannot keep bytecode."""
     package = CHECKOUT / "egress_router"
-    sources = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".j2", ".typed"))
+    sources = sorted(path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc")
     known = [f"{path}\0{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sources]
 
     def fill(tar: tarfile.TarFile) -> None:
