@@ -28,6 +28,7 @@ from egress_router.egressip.node.control import ask
 from egress_router.egressip.node.drain import GRACE
 from egress_router.egressip.node.drain_wait import drain_node
 from egress_router.egressip.node.guard import guard_script, guard_unit
+from egress_router.egressip.node.leave import kept_script, leave_unit
 from egress_router.egressip.node.marks import parse_marks
 from egress_router.egressip.node.process import run_on_directory, run_on_kubernetes
 from egress_router.egressip.node.state import TUNNEL_PORT, NodeSettings
@@ -65,6 +66,7 @@ CLUSTER_OPTION = click.option(
       egress-router node --node compute1 --state /var/lib/egress-router/state
       egress-router node --source kubernetes --cluster 10.128.0.0/14,172.30.0.0/16,192.0.2.0/24
       egress-router node guard --cluster 10.128.0.0/14 > /etc/egress-router/guard.nft
+      egress-router node leave --unit > /etc/systemd/system/egress-router-leave.service
       egress-router node status
       egress-router node drain
     """,
@@ -269,4 +271,17 @@ def guard(ctx: click.Context, cluster: tuple[str, ...], unit: bool) -> int:
     Install it on the node as /etc/egress-router/guard.nft, with the unit beside the others of systemd.
     """
     click.echo(guard_unit() if unit else guard_script(_networks(ctx, cluster)), nl=False)
+    return 0
+
+
+@command.command()
+@SOCKET_OPTION
+@click.option("--unit", is_flag=True, help="Print the systemd unit that loads it at a shutdown instead.")
+def leave(path: Path, unit: bool) -> int:
+    """Print a script for nft by which this node's egress IPs are left to other nodes, when the node shuts down.
+
+    Nothing answers for them any more, and to agents and controllers the node is down. The agent keeps the script beside
+    its socket, so that the unit needs nothing but nft and no agent.
+    """
+    click.echo(leave_unit(path) if unit else kept_script(path), nl=False)
     return 0

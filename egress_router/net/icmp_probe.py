@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TypeGuard
 
 from egress_router.net.oserror import translating
@@ -52,12 +53,26 @@ _REMEMBERED_SECONDS = 600.0
 REDUCED_RATE_ROUNDS = 3
 
 
+class DrainPhase(StrEnum):
+    """How far an operator's drain of a node is, in the word of the messages: none, connections are waited for, or not
+    any more.
+    """
+
+    NONE = ""
+    WAITS = "waits"
+    OVER = "over"
+
+
+_PHASES = {phase.value: phase for phase in DrainPhase}
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one node answered to one probe. ``pending`` are egress IPs that it shall hold and does not (yet); None when
     its agent said nothing. ``sources`` is what it translates the pods to that it was asked about. ``legs``: whether an
     echo came back by each of the ways through the tunnel that it was asked by. ``answers_tunnel``: its agent says that
-    its node answers echoes there.
+    its node answers echoes there. ``draining``: others had better use another node, whether an operator's ``drain`` is
+    the reason or not.
     """
 
     echo: bool
@@ -67,6 +82,7 @@ class Answer:
     sources: Mapping[str, str] = field(default_factory=dict)
     legs: Mapping[Leg, bool] = field(default_factory=dict)
     answers_tunnel: bool = False
+    drain: DrainPhase = DrainPhase.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +106,7 @@ class Reply:
     pending: frozenset[str] | None
     sources: Mapping[str, str]
     answers_tunnel: bool = False
+    drain: DrainPhase = DrainPhase.NONE
 
 
 def parse_message(data: bytes) -> Question | Reply | None:
@@ -121,6 +138,7 @@ def parse_message(data: bytes) -> Question | Reply | None:
         if isinstance(sources, dict)
         else {},
         message.get("tunnel") is True,
+        _PHASES.get(drain, DrainPhase.NONE) if isinstance(drain := message.get("drain"), str) else DrainPhase.NONE,
     )
 
 
@@ -320,6 +338,7 @@ class Prober:
                     reply.sources,
                     legs,
                     reply.answers_tunnel,
+                    reply.drain,
                 )
                 target.heard -= {*due, Leg.DIRECT, Leg.TUNNEL}
                 target.asked -= due

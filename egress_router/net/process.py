@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 
 from egress_router.errors import PlatformError, ToolFailed, ToolHangs
@@ -18,12 +19,25 @@ TIMEOUT_SECONDS = 60
 _KILLED_SECONDS = 1.0
 
 _limit = float(TIMEOUT_SECONDS)
+#: What is being waited for, by process number: the command, and since when. Other threads look.
+_running: dict[int, tuple[str, float]] = {}
 
 
 def limit_tools(seconds: float) -> None:
     """Have tools that this process runs from now on end within so many seconds instead of TIMEOUT_SECONDS."""
     global _limit  # noqa: PLW0603 - a property of the process: who calls a tool deep down has no say in it
     _limit = seconds
+
+
+def slow_tool(seconds: float) -> str:
+    """Return the command that this process has been waiting for longer than so many seconds, empty when there is none.
+    May be called from any thread.
+    """
+    now = time.monotonic()
+    # One that nobody waits for any more is killed by then, or was never waited for.
+    oldest = now - _limit - 2 * _KILLED_SECONDS
+    found = [(since, command) for command, since in list(_running.values()) if oldest < since < now - seconds]
+    return min(found)[1] if found else ""
 
 
 def run_tool(command: Sequence[str], text: str | None = None, started: Callable[[int], None] | None = None) -> str:
@@ -52,8 +66,15 @@ def start_tool(
     if started is not None:
         started(child.pid)
     limit = _limit
+    _running[child.pid] = (" ".join(command), time.monotonic())
 
     def finish() -> str:
+        try:
+            return wait()
+        finally:
+            _running.pop(child.pid, None)
+
+    def wait() -> str:
         try:
             output, errors = child.communicate(text or "", timeout=limit)
         except subprocess.TimeoutExpired as error:

@@ -104,6 +104,9 @@ class FakeDataplane(Pipe):
     def others_changed(self) -> bool:
         return False
 
+    def unheard_changed(self) -> bool:
+        return False
+
     tunnel_mtu = 1450
 
     def address_among_pods(self) -> str:

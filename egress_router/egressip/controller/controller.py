@@ -15,8 +15,17 @@ from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
 from egress_router.daemon.page.view import AskForm
 from egress_router.daemon.threads import Threads
-from egress_router.egressip.api import ClusterState, Decision, Disposition, address_key, address_text, family
+from egress_router.egressip.api import (
+    ClusterState,
+    Decision,
+    Disposition,
+    HostSubnet,
+    address_key,
+    address_text,
+    family,
+)
 from egress_router.egressip.assignment.decision import Evaluator
+from egress_router.egressip.controller.drained_nodes import decide_drained
 from egress_router.egressip.controller.leader_election import AssignmentRecord, Lease
 from egress_router.egressip.controller.watched_nodes import ControllerSettings, WatchedNodes
 from egress_router.egressip.fleet.ask import ask_form
@@ -279,13 +288,8 @@ class Controller:
         if self._evaluator is None:
             self._evaluator = Evaluator(state.assignment)
             known.decision = Decision({}, {}, {})
-        old = known.decision
-        self._evaluator.update(
-            {**dict.fromkeys(old.namespaces.keys() - state.namespaces.keys()), **state.namespaces},
-            {**dict.fromkeys(old.nodes.keys() - state.nodes.keys()), **state.nodes},
-            self.watched.offline(now),
-        )
-        known.decision = decision = self._evaluator.decision()
+        decide = partial(self._decide, now)
+        known.decision = decision = decide_drained(state.nodes, state.assignment, self.watched.drained(), decide)
         self.history.observe(decision, self._health(), self._wall_clock())
         without = tuple(self.watched.down(now))
         if dict(decision.assignment) == dict(state.assignment) and without == state.assigned_without:
@@ -293,6 +297,17 @@ class Controller:
             return
         if not known.error or now >= self._retry_at:
             self._write(decision, without)
+
+    def _decide(self, now: float, changed: Mapping[str, HostSubnet]) -> Decision:
+        """Decide, with some nodes ``changed``."""
+        assert self._evaluator is not None  # noqa: S101 - _assign has made it
+        state, old = self._state, self.known.decision
+        self._evaluator.update(
+            {**dict.fromkeys(old.namespaces.keys() - state.namespaces.keys()), **state.namespaces},
+            {**dict.fromkeys(old.nodes.keys() - state.nodes.keys()), **state.nodes, **changed},
+            self.watched.offline(now),
+        )
+        return self._evaluator.decision()
 
     def _write(self, decision: Decision, without: tuple[str, ...]) -> None:
         known = self.known

@@ -9,19 +9,27 @@ from pathlib import Path
 from egress_router.egressip.controller.hold_down import HoldDown
 from egress_router.egressip.health import Health, NodeHealth
 from egress_router.egressip.node.state import PROBE_PORT
-from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer
+from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer, DrainPhase
 
 #: An agent that was asked so many times without a word is told of.
 SILENT_QUESTIONS = 10
+_DRAINS = {
+    DrainPhase.NONE: "is not drained any more",
+    DrainPhase.WAITS: "is drained: it keeps what it was given until its connections are over",
+    DrainPhase.OVER: "is drained: what it was given goes to other nodes",
+}
 
 
 @dataclass(slots=True)
 class Watched:
-    """One node: its health, what it is waited for, and the rounds since its agent said anything."""
+    """One node: its health, what it is waited for, the rounds since its agent said anything, and what that said last
+    about a drain.
+    """
 
     health: NodeHealth
     hold: HoldDown
     silent: int = 0
+    drain: DrainPhase = DrainPhase.NONE
 
 
 @dataclass(slots=True)
@@ -67,6 +75,15 @@ class WatchedNodes:
     def _probed_node(self, name: str, answer: Answer, now: float) -> list[str]:
         node = self.nodes[name]
         node.silent = node.silent + 1 if answer.pending is None else 0
+        messages = []
+        # An agent that starts again says nothing for a while; its drain goes on.
+        if answer.pending is not None and answer.drain is not node.drain:
+            node.drain = answer.drain
+            messages.append(f"node {name} {_DRAINS[answer.drain]}")
+        return messages + self._health_changed(node, name, answer, now)
+
+    @staticmethod
+    def _health_changed(node: Watched, name: str, answer: Answer, now: float) -> list[str]:
         before = node.health.state
         if not node.health.probed(echo=answer.echo, ready=answer.ready, draining=answer.draining):
             return []
@@ -85,6 +102,10 @@ class WatchedNodes:
         if node.health.state is Health.UNKNOWN:
             return name not in self.current_gateways
         return node.health.state is Health.DOWN or node.hold.held(now)
+
+    def drained(self) -> dict[str, DrainPhase]:
+        """Return the nodes whose agents say that an operator drains them, and how far that is."""
+        return {name: node.drain for name, node in self.nodes.items() if node.drain is not DrainPhase.NONE}
 
     def down(self, now: float) -> list[str]:
         """Return the nodes that were seen to go and are not back for long enough, sorted."""

@@ -18,6 +18,7 @@ from egress_router.egressip.node.control import TIMEOUT, ControlSocket
 from egress_router.egressip.node.drain import NodeDrain
 from egress_router.egressip.node.gateways import Gateways, LocalAssignments
 from egress_router.egressip.node.interface import require_host_ip
+from egress_router.egressip.node.leave import LeaveFile
 from egress_router.egressip.node.plan import node_plan
 from egress_router.egressip.node.ports import Claims, Dataplane, Prober
 from egress_router.egressip.node.reassignment import ReassignmentGuard
@@ -26,7 +27,8 @@ from egress_router.egressip.node.state import TUNNEL, Direct, NodeSettings, Node
 from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import EgressRouterError, Problem, ToolHangs
-from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer
+from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer, DrainPhase
+from egress_router.net.process import slow_tool
 from egress_router.net.rtnetlink.values import Observed
 from egress_router.net.signed_messages import Signatures
 from egress_router.net.tunnel_echo import TunnelWay
@@ -35,8 +37,12 @@ from egress_router.net.tunnel_echo import TunnelWay
 CHECK_EVERY = 5.0
 #: How long after other programs have changed their rules it is looked at whether they are in the way; seconds.
 LOOK_AFTER = 0.5
+#: How often tables are looked at of whose changes the kernel tells nobody; seconds.
+UNHEARD_EVERY = 1.0
 #: After a tool that hung, others' rules are looked at no sooner; seconds.
 HANG_PAUSE = 60.0
+#: A tool that takes longer hangs: what changes is not put in place meanwhile; seconds.
+HANGS_AFTER = 2.0
 #: A node that asked within this many probe intervals is listened to in a drain.
 USERS_WITHIN = 3 * REDUCED_RATE_ROUNDS
 
@@ -71,6 +77,7 @@ class Agent:
         self.reassignment = ReassignmentGuard()
         self.local = LocalAssignments(settings.interface)
         self.node_drain = NodeDrain(control.path.with_suffix(".drain"), threads.job, LOGGER.warning, loop.now)
+        self._leave_file = LeaveFile(control.path, host_ip, LOGGER.warning)
         self.signatures = None if settings.keys is None else Signatures(settings.keys, LOGGER.warning)
         self.source_ports = SourcePorts(threads.job, LOGGER.warning, loop.now)
         self._evaluator = Evaluator(follows=True)
@@ -84,6 +91,8 @@ class Agent:
         self._look_pending = False
         #: Others' rules are not looked at before, see _note_hang; seconds of the loop.
         self._looks_from = 0.0
+        #: The tool that hung last.
+        self._hung = ""
         #: Whether what comes by the tunnel is dropped here: others had better use another node.
         self._blocked = False
         #: An address of this node among its pods: answers to it come by the way of answers to pods.
@@ -108,8 +117,9 @@ class Agent:
         applied = self.dataplane.applied
         sources = {"pods": {pod: applied.translations.get(pod, "") for pod in pods}} if pods and applied else {}
         pending = list(self._pending_here)
-        elsewhere = self.node_drain.draining or self._blocked
-        reply = {"ready": self.known.ready, "draining": elsewhere, "lacks": pending}
+        elsewhere = self.node_drain.draining or self._blocked or bool(self._stuck())
+        drain = {"drain": phase.value} if (phase := self.drain_phase()) else {}
+        reply = {"ready": self.known.ready, "draining": elsewhere, **drain, "lacks": pending}
         return {**reply, "tunnel": applied is not None, **sources}
 
     def run(self) -> None:
@@ -131,6 +141,7 @@ class Agent:
         self.gateways.assume_unknown_down()
         self._apply()
         self._make_way()
+        self.loop.every(UNHEARD_EVERY, self._on_unheard)
         check = now() + CHECK_EVERY
         while not self.loop.stopping:
             retry = self.local.next_try() or check
@@ -193,6 +204,18 @@ class Agent:
             self._look_pending = True
             self.loop.call_later(LOOK_AFTER, self._make_way)
 
+    def _on_unheard(self) -> None:
+        """Look at what comes without a notice, where it is there at all; what cannot be read is told by _make_way."""
+        if self.loop.now() < self._looks_from:
+            return
+        try:
+            changed = self.dataplane.unheard_changed()
+        except EgressRouterError as error:
+            self._note_hang(error)
+            return
+        if changed:
+            self._look_soon()
+
     def _make_way(self) -> None:
         self._look_pending = False
         if self.loop.now() < self._looks_from:
@@ -200,7 +223,7 @@ class Agent:
         self.heartbeats.beat(self.loop.name)
         try:
             done, blocked, others = self.dataplane.make_way()
-            self._blocked, self.known.obstacles = bool(blocked), blocked + others
+            self._blocked, self.known.obstacles, self._hung = bool(blocked), blocked + others, ""
             for line in done:
                 LOGGER.warning("%s", line)
             self.known.repairs += bool(done)
@@ -385,10 +408,14 @@ class Agent:
             answered = state.assigned - state.arp_suppressed
             fresh = answered - self._claims.answered
             self._claims.answered = answered
+            # Before an address is answered for: whatever happens next, a shutdown has to end that.
+            self._leave_file.keep(state.assigned)
             self.dataplane.apply(state)
             self._claims.announce(fresh)
             self._set_targets()
-            known.errors = []
+            if known.errors:
+                # Everything was made anew.
+                known.errors, self._hung = [], ""
             self._pending_here = local.pending(wanted)
             ready = local.complete(wanted)
             if ready and not known.ready:
@@ -428,6 +455,7 @@ class Agent:
     def _note_hang(self, error: EgressRouterError) -> None:
         """Have what can wait not hang in the same tool again and again, while nobody hears anything."""
         if isinstance(error, ToolHangs):
+            self._hung = " ".join(error.command)
             self._looks_from = self.loop.now() + HANG_PAUSE
 
     def _repair_network(self) -> bool:
@@ -480,7 +508,7 @@ class Agent:
 
     def reasons(self, now: float) -> list[str]:
         """Return why the node is not ready."""
-        reasons = [*self.known.errors, *filter(None, [self.known.tampering])]
+        reasons = [*self.known.errors, *filter(None, [self.known.tampering, self._stuck()])]
         if not self.known.ready and not reasons:
             reasons.append(f"not claimed yet: {', '.join(self._pending_here) or 'the first round of probes runs'}")
         return reasons
@@ -508,15 +536,39 @@ class Agent:
         """Return whether nothing new leaves with this node's addresses any more."""
         return not self.users() and self.loop.now() - self._listens_since > self._listen_seconds
 
+    def drain_phase(self) -> DrainPhase:
+        """Return how far a drain is."""
+        now = self.loop.now()
+        return self.node_drain.phase(now, heard=now - self._listens_since > self._listen_seconds)
+
+    def _leaving_addresses(self) -> frozenset[str]:
+        """Return the egress IPs that the controller has given to this node and is to give to others, in a drain."""
+        if not self.node_drain.moves(self.drain_phase(), self.loop.now()):
+            return frozenset()
+        return self.local.assigned & frozenset(self.known.state.assignment.get(self.settings.node, ()))
+
     def drained(self) -> bool:
-        """Return whether a drain is done: no node sends anything new here, and no connection is waited for."""
-        return self.node_drain.over(self.loop.now()) and self.handed_over()
+        """Return whether a drain is done: no node sends anything new here, no connection is waited for, and no address
+        goes to another node any more.
+        """
+        return self.node_drain.over(self.loop.now()) and self.handed_over() and not self._leaving_addresses()
+
+    def _stuck(self) -> str:
+        """Return that a tool hangs, or did when it was needed last; empty when none does. Called from any thread."""
+        command = slow_tool(HANGS_AFTER) or self._hung
+        if not command:
+            return ""
+        return (
+            f"`{command}` hangs: what changes is not put in place. Other nodes use other holders, where there are; "
+            "pods of this node keep their way, whatever becomes of its holder"
+        )
 
     def _drain_status(self) -> dict[str, object] | None:
         if (until := self.node_drain.until) is None:
             return None
         seconds, left = max(0.0, until - self.loop.now()), self.node_drain.left
-        return drain_status(self.known, self.local.assigned, self._draining(), left, seconds, self.drained())
+        held, leaving = self.local.assigned, self._leaving_addresses()
+        return drain_status(self.known, held, self._draining(), left, seconds, self.drained(), leaving)
 
     def status(self) -> dict[str, object]:
         """Return all that the status shows, as plain data."""
@@ -531,6 +583,6 @@ class Agent:
             self.pending(),
             self.dataplane.dropped_packets(),
             self._drain_status(),
-            [*legs, *self.source_ports.problems()],
+            [*filter(None, [self._stuck()]), *legs, *self.source_ports.problems()],
             unconfirmed=dict(self.reassignment.unconfirmed),
         )

@@ -9,6 +9,7 @@ from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove
 from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale, take_over_marks
 from egress_router.egressip.node.foreign_marks import rules_before
 from egress_router.egressip.node.forward_policy import accept_tunnel
+from egress_router.egressip.node.leave import PROBLEM, leaves
 from egress_router.egressip.node.nft_rules import ABSENT, node_tables
 from egress_router.egressip.node.overlays import address_among_pods, loosen, overlay_links
 from egress_router.egressip.node.repair import NetworkWatch, TamperingGuard, summary
@@ -151,6 +152,8 @@ class NodeDataplane:
         done, what keeps all from going through, and what else is in the way, a line each. Raises EgressRouterError.
         """
         done, blocked = accept_tunnel()
+        if leaves():
+            blocked.append(PROBLEM)
         problems = rules_before(self._settings.marks, self.netlink.rules())
         if any(network.version == 4 for network in self._settings.cluster):
             kernel = self.netlink

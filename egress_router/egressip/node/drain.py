@@ -14,12 +14,16 @@ from egress_router.config.files import read_regular
 from egress_router.daemon.drain import Drain
 from egress_router.errors import PlatformError
 from egress_router.net.conntrack import Conntrack, Flow
+from egress_router.net.icmp_probe import DrainPhase
 
 #: Seconds that connections are given to end, unless somebody says otherwise.
 GRACE = 300.0
 #: Seconds between two counts of the connections; longer where counting takes long.
 COUNT_EVERY = 0.5
 _REST = 5
+#: Nodes get so long to take over what was assigned automatically, once nothing else is waited for: the controller hears
+#: of the drain within two seconds.
+MOVE_SECONDS = 10.0
 #: Another boot is another life: a drain before it is not remembered.
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -47,6 +51,7 @@ class NodeDrain:
         self.due = 0.0
         #: Until when connections are waited for; None: no drain.
         self.until = _read(path)
+        self._over_since: float | None = None
         #: Connections that leave with this node's addresses, by the address of their pod; None: not known.
         self.left: Counter[str] | None = None
 
@@ -68,7 +73,7 @@ class NodeDrain:
 
     def end(self) -> None:
         """Take traffic again."""
-        self.until = self.left = None
+        self.until = self.left = self._over_since = None
         self._counted_once = False
         self._flows = Drain()
         try:
@@ -81,6 +86,22 @@ class NodeDrain:
         if self.until is None or not self._counted_once:
             return False
         return now >= self.until or (self.left is not None and not self.left)
+
+    def phase(self, now: float, *, heard: bool) -> DrainPhase:
+        """Return how far the drain is. ``heard``: every other node has had the time to hear of it, so what still begins
+        here has no other way.
+        """
+        if not self.draining:
+            return DrainPhase.NONE
+        return DrainPhase.OVER if heard and self.over(now) else DrainPhase.WAITS
+
+    def moves(self, phase: DrainPhase, now: float) -> bool:
+        """Return whether it is waited for that addresses go to other nodes; nobody may be able to take them."""
+        if phase is not DrainPhase.OVER:
+            self._over_since = None
+        elif self._over_since is None:
+            self._over_since = now
+        return self.draining and (self._over_since is None or now - self._over_since < MOVE_SECONDS)
 
     def next_turn(self, now: float) -> float:
         """Return when something is to be done next."""

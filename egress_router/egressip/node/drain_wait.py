@@ -29,9 +29,10 @@ def drain_node(path: Path, grace: float, timeout: float, say: Say, remark: Say) 
     answer = ask(path, f"drain {grace:g}")
     for name in answer["drain"]["alone"]:
         remark(f"namespace {name} has no other holder, so it goes on leaving through this node")
+    progress = _Progress(remark)
     try:
-        answer = _handed_over(path, answer, timeout)
-        drain = _done(path, answer, timeout, remark)
+        answer = _handed_over(path, answer, timeout, progress)
+        drain = _done(path, answer, timeout, progress)
     except KeyboardInterrupt:
         remark("the node goes on handing over; `egress-router node undrain` ends that")
         raise
@@ -51,9 +52,32 @@ def drain_node(path: Path, grace: float, timeout: float, say: Say, remark: Say) 
     return 1
 
 
-def _handed_over(path: Path, answer: dict[str, Any], timeout: float) -> dict[str, Any]:
+class _Progress:
+    """Remarks on what is waited for, now and then."""
+
+    def __init__(self, remark: Say) -> None:
+        self._remark = remark
+        self._said = time.monotonic() - _SAY_EVERY
+
+    def tell(self, drain: Mapping[str, Any]) -> None:
+        waits = drain["connections"] and drain["seconds_left"]
+        if not (waits or drain["leaving"]) or time.monotonic() - self._said < _SAY_EVERY:
+            return
+        self._said = time.monotonic()
+        if waits:
+            wait = f"waiting at most {drain['seconds_left']:.0f} s more"
+            self._remark(f"{drain['connections']} connections still use this node; {wait}")
+        if drain["leaving"]:
+            self._remark(f"{', '.join(drain['leaving'])}: to be given to other nodes, once no connection is waited for")
+
+
+def _handed_over(path: Path, answer: dict[str, Any], timeout: float, progress: _Progress) -> dict[str, Any]:
     end = time.monotonic() + timeout
     while not answer["handed_over"]:
+        if answer["drain"]["leaving"]:
+            # Who has no other holder leaves by this node until its address is on another one.
+            end = time.monotonic() + timeout
+            progress.tell(answer["drain"])
         if time.monotonic() > end:
             users = ", ".join(answer["users"]) or "other nodes"
             raise TryAgainError(f"still used by {users} after {timeout:g} s; the node goes on handing over")
@@ -61,14 +85,9 @@ def _handed_over(path: Path, answer: dict[str, Any], timeout: float) -> dict[str
     return answer
 
 
-def _done(path: Path, answer: dict[str, Any], timeout: float, remark: Say) -> Mapping[str, Any]:
-    reported = time.monotonic() - _SAY_EVERY
+def _done(path: Path, answer: dict[str, Any], timeout: float, progress: _Progress) -> Mapping[str, Any]:
     while not answer["drain"]["done"]:
-        drain = answer["drain"]
-        if drain["connections"] and time.monotonic() - reported >= _SAY_EVERY:
-            reported = time.monotonic()
-            wait = f"waiting at most {drain['seconds_left']:.0f} s more"
-            remark(f"{drain['connections']} connections still use this node; {wait}")
+        progress.tell(answer["drain"])
         answer = _next(path, timeout)
     found: Mapping[str, Any] = answer["drain"]
     return found

@@ -7,7 +7,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
+from egress_router.egressip.node.legacy_tables import LegacyTable, legacy_tables
 from egress_router.egressip.node.marks import Marks
 from egress_router.egressip.node.nft_rules import TABLE
 from egress_router.egressip.node.routes import RULE_PRIORITY
@@ -60,6 +62,32 @@ def marks_in(listing: str) -> Iterator[ForeignMark]:
             table, chain = (place[2], "") if place[1] == "table" else (table, place[2])
         elif "mark" in line and table.partition(" ")[2] != TABLE:
             yield from _marks_of_rule(f"nft table {table}, chain {chain}: {line.strip()}", line)
+
+
+def marks_in_legacy(table: LegacyTable) -> Iterator[ForeignMark]:
+    """Yield the marks in a table of iptables-legacy."""
+    for chain, words in table.rules:
+        where = f"{table.place}, chain {chain}: {' '.join(words)}"
+        for word, text in pairwise(words):
+            value, mask = _value_and_mask(text)
+            if word in ("--set-xmark", "--set-mark", "--tproxy-mark"):
+                yield ForeignMark(where, value, mask, given=True)
+            elif word == "--mark":
+                yield ForeignMark(where, value, mask, given=False)
+        if not {"--save-mark", "--restore-mark"}.isdisjoint(words):
+            copied = _ALL_BITS
+            for word, text in pairwise(words):
+                if word in ("--nfmask", "--ctmask", "--mask"):
+                    copied &= _value_and_mask(text)[0]
+            yield ForeignMark(where, copied, copied, given=False)
+
+
+def _value_and_mask(text: str) -> tuple[int, int]:
+    value, slash, mask = text.partition("/")
+    try:
+        return int(value, 0), int(mask, 0) if slash else _ALL_BITS
+    except ValueError:
+        return 0, 0
 
 
 def _marks_of_rule(where: str, rule: str) -> Iterator[ForeignMark]:
@@ -146,7 +174,9 @@ def check_marks(marks: Marks, kernel: RouteNetlink) -> list[str]:
         unread = [f"other programs' nftables rules cannot be read: {error.stderr.strip() or error.status}"]
     else:
         unread = []
-    found = overlaps(marks, kernel.rules(), marks_in(listing), kernel.links())
+    legacy, unread_legacy = legacy_tables()
+    firewall = [*marks_in(listing), *(mark for table in legacy for mark in marks_in_legacy(table))]
+    found = overlaps(marks, kernel.rules(), firewall, kernel.links())
     if found.certain:
         expected = "choose a value that nobody has, such as EGRESS_MARK=0x30000000/0xf0000000; see docs/egress-ips.md"
         value = f"{marks.value:#x}/{marks.value_mask:#x}"
@@ -156,4 +186,4 @@ def check_marks(marks: Marks, kernel: RouteNetlink) -> list[str]:
     lines = [f"another program uses bits of our marks: {text}" for text in found.possible[:_TOLD]]
     if len(found.possible) > _TOLD:
         lines.append(f"{len(found.possible) - _TOLD} more rules use bits of our marks")
-    return unread + lines
+    return [*unread, *unread_legacy, *lines]

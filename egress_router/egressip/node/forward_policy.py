@@ -1,7 +1,7 @@
 """Chains of others that forward nothing unless it is accepted: what goes through the tunnel is, in them as well.
 
 Docker, ufw and hardened nodes have FORWARD drop. The rules are the last ones of the chain, so that what others deny
-stays denied: a NetworkPolicy, say. See nft(8). Tables of iptables-legacy are not seen.
+stays denied: a NetworkPolicy, say. See nft(8), and iptables(8) for tables of iptables-legacy.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from egress_router.egressip.node.legacy_tables import LegacyTable, append_rule, as_ruleset, delete_rule, legacy_tables
 from egress_router.egressip.node.nft_rules import TABLE
 from egress_router.egressip.node.state import TUNNEL
 from egress_router.egressip.node.tables import load
@@ -20,6 +21,12 @@ from egress_router.net.process import run_tool
 #: What our rules in others' chains are known by.
 COMMENT = "egress-router: what goes through its tunnel"
 _WAYS = ("iifname", "oifname")
+#: The table of iptables-legacy that forwards, and our rules in it.
+LEGACY_TABLE = "filter"
+_LEGACY_RULES = {
+    "iifname": ("FORWARD", "-i", TUNNEL, "-j", "ACCEPT"),
+    "oifname": ("FORWARD", "-o", TUNNEL, "-j", "ACCEPT"),
+}
 #: Verdicts on everything that end a chain.
 _LAST = ("accept", "drop", "reject")
 _FAMILIES = ("ip", "ip6", "inet")
@@ -121,13 +128,26 @@ def accept_tunnel() -> tuple[list[str], list[str]]:
     script = accept_script(chains)
     load(script)
     done = [f"rules added: {line.removeprefix('add rule ')}" for line in script.splitlines()]
-    problems = [
-        f"the chain {chain.name} drops what goes through the tunnel: a rule before ours drops all that comes to it. "
-        f'Accept iifname and oifname "{TUNNEL}" before that rule'
-        for chain in chains
-        if chain.ends_before
-    ]
+    problems = [_problem(chain.name) for chain in chains if chain.ends_before]
+    for table in legacy_tables(LEGACY_TABLE)[0]:
+        for chain in forward_chains(as_ruleset(table)):
+            if chain.drops:
+                done += [_accept_in_legacy(table, way) for way in _WAYS if way not in chain.accepted]
+            if chain.ends_before:
+                problems.append(_problem(f"FORWARD of {table.place}"))
     return done, problems
+
+
+def _problem(chain: str) -> str:
+    return (
+        f"the chain {chain} drops what goes through the tunnel: a rule before ours drops all that comes to it. "
+        f'Accept iifname and oifname "{TUNNEL}" before that rule'
+    )
+
+
+def _accept_in_legacy(table: LegacyTable, way: str) -> str:
+    append_rule(table.version, _LEGACY_RULES[way], COMMENT)
+    return f"rules added: {table.place}, {' '.join(_LEGACY_RULES[way])}"
 
 
 def remove_rules() -> list[str]:
@@ -139,6 +159,11 @@ def remove_rules() -> list[str]:
             place = f"{rule['family']} {rule['table']} {rule['chain']}"
             load(f"delete rule {place} handle {rule['handle']}\n")
             removed.append(f"rule of {place}: {COMMENT}")
+    for table in legacy_tables(LEGACY_TABLE)[0]:
+        for rule in _LEGACY_RULES.values():
+            if COMMENT in table.comments and (rule[0], rule[1:]) in table.rules:
+                delete_rule(table.version, rule, COMMENT)
+                removed.append(f"rule of {table.place}: {COMMENT}")
     return removed
 
 

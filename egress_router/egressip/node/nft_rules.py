@@ -45,7 +45,7 @@ _ENDS = ("saddr", "daddr")
 _TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
 #: The target of a neighbour solicitation (RFC 4861, section 4.3). To nft 1.0 it is raw bytes, which cannot be compared
 #: with an ipv6_addr.
-_ND_TARGET = "@th,64,128"
+ND_TARGET = "@th,64,128"
 
 _COMMENTS = {
     "cluster": "networks that egress traffic never leaves: pods, services, nodes, link-local, multicast",
@@ -206,7 +206,7 @@ def _sets(settings: NodeSettings, have: Elements) -> Iterator[NftSet]:
         yield _set(f"snat{version}", f"type {address} : {address}", have[f"snat{version}"])
         yield _set(f"path{version}", f"type {address} : verdict", have[f"path{version}"])
         yield _set(f"excepted{version}", f"type {address} : verdict", have[f"excepted{version}"])
-    yield _set("nd_suppressed", f"typeof {_ND_TARGET}", have["nd_suppressed"])
+    yield _set("nd_suppressed", f"typeof {ND_TARGET}", have["nd_suppressed"])
     for name in ("known_paths", "undrained_paths"):
         yield _set(name, "type mark : verdict", have[name])
 
@@ -483,7 +483,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "node_input",
         "type filter hook input priority filter - 5; policy accept;",
         (
-            f"icmpv6 type nd-neighbor-solicit {_ND_TARGET} @nd_suppressed drop",
+            f"icmpv6 type nd-neighbor-solicit {ND_TARGET} @nd_suppressed drop",
             f"udp dport {settings.tunnel_port} ip saddr != @nodes4 counter name tunnel_stranger drop",
             f"udp dport {settings.tunnel_port} ip6 saddr != @nodes6 counter name tunnel_stranger drop",
             f"udp dport {settings.probe_port} ip saddr @local_pods4 counter name forged_node drop",

@@ -33,6 +33,11 @@ class Dataplane(Protocol):
     def others_changed(self) -> bool:
         """Return whether other programs have changed their tables since this was asked last, see ``tampered``."""
 
+    def unheard_changed(self) -> bool:
+        """Return whether tables of other programs that the kernel tells nobody of have changed since this was asked
+        last.
+        """
+
     @property
     def tunnel_mtu(self) -> int:
         """The largest packet that goes through the tunnel, in bytes."""

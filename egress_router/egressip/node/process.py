@@ -15,7 +15,9 @@ from egress_router.egressip.node.claims import Claimer
 from egress_router.egressip.node.control import ControlSocket
 from egress_router.egressip.node.dataplane import NodeDataplane, require_all
 from egress_router.egressip.node.foreign_marks import check_marks
+from egress_router.egressip.node.forward_policy import LEGACY_TABLE
 from egress_router.egressip.node.interface import local_node
+from egress_router.egressip.node.legacy_tables import LegacyTable, legacy_tables
 from egress_router.egressip.node.metrics import NodeCollector
 from egress_router.egressip.node.repair import Heard
 from egress_router.egressip.node.report import NodeReporter
@@ -131,6 +133,7 @@ class KernelDataplane(NodeDataplane):
         super().__init__(*arguments)  # type: ignore[arg-type]
         self._notices = table_watch()
         self._others = False
+        self._legacy: list[LegacyTable] = []
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when nftables have changed."""
@@ -146,6 +149,13 @@ class KernelDataplane(NodeDataplane):
         """Return whether other programs have changed their rules since this was asked last."""
         changed, self._others = self._others, False
         return changed
+
+    def unheard_changed(self) -> bool:
+        """Return whether tables of iptables-legacy, of whose changes nobody tells, have changed since this was asked
+        last.
+        """
+        before, self._legacy = self._legacy, legacy_tables(LEGACY_TABLE)[0]
+        return before != self._legacy
 
     def network_fileno(self) -> int:
         """Return a descriptor that is readable when rules, routes, tunnel or addresses have changed."""

@@ -64,9 +64,11 @@ def drain_status(
     left: Counter[str] | None,
     seconds: float,
     done: bool,
+    leaving: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """Return how far a drain is: connections (None: not counted yet), and the pods with most of them; for how many
-    seconds they are waited for; whether it is done; namespaces whose other holders, in a family, are all ``draining``.
+    seconds they are waited for; whether it is done; namespaces whose other holders, in a family, are all ``draining``;
+    the addresses that are still here and are ``leaving`` for other nodes, with which no namespace is left alone.
     """
     state = known.state
     names = {ip: f"{pod.namespace}/{pod.name}" for pod in state.pods.values() for ip in pod.ips if left and ip in left}
@@ -79,8 +81,9 @@ def drain_status(
         "alone": sorted(
             name
             for name, verdict in known.decision.namespaces.items()
-            if _alone(held, draining, state.namespaces.get(name), verdict)
+            if _alone(frozenset(held) - leaving, draining, state.namespaces.get(name), verdict)
         ),
+        "leaving": sorted(leaving),
     }
 
 

@@ -9,6 +9,7 @@ from egress_router.egressip.node.connections import cut_egress_ips
 from egress_router.egressip.node.control import ask
 from egress_router.egressip.node.forward_policy import remove_rules
 from egress_router.egressip.node.guard import GUARD
+from egress_router.egressip.node.leave import LEAVE, LEAVE_SUFFIX
 from egress_router.egressip.node.nft_rules import TABLE
 from egress_router.egressip.node.state import NODE_PROTOCOL, TUNNEL
 from egress_router.egressip.node.tables import load
@@ -29,7 +30,8 @@ def uninstall_node(socket: Path) -> list[str]:
         raise TryAgainError(f"an agent answers on {socket}; end it first, or it puts back what is removed")
     with Rtnetlink() as kernel:
         removed = uninstall(kernel)
-    socket.with_suffix(".drain").unlink(missing_ok=True)
+    for suffix in (".drain", LEAVE_SUFFIX):
+        socket.with_suffix(suffix).unlink(missing_ok=True)
     return removed
 
 
@@ -48,7 +50,7 @@ def uninstall(kernel: RouteNetlink) -> list[str]:
             addresses.append(ip)
     cut_egress_ips(addresses)
     families = ("inet", "arp", "ip", "ip6", "netdev")
-    ours = tuple(f"table {family} {name}" for family in families for name in (TABLE, GUARD))
+    ours = tuple(f"table {family} {name}" for family in families for name in (TABLE, GUARD, LEAVE))
     # A process that was killed while it asked for nft's wording leaves such a table, dormant.
     asked = tuple(f"{table}_wording_" for table in ours)
     listed = run_tool(["nft", "list", "tables"]).splitlines()

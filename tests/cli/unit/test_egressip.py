@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from egress_router.egressip.node.leave import LeaveFile
 from tests.cli.unit.conftest import CommandLine
 
 
@@ -23,6 +24,39 @@ def test_the_unit_loads_before_the_kubelet(cli: CommandLine) -> None:
     assert result.status == 0
     assert "RequiredBy=kubelet.service" in result.out
     assert "ExecStart=/usr/sbin/nft -f /etc/egress-router/guard.nft" in result.out
+
+
+def test_the_unit_that_leaves_is_stopped_before_the_network_and_needs_no_agent(cli: CommandLine) -> None:
+    result = cli("node", "leave", "--unit")
+    assert result.status == 0
+    assert "After=network.target kubelet.service" in result.out
+    script = "/run/egress-router/node.leave.nft"
+    assert f"ExecStop=/bin/sh -c '[ ! -e {script} ] || exec /usr/sbin/nft -f {script}'\n" in result.out
+
+
+def test_the_script_that_leaves_is_the_agents(cli: CommandLine, tmp_path: Path) -> None:
+    socket = tmp_path / "node.sock"
+    result = cli("node", "leave", "--socket", str(socket))
+    assert result.status == 75
+    assert f"{tmp_path}/node.leave.nft" in result.err
+    logged: list[str] = []
+    LeaveFile(socket, "192.0.2.11", logged.append).keep({"192.0.2.45", "2001:db8:2::45"})
+    result = cli("node", "leave", "--socket", str(socket))
+    assert (result.status, logged) == (0, [])
+    assert "elements = { 192.0.2.45 }" in result.out
+    assert "elements = { 0x20010db8000200000000000000000045 }" in result.out
+    assert "ip daddr 192.0.2.11 icmp type echo-request drop" in result.out
+
+
+def test_a_script_that_cannot_be_kept_is_told_and_tried_again(tmp_path: Path) -> None:
+    logged: list[str] = []
+    kept = LeaveFile(tmp_path / "none" / "node.sock", "192.0.2.11", logged.append)
+    kept.keep({"192.0.2.45"})
+    assert "No such file or directory" in logged[0]
+    (tmp_path / "none").mkdir()
+    kept.keep({"192.0.2.45"})
+    assert len(logged) == 1
+    assert (tmp_path / "none" / "node.leave.nft").exists()
 
 
 @pytest.mark.parametrize(

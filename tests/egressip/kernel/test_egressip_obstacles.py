@@ -14,8 +14,10 @@ from tests.egressip.kernel.egress_scene import SERVICES, TOTO, Scene, overlay
 pytestmark = pytest.mark.root
 
 TOOL = {4: "iptables", 6: "ip6tables"}
+#: What follows the name of the tool: the rules are of nf_tables, which tells of changes, or of the tables before it.
+KINDS = ("", "-legacy")
 #: Until then an obstacle is out of the way; seconds.
-SOON = 2.5
+SOON = 5.0
 UNINSTALL = "from egress_router.egressip.node.forward_policy import remove_rules; print(remove_rules())"
 
 
@@ -62,33 +64,38 @@ def test_replies_by_an_overlay_with_a_strict_filter(scene: Scene) -> None:
     assert "rp_filter of overlay was strict and is loose now" in cluster.logs[near.name].read_text()
 
 
-def iptables(node: Host, version: int, *rules: str) -> None:
+def iptables(node: Host, version: int, *rules: str, kind: str = "") -> None:
     for rule in rules:
-        node.run([TOOL[version], "-w", *rule.split()])
+        node.run([TOOL[version] + kind, "-w", *rule.split()])
+
+
+@pytest.fixture(params=KINDS, ids=["nft", "legacy"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def hardened(scene: Scene, version: int) -> Iterator[Scene]:
+def hardened(scene: Scene, version: int, kind: str) -> Iterator[Scene]:
     """Have the nodes of the pod and of the holder forward nothing but what goes on, and what their own pods send."""
     nodes = scene.lab.nodes[:2]
     for node in nodes:
         own = scene.client if node is nodes[0] else scene.local
         accepted = [f"-A FORWARD -s {own.addresses[version]} -o eth0 -j ACCEPT"]
         accepted += ["-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"]
-        iptables(node, version, "-P FORWARD DROP", *accepted)
+        iptables(node, version, "-P FORWARD DROP", *accepted, kind=kind)
     yield scene
     for node in nodes:
-        iptables(node, version, "-P FORWARD ACCEPT", "-F FORWARD")
+        iptables(node, version, "-P FORWARD ACCEPT", "-F FORWARD", kind=kind)
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_what_goes_through_the_tunnel_is_forwarded(hardened: Scene, version: int) -> None:
+def test_what_goes_through_the_tunnel_is_forwarded(hardened: Scene, version: int, kind: str) -> None:
     """Where the policy is to drop; what others deny stays denied, and iptables still understands its chain."""
     scene, cluster, nodes = hardened, hardened.cluster, hardened.lab.nodes
     with scene.leaving_with(TOTO[version]):
         cluster.until(lambda: leaves(scene, version), SOON)
         for node in nodes[:2]:
-            listed = node.run([TOOL[version], "-S", "FORWARD"]).stdout
+            listed = node.run([TOOL[version] + kind, "-S", "FORWARD"]).stdout
             assert "-i egressvx0" in listed, listed
             assert "-o egressvx0" in listed, listed
         with without_agents(scene, 0, 1):
@@ -96,37 +103,47 @@ def test_what_goes_through_the_tunnel_is_forwarded(hardened: Scene, version: int
                 for way in ("-i", "-o"):
                     handle = next(
                         rule
-                        for rule in node.run([TOOL[version], "-S", "FORWARD"]).stdout.splitlines()
+                        for rule in node.run([TOOL[version] + kind, "-S", "FORWARD"]).stdout.splitlines()
                         if f"{way} egressvx0" in rule
                     )
-                    number = node.run([TOOL[version], "-S", "FORWARD"]).stdout.splitlines().index(handle)
-                    iptables(node, version, f"-D FORWARD {number}")
+                    number = node.run([TOOL[version] + kind, "-S", "FORWARD"]).stdout.splitlines().index(handle)
+                    iptables(node, version, f"-D FORWARD {number}", kind=kind)
             assert lost(scene, version), "positive control: the policy drops it"
         cluster.until(lambda: leaves(scene, version), SOON)
-        iptables(nodes[1], version, "-F FORWARD", "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+        iptables(
+            nodes[1],
+            version,
+            "-F FORWARD",
+            "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            kind=kind,
+        )
         cluster.until(lambda: leaves(scene, version), SOON)
         removed = nodes[1].run([sys.executable, "-c", UNINSTALL]).stdout
-        assert removed.count("FORWARD: egress-router") == 2, "as `node uninstall` does"
+        assert removed.count(": egress-router") == 2, "as `node uninstall` does"
         cluster.until(lambda: leaves(scene, version), SOON)
-        iptables(nodes[0], version, f"-I FORWARD -s {scene.client.addresses[version]} -p udp -j DROP")
+        iptables(nodes[0], version, f"-I FORWARD -s {scene.client.addresses[version]} -p udp -j DROP", kind=kind)
         cluster.until(lambda: lost(scene, version))
         assert scene.lab.tcp(scene.client, SERVICES[version], 80).split()[0] == TOTO[version]
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_rule_that_drops_the_rest_is_named(scene: Scene, version: int) -> None:
+def test_a_rule_that_drops_the_rest_is_named(scene: Scene, version: int, kind: str) -> None:
     cluster, node = scene.cluster, scene.lab.nodes[0]
     family = {4: "ip", 6: "ip6"}[version]
-    iptables(node, version, "-A FORWARD -p tcp --dport 7 -j ACCEPT", "-A FORWARD -j REJECT")
-    wanted = f"the chain {family} filter FORWARD drops what goes through the tunnel"
-    cluster.until(lambda: any(wanted in text for text in cluster.ask(node)["problems"]), SOON)
-    iptables(node, version, "-F FORWARD")
-    cluster.until(lambda: not cluster.ask(node)["problems"], SOON)
+    chain = f"FORWARD of {TOOL[version]}-legacy table filter" if kind else f"{family} filter FORWARD"
+    iptables(node, version, "-A FORWARD -p tcp --dport 7 -j ACCEPT", "-A FORWARD -j REJECT", kind=kind)
+
+    def named() -> bool:
+        return any(f"the chain {chain} drops what goes through" in text for text in cluster.ask(node)["problems"])
+
+    cluster.until(named, SOON)
+    iptables(node, version, "-F FORWARD", kind=kind)
+    cluster.until(lambda: not named(), SOON)
     # As ufw has it.
-    iptables(node, version, "-N last", "-A last -j REJECT", "-A FORWARD -j last")
-    cluster.until(lambda: any(wanted in text for text in cluster.ask(node)["problems"]), SOON)
-    iptables(node, version, "-F FORWARD", "-F last", "-X last")
-    cluster.until(lambda: not cluster.ask(node)["problems"], SOON)
+    iptables(node, version, "-N last", "-A last -j REJECT", "-A FORWARD -j last", kind=kind)
+    cluster.until(named, SOON)
+    iptables(node, version, "-F FORWARD", "-F last", "-X last", kind=kind)
+    cluster.until(lambda: not named(), SOON)
     cluster.until(lambda: leaves(scene, version))
 
 

@@ -14,7 +14,7 @@ from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace
 from egress_router.egressip.controller.controller import Controller
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
 from egress_router.errors import PlatformError, TryAgainError
-from egress_router.net.icmp_probe import Answer
+from egress_router.net.icmp_probe import Answer, DrainPhase
 from tests.support.fake_loop import FakeClock, fake_loop
 from tests.support.fake_node import GONE, UP, FakeProber, FakeSource
 
@@ -146,6 +146,52 @@ def test_an_address_moves_from_a_node_that_dies_and_stays_when_it_is_back(fakes:
     assert [written[2] for written in fakes.record.written] == [[], first, []]
     assert holder(fakes) != first[0]
     assert fakes.controller.known.moves == 1
+
+
+def test_a_drain_moves_what_was_given_once_no_connection_is_waited_for(fakes: Cluster) -> None:
+    first: list[str] = []
+
+    def waits() -> None:
+        first.append(holder(fakes))
+        fakes.health[first[0]] = replace(UP, draining=True, drain=DrainPhase.WAITS)
+
+    def agent_restarts() -> None:
+        fakes.health[first[0]] = replace(GONE, echo=True)
+
+    def over() -> None:
+        fakes.health[first[0]] = replace(UP, draining=True, drain=DrainPhase.OVER)
+
+    def undrained() -> None:
+        fakes.health[first[0]] = UP
+
+    fakes.run(60.0, (5.0, waits), (15.0, agent_restarts), (20.0, over), (40.0, undrained))
+    (_, before, _), (at, after, offline) = fakes.record.written
+    assert list(before) == first
+    assert 20.0 <= at < 22.0, "not before, whatever becomes of its agent"
+    assert (list(after), offline) == ([name for name in "ab" if name not in first], [])
+
+
+def test_a_drained_node_keeps_what_no_other_node_can_take(fakes: Cluster) -> None:
+    capacity = {name: replace(node, capacity=1) for name, node in STATE.nodes.items()}
+    other = "192.0.2.46"
+    spaces = {"toto": NetNamespace("toto", 1, (IP,)), "rival": NetNamespace("rival", 2, (other,))}
+    fakes.source.set(replace(STATE, namespaces=spaces, nodes=capacity))
+
+    def over() -> None:
+        fakes.health["a"] = replace(UP, draining=True, drain=DrainPhase.OVER)
+
+    def third() -> None:
+        fakes.health["c"] = UP
+        more = HostSubnet("c", "192.0.2.13", egress_cidrs=("192.0.2.0/24",), capacity=1)
+        # The source gives what stands written.
+        written = {name: tuple(ips) for name, ips in fakes.record.written[-1][1].items()}
+        fakes.source.set(ClusterState(spaces, {**capacity, "c": more}, {}, written))
+
+    fakes.run(60.0, (5.0, over), (30.0, third))
+    (_, before, _), (at, after, _) = fakes.record.written
+    assert set(before) == {"a", "b"}
+    assert at >= 30.0, "until another one can take it"
+    assert after == {"b": before["b"], "c": before["a"]}
 
 
 def test_when_no_other_machine_answers_nothing_moves(fakes: Cluster) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from egress_router.egressip.node.forward_policy import accept_script, forward_chains
+from egress_router.egressip.node.legacy_tables import as_ruleset, parse_save
 
 DROP: dict[str, Any] = {"drop": None}
 REJECT: dict[str, Any] = {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}
 ACCEPT: dict[str, Any] = {"accept": None}
+BOTH = {"iifname", "oifname"}
 COUNTER: dict[str, Any] = {"counter": {"packets": 1, "bytes": 2}}
 
 
@@ -73,3 +75,27 @@ def test_where_rules_are_added_and_where_they_do_not_help(rules: list[Any], adde
     chains = forward_chains(rules)
     assert accept_script(chains).count("add rule ip filter FORWARD") == added
     assert any(chain.ends_before for chain in chains) is ends
+
+
+@pytest.mark.parametrize(
+    ("lines", "accepted", "ends"),
+    [
+        ("", set(), False),
+        ('-A FORWARD -i egressvx0 -m comment --comment "egress-router: x" -j ACCEPT', {"iifname"}, False),
+        ("-A FORWARD -i egressvx0 -j ACCEPT\n-A FORWARD -o egressvx0 -j ACCEPT\n-A FORWARD -j DROP", BOTH, False),
+        ("-A FORWARD -i egressvx0 -s 192.0.2.0/24 -j ACCEPT", set(), False),
+        ('-A FORWARD -j LOG --log-prefix "no -j DROP"', set(), False),
+        ("-A FORWARD -j REJECT --reject-with icmp-port-unreachable", set(), True),
+        ("-A FORWARD -j DROP\n-A FORWARD -i egressvx0 -j ACCEPT\n-A FORWARD -o egressvx0 -j ACCEPT", BOTH, True),
+        ("-A FORWARD -p tcp -j DROP", set(), False),
+        ("-A FORWARD -j last\n-A last -j DROP", set(), True),
+        ("-A FORWARD -g last\n-A last -p udp -j DROP\n-A FORWARD -j DROP", set(), False),
+        ("-A FORWARD -j last\n-A last -j RETURN\n-A last -j DROP", set(), False),
+    ],
+)
+def test_legacy_chains(lines: str, accepted: set[str], ends: bool) -> None:
+    head = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [3:180]\n:last - [0:0]\n"
+    table = parse_save(f"{head}{lines}\nCOMMIT\n", 6)
+    assert table is not None
+    (chain,) = forward_chains(as_ruleset(table))
+    assert (chain.drops, set(chain.accepted), chain.ends_before) == (True, accepted, ends)

@@ -37,6 +37,20 @@ def test_a_program_that_hangs_is_killed_in_time(script: str, monkeypatch: pytest
     assert not Path(f"/proc/{pids[0]}").exists(), "it is gone, and waited for"
 
 
+def test_a_program_that_takes_long_is_told_of_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that nobody waits for any more, which is not the fault of what runs later."""
+    monkeypatch.setattr(process, "_running", {})
+    finish = process.start_tool(["sleep", "0.5"])
+    assert process.slow_tool(0.2) == ""
+    time.sleep(0.3)
+    assert process.slow_tool(0.2) == "sleep 0.5"
+    finish()
+    assert process.slow_tool(0.0) == ""
+    process.start_tool(["true"])
+    monkeypatch.setattr(process, "_limit", -process._KILLED_SECONDS * 2)
+    assert process.slow_tool(0.0) == ""
+
+
 def test_what_is_absent_is_told_from_what_fails() -> None:
     found: list[bool] = []
     for text in ("Error: No such file or directory\nlist map inet t m\n", "Error: Operation not permitted"):
