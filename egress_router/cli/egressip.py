@@ -9,6 +9,7 @@ import click
 from egress_router.cli.address_lists import addresses, words
 from egress_router.cli.egressip_controller import controller
 from egress_router.cli.egressip_explain import explain
+from egress_router.cli.egressip_install import install
 from egress_router.cli.egressip_options import STATE_OPTION
 from egress_router.cli.egressip_report import report
 from egress_router.cli.once import VerbGroup
@@ -32,6 +33,7 @@ from egress_router.errors import UsageError
       egress-router egressip plan --state /var/lib/egress-router/state --offline compute3
       egress-router egressip explain toto 203.0.113.7
       egress-router egressip controller --witness 192.0.2.1
+      egress-router egressip install --check
     """,
 )
 def command() -> None:
@@ -40,6 +42,7 @@ def command() -> None:
 
 command.add_command(controller)
 command.add_command(explain)
+command.add_command(install)
 command.add_command(report)
 
 
