@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from lab.patience import patient
 from lab.process import end
 from lab.worker import CHILDREN
 
@@ -68,7 +69,7 @@ class Child:
     def _answer(self, timeout: float) -> Any:
         assert self.process.stdout is not None
         fd = self.process.stdout.fileno()
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + patient(timeout)
         while b"\n" not in self._rest:
             if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise TimeoutError(f"{self.program} did not answer within {timeout} s")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab import process
 from lab.addressing import Address, parse
+from lab.patience import patient
 
 if TYPE_CHECKING:
     from lab.worker import Worker
@@ -51,7 +52,7 @@ class Host:
             self._holder = self.popen(["sleep", "infinity"])
             inode = Path(self.netns_path).stat().st_ino
             # `ip netns exec` keeps its pid, but enters the namespace a moment after it was started.
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + patient(5)
             while Path(f"/proc/{self._holder.pid}/ns/net").stat().st_ino != inode:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{self.name}: the process that holds the namespace does not enter it")

@@ -22,6 +22,21 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 SELECTION = "distribution_kernel or every_kernel"
 #: And with what parameters a kernel is booted once more, for tests that are about that.
 MORE_BOOTS = {"ipv6.disable=1": "without_ipv6"}
+#: Seconds that a test may take there, by its clock. That goes on while a busy machine keeps it waiting for a file, so
+#: the limit of other runs is reached by a test that is well.
+TEST_TIMEOUT = 3600
+#: And how much longer its commands may take, see lab/patience.py.
+SOFTWARE_PATIENCE = 10
+#: How pytest runs there: it says which test it is at, and leaves out what costs time at its start.
+PYTEST_OPTIONS = (
+    "-v",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:hypothesispytest",
+    f"--timeout={TEST_TIMEOUT}",
+    "--durations=0",
+)
 #: Exit code of pytest.
 NO_TESTS = 5
 FAILED = 1
@@ -51,7 +66,7 @@ INTERRUPTED = 130
     "--results", type=click.Path(path_type=Path), help="Directory for logs and results of the tests (JUnit XML)."
 )
 @click.option(
-    "--timeout", type=click.FloatRange(min=1), default=60, show_default=True, help="Minutes a kernel may take."
+    "--timeout", type=click.FloatRange(min=1), default=240, show_default=True, help="Minutes a kernel may take."
 )
 @click.option("--memory", type=click.IntRange(min=1024), default=4096, show_default=True, help="MiB.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
@@ -79,6 +94,7 @@ def main(
         list_them(pytest_arguments)
         return
     boots = {parameters: text} if text else planned(only, pytest_arguments)
+    compile_checkout()
     how = "KVM" if has_kvm() else "software emulation, about ten times slower than the machine"
     failures = []
     for line, (boot, command) in itertools.product(lines or tuple(SUITES), boots.items()):
@@ -141,9 +157,15 @@ def commands(demo: bool, names: Sequence[str], pytest_arguments: tuple[str, ...]
         # As on a node where something uses legacy iptables: a kernel loads these for nobody by itself.
         steps.append("modprobe -a ip_tables ip6_tables")
         options = [word for word in pytest_arguments if not (CHECKOUT / word.split("::")[0]).exists()]
-        pytest = shlex.join([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *names])
+        pytest = shlex.join([sys.executable, "-m", "pytest", *PYTEST_OPTIONS, *options, *names])
         steps.append(f'{pytest} --junit-xml="$RESULTS/tests.xml" || status=1')
     return "\n".join([*steps, "exit $status"])
+
+
+def compile_checkout() -> None:
+    """Compile the checkout here: its __pycache__ is seen there, below what is unpacked, and compiling takes minutes."""
+    folders = [str(CHECKOUT / name) for name in ("egress_router", "lab", "tests")]
+    subprocess.run([sys.executable, "-m", "compileall", "-q", *folders], check=False)
 
 
 def selected(marker: str, pytest_arguments: tuple[str, ...]) -> list[str]:
@@ -163,7 +185,8 @@ def selected(marker: str, pytest_arguments: tuple[str, ...]) -> list[str]:
 
 def environment(line: str, boot: str) -> dict[str, str]:
     """Return the variables that tests see there. TEST_KERNEL says that nothing may be left out for want of a module."""
-    return {"TEST_KERNEL": line, "TEST_KERNEL_PARAMETERS": boot}
+    patience = "1" if has_kvm() else str(SOFTWARE_PATIENCE)
+    return {"TEST_KERNEL": line, "TEST_KERNEL_PARAMETERS": boot, "LAB_PATIENCE": patience}
 
 
 def report(label: str, outcome: Outcome, where: Path) -> None:

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lab.patience import patient
+
 
 class CommandFailed(Exception):
     """A command in the lab failed; the message holds its status and what it printed."""
@@ -35,7 +37,7 @@ def run(
     input: str | None = None,  # noqa: A002 - the name subprocess.run has
     cwd: str | Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with its descendants killed after ``timeout`` seconds.
+    """Run a command to its end, with its descendants killed after ``timeout`` seconds (more on slow machines).
 
     Raises CommandFailed (unless ``check`` is False) and subprocess.TimeoutExpired.
     """
@@ -51,7 +53,7 @@ def run(
         start_new_session=True,
     ) as process:
         try:
-            stdout, stderr = process.communicate(input, timeout)
+            stdout, stderr = process.communicate(input, patient(timeout))
         except BaseException:
             kill_group(process)
             raise
@@ -97,7 +99,7 @@ def pids_in(namespaces: Iterable[str]) -> list[int]:
 
 def kill_in(namespaces: Sequence[str], timeout: float = 3.0) -> None:
     """Kill every process in the namespaces, such as daemons that left their parent, and wait for their end."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + patient(timeout)
     while pids := pids_in(namespaces):
         for pid in pids:
             with suppress(ProcessLookupError):

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lab.patience import patient
+
 CHILDREN = Path(__file__).parent / "children"
 ETH_P_ALL = 3
 
@@ -74,7 +76,7 @@ class Worker:
 
     def wait_ready(self, netns: str, interfaces: Iterable[str], timeout: float = 5.0) -> None:
         """Wait (at most ``timeout`` seconds) until the interfaces can carry packets of both families."""
-        self._ask(netns, "ready", interfaces=list(interfaces), timeout=timeout)
+        self._ask(netns, "ready", interfaces=list(interfaces), timeout=patient(timeout))
 
     def close(self) -> None:
         """End the process and reap it."""

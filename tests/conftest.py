@@ -7,20 +7,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
 
-from tests.support.examples import share
 from tests.support.golden import update
 from tests.support.guard import GUARD, Guard
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
 
-# The same examples on every run of CI, so that a change is judged by what it changes; new ones on every other run.
-# No deadline: the time of one example says nothing on a shared machine. No database: nothing is left behind.
-settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=share())
-settings.register_profile("local", deadline=None, database=None, max_examples=share())
-settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+if "TEST_KERNEL" not in os.environ:
+    # Importing Hypothesis is half of what pytest does at its start, and no test on a distribution's kernel uses it.
+    from tests.support.examples import load_profile
+
+    load_profile()
 
 pytest_plugins = [
     "pytester",

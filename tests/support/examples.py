@@ -24,3 +24,14 @@ def share(count: int = _USUAL) -> int:
 def examples(count: int, **more: Any) -> settings:
     """Return the settings of a test that tries ``count`` examples."""
     return settings(max_examples=share(count), **more)
+
+
+def load_profile() -> None:
+    """Set what holds for all tests: the same examples on every run of CI, so that a change is judged by what it does,
+    and new ones on every other run.
+
+    No deadline: the time of one example says nothing on a shared machine. No database: nothing is left behind.
+    """
+    settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=share())
+    settings.register_profile("local", deadline=None, database=None, max_examples=share())
+    settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lab import Host, Lab, NoReply
+from lab.patience import patient
 from tests.support.image_view import ARGUMENTS, PROGRAM, SEE_IMAGE
 
 ROOT = Path(__file__).parents[3]
@@ -150,9 +151,9 @@ class DnsProxyPod:
 
     def until(self, true: Callable[[], object], seconds: float = 15.0) -> None:
         """Wait until ``true()``; AssertionError with the log when it does not become so."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + patient(seconds)
         while not true():
-            assert time.monotonic() < end, f"did not happen in {seconds} s:\n{self.messages()}"
+            assert time.monotonic() < end, f"did not happen in {patient(seconds)} s:\n{self.messages()}"
             time.sleep(0.1)
 
     def hold(self, port: int, address: str | None = None) -> socket.socket:

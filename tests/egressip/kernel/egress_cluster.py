@@ -15,6 +15,7 @@ from typing import Any
 
 from lab import LAN, PODS, Host, Lab, NoReply
 from lab.addressing import pod_subnet
+from lab.patience import patient
 
 SERVICE = "203.0.113.25"
 SERVICE6 = "2001:db8:113::25"
@@ -157,8 +158,8 @@ class EgressCluster:
                     return time.monotonic() - start
             except (TryAgainError, NoReply):
                 pass
-            if time.monotonic() - start > timeout:
-                raise AssertionError(f"not within {timeout} s\n{self.text()}")
+            if time.monotonic() - start > patient(timeout):
+                raise AssertionError(f"not within {patient(timeout)} s\n{self.text()}")
             time.sleep(0.02)
 
     def text(self) -> str:

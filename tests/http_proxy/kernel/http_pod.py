@@ -16,6 +16,7 @@ from typing import Any
 
 from lab import Lab
 from lab.host import Host
+from lab.patience import patient
 from tests.support.image_view import ARGUMENTS, PROGRAM, SEE_IMAGE
 
 PORT = 8080
@@ -91,7 +92,7 @@ class Proxy:
         return str(self.pod.addresses[4])
 
     def wait_for(self, text: str, seconds: float = 30) -> str:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patient(seconds)
         while text not in (seen := self.err.read_text()):
             assert self.process
             assert time.monotonic() < deadline, f"{text!r} never came:\n{seen}"
@@ -109,7 +110,7 @@ class Proxy:
         return [json.loads(line) for line in self.out.read_text().splitlines()]
 
     def wait_for_log(self, count: int) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + patient(10)
         while len(entries := self.log()) < count:
             assert time.monotonic() < deadline, entries
             time.sleep(0.02)

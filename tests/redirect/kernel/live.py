@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import Lab
+from lab.patience import patient
 from tests.redirect.kernel.router import Router
 
 #: Long enough for a busy machine; nothing waits for it that goes well.
@@ -71,7 +72,7 @@ class LiveRouter(Router):
 
     def until_for(self, condition: Callable[[], object], what: str, seconds: float) -> None:
         """Wait so long until ``condition`` holds."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + patient(seconds)
         while not condition():
             assert time.monotonic() < end, f"waited for: {what}\n{self.log()}"
             time.sleep(0.01)
@@ -91,4 +92,4 @@ class LiveRouter(Router):
     def wait(self) -> int:
         """Wait for the end and return the exit code."""
         assert self.process is not None
-        return int(self.process.wait(PATIENCE))
+        return int(self.process.wait(patient(PATIENCE)))

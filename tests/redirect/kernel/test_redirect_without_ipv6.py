@@ -24,6 +24,7 @@ import pytest
 from egress_router.http_proxy.squid.ipv4_only import without_ipv6
 from lab import Host, Lab
 from lab.host import ETC_NETNS
+from lab.patience import patient
 from lab.worker import Worker
 from tests.dns_proxy.kernel.dns_proxy_pod import DnsProxyPod
 from tests.http_proxy.kernel.http_pod import Proxy
@@ -73,7 +74,7 @@ http.server.ThreadingHTTPServer(("{SERVER}", 80), Handler).serve_forever()
 def inside(namespace: str, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a namespace; EGRESS_* variables are those given."""
     command = ["ip", "netns", "exec", namespace, *argv]
-    return subprocess.run(command, env=environment(variables), capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment(variables), capture_output=True, text=True, timeout=patient(60))
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -103,18 +104,18 @@ def started(
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(15)
+            process.wait(patient(15))
         process.kill()
         process.wait()
 
 
 def fetched(url: str, *options: str) -> str:
     """Return what a client in the cluster gets."""
-    return inside(CLUSTER, "curl", "-s", "-m", "3", *options, url).stdout
+    return inside(CLUSTER, "curl", "-s", "-m", str(patient(3)), *options, url).stdout
 
 
 def soon(condition: Callable[[], object], log: Path) -> None:
-    end = time.monotonic() + 40
+    end = time.monotonic() + patient(40)
     while not condition():
         assert time.monotonic() < end, f"{log.read_text()}\n{state()}"
         time.sleep(0.1)
