@@ -41,7 +41,7 @@ def daemon_set(name: str, **pod: Any) -> dict[str, Any]:
 
 
 def picture(**lists: Any) -> Picture:
-    found = {
+    found: dict[str, Any] = {
         look.NODES: [node("a"), node("b")],
         look.DAEMON_SETS: [daemon_set("kube-router"), daemon_set("kube-proxy")],
     }
