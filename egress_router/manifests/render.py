@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 
@@ -20,6 +21,8 @@ _BREAKS = frozenset("\x85\u2028\u2029")
 #: Fields of kept parts that templates write in their own places.
 _PLACED = frozenset({"env", "volumeMounts", "resources", "tolerations", "terminationGracePeriodSeconds", "sysctls"})
 PART_OF = "egress-router"
+#: The first field of an object, as the templates write it, that does not say what it is.
+_BEHIND_METADATA = re.compile(r"^(?!apiVersion:|kind:|metadata:)[a-zA-Z]", re.MULTILINE)
 _MEMORY = {
     Component.REDIRECT: {"request": "64Mi", "limit": "256Mi"},
     # 4096 clients of Squid, and two of them side by side during a reload.
@@ -52,9 +55,11 @@ def join_manifests(texts: Sequence[str]) -> str:
     text = "---\n".join(texts)
     seen: set[tuple[str, str, str]] = set()
     problems = []
-    for document in (document for one in texts for document in parse_documents(one)):
-        metadata = document.value["metadata"]
-        identity = (document.value["kind"], metadata.get("namespace", ""), metadata["name"])
+    for document in text.split("\n---\n"):
+        # Kind and metadata stand at the beginning; the rest is long.
+        (head,) = parse_documents(_BEHIND_METADATA.split(document, maxsplit=1)[0])
+        metadata = head.value["metadata"]
+        identity = (head.value["kind"], metadata.get("namespace", ""), metadata["name"])
         if identity in seen:
             where = f" in the namespace {identity[1]}" if identity[1] else ""
             message = f"{identity[0]} {identity[2]}{where} would be written twice, and the last one would win"
@@ -148,9 +153,23 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
+#: Values that are remembered by what they are: routers of one manifest have much in common, and writing is slow.
+_known: dict[str, str] = {}
+_MOST_KNOWN = 1024
+
+
 def _dumped(value: object, indent: int) -> list[str]:
+    key = repr(value)
+    if key not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[key] = _written(value)
+    return [" " * indent + line if line else "" for line in _known[key].split("\n")]
+
+
+def _written(value: object) -> str:
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=_WIDTH, allow_unicode=True)
-    return [" " * indent + line if line else "" for line in str(text).rstrip("\n").split("\n")]
+    return str(text).rstrip("\n")
 
 
 def fragment(value: Mapping[str, object], indent: int) -> str:

@@ -27,6 +27,12 @@ NAMES = [
     BAD,
     "127.1",
     "0x7f000001",
+    # GOOD and BAD as inet_aton(3) takes them, too.
+    "3405803801",
+    "3405803802",
+    "0313.0.113.26",
+    "0xcb.0.0x71.0x1a",
+    "203.0.28954",
 ]
 DECORATED = [
     "{}",
@@ -42,6 +48,11 @@ DECORATED = [
     "-{}",
     f"{'a' * 64}.{{}}",
     "{}%2e",
+    "%67{}",
+    "a@b@{}",
+    "{}%00",
+    "{}\\x",
+    "é{}",
 ]
 PORTS = [
     "",
@@ -59,9 +70,22 @@ PORTS = [
     ":8080",
     ":81",
     ":443",
+    ": 80",
+    ":80:80",
+    ":8_0",
+    ":80%20",
 ]
-TAILS = ["", "/", "?x", "#x", "/a:b@c", "/squid-internal-mgr/menu", "/a b"]
+TAILS = ["", "/", "?x", "#x", "/a:b@c", "/squid-internal-mgr/menu", "/a b", "\\x", "/a\tb", "/%0a", "/..//"]
 SIX = ["[::1]", "[::ffff:203.0.113.26]", "[64:ff9b::cb00:711a]", "[2001:db8::1", "2001:db8::1", "[fe80::1]", "[]"]
+# The zone is an interface of the pod; another one makes it a name for Squid, one without an address.
+SIX += [
+    "[::ffff:cb00:711a]",
+    "[2001:0DB8:0:0::1]",
+    "[::cb00:711a]",
+    "[fe80::1%lo]",
+    "[0:0::ffff:203.0.113.26]",
+    "[v1.a]",
+]
 
 
 @pytest.fixture
