@@ -139,7 +139,8 @@ class ManifestPod:
                 else variable["value"]
             )
             words += ["--env", f"{variable['name']}={value}"]
-        words += security_options(container.get("securityContext", {}) if security is None else security)
+        whole = {"seccompProfile": self.spec.get("securityContext", {}).get("seccompProfile")}
+        words += security_options(whole | container.get("securityContext", {}) if security is None else security)
         words += self._mounts(container)
         if security is not None and security is self.least_main:
             words += ["--tmpfs", "/run/egress-router:rw,mode=0777,size=64m"]
@@ -187,6 +188,20 @@ class ManifestPod:
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.1)
 
+    def confinement(self) -> dict[str, tuple[str, str]]:
+        """Return what the kernel says of each process of the main container, by name and number: its mode of seccomp
+        (2: there is a filter) and whether execve(2) can give it new privileges (1: no). See proc_pid_status(5).
+        """
+        main = podman("inspect", "--format", "{{.State.Pid}}", self.main).stdout.strip()
+        found = {}
+        pids = [main]
+        for pid in pids:
+            pids += Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            lines = (line.partition(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            status = {name: value.strip() for name, _, value in lines}
+            found[f"{status['Name']} {pid}"] = (status["Seccomp"], status["NoNewPrivs"])
+        return found
+
     def logs(self) -> str:
         """Return what the main container wrote."""
         result = podman("logs", self.main, check=False)
@@ -199,8 +214,10 @@ class ManifestPod:
 
 
 def security_options(context: Mapping[str, Any]) -> list[str]:
-    """Return podman's words for a container's security context."""
+    """Return podman's words for a container's security context; podman's own profile of seccomp is RuntimeDefault."""
     words = []
+    if (context.get("seccompProfile") or {}).get("type") != "RuntimeDefault":
+        words += ["--security-opt", "seccomp=unconfined"]
     if context.get("privileged"):
         words.append("--privileged")
     capabilities = context.get("capabilities", {})

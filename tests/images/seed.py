@@ -27,6 +27,7 @@ LEAST_INIT = {
     "readOnlyRootFilesystem": True,
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
 }
 #: As OpenShift's restricted SCC runs a container: a user of the namespace's range, group 0.
 LEAST_MAIN = {
@@ -35,6 +36,7 @@ LEAST_MAIN = {
     "readOnlyRootFilesystem": True,
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
 }
 
 

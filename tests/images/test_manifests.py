@@ -27,6 +27,13 @@ def manifests(tag: str, component: str, destinations: str, *options: str) -> lis
     return load(result.stdout)
 
 
+def assert_confined(router: ManifestPod) -> None:
+    """RuntimeDefault and no new privileges, and all works: for the supervisor and what it starts."""
+    found = router.confinement()
+    assert found
+    assert set(found.values()) == {("2", "1")}, found
+
+
 MULTUS = ["--platform", "kubernetes", "--parent-interface", "eth0"]
 SDN = ["--platform", "openshift", "--sdn"]
 
@@ -40,6 +47,7 @@ def test_redirect(lab: Lab, tag: str, tmp_path: Path, platform: list[str]) -> No
         router.init()
         router.start()
         router.wait_ready()
+        assert_confined(router)
         assert lab.tcp(client, router.host.addresses[4], 8080).split()[0] == SOURCE
         with pytest.raises(NoReply):
             lab.tcp(client, router.host.addresses[4], 8081)
@@ -61,6 +69,7 @@ def test_http_proxy(lab: Lab, tag: str, tmp_path: Path) -> None:
         router.init()
         router.start()
         router.wait_ready()
+        assert_confined(router)
         assert router.probe("livenessProbe")
         assert fetch(client, router.host.addresses[4], "http://free.fr/")[0] == 200
         assert fetch(client, router.host.addresses[4], "http://perdu.com/")[0] == 403
@@ -77,6 +86,7 @@ def test_dns_proxy(lab: Lab, tag: str, tmp_path: Path) -> None:
         router.init()
         router.start()
         router.wait_ready()
+        assert_confined(router)
         assert router.probe("livenessProbe")
         peer, _, server, *_ = lab.tcp(client, router.host.addresses[4], 80).split()
         assert (peer, server) == (SOURCE, "203.0.113.26")
