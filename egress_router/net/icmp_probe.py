@@ -49,6 +49,11 @@ _BURST = 32
 LATEST_ROUNDS = 10
 #: A node that said so long ago that it sends traffic here is forgotten.
 _REMEMBERED_SECONDS = 600.0
+#: An agent sends no more echoes a second, however many nodes it probes: each costs some 15 us of a processor, with its
+#: answer. Beyond that its rounds take longer.
+MOST_ECHOES = 5000
+#: The longest time until its next question that somebody may name; seconds.
+_LONGEST_PAUSE = 60.0
 #: Agents of nodes that are up are asked in every so many rounds.
 REDUCED_RATE_ROUNDS = 3
 
@@ -88,12 +93,13 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What an agent or a controller asks: the ``number`` of its probe, whether it sends traffic here (None: it does not
-    say, as controllers do) and the pods that it asks about.
+    say, as controllers do) and the pods that it asks about; in how many seconds it asks again, 0 when it does not say.
     """
 
     number: int
     uses: bool | None = None
     pods: tuple[str, ...] = ()
+    pause: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,8 @@ def parse_message(data: bytes) -> Question | Reply | None:
     if "ask" in message:
         number = _number(message["ask"])
         uses = message["uses"] is True if "uses" in message else None
-        return None if number is None else Question(number, uses, tuple(_addresses(message.get("pods"))))
+        pods = tuple(_addresses(message.get("pods")))
+        return None if number is None else Question(number, uses, pods, _seconds(message.get("next")))
     number = _number(message.get("told"))
     if number is None:
         return None
@@ -144,6 +151,10 @@ def parse_message(data: bytes) -> Question | Reply | None:
 
 def _number(value: object) -> int | None:
     return value if type(value) is int and 0 <= value <= _MAX_NUMBER else None
+
+
+def _seconds(value: object) -> float:
+    return float(value) if type(value) in (int, float) and 0 <= value <= _LONGEST_PAUSE else 0.0  # type: ignore[operator, arg-type]
 
 
 def _addresses(value: object) -> list[str]:
@@ -223,8 +234,9 @@ class Prober:
         self._pods: Mapping[str, Collection[str]] = {}
         self._reduced_rate: frozenset[str] = frozenset()
         self._peers: Collection[str] = frozenset()
-        #: When each node said last that it sends traffic here, the longest ago first.
-        self._users: dict[str, float] = {}
+        #: When each node said last that it sends traffic here, and how long until it says so again, the longest ago
+        #: first.
+        self._users: dict[str, tuple[float, float]] = {}
         self._stop_asked = threading.Event()
         self._ended = threading.Event()
         self._ended.set()
@@ -287,13 +299,29 @@ class Prober:
         """Believe only these nodes that they send traffic here."""
         with self._lock:
             self._peers = addresses
-            self._users = {ip: at for ip, at in self._users.items() if ip in addresses}
+            self._users = {ip: said for ip, said in self._users.items() if ip in addresses}
 
     def users(self, within: float) -> list[str]:
-        """Return the addresses of the nodes that said within so many seconds that they send traffic here."""
+        """Return the addresses of the nodes that said within so many seconds that they send traffic here; of one that
+        asks more seldom, within three of its questions.
+        """
         now = time.monotonic()
         with self._lock:
-            return sorted(ip for ip, at in self._users.items() if now - at < within)
+            return sorted(ip for ip, (at, pause) in self._users.items() if now - at < max(within, 3 * pause))
+
+    def listening(self, within: float) -> float:
+        """Return after how many seconds every node that sends traffic here has asked: ``within``, or longer."""
+        with self._lock:
+            return max([within, *(3 * pause for _, pause in self._users.values())])
+
+    def round_seconds(self) -> float:
+        """Return how long a round takes: the interval, or as long as MOST_ECHOES allows."""
+        with self._lock:
+            return self._round_seconds(len(self._targets))
+
+    def _round_seconds(self, targets: int) -> float:
+        # One straight and one through the tunnel; those that are seldom sent are few.
+        return max(self._interval, 2 * targets / MOST_ECHOES) if self._payload else self._interval
 
     def stop(self) -> None:
         """Ask the thread in ``run`` to end, and wait a moment for it."""
@@ -316,7 +344,7 @@ class Prober:
         self._send()
         while not self._stop_asked.is_set():
             beat()
-            due = max(due + self._interval, time.monotonic() - self._interval)
+            due = max(due + self.round_seconds(), time.monotonic() - self._interval)
             self._receive_until(due)
             self._report(self._take())
             self._send()
@@ -356,6 +384,7 @@ class Prober:
             self._new_way = []
             targets = [(name, target.host_ip) for name, target in self._targets.items()]
             uses, reduced_rate, pods = self._uses, self._reduced_rate, self._pods
+        seconds = self._round_seconds(len(targets))
         for number, (name, ip) in enumerate(targets, start=1):
             if number % _BURST == 0:
                 self._drain(self._icmp)
@@ -363,6 +392,8 @@ class Prober:
             question: dict[str, object] = {"ask": self._number}
             if self._payload:
                 question["uses"] = name in uses
+            if seconds > self._interval:
+                question["next"] = round(seconds * REDUCED_RATE_ROUNDS, 2)
             if name in pods:
                 question["pods"] = list(pods[name])
             try:
@@ -438,7 +469,7 @@ class Prober:
             return
         # A controller asks too, perhaps from the same address as an agent, and does not say that it uses anything.
         if question.uses is not None:
-            self._note_user(ip, uses=question.uses)
+            self._note_user(ip, question.pause, uses=question.uses)
         reply = self._payload(question.pods)
         with suppress(OSError):
             self._udp.sendto(self._sealed({"told": question.number, **reply}, sender), address)
@@ -450,14 +481,14 @@ class Prober:
             return body
         return self._signatures.seal(body, self._host_ip if self._payload else ANY_SOURCE, to)
 
-    def _note_user(self, ip: str, *, uses: bool) -> None:
+    def _note_user(self, ip: str, pause: float, *, uses: bool) -> None:
         """Remember a node that sends traffic here; others, and those that said so long ago, are forgotten."""
         now = time.monotonic()
         with self._lock:
             self._users.pop(ip, None)
             if uses and ip in self._peers:
-                self._users[ip] = now
-            for known, at in list(self._users.items()):
+                self._users[ip] = (now, pause)
+            for known, (at, _) in list(self._users.items()):
                 if now - at < _REMEMBERED_SECONDS:
                     break
                 del self._users[known]

@@ -217,6 +217,12 @@ class FakeProber:
     def users(self, within: float) -> list[str]:
         return list(self.senders)
 
+    def listening(self, within: float) -> float:
+        return within
+
+    def round_seconds(self) -> float:
+        return SETTINGS.probe_interval
+
     def run(self, beat: Callable[[], None] = lambda: None) -> None:
         beat()
 

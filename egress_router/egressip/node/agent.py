@@ -84,7 +84,7 @@ class Agent:
         self._pending_here: tuple[str, ...] = ()
         self._told_nodes: Mapping[str, HostSubnet] | None = None
         self._listens_since = loop.now()
-        self._listen_seconds = USERS_WITHIN * settings.probe_interval
+        self._users_within = USERS_WITHIN * settings.probe_interval
         #: Whether an event came after which something must be applied.
         self._changed = False
         self._first_round = False
@@ -136,7 +136,7 @@ class Agent:
             self._apply()
         # A first round of probes before the first change: what is up must not look down, nor the other way round.
         self._first_round = True
-        self._wait(now() + settings.probe_interval * (settings.probe_misses + 1.5))
+        self._wait(now() + self._prober.round_seconds() * (settings.probe_misses + 1.5))
         self._first_round = False
         self.gateways.assume_unknown_down()
         self._apply()
@@ -530,16 +530,19 @@ class Agent:
         """Return the addresses of the nodes that send traffic here, and this one's if its own pods leave by it."""
         applied = self.dataplane.applied
         own = applied is not None and Direct.LOCAL_GATEWAY in applied.paths.values()
-        return sorted({*self._prober.users(self._listen_seconds), *({self.host_ip} if own else ())})
+        return sorted({*self._prober.users(self._users_within), *({self.host_ip} if own else ())})
 
     def handed_over(self) -> bool:
         """Return whether nothing new leaves with this node's addresses any more."""
-        return not self.users() and self.loop.now() - self._listens_since > self._listen_seconds
+        return not self.users() and self._all_have_asked()
+
+    def _all_have_asked(self) -> bool:
+        """Return whether every node that sends traffic here has asked since a drain began, and so has heard of it."""
+        return self.loop.now() - self._listens_since > self._prober.listening(self._users_within)
 
     def drain_phase(self) -> DrainPhase:
         """Return how far a drain is."""
-        now = self.loop.now()
-        return self.node_drain.phase(now, heard=now - self._listens_since > self._listen_seconds)
+        return self.node_drain.phase(self.loop.now(), heard=self._all_have_asked())
 
     def _leaving_addresses(self) -> frozenset[str]:
         """Return the egress IPs that the controller has given to this node and is to give to others, in a drain."""

@@ -116,6 +116,12 @@ class Prober(Protocol):
     def users(self, within: float) -> list[str]:
         """Return the addresses of the nodes that said within so many seconds that they send traffic here."""
 
+    def listening(self, within: float) -> float:
+        """Return after how many seconds every node that sends traffic here has asked: ``within``, or longer."""
+
+    def round_seconds(self) -> float:
+        """Return how long a round of probes takes."""
+
     def run(self, beat: Callable[[], None] = ...) -> None:
         """Probe until ``stop``, in a thread of its own."""
 

@@ -148,3 +148,34 @@ def test_who_only_once_asked_is_forgotten(make_lab: Callable[..., Lab]) -> None:
         "once (['3'], 1)",
         "no peer ([], 0)",
     ]
+
+
+MANY = """
+import threading
+import time
+from egress_router.net import icmp_probe
+
+icmp_probe.MOST_ECHOES = 80
+rounds = []
+living = icmp_probe.Prober("127.0.0.1", 4791, 0.1, lambda _: None, lambda pods: {"ready": True})
+living.set_peers({"127.0.0.3"})
+asks = icmp_probe.Prober("127.0.0.3", 4791, 0.1, lambda _: rounds.append(time.monotonic()), lambda pods: {"ready": True})
+targets = {f"n{number}": f"127.1.0.{number}" for number in range(1, 20)} | {"living": "127.0.0.1"}
+for prober in (living, asks):
+    threading.Thread(target=prober.run, daemon=True).start()
+asks.set_targets(targets, frozenset(targets), frozenset(targets))
+time.sleep(2.5)
+spent = rounds[-1] - rounds[-4]
+print("asked", round(spent / 3, 1), round(asks.round_seconds(), 1), living.listening(0.3), living.users(0.1))
+asks.set_targets({"living": "127.0.0.1"}, frozenset({"living"}), frozenset())
+time.sleep(1)
+print("asked", round(rounds[-1] - rounds[-2], 1), asks.round_seconds(), living.listening(0.3))
+for prober in (living, asks):
+    prober.stop()
+"""
+
+
+def test_who_probes_many_takes_longer_rounds_and_those_he_uses_know(make_lab: Callable[..., Lab]) -> None:
+    """A node that is drained must not take one that asks seldom for one that has gone."""
+    done = make_lab().nodes[0].run([sys.executable, "-c", MANY], timeout=30)
+    assert done.stdout.splitlines() == ["asked 0.5 0.5 4.5 ['127.0.0.3']", "asked 0.1 0.1 0.3"]
