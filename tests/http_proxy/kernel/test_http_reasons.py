@@ -117,7 +117,7 @@ def test_silent_tunnels_are_probed_and_end_after_the_limit(lab: Lab, proxy: Prox
 
 
 @contextmanager
-def websocket_server(lab: Lab, port: int) -> Iterator[list[bytes]]:
+def websocket_server(lab: Lab, port: int, answer: str = "websocket") -> Iterator[list[bytes]]:
     """Switch protocols, greet, and echo; yields what clients asked with."""
     listener = lab.services.socket(socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -132,9 +132,8 @@ def websocket_server(lab: Lab, port: int) -> Iterator[list[bytes]]:
             except OSError:
                 return
             asked.append(connection.recv(10_000))
-            connection.sendall(
-                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhi"
-            )
+            head = f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: {answer}\r\nConnection: Upgrade\r\n\r\nhi"
+            connection.sendall(head.encode())
             while data := connection.recv(100):
                 connection.sendall(data)
 
@@ -146,17 +145,28 @@ def websocket_server(lab: Lab, port: int) -> Iterator[list[bytes]]:
         listener.close()
 
 
+#: What clients write in Upgrade and Connection (RFC 9110, 7.8: names of protocols are of any case, a list has an order).
+FORMS = [
+    ("WebSocket", "Upgrade"),
+    ("Websocket", "Upgrade"),
+    ("WEBSOCKET", "UPGRADE"),
+    ("websocket", "keep-alive, upgrade"),
+    ("websocket, h2c", "Upgrade, HTTP2-Settings"),
+    ("h2c, websocket", "Upgrade"),
+]
+
+
 def test_websocket_by_upgrade(lab: Lab, proxy: Proxy, client: Client) -> None:
     lab.echo(GOOD, tcp=[9])
     lab.dns.set("good.example", A=[GOOD])
     lab.dns.set("denied.example", A=[GOOD])
     proxy.start("!denied.example\n*")
 
-    def upgrade(host: str, protocol: str = "websocket") -> tuple[int, bytes]:
+    def upgrade(host: str, protocol: str = "websocket", connection: str = "Upgrade") -> tuple[int, bytes]:
         with client.connect() as opened:
             opened.sendall(
                 f"GET http://{host}:81/chat HTTP/1.1\r\nHost: {host}:81\r\nUpgrade: {protocol}\r\n"
-                "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                f"Connection: {connection}\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
                 "Sec-WebSocket-Version: 13\r\n\r\n".encode()
             )
             reply = b""
@@ -172,6 +182,11 @@ def test_websocket_by_upgrade(lab: Lab, proxy: Proxy, client: Client) -> None:
         assert upgrade("denied.example")[0] == 403
         assert len(asked) == 1
         assert b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==" in asked[0]
-    entries = proxy.wait_for_log(2)
+        for form in FORMS:
+            assert upgrade("good.example", *form) == (101, b"frames"), form
+            assert b"upgrade: websocket\r\n" in asked[-1].lower()
+    with websocket_server(lab, 81, "WebSocket"):
+        assert upgrade("good.example") == (101, b"frames")
+    entries = proxy.wait_for_log(3 + len(FORMS))
     assert {(entry["status"], entry["decision"]) for entry in entries} == {(101, "allow"), (403, "deny")}
     json.dumps(entries)
