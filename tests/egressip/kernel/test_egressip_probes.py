@@ -159,7 +159,9 @@ icmp_probe.MOST_ECHOES = 80
 rounds = []
 living = icmp_probe.Prober("127.0.0.1", 4791, 0.1, lambda _: None, lambda pods: {"ready": True})
 living.set_peers({"127.0.0.3"})
-asks = icmp_probe.Prober("127.0.0.3", 4791, 0.1, lambda _: rounds.append(time.monotonic()), lambda pods: {"ready": True})
+asks = icmp_probe.Prober(
+    "127.0.0.3", 4791, 0.1, lambda _: rounds.append(time.monotonic()), lambda pods: {"ready": True}
+)
 targets = {f"n{number}": f"127.1.0.{number}" for number in range(1, 20)} | {"living": "127.0.0.1"}
 for prober in (living, asks):
     threading.Thread(target=prober.run, daemon=True).start()

@@ -145,7 +145,7 @@ def websocket_server(lab: Lab, port: int, answer: str = "websocket") -> Iterator
         listener.close()
 
 
-#: What clients write in Upgrade and Connection (RFC 9110, 7.8: names of protocols are of any case, a list has an order).
+#: What clients write in Upgrade and Connection (RFC 9110, 7.8: names of protocols have any case, lists have an order).
 FORMS = [
     ("WebSocket", "Upgrade"),
     ("Websocket", "Upgrade"),
