@@ -60,6 +60,14 @@ from egress_router.kubernetes.configuration import load_configuration
     show_default=True,
     help="A controller that stands by waits so long for the one that assigns; it counts itself out after 2/3 of it.",
 )
+@click.option(
+    "--drain-on-cordon/--no-drain-on-cordon",
+    default=False,
+    show_default=True,
+    envvar="EGRESS_DRAIN_ON_CORDON",
+    help="With --source kubernetes: a cordoned node hands its addresses over, as `kubectl drain` needs it. "
+    "EGRESS_DRAIN_ON_CORDON: on or off.",
+)
 @health_options(9911, "all addresses")
 @click.option(
     "--page/--no-page",
@@ -83,6 +91,7 @@ def controller(
     lease_namespace: str,
     lease_name: str,
     lease_seconds: float,
+    drain_on_cordon: bool,
     health_port: int,
     health_address: str,
     page: bool | None,
@@ -101,4 +110,6 @@ def controller(
         return run_on_directory(settings, state, health_port, health_address, page=shown)
     api = load_configuration(os.environ, kubeconfig, api_server)
     lease = LeaseSettings(lease_namespace, lease_name, lease_seconds)
-    return run_on_kubernetes(settings, api, lease, health_port, health_address, page=shown)
+    return run_on_kubernetes(
+        settings, api, lease, health_port, health_address, drain_on_cordon=drain_on_cordon, page=shown
+    )

@@ -299,6 +299,7 @@ NODE = (
     "EGRESS_CLUSTER_NETWORKS",
     "EGRESS_CONTROLLER_WITNESSES",
     "EGRESS_CONTROLLER_PAGE",
+    "EGRESS_DRAIN_ON_CORDON",
     "EGRESS_HEALTH_ADDRESS",
 )
 #: Names that another one is looked for; it takes a tenth of a millisecond each.

@@ -24,6 +24,7 @@ from egress_router.egressip.fleet.page import fleet_page
 from egress_router.egressip.process import api_client, running, serve, wait_for_objects
 from egress_router.egressip.source.controller_writer import ControllerWriter, keep_status
 from egress_router.egressip.source.directory import ClusterSource, DirectorySource
+from egress_router.egressip.source.drain_guard import DrainGuard
 from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.egressip.source.kubernetes_record import KubernetesRecord
 from egress_router.errors import TryAgainError
@@ -37,7 +38,9 @@ def _fleet_page(controller: Controller, query: str) -> Answer:
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """The Lease object; ``namespace`` empty: that of the pod. Others wait for ``seconds`` without a renewal."""
+    """The Lease object; ``namespace`` empty: that of the pod, and of guard pods. Others wait for ``seconds`` without a
+    renewal.
+    """
 
     namespace: str = ""
     name: str = "egress-router-controller"
@@ -63,9 +66,11 @@ def run_on_kubernetes(
     health_port: int,
     health_address: str,
     *,
+    drain_on_cordon: bool,
     page: bool,
 ) -> int:
-    """Assign egress IPs, with the objects of the Kubernetes API; beside it, write EgressNodes, statuses and events.
+    """Assign egress IPs, with the objects of the Kubernetes API; beside it, write EgressNodes, statuses and events, and
+    let guard pods go (see DrainGuard).
     Returns and raises as ``run_on_directory``, and TryAgainError when the lease is lost.
     """
     with running() as (loop, threads), ExitStack() as stack:
@@ -90,6 +95,10 @@ def run_on_kubernetes(
             writer = ControllerWriter(client, source, lease, lambda: controller.known.decision, LOGGER.info)
             stack.callback(writer.loop.stop)
             writer.loop.start(threads.start)
+            namespace = election.namespace or api.namespace
+            guard = DrainGuard(client, source, lease, namespace, LOGGER.info, on_cordon=drain_on_cordon)
+            stack.callback(guard.stop)
+            guard.start(threads.start)
 
         run_controller(
             settings,

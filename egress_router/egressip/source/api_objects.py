@@ -23,6 +23,8 @@ EGRESS_NODES = f"/apis/{API}/egressnodes"
 ASSIGNMENTS = f"/apis/{API}/egressipassignments"
 #: Nodes with this label may be given the addresses of every EgressIP without an egressNodeSelector.
 ASSIGNABLE = f"{GROUP}/egress-assignable"
+#: The annotation of an EgressNode by which the controller tells its agent that the Node is cordoned.
+CORDONED = f"{GROUP}/cordoned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,9 @@ class EgressNode:
     held_ips: frozenset[str] = frozenset()
     pending: Mapping[str, str] | None = None
     ready: bool = False
+    #: The controller's word that the Node is cordoned, and the agent's that nothing uses this node any more.
+    cordoned: bool = False
+    handed_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +242,8 @@ def egress_node(raw: Mapping[str, Any]) -> EgressNode:
             if isinstance(entry, Mapping) and "egressIP" in entry
         },
         condition(status, "Ready").get("status") == "True",
+        _mapping(reader.metadata.get("annotations")).get(CORDONED) == "true",
+        _mapping(status.get("drain")).get("phase") == "HandedOver",
     )
     reader.done()
     return made

@@ -71,7 +71,7 @@ def announced(report: NodeReport, ip: str) -> tuple[str, str, str]:
 
 
 class NodeWriter:
-    """Calls ``report`` in a thread of its own, and ``drain`` when spec.drain of the EgressNode changes."""
+    """Calls ``report`` in a thread of its own, and ``drain`` when the EgressNode says otherwise whether to."""
 
     def __init__(
         self,
@@ -101,9 +101,10 @@ class NodeWriter:
         report = self._report()
         own = next((node for node in self._source.egress_nodes.objects().values() if node.name == self._node), None)
         if own is not None:
-            if own.drain != self._wanted_drain:
-                self._wanted_drain = own.drain
-                self._drain(own.drain)
+            wanted = own.drain or own.cordoned
+            if wanted != self._wanted_drain:
+                self._wanted_drain = wanted
+                self._drain(wanted)
             if now >= self._next:
                 self._write_node(own.uid, report, now)
         for entry in self._source.assignments.objects().values():

@@ -19,9 +19,14 @@ STUCK = 120.0
 class WriteLoop:
     """Calls ``turn`` every ``every`` seconds. What the server refuses is logged once, until it takes something."""
 
-    def __init__(self, turn: Callable[[float], object], *, every: float, log: Callable[[str], None]) -> None:
-        """``turn`` gets the time (time.monotonic()), writes what differs, and raises EgressRouterError."""
+    def __init__(
+        self, turn: Callable[[float], object], *, every: float, log: Callable[[str], None], name: str = "status"
+    ) -> None:
+        """``name`` is that of the thread. ``turn`` gets the time (time.monotonic()), writes what differs, and raises
+        EgressRouterError.
+        """
         self._turn = turn
+        self._name = name
         self._every = every
         self._log = log
         self._stopping = threading.Event()
@@ -32,7 +37,7 @@ class WriteLoop:
 
     def start(self, start: StartThread) -> None:
         """Begin."""
-        self._thread = start("status", self._run, limit=STUCK)
+        self._thread = start(self._name, self._run, limit=STUCK)
 
     def stop(self) -> None:
         """End, and wait for the request that is under way."""
@@ -52,4 +57,4 @@ class WriteLoop:
                 wait = max(AFTER_ERROR, error.retry_after if isinstance(error, ApiError) else 0.0)
                 if str(error) != self._trouble:
                     self._trouble = str(error)
-                    self._log(f"status: {error}")
+                    self._log(f"{self._name}: {error}")

@@ -232,6 +232,22 @@ def test_an_agent_follows_the_drain_that_is_wanted() -> None:
     assert node.drains == [True, False]
 
 
+def test_an_agent_whose_node_is_cordoned_hands_over_until_both_are_taken_back() -> None:
+    node = Node()
+    for number, (spec, annotations) in enumerate(
+        [
+            ({}, {api_objects.CORDONED: "true"}),
+            ({"drain": True}, {api_objects.CORDONED: "true"}),
+            ({"drain": True}, {}),
+            ({}, {api_objects.CORDONED: "false"}),
+        ]
+    ):
+        raw = {"metadata": {"name": "a", "uid": "ua", "annotations": annotations}, "spec": spec}
+        node.source.egress_nodes.values = {"ua": api_objects.egress_node(raw)}
+        node.writer.turn(100.0 + number)
+    assert node.drains == [True, False]
+
+
 class Waits:
     """Stands in for the wait between two turns: notes how long it would be, and ends after so many."""
 
