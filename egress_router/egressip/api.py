@@ -140,13 +140,13 @@ _EVERYTHING = ((0, 2**IPV4_BITS - 1), (V6, V6 + 2**IPV6_BITS - 1))
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
 
 
-@lru_cache(maxsize=1 << 17)
 def length_hint(text: str) -> str:
     """Return ": without /24" for an address with a length, where the address alone can be held; else ""."""
     address, slash, length = text.partition("/")
     return f": without /{length}" if slash and length.isdecimal() and address_key(address) is not None else ""
 
 
+@lru_cache(maxsize=1 << 17)
 def address_key(text: str) -> int | None:
     """Return the key of an address that a node may hold, or None when ``text`` is not one.
 

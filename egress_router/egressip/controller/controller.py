@@ -248,11 +248,12 @@ class Controller:
 
     def _on_objects(self) -> None:
         if self._source.wait(0):
-            nodes = self._state.nodes
+            before = self._state
             self._read()
-            if self._state.nodes != nodes:
+            if self._state.nodes != before.nodes:
                 self._follow_nodes()
-            self._changed = True
+            # Pods, which come and go all the time, decide nothing here.
+            self._changed |= replace(self._state, pods=before.pods) != before
 
     def _next_look(self) -> float:
         now = self.loop.now()

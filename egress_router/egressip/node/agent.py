@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import socket
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop, Timer
 from egress_router.daemon.threads import Threads
-from egress_router.egressip.api import HostSubnet
+from egress_router.egressip.api import ClusterState, HostSubnet
 from egress_router.egressip.assignment.decision import Evaluator, with_recorded_assignment
 from egress_router.egressip.health import Health
 from egress_router.egressip.node.control import TIMEOUT, ControlSocket
@@ -19,7 +20,7 @@ from egress_router.egressip.node.drain import NodeDrain
 from egress_router.egressip.node.gateways import Gateways, LocalAssignments
 from egress_router.egressip.node.interface import require_host_ip
 from egress_router.egressip.node.leave import LeaveFile
-from egress_router.egressip.node.plan import node_plan
+from egress_router.egressip.node.plan import PlanInputs, Planner
 from egress_router.egressip.node.ports import Claims, Dataplane, Prober
 from egress_router.egressip.node.reassignment import ReassignmentGuard
 from egress_router.egressip.node.source_ports import SourcePorts
@@ -45,6 +46,11 @@ HANG_PAUSE = 60.0
 HANGS_AFTER = 2.0
 #: A node that asked within this many probe intervals is listened to in a drain.
 USERS_WITHIN = 3 * REDUCED_RATE_ROUNDS
+
+
+#: Between readings of objects lies as much time as this many of them take, within limits: so a rollout of thousands of
+#: pods costs a part of a processor, and a single change is put in place at once; seconds.
+PAUSE_TIMES, PAUSE_LEAST, PAUSE_MOST = 2, 0.01, 0.1
 
 
 class Agent:
@@ -81,6 +87,14 @@ class Agent:
         self.signatures = None if settings.keys is None else Signatures(settings.keys, LOGGER.warning)
         self.source_ports = SourcePorts(threads.job, LOGGER.warning, loop.now)
         self._evaluator = Evaluator(follows=True)
+        self._planner = Planner()
+        #: What the decision was made from last: namespaces, nodes, and who was offline.
+        self._decided: tuple[object, object, set[str]] = (None, None, set())
+        #: The objects as the source gave them last.
+        self._given = ClusterState()
+        #: The source is not read before, see ``_note_cost``; seconds of the loop.
+        self._reads_from = 0.0
+        self._read_pending = False
         self._pending_here: tuple[str, ...] = ()
         self._told_nodes: Mapping[str, HostSubnet] | None = None
         self._listens_since = loop.now()
@@ -234,8 +248,25 @@ class Agent:
             self.known.obstacles = [f"whether others let the tunnel through is not known: {error}"]
 
     def _on_objects(self) -> None:
-        if self._source.wait(0):
-            self._changed |= self._read()
+        """Read at once what changes after a quiet moment, and what comes in a row together."""
+        if not self._source.wait(0) or self._read_pending:
+            return
+        if self.loop.now() >= self._reads_from:
+            self._read_now()
+        else:
+            self._read_pending = True
+            self.loop.call_later(self._reads_from - self.loop.now(), self._read_now)
+
+    def _read_now(self) -> None:
+        self._read_pending = False
+        started = self.loop.now()
+        self._changed |= self._read()
+        self._note_cost(started)
+
+    def _note_cost(self, started: float) -> None:
+        """Leave time between readings in proportion to what one, and what it brings about, costs."""
+        now = self.loop.now()
+        self._reads_from = max(self._reads_from, now + min(max(PAUSE_LEAST, PAUSE_TIMES * (now - started)), PAUSE_MOST))
 
     def _on_control(self) -> None:
         peer = self._control.accept()
@@ -295,7 +326,12 @@ class Agent:
         except OSError as error:
             self.known.problems = (Problem("state", None, "", f"cannot be read: {error.strerror}"),)
             return False
-        state = with_recorded_assignment(state)
+        given, self._given = self._given, state
+        if state.nodes is given.nodes and state.assignment is given.assignment:
+            # Pods come and go all the time, nodes do not.
+            state = replace(state, nodes=self.known.state.nodes)
+        else:
+            state = with_recorded_assignment(state)
         before, self.known.state = self.known.state, state
         if before == state:
             return False
@@ -322,12 +358,15 @@ class Agent:
         old = known.decision
         state = known.state
         offline = self.gateways.offline()
-        evaluator.update(
-            {**dict.fromkeys(old.namespaces.keys() - state.namespaces.keys()), **state.namespaces},
-            {**dict.fromkeys(old.nodes.keys() - state.nodes.keys()), **state.nodes},
-            offline,
-        )
-        known.decision = evaluator.decision()
+        decided = (state.namespaces, state.nodes, offline)
+        if self._decided[0] is not decided[0] or self._decided[1] is not decided[1] or self._decided[2] != offline:
+            evaluator.update(
+                {**dict.fromkeys(old.namespaces.keys() - state.namespaces.keys()), **state.namespaces},
+                {**dict.fromkeys(old.nodes.keys() - state.nodes.keys()), **state.nodes},
+                offline,
+            )
+            known.decision = evaluator.decision()
+            self._decided = decided
         self.gateways.follow(self.settings.node, state, known.decision)
         self._set_targets()
         return offline
@@ -367,18 +406,19 @@ class Agent:
         return self.local.fitting(me.claims, canonical_ip(host.host_ip), self.dataplane.observed())
 
     def _node_state(self) -> NodeState:
-        return node_plan(
+        state = self.known.state
+        inputs = PlanInputs(
             self.settings.node,
-            self.known.state,
+            state.namespaces,
+            state.nodes,
             self.known.decision,
             self.gateways.alive(),
             self.local.assigned,
-            self._arp_suppressed(),
-            self.pending(),
+            frozenset(self.pending()),
             self._draining(),
-            self.reassignment.unconfirmed,
-            self.gateways.slots,
+            dict(self.reassignment.unconfirmed),
         )
+        return self._planner.plan(inputs, state.pods, self._arp_suppressed(), self.gateways.slots)
 
     def _arp_suppressed(self) -> frozenset[str]:
         """Return the addresses that are not answered for any more."""
@@ -429,6 +469,7 @@ class Agent:
             LOGGER.error("not applied: %s", error)
             self.dataplane.forget()
         known.apply_seconds += self.loop.now() - started
+        self._note_cost(started)
 
     def _verify(self) -> None:
         """Put back what somebody has taken away, and try again what has failed."""

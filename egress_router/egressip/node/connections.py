@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from egress_router.config.values import Address
-from egress_router.egressip.api import ClusterState, Decision, address_key, address_text
+from egress_router.egressip.api import Decision, NetNamespace, address_key, address_text, family
 from egress_router.egressip.node.marks import OWN_SLOT, Marks
 from egress_router.egressip.node.nft_rules import flushed_script
 from egress_router.egressip.node.state import NOT_OUTSIDE, Direct, Network, NodeState
@@ -21,34 +21,38 @@ CONNECTED = (socket.IPPROTO_TCP, socket.IPPROTO_SCTP, 33)
 # Which connections of pods can go on when a node's state changes. Pure.
 
 
-def translating_nodes(
-    me: str, state: ClusterState, decision: Decision, slots: Mapping[str, int], pending: frozenset[str]
-) -> dict[str, frozenset[int]]:
-    """Return, for each pod address of node ``me`` whose namespace has egress IPs, the slots of the nodes that translate
-    it, used for new connections or not.
-    """
-    holder_of = {
-        ip: slot
-        for name, slot in slots.items()
-        if name in decision.nodes
-        for ip in decision.nodes[name].claims
-        if ip not in pending
-    }
-    by_namespace: dict[tuple[str, bool], frozenset[int]] = {}
-    found: dict[str, frozenset[int]] = {}
-    for pod in state.pods.values():
-        space = state.namespaces.get(pod.namespace)
-        if pod.node != me or space is None or not space.egress_ips:
-            continue
-        for ip in pod.ips:
-            key = (pod.namespace, ":" in ip)
-            if key not in by_namespace:
-                texts = {address_text(known) for text in space.egress_ips if (known := address_key(text)) is not None}
-                by_namespace[key] = frozenset(
-                    holder_of[text] for text in texts if text in holder_of and (":" in text) == key[1]
-                )
-            found[ip] = by_namespace[key]
-    return found
+class Translators:
+    """The slots of the nodes that translate a namespace, used for new connections or not."""
+
+    def __init__(
+        self,
+        namespaces: Mapping[str, NetNamespace],
+        decision: Decision,
+        slots: Mapping[str, int],
+        pending: Container[str],
+    ) -> None:
+        """``pending``: addresses that the node which shall have them does not have yet."""
+        self._namespaces = namespaces
+        self._slot_of = {
+            ip: slot
+            for name, slot in slots.items()
+            if name in decision.nodes
+            for ip in decision.nodes[name].claims
+            if ip not in pending
+        }
+        self._found: dict[tuple[str, int], frozenset[int] | None] = {}
+
+    def of(self, namespace: str, version: int) -> frozenset[int] | None:
+        """Return the slots in a family; None for a namespace without egress IPs."""
+        key = (namespace, version)
+        if key not in self._found:
+            space = self._namespaces.get(namespace)
+            self._found[key] = None if space is None or not space.egress_ips else self._slots(space, version)
+        return self._found[key]
+
+    def _slots(self, space: NetNamespace, version: int) -> frozenset[int]:
+        keys = {key for text in space.egress_ips if (key := address_key(text)) is not None and family(key) == version}
+        return frozenset(self._slot_of[text] for text in map(address_text, keys) if text in self._slot_of)
 
 
 def pods_to_recheck(before: NodeState | None, after: NodeState) -> set[str]:

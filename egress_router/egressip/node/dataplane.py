@@ -10,11 +10,12 @@ from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cu
 from egress_router.egressip.node.foreign_marks import rules_before
 from egress_router.egressip.node.forward_policy import accept_tunnel
 from egress_router.egressip.node.leave import PROBLEM, leaves
-from egress_router.egressip.node.nft_rules import ABSENT, node_tables
+from egress_router.egressip.node.nft_rules import ABSENT
 from egress_router.egressip.node.overlays import address_among_pods, loosen, overlay_links
 from egress_router.egressip.node.repair import NetworkWatch, TamperingGuard, summary
 from egress_router.egressip.node.routes import present_slots, set_gateways
 from egress_router.egressip.node.state import TUNNEL, TUNNEL_OVERHEAD, Gateway, NodeSettings, NodeState
+from egress_router.egressip.node.table_maker import TableMaker
 from egress_router.egressip.node.tables import assigned_before, marks_before, tables
 from egress_router.egressip.node.tunnel import ensure_tunnel, set_peers, tunnel_gateway
 from egress_router.errors import StateMismatch, ToolFailed, ToolHangs
@@ -48,6 +49,7 @@ class NodeDataplane:
         self._log = log
         self._applied: NodeState | None = None
         self._nft = tables()
+        self._maker = TableMaker(settings)
         #: The tables that the kernel has, once there are any, and the generation of its rules at which they were seen.
         self._tables: tuple[NftTable, ...] = ()
         self._seen_at = -1
@@ -200,7 +202,7 @@ class NodeDataplane:
         """Make the tables those of ``state``, whatever is there: what an earlier agent has left is compared first and
         keeps what it has counted, what was found changed is replaced at once.
         """
-        wanted = node_tables(self._settings, state, mtu)
+        wanted = self._maker.make(state, mtu)
         if self._tables:
             self._seen_at = self._nft.replace(wanted, ABSENT)
         else:
@@ -215,7 +217,7 @@ class NodeDataplane:
 
     def _change(self, state: NodeState, mtu: int) -> None:
         """Turn the tables into those of ``state`` without reading them."""
-        wanted = node_tables(self._settings, state, mtu)
+        wanted = self._maker.make(state, mtu)
         try:
             generation = self._nft.change(self._tables, wanted)
         except ToolHangs:

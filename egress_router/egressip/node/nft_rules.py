@@ -82,37 +82,57 @@ def except_chain(networks: tuple[str, ...]) -> str:
 
 def elements(state: NodeState, marks: Marks) -> Elements:
     """Return what the sets and maps hold; the ARP table's have ``arp_`` in front."""
+    return {**small_elements(state, marks), **pods_elements(state.translations, state.egress)}
+
+
+def pods_elements(translations: Mapping[str, str], egress: Iterable[str]) -> Elements:
+    """Return what the sets hold that know pods of all nodes."""
     found: Elements = {}
-    for version in (4, 6):
+    for version in _TYPES:
+        own = {pod: ip for pod, ip in translations.items() if (":" in pod) == (version == 6)}
+        found[f"egress_pods{version}"] = _of_family(egress, version)
+        found[f"translated_pods{version}"] = dict.fromkeys(own)
+        found[f"allowed_pairs{version}"] = {f"{pod} . {ip}": None for pod, ip in own.items()}
+        found[f"snat{version}"] = {**own}
+    return found
 
-        def ours(texts: Iterable[str], version: int = version) -> dict[str, str | None]:
-            return {text: None for text in texts if (":" in text) == (version == 6)}
 
-        found[f"local_pods{version}"] = dict.fromkeys(map(_network, ours(state.pods)))
-        found[f"egress_ips{version}"] = ours(state.assigned)
-        found[f"egress_pods{version}"] = ours(state.egress)
-        found[f"translated_pods{version}"] = ours(state.translations)
-        found[f"nodes{version}"] = ours(str(ip_address(text)) for text in state.peers)
-        found[f"allowed_pairs{version}"] = {
-            f"{pod} . {state.translations[pod]}": None for pod in ours(state.translations)
+def small_elements(state: NodeState, marks: Marks) -> Elements:
+    """Return what the other sets and maps hold: the node's own pods, addresses, gateways."""
+    found: Elements = {}
+    for version in _TYPES:
+        found[f"local_pods{version}"] = dict.fromkeys(map(_network, _of_family(state.pods, version)))
+        found[f"egress_ips{version}"] = _of_family(state.assigned, version)
+        found[f"nodes{version}"] = _of_family((_canonical(text) for text in state.peers), version)
+        found[f"path{version}"] = {
+            pod: f"goto {gateway_chain(state.paths[pod])}" for pod in _of_family(state.paths, version)
         }
-        found[f"snat{version}"] = {pod: state.translations[pod] for pod in ours(state.translations)}
-        found[f"path{version}"] = {pod: f"goto {gateway_chain(state.paths[pod])}" for pod in ours(state.paths)}
-        found[f"excepted{version}"] = {pod: f"jump {except_chain(state.excepted[pod])}" for pod in ours(state.excepted)}
-        found[f"tunnelled_pods{version}"] = ours(
-            pod for pod, path in state.paths.items() if _is_tunnelled(path, pod in state.translations)
-        )
+        found[f"excepted{version}"] = {
+            pod: f"jump {except_chain(state.excepted[pod])}" for pod in _of_family(state.excepted, version)
+        }
+        tunnelled = (pod for pod, path in state.paths.items() if _is_tunnelled(path, pod in state.translations))
+        found[f"tunnelled_pods{version}"] = _of_family(tunnelled, version)
     slots = sorted({gateway.slot for gateway in state.gateways})
     found["known_paths"] = {_hex(marks.mark_of(slot)): f"goto gateway_{slot}" for slot in slots}
     found["known_paths"][_hex(marks.mark_of(OWN_SLOT))] = "goto local_gateway"
     leaving = {_hex(marks.mark_of(slot)) for slot in state.draining}
     found["undrained_paths"] = {mark: to for mark, to in found["known_paths"].items() if mark not in leaving}
-    found["arp_egress_ips4"] = {text: None for text in state.assigned if ":" not in text}
-    found["arp_suppressed"] = {text: None for text in state.arp_suppressed if ":" not in text}
-    found["nd_suppressed"] = {f"0x{int(IPv6Address(text)):032x}": None for text in state.arp_suppressed if ":" in text}
-    return found
+    found["arp_egress_ips4"] = _of_family(state.assigned, 4)
+    found["arp_suppressed"] = _of_family(state.arp_suppressed, 4)
+    found["nd_suppressed"] = {f"0x{int(IPv6Address(text)):032x}": None for text in _of_family(state.arp_suppressed, 6)}
+    return {name: dict(sorted(values.items())) for name, values in found.items()}
 
 
+def _of_family(texts: Iterable[str], version: int) -> dict[str, str | None]:
+    return {text: None for text in texts if (":" in text) == (version == 6)}
+
+
+@lru_cache(maxsize=1 << 13)
+def _canonical(text: str) -> str:
+    return str(ip_address(text))
+
+
+@lru_cache(maxsize=1 << 13)
 def _network(text: str) -> str:
     network = ip_network(text, strict=False)
     return str(network.network_address if network.prefixlen == network.max_prefixlen else network)
@@ -127,7 +147,13 @@ def _is_tunnelled(path: EgressPath, has_own: bool) -> bool:
 
 def node_tables(settings: NodeSettings, state: NodeState, mtu: int) -> tuple[NftTable, NftTable]:
     """Return the tables of a node; ``mtu`` is that of its tunnel."""
-    have = elements(state, settings.marks)
+    of_pods = pods_elements(state.translations, state.egress)
+    of_pods = {name: dict(sorted(values.items())) for name, values in of_pods.items()}
+    return assembled(settings, state, mtu, {**small_elements(state, settings.marks), **of_pods})
+
+
+def assembled(settings: NodeSettings, state: NodeState, mtu: int, have: Elements) -> tuple[NftTable, NftTable]:
+    """Return the tables of a node whose sets hold these elements."""
     gateways = sorted({gateway.slot for gateway in state.gateways})
     excepted = sorted(set(state.excepted.values()))
     return (
@@ -211,9 +237,9 @@ def _sets(settings: NodeSettings, have: Elements) -> Iterator[NftSet]:
         yield _set(name, "type mark : verdict", have[name])
 
 
-def _set(name: str, type_: str, values: Mapping[str, str | None], *flags: str) -> NftSet:
+def _set(name: str, type_: str, values: dict[str, str | None], *flags: str) -> NftSet:
     kind = "map" if " : " in type_ else "set"
-    return NftSet(kind, name, (type_, *flags), dict(sorted(values.items())), _COMMENTS[name.rstrip("46")])
+    return NftSet(kind, name, (type_, *flags), values, _COMMENTS[name.rstrip("46")])
 
 
 def _gateway(slot: int, marks: Marks) -> NftChain:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import NamedTuple, TypeVar
 
 from egress_router.egressip.api import (
     ClusterState,
     Decision,
     Disposition,
+    HostSubnet,
+    NamespaceDecision,
+    NetNamespace,
     Pod,
     Via,
     address_key,
@@ -17,11 +22,12 @@ from egress_router.egressip.api import (
     networks_of,
     pod_ranges,
 )
-from egress_router.egressip.node.connections import translating_nodes
+from egress_router.egressip.node.connections import Translators
 from egress_router.egressip.node.marks import LAST_SLOT
 from egress_router.egressip.node.state import Direct, EgressPath, Gateway, NodeState, Remote
 
 _NOTHING: Mapping[int, str] = {}
+_Pods = Mapping[tuple[str, str], Pod]
 
 
 def node_plan(
@@ -32,7 +38,7 @@ def node_plan(
     assigned: frozenset[str],
     arp_suppressed: frozenset[str] = frozenset(),
     pending: Iterable[str] = (),
-    draining: Container[str] = (),
+    draining: Iterable[str] = (),
     unconfirmed: Mapping[str, Collection[str]] | None = None,
     probed: Mapping[str, int] | None = None,
 ) -> NodeState:
@@ -48,93 +54,247 @@ def node_plan(
     Pods with the address of a node (``hostNetwork``) are left out. An address that pods of two namespaces have is
     dropped, unless neither namespace has egress IPs.
     """
-    pending = frozenset(pending)
-    unconfirmed = unconfirmed or {}
-    paths: dict[str, EgressPath] = {}
-    translations: dict[str, str] = {}
-    egress: set[str] = set()
-    owners: dict[str, Pod] = {}
-    duplicate_pod_ips: dict[str, tuple[str, str]] = {}
-    excepted: dict[str, tuple[str, ...]] = {}
-    by_family: dict[tuple[str, int], tuple[str, ...]] = {}
-    mine = _own_ips(state, assigned)
-    host = state.nodes.get(me)
-    ranges = pod_ranges(host.subnet) if host else []
-    # As canonical text without overlaps: nft refuses what overlaps, and with it everything else of that moment.
-    pods = set(networks_of(ranges))
-    machines = {address_text(key) for node in state.nodes.values() if (key := address_key(node.host_ip)) is not None}
-    for pod in state.pods.values():
-        mine_here = mine.get(pod.namespace, _NOTHING)
-        if pod.node != me and not mine_here:
-            continue
-        verdict = decision.namespaces.get(pod.namespace)
-        if not machines.isdisjoint(pod.ips):
-            continue
+    inputs = PlanInputs(
+        me,
+        state.namespaces,
+        state.nodes,
+        decision,
+        dict(slots),
+        assigned,
+        frozenset(pending),
+        frozenset(draining),
+        {ip: frozenset(nodes) for ip, nodes in (unconfirmed or {}).items()},
+    )
+    return Planner().plan(inputs, state.pods, arp_suppressed, slots if probed is None else probed)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanInputs:
+    """All that the plan of every pod depends on, see ``node_plan``; nobody changes it afterwards."""
+
+    me: str
+    namespaces: Mapping[str, NetNamespace]
+    nodes: Mapping[str, HostSubnet]
+    decision: Decision
+    slots: Mapping[str, int]
+    assigned: frozenset[str]
+    pending: frozenset[str] = frozenset()
+    draining: frozenset[str] = frozenset()
+    unconfirmed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+class Planner:
+    """Plans as ``node_plan`` does, and remembers: when only pods have changed, it looks at their addresses alone."""
+
+    def __init__(self) -> None:
+        self._here: _Here | None = None
+        self._pods: _Pods = {}
+        self._by_ip: dict[str, tuple[Pod, ...]] = {}
+        self._planned = _Planned()
+
+    def plan(
+        self, inputs: PlanInputs, pods: _Pods, arp_suppressed: frozenset[str], probed: Mapping[str, int]
+    ) -> NodeState:
+        """Return the state of the node; ``arp_suppressed`` and ``probed`` see ``node_plan``."""
+        touched: Iterable[str] = self._follow(pods)
+        if self._here is None or self._here.inputs != inputs:
+            self._here = _Here(inputs)
+            self._planned = _Planned()
+            touched = self._by_ip
+        for ip in touched:
+            self._planned.put(ip, self._here.judge(ip, self._by_ip.get(ip, ())))
+        return self._here.state(self._planned, arp_suppressed, probed)
+
+    def _follow(self, pods: _Pods) -> set[str]:
+        """Take in the pods; return the addresses that any that changed has or had."""
+        before, touched, there = self._pods, set[str](), 0
+        for key, pod in pods.items():
+            old = before.get(key)
+            if old is not None:
+                there += 1
+                if old is pod or old == pod:
+                    continue
+                self._forget(old, touched)
+            for ip in pod.ips:
+                self._by_ip[ip] = (*self._by_ip.get(ip, ()), pod)
+            touched.update(pod.ips)
+        if there < len(before):
+            for key in before.keys() - pods.keys():
+                self._forget(before[key], touched)
+        self._pods = pods
+        return touched
+
+    def _forget(self, pod: Pod, touched: set[str]) -> None:
+        touched.update(pod.ips)
         for ip in pod.ips:
-            owner = owners.setdefault(ip, pod)
-            if owner.namespace != pod.namespace:
-                rivals = sorted((f"{owner.namespace}/{owner.name}", f"{pod.namespace}/{pod.name}"))
-                duplicate_pod_ips[ip] = (rivals[0], rivals[1])
+            left = list(self._by_ip[ip])
+            left.remove(pod)
+            if left:
+                self._by_ip[ip] = tuple(left)
+            else:
+                del self._by_ip[ip]
+
+
+class _Address(NamedTuple):
+    """What becomes of one address; None where it has no such thing. ``is_pod``: a pod of this node outside of its
+    ranges; ``egress``: it must never leave with another address than its egress IP.
+    """
+
+    path: EgressPath | None = None
+    translation: str | None = None
+    is_pod: bool = False
+    egress: bool = False
+    rivals: tuple[str, str] | None = None
+    translating: frozenset[int] | None = None
+    excepted: tuple[str, ...] = ()
+
+
+_NO_ADDRESS = _Address()
+
+
+class _Planned:
+    """What becomes of all addresses, as NodeState has it."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, EgressPath] = {}
+        self.translations: dict[str, str] = {}
+        self.pods: set[str] = set()
+        self.egress: set[str] = set()
+        self.duplicates: dict[str, tuple[str, str]] = {}
+        self.translating: dict[str, frozenset[int]] = {}
+        self.excepted: dict[str, tuple[str, ...]] = {}
+
+    def put(self, ip: str, address: _Address) -> None:
+        """Take in what becomes of an address, in place of what was known of it."""
+        _set(self.paths, ip, address.path)
+        _set(self.translations, ip, address.translation)
+        _set(self.duplicates, ip, address.rivals)
+        _set(self.translating, ip, address.translating)
+        _set(self.excepted, ip, address.excepted or None)
+        (self.pods.add if address.is_pod else self.pods.discard)(ip)
+        (self.egress.add if address.egress else self.egress.discard)(ip)
+
+
+_T = TypeVar("_T")
+
+
+def _set(mapping: dict[str, _T], ip: str, value: _T | None) -> None:
+    if value is None:
+        mapping.pop(ip, None)
+    else:
+        mapping[ip] = value
+
+
+class _Here:
+    """What is the same for all pods, worked out once."""
+
+    def __init__(self, inputs: PlanInputs) -> None:
+        self.inputs = inputs
+        self._mine = _own_ips(inputs.namespaces, inputs.assigned)
+        host = inputs.nodes.get(inputs.me)
+        self._ranges = pod_ranges(host.subnet) if host else []
+        keys = (address_key(node.host_ip) for node in inputs.nodes.values())
+        self._machines = {address_text(key) for key in keys if key is not None}
+        self._translators = Translators(inputs.namespaces, inputs.decision, inputs.slots, inputs.pending)
+        self._excepted: dict[tuple[str, int], tuple[str, ...]] = {}
+
+    def judge(self, ip: str, pods: Iterable[Pod]) -> _Address:
+        """Return what becomes of an address that these pods have."""
+        me, decision = self.inputs.me, self.inputs.decision
+        counting = [
+            pod
+            for pod in pods
+            if (pod.node == me or pod.namespace in self._mine) and self._machines.isdisjoint(pod.ips)
+        ]
+        found = _NO_ADDRESS
+        for pod in counting:
+            verdict = decision.namespaces.get(pod.namespace)
             if verdict is None:
                 continue
-            if pod.node == me and not _inside(ip, ranges):
-                pods.add(ip)
-            if verdict.disposition is Disposition.NORMAL:
-                if pod.node == me:
-                    paths[ip] = Direct.NODE_ADDRESS
-                continue
-            version = 6 if ":" in ip else 4
-            own = mine_here.get(version)
-            if own is not None:
-                translations[ip] = own
-            if pod.node == me:
-                ways_out = [v for v in verdict.via if (":" in v.ip) == (version == 6) and v.ip not in pending]
-                trusted = [v for v in ways_out if v.node not in unconfirmed.get(ip, ())]
-                paths[ip] = _way(me, ip, [v for v in trusted if v.node not in draining] or trusted, own, slots)
-                if verdict.excepted:
-                    which = (pod.namespace, version)
-                    if which not in by_family:
-                        by_family[which] = tuple(net for net in verdict.excepted if (":" in net) == (version == 6))
-                    if by_family[which]:
-                        excepted[ip] = by_family[which]
-            if pod.node == me or own is not None:
-                egress.add(ip)
-    duplicate_pod_ips = {ip: rivals for ip, rivals in duplicate_pod_ips.items() if ip in egress}
-    served_by = translating_nodes(me, state, decision, slots, pending)
-    served_by = {
-        ip: nodes - {slots[node] for node in unconfirmed.get(ip, ()) if node in slots}
-        for ip, nodes in served_by.items()
-        if ip in paths and ip not in duplicate_pod_ips
-    }
-    for ip in duplicate_pod_ips:
-        translations.pop(ip, None)
-        excepted.pop(ip, None)
-        if ip in paths:
-            paths[ip] = Direct.NO_GATEWAY
-    gateways = _gateways(me, state, slots)
-    peers = frozenset(node.host_ip for name, node in state.nodes.items() if name != me and address_key(node.host_ip))
-    return NodeState(
-        paths,
-        translations,
-        frozenset(egress),
-        assigned,
-        arp_suppressed & assigned,
-        frozenset(pods),
-        peers,
-        gateways,
-        _gateways(me, state, slots if probed is None else probed),
-        draining=frozenset(holder.slot for holder in gateways if holder.node in draining),
-        duplicate_pod_ips=duplicate_pod_ips,
-        translating_nodes=served_by,
-        excepted=excepted,
-    )
+            found = self._of_pod(ip, pod, verdict, found)
+        if found.egress and (rivals := _rivals(counting)):
+            # Nobody can tell which of them has sent a packet.
+            path = None if found.path is None else Direct.NO_GATEWAY
+            return _Address(path, is_pod=found.is_pod, egress=True, rivals=rivals)
+        return found
+
+    def _of_pod(self, ip: str, pod: Pod, verdict: NamespaceDecision, found: _Address) -> _Address:
+        """Return what becomes of the address of a pod; ``found`` is what another with it brings."""
+        is_here = pod.node == self.inputs.me
+        if is_here and not _inside(ip, self._ranges):
+            found = found._replace(is_pod=True)
+        if verdict.disposition is Disposition.NORMAL:
+            return found._replace(path=Direct.NODE_ADDRESS) if is_here else found
+        version = 6 if ":" in ip else 4
+        own = self._mine.get(pod.namespace, _NOTHING).get(version)
+        if own is not None:
+            found = found._replace(translation=own, egress=True)
+        if not is_here:
+            return found
+        return found._replace(
+            path=self._path(ip, verdict, version, own),
+            egress=True,
+            translating=self._translating(ip, pod.namespace, version),
+            excepted=self._excepted_by(pod.namespace, verdict, version),
+        )
+
+    def _path(self, ip: str, verdict: NamespaceDecision, version: int, own: str | None) -> EgressPath:
+        inputs = self.inputs
+        ways_out = [v for v in verdict.via if (":" in v.ip) == (version == 6) and v.ip not in inputs.pending]
+        trusted = [v for v in ways_out if v.node not in inputs.unconfirmed.get(ip, ())]
+        preferred = [v for v in trusted if v.node not in inputs.draining] or trusted
+        return _way(inputs.me, ip, preferred, own, inputs.slots)
+
+    def _translating(self, ip: str, namespace: str, version: int) -> frozenset[int] | None:
+        found = self._translators.of(namespace, version)
+        doubted = self.inputs.unconfirmed.get(ip, ())
+        if found is None or not doubted:
+            return found
+        return found - {self.inputs.slots[node] for node in doubted if node in self.inputs.slots}
+
+    def _excepted_by(self, namespace: str, verdict: NamespaceDecision, version: int) -> tuple[str, ...]:
+        if not verdict.excepted:
+            return ()
+        key = (namespace, version)
+        if key not in self._excepted:
+            self._excepted[key] = tuple(net for net in verdict.excepted if (":" in net) == (version == 6))
+        return self._excepted[key]
+
+    def state(self, planned: _Planned, arp_suppressed: frozenset[str], probed: Mapping[str, int]) -> NodeState:
+        """Return all of it; what is planned later does not change it."""
+        inputs = self.inputs
+        gateways = _gateways(inputs.me, inputs.nodes, inputs.slots)
+        others = [node.host_ip for name, node in inputs.nodes.items() if name != inputs.me]
+        return NodeState(
+            dict(planned.paths),
+            dict(planned.translations),
+            frozenset(planned.egress),
+            inputs.assigned,
+            arp_suppressed & inputs.assigned,
+            # As canonical text without overlaps: nft refuses what overlaps, and with it everything else of that moment.
+            frozenset(networks_of(self._ranges)) | planned.pods,
+            frozenset(text for text in others if address_key(text)),
+            gateways,
+            _gateways(inputs.me, inputs.nodes, probed),
+            draining=frozenset(gateway.slot for gateway in gateways if gateway.node in inputs.draining),
+            duplicate_pod_ips=dict(planned.duplicates),
+            translating_nodes=dict(planned.translating),
+            excepted=dict(planned.excepted),
+        )
 
 
-def _gateways(me: str, state: ClusterState, slots: Mapping[str, int]) -> tuple[Gateway, ...]:
+def _rivals(pods: Iterable[Pod]) -> tuple[str, str] | None:
+    """Return two pods of different namespaces, NAMESPACE/NAME, the first by name; None when there are none."""
+    named = sorted((f"{pod.namespace}/{pod.name}", pod.namespace) for pod in pods)
+    other = next((name for name, namespace in named if namespace != named[0][1]), None)
+    return None if other is None else (named[0][0], other)
+
+
+def _gateways(me: str, nodes: Mapping[str, HostSubnet], slots: Mapping[str, int]) -> tuple[Gateway, ...]:
     return tuple(
-        Gateway(slot, name, state.nodes[name].host_ip)
+        Gateway(slot, name, nodes[name].host_ip)
         for name, slot in sorted(slots.items(), key=lambda item: item[1])
-        if name in state.nodes and name != me
+        if name in nodes and name != me
     )
 
 
@@ -143,11 +303,11 @@ def _inside(ip: str, ranges: Iterable[tuple[int, int]]) -> bool:
     return key is not None and any(first <= key <= last for first, last in ranges)
 
 
-def _own_ips(state: ClusterState, assigned: frozenset[str]) -> dict[str, dict[int, str]]:
+def _own_ips(namespaces: Mapping[str, NetNamespace], assigned: frozenset[str]) -> dict[str, dict[int, str]]:
     """Return, by namespace and IP version, the first of its addresses that stands on this node."""
     here = {key for text in assigned if (key := address_key(text)) is not None}
     found: dict[str, dict[int, str]] = {}
-    for name, space in state.namespaces.items() if here else ():
+    for name, space in namespaces.items() if here else ():
         for text in space.egress_ips:
             key = address_key(text)
             if key in here:

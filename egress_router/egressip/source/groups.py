@@ -33,6 +33,8 @@ from egress_router.egressip.source.api_objects import (
 
 #: Names that no EgressIP can have: they are no DNS subdomain.
 UNSELECTED, UNKNOWN = "-", "?"
+#: Answers that are kept as long as no selection changes.
+_MOST_REMEMBERED = 256
 
 
 @dataclass(slots=True)
@@ -65,30 +67,44 @@ class Grouping:
         self._selecting: dict[str, tuple[EgressIP, ...]] = {}
         self._keys: dict[str, tuple[str, str]] = {}
         self._pods: dict[tuple[str, str], Pod] = {}
+        #: The pods as they were returned last, None when they have changed.
+        self._told: dict[tuple[str, str], Pod] | None = None
+        self._namespaces_of: dict[frozenset[str], frozenset[str]] = {}
 
     def follow(
         self, objects: ApiObjects, changes: Mapping[str, ApiPod | None] | None = None
     ) -> dict[tuple[str, str], Pod]:
-        """Take in the objects and return all pods, by group and name. ``changes``: the pods that differ from the last
-        time, None in the place of one that is gone; without it all are looked at.
+        """Take in the objects and return all pods, by group and name: the same mapping as the last time when they are
+        the same. ``changes``: the pods that differ from the last time, None in the place of one that is gone; without
+        it all are looked at.
         """
         if self._follow_selection(objects) or changes is None:
             self._keys.clear()
             self._pods.clear()
+            self._told = None
             changes = objects.pods
         for uid, pod in changes.items():
-            key = self._keys.pop(uid, None)
+            made = None if pod is None else self._pod(pod)
+            key = self._keys.get(uid)
+            if key is not None and self._pods[key] == made:
+                continue
+            self._told = None
+            if key is not None and made is not None and key == (made.namespace, made.name):
+                # In its place: a mapping from which nothing was deleted is copied fast.
+                self._pods[key] = made
+                continue
             if key is not None:
-                del self._pods[key]
-            if pod is not None:
-                made = self._pod(pod)
+                del self._keys[uid], self._pods[key]
+            if made is not None:
                 key = (made.namespace, made.name)
                 if key in self._pods:
                     # One name twice: the old one's end is not known yet. Both count, so that their addresses do.
                     key = (made.namespace, f"{made.name} {uid}")
                 self._keys[uid] = key
                 self._pods[key] = made
-        return dict(self._pods)
+        if self._told is None:
+            self._told = dict(self._pods)
+        return self._told
 
     def _follow_selection(self, objects: ApiObjects) -> bool:
         """Take in EgressIPs and namespaces; return whether any pod may be in another group for that."""
@@ -100,6 +116,7 @@ class Grouping:
         changed = namespaces != self._namespaces or not _same_selection(ranked, self._egress_ips)
         if changed:
             self._selecting.clear()
+            self._namespaces_of.clear()
         self._egress_ips, self._namespaces = ranked, namespaces
         return changed
 
@@ -131,11 +148,19 @@ class Grouping:
             )
         return self._selecting[name]
 
-    def namespaces_of(self, names: Collection[str]) -> set[str]:
+    def namespaces_of(self, names: Collection[str]) -> frozenset[str]:
         """Return the namespaces from which these EgressIPs select pods."""
-        return {
-            name for name in self._namespaces if any(value.name in names for value in self.selecting_namespace(name))
-        }
+        wanted = frozenset(names)
+        if wanted not in self._namespaces_of:
+            # A few sets of names are asked for again and again, until the selection changes.
+            if len(self._namespaces_of) > _MOST_REMEMBERED:
+                self._namespaces_of.clear()
+            self._namespaces_of[wanted] = frozenset(
+                name
+                for name in self._namespaces
+                if any(value.name in wanted for value in self.selecting_namespace(name))
+            )
+        return self._namespaces_of[wanted]
 
 
 def _same_selection(one: tuple[EgressIP, ...], other: tuple[EgressIP, ...]) -> bool:

@@ -12,12 +12,12 @@ import select
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from egress_router.daemon.threads import Threads
-from egress_router.egressip.api import ClusterState
+from egress_router.egressip.api import ClusterState, NetNamespace
 from egress_router.egressip.source import api_objects
 from egress_router.egressip.source.api_objects import (
     ASSIGNMENTS,
@@ -87,6 +87,7 @@ class KubernetesSource:
         self._made_of: tuple[object, ...] = (None,) * 4
         self._first = True
         self._granted: set[str] = set()
+        self._grouped: tuple[object, set[str], Mapping[str, NetNamespace]] = (None, set(), {})
         self._objects = ApiObjects()
         own = f"spec.nodeName={me.name},{RUNNING}" if me else RUNNING
         self.egress_ips: Informer[EgressIP] = self._follow(
@@ -179,7 +180,7 @@ class KubernetesSource:
             why = next((informer.trouble for informer in missing if informer.trouble), "")
             raise OSError(errno.EAGAIN, why or "the API server has not sent all objects yet")
         changes = self._pod_changes()
-        self._objects = objects = self._gather()
+        self._objects = objects = self._gather(changes)
         pods = self._grouping.follow(objects, changes)
         made_of = (objects.egress_ips, objects.egress_nodes, objects.assignments, objects.nodes)
         if all(one is other for one, other in zip(made_of, self._made_of, strict=True)):
@@ -194,14 +195,18 @@ class KubernetesSource:
         self._first = False
         return state, self._problems()
 
-    def _gather(self) -> ApiObjects:
+    def _gather(self, changes: Mapping[str, ApiPod | None]) -> ApiObjects:
+        # The controller's writer looks at them in a thread of its own.
+        pods: Mapping[str, ApiPod] = self._known_pods
+        if self._me is None:
+            pods = dict(self._known_pods) if changes else self._objects.pods
         return ApiObjects(
             self.egress_ips.objects(),
             self.egress_nodes.objects(),
             self.assignments.objects(),
             self._namespaces.objects(),
             self._nodes.objects() if self._nodes else _NO_NODES,
-            dict(self._known_pods),
+            pods,
         )
 
     def _pod_changes(self) -> dict[str, ApiPod | None]:
@@ -227,12 +232,8 @@ class KubernetesSource:
         node that says that it has an address must translate whoever is sent to it. What it had before stays.
         """
         given = {*state.assignment.get(me, ()), *map(canonical, state.nodes[me].egress_ips)}
-        groups = {
-            name: space
-            for name, space in state.namespaces.items()
-            if not given.isdisjoint(map(canonical, space.egress_ips))
-        }
-        self._watch_namespaces(self._grouping.namespaces_of(groups) if groups else set())
+        groups = self._groups_with(given, state.namespaces)
+        self._watch_namespaces(self._grouping.namespaces_of(groups) if groups else frozenset())
         late = {name for name, informer in self._remote.items() if not informer.synced}
         waiting = {
             canonical(ip)
@@ -246,7 +247,14 @@ class KubernetesSource:
         self._granted = (self._granted & given) | (given - waiting)
         return without_assigned(state, me, waiting - self._granted) if waiting - self._granted else state
 
-    def _watch_namespaces(self, wanted: set[str]) -> None:
+    def _groups_with(self, given: set[str], namespaces: Mapping[str, NetNamespace]) -> Mapping[str, NetNamespace]:
+        """Return the groups that list one of these addresses; remembered until groups or addresses change."""
+        if self._grouped[0] is not namespaces or self._grouped[1] != given:
+            found = {n: s for n, s in namespaces.items() if not given.isdisjoint(map(canonical, s.egress_ips))}
+            self._grouped = (namespaces, given, found)
+        return self._grouped[2]
+
+    def _watch_namespaces(self, wanted: Set[str]) -> None:
         """Watch the pods of these namespaces on other nodes; a replaced one ends when the new ones have all."""
         assert self._me is not None  # noqa: S101 - only agents do this
         names = {""} if len(wanted) > MOST_WATCHES else wanted

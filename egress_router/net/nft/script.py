@@ -52,11 +52,16 @@ def element_changes(old: NftTable, new: NftTable) -> tuple[SetChange, ...] | Non
         return None
     changes = []
     for before, after in zip(old.sets, new.sets, strict=True):
-        if before.elements != after.elements and not after.timed:
-            gone = dict(before.elements.items() - after.elements.items())
-            come = dict(after.elements.items() - before.elements.items())
-            changes.append(SetChange(after, gone, come))
+        # Sets of ten thousand elements are often the same object.
+        if before.elements is after.elements or after.timed or before.elements == after.elements:
+            continue
+        gone, come = _without(before.elements, after.elements), _without(after.elements, before.elements)
+        changes.append(SetChange(after, gone, come))
     return tuple(changes)
+
+
+def _without(elements: dict[str, str | None], others: dict[str, str | None]) -> dict[str, str | None]:
+    return {key: value for key, value in elements.items() if key not in others or others[key] != value}
 
 
 def chain_changes(old: NftTable, new: NftTable) -> ChainChanges:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
-from egress_router.egressip.node.agent import CHECK_EVERY, HANG_PAUSE, Agent
+from egress_router.egressip.node.agent import CHECK_EVERY, HANG_PAUSE, PAUSE_LEAST, Agent
 from egress_router.egressip.node.state import Direct, EgressPath, NodeState, Remote
 from egress_router.errors import PlatformError, ToolHangs, TryAgainError
 from tests.support.fake_node import GONE, HOST_IP, UP, FakeNode
@@ -262,3 +264,25 @@ def test_what_other_agents_are_told(node: FakeNode) -> None:
         "tunnel": True,
         "pods": {POD: OWN, "198.51.100.9": ""},
     }
+
+
+def test_what_changes_after_a_quiet_moment_is_applied_at_once_and_a_burst_together(node: FakeNode) -> None:
+    node.health["b"] = UP
+    known: list[int] = []
+
+    def pods(count: int) -> ClusterState:
+        more = {("toto", f"n{n}"): Pod("toto", f"n{n}", "a", (f"198.51.100.{n}",)) for n in range(10, 10 + count)}
+        return replace(STATE, pods={**STATE.pods, **more})
+
+    def note() -> None:
+        assert node.dataplane.applied is not None
+        known.append(len(node.dataplane.applied.paths))
+
+    burst: list[tuple[float, Callable[[], object]]] = [
+        (2.5 + n / 1000, partial(node.source.set, pods(n))) for n in range(2, 102)
+    ]
+    quiet: list[tuple[float, Callable[[], object]]] = [(2.0, partial(node.source.set, pods(1))), (2.001, note)]
+    node.run(4.0, *quiet, *burst, (2.5 + 0.101 + PAUSE_LEAST + 0.001, note))
+    assert known == [2, 102]
+    counts = [len(state.paths) for state in applied(node)]
+    assert len({count for count in counts if count > 2}) <= 0.1 / PAUSE_LEAST + 2, "not one by one"

@@ -9,7 +9,7 @@ import pytest
 
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.assignment.decision import decide
-from egress_router.egressip.node.connections import is_excepted, pods_to_recheck, survives, translating_nodes
+from egress_router.egressip.node.connections import Translators, is_excepted, pods_to_recheck, survives
 from egress_router.egressip.node.marks import OWN_SLOT
 from egress_router.egressip.node.plan import node_plan
 from egress_router.egressip.node.state import Direct, Gateway, NodeState, Remote
@@ -127,12 +127,15 @@ SLOTS = {"b": 1, "c": 2}
 def test_who_serves_a_pod() -> None:
     """Also who is offline or drains, but not who lacks the address."""
     decision = decide(CLUSTER, {"b"})
-    assert translating_nodes("a", CLUSTER, decision, SLOTS, frozenset()) == {
-        POD: frozenset({1, 2}),
-        "2001:db8:a::2": frozenset({1}),
-    }
-    assert translating_nodes("a", CLUSTER, decision, SLOTS, frozenset({FIRST}))[POD] == {2}
-    assert translating_nodes("a", CLUSTER, decision, {"c": 2}, frozenset())[POD] == {2}
+    plan = node_plan("a", CLUSTER, decision, SLOTS, frozenset())
+    assert plan.translating_nodes == {POD: frozenset({1, 2}), "2001:db8:a::2": frozenset({1})}
+
+    def translating(slots: dict[str, int], *pending: str) -> frozenset[int] | None:
+        return Translators(CLUSTER.namespaces, decision, slots, pending).of("p", 4)
+
+    assert translating(SLOTS) == frozenset({1, 2})
+    assert translating(SLOTS, FIRST) == translating({"c": 2}) == frozenset({2})
+    assert Translators(CLUSTER.namespaces, decision, SLOTS, ()).of("q", 4) is None
 
 
 def test_an_address_of_two_pods_is_dropped() -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.threads import Threads
-from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace
+from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.controller.controller import Controller
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
+from egress_router.egressip.fleet.history import History
 from egress_router.errors import PlatformError, TryAgainError
 from egress_router.net.icmp_probe import Answer, DrainPhase
 from tests.support.fake_loop import FakeClock, fake_loop
@@ -237,6 +239,20 @@ def test_objects_that_change_are_followed(fakes: Cluster) -> None:
     fakes.health["c"] = UP
     fakes.run(10.0, (5.0, lambda: fakes.source.set(replace(STATE, nodes={**STATE.nodes, "c": third}))))
     assert fakes.probers[4].targets == {"a": "192.0.2.11", "b": "192.0.2.12", "c": "192.0.2.13"}
+
+
+def test_pods_that_come_and_go_decide_nothing(fakes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fleet's page has them all the same."""
+    decisions: list[float] = []
+    monkeypatch.setattr(History, "observe", lambda *_: decisions.append(fakes.clock.now))
+    pods = {("toto", "one"): Pod("toto", "one", "a", ("198.51.100.2",))}
+
+    def change(number: int) -> None:
+        fakes.source.set(replace(fakes.controller._state, pods=pods if number % 2 else {}))
+
+    fakes.run(4.0, *((3.0 + n / 100, partial(change, n)) for n in range(50)))
+    assert len([at for at in decisions if 3.0 <= at < 3.5]) <= 1
+    assert fakes.controller._state.pods == pods
 
 
 def test_a_family_that_cannot_be_probed_is_left_out(fakes: Cluster) -> None:
