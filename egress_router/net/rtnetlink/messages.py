@@ -103,6 +103,11 @@ def vxlan_message(name: str, mac: str, mtu: int, vxlan: Vxlan) -> ifinfmsg:
     return _of_kind("vxlan", data, attrs)
 
 
+def wireguard_message(name: str, mtu: int) -> ifinfmsg:
+    """Return the message that makes a WireGuard device."""
+    return _of_kind("wireguard", [], [("IFLA_IFNAME", name), ("IFLA_MTU", mtu)])
+
+
 def macvlan_message(name: str, parent: Link, mode: MacvlanMode, netns: int) -> ifinfmsg:
     """Return the message that makes a macvlan on ``parent``, in the network namespace of the descriptor ``netns``."""
     attrs = [
@@ -116,7 +121,9 @@ def macvlan_message(name: str, parent: Link, mode: MacvlanMode, netns: int) -> i
 
 def _of_kind(kind: str, data: list[tuple[str, Any]], attrs: list[tuple[str, Any]]) -> ifinfmsg:
     request = ifinfmsg()
-    info = [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": data})]
+    info: list[tuple[str, Any]] = [("IFLA_INFO_KIND", kind)]
+    if data:
+        info.append(("IFLA_INFO_DATA", {"attrs": data}))
     request["attrs"] = [*attrs, ("IFLA_LINKINFO", {"attrs": info})]
     return request
 
