@@ -43,8 +43,8 @@ class FakeNetlink:
 @pytest.fixture
 def netlink(monkeypatch: pytest.MonkeyPatch) -> FakeNetlink:
     fake = FakeNetlink()
-    monkeypatch.setattr(wireguard, "Netlink", lambda protocol: fake)
-    monkeypatch.setattr(WireGuard, "_family_number", lambda self: 30)
+    monkeypatch.setattr(wireguard, "Netlink", lambda _: fake)
+    monkeypatch.setattr(WireGuard, "_family_number", lambda _: 30)
     return fake
 
 
