@@ -18,7 +18,8 @@ Exit codes follow sysexits(3) where it has one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from egress_router.records import dataclass
 
 #: Messages that start so go on from the quoted text; others stand for themselves.
 _VERBS = frozenset({"are", "can", "cannot", "claims", "comes", "has", "is", "maps", "never", "stands"})

@@ -5,7 +5,6 @@ Numbers are plain decimal without leading zeros: ``0443`` is an error, not 443 a
 
 from __future__ import annotations
 
-import re
 from ipaddress import (
     AddressValueError,
     IPv4Address,
@@ -16,14 +15,15 @@ from ipaddress import (
     IPv6Network,
 )
 
+from egress_router.config.patterns import pattern
 from egress_router.config.values import Address, HostName, Interface, Network, PortRange
 from egress_router.errors import printable, quoted
 
-_PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
-_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
-_DOTTED = re.compile(r"[0-9.]+", re.ASCII)
+_PORT = r"[1-9][0-9]{0,4}"
+_LENGTH = r"0|[1-9][0-9]{0,2}"
+_DOTTED = r"[0-9.]+"
 #: Narrower than the kernel's rule (dev_valid_name): nft and iptables read ``*``, ``+``, ``!`` and quotes as their own.
-_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)
+_INTERFACE = r"[A-Za-z0-9_.@-]{1,15}"
 #: What ``net/ipv4/conf`` has besides interfaces; the kernel lets no interface be called so.
 _NO_INTERFACE = (".", "..", "all", "default")
 
@@ -38,7 +38,7 @@ class Invalid(str):
 
 def port(text: str) -> int | Invalid:
     """Read a port number, 1 to 65535."""
-    if _PORT.fullmatch(text):
+    if pattern(_PORT).fullmatch(text):
         value = int(text)
         if value <= 65535:
             return value
@@ -78,7 +78,7 @@ def address(text: str) -> Address | Invalid:
 
 def _octal_hint(text: str) -> str:
     parts = text.split(".")
-    leading_zero = _DOTTED.fullmatch(text) and any(len(part) > 1 and part[0] == "0" for part in parts)
+    leading_zero = pattern(_DOTTED).fullmatch(text) and any(len(part) > 1 and part[0] == "0" for part in parts)
     return ": a part has a leading zero, which some programs read as octal" if leading_zero else ""
 
 
@@ -99,7 +99,7 @@ def interface_address(text: str) -> Interface | Invalid:
     host = address(host_text)
     if isinstance(host, Invalid):
         return host
-    if slash and not (_LENGTH.fullmatch(length_text) and 1 <= int(length_text) <= host.max_prefixlen):
+    if slash and not (pattern(_LENGTH).fullmatch(length_text) and 1 <= int(length_text) <= host.max_prefixlen):
         return Invalid(f"{quoted('/' + length_text)} is not a prefix length from /1 to /{host.max_prefixlen}")
     length = int(length_text) if slash else host.max_prefixlen
     return IPv4Interface((host, length)) if isinstance(host, IPv4Address) else IPv6Interface((host, length))
@@ -111,7 +111,7 @@ def network(text: str) -> Network | Invalid:
     host = address(host_text)
     if isinstance(host, Invalid):
         return host
-    if slash and not (_LENGTH.fullmatch(length_text) and int(length_text) <= host.max_prefixlen):
+    if slash and not (pattern(_LENGTH).fullmatch(length_text) and int(length_text) <= host.max_prefixlen):
         return Invalid(f"{quoted('/' + length_text)} is not a prefix length from /0 to /{host.max_prefixlen}")
     length = int(length_text) if slash else host.max_prefixlen
     try:
@@ -123,19 +123,19 @@ def network(text: str) -> Network | Invalid:
 
 def interface_name(text: str) -> str | Invalid:
     """Read an interface name: 1 to 15 letters, digits and ``_ . - @``."""
-    if _INTERFACE.fullmatch(text) and text not in _NO_INTERFACE and not text.startswith("-"):
+    if pattern(_INTERFACE).fullmatch(text) and text not in _NO_INTERFACE and not text.startswith("-"):
         return text
     return Invalid(f"{quoted(text)} is not an interface name")
 
 
-_DURATION = re.compile(r"(0|[1-9][0-9]{0,8})([smhd]?)", re.ASCII)
+_DURATION = r"(0|[1-9][0-9]{0,8})([smhd]?)"
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 EXPECTED_DURATION = "a number of seconds, or one with a unit, such as 90s, 15m, 1h or 2d"
 
 
 def duration(text: str, least: int, most: int) -> int | Invalid:
     """Read ``N`` or ``N`` with s, m, h or d as whole seconds from ``least`` to ``most``."""
-    match = _DURATION.fullmatch(text)
+    match = pattern(_DURATION).fullmatch(text)
     if match is None:
         return Invalid(f"{quoted(text)} is not a duration")
     seconds = int(match[1]) * _SECONDS[match[2]]
@@ -145,9 +145,9 @@ def duration(text: str, least: int, most: int) -> int | Invalid:
 
 
 #: RFC 1123, plus the underscores that names of services have (RFC 2782).
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 #: What inet_aton(3) and browsers take for a number: a "name" that ends so is a mistyped address.
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
+_NUMBER = r"[0-9]+|0x[0-9a-f]*"
 MAX_NAME = 253
 
 
@@ -168,9 +168,9 @@ def host_name(text: str) -> HostName | Invalid:
     if len(bare) > MAX_NAME:
         return Invalid(f"the name has {len(bare)} characters, DNS allows {MAX_NAME}")
     for label in labels:
-        if not _LABEL.fullmatch(label):
+        if not pattern(_LABEL).fullmatch(label):
             return Invalid(f"{quoted(text)} is neither an address nor a name")
-    if _NUMBER.fullmatch(labels[-1]):
+    if pattern(_NUMBER).fullmatch(labels[-1]):
         return Invalid(f"{quoted(text)} is not an address, and a name does not end in a number")
     if labels[-1] == "localhost":
         return Invalid(f"{quoted(text)} is this pod itself (RFC 6761)")

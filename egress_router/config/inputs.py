@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from egress_router.config.files import read_regular
+from egress_router.config.patterns import pattern
 from egress_router.errors import ConfigurationError, Problem
+from egress_router.records import dataclass, field
 
 #: Larger files are refused: a ConfigMap holds at most 1 MiB.
 MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -169,7 +170,7 @@ def load_inputs(
     return Inputs(ours, files)
 
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 EXPECTED = 'such as EGRESS_SOURCE=192.0.2.46, or EGRESS_DESTINATION="80 tcp 203.0.113.25\\n203.0.113.27"'
 
 
@@ -177,7 +178,7 @@ EXPECTED = 'such as EGRESS_SOURCE=192.0.2.46, or EGRESS_DESTINATION="80 tcp 203.
 _MANIFEST = ("apiVersion:", "kind:", "metadata:", "---", "{", "items:")
 
 #: The line that closes a quote, perhaps with a comment of a shell behind it.
-_CLOSING = {quote: re.compile(rf"(.*?){quote}(?:[ \t]+#.*)?") for quote in "'\""}
+_CLOSING = {quote: rf"(.*?){quote}(?:[ \t]+#.*)?" for quote in "'\""}
 
 
 def parse_env_file(text: str, label: str) -> dict[str, str]:
@@ -202,14 +203,14 @@ def parse_env_file(text: str, label: str) -> dict[str, str]:
         name, equals, value = line.partition("=")
         # As the shell's own files have it.
         name = re.sub(r"^export[ \t]+", "", name).strip()
-        if not equals or not _NAME.fullmatch(name):
+        if not equals or not pattern(_NAME).fullmatch(name):
             problems.append(Problem(label, number, line, "is not NAME=VALUE", EXPECTED))
             continue
         value = value.strip()
         if quote := value[:1] if value[:1] in _CLOSING else "":
             parts: list[str] = []
             part: str | None = value[1:]
-            while part is not None and not (last := _CLOSING[quote].fullmatch(part)):
+            while part is not None and not (last := pattern(_CLOSING[quote]).fullmatch(part)):
                 parts.append(part)
                 part = next((following.rstrip() for _, following in lines), None)
             if part is None:
@@ -286,8 +287,6 @@ NODE = (
     "EGRESS_NODE",
     "EGRESS_NODE_INTERFACE",
     "EGRESS_TUNNEL_PORT",
-    "EGRESS_TUNNEL_ENCRYPTION",
-    "EGRESS_WIREGUARD_PORT",
     "EGRESS_PROBE_PORT",
     "EGRESS_AGENT_KEYS",
     "EGRESS_MARK",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from egress_router.config import fields
 from egress_router.config.fields import EXPECTED_DURATION, Invalid, duration
 from egress_router.config.inputs import Inputs, Problems
+from egress_router.config.patterns import pattern
 from egress_router.config.values import Address, Family, family_of
+from egress_router.records import dataclass
 
 EXPECTED_SOURCE = "ADDRESS[/LENGTH], such as 192.0.2.46 or 192.0.2.46/24; one of each family"
 
@@ -105,7 +105,7 @@ RUN_DIR = "EGRESS_RUN_DIR"
 #: Its default: the one directory of a proxy that must be writable.
 DEFAULT_RUN_DIR = Path("/run/egress-router")
 #: What stands in configuration files of Squid and HAProxy without quotes.
-_DIRECTORY = re.compile(r"(?:/[A-Za-z0-9_.@+-]+)+", re.ASCII)
+_DIRECTORY = r"(?:/[A-Za-z0-9_.@+-]+)+"
 
 
 def parse_run_dir(inputs: Inputs, problems: Problems, most: int) -> Path:
@@ -117,7 +117,7 @@ def parse_run_dir(inputs: Inputs, problems: Problems, most: int) -> Path:
         return DEFAULT_RUN_DIR
     path = text.rstrip("/")
     expected = f"an absolute path of at most {most} characters, such as {DEFAULT_RUN_DIR}"
-    if not _DIRECTORY.fullmatch(path):
+    if not pattern(_DIRECTORY).fullmatch(path):
         message = "is not a path of letters, digits and _ . - @ + between slashes"
         problems.error(RUN_DIR, None, text, message, expected)
     elif not {".", ".."}.isdisjoint(path.split("/")):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from egress_router.net.process import die_with_parent
+from egress_router.net.parent import die_with_parent
 
 #: How many of its last lines are kept to explain a death.
 REMEMBERED_LINES = 20

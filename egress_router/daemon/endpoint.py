@@ -13,7 +13,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -26,6 +25,7 @@ from egress_router.daemon.page.assets import Answer, html_headers
 from egress_router.daemon.threads import Threads
 from egress_router.errors import EgressRouterError, PlatformError
 from egress_router.net.families import has_sockets
+from egress_router.records import dataclass, field
 
 __all__ = ["STUCK_SECONDS", "Answer", "Endpoint", "HealthSource", "bounded", "json_page"]
 

@@ -15,12 +15,12 @@ import os
 import select
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from egress_router.daemon.loop import Loop
 from egress_router.daemon.threads import Threads
 from egress_router.errors import PlatformError
+from egress_router.records import dataclass
 
 log = logging.getLogger(__name__)
 

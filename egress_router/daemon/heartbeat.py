@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from egress_router.records import dataclass
 
 #: A loop or thread that turns every second or faster and has not for so long is stuck.
 STUCK_SECONDS = 30.0

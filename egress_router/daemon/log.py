@@ -8,8 +8,8 @@ import os
 import select
 import sys
 import threading
+import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TextIO
 
 from egress_router.config.settings import LogFormat, LogSettings
@@ -44,8 +44,9 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        event = {"time": time, "level": record.levelname.lower(), "message": record.getMessage()}
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        moment = f"{seconds}.{int(record.msecs):03d}+00:00"
+        event = {"time": moment, "level": record.levelname.lower(), "message": record.getMessage()}
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
         return json.dumps(event)

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
 
 from egress_router import __version__
 from egress_router.daemon.endpoint import Answer, HealthSource
+from egress_router.daemon.exposition import (
+    CONTENT_TYPE,
+    Collector,
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    text_of,
+)
+from egress_router.records import dataclass
 
 
 class MetricsPage:
     """The page of ``collector``, which is asked anew each time."""
 
     def __init__(self, collector: Collector) -> None:
-        # Without auto_describe: it would ask for every figure now.
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(collector)
+        self._collector = collector
 
     def __call__(self) -> Answer:
         """Return the figures as they are now. Raises EgressRouterError."""
-        return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+        return 200, CONTENT_TYPE, text_of(self._collector)
 
 
 def common(source: HealthSource, **runs: str) -> Iterator[Metric]:

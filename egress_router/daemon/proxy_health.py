@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-
 from egress_router.daemon.engine import Counters
+from egress_router.daemon.exposition import CounterMetricFamily, GaugeMetricFamily, Metric
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.metrics import common, reloads
 from egress_router.daemon.supervisor import Supervisor
@@ -58,9 +57,9 @@ class ProxyHealth:
 
 def by_label(family: type[Metric], name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
     """Return a family of figures with one label."""
-    metric = family(name, text, labels=(label,))  # type: ignore[call-arg]  # both families take labels
+    metric = family(name, text, labels=(label,))  # both families take labels
     for key, value in values.items():
-        metric.add_metric((key,), value)  # type: ignore[attr-defined]
+        metric.add_metric((key,), value)
     return metric
 
 

@@ -4,7 +4,7 @@ answers in a row to get it back. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from egress_router.records import dataclass
 
 
 @dataclass(slots=True)

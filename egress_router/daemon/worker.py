@@ -5,10 +5,10 @@ from __future__ import annotations
 import queue
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from egress_router.daemon.threads import Threads
+from egress_router.records import dataclass
 
 Result = TypeVar("Result")
 #: Work that takes longer than this is named by /healthz.

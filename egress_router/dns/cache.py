@@ -14,9 +14,9 @@ Pure: the outcome of a look-up and the clock go in, the new entry comes out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 from egress_router.config.values import Address, Family, HostName
+from egress_router.records import dataclass, field, replace
 
 HOLD_NEGATIVE = 30.0
 #: Seconds between two look-ups of a name, at least.

@@ -6,14 +6,14 @@ reads the name servers too.
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from egress_router.config.fields import not_a_host
+from egress_router.config.patterns import pattern
 from egress_router.config.values import Address, HostName
+from egress_router.records import dataclass, field
 
 #: Name servers that are asked at most (resolv.h, MAXNS), and the limits of the options (RES_MAXNDOTS …).
 MAX_SERVERS = 3
@@ -24,7 +24,7 @@ MAX_ATTEMPTS = 5
 MAX_NAME = 253
 MAX_LABEL = 63
 LOCALHOST = IPv4Address("127.0.0.1")
-_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
+_NUMBER = r"[0-9]{1,9}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def _options(words: Iterable[str]) -> dict[str, int | None]:
             found[name] = None
         elif colon and name in _NUMERIC:
             # atoi(3): digits in front count, and none are 0.
-            matched = _NUMBER.match(value)
+            matched = pattern(_NUMBER).match(value)
             found[name] = int(matched[0]) if matched else 0
     return found
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -32,6 +31,7 @@ from egress_router.dns.resolv_conf import (
     parse_resolv_conf,
 )
 from egress_router.errors import printable
+from egress_router.records import dataclass
 
 log = logging.getLogger(__name__)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from egress_router.config.embedded_ipv4 import embedded_ipv4, not_a_server
 from egress_router.config.values import Address, Family, Network
 from egress_router.net.rtnetlink.values import MAIN_TABLE, Route
+from egress_router.records import dataclass
 
 
 def unusable(address: Address) -> str | None:

@@ -6,11 +6,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from egress_router.config.values import HostName
 from egress_router.daemon.engine import Counters
+from egress_router.daemon.exposition import Collector, CounterMetricFamily, GaugeMetricFamily, Metric
 from egress_router.daemon.metrics import NameFigures, name_figures
 from egress_router.daemon.proxy_health import ProxyHealth, by_label, supervised
 from egress_router.daemon.sockets import open_by_port

@@ -10,12 +10,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from prometheus_client.registry import Collector
-
 from egress_router import __version__
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.settings import parse_log
 from egress_router.daemon.endpoint import Answer, Endpoint, HealthSource, json_page
+from egress_router.daemon.exposition import Collector
 from egress_router.daemon.log import LOGGER, set_up_log
 from egress_router.daemon.loop import Loop
 from egress_router.daemon.metrics import MetricsPage

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from egress_router.daemon.engine import Counters
+from egress_router.daemon.exposition import Collector, CounterMetricFamily, GaugeMetricFamily, Metric
 from egress_router.daemon.proxy_health import ProxyHealth, by_label, supervised
 from egress_router.daemon.sockets import open_by_port
 from egress_router.errors import TryAgainError

@@ -9,12 +9,12 @@ import socket
 import struct
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from egress_router.config.values import Address
 from egress_router.errors import AddressInUse, TryAgainError
 from egress_router.net.oserror import translating
+from egress_router.records import dataclass
 
 _ETH_P_ALL = 0x0003
 _ETH_P_ARP = 0x0806
@@ -48,9 +48,9 @@ class Neighbours:
         self._mac = bytes.fromhex(mac.replace(":", ""))
         self._index = index
         with translating(f"ARP and neighbour discovery on {interface}", "NET_RAW"):
-            self._socket = socket.socket(
-                socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.htons(_ETH_P_ALL)
-            )
+            # Without a protocol, until it is bound: else it hears all interfaces, and to be bound to one it waits until
+            # the kernel no longer uses that (10 ms and more).
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         try:
             self._socket.bind((interface, _ETH_P_ALL))
             self._hear(_ALL_NODES_MAC)

@@ -9,13 +9,13 @@ import select
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from egress_router import errors
 from egress_router.errors import EgressRouterError, PlatformError, ToolFailed
 from egress_router.net.oserror import translating
-from egress_router.net.process import die_with_parent
+from egress_router.net.parent import die_with_parent
+from egress_router.records import dataclass
 
 _TIMEOUT_SECONDS = 120.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +44,9 @@ def made_in(path: str, make: Callable[[], T]) -> T:
     For opening sockets: a socket stays in the namespace that it was made in. Only for processes with one thread.
     Raises CapabilityError without CAP_SYS_ADMIN, PlatformError when the path is no namespace.
     """
+    # Imported here: most pods are given their interface, and wait for what is imported.
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

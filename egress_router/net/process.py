@@ -1,12 +1,15 @@
-"""Command-line tools: run, and what they said is kept; children that do not outlive their parent."""
+"""Command-line tools: run, and what they said is kept.
+
+They read from and write to files in memory: nft writes word by word, and a reader of a pipe would be woken for each.
+Neither subprocess nor pipes are needed for that, so nobody waits for their import.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
+import select
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 
@@ -17,6 +20,8 @@ from egress_router.net.oserror import from_os
 TIMEOUT_SECONDS = 60
 #: One that was killed ends at once, unless the kernel keeps it: then it ends when that lets it go.
 _KILLED_SECONDS = 1.0
+#: Python ignores them, which a program would inherit (signal(7)).
+_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 
 _limit = float(TIMEOUT_SECONDS)
 #: What is being waited for, by process number: the command, and since when. Other threads look.
@@ -53,68 +58,82 @@ def start_tool(
     command: Sequence[str], text: str | None = None, started: Callable[[int], None] | None = None
 ) -> Callable[[], str]:
     """Start what ``run_tool`` runs; call the result to wait for the output. Raises, there or here, as run_tool does."""
+    files: list[int] = []
     try:
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-    except FileNotFoundError as error:
-        raise PlatformError(f"`{command[0]}` is not installed") from error
-    except PermissionError as error:
-        raise PlatformError(f"`{command[0]}` may not be executed: {error.strerror}") from error
+        files += map(os.memfd_create, ("input", "output", "errors"))
+        _write(files[0], (text or "").encode())
+        actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
+        pid = os.posix_spawnp(command[0], [*command], os.environ, file_actions=actions, setsigdef=_IGNORED)
     except OSError as error:
+        _close(files)
+        if isinstance(error, FileNotFoundError):
+            raise PlatformError(f"`{command[0]}` is not installed") from error
+        if isinstance(error, PermissionError):
+            raise PlatformError(f"`{command[0]}` may not be executed: {error.strerror}") from error
         raise from_os(error, f"start `{command[0]}`", "") from error
     if started is not None:
-        started(child.pid)
+        started(pid)
     limit = _limit
-    _running[child.pid] = (" ".join(command), time.monotonic())
+    _running[pid] = (" ".join(command), time.monotonic())
 
     def finish() -> str:
         try:
-            return wait()
+            status = _wait(pid, limit)
+            if status is None:
+                os.kill(pid, signal.SIGKILL)
+                # Not for what it has started, and not for a kernel that keeps it.
+                _wait(pid, _KILLED_SECONDS)
+                raise ToolHangs(command, f"no end after {limit:g} s", "")
+            output, errors = (os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace") for file in files[1:])
         finally:
-            _running.pop(child.pid, None)
-
-    def wait() -> str:
-        try:
-            output, errors = child.communicate(text or "", timeout=limit)
-        except subprocess.TimeoutExpired as error:
-            _abandon(child)
-            raise ToolHangs(command, f"no end after {limit:g} s", "") from error
-        except OSError as error:
-            child.kill()
-            child.wait()
-            raise ToolFailed(command, error.strerror or "its input or output broke", "") from error
-        if child.returncode != 0:
-            raise ToolFailed(command, f"exit status {child.returncode}", errors)
+            _running.pop(pid, None)
+            _close(files)
+        if status != 0:
+            raise ToolFailed(command, f"exit status {status}", errors)
         return output
 
     return finish
 
 
-def _abandon(child: subprocess.Popen[str]) -> None:
-    """Kill it and wait a moment for its end, not for what it has started and not for a kernel that keeps it."""
-    child.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(_KILLED_SECONDS)
-    for stream in (child.stdin, child.stdout, child.stderr):
-        if stream is not None:
-            # What was not written yet is lost with it.
-            with contextlib.suppress(OSError):
-                stream.close()
+def _write(file: int, data: bytes) -> None:
+    at = 0
+    while at < len(data):
+        at += os.pwrite(file, data[at:], at)
 
 
-# Children must not go on with what their parent was about to do once that is gone: outside of a container nothing else
-# ends them.
+def _wait(pid: int, seconds: float) -> int | None:
+    """Wait for a child for so long; return its exit code (negative: the signal that ended it), None if it goes on."""
+    if not _ends_within(pid, seconds):
+        return None
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-_PR_SET_PDEATHSIG = 1
-# Bound before any fork: a child must not resolve symbols between fork and exec.
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+def _ends_within(pid: int, seconds: float) -> bool:
+    try:
+        own = os.pidfd_open(pid)
+    except OSError:
+        # Before Linux 5.3, and where a seccomp filter does not know it.
+        return _ends_within_by_looking(pid, seconds)
+    try:
+        poll = select.poll()
+        poll.register(own, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(own)
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this forked process when the thread that forked it ends; ``parent`` is its process. See
-    prctl(2).
-    """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+def _ends_within_by_looking(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    pause = 0.0005
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
+    return True
+
+
+def _close(files: Sequence[int]) -> None:
+    for file in files:
+        with contextlib.suppress(OSError):
+            os.close(file)

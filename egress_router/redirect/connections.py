@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from egress_router.config.values import Address, Family, HostName, Protocol, family_of
-from egress_router.net.conntrack import Connection, Conntrack
+from egress_router.net.conntrack import Connection, Conntrack, nothing_tracked
 from egress_router.redirect.values import Desired, NamedRedirect, Redirect, Translation
 
 
@@ -72,6 +72,8 @@ def translated(desired: Desired) -> list[Connection]:
 
 def end_stale(desired: Desired) -> int:
     """End the connections that the rules in force would not make; return how many. Raises PlatformError."""
+    if nothing_tracked():
+        return 0
     sieve, addresses = Sieve(desired.translation), _addresses(desired)
     with Conntrack() as conntrack:
         if desired.translation.rules.names:

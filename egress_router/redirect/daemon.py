@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.values import Address, HostName
@@ -18,6 +17,7 @@ from egress_router.errors import ConfigurationError, EgressRouterError
 from egress_router.net.conntrack import Connection
 from egress_router.net.memory import give_back_memory
 from egress_router.net.rtnetlink.values import Observed
+from egress_router.records import replace
 from egress_router.redirect.connections import end_stale, translated
 from egress_router.redirect.desired import desired_state
 from egress_router.redirect.nat import NatBackend

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from egress_router.errors import PlatformError
 from egress_router.net.rtnetlink.values import Link
+from egress_router.records import dataclass
 
 #: What a container runtime calls the interface of the pod network (CNI_IFNAME of kubelet's runtimes).
 CRI_INTERFACE = "eth0"

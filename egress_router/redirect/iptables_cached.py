@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
 from typing import Any
 
 from egress_router.config.values import Family, HostName
@@ -18,6 +17,7 @@ from egress_router.net.iptables.chains import Chain, Entry, build_block, counted
 from egress_router.net.iptables.entries import LAYOUTS
 from egress_router.net.iptables.lock import xtables_lock
 from egress_router.net.iptables.rules import IptTable, chain_lines, hook_lines
+from egress_router.records import dataclass, replace
 from egress_router.redirect.iptables_backend import IptablesBackend, answer_table, by_line, tables_of
 from egress_router.redirect.iptables_rules import PREFIX, iptables_tables
 from egress_router.redirect.values import Counters, Translation
@@ -83,7 +83,7 @@ class CachedIptables:
         for family, digests in self._backend.iptables.fill(tables_of(changed)).items():
             key, layout, right = (family, "nat"), LAYOUTS[family], digests["nat"]
             block, kept = self._read(key), self._kept.get(key)
-            if block is None or kept is None or digest(block, layout).hex() != right:
+            if block is None or kept is None or digest(block, layout) != right:
                 return
             if not _alike_but(changed[family].chains, parse_block(kept.block(), layout), parse_block(block, layout)):
                 return
@@ -120,7 +120,7 @@ class CachedIptables:
         for family in self._backend.families(desired):
             for table in TABLES:
                 block, right = self._read((family, table)), digests.get(f"{family} {table}")
-                if block is None or digest(block, LAYOUTS[family]).hex() != right:
+                if block is None or digest(block, LAYOUTS[family]) != right:
                     self._desired = None
                     return
                 old = self._kept.get((family, table))
@@ -140,9 +140,7 @@ class CachedIptables:
     def _changed(self) -> list[_Key]:
         """Return the tables that are not as they were kept, in the order in which they are put back."""
         blocks = ((key, kept, self._read(key)) for key, kept in self._kept.items())
-        return [
-            key for key, kept, block in blocks if block is None or digest(block, LAYOUTS[key[0]]).hex() != kept.digest
-        ]
+        return [key for key, kept, block in blocks if block is None or digest(block, LAYOUTS[key[0]]) != kept.digest]
 
     def _restore(self, desired: Translation, changed: list[_Key]) -> tuple[list[str], dict[str, str]] | None:
         """Put what is ours in ``changed`` back; return what was missing, and the digests of all tables afterwards.
@@ -173,7 +171,7 @@ class CachedIptables:
             after = self._read(key)
             if after is None or digest(after, layout) != digest(new, layout):
                 return None
-            digests[f"{family} {table}"] = digest(after, layout).hex()
+            digests[f"{family} {table}"] = digest(after, layout)
             before.append((key, good, there))
         # Said last: for thousands of rules it takes longer than putting them back.
         for family in Family:

@@ -16,11 +16,11 @@ What finds no address is accepted as it is (iptables refuses DROP in nat) and re
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from ipaddress import collapse_addresses
 
 from egress_router.config.values import Address, Family, PortRange, Protocol, host_network
 from egress_router.net.iptables.rules import IptMatch, IptRule, IptTable
+from egress_router.records import replace
 from egress_router.redirect.network_state import CLUSTER_MARK
 from egress_router.redirect.port_tree import PortRule, port_tree
 from egress_router.redirect.values import NamedFallback, NamedRedirect, Redirect, Spread, Translation

@@ -6,9 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
+from egress_router.daemon.exposition import Collector, CounterMetricFamily, GaugeMetricFamily, Metric
 from egress_router.daemon.metrics import NameFigures, common, name_figures, reloads
 from egress_router.net.conntrack import fill
 from egress_router.redirect.daemon import Reconciler

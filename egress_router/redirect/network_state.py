@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from egress_router.config.values import Address, Family, Network
 from egress_router.net.rtnetlink.values import LinkAddress, PolicyRule, Route, Sysctl
+from egress_router.records import dataclass
 
 #: rtm_protocol of every route and policy rule of ours (rtnetlink(7): values above 4 are for the administrator).
 PROTOCOL = 146

@@ -6,12 +6,12 @@ nft lists it, so that what was read back can be compared with it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import collapse_addresses
 from typing import TypeVar
 
 from egress_router.config.values import Address, Family, Protocol
 from egress_router.net.nft.values import NftChain, NftSet, NftTable
+from egress_router.records import replace
 from egress_router.redirect.network_state import CLUSTER_MARK
 from egress_router.redirect.nft_names import name_chain, named_chains, named_maps
 from egress_router.redirect.values import Redirect, Translation

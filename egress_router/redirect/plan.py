@@ -15,13 +15,13 @@ The main table's default route goes to the egress gateway too, for processes in 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from ipaddress import IPv6Network
 
 from egress_router.config.values import ANY, Address, Family, HostName, Network, family_of, host_network
 from egress_router.errors import PlatformError
 from egress_router.net.rtnetlink.values import MAIN_TABLE, LinkAddress, Observed, PolicyRule, Route, Sysctl
+from egress_router.records import replace
 from egress_router.redirect.egress_link import CRI_INTERFACE
 from egress_router.redirect.network_state import (
     CLUSTER_MARK,

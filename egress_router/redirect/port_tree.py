@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from egress_router.config.values import PortRange
 from egress_router.net.iptables.rules import IptRule
+from egress_router.records import dataclass
 
 #: Rules in a chain, and branches of an inner one. The cost of a look-up is about FAN_OUT / 2 per level.
 FAN_OUT = 8

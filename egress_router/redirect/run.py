@@ -36,7 +36,8 @@ from egress_router.redirect.daemon import Reconciler
 from egress_router.redirect.iptables_cached import CachedIptables
 from egress_router.redirect.metrics import RouterCollector
 from egress_router.redirect.names import Names
-from egress_router.redirect.nft_backend import ForkedNftables, Nftables
+from egress_router.redirect.nft_backend import Nftables
+from egress_router.redirect.nft_forked import ForkedNftables
 from egress_router.redirect.page import ask_form, counts, redirect_view
 from egress_router.redirect.run_config import parse_run
 from egress_router.redirect.setup import set_up

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from egress_router.config import fields
 from egress_router.config.fields import Invalid
@@ -16,6 +15,7 @@ from egress_router.config.settings import (
     unclaimed_port,
 )
 from egress_router.config.values import Family, Interface, Protocol, family_of
+from egress_router.records import replace
 from egress_router.redirect.config import parse_router
 from egress_router.redirect.values import Check, Mode, RouterConfig, RunConfig
 

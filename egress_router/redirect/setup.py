@@ -6,7 +6,6 @@ import logging
 import signal
 import time
 from collections.abc import Collection
-from dataclasses import replace
 
 from egress_router.config.values import Address, family_of
 from egress_router.daemon.log import LOGGER
@@ -17,6 +16,7 @@ from egress_router.net.families import has_sockets
 from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
 from egress_router.net.rtnetlink.values import MAIN_TABLE, Link, LinkAddress, Observed, Route
 from egress_router.net.sysctl import read_sysctl, set_sysctl
+from egress_router.records import replace
 from egress_router.redirect.desired import desired_state, wanted_link
 from egress_router.redirect.egress_link import refuse_unfit, seen
 from egress_router.redirect.macvlan import create_macvlan, host_namespace

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from egress_router.config.values import Address, HostName
@@ -11,6 +10,7 @@ from egress_router.daemon.endpoint import bounded
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.page.view import ListHistory
 from egress_router.daemon.reachability import Reachability
+from egress_router.records import dataclass, field
 from egress_router.redirect.values import Check
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 from egress_router.config.values import Address, Family, HostName, Interface, Network, PortRange, Protocol, family_of
 from egress_router.net.rtnetlink.values import MacvlanMode
+from egress_router.records import dataclass, field
 from egress_router.redirect.network_state import NetworkState
 
 

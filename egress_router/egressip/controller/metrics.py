@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
-
+from egress_router.daemon.exposition import Collector, CounterMetricFamily, Metric
 from egress_router.daemon.metrics import common
 from egress_router.egressip.controller.controller import Controller
 from egress_router.egressip.node.metrics import counter, gauge, labelled

@@ -9,9 +9,9 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
-from dataclasses import dataclass
 
 from egress_router.config.values import Family
+from egress_router.records import dataclass
 
 _GET_INFO, _GET_ENTRIES = 64, 65
 _SET_REPLACE, _SET_ADD_COUNTERS = 64, 65

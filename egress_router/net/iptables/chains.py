@@ -8,12 +8,11 @@ ones), and a jump says at which offset it goes on. See ip_tables.h.
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
-from hashlib import blake2b
 from typing import NamedTuple
 
 from egress_router.net.iptables.blocks import Block
 from egress_router.net.iptables.entries import Layout
+from egress_router.records import replace
 
 HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 #: Target offset and size of an entry.
@@ -42,11 +41,12 @@ class Chain(NamedTuple):
     head: bytes = b""
 
 
-def digest(block: Block, layout: Layout) -> bytes:
-    """Return what differs between tables that differ in more than counters."""
-    found = blake2b(repr((block.hooks, block.entry_points, block.underflows)).encode(), digest_size=16)
-    found.update(_without_counters(block.data, layout))
-    return found.digest()
+def digest(block: Block, layout: Layout) -> str:
+    """Return what differs between tables that differ in more than counters. Python's own hash, of 64 bits: it is the
+    same in this process and its children, and hashlib loads OpenSSL.
+    """
+    places = (block.hooks, block.entry_points, block.underflows)
+    return f"{hash((places, bytes(_without_counters(block.data, layout)))) & (1 << 64) - 1:016x}"
 
 
 def counted(block: Block, layout: Layout) -> dict[str, list[tuple[int, int]]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -18,6 +17,7 @@ from egress_router.config.values import Family
 from egress_router.errors import PlatformError
 from egress_router.net.iptables.platform import LIBXTABLES
 from egress_router.net.iptables.rules import IptMatch, IptRule
+from egress_router.records import dataclass, replace
 
 _PORT_OPTIONS = ("dport", "ctorigdstport")
 _MARK_PORTS = (4951, 9320)
@@ -64,12 +64,17 @@ class EntryEncoder:
         self._family = family
         self._layout = LAYOUTS[family]
         self._templates: dict[object, _Template] = {}
+        #: Rules of a shape of their own: they are asked for to be written, to be compared and to be compared again.
+        self._built: dict[IptRule, bytes] = {}
 
     def entry(self, rule: IptRule) -> bytearray:
         """Return the entry of ``rule`` with zero counters."""
         key = _shape(rule)
         if key is None:
-            return bytearray(self._build(rule))
+            built = self._built.get(rule)
+            if built is None:
+                built = self._built[rule] = self._build(rule)
+            return bytearray(built)
         template = self._templates.get(key)
         if template is None:
             template = self._templates[key] = self._template(rule)

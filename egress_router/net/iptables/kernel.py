@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ from egress_router.config.values import Family
 from egress_router.net.forked import Job, start
 from egress_router.net.iptables.platform import available_families
 from egress_router.net.iptables.rules import IptTable
+from egress_router.records import dataclass
 
 #: Makes the tables of a family where they are needed: those of thousands of rules take memory, which goes with a child.
 MakeTables = Callable[[], Sequence[IptTable]]

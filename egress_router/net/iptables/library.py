@@ -9,9 +9,11 @@ when one extension is loaded for both ("target TCPMSS already registered").
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import os
 import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,14 +32,7 @@ def load_iptc() -> Any:
         if not places:
             raise PlatformError("the extensions of iptables are not installed (Debian's package iptables)")
         os.environ["XTABLES_LIBDIR"] = places[0]
-    slow_search = ctypes.util.find_library
-    ctypes.util.find_library = lambda name: _find(name, slow_search)
-    stand_in = "distutils" not in sys.modules
-    if stand_in:
-        sys.modules["distutils"] = ModuleType("distutils")
-        sysconfig = ModuleType("distutils.sysconfig")
-        sysconfig.get_python_lib = lambda: sys.prefix  # type: ignore[attr-defined]
-        sys.modules["distutils.sysconfig"] = sysconfig
+    before = _put_in(_stand_ins())
     try:
         import iptc
     except ImportError as error:
@@ -46,9 +41,7 @@ def load_iptc() -> Any:
         # It looks up structures by libxtables' version while it is imported: XTablesError, AttributeError, OSError.
         raise PlatformError(f"python-iptables does not know this machine's {LIBXTABLES}: {error}") from error
     finally:
-        ctypes.util.find_library = slow_search
-        if stand_in:
-            del sys.modules["distutils"], sys.modules["distutils.sysconfig"]
+        _put_in(before)
     _read_wide_options()
     return iptc
 
@@ -84,13 +77,49 @@ def _read_wide_options() -> None:
     xtables.xtables._option_lookup = look_up  # noqa: SLF001 - there is no other way in
 
 
-def _find(name: str, slow_search: Any) -> str | None:
+def _stand_ins() -> dict[str, ModuleType | None]:
+    """Return modules that python-iptables asks while it is imported, and never again: the true ones import archives,
+    temporary files and all that Python was built with.
+    """
+    answers: dict[str, tuple[str, Any]] = {
+        "ctypes.util": ("find_library", _find),
+        "sysconfig": ("get_config_var", lambda _: EXTENSION_SUFFIXES[0]),
+        "distutils": ("sysconfig", None),
+        "distutils.sysconfig": ("get_python_lib", lambda: sys.prefix),
+    }
+    found: dict[str, ModuleType | None] = {}
+    for name, (function, answer) in answers.items():
+        module = found[name] = ModuleType(name)
+        setattr(module, function, answer)
+    return found
+
+
+def _put_in(modules: dict[str, ModuleType | None]) -> dict[str, ModuleType | None]:
+    """Have ``import`` find these, None: nothing; return what it found before."""
+    before = {name: sys.modules.get(name) for name in modules}
+    for name, module in modules.items():
+        sys.modules.pop(name, None)
+        if module is not None:
+            sys.modules[name] = module
+    # The name in its package is what the import of a submodule leaves behind.
+    ctypes.__dict__.pop("util", None)
+    if modules["ctypes.util"] is not None:
+        ctypes.__dict__["util"] = modules["ctypes.util"]
+    return before
+
+
+def _slow_search(name: str) -> str | None:
+    sys.modules.pop("ctypes.util", None)
+    search: Callable[[str], str | None] = import_module("ctypes.util").find_library
+    return search(name)
+
+
+def _find(name: str) -> str | None:
     if name in _SONAMES:
         try:
             ctypes.CDLL(_SONAMES[name])
         except OSError:
-            found: str | None = slow_search(name)
-            return found
+            return _slow_search(name)
         return _SONAMES[name]
     # The wrapper that comes with python-iptables is found on sys.path, not among the system's libraries.
     return None

@@ -5,7 +5,8 @@ iptables(8).
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+
+from egress_router.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

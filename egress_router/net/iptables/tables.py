@@ -116,7 +116,7 @@ class Tables:
             blocks = {table.name: own.read(table.name) for table in tables}
         finally:
             own.close()
-        return {name: digest(block, LAYOUTS[self._family]).hex() for name, block in blocks.items() if block is not None}
+        return {name: digest(block, LAYOUTS[self._family]) for name, block in blocks.items() if block is not None}
 
     def _open(self, name: str) -> Any:
         kind = self._iptc.Table6 if self._family is Family.IPV6 else self._iptc.Table

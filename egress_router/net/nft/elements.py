@@ -5,6 +5,7 @@ See linux/netfilter/nf_tables.h (NFT_MSG_*SETELEM, NFTA_SET_ELEM_*) and linux/ne
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -18,16 +19,18 @@ from egress_router.net.netlink import (
     NLM_F_CREATE,
     NLM_F_DUMP,
     Netlink,
+    NetlinkError,
     attribute,
     attributes,
 )
 from egress_router.net.nft.codec import VERDICT, Codec, codec
 from egress_router.net.nft.values import NftSet, SetChange
 
-_NEW_ELEMENT, _GET_ELEMENT, _DELETE_ELEMENT, _GET_GENERATION = 0xA0C, 0xA0D, 0xA0E, 0xA10
+_GET_TABLE, _NEW_ELEMENT, _GET_ELEMENT, _DELETE_ELEMENT, _GET_GENERATION = 0xA01, 0xA0C, 0xA0D, 0xA0E, 0xA10
 _BATCH_BEGIN, _BATCH_END, _SUBSYSTEM = 0x10, 0x11, 10
 _BATCH_GENERATION, _GENERATION = 1, 1
 _FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "ip6": 10}
+#: NFTA_TABLE_NAME is NFTA_SET_ELEM_LIST_TABLE.
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _ELEMENT, _KEY, _DATA, _FLAGS, _EXPRESSION = 1, 1, 2, 3, 7
 _VALUE, _VERDICT = 1, 2
@@ -68,6 +71,16 @@ class NftSocket(Closing):
                 if type_ == _GENERATION:
                     return int(struct.unpack_from("!I", message, start)[0])
         raise PlatformError("the kernel does not tell the generation of its nftables rules")
+
+    def has(self, table: str) -> bool:
+        """Whether there is a table of that name. A hundredth of what nft takes to say so."""
+        try:
+            self._netlink.get(_head(table), _GET_TABLE, f"look for the nftables table {table}")
+        except NetlinkError as error:
+            if error.code != errno.ENOENT:
+                raise
+            return False
+        return True
 
     def read(self, table: str, item: NftSet) -> dict[str, tuple[str | None, Counted | None]]:
         """Return {key: (value or None, counters or None)} of a set or map of ``table``, in the words of nft(8).
@@ -122,11 +135,12 @@ class NftSocket(Closing):
             yield from _elements(message)
 
 
-def _head(table: str, name: str) -> bytes:
+def _head(table: str, name: str = "") -> bytes:
+    """Return the head of a message about a table, or about one of its sets."""
     family, _, own = table.partition(" ")
     names = ((_LIST_TABLE, own), (_LIST_SET, name))
     return struct.pack("=BBH", _FAMILIES[family], 0, 0) + b"".join(
-        attribute(type_, text.encode() + b"\0") for type_, text in names
+        attribute(type_, text.encode() + b"\0") for type_, text in names if text
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 from egress_router.errors import StateMismatch, ToolFailed
@@ -26,6 +25,7 @@ from egress_router.net.nft.script import (
 from egress_router.net.nft.values import NftChain, NftSet, NftTable, SetChange
 from egress_router.net.nft.wording import Wording
 from egress_router.net.process import run_tool, start_tool
+from egress_router.records import dataclass, replace
 
 #: Something else in the namespace may change nftables at the same time.
 ATTEMPTS = 10
@@ -122,8 +122,10 @@ class NftKernel:
     def read(self, name: str, like: NftTable | None = None) -> NftTable | None:
         """See Nft. With ``like`` elements are read while nft lists the rest."""
         finish = start_tool(["nft", "-s", "-t", "list", "table", *name.split()])
-        elements = self._elements(like) if like is not None else None
-        listing = _unless_absent(finish)
+        try:
+            elements = self._elements(like) if like is not None else None
+        finally:
+            listing = _unless_absent(finish)
         if listing is None:
             return None
         table = parse_table(listing)
@@ -147,7 +149,7 @@ class NftKernel:
         with NftSocket() as nft:
             for _ in range(ATTEMPTS):
                 generation, actual = self._present(nft, tables, known)
-                surplus = self._there(remove)
+                surplus = [name for name in remove if nft.has(name)]
                 if not surplus and all(map(_same, tables, actual)):
                     return Put(False, actual, generation)
                 try:
@@ -189,7 +191,8 @@ class NftKernel:
     def difference(self, tables: Sequence[NftTable], absent: Collection[str] = ()) -> list[str]:
         """See Nft."""
         found = [line for table in tables for line in difference(table, self.read(table.name, table))]
-        return found + [f"+table {name}" for name in self._there(absent)]
+        with NftSocket() as nft:
+            return found + [f"+table {name}" for name in absent if nft.has(name)]
 
     def counters(self, name: str) -> Counted:
         """See Nft."""
@@ -220,13 +223,13 @@ class NftKernel:
             return known[0], tuple(known[1])
         for _ in range(ATTEMPTS):
             generation = nft.generation()
-            found = tuple(map(self._first_look, tables))
+            found = tuple(self._first_look(table) if nft.has(table.name) else None for table in tables)
             if nft.generation() == generation:
                 return generation, found
         raise StateMismatch(_BUSY)
 
     def _first_look(self, table: NftTable) -> NftTable | None:
-        """Do as ``read``; costs as little as nft takes to say that there is nothing."""
+        """Do as ``read``, in the words and the order of ``table``; elements are read after the rest."""
         listing = self._list(table.name, "-s")
         if listing is None:
             return None
@@ -241,13 +244,6 @@ class NftKernel:
     def _list(self, name: str, *options: str) -> str | None:
         """Return a table without elements as nft lists it, None when there is none. Raises ToolFailed."""
         return _unless_absent(start_tool(["nft", *options, "-t", "list", "table", *name.split()]))
-
-    def _there(self, names: Collection[str]) -> list[str]:
-        """Return those of ``names`` that are tables."""
-        if not names:
-            return []
-        there = set(run_tool(["nft", "list", "tables"]).splitlines())
-        return [name for name in names if f"table {name}" in there]
 
     def _elements(self, table: NftTable) -> dict[str, dict[str, tuple[str | None, tuple[int, int] | None]]]:
         """Return the elements of all sets; a set that is not there, or whose type is not known, has none."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
-
+from egress_router.config.patterns import pattern
 from egress_router.net.nft.script import COUNTER, table_text
 from egress_router.net.nft.values import NftChain, NftSet, NftTable
+from egress_router.records import replace
 
-_VALUES = re.compile(r"(?:^|\s)counter packets (\d+) bytes (\d+)")
+_VALUES = r"(?:^|\s)counter packets (\d+) bytes (\d+)"
 _COMMENT = 'comment "'
 
 
@@ -79,9 +78,9 @@ def rule_counters(listing: str) -> dict[tuple[str, str], tuple[int, int]]:
         elif place.startswith("counter ") and len(words) == 4 and words[0] == "packets":
             found[(place, "")] = (int(words[1]), int(words[3]))
         elif place.startswith("chain "):
-            values = _VALUES.search(raw)
+            values = pattern(_VALUES).search(raw)
             if values is not None:
-                found[(place, _VALUES.sub(COUNTER, raw).strip())] = (int(values[1]), int(values[2]))
+                found[(place, pattern(_VALUES).sub(COUNTER, raw).strip())] = (int(values[1]), int(values[2]))
     return found
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
+from egress_router.config.patterns import pattern
 from egress_router.net.nft.values import NftChain, NftSet, NftTable, SetChange
 
 #: (set name, key), ("chain NAME", rule) or ("counter NAME", "") → (packets, bytes)
@@ -14,7 +14,7 @@ Counted = Mapping[tuple[str, str], tuple[int, int]]
 ChainChanges = tuple[Sequence[str], Sequence[str]]
 
 COUNTER = " counter"
-_BARE = re.compile(r"\bcounter\b(?! name)")
+_BARE = r"\bcounter\b(?! name)"
 _NOTHING: Counted = MappingProxyType({})
 
 
@@ -144,6 +144,6 @@ def _chain_lines(chain: NftChain, counted: Counted) -> Iterator[str]:
     for rule in chain.rules:
         kept = f"\t\t{rule}"
         if (f"chain {chain.name}", rule) in counted:
-            kept = _BARE.sub(_counter(counted, f"chain {chain.name}", rule).strip(), kept)
+            kept = pattern(_BARE).sub(_counter(counted, f"chain {chain.name}", rule).strip(), kept)
         yield kept
     yield "\t}"

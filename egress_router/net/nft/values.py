@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
 from typing import TypeVar
+
+from egress_router.records import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 
 from egress_router.errors import ToolFailed
 from egress_router.net.nft.listing import parse_table
 from egress_router.net.nft.script import table_text
 from egress_router.net.nft.values import NftChain, NftSet, NftTable
+from egress_router.records import replace
 
 
 class Wording:

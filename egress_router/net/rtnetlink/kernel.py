@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from egress_router.config.values import Address, Family
-from egress_router.errors import PlatformError, TryAgainError
+from egress_router.errors import TryAgainError
 from egress_router.net.closing import Closing
 from egress_router.net.netlink import (
     NLA_F_NESTED,
@@ -28,7 +28,6 @@ from egress_router.net.netlink import (
     NetlinkError,
     attribute,
     attributes,
-    ifaddrmsg,
 )
 from egress_router.net.rtnetlink import messages
 from egress_router.net.rtnetlink.values import (
@@ -43,7 +42,6 @@ from egress_router.net.rtnetlink.values import (
     Route,
     Vxlan,
 )
-from egress_router.net.wireguard import MISSING
 
 _NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
@@ -128,9 +126,6 @@ class RouteNetlink(Protocol):
     def create_vxlan(self, name: str, mac: str, mtu: int, vxlan: Vxlan) -> None:
         """Make a VXLAN device, down."""
 
-    def create_wireguard(self, name: str, mtu: int) -> None:
-        """Make a WireGuard device, down. Raises PlatformError where the kernel has none."""
-
     def remove_link(self, link: Link) -> None:
         """Remove a link."""
 
@@ -167,7 +162,7 @@ class Rtnetlink(Closing):
 
     def links(self) -> tuple[Link, ...]:
         """See RouteNetlink."""
-        found = self._netlink.dump(messages.link_message(), _GETLINK, "list the interfaces")
+        found = self._netlink.dump(messages.links_request(), _GETLINK, "list the interfaces")
         return tuple(map(messages.link_of, found))
 
     def link(self, name: str) -> Link | None:
@@ -189,9 +184,8 @@ class Rtnetlink(Closing):
 
     def _names(self) -> dict[int, str]:
         """Return the names of the links by index, without taking the messages apart: there may be thousands."""
-        head = struct.pack("=BxHiII", 0, 0, 0, 0, 0)
         found = {}
-        for _, _, data in self._netlink.stream(_GETLINK, NLM_F_DUMP, head, "list the interfaces"):
+        for _, _, data in self._netlink.stream(_GETLINK, NLM_F_DUMP, messages.links_request(), "list the interfaces"):
             (index,) = struct.unpack_from("=i", data, _INDEX_AT)
             for type_, start, end in attributes(data, _LINK_ATTRIBUTES_AT, len(data)):
                 if type_ == _IFLA_IFNAME:
@@ -199,9 +193,7 @@ class Rtnetlink(Closing):
         return found
 
     def _addresses(self, names: dict[int, str], index: int = 0) -> tuple[LinkAddress, ...]:
-        request = ifaddrmsg()
-        request["index"] = index
-        dump = self._netlink.dump(request, _GETADDR, "list the addresses")
+        dump = self._netlink.dump(messages.addresses_request(index), _GETADDR, "list the addresses")
         found = (messages.address_of(message, names) for message in dump)
         return tuple(item for item in found if item is not None)
 
@@ -296,16 +288,6 @@ class Rtnetlink(Closing):
         request = messages.vxlan_message(name, mac, mtu, vxlan)
         self._netlink.change(request, _NEWLINK, NLM_F_CREATE | NLM_F_EXCL, f"create {name}")
 
-    def create_wireguard(self, name: str, mtu: int) -> None:
-        """See RouteNetlink."""
-        request = messages.wireguard_message(name, mtu)
-        try:
-            self._netlink.change(request, _NEWLINK, NLM_F_CREATE | NLM_F_EXCL, f"create {name}")
-        except NetlinkError as error:
-            if error.code == errno.EOPNOTSUPP:
-                raise PlatformError(MISSING) from error
-            raise
-
     def create_macvlan(self, name: str, parent: Link, mode: MacvlanMode, netns: int) -> None:
         """Make a macvlan on ``parent``, in the network namespace of the descriptor ``netns``. Raises NetlinkError."""
         request = messages.macvlan_message(name, parent, mode, netns)
@@ -323,12 +305,11 @@ class Rtnetlink(Closing):
             return
         mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_MODE_NONE]))
         spec = attribute(_IFLA_AF_SPEC | NLA_F_NESTED, attribute(socket.AF_INET6 | NLA_F_NESTED, mode))
-        self._netlink.change(messages.link_message(link.index), _NEWLINK, 0, f"prepare {link.name}", extra=spec)
+        self._netlink.change(messages.link_message(link.index) + spec, _NEWLINK, 0, f"prepare {link.name}")
 
     def set_up(self, link: Link) -> None:
         """See RouteNetlink."""
-        request = messages.link_message(link.index)
-        request["flags"] = request["change"] = messages.IFF_UP
+        request = messages.link_message(link.index, flags=messages.IFF_UP)
         self._netlink.change(request, _NEWLINK, 0, f"set {link.name} up")
         end = time.monotonic() + _CARRIER_SECONDS
         while not ((now := self.link(link.name)) and now.lower_up):
@@ -341,7 +322,7 @@ class Rtnetlink(Closing):
         conf = attribute(_IFLA_INET_CONF | NLA_F_NESTED, attribute(number, struct.pack("=I", value)))
         spec = attribute(_IFLA_AF_SPEC | NLA_F_NESTED, attribute(socket.AF_INET | NLA_F_NESTED, conf))
         doing = f"set IPv4 parameter {number} of {link.name} to {value}"
-        self._netlink.change(messages.link_message(link.index), _SETLINK, 0, doing, extra=spec)
+        self._netlink.change(messages.link_message(link.index) + spec, _SETLINK, 0, doing)
 
 
 def own_addresses() -> tuple[Address, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 from egress_router.config.values import Address, Family, Interface, Network
+from egress_router.records import dataclass, field
 
 MAIN_TABLE = 254
 #: rtm_protocol of what an administrator configures (linux/rtnetlink.h, RTPROT_STATIC).

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,18 @@ def test_programs(tmp_path: Path) -> None:
         process.run_tool([str(plain)])
 
 
+@pytest.fixture(params=["pidfd", "no pidfd"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that cannot say when a process ends."""
+
+    def refuse(pid: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    if request.param == "no pidfd":
+        monkeypatch.setattr(os, "pidfd_open", refuse)
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("script", ["exec sleep 30", "sleep 30 & wait", "exec sleep 30 <&-"])
 def test_a_program_that_hangs_is_killed_in_time(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where one that it has started keeps its output open."""
@@ -58,6 +73,27 @@ def test_what_is_absent_is_told_from_what_fails() -> None:
             process.run_tool(["sh", "-c", 'echo "$0" >&2; exit 1', text])
         found.append(failed.value.absent)
     assert found == [True, False]
+
+
+@pytest.mark.usefixtures("kernels")
+def test_input_and_output() -> None:
+    """However much it is, and whenever the program ends."""
+    text = "äb" * (1 << 20)
+    assert process.run_tool(["cat"], text) == text
+    assert process.run_tool(["sh", "-c", "sleep 0.05; echo $$ >&2; echo done"]) == "done\n"
+    assert process.run_tool(["cat"]) == ""
+
+
+def test_nothing_is_left() -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = descriptors()
+    for command in (["true"], ["false"], ["/nonexistent"]):
+        with suppress(PlatformError):
+            process.run_tool(command)
+    assert descriptors() == before
+    assert not process.slow_tool(0)
 
 
 def test_a_program_that_does_not_read_its_input() -> None:

@@ -13,7 +13,7 @@ import sys
 from egress_router.config.values import Family
 from egress_router.redirect.iptables_cached import CachedIptables
 from egress_router.redirect.nat import NatBackend, choose_backend
-from egress_router.redirect.nft_backend import ForkedNftables
+from egress_router.redirect.nft_forked import ForkedNftables
 from egress_router.redirect.values import Backend
 
 if __name__ == "__main__":
