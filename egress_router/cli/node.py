@@ -31,7 +31,7 @@ from egress_router.egressip.node.guard import guard_script, guard_unit
 from egress_router.egressip.node.leave import kept_script, leave_unit
 from egress_router.egressip.node.marks import parse_marks
 from egress_router.egressip.node.process import run_on_directory, run_on_kubernetes
-from egress_router.egressip.node.state import TUNNEL_PORT, NodeSettings
+from egress_router.egressip.node.state import TUNNEL_PORT, WIREGUARD_PORT, NodeSettings
 from egress_router.egressip.node.status import is_well, status_text
 from egress_router.egressip.node.uninstall import uninstall_node
 from egress_router.egressip.process import set_up_log_from_environment
@@ -113,6 +113,24 @@ CLUSTER_OPTION = click.option(
     help="UDP, the tunnel between nodes; the same on every node. EGRESS_TUNNEL_PORT sets it too.",
 )
 @click.option(
+    "--tunnel-encryption",
+    "encryption",
+    type=click.Choice(["off", "wireguard"]),
+    envvar="EGRESS_TUNNEL_ENCRYPTION",
+    default="off",
+    show_default=True,
+    help="Encrypt the tunnel between nodes; needs --agent-keys; the same on every node. EGRESS_TUNNEL_ENCRYPTION sets "
+    "it too.",
+)
+@click.option(
+    "--wireguard-port",
+    type=click.IntRange(1, 65535),
+    envvar="EGRESS_WIREGUARD_PORT",
+    default=WIREGUARD_PORT,
+    show_default=True,
+    help="UDP, the encrypted tunnel between nodes; the same on every node. EGRESS_WIREGUARD_PORT sets it too.",
+)
+@click.option(
     "--mark",
     envvar="EGRESS_MARK",
     default="0x20000000/0xf0000000",
@@ -156,6 +174,8 @@ def command(
     probe_port: int,
     keys: Path | None,
     tunnel_port: int,
+    encryption: str,
+    wireguard_port: int,
     mark: str,
     mark_slots: str,
     dad: str,
@@ -179,7 +199,14 @@ def command(
         parse_marks(mark, mark_slots),
         tunnel_port,
         keys,
+        encryption == "wireguard",
+        wireguard_port,
     )
+    if settings.encrypted and keys is None:
+        raise UsageError(
+            "--tunnel-encryption wireguard needs --agent-keys: agents tell each other the keys of the tunnel, and one "
+            "that is not signed could be anybody's"
+        )
     set_up_log_from_environment()
     if origin == DIRECTORY:
         return run_on_directory(settings, state, path, health_port, health_address)

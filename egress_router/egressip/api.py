@@ -69,7 +69,8 @@ class Pod:
 @dataclass(frozen=True, slots=True)
 class ClusterState:
     """All objects, keyed by name; pods by (namespace, name). ``assignment`` is the recorded automatic
-    assignment, egress IPs by node; ``assigned_without`` are the nodes that were offline for it.
+    assignment, egress IPs by node; ``assigned_without`` are the nodes that were offline for it; ``staying`` the node
+    of each address of it that is not to be moved for the balance.
     """
 
     namespaces: Mapping[str, NetNamespace] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class ClusterState:
     pods: Mapping[tuple[str, str], Pod] = field(default_factory=dict)
     assignment: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     assigned_without: tuple[str, ...] = ()
+    staying: Mapping[str, str] = field(default_factory=dict)
 
 
 def cluster_state(namespaces: Iterable[NetNamespace] = (), nodes: Iterable[HostSubnet] = ()) -> ClusterState:

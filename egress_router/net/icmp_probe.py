@@ -28,6 +28,7 @@ from egress_router.net.tunnel_echo import (
     echo_request,
     random_ident,
 )
+from egress_router.net.wireguard import is_key
 
 _ECHO = {4: (8, 0), 6: (128, 129)}
 _MAX_DATAGRAM = 8192
@@ -93,18 +94,22 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What an agent or a controller asks: the ``number`` of its probe, whether it sends traffic here (None: it does not
-    say, as controllers do) and the pods that it asks about; in how many seconds it asks again, 0 when it does not say.
+    say, as controllers do) and the pods that it asks about; in how many seconds it asks again, 0 when it does not say;
+    its public key, see Reply.
     """
 
     number: int
     uses: bool | None = None
     pods: tuple[str, ...] = ()
     pause: float = 0.0
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an agent says to the probe ``number``; see Answer."""
+    """What an agent says to the probe ``number``; see Answer. ``key`` is the public key of its encrypted tunnel, empty
+    when it has none.
+    """
 
     number: int
     ready: bool
@@ -113,6 +118,7 @@ class Reply:
     sources: Mapping[str, str]
     answers_tunnel: bool = False
     drain: DrainPhase = DrainPhase.NONE
+    key: str = ""
 
 
 def parse_message(data: bytes) -> Question | Reply | None:
@@ -131,7 +137,8 @@ def parse_message(data: bytes) -> Question | Reply | None:
         number = _number(message["ask"])
         uses = message["uses"] is True if "uses" in message else None
         pods = tuple(_addresses(message.get("pods")))
-        return None if number is None else Question(number, uses, pods, _seconds(message.get("next")))
+        pause, key = _seconds(message.get("next")), _key(message.get("key"))
+        return None if number is None else Question(number, uses, pods, pause, key)
     number = _number(message.get("told"))
     if number is None:
         return None
@@ -146,6 +153,7 @@ def parse_message(data: bytes) -> Question | Reply | None:
         else {},
         message.get("tunnel") is True,
         _PHASES.get(drain, DrainPhase.NONE) if isinstance(drain := message.get("drain"), str) else DrainPhase.NONE,
+        _key(message.get("key")),
     )
 
 
@@ -155,6 +163,10 @@ def _number(value: object) -> int | None:
 
 def _seconds(value: object) -> float:
     return float(value) if type(value) in (int, float) and 0 <= value <= _LONGEST_PAUSE else 0.0  # type: ignore[operator, arg-type]
+
+
+def _key(value: object) -> str:
+    return value if isinstance(value, str) and is_key(value) else ""
 
 
 def _addresses(value: object) -> list[str]:
@@ -219,9 +231,17 @@ class Prober:
         report: Callable[[Mapping[str, Answer]], None],
         payload: Callable[[Collection[str]], Mapping[str, object]] | None = None,
         signatures: Signatures | None = None,
+        public_key: str = "",
+        heard_key: Callable[[str, str], None] | None = None,
     ) -> None:
-        """``signatures``: sign what is said, and believe only what is signed."""
+        """``signatures``: sign what is said, and believe only what is signed. ``public_key`` is told to all that are
+        asked; ``heard_key`` is called in the thread with the address of a node and its key, when that is another one.
+        Keys are believed of nodes alone (``set_peers``), and when they are signed.
+        """
         self._signatures = signatures
+        self._public_key = public_key
+        self._heard_key = heard_key
+        self._keys: dict[str, str] = {}
         self._host_ip = host_ip
         self._interval = interval
         self._port = port
@@ -300,6 +320,7 @@ class Prober:
         with self._lock:
             self._peers = addresses
             self._users = {ip: said for ip, said in self._users.items() if ip in addresses}
+            self._keys = {ip: key for ip, key in self._keys.items() if ip in addresses}
 
     def users(self, within: float) -> list[str]:
         """Return the addresses of the nodes that said within so many seconds that they send traffic here; of one that
@@ -394,6 +415,8 @@ class Prober:
                 question["uses"] = name in uses
             if seconds > self._interval:
                 question["next"] = round(seconds * REDUCED_RATE_ROUNDS, 2)
+            if self._public_key:
+                question["key"] = self._public_key
             if name in pods:
                 question["pods"] = list(pods[name])
             try:
@@ -457,6 +480,8 @@ class Prober:
     def _on_datagram(self, data: bytes, ip: str, address: tuple[object, ...]) -> None:
         opened = Opened(data) if self._signatures is None else self._signatures.open(data, ip, self._host_ip)
         message = None if opened is None else parse_message(opened.body)
+        if opened is not None and opened.sender and message is not None and message.key:
+            self._note_key(ip, message.key)
         if opened is not None and isinstance(message, Question):
             self._answer(message, opened.sender, ip, address)
         elif isinstance(message, Reply) and self._age(message.number) <= LATEST_ROUNDS:
@@ -470,7 +495,9 @@ class Prober:
         # A controller asks too, perhaps from the same address as an agent, and does not say that it uses anything.
         if question.uses is not None:
             self._note_user(ip, question.pause, uses=question.uses)
-        reply = self._payload(question.pods)
+        reply = dict(self._payload(question.pods))
+        if self._public_key:
+            reply["key"] = self._public_key
         with suppress(OSError):
             self._udp.sendto(self._sealed({"told": question.number, **reply}, sender), address)
 
@@ -480,6 +507,14 @@ class Prober:
         if self._signatures is None:
             return body
         return self._signatures.seal(body, self._host_ip if self._payload else ANY_SOURCE, to)
+
+    def _note_key(self, ip: str, key: str) -> None:
+        with self._lock:
+            if ip not in self._peers or self._keys.get(ip) == key:
+                return
+            self._keys[ip] = key
+        if self._heard_key is not None:
+            self._heard_key(ip, key)
 
     def _note_user(self, ip: str, pause: float, *, uses: bool) -> None:
         """Remember a node that sends traffic here; others, and those that said so long ago, are forgotten."""

@@ -104,6 +104,9 @@ class FakeDataplane(Pipe):
     def others_changed(self) -> bool:
         return False
 
+    def learn_key(self, host_ip: str, key: str) -> None:
+        self.steps.append(("key", host_ip, key))
+
     def unheard_changed(self) -> bool:
         return False
 

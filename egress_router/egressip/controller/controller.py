@@ -25,6 +25,7 @@ from egress_router.egressip.api import (
     family,
 )
 from egress_router.egressip.assignment.decision import Evaluator
+from egress_router.egressip.assignment.staying import joined, staying, with_staying
 from egress_router.egressip.controller.drained_nodes import decide_drained
 from egress_router.egressip.controller.leader_election import AssignmentRecord, Lease
 from egress_router.egressip.controller.watched_nodes import ControllerSettings, WatchedNodes
@@ -289,8 +290,11 @@ class Controller:
         if self._evaluator is None:
             self._evaluator = Evaluator(state.assignment)
             known.decision = Decision({}, {}, {})
-        decide = partial(self._decide, now)
-        known.decision = decision = decide_drained(state.nodes, state.assignment, self.watched.drained(), decide)
+        drained = self.watched.drained()
+        stay = staying(state, {*self.watched.offline(now), *drained})
+        nodes = with_staying(state.nodes, stay)
+        decide = partial(self._decide, now, nodes)
+        known.decision = decision = joined(decide_drained(nodes, state.assignment, drained, decide), stay)
         self.history.observe(decision, self._health(), self._wall_clock())
         without = tuple(self.watched.down(now))
         if dict(decision.assignment) == dict(state.assignment) and without == state.assigned_without:
@@ -299,13 +303,13 @@ class Controller:
         if not known.error or now >= self._retry_at:
             self._write(decision, without)
 
-    def _decide(self, now: float, changed: Mapping[str, HostSubnet]) -> Decision:
-        """Decide, with some nodes ``changed``."""
+    def _decide(self, now: float, nodes: Mapping[str, HostSubnet], changed: Mapping[str, HostSubnet]) -> Decision:
+        """Decide on these nodes, with some of them ``changed``."""
         assert self._evaluator is not None  # noqa: S101 - _assign has made it
         state, old = self._state, self.known.decision
         self._evaluator.update(
             {**dict.fromkeys(old.namespaces.keys() - state.namespaces.keys()), **state.namespaces},
-            {**dict.fromkeys(old.nodes.keys() - state.nodes.keys()), **state.nodes, **changed},
+            {**dict.fromkeys(old.nodes.keys() - nodes.keys()), **nodes, **changed},
             self.watched.offline(now),
         )
         return self._evaluator.decision()

@@ -288,6 +288,17 @@ class Agent:
         """Take in a round of probes; called from the prober's thread."""
         self.loop.post(lambda: self._probed(answers))
 
+    def on_key(self, host_ip: str, key: str) -> None:
+        """Take in the public key of another node; called from the prober's thread."""
+        self.loop.post(lambda: self._key_heard(host_ip, key))
+
+    def _key_heard(self, host_ip: str, key: str) -> None:
+        try:
+            self.dataplane.learn_key(host_ip, key)
+        except EgressRouterError as error:
+            # It is set with all else that differs, at the next check.
+            LOGGER.error("the key of node %s is not in use yet: %s", host_ip, error)
+
     def on_duplicate_check(self, ip: str, reason: str) -> None:
         """Take in that an address is free (no reason), or why it cannot be claimed; called from a thread."""
         self.loop.post(lambda: self._claim_checked(ip, reason))

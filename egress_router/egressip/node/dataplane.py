@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove_egress_ip
 from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale, take_over_marks
+from egress_router.egressip.node.encryption import Encryption
 from egress_router.egressip.node.foreign_marks import rules_before
 from egress_router.egressip.node.forward_policy import accept_tunnel
 from egress_router.egressip.node.leave import PROBLEM, leaves
@@ -14,10 +15,10 @@ from egress_router.egressip.node.nft_rules import ABSENT
 from egress_router.egressip.node.overlays import address_among_pods, loosen, overlay_links
 from egress_router.egressip.node.repair import NetworkWatch, TamperingGuard, summary
 from egress_router.egressip.node.routes import present_slots, set_gateways
-from egress_router.egressip.node.state import TUNNEL, TUNNEL_OVERHEAD, Gateway, NodeSettings, NodeState
+from egress_router.egressip.node.state import TUNNEL, Gateway, NodeSettings, NodeState
 from egress_router.egressip.node.table_maker import TableMaker
 from egress_router.egressip.node.tables import assigned_before, marks_before, tables
-from egress_router.egressip.node.tunnel import ensure_tunnel, set_peers, tunnel_gateway
+from egress_router.egressip.node.tunnel import ensure_tunnel, set_peers, tunnel_gateway, tunnel_mtu
 from egress_router.errors import StateMismatch, ToolFailed, ToolHangs
 from egress_router.net import capabilities
 from egress_router.net.conntrack import Conntrack
@@ -42,11 +43,19 @@ def require_all() -> None:
 class NodeDataplane:
     """The kernel of one node. Remembers what it has put there; ``forget`` makes the next ``apply`` put all anew."""
 
-    def __init__(self, settings: NodeSettings, host_ip: str, link: Link, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        host_ip: str,
+        link: Link,
+        log: Callable[[str], None],
+        encryption: Encryption | None = None,
+    ) -> None:
         self._settings = settings
         self._host_ip = host_ip
         self._link = link
         self._log = log
+        self._encryption = encryption
         self._applied: NodeState | None = None
         self._nft = tables()
         self._maker = TableMaker(settings)
@@ -98,7 +107,7 @@ class NodeDataplane:
     @property
     def tunnel_mtu(self) -> int:
         """The largest packet that goes through the tunnel, in bytes."""
-        return self._link.mtu - TUNNEL_OVERHEAD[6 if ":" in self._host_ip else 4]
+        return tunnel_mtu(self._link.mtu, self._host_ip, encrypted=self._settings.encrypted)
 
     def address_among_pods(self) -> str:
         """Return an address of this node that other nodes reach as they reach its pods, empty when there is none."""
@@ -133,9 +142,16 @@ class NodeDataplane:
         for ip in given_up:
             remove_egress_ip(self.netlink, self._link, ip)
             self._addresses -= {ip}
+        if self._encryption is not None:
+            self._encryption.follow(state.peers)
         if before != state:
             self.cut += cut_stale(before, state, self._settings.cluster, self._settings.marks)
         self._applied = state
+
+    def learn_key(self, host_ip: str, key: str) -> None:
+        """Take in another node's public key of the encrypted tunnel. Raises EgressRouterError."""
+        if self._encryption is not None:
+            self._encryption.learn(host_ip, key)
 
     def repair(self, now: float) -> list[str]:
         """Put back what differs from the applied state in rules, routes, tunnel, neighbours and forwarding entries, and
@@ -170,9 +186,14 @@ class NodeDataplane:
 
     def _set_up_gateways(self, gateways: tuple[Gateway, ...]) -> list[str]:
         """Make tunnel, neighbours, routes and rules those of the gateways; return what differed."""
-        tunnel, lines = ensure_tunnel(self.netlink, self._host_ip, self._link, self._settings.tunnel_port)
+        encrypted, lines = self._settings.encrypted, []
+        if self._encryption is not None:
+            lines += self._encryption.ensure(self.netlink)
+        port = self._settings.tunnel_port
+        tunnel, differed = ensure_tunnel(self.netlink, self._host_ip, self._link, port, encrypted=encrypted)
         self.network.tunnel = tunnel.index
-        lines += set_peers(self.netlink, tunnel, gateways)
+        lines += differed
+        lines += set_peers(self.netlink, tunnel, gateways, encrypted=encrypted)
         lines += set_gateways(self.netlink, tunnel, gateways, self._settings.marks)
         return lines
 

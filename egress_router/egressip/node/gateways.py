@@ -98,7 +98,7 @@ class Gateways:
     def leg_problems(self, settings: NodeSettings, size: int, back: str) -> list[str]:
         """Return what is wrong with the paths to gateways that answer pings; see GatewayLegs.problem."""
         found = (
-            legs.problem(name, settings.tunnel_port, settings.probe_port, size, back)
+            legs.problem(name, _tunnel_ports(settings), settings.probe_port, size, back)
             for name, legs in sorted(self.legs.items())
         )
         return [text for text in found if text]
@@ -112,6 +112,15 @@ class Gateways:
                 self.health[name].state = Health.UP
             elif name in self.health and slot in alive:
                 self.health[name].state = Health.DRAINING
+
+
+def _tunnel_ports(settings: NodeSettings) -> str:
+    if settings.encrypted:
+        encrypts = (
+            "and its agent must encrypt, too, with keys that this one believes (--tunnel-encryption, --agent-keys)"
+        )
+        return f"UDP port {settings.wireguard_port} must be open between the nodes, in both directions, {encrypts}"
+    return f"UDP port {settings.tunnel_port} must be open between the nodes, in both directions"
 
 
 def wanted_here(me: str, state: ClusterState) -> set[str]:

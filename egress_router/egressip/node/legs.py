@@ -57,16 +57,15 @@ class GatewayLegs:
         found = {leg.name.lower(): not self.is_broken(leg) for leg in sorted(self.missed)}
         return {**found, "agent": not self.silent > SILENT_QUESTIONS * REDUCED_RATE_ROUNDS}
 
-    def problem(self, node: str, tunnel_port: int, probe_port: int, size: int, back: str) -> str:
-        """Return what an operator has to know of the way to a gateway that answers pings, empty when all is well."""
+    def problem(self, node: str, tunnel_needs: str, probe_port: int, size: int, back: str) -> str:
+        """Return what an operator has to know of the way to a gateway that answers pings, empty when all is well.
+        ``tunnel_needs`` says what the tunnel needs.
+        """
         if self.is_broken(Leg.DIRECT):
             return ""
         answers = f"node {node} answers pings, but"
         if self.is_broken(Leg.TUNNEL) and self._counts(Leg.TUNNEL):
-            return (
-                f"{answers} not through the tunnel: UDP port {tunnel_port} must be open between the nodes, in both "
-                "directions"
-            )
+            return f"{answers} not through the tunnel: {tunnel_needs}"
         if self.is_broken(Leg.FULL_SIZE) and self._counts(Leg.FULL_SIZE):
             return (
                 f"{answers} packets of {size} bytes do not come through the tunnel, smaller ones do: the network "

@@ -11,6 +11,7 @@ from egress_router.egressip.node.drop_reasons import DROPS
 from egress_router.egressip.node.guard import GUARD
 from egress_router.egressip.node.marks import OWN_SLOT, Marks
 from egress_router.egressip.node.state import (
+    ENCRYPTED,
     MULTICAST,
     NOT_OUTSIDE,
     TUNNEL,
@@ -257,6 +258,18 @@ def _direct(networks: tuple[str, ...]) -> NftChain:
     return NftChain(except_chain(networks), None, (rule,), "destinations that are reached directly", dynamic=True)
 
 
+def _strangers(settings: NodeSettings) -> Iterator[str]:
+    """What reaches the tunnel's port from elsewhere than it should: not from a node, or not encrypted. What WireGuard
+    lets in is of the node whose key it was encrypted with.
+    """
+    to_tunnel, drop = f"udp dport {settings.tunnel_port}", "counter name tunnel_stranger drop"
+    if settings.encrypted:
+        yield f'iifname != "{ENCRYPTED}" {to_tunnel} {drop}'
+        return
+    yield f"{to_tunnel} ip saddr != @nodes4 {drop}"
+    yield f"{to_tunnel} ip6 saddr != @nodes6 {drop}"
+
+
 def _mark_connection(slot: int, marks: Marks) -> str:
     return f"ct mark set ct mark & {_hex(marks.keep)} | {_hex(marks.mark_of(slot))}"
 
@@ -320,7 +333,8 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     """
     unknown = "accept" if settings.pass_unknown else "counter name unknown_pod drop"
     marks = settings.marks
-    ports = f"{{ {settings.tunnel_port}, {settings.probe_port} }}"
+    numbers = [settings.tunnel_port, settings.probe_port, *([settings.wireguard_port] if settings.encrypted else [])]
+    ports = f"{{ {', '.join(map(str, numbers))} }}"
     mask, ours = _hex(marks.mask), f"ct mark & {_hex(marks.value_mask)}"
     no_mark = f"meta mark set meta mark & {_hex(marks.keep)}"
     is_ours = f"meta mark & {_hex(marks.value_mask)} == {_hex(marks.value)}"
@@ -510,8 +524,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "type filter hook input priority filter - 5; policy accept;",
         (
             f"icmpv6 type nd-neighbor-solicit {ND_TARGET} @nd_suppressed drop",
-            f"udp dport {settings.tunnel_port} ip saddr != @nodes4 counter name tunnel_stranger drop",
-            f"udp dport {settings.tunnel_port} ip6 saddr != @nodes6 counter name tunnel_stranger drop",
+            *_strangers(settings),
             f"udp dport {settings.probe_port} ip saddr @local_pods4 counter name forged_node drop",
             f"udp dport {settings.probe_port} ip6 saddr @local_pods6 counter name forged_node drop",
         ),

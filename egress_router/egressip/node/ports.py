@@ -50,6 +50,9 @@ class Dataplane(Protocol):
         done, what keeps all from going through, and what else is in the way, a line each.
         """
 
+    def learn_key(self, host_ip: str, key: str) -> None:
+        """Take in another node's public key of the encrypted tunnel."""
+
     def network_fileno(self) -> int:
         """Return a descriptor that is readable when rules, routes, tunnel or addresses may have changed."""
 

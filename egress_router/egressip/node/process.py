@@ -14,6 +14,7 @@ from egress_router.egressip.node.agent import Agent
 from egress_router.egressip.node.claims import Claimer
 from egress_router.egressip.node.control import ControlSocket
 from egress_router.egressip.node.dataplane import NodeDataplane, require_all
+from egress_router.egressip.node.encryption import KEY_SUFFIX, Encryption
 from egress_router.egressip.node.foreign_marks import check_marks
 from egress_router.egressip.node.forward_policy import LEGACY_TABLE
 from egress_router.egressip.node.interface import local_node
@@ -21,7 +22,7 @@ from egress_router.egressip.node.legacy_tables import LegacyTable, legacy_tables
 from egress_router.egressip.node.metrics import NodeCollector
 from egress_router.egressip.node.repair import Heard
 from egress_router.egressip.node.report import NodeReporter
-from egress_router.egressip.node.state import NodeSettings
+from egress_router.egressip.node.state import ENCRYPTED, NodeSettings
 from egress_router.egressip.node.tables import alive_before, dropped_packets, loaders, present, table_watch, used_before
 from egress_router.egressip.process import api_client, running, serve, wait_for_objects
 from egress_router.egressip.source.directory import ClusterSource, DirectorySource
@@ -31,7 +32,7 @@ from egress_router.errors import PlatformError, quoted
 from egress_router.kubernetes.configuration import ApiConfiguration
 from egress_router.net.icmp_probe import Prober
 from egress_router.net.process import limit_tools
-from egress_router.net.rtnetlink.kernel import Rtnetlink
+from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
 from egress_router.net.rtnetlink.values import Link
 
 #: A tool that hangs (nft while somebody holds the kernel's tables) may keep the loop so long: less than what /healthz
@@ -115,11 +116,19 @@ def build_agent(
     with Rtnetlink() as kernel:
         for line in check_marks(settings.marks, kernel):
             LOGGER.info("%s", line)
-    dataplane = KernelDataplane(settings, host_ip, link, LOGGER.warning)
+        encryption = _encryption(settings, host_ip, link, control.path.with_suffix(KEY_SUFFIX), kernel)
+    dataplane = KernelDataplane(settings, host_ip, link, LOGGER.warning, encryption)
     agent = Agent(settings, host_ip, source, control, loop, threads, dataplane)
     agent.connect(
         Prober(
-            host_ip, settings.probe_port, settings.probe_interval, agent.on_answers, agent.payload, agent.signatures
+            host_ip,
+            settings.probe_port,
+            settings.probe_interval,
+            agent.on_answers,
+            agent.payload,
+            agent.signatures,
+            encryption.public_key if encryption is not None else "",
+            agent.on_key,
         ),
         Claimer(link, agent.on_duplicate_check, threads.task, dad=settings.dad),
     )
@@ -182,6 +191,23 @@ class KernelDataplane(NodeDataplane):
     def dropped_packets(self) -> dict[str, int]:
         """Return the packets dropped so far, by reason."""
         return dropped_packets()
+
+
+def _encryption(
+    settings: NodeSettings, host_ip: str, link: Link, key_file: Path, kernel: RouteNetlink
+) -> Encryption | None:
+    """Return the encryption of the tunnel, with its device in place, where it is asked for; else take the device away.
+    Raises PlatformError where the kernel has none.
+    """
+    if settings.encrypted:
+        encryption = Encryption(host_ip, link, settings.wireguard_port, key_file, LOGGER.warning)
+        for line in encryption.ensure(kernel):
+            LOGGER.info("%s", line)
+        return encryption
+    former = kernel.link(ENCRYPTED)
+    if former is not None:
+        kernel.remove_link(former)
+    return None
 
 
 def _host_ip(node: str, source: ClusterSource) -> str:

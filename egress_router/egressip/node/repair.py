@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from egress_router.egressip.node.state import NODE_PROTOCOL, TUNNEL
+from egress_router.egressip.node.state import ENCRYPTED, NODE_PROTOCOL, TUNNEL
 from egress_router.net.rtnetlink.watch import Notice, RouteWatch, Subject
 
 #: So many repairs within so many seconds are no accident any more.
@@ -59,7 +59,7 @@ class NetworkWatch:
     def _is_ours(self, notice: Notice) -> bool:
         if notice.protocol == NODE_PROTOCOL:
             return True
-        return bool(self.tunnel and notice.index == self.tunnel) or notice.name == TUNNEL
+        return bool(self.tunnel and notice.index == self.tunnel) or notice.name in (TUNNEL, ENCRYPTED)
 
     def _is_lost_address(self, notice: Notice) -> bool:
         return notice.subject is Subject.ADDRESS and notice.removed and notice.index == self._outside

@@ -20,10 +20,15 @@ TUNNEL = "egressvx0"
 TUNNEL_PORT = 14790
 PROBE_PORT = 14791
 TUNNEL_ID = 4790
+#: What an encrypted tunnel goes through, and its UDP port.
+ENCRYPTED = "egresswg0"
+WIREGUARD_PORT = 14792
 #: The conntrack zone of what pods send through the tunnel outside of connections (UDP, ICMP).
 TUNNEL_ZONE = 14700
 #: IPv4 or IPv6, UDP, VXLAN and Ethernet headers (RFC 7348).
 TUNNEL_OVERHEAD = {4: 50, 6: 70}
+#: IPv4 or IPv6, UDP, and head and authenticator of WireGuard's data messages.
+ENCRYPTION_OVERHEAD = {4: 60, 6: 80}
 
 MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 #: Never a way out: link-local, multicast, broadcast.
@@ -39,7 +44,8 @@ class NodeSettings:
     times are seconds. ``pass_unknown``: a pod that no object tells of may leave with the node's address. ``dad``: an
     egress IP is asked for before it is claimed. ``marks``: those that lead packets to a gateway.
     ``tunnel_port`` and ``probe_port`` are UDP ports, the same on every node. ``keys``: the file with
-    the keys that agents sign with, None: they do not.
+    the keys that agents sign with, None: they do not. ``encrypted``: the tunnel goes through WireGuard, on UDP
+    ``wireguard_port``.
     """
 
     node: str
@@ -54,6 +60,8 @@ class NodeSettings:
     marks: Marks = DEFAULT_MARKS
     tunnel_port: int = TUNNEL_PORT
     keys: Path | None = None
+    encrypted: bool = False
+    wireguard_port: int = WIREGUARD_PORT
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
-from ipaddress import IPv4Interface, IPv6Address, ip_address
+from ipaddress import IPv4Interface, IPv6Address, IPv6Network, ip_address
 
-from egress_router.egressip.node.state import TUNNEL, TUNNEL_ID, TUNNEL_OVERHEAD, Gateway
+from egress_router.config.values import Address
+from egress_router.egressip.node.state import ENCRYPTION_OVERHEAD, TUNNEL, TUNNEL_ID, TUNNEL_OVERHEAD, Gateway
 from egress_router.errors import TryAgainError
 from egress_router.net.rtnetlink.kernel import RouteNetlink
 from egress_router.net.rtnetlink.values import ForwardingEntry, Link, LinkAddress, Neighbour, Sysctl, Vxlan
@@ -18,6 +19,8 @@ from egress_router.net.sysctl import read_sysctl, set_sysctl
 
 #: An address that never leaves the device.
 _OWN_ADDRESS = IPv4Interface("169.254.147.90/32")
+#: Nodes' ends of an encrypted tunnel: unique local addresses (RFC 4193).
+INSIDE = IPv6Network("fd5c:90be:147a:4790::/64")
 
 
 def tunnel_mac(host_ip: str) -> str:
@@ -36,21 +39,45 @@ def tunnel_gateway(host_ip: str, version: int) -> str:
     return str(own) if own.version == 4 else f"169.254.{digest[0]}.{digest[1]}"
 
 
-def wanted_tunnel(host_ip: str, underlay: Link, port: int) -> tuple[str, int, Vxlan]:
+def inside_address(host_ip: str) -> IPv6Address:
+    """Return a node's end of the tunnel where that is encrypted, from the node's address."""
+    digest = blake2b(ip_address(host_ip).packed, digest_size=8).digest()
+    return IPv6Address(INSIDE.network_address.packed[:8] + digest)
+
+
+def tunnel_end(host_ip: str, *, encrypted: bool) -> Address:
+    """Return the address of a node that the packets of the tunnel go to."""
+    return inside_address(host_ip) if encrypted else ip_address(host_ip)
+
+
+def encrypted_mtu(underlay: int, host_ip: str) -> int:
+    """Return the MTU of the device that encrypts, from that of the interface between the nodes."""
+    return underlay - ENCRYPTION_OVERHEAD[ip_address(host_ip).version]
+
+
+def tunnel_mtu(underlay: int, host_ip: str, *, encrypted: bool) -> int:
+    """Return the size of the largest packet that goes through the tunnel, from the MTU between the nodes; bytes."""
+    if encrypted:
+        return encrypted_mtu(underlay, host_ip) - TUNNEL_OVERHEAD[INSIDE.version]
+    return underlay - TUNNEL_OVERHEAD[ip_address(host_ip).version]
+
+
+def wanted_tunnel(host_ip: str, underlay: Link, port: int, *, encrypted: bool = False) -> tuple[str, int, Vxlan]:
     """Return MAC, MTU and encapsulation of this node's end of the tunnel."""
-    address = ip_address(host_ip)
     return (
         tunnel_mac(host_ip),
-        underlay.mtu - TUNNEL_OVERHEAD[address.version],
-        Vxlan(TUNNEL_ID, port, address),
+        tunnel_mtu(underlay.mtu, host_ip, encrypted=encrypted),
+        Vxlan(TUNNEL_ID, port, tunnel_end(host_ip, encrypted=encrypted)),
     )
 
 
-def ensure_tunnel(kernel: RouteNetlink, host_ip: str, underlay: Link, port: int) -> tuple[Link, list[str]]:
+def ensure_tunnel(
+    kernel: RouteNetlink, host_ip: str, underlay: Link, port: int, *, encrypted: bool = False
+) -> tuple[Link, list[str]]:
     """Return the tunnel device on UDP ``port``, up, and what differed, a line each; made anew when it is not as it
     should be. Raises EgressRouterError.
     """
-    mac, mtu, vxlan = wanted_tunnel(host_ip, underlay, port)
+    mac, mtu, vxlan = wanted_tunnel(host_ip, underlay, port, encrypted=encrypted)
     lines = []
     link = kernel.link(TUNNEL)
     if link is not None and (link.mac, link.mtu, link.vxlan) != (mac, mtu, vxlan):
@@ -81,14 +108,14 @@ def ensure_tunnel(kernel: RouteNetlink, host_ip: str, underlay: Link, port: int)
     return link, lines
 
 
-def set_peers(kernel: RouteNetlink, tunnel: Link, gateways: Iterable[Gateway]) -> list[str]:
+def set_peers(kernel: RouteNetlink, tunnel: Link, gateways: Iterable[Gateway], *, encrypted: bool = False) -> list[str]:
     """Make the neighbour and forwarding entries of the tunnel exactly those of the gateways; return what differed, a
     line each. Raises EgressRouterError.
     """
     wanted: set[Neighbour | ForwardingEntry] = set()
     for gateway in gateways:
         mac = tunnel_mac(gateway.host_ip)
-        wanted.add(ForwardingEntry(mac, ip_address(gateway.host_ip)))
+        wanted.add(ForwardingEntry(mac, tunnel_end(gateway.host_ip, encrypted=encrypted)))
         wanted.update(Neighbour(ip_address(tunnel_gateway(gateway.host_ip, version)), mac) for version in (4, 6))
     present: set[Neighbour | ForwardingEntry] = {*kernel.neighbours(tunnel), *kernel.forwarding(tunnel)}
     missing, extra = sorted(wanted - present, key=str), sorted(present - wanted, key=str)

@@ -7,11 +7,12 @@ from pathlib import Path
 from egress_router.egressip.node.claims import egress_ips, remove_egress_ip
 from egress_router.egressip.node.connections import cut_egress_ips
 from egress_router.egressip.node.control import ask
+from egress_router.egressip.node.encryption import KEY_SUFFIX
 from egress_router.egressip.node.forward_policy import remove_rules
 from egress_router.egressip.node.guard import GUARD
 from egress_router.egressip.node.leave import LEAVE, LEAVE_SUFFIX
 from egress_router.egressip.node.nft_rules import TABLE
-from egress_router.egressip.node.state import NODE_PROTOCOL, TUNNEL
+from egress_router.egressip.node.state import ENCRYPTED, NODE_PROTOCOL, TUNNEL
 from egress_router.egressip.node.tables import load
 from egress_router.errors import TryAgainError
 from egress_router.net.process import run_tool
@@ -30,7 +31,7 @@ def uninstall_node(socket: Path) -> list[str]:
         raise TryAgainError(f"an agent answers on {socket}; end it first, or it puts back what is removed")
     with Rtnetlink() as kernel:
         removed = uninstall(kernel)
-    for suffix in (".drain", LEAVE_SUFFIX):
+    for suffix in (".drain", LEAVE_SUFFIX, KEY_SUFFIX):
         socket.with_suffix(suffix).unlink(missing_ok=True)
     return removed
 
@@ -66,8 +67,9 @@ def uninstall(kernel: RouteNetlink) -> list[str]:
         kernel.remove_route(route, indices.get(route.interface) if route.interface else None)
         removed.append(f"route {route}")
     removed += remove_rules()
-    tunnel = kernel.link(TUNNEL)
-    if tunnel is not None:
-        kernel.remove_link(tunnel)
-        removed.append(f"link {TUNNEL}")
+    for name in (TUNNEL, ENCRYPTED):
+        tunnel = kernel.link(name)
+        if tunnel is not None:
+            kernel.remove_link(tunnel)
+            removed.append(f"link {name}")
     return removed

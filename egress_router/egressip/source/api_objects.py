@@ -23,6 +23,9 @@ EGRESS_NODES = f"/apis/{API}/egressnodes"
 ASSIGNMENTS = f"/apis/{API}/egressipassignments"
 #: Nodes with this label may be given the addresses of every EgressIP without an egressNodeSelector.
 ASSIGNABLE = f"{GROUP}/egress-assignable"
+#: The annotation of an EgressIPAssignment that keeps its address where it is, whatever the balance, until the node
+#: dies, is drained or may not have it any more.
+STAYS = f"{GROUP}/stays"
 #: The annotation of an EgressNode by which the controller tells its agent that the Node is cordoned.
 CORDONED = f"{GROUP}/cordoned"
 
@@ -77,6 +80,8 @@ class Assignment:
     epoch: int
     announced_by: str = ""
     announced: str = ""
+    #: Not to be moved for the balance between nodes.
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +272,7 @@ def assignment(raw: Mapping[str, Any]) -> Assignment:
         epoch or 0,
         str(reader.status.get("node") or ""),
         str(announced.get("reason") or ""),
+        _mapping(reader.metadata.get("annotations")).get(STAYS) == "true",
     )
 
 

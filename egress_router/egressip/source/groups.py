@@ -197,7 +197,30 @@ def cluster_state(objects: ApiObjects, pods: Mapping[tuple[str, str], Pod], me: 
     for entry in sorted(objects.assignments.values(), key=lambda value: address_key(value.egress_ip) or 0):
         if entry.node:
             given.setdefault(entry.node, []).append(entry.egress_ip)
-    return ClusterState(namespaces, nodes, pods, {node: tuple(ips) for node, ips in sorted(given.items())})
+    stay = _staying(objects, nodes, eligible) if eligible else {}
+    assignment = {node: tuple(ips) for node, ips in sorted(given.items())}
+    return ClusterState(namespaces, nodes, pods, assignment, staying=stay)
+
+
+def _staying(objects: ApiObjects, nodes: Mapping[str, HostSubnet], eligible: Eligibility) -> dict[str, str]:
+    """Return the node of each address that is to stay there, and may."""
+    marked = {
+        entry.egress_ip: entry.node for entry in objects.assignments.values() if entry.stays and entry.node in nodes
+    }
+    if not marked:
+        return {}
+    own = {node.name: node for node in objects.egress_nodes.values()}
+    listing: dict[str, list[EgressIP]] = {}
+    for value in objects.egress_ips.values():
+        for ip in {canonical(text) for text in value.egress_ips} & marked.keys():
+            listing.setdefault(ip, []).append(value)
+    return {
+        ip: node
+        for ip, node in marked.items()
+        if len(listing.get(ip, [])) == 1
+        and eligible.may_be_given(own[node], listing[ip][0], ip)
+        and fits(ip, own[node].interface_subnets)
+    }
 
 
 def without_assigned(state: ClusterState, node: str, addresses: Collection[str]) -> ClusterState:

@@ -7,7 +7,14 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from egress_router.egressip.api import address_key, address_text
-from egress_router.egressip.source.api_objects import API, ASSIGNMENTS, Assignment, assignment, assignment_name
+from egress_router.egressip.source.api_objects import (
+    API,
+    ASSIGNMENTS,
+    STAYS,
+    Assignment,
+    assignment,
+    assignment_name,
+)
 from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.errors import TryAgainError
 from egress_router.kubernetes.client import JSON, MERGE_PATCH, ApiError, Client
@@ -88,7 +95,9 @@ class KubernetesRecord:
         path = f"{ASSIGNMENTS}/{before.name}"
         version = before.version
         for attempt in (1, 2):
-            body = {"metadata": {"resourceVersion": version}, "spec": {"node": node, "epoch": self.epoch()}}
+            # An address that had to go is balanced like others from now on.
+            metadata = {"resourceVersion": version, "annotations": {STAYS: None}}
+            body = {"metadata": metadata, "spec": {"node": node, "epoch": self.epoch()}}
             try:
                 self._source.assignments.assume(self._request("PATCH", path, body, MERGE_PATCH))
             except ApiError as error:

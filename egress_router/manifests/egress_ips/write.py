@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from egress_router.egressip.api import address_key
-from egress_router.egressip.source.api_objects import API, assignment_name
+from egress_router.egressip.source.api_objects import API, STAYS, assignment_name
 from egress_router.kubernetes.selectors import Selector
 from egress_router.manifests.egress_ips.values import NAMESPACE_NAME, Gathered, Group
 from egress_router.manifests.render import fragment
@@ -37,7 +37,7 @@ def _objects(groups: list[Group], into: Gathered) -> Iterator[dict[str, Any]]:
         yield {
             "apiVersion": API,
             "kind": "EgressIPAssignment",
-            "metadata": {"name": assignment_name(ip)},
+            "metadata": {"name": assignment_name(ip), "annotations": {STAYS: "true"}},
             "spec": {"egressIP": ip, "node": given[ip], "epoch": _EPOCH},
         }
 

@@ -153,6 +153,14 @@ class FakeRtnetlink(Closing):
         index = max(self._links, default=0) + 1
         self._links[index] = Link(index, name, "vxlan", mac, mtu, up=False, lower_up=False, vxlan=vxlan)
 
+    def create_wireguard(self, name: str, mtu: int) -> None:
+        """See RouteNetlink."""
+        self._change("create_wireguard")
+        if self.link(name) is not None:
+            raise NetlinkError(errno.EEXIST, "", f"create {name}")
+        index = max(self._links, default=0) + 1
+        self._links[index] = Link(index, name, "wireguard", "", mtu, up=False, lower_up=False)
+
     def remove_link(self, link: Link) -> None:
         """See RouteNetlink."""
         self._change("remove_link")

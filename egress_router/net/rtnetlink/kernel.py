@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from egress_router.config.values import Address, Family
-from egress_router.errors import TryAgainError
+from egress_router.errors import PlatformError, TryAgainError
 from egress_router.net.closing import Closing
 from egress_router.net.netlink import (
     NLA_F_NESTED,
@@ -42,6 +42,7 @@ from egress_router.net.rtnetlink.values import (
     Route,
     Vxlan,
 )
+from egress_router.net.wireguard import MISSING
 
 _NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
@@ -125,6 +126,9 @@ class RouteNetlink(Protocol):
 
     def create_vxlan(self, name: str, mac: str, mtu: int, vxlan: Vxlan) -> None:
         """Make a VXLAN device, down."""
+
+    def create_wireguard(self, name: str, mtu: int) -> None:
+        """Make a WireGuard device, down. Raises PlatformError where the kernel has none."""
 
     def remove_link(self, link: Link) -> None:
         """Remove a link."""
@@ -287,6 +291,16 @@ class Rtnetlink(Closing):
         """See RouteNetlink."""
         request = messages.vxlan_message(name, mac, mtu, vxlan)
         self._netlink.change(request, _NEWLINK, NLM_F_CREATE | NLM_F_EXCL, f"create {name}")
+
+    def create_wireguard(self, name: str, mtu: int) -> None:
+        """See RouteNetlink."""
+        request = messages.wireguard_message(name, mtu)
+        try:
+            self._netlink.change(request, _NEWLINK, NLM_F_CREATE | NLM_F_EXCL, f"create {name}")
+        except NetlinkError as error:
+            if error.code == errno.EOPNOTSUPP:
+                raise PlatformError(MISSING) from error
+            raise
 
     def create_macvlan(self, name: str, parent: Link, mode: MacvlanMode, netns: int) -> None:
         """Make a macvlan on ``parent``, in the network namespace of the descriptor ``netns``. Raises NetlinkError."""

@@ -146,6 +146,11 @@ def vxlan_message(name: str, mac: str, mtu: int, vxlan: Vxlan) -> bytes:
     return _of_kind("vxlan", data, attributes)
 
 
+def wireguard_message(name: str, mtu: int) -> bytes:
+    """Return the message that makes a WireGuard device."""
+    return _of_kind("wireguard", b"", _string(_IFLA_IFNAME, name) + _u32(_IFLA_MTU, mtu))
+
+
 def macvlan_message(name: str, parent: Link, mode: MacvlanMode, netns: int) -> bytes:
     """Return the message that makes a macvlan on ``parent``, in the network namespace of the descriptor ``netns``."""
     attributes = (
@@ -158,7 +163,9 @@ def macvlan_message(name: str, parent: Link, mode: MacvlanMode, netns: int) -> b
 
 
 def _of_kind(kind: str, data: bytes, attributes: bytes) -> bytes:
-    info = attribute(_INFO_KIND, kind.encode()) + attribute(_INFO_DATA | NLA_F_NESTED, data)
+    info = attribute(_INFO_KIND, kind.encode())
+    if data:
+        info += attribute(_INFO_DATA | NLA_F_NESTED, data)
     return link_message() + attributes + attribute(_IFLA_LINKINFO | NLA_F_NESTED, info)
 
 

@@ -284,3 +284,29 @@ def test_an_agent_that_never_speaks_is_waited_for_two_minutes(fakes: Cluster) ->
     ((at, assignment, _),) = fakes.record.written
     assert 120.0 <= at < 130.0
     assert assignment == {"b": [IP]}
+
+
+STAYING = ClusterState(
+    {name: NetNamespace(name, 1, (ip,)) for name, ip in (("toto", IP), ("lab", "192.0.2.46"))},
+    STATE.nodes,
+    {},
+    {"a": (IP, "192.0.2.46")},
+    staying={IP: "a", "192.0.2.46": "a"},
+)
+
+
+def test_addresses_that_stay_are_not_moved_for_the_balance() -> None:
+    fakes = Cluster(STAYING)
+    fakes.run(30.0)
+    assert fakes.record.written == []
+    assert fakes.controller.known.decision.assignment == {"a": (IP, "192.0.2.46")}
+    # Without the word, one of them is.
+    fakes = Cluster(replace(STAYING, staying={}))
+    fakes.run(30.0)
+    assert {node: len(ips) for node, ips in fakes.record.written[-1][1].items()} == {"a": 1, "b": 1}
+
+
+def test_addresses_that_stay_leave_a_node_that_dies() -> None:
+    fakes = Cluster(STAYING)
+    fakes.run(60.0, (20.0, lambda: fakes.health.update(a=GONE)))
+    assert fakes.record.written[-1][1] == {"b": [IP, "192.0.2.46"]}

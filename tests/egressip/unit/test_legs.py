@@ -6,7 +6,7 @@ from egress_router.egressip.node.legs import GatewayLegs
 from egress_router.net.icmp_probe import Answer
 from egress_router.net.tunnel_echo import Leg, echo_request
 
-PORTS = (14790, 14791, 1450, "198.51.100.1")
+PORTS = ("UDP port 14790 must be open", 14791, 1450, "198.51.100.1")
 
 
 def answer(*heard: Leg, asked: tuple[Leg, ...] = (Leg.TUNNEL, Leg.BACK, Leg.FULL_SIZE), word: bool = True) -> Answer:

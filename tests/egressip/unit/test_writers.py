@@ -14,10 +14,11 @@ from egress_router.daemon.threads import ThreadFailed, Threads
 from egress_router.egressip.api import ClusterState, Decision
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.source import api_objects, write_loop
-from egress_router.egressip.source.api_objects import ASSIGNMENTS, EGRESS_IPS, EGRESS_NODES
+from egress_router.egressip.source.api_objects import ASSIGNMENTS, EGRESS_IPS, EGRESS_NODES, STAYS
 from egress_router.egressip.source.controller_writer import MOST_WRITES, ControllerWriter, keep_status
 from egress_router.egressip.source.groups import ApiObjects, Grouping, cluster_state
 from egress_router.egressip.source.kubernetes import KubernetesSource
+from egress_router.egressip.source.kubernetes_record import KubernetesRecord
 from egress_router.egressip.source.node_writer import NodeReport, NodeWriter
 from egress_router.egressip.source.write_loop import AFTER_ERROR, WriteLoop
 from egress_router.kubernetes.client import ApiError, ApiUnavailable, Client
@@ -69,6 +70,8 @@ class Election:
 
     def __init__(self) -> None:
         self.has_it = True
+        self.transitions = 1
+        self.annotations: dict[str, str] = {}
 
     def held(self) -> bool:
         return self.has_it
@@ -234,7 +237,7 @@ def test_an_agent_follows_the_drain_that_is_wanted() -> None:
 
 def test_an_agent_whose_node_is_cordoned_hands_over_until_both_are_taken_back() -> None:
     node = Node()
-    for number, (spec, annotations) in enumerate(
+    for number, (spec, noted) in enumerate(
         [
             ({}, {api_objects.CORDONED: "true"}),
             ({"drain": True}, {api_objects.CORDONED: "true"}),
@@ -242,7 +245,7 @@ def test_an_agent_whose_node_is_cordoned_hands_over_until_both_are_taken_back() 
             ({}, {api_objects.CORDONED: "false"}),
         ]
     ):
-        raw = {"metadata": {"name": "a", "uid": "ua", "annotations": annotations}, "spec": spec}
+        raw = {"metadata": {"name": "a", "uid": "ua", "annotations": noted}, "spec": spec}
         node.source.egress_nodes.values = {"ua": api_objects.egress_node(raw)}
         node.writer.turn(100.0 + number)
     assert node.drains == [True, False]
@@ -304,3 +307,26 @@ def test_what_nobody_foresaw_is_seen_and_ends_the_process(
     with pytest.raises(ThreadFailed, match="thread status ended: RecursionError: too deep"):
         loop.run()
     assert loop.heartbeats.stuck() == ["status has ended: RecursionError: too deep"]
+
+
+def test_an_address_that_moves_stays_no_more() -> None:
+    server, source = Server(), Source()
+    raw = {
+        "metadata": {"name": IP, "uid": "v", "resourceVersion": "7", "annotations": {STAYS: "true"}},
+        "spec": {"egressIP": IP, "node": "a", "epoch": 0},
+    }
+    given = api_objects.assignment(raw)
+    assert given.stays
+    source.assignments.values = {"v": given}
+    selector = {"matchLabels": {"env": "shop"}}
+    egress_ip = {"metadata": {"name": "shop"}, "spec": {"egressIPs": [IP], "namespaceSelector": selector}}
+    source.egress_ips.values = {"s": api_objects.egress_ip(egress_ip)}
+    lease = Election()
+    record = KubernetesRecord(cast(Client, server), cast(KubernetesSource, source), cast(KubernetesLease, lease))
+    record.write({"a": [IP]}, [])
+    assert server.take() == []
+    record.write({"b": [IP]}, [])
+    ((method, path, body),) = server.take()
+    assert (method, path) == ("PATCH", f"{ASSIGNMENTS}/{IP}")
+    assert body["metadata"] == {"resourceVersion": "7", "annotations": {STAYS: None}}
+    assert body["spec"]["node"] == "b"

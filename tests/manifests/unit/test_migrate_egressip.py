@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from egress_router.cli.main import guarded, run
 from egress_router.config.inputs import Problems, SourceText
 from egress_router.egressip.assignment.decision import decide
+from egress_router.egressip.assignment.staying import joined, staying, with_staying
 from egress_router.egressip.source import api_objects
 from egress_router.egressip.source.groups import ApiObjects, cluster_state
 from egress_router.kubernetes.selectors import Selector, parse_selector
@@ -69,7 +70,7 @@ POOL = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_controller_leaves_each_address_where_it_is(case: str) -> None:
-    """As soon as every node has said that it is there, and but for the balance between nodes."""
+    """As soon as every node has said that it is there, and though others are idle."""
     items = list(yaml.safe_load_all((GOLDEN / case / "new.yaml").read_text()))
     for number, item in enumerate(items):
         item["metadata"] |= {"uid": str(number), "creationTimestamp": "2026-01-01T00:00:00Z"}
@@ -98,16 +99,15 @@ def test_the_controller_leaves_each_address_where_it_is(case: str) -> None:
         },
         nodes=nodes,
     )
-    for uid, entry in objects.assignments.items():
-        (value,) = (value for value in objects.egress_ips.values() if entry.egress_ip in value.egress_ips)
-        alone = replace(value, egress_ips=(entry.egress_ip,))
-        one = replace(objects, egress_ips={value.uid: alone}, assignments={uid: entry})
-        assert decide(cluster_state(one, {}, None)).assignment[entry.node] == (entry.egress_ip,)
-    decision = decide(cluster_state(objects, {}, None))
-    given = {ip for ips in decision.assignment.values() for ip in ips}
-    assert {entry.egress_ip for entry in objects.assignments.values()} <= given
-    for node in objects.egress_nodes.values():
-        assert set(node.egress_ips) <= set(decision.nodes[node.name].claims)
+    state = cluster_state(objects, {}, None)
+    stay = staying(state, ())
+    assert stay == {entry.egress_ip: entry.node for entry in objects.assignments.values()}
+    decision = joined(decide(replace(state, nodes=with_staying(state.nodes, stay))), stay)
+    for node, ips in state.assignment.items():
+        assert set(ips) <= set(decision.assignment[node])
+        assert set(ips) <= set(decision.nodes[node].claims)
+    for own in objects.egress_nodes.values():
+        assert set(own.egress_ips) <= set(decision.nodes[own.name].claims)
 
 
 # One address, several objects
