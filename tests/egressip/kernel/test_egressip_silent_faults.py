@@ -145,6 +145,10 @@ def faults(town: Town) -> Iterator[Fault]:
         accept = "iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
         undo = run(node, "iptables -P FORWARD ACCEPT", "iptables -F FORWARD")
         yield Fault(f"FORWARD policy drop, {where}", node, run(node, accept, "iptables -P FORWARD DROP"), undo)
+        legacy, no_legacy = (step.replace("iptables", "iptables-legacy") for step in (accept, "iptables -F FORWARD"))
+        undo = run(node, "iptables-legacy -P FORWARD ACCEPT", no_legacy)
+        drop = run(node, legacy, "iptables-legacy -P FORWARD DROP")
+        yield Fault(f"FORWARD policy drop, iptables-legacy, {where}", node, drop, undo)
     reject = run(holder, "iptables -A FORWARD -i eth0 -j ACCEPT", "iptables -A FORWARD -j REJECT")
     yield Fault("FORWARD rejects all, holder", holder, reject, run(holder, "iptables -F FORWARD"))
     yield Fault("holder's power cut", holder, partial(cluster.lab.unplug, holder), partial(cluster.lab.plug, holder))
