@@ -184,6 +184,31 @@ def test_what_is_wrong_is_described(routers: Routers, old: str, new: str, texts:
     described(routers, "shop", *texts)
 
 
+def test_a_mended_list_is_taken_without_the_kubelet_s_back_off(routers: Routers) -> None:
+    """The first `init` ends, so that its message is shown; the second waits for the list, and the message stays."""
+    text = manifests("redirect", "shop", ["192.0.2.46"], GOOD)
+    routers.apply(text.replace(GOOD, "80 tpc 203.0.113.25\n"))
+    described(routers, "shop", "Exit Code:    78", "line 1", "tpc")
+
+    def init() -> dict[str, Any]:
+        found: dict[str, Any] = routers.pods("shop")[0]["status"]["initContainerStatuses"][0]
+        return found
+
+    routers.until("the second waits", lambda: init()["restartCount"] == 1 and "running" in init()["state"], 60)
+    told = described(routers, "shop", "Last State: Terminated", "Exit Code:    78", "tpc")
+    assert "State: Running" in " ".join(told.split())
+    assert "tpc" in routers.kubectl("logs", "deploy/shop", "-c", "init")
+    time.sleep(12)
+    assert init()["restartCount"] == 1, "it waits longer than the first"
+    routers.apply(text)
+    routers.kubectl("annotate", "pod", "-l", "app.kubernetes.io/instance=shop", "egress-router/list=1")
+    begun = time.monotonic()
+    routers.wait_ready("shop")
+    print(f"Ready {time.monotonic() - begun:.1f} s after the list was mended")
+    assert init()["restartCount"] == 1
+    assert routers.source(routers.service("shop"), 80) == "192.0.2.46"
+
+
 def test_a_namespace_that_is_not_privileged_refuses_the_pods(routers: Routers) -> None:
     """What `manifests` says first is to label the namespace; the event names the capability where nobody did."""
     routers.cluster.kubectl("create", "namespace", "plain")
@@ -357,6 +382,31 @@ def test_who_goes_through_one_proxy_does_not_notice_the_end_of_another(routers: 
     print(f"{outcome['connections']} connections")
     assert outcome["failures"] == []
     assert outcome["connections"] > 100
+
+
+def test_who_goes_through_one_of_two_notices_a_kill_for_a_moment(routers: Routers) -> None:
+    """Killed without a farewell, it is an endpoint of the Service until the nodes have heard: what is sent to its
+    address meanwhile is answered by its node ("No route to host"), or by nobody.
+    """
+    nodes = routers.cluster.shape.node_names
+    sources = ["192.0.2.48", "192.0.2.49"]
+    routers.apply(manifests("http-proxy", "web", sources, f"{ECHO}\n"))
+    pods = routers.wait_ready("web", 2)
+    killed = next(pod for pod in pods if pod["spec"]["nodeName"] != nodes[2])
+    send, expect = tunnel(ECHO)
+    node, address = killed["spec"]["nodeName"], killed["status"]["podIP"]
+    with (
+        Capture(routers.client(3), "eth0") as seen,
+        routers.connecting(routers.service("web"), 8080, number=3, send=send, expect=expect) as outcome,
+    ):
+        time.sleep(1)
+        at = time.time()
+        routers.kubectl("delete", "pod", killed["metadata"]["name"], "--grace-period=0", "--force")
+        routers.wait_ready("web", 2)
+    print(f"{outcome['connections']} connections; {address} on {node} killed at {at:.3f}: {outcome['failures']}")
+    print([(packet.proto, str(packet.src), packet.time) for packet in seen.received() if packet.proto == "icmp"][:20])
+    late = [line for line in outcome["failures"] if float(line.split()[0]) > at + 5]
+    assert late == [], "only while nodes have not heard of it"
 
 
 def test_debug_from_an_ephemeral_container(routers: Routers) -> None:
