@@ -69,8 +69,10 @@ def make(folder: Path, users: Iterable[str], addresses: Sequence[str]) -> Creden
     names = [f"DNS:kubernetes{suffix}" for suffix in ("", ".default", ".default.svc", ".default.svc.cluster.local")]
     subject = ",".join([*names, "DNS:localhost", *(f"IP:{address}" for address in addresses)])
     (folder / "server.ext").write_text(f"subjectAltName={subject}\nextendedKeyUsage=serverAuth\n")
-    for name, issuer in (("ca", None), ("server", "ca")):
+    # No RSA: making such a key takes a busy machine seconds.
+    for name in ("ca", "server", "accounts"):
         _openssl(folder, "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", f"{name}.key")
+    for name, issuer in (("ca", None), ("server", "ca")):
         if issuer is None:
             _openssl(
                 folder, "req", "-x509", "-new", "-key", "ca.key", "-subj", "/CN=lab-ca", "-days", "30", "-out", "ca.crt"
@@ -81,8 +83,7 @@ def make(folder: Path, users: Iterable[str], addresses: Sequence[str]) -> Creden
                 folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
                 "-days", "30", "-extfile", "server.ext", "-out", f"{name}.crt",
             )  # fmt: skip
-    _openssl(folder, "genrsa", "-out", "accounts.key", "2048")
-    _openssl(folder, "rsa", "-in", "accounts.key", "-pubout", "-out", "accounts.pub")
+    _openssl(folder, "pkey", "-in", "accounts.key", "-pubout", "-out", "accounts.pub")
     made = Credentials(folder, {user: secrets.token_hex(16) for user in users})
     lines = [
         ",".join([token, user, user, *(['"' + ",".join(groups(user)) + '"'] if groups(user) else [])])
