@@ -59,7 +59,7 @@ class Problem:
 def printable(text: str, limit: int = 200) -> str:
     """Return ``text`` safe for one line of a log: control characters escaped, cut at ``limit`` characters."""
     cut = text if len(text) <= limit else text[:limit] + "…"
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
+    return cut if cut.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
 
 
 def _cut(text: str, limit: int) -> str:

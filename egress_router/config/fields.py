@@ -61,10 +61,17 @@ def port_range(text: str) -> PortRange | Invalid:
     return PortRange(first, last)
 
 
+#: Of which an IPv4 address consists.
+_OF_IPV4 = "0123456789."
+
+
 def address(text: str) -> Address | Invalid:
     """Read an IPv4 or IPv6 address. Zone indices and IPv4-mapped addresses are refused."""
     try:
         if ":" not in text:
+            if text.strip(_OF_IPV4):
+                # A name, most often: an exception would cost as much as all else that is read of it.
+                return Invalid(f"{quoted(text)} is not an IP address")
             return IPv4Address(text)
         if "%" in text:
             return Invalid(f"{quoted(text)} has a zone index")

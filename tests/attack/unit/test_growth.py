@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from egress_router.config.inputs import Inputs, Problems, load_inputs, parse_env_file
+from egress_router.config.inputs import Inputs, Problems, SourceText, load_inputs, parse_env_file
 from egress_router.config.kubernetes_yaml import parse_documents
 from egress_router.dns.resolv_conf import parse_hosts, parse_resolv_conf
 from egress_router.dns_proxy.destinations import parse_dns_proxy
@@ -21,6 +21,10 @@ from egress_router.egressip.api import networks_of, pod_ranges
 from egress_router.egressip.node.cluster_networks import cluster_networks
 from egress_router.egressip.source.objects import parse_cluster_state
 from egress_router.http_proxy.targets import parse_target
+from egress_router.manifests.plan import plan_manifests
+from egress_router.manifests.render import join_manifests, render_manifests
+from egress_router.manifests.upstream.legacy import MigrateOptions, parse_legacy
+from egress_router.manifests.values import Component, ManifestRequest, Platform
 from egress_router.policy.compile import compile_policy
 from egress_router.policy.parse import parse_policy
 from egress_router.policy.shadowed import shadow_warnings
@@ -105,6 +109,25 @@ def redirect(rules: str) -> None:
         nft_table(desired_sample(config).translation)
 
 
+def migrate(manifests: str) -> None:
+    options = MigrateOptions(ManifestRequest(component=Component.REDIRECT, name="", platform=Platform.OPENSHIFT))
+    sets, _ = parse_legacy([SourceText("old.yaml", manifests)], options, problems := Problems())
+    assert not problems.errors
+    assert sets
+    join_manifests([render_manifests(plan_manifests(one.request, "1")) for one in sets])
+
+
+def pod(number: int) -> str:
+    return (
+        f"---\nkind: Pod\nmetadata: {{name: r{number}, labels: {{app: r{number}}}, "
+        'annotations: {pod.network.openshift.io/assign-macvlan: "true"}}\n'
+        "spec:\n  containers:\n  - name: r\n    image: openshift/origin-egress-router\n"
+        "    securityContext: {privileged: true}\n    env:\n"
+        f"    - {{name: EGRESS_SOURCE, value: 10.0.{number >> 8}.{number & 255}}}\n"
+        "    - {name: EGRESS_GATEWAY, value: 10.0.255.254}\n    - {name: EGRESS_DESTINATION, value: 203.0.113.25}"
+    )
+
+
 @pytest.mark.parametrize("kind", POLICIES)
 def test_http_policies(kind: str) -> None:
     assert grows(http, POLICIES[kind]) <= GROWTH
@@ -162,6 +185,7 @@ OTHERS: dict[str, tuple[Callable[[str], Any], Callable[[int], str]]] = {
         lambda text: networks_of(pod_ranges(text.replace("\n", ","))),
         lambda n: f"10.{n % 256}.{n // 256}.0/{20 + n % 5}",
     ),
+    "bare pods": (migrate, lambda n: "" if n % 10 else pod(n)),
     "a URL": (lambda text: parse_target(f"http://{text}/"), lambda n: "a." * 5 + str(n)),
 }
 
