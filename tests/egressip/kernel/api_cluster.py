@@ -118,7 +118,8 @@ class ApiCluster:
         self, node: Host, name: str, arguments: list[str], options: dict[str, str], kubeconfig: Path | None
     ) -> subprocess.Popen[Any]:
         self.logs[name] = log = self.folder / f"{name}.log"
-        words = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", value)]
+        # One without a value is a flag.
+        words = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", value) if word]
         where = ["--source", "kubernetes", "--kubeconfig", str(kubeconfig or self.server.kubeconfig)]
         command = [sys.executable, "-m", "egress_router", *arguments, *where, *words]
         with log.open("ab") as file:

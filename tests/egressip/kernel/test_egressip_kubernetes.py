@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from egress_router.config.inputs import Problems, SourceText
+from egress_router.egressip.source.api_objects import STAYS
+from egress_router.manifests.egress_ips.migrate import migrate_egress_ips
 from lab import Host, Lab, NoReply
 from tests.egressip.kernel.api_cluster import CRDS, NAMESPACE, OURS, ApiCluster, api_cluster
 from tests.egressip.kernel.egress_cluster import talking
@@ -105,6 +109,47 @@ def test_destinations_that_an_object_excepts(kube: ApiCluster) -> None:
         kube.until(lambda pod=pod, number=number: kube.source_of(pod, direct) == str(lab.nodes[number].addresses[4]))  # type: ignore[misc]
         with pytest.raises(NoReply):
             kube.source_of(pod, SERVICE)
+
+
+def test_what_migrate_has_written_stays_until_its_node_is_cordoned(kube: ApiCluster) -> None:
+    """Both addresses were on one node. The controller starts first and alone; no balance takes them apart."""
+    lab = kube.lab
+    before, after = lab.nodes[2], lab.nodes[1]
+    for node in (before, after):
+        kube.patch(f"/api/v1/nodes/{node.name}", {"metadata": {"labels": {"k8s.ovn.org/egress-assignable": ""}}})
+    items = [
+        {
+            "apiVersion": "k8s.ovn.org/v1",
+            "kind": "EgressIP",
+            "metadata": {"name": name},
+            "spec": {"egressIPs": [ip], "namespaceSelector": {"matchLabels": {"env": name}}},
+            "status": {"items": [{"egressIP": ip, "node": before.name}]},
+        }
+        for name, ip in (("shop", FIRST), ("bank", SECOND))
+    ]
+    old = SourceText("old.json", json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    text, _ = migrate_egress_ips([old], Problems())
+    kube.server.kubectl("apply", "--validate=strict", "-f", "-", input=text)
+    kube.namespace("web", env="shop")
+    client = kube.pod("client", "web", 0)
+    kube.start_controller("controller", lab.nodes[0], drain_on_cordon="")
+    kube.until(lambda: "waits for the agents of nodes that have addresses" in kube.logs["controller"].read_text(), 40.0)
+    assert (kube.holder(FIRST), kube.holder(SECOND)) == (before.name, before.name)
+    kube.start()
+    kube.until(lambda: kube.ready("shop") == kube.ready("bank") == ("True", "AllHeld"), 60.0)
+    kube.until(lambda: kube.source_of(client, SERVICE) == FIRST)
+    assert (kube.holder(FIRST), kube.holder(SECOND)) == (before.name, before.name)
+    assert " -> " not in kube.logs["controller"].read_text(), "nothing has moved"
+    kube.server.kubectl("cordon", before.name)
+    kube.until(lambda: kube.holder(FIRST) == kube.holder(SECOND) == after.name, 60.0)
+    kube.until(lambda: kube.source_of(client, SERVICE) == FIRST)
+
+    def handed_over() -> bool:
+        return bool(kube.get(f"{OURS}/egressnodes/{before.name}")["status"]["drain"]["phase"] == "HandedOver")
+
+    kube.until(handed_over, 30.0)
+    for entry in kube.get(f"{OURS}/egressipassignments")["items"]:
+        assert STAYS not in entry["metadata"]["annotations"], "what had to move is balanced from now on"
 
 
 def test_why_an_address_is_nowhere(kube: ApiCluster) -> None:
