@@ -62,7 +62,7 @@ QUESTION = Question(
             Check(
                 Ratio("rate", backend, backend, 10_000, 1),
                 f"{backend}: the rate with 10,000 destinations is that with one",
-                at_least=0.9,
+                at_least=0.95,
             )
             for backend in BACKENDS
         ),

@@ -204,8 +204,9 @@ QUESTION = Question(
     ),
     goals=(
         *(
-            Check(Value("rss", name, size), f"{name}, {size:,}: at most 40 MB resident", at_most=40)
+            Check(Value("rss", name, size), f"{name}, {size:,}: at most {limit} MB resident", at_most=limit)
             for name, size in ROUTERS
+            for limit in ((24,) if size == 1 else (40,))
         ),
         *(
             Check(Value("idle", name, size), f"{name}, {size:,}: at most 1 % of a core, idle", at_most=0.01)
@@ -218,7 +219,7 @@ QUESTION = Question(
         ),
         Check(Ratio("each", HTTP, SQUID), "a request costs the HTTP proxy what it costs a bare Squid", at_most=1.1),
         Check(
-            Ratio("each", DNS, HAPROXY), "a connection costs the DNS proxy what it costs a bare HAProxy", at_most=1.1
+            Ratio("each", DNS, HAPROXY), "a connection costs the DNS proxy what it costs a bare HAProxy", at_most=1.05
         ),
     ),
     measure=measure,

@@ -5,6 +5,7 @@ Numbers are plain decimal without leading zeros: ``0443`` is an error, not 443 a
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import (
     AddressValueError,
     IPv4Address,
@@ -45,6 +46,7 @@ def port(text: str) -> int | Invalid:
     return Invalid(f"{quoted(text)} is not a port")
 
 
+@lru_cache(maxsize=1024)  # lists name the same few ports of servers again and again
 def port_range(text: str) -> PortRange | Invalid:
     """Read ``N`` or ``N-M`` with N ≤ M."""
     first_text, dash, last_text = text.partition("-")

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from ipaddress import IPv6Address
-from typing import NamedTuple
 
 from egress_router.net.netlink import attribute, attributes
+from egress_router.records import dataclass
 
 #: The type whose values are attributes; of verdicts there are ``goto CHAIN`` and ``jump CHAIN``.
 VERDICT = "verdict"
@@ -21,7 +21,8 @@ _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 _NUMBERS = {name: bytes([number]) for number, name in _PROTOCOLS.items()}
 
 
-class Codec(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Codec:
     """Turns the bytes of a (concatenated) type into words, and words into bytes. ``size`` is in bytes."""
 
     size: int

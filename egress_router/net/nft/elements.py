@@ -9,7 +9,6 @@ import errno
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import NamedTuple
 
 from egress_router.errors import PlatformError
 from egress_router.net.closing import Closing
@@ -25,6 +24,7 @@ from egress_router.net.netlink import (
 )
 from egress_router.net.nft.codec import VERDICT, Codec, codec
 from egress_router.net.nft.values import NftSet, SetChange
+from egress_router.records import dataclass
 
 _GET_TABLE, _NEW_ELEMENT, _GET_ELEMENT, _DELETE_ELEMENT, _GET_GENERATION = 0xA01, 0xA0C, 0xA0D, 0xA0E, 0xA10
 _BATCH_BEGIN, _BATCH_END, _SUBSYSTEM = 0x10, 0x11, 10
@@ -56,6 +56,8 @@ class NftSocket(Closing):
 
     def __init__(self) -> None:
         self._netlink = Netlink(NETLINK_NETFILTER)
+        #: What was last added to sets, which ``holds`` is asked about next: the words, and what was sent for them.
+        self._added: dict[tuple[str, str], tuple[Mapping[str, str | None], list[Raw]]] = {}
 
     def close(self) -> None:
         """Close the socket."""
@@ -106,7 +108,8 @@ class NftSocket(Closing):
         """Whether the kernel's set has the elements of ``item``, whose types are known, and no others."""
         # nft adds an end without a start, at zero.
         found = {(key, data, end) for key, data, end, _ in self._dump(table, item.name) if not end or any(key)}
-        return found == set(_raw(item, item.elements))
+        words, raw = self._added.get((table, item.name), ({}, []))
+        return found == set(raw if words == item.elements else _raw(item, item.elements))
 
     def change(self, changes: Iterable[tuple[str, SetChange]], generation: int) -> None:
         """Remove and add elements of sets of tables in one transaction, if ``generation`` is still that of the kernel.
@@ -118,9 +121,12 @@ class NftSocket(Closing):
         messages = [(_BATCH_BEGIN, 0, begin)]
         for table, change in changes:
             keys = dict.fromkeys(change.removed)
-            messages += [(_DELETE_ELEMENT, 0, body) for body in _bodies(table, change.item, keys)]
+            raw = list(_raw(change.item, keys))
+            messages += [(_DELETE_ELEMENT, 0, body) for body in _bodies(table, change.item, raw)]
         for table, change in changes:
-            messages += [(_NEW_ELEMENT, NLM_F_CREATE, body) for body in _bodies(table, change.item, change.added)]
+            raw = list(_raw(change.item, change.added))
+            self._added[table, change.item.name] = change.added, raw
+            messages += [(_NEW_ELEMENT, NLM_F_CREATE, body) for body in _bodies(table, change.item, raw)]
         # Before Linux 6.10 the end of a batch is not acknowledged, its parts are.
         type_, flags, body = messages[-1]
         messages[-1] = (type_, flags | NLM_F_ACK, body)
@@ -144,11 +150,11 @@ def _head(table: str, name: str = "") -> bytes:
     )
 
 
-def _bodies(table: str, item: NftSet, elements: Mapping[str, str | None]) -> Iterator[bytes]:
+def _bodies(table: str, item: NftSet, elements: Iterable[Raw]) -> Iterator[bytes]:
     """Yield what stands behind netlink's head in the messages that name ``elements``."""
     head, parts, size = _head(table, item.name), [], 0
     verdicts = item.header[0].endswith(f" : {VERDICT}")
-    for raw in _raw(item, elements):
+    for raw in elements:
         parts.append(_element(*raw, verdicts))
         size += len(parts[-1])
         if size > _MOST_BYTES:
@@ -226,7 +232,8 @@ def _elements(message: bytes) -> Iterator[tuple[bytes, bytes, bool, Counted | No
             start += (length + 3) & ~3
 
 
-class _Layout(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Layout:
     """Where things stand in an element, from its start; ``counter`` is where bytes and packets stand, or None."""
 
     key: slice
