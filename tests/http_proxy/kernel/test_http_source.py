@@ -149,6 +149,19 @@ def test_without_a_low_port_both_families_are_asked_for(lab: Lab, proxy: Proxy, 
     assert types_asked(lab, "both.example") == {"A", "AAAA"}
 
 
+def test_who_starts_as_root_has_a_low_port(lab: Lab, proxy: Proxy, client: Client) -> None:
+    """It is listened on before root is given up; a parent's name is asked for in one family, too."""
+    lab.http(GOOD6, port=3128)
+    lab.dns.set("parent.example", A=["203.0.113.99"], AAAA=[GOOD6], silent=["A"])
+    init(proxy, f"{SOURCE6}/64", "2001:db8:2::1")
+    proxy.pod.sysctl("net.ipv4.ip_unprivileged_port_start", 1024)
+    env = {"EGRESS_SOURCE": SOURCE6, "EGRESS_HTTP_PROXY_PARENT": "http://parent.example:3128"}
+    proxy.start("*", env, become=[])
+    assert "53 or less" not in proxy.err.read_text()
+    assert client.status("http://any.example/") == 200
+    assert types_asked(lab, "parent.example") == {"AAAA"}
+
+
 def test_ipv6_addresses_are_not_asked_for_where_only_clients_have_it(lab: Lab, proxy: Proxy, client: Client) -> None:
     lab.http(GOOD, port=80)
     lab.dns.set("both.example", A=[GOOD], AAAA=["2001:db8:113::99"], silent=["AAAA"])
