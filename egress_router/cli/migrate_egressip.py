@@ -11,6 +11,8 @@ from egress_router.cli.sources import read_texts
 from egress_router.config.inputs import Problems
 from egress_router.manifests.egress_ips.migrate import migrate_egress_ips
 
+API, FILES = "api", "files"
+
 
 @click.command(
     "egressip",
@@ -33,8 +35,16 @@ from egress_router.manifests.egress_ips.migrate import migrate_egress_ips
     multiple=True,
     help="The same as OLD.yaml, as the other verbs have it. May be repeated.",
 )
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice([API, FILES]),
+    default=API,
+    show_default=True,
+    help="Objects of the Kubernetes API, or those of a state directory, for agents on files.",
+)
 @click.option("--accept-losses", is_flag=True, help="End with 0 where something is lost.")
-def command(old: tuple[str, ...], named_files: tuple[str, ...], *, accept_losses: bool) -> int:
+def command(old: tuple[str, ...], named_files: tuple[str, ...], target: str, *, accept_losses: bool) -> int:
     """Turn egress IPs of OpenShift SDN (NetNamespace, HostSubnet), OVN-Kubernetes (EgressIP), Cilium
     (CiliumEgressGatewayPolicy), Antrea (Egress, ExternalIPPool) and spidernet (EgressGateway, EgressPolicy,
     EgressClusterPolicy) into ours, each address on the node that has it now.
@@ -46,7 +56,8 @@ def command(old: tuple[str, ...], named_files: tuple[str, ...], *, accept_losses
     if not old and not named_files:
         raise click.UsageError("which objects? OLD.yaml is missing ('-': standard input)")
     problems = Problems()
-    text, notes = migrate_egress_ips(read_texts((*named_files, *old), problems), problems)
+    files = read_texts((*named_files, *old), problems)
+    text, notes = migrate_egress_ips(files, problems, to_files=target == FILES)
     print_notes(notes)
     print_warnings(problems.warnings)
     problems.raise_if_any()

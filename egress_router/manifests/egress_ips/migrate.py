@@ -9,8 +9,9 @@ from egress_router.errors import Problem
 from egress_router.manifests.egress_ips import antrea, cilium, openshift_sdn, ours, ovn_kubernetes, spidernet
 from egress_router.manifests.egress_ips.destinations import EVERYTHING
 from egress_router.manifests.egress_ips.fields import egress_address
+from egress_router.manifests.egress_ips.state_files import written_as_files
 from egress_router.manifests.egress_ips.together import put_together
-from egress_router.manifests.egress_ips.values import Gathered, Machine
+from egress_router.manifests.egress_ips.values import NAMESPACE_NAME, Gathered, Machine
 from egress_router.manifests.egress_ips.write import written
 from egress_router.manifests.objects import (
     ManifestObject,
@@ -70,9 +71,11 @@ EXPECTED = (
 )
 
 
-def migrate_egress_ips(files: Iterable[SourceText], problems: Problems) -> tuple[str, list[Note]]:
+def migrate_egress_ips(
+    files: Iterable[SourceText], problems: Problems, *, to_files: bool = False
+) -> tuple[str, list[Note]]:
     """Return the text of our objects, and what is said of the old ones. What cannot be read at all is among the
-    ``problems``, and what was passed over among their warnings.
+    ``problems``, and what was passed over among their warnings. ``to_files``: objects for agents on files.
     """
     objects = read_objects(files, problems)
     into = Gathered(_machines(objects))
@@ -87,11 +90,13 @@ def migrate_egress_ips(files: Iterable[SourceText], problems: Problems) -> tuple
     if not taken and not problems.errors:
         names = ", ".join(dict.fromkeys(item.file for item in objects)) or "the files"
         problems.errors.append(Problem(names, None, "", "has no object about egress IPs", EXPECTED))
-    if openshift_sdn.isolates(objects.of_kind("NetNamespace")):
+    if not to_files and openshift_sdn.isolates(objects.of_kind("NetNamespace")):
         into.changed("NetNamespace", "netid keeps namespaces apart: that is the task of NetworkPolicies")
     if any(machine.dual_stack for machine in into.machines.values()):
         _leave_missing_families(into)
-    return written(put_together(into), into), into.notes
+    groups = put_together(into)
+    text = written_as_files(groups, _spaces(objects), into) if to_files else written(groups, into)
+    return text, into.notes
 
 
 def _take(item: ManifestObject, objects: Objects, into: Gathered) -> bool:
@@ -138,6 +143,14 @@ def _named(objects: Objects, group: str, kind: str) -> dict[str, ManifestObject]
     }
 
 
+def _spaces(objects: Objects) -> dict[str, dict[str, str]]:
+    """Return the labels of the namespaces that the files have."""
+    return {
+        item.name: {**texts(item.metadata.get("labels")), NAMESPACE_NAME: item.name}
+        for item in objects.of_kind("Namespace")
+    }
+
+
 def _machines(objects: Objects) -> dict[str, Machine]:
     found = {}
     for item in objects.of_kind("Node"):
@@ -147,7 +160,8 @@ def _machines(objects: Objects) -> dict[str, Machine]:
         listed = item.spec.get("podCIDRs")
         ranges = [text for text in (listed if isinstance(listed, list) else []) if isinstance(text, str)]
         dual = any(":" in text for text in [*own, *ranges]) and any(":" not in text for text in [*own, *ranges])
-        found[item.name] = Machine(item.name, texts(item.metadata.get("labels")), own, dual)
+        host_ip = next((address for text in told if (address := egress_address(text)) is not None), "")
+        found[item.name] = Machine(item.name, texts(item.metadata.get("labels")), own, dual, host_ip)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from egress_router.egressip.api import network_range
+from egress_router.egressip.source.objects import MAX_NETID
 from egress_router.errors import described
 from egress_router.manifests.egress_ips.fields import (
     MOST_NETWORKS,
@@ -36,6 +37,9 @@ def net_namespace(item: ManifestObject, into: Gathered) -> None:
     if around is None:
         return
     labels, annotations = meant(item, into)
+    netid = item.raw.get("netid")
+    if isinstance(netid, int) and not isinstance(netid, bool) and 0 <= netid <= MAX_NETID:
+        into.netids[item.name] = netid
     into.groups.append(
         Group(item.where, item.name, found, named(item.name), directly=around, labels=labels, annotations=annotations)
     )
@@ -45,6 +49,7 @@ def host_subnet(item: ManifestObject, into: Gathered, *, recorded: bool) -> None
     """A node with egress IPs or egressCIDRs becomes an EgressNode. With ``recorded`` the files say apart from it which
     address is assigned; else those in its egressCIDRs are, since OpenShift writes its own choice among them.
     """
+    into.hosts[item.name] = (egress_address(as_text(item.raw.get("hostIP"))) or "", as_text(item.raw.get("subnet")))
     cidrs = _cidrs(item, into)
     listed = addresses(item, "egressIPs", item.raw.get("egressIPs"), into)
     if not cidrs and not listed:

@@ -54,12 +54,15 @@ class NodePart:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A Node object of the files: its labels, own addresses, and whether it has both families."""
+    """A Node object of the files: its labels, own addresses (``host_ip`` is the first), and whether it has both IP
+    versions.
+    """
 
     name: str
     labels: Mapping[str, str]
     addresses: frozenset[str]
     dual_stack: bool
+    host_ip: str = ""
 
 
 class Gathered:
@@ -70,6 +73,10 @@ class Gathered:
         self.machines = machines
         self.groups: list[Group] = []
         self.nodes: dict[str, NodePart] = {}
+        #: hostIP and subnet of HostSubnets.
+        self.hosts: dict[str, tuple[str, str]] = {}
+        #: Numbers of NetNamespaces.
+        self.netids: dict[str, int] = {}
         #: Addresses that a node has now, of objects that say so apart from the groups.
         self.present: dict[str, str] = {}
         self._notes: dict[Note, None] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from egress_router.egressip.api import address_key
@@ -19,18 +19,23 @@ _NAMED = 8
 
 def written(groups: list[Group], into: Gathered) -> str:
     """Return the objects as YAML documents, "" without any; notes say what became of each."""
-    return "---\n".join(fragment(value, 0).removeprefix("\n") + "\n" for value in [*_objects(groups, into)])
+    return yaml_text(list(_objects(groups, into)))
+
+
+def yaml_text(objects: Iterable[Mapping[str, Any]]) -> str:
+    """Return objects as YAML documents."""
+    return "---\n".join(fragment(value, 0).removeprefix("\n") + "\n" for value in objects)
 
 
 def _objects(groups: list[Group], into: Gathered) -> Iterator[dict[str, Any]]:
-    holders = _holders(groups, into)
+    has = holders(groups, into)
     for group in groups:
         yield _egress_ip(group)
-        ways = [f"{ip} on {holders[ip]}" if ip in holders else f"{ip} on no node" for ip in group.addresses[:_NAMED]]
+        ways = [f"{ip} on {has[ip]}" if ip in has else f"{ip} on no node" for ip in group.addresses[:_NAMED]]
         more = f" and {len(group.addresses) - _NAMED} more" if len(group.addresses) > _NAMED else ""
         into.same(group.where, f"EgressIP {group.name}: {', '.join(ways)}{more}")
     by_hand = {ip for part in into.nodes.values() for ip in part.egress_ips}
-    given = {ip: node for ip, node in holders.items() if ip not in by_hand}
+    given = {ip: node for ip, node in has.items() if ip not in by_hand}
     for name in sorted({*into.nodes, *given.values()}):
         yield _egress_node(name, into)
     for ip in sorted(given, key=lambda ip: address_key(ip) or 0):
@@ -42,7 +47,7 @@ def _objects(groups: list[Group], into: Gathered) -> Iterator[dict[str, Any]]:
         }
 
 
-def _holders(groups: Iterable[Group], into: Gathered) -> dict[str, str]:
+def holders(groups: Iterable[Group], into: Gathered) -> dict[str, str]:
     """Return the node of each address of the groups, where one has it."""
     found: dict[str, str] = {}
     for name, part in into.nodes.items():
