@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -17,6 +17,7 @@ from egress_router.egressip.api import network_range
 from egress_router.egressip.fit.cluster_networks import inside
 from egress_router.egressip.fit.judge import fits, judge
 from egress_router.egressip.fit.look import look
+from egress_router.egressip.fit.this_machine import findings as node_findings
 from egress_router.egressip.fit.values import Finding, Level
 from egress_router.egressip.node.state import PROBE_PORT, TUNNEL_PORT
 from egress_router.egressip.process import api_client
@@ -47,6 +48,11 @@ PORTS = {
 )
 @click.option("--check", is_flag=True, help="Look at the cluster and say whether ours can work there.")
 @click.option(
+    "--this-machine",
+    is_flag=True,
+    help="Look at this machine, a node, instead of the API: what no object tells, kernel options and rp_filter.",
+)
+@click.option(
     "--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help="Default: KUBECONFIG, ~/.kube/config."
 )
 @click.option("--api-server", default="", metavar="URL", help="Use this URL instead of that of the kubeconfig.")
@@ -62,6 +68,7 @@ PORTS = {
 def install(
     *,
     check: bool,
+    this_machine: bool,
     kubeconfig: Path | None,
     api_server: str,
     networks: tuple[str, ...],
@@ -76,25 +83,26 @@ def install(
         raise UsageError(
             "what is installed is applied with kubectl (docs/egress-ips-kubernetes.md); --check looks first"
         )
+    if this_machine:
+        return _answer(node_findings(Path("/"), os.uname().release), output)
     named = words(networks)
     if wrong := [word for word in named if network_range(word) is None]:
         raise UsageError(f"--cluster: not a CIDR such as 10.244.0.0/16: {', '.join(wrong)}")
     addresses = _addresses(files)
     picture = look(api_client(load_configuration(os.environ, kubeconfig, api_server), "install"))
     found = judge(picture, named, addresses, PORTS)
+    more = {"clusterNetworks": inside(picture), "notLookedAt": dict(picture.unseen)}
+    return _answer(found, output, more)
+
+
+def _answer(found: Sequence[Finding], output: str, more: Mapping[str, object] | None = None) -> int:
+    """Print the findings, as JSON with ``more``; return the exit code."""
     answer = fits(found)
     if output == "json":
-        print_json(
-            {
-                "fits": answer,
-                "checks": [
-                    {"level": one.level.value, "check": one.check, "found": one.found, "advice": one.advice}
-                    for one in found
-                ],
-                "clusterNetworks": inside(picture),
-                "notLookedAt": dict(picture.unseen),
-            }
-        )
+        checks = [
+            {"level": one.level.value, "check": one.check, "found": one.found, "advice": one.advice} for one in found
+        ]
+        print_json({"fits": answer, "checks": checks, **(more or {})})
     else:
         click.echo(_text(found))
         click.echo({True: "ours can work here", False: "ours cannot work here", None: "not known"}[answer])

@@ -66,13 +66,13 @@ def _not_in_the_api(picture: Picture) -> list[Finding]:
             Level.UNSEEN,
             "kernel modules",
             "no object tells of them",
-            "on a node: modprobe -na vxlan nf_tables nft_ct nft_nat; an agent that lacks one ends with 69 and names it",
+            "on a node: egress-router egressip install --check --this-machine",
         ),
         Finding(
             Level.UNSEEN,
             "rp_filter",
             "no object tells of it",
-            "on a node: sysctl -a -r 'conf.*rp_filter'; agents make overlays loose (2) that are strict (1)"
+            "on a node: egress-router egressip install --check --this-machine"
             + ("; Calico wants net.ipv4.conf.all.rp_filter to be 0 or 1" if _calico(picture) else ""),
         ),
     ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gzip
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from egress_router.egressip.fit import look
+from egress_router.egressip.fit import look, this_machine
 from egress_router.egressip.fit.cluster_networks import inside
 from egress_router.egressip.fit.judge import fits, judge
 from egress_router.egressip.fit.values import Finding, Level, Picture
@@ -180,3 +183,70 @@ def test_any_answer_is_survived() -> None:
             inner = inner[key]
         inner[path[-1]] = JUNK[number % len(JUNK)]
         assert judge(Picture(whole.version, whole.groups, lists), [], ["192.0.2.45"], PORTS)
+
+
+# This machine
+
+
+def machine(root: Path, config: str = "", modules: str = "", **filters: str) -> list[Finding]:
+    (root / "proc").mkdir()
+    if config:
+        (root / "proc" / "config.gz").write_bytes(gzip.compress(config.encode()))
+    if modules:
+        folder = root / "lib" / "modules" / "6.1.0-test"
+        folder.mkdir(parents=True)
+        (folder / "modules.dep").write_text(modules)
+    for name, value in filters.items():
+        (root / "proc/sys/net/ipv4/conf" / name).mkdir(parents=True)
+        (root / "proc/sys/net/ipv4/conf" / name / "rp_filter").write_text(f"{value}\n")
+    return this_machine.findings(root, "6.1.0-test")
+
+
+WHOLE = "".join(f"CONFIG_{name}=y\n" for name in this_machine.NEEDED)
+MODULES = "".join(f"kernel/net/{name.replace('_', '-')}.ko.xz:\n" for name in this_machine.NEEDED.values() if name)
+
+
+@pytest.mark.parametrize(
+    ("config", "modules", "level", "said"),
+    [
+        (WHOLE, "", Level.OK, "all that agents need"),
+        (WHOLE.replace("NFT_NAT=y", "NFT_NAT=m"), "", Level.OK, "all that agents need"),
+        (WHOLE.replace("CONFIG_VXLAN=y", "# CONFIG_VXLAN is not set"), MODULES, Level.REFUSED, "lacks CONFIG_VXLAN"),
+        ("", MODULES, Level.OK, "by the names of its modules"),
+        ("", MODULES.replace("nft-nat", "nft-not"), Level.REFUSED, "lacks nft_nat"),
+        ("", "", Level.UNSEEN, "has no list"),
+    ],
+)
+def test_what_the_kernel_has(tmp_path: Path, config: str, modules: str, level: Level, said: str) -> None:
+    found = machine(tmp_path, config, modules)[0]
+    assert found.level is level
+    assert said in found.found
+
+
+def test_a_list_that_is_broken_is_none(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "config.gz").write_bytes(gzip.compress(WHOLE.encode())[:-20])
+    assert this_machine.findings(tmp_path, "6.1.0-test")[0].level is Level.UNSEEN
+
+
+@pytest.mark.parametrize(
+    ("filters", "level", "said"),
+    [
+        ({"all": "0", "default": "0", "eth0": "0", "cni0": "2"}, Level.OK, "strict nowhere"),
+        ({"all": "0", "default": "1", "eth0": "1", "cni0": "2"}, Level.WARNING, "strict on eth0 ("),
+        ({"all": "1", "default": "0", "eth0": "0", "cni0": "2"}, Level.WARNING, "strict on eth0 ("),
+        ({"all": "2", "default": "0", "eth0": "0", "cni0": "1"}, Level.OK, "strict nowhere"),
+        ({}, Level.UNSEEN, "cannot be read"),
+    ],
+)
+def test_reverse_path_filters(tmp_path: Path, filters: dict[str, str], level: Level, said: str) -> None:
+    found = machine(tmp_path, **filters)[1]
+    assert found.level is level
+    assert said in found.found
+
+
+def test_the_machine_that_runs_this_is_looked_at() -> None:
+    """Whatever it has, both answers come from its kernel: a sysctl is no file of any size."""
+    options, *filters = this_machine.findings(Path("/"), os.uname().release)
+    assert options.check == "kernel options"
+    assert [one.level for one in filters] != [Level.UNSEEN]
