@@ -29,13 +29,15 @@ from ipaddress import (
 @dataclass(frozen=True, slots=True)
 class NetNamespace:
     """A namespace and the egress IPs it lists, in its order of preference. ``excepted`` are the networks that its pods
-    reach directly, as ``except_network`` returns them.
+    reach directly, as ``except_network`` returns them. ``pool``: where its egress IPs are given from; until there are
+    some nothing leaves.
     """
 
     name: str
     netid: int
     egress_ips: tuple[str, ...] = ()
     excepted: tuple[str, ...] = ()
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True)

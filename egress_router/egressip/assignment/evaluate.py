@@ -81,13 +81,15 @@ def conflict(index: Index, key: int) -> str:
 def evaluate_namespace(index: Index, name: str) -> NamespaceDecision:
     """Decide what happens to a namespace's traffic (rules 1, 2 and 4)."""
     namespace = index.namespaces[name]
-    if not namespace.egress_ips:
+    if not namespace.egress_ips and not namespace.pool:
         return NamespaceDecision(namespace.netid, Disposition.NORMAL)
     reasons = {
         f'"{printable(text)}" is not an address that a node can hold{length_hint(text)}'
         for text in namespace.egress_ips
         if address_key(text) is None
     }
+    if not namespace.egress_ips:
+        reasons.add(f"no address of the pool {printable(namespace.pool)} was given")
     via: list[tuple[int, str]] = []
     first_on: dict[tuple[str, int], int] = {}
     for key in index.keys[name]:

@@ -57,7 +57,7 @@ _ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - a source address; nothing is answ
 @dataclass(slots=True)
 class ControllerStatus:
     """What the controller knows at a moment, and what has happened since the start. ``error`` says why the assignment
-    cannot be written.
+    cannot be written. ``pools``: by name, how many addresses each pool has, and how many of them are given or listed.
     """
 
     leads: bool = False
@@ -68,6 +68,7 @@ class ControllerStatus:
     error: str = ""
     problems: tuple[Problem, ...] = ()
     decision: Decision = field(default_factory=lambda: Decision({}, {}, {}))
+    pools: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class NodeProber(Protocol):

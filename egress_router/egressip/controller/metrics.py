@@ -27,6 +27,11 @@ class ControllerCollector(Collector):
         yield labelled("nodes", "Nodes by their health.", "health", states, _PREFIX)
         assigned = sum(len(ips) for ips in list(known.decision.assignment.values()))
         yield gauge("egress_ips_assigned", "Egress IPs that are assigned to a node.", assigned, _PREFIX)
+        if pools := dict(known.pools):
+            sizes = {name: float(total) for name, (total, _) in pools.items()}
+            yield labelled("pool_addresses", "Addresses of a pool.", "pool", sizes, _PREFIX)
+            used = {name: float(count) for name, (_, count) in pools.items()}
+            yield labelled("pool_addresses_used", "Addresses of a pool that are taken.", "pool", used, _PREFIX)
         yield CounterMetricFamily(f"{_PREFIX}moves", "Egress IPs taken from a node.", value=known.moves)
         writes = {"ok": float(known.writes), "failed": float(known.failed_writes)}
         yield counter("writes", "Assignments written down, by what became of them.", writes, "result", _PREFIX)

@@ -92,7 +92,10 @@ def run_on_kubernetes(
 
         def started(controller: Controller) -> None:
             client = api_client(api, "controller")
-            writer = ControllerWriter(client, source, lease, lambda: controller.known.decision, LOGGER.info)
+            writer = ControllerWriter(
+                client, source, lease, lambda: controller.known.decision, LOGGER.info, record.epoch
+            )
+            writer.on_pools = partial(setattr, controller.known, "pools")
             stack.callback(writer.loop.stop)
             writer.loop.start(threads.start)
             namespace = election.namespace or api.namespace

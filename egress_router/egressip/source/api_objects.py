@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sys import intern
 from typing import Any
 
-from egress_router.egressip.api import address_key, address_text, except_network
+from egress_router.egressip.api import address_key, address_text, except_network, family, network_range
 from egress_router.errors import Problem, described
 from egress_router.kubernetes.selectors import EVERYTHING, Selector, parse_selector
 
@@ -21,6 +21,7 @@ API = f"{GROUP}/{VERSION}"
 EGRESS_IPS = f"/apis/{API}/egressips"
 EGRESS_NODES = f"/apis/{API}/egressnodes"
 ASSIGNMENTS = f"/apis/{API}/egressipassignments"
+POOLS = f"/apis/{API}/egressippools"
 #: Nodes with this label may be given the addresses of every EgressIP without an egressNodeSelector.
 ASSIGNABLE = f"{GROUP}/egress-assignable"
 #: The annotation of an EgressIPAssignment that keeps its address where it is, whatever the balance, until the node
@@ -44,6 +45,10 @@ class EgressIP:
     node_selector: Selector | None = None
     #: Networks that these pods reach directly.
     excepted: tuple[str, ...] = ()
+    #: The pool that addresses are given from, and how many of each family. ``egress_ips`` are then those that were
+    #: given, see groups.with_given.
+    pool: str = ""
+    pool_addresses: int = 1
     #: The present status, to write only what differs.
     status: str = ""
 
@@ -82,6 +87,22 @@ class Assignment:
     announced: str = ""
     #: Not to be moved for the balance between nodes.
     stays: bool = False
+    #: The uid of the EgressIP that the address of a pool was given to, and the pool; empty when it is of no pool.
+    given_to: str = ""
+    pool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressIPPool:
+    """A pool of addresses: ``ranges`` are first and last keys, see address_key. ``invalid`` says what is wrong."""
+
+    name: str
+    uid: str
+    generation: int
+    ranges: tuple[tuple[int, int], ...]
+    invalid: str = ""
+    #: The present status, to write only what differs.
+    status: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +228,11 @@ def egress_ip(raw: Mapping[str, Any], status_of: Callable[[Mapping[str, Any]], s
     pods = reader.selector("podSelector")
     nodes = reader.selector("egressNodeSelector")
     addresses = reader.texts("egressIPs")
-    if not addresses:
+    pool = reader.spec.get("pool")
+    if pool is not None and (not isinstance(pool, str) or not pool or addresses):
+        reader.wrong("spec.pool", pool, "cannot be used", "the name of a pool, without spec.egressIPs")
+    count = reader.number(reader.spec, "poolAddresses")
+    if not addresses and pool is None:
         reader.wrong("spec.egressIPs", None, "is empty", "such as [192.0.2.45]")
     generation = reader.metadata.get("generation")
     excepted = reader.excepted()
@@ -222,6 +247,8 @@ def egress_ip(raw: Mapping[str, Any], status_of: Callable[[Mapping[str, Any]], s
         pods or EVERYTHING,
         nodes if nodes and nodes.requirements else None,
         excepted,
+        pool or "",
+        1 if count is None else count,
         status_of(reader.status),
     )
 
@@ -262,6 +289,7 @@ def assignment(raw: Mapping[str, Any]) -> Assignment:
     if key is None:
         reader.wrong("spec.egressIP", address, "is not an address that a node can hold", "such as 192.0.2.45")
     announced = condition(reader.status, "Announced")
+    given = _mapping(reader.spec.get("givenTo"))
     reader.done()
     return Assignment(
         reader.name,
@@ -273,7 +301,49 @@ def assignment(raw: Mapping[str, Any]) -> Assignment:
         str(reader.status.get("node") or ""),
         str(announced.get("reason") or ""),
         _mapping(reader.metadata.get("annotations")).get(STAYS) == "true",
+        str(given.get("uid") or ""),
+        str(given.get("pool") or ""),
     )
+
+
+def egress_ip_pool(
+    raw: Mapping[str, Any], status_of: Callable[[Mapping[str, Any]], str] = lambda _status: ""
+) -> EgressIPPool:
+    """Return the value of an EgressIPPool. Raises Unusable when it has no list of ranges; a range that is none has no
+    addresses, and ``invalid`` says so.
+    """
+    reader = _Reader(raw, "EgressIPPool")
+    listed = reader.spec.get("ipRanges")
+    if not isinstance(listed, list):
+        reader.wrong("spec.ipRanges", listed, "is not a list of ranges", "such as [{cidr: 192.0.2.64/28}]")
+    generation = reader.metadata.get("generation")
+    reader.done()
+    ranges: list[tuple[int, int]] = []
+    invalid: list[str] = []
+    for entry in listed or []:
+        span = _range(_mapping(entry))
+        if span is None:
+            invalid.append(f"{described(entry)} is no range: cidr, or start and an end that is not below it")
+        else:
+            ranges.append(span)
+    return EgressIPPool(
+        reader.name,
+        reader.uid,
+        generation if isinstance(generation, int) else 0,
+        tuple(ranges),
+        "; ".join(invalid),
+        status_of(reader.status),
+    )
+
+
+def _range(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    cidr, start, end = (entry.get(name) for name in ("cidr", "start", "end"))
+    if isinstance(cidr, str):
+        return network_range(cidr)
+    first, last = (address_key(text) if isinstance(text, str) else None for text in (start, end))
+    if first is None or last is None or first > last or family(first) != family(last):
+        return None
+    return first, last
 
 
 def assignment_name(address: str) -> str:

@@ -11,19 +11,24 @@ from egress_router.egressip.api import Decision
 from egress_router.egressip.source.api_objects import API, EGRESS_IPS, EGRESS_NODES, EgressIP
 from egress_router.egressip.source.groups import ApiObjects, Grouping
 from egress_router.egressip.source.kubernetes import KubernetesSource
-from egress_router.egressip.source.kubernetes_status import StatusMaker, moves, ready_of, selected, with_times
+from egress_router.egressip.source.kubernetes_status import (
+    StatusMaker,
+    keep_status,
+    moves,
+    ready_of,
+    selected,
+    with_times,
+)
+from egress_router.egressip.source.pool_writer import PoolWriter
 from egress_router.egressip.source.write_loop import WriteLoop
 from egress_router.kubernetes.client import MERGE_PATCH, ApiError, Client
 from egress_router.kubernetes.events import Events
 from egress_router.kubernetes.lease import CONFLICT, NOT_FOUND, KubernetesLease
 
+__all__ = ["ControllerWriter", "keep_status"]
+
 #: Changes are gathered for so long, and at most so many objects are written each time; seconds.
 EVERY, MOST_WRITES = 1.0, 50
-
-
-def keep_status(status: Mapping[str, Any]) -> str:
-    """Return what is kept of an EgressIP's status, to write it only when it differs; see KubernetesSource."""
-    return json.dumps(status, sort_keys=True, separators=(",", ":"))
 
 
 class ControllerWriter:
@@ -38,15 +43,20 @@ class ControllerWriter:
         lease: KubernetesLease,
         decision: Callable[[], Decision],
         log: Callable[[str], None],
+        epoch: Callable[[], int] = lambda: 0,
     ) -> None:
+        """``epoch``: that of the lease's holder, which bears what is given from pools; see KubernetesRecord."""
         self._client = client
         self._source = source
         self._lease = lease
         self._decision = decision
         self._events = Events(client, "egress-router.io/controller", lease.identity, log)
         self._grouping = Grouping()
+        self._pools = PoolWriter(client, source, lease, epoch, self._events)
         self._done: tuple[ApiObjects, Decision] | None = None
         self.writes = 0
+        #: Called with the addresses of each pool, and how many of them are taken.
+        self.on_pools: Callable[[Mapping[str, tuple[int, int]]], None] = lambda _pools: None
         #: Its thread.
         self.loop = WriteLoop(self.turn, every=EVERY, log=log)
 
@@ -58,6 +68,7 @@ class ControllerWriter:
         if self._done is not None and self._done[0] is objects and self._done[1] is decision:
             return 0
         written = self._make_nodes(objects)
+        written += self._pools.give(objects, MOST_WRITES - written, self.loop.beat)
         written += self._write_statuses(objects, decision)
         self.writes += written
         if written < MOST_WRITES:
@@ -90,6 +101,7 @@ class ControllerWriter:
     def _write_statuses(self, objects: ApiObjects, decision: Decision) -> int:
         self._grouping.follow(objects)
         maker = StatusMaker(objects, decision, selected(self._grouping, objects))
+        self.on_pools({pool.name: maker.pools.usage(pool) for pool in objects.pools.values()})
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         written = 0
         for value in sorted(objects.egress_ips.values(), key=lambda value: value.name):
@@ -104,7 +116,7 @@ class ControllerWriter:
                 return written
             self._patch(value, before, after)
             written += 1
-        return written
+        return written + self._pools.write_statuses(objects, maker, now, MOST_WRITES - written, self.loop.beat)
 
     def _patch(self, value: EgressIP, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         self.loop.beat()

@@ -27,6 +27,7 @@ from egress_router.egressip.source.api_objects import (
     ApiPod,
     Assignment,
     EgressIP,
+    EgressIPPool,
     EgressNode,
     Labelled,
 )
@@ -47,6 +48,26 @@ class ApiObjects:
     namespaces: Mapping[str, Labelled] = field(default_factory=dict)
     nodes: Mapping[str, Labelled] = field(default_factory=dict)
     pods: Mapping[str, ApiPod] = field(default_factory=dict)
+    pools: Mapping[str, EgressIPPool] = field(default_factory=dict)
+
+
+def with_given(egress_ips: Mapping[str, EgressIP], assignments: Mapping[str, Assignment]) -> Mapping[str, EgressIP]:
+    """Return the EgressIPs, those that name a pool with the addresses that were given to them. Whom an address was
+    given to stands in the object that bears its name, so nobody else can have it, whoever wrote it and when.
+    """
+    if not any(value.pool for value in egress_ips.values()):
+        return egress_ips
+    given: dict[tuple[str, str], list[int]] = {}
+    for entry in assignments.values():
+        key = address_key(entry.egress_ip)
+        if entry.given_to and key is not None:
+            given.setdefault((entry.given_to, entry.pool), []).append(key)
+    return {
+        uid: replace(value, egress_ips=tuple(map(address_text, sorted(given.get((uid, value.pool), [])))))
+        if value.pool
+        else value
+        for uid, value in egress_ips.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +196,7 @@ def cluster_state(objects: ApiObjects, pods: Mapping[tuple[str, str], Pod], me: 
     """
     namespaces = {UNSELECTED: NetNamespace(UNSELECTED, 0)}
     for value in objects.egress_ips.values():
-        namespaces[value.name] = NetNamespace(value.name, 0, value.egress_ips, value.excepted)
+        namespaces[value.name] = NetNamespace(value.name, 0, value.egress_ips, value.excepted, value.pool)
     nodes: dict[str, HostSubnet] = {}
     eligible = None if me else Eligibility(objects)
     for node in objects.egress_nodes.values():

@@ -23,10 +23,12 @@ from egress_router.egressip.source.api_objects import (
     ASSIGNMENTS,
     EGRESS_IPS,
     EGRESS_NODES,
+    POOLS,
     RUNNING,
     ApiPod,
     Assignment,
     EgressIP,
+    EgressIPPool,
     EgressNode,
     Labelled,
     Unusable,
@@ -37,6 +39,7 @@ from egress_router.egressip.source.groups import (
     LocalNode,
     canonical,
     cluster_state,
+    with_given,
     without_assigned,
 )
 from egress_router.errors import Problem
@@ -52,6 +55,7 @@ NODES = "/api/v1/nodes"
 #: At the start, `read` waits so long for what is usually there in a tenth of it; seconds.
 PATIENCE = 2.0
 _NO_NODES: Mapping[str, Labelled] = {}
+_NO_POOLS: Mapping[str, EgressIPPool] = {}
 #: A node that holds addresses of more namespaces than this watches the pods of all namespaces with one watch.
 MOST_WATCHES = 32
 
@@ -89,6 +93,7 @@ class KubernetesSource:
         self._granted: set[str] = set()
         self._grouped: tuple[object, set[str], Mapping[str, NetNamespace]] = (None, set(), {})
         self._objects = ApiObjects()
+        self._given: tuple[object, object, Mapping[str, EgressIP]] = (None, None, {})
         own = f"spec.nodeName={me.name},{RUNNING}" if me else RUNNING
         self.egress_ips: Informer[EgressIP] = self._follow(
             Resource(EGRESS_IPS), self._last_good("EgressIP", lambda raw: api_objects.egress_ip(raw, status_of))
@@ -104,8 +109,13 @@ class KubernetesSource:
         )
         self._pods: Informer[ApiPod] = self._follow(Resource(PODS, own), api_objects.pod)
         self._nodes: Informer[Labelled] | None = None
+        #: Where their kind is not there, an older version's, no pool is known.
+        self.pools: Informer[EgressIPPool] | None = None
         if me is None:
             self._nodes = self._follow(Resource(NODES, metadata_only=True), api_objects.labelled)
+            self.pools = self._follow(
+                Resource(POOLS), self._last_good("EgressIPPool", lambda raw: api_objects.egress_ip_pool(raw, status_of))
+            )
         #: Gives the nodes that were offline for the recorded assignment; set for the controller.
         self.offline: Callable[[], tuple[str, ...]] | None = None
         #: Watches of the pods of namespaces on other nodes, by namespace; "" is all of them.
@@ -147,6 +157,10 @@ class KubernetesSource:
             if not self._closed:
                 os.eventfd_write(self._event, 1)
 
+    def notice(self) -> None:
+        """Have ``read`` called: somebody has taken in what the server answered, see Informer.assume."""
+        self._changed()
+
     def _fixed(self) -> list[Informer[Any]]:
         """Return the watches that are there from the start."""
         fixed: list[Informer[Any]] = [self.egress_ips, self.egress_nodes, self.assignments]
@@ -154,7 +168,7 @@ class KubernetesSource:
         return [*fixed, *([self._nodes] if self._nodes else [])]
 
     def _informers(self) -> list[Informer[Any]]:
-        return [*self._fixed(), *self._remote.values()]
+        return [*self._fixed(), *([self.pools] if self.pools else []), *self._remote.values()]
 
     # ClusterSource
 
@@ -201,13 +215,23 @@ class KubernetesSource:
         if self._me is None:
             pods = dict(self._known_pods) if changes else self._objects.pods
         return ApiObjects(
-            self.egress_ips.objects(),
+            self._with_given(),
             self.egress_nodes.objects(),
             self.assignments.objects(),
             self._namespaces.objects(),
             self._nodes.objects() if self._nodes else _NO_NODES,
             pods,
+            self.pools.objects() if self.pools else _NO_POOLS,
         )
+
+    def _with_given(self) -> Mapping[str, EgressIP]:
+        """Return the EgressIPs with what was given to them; the same mapping as before when nothing has changed."""
+        made_of = (self.egress_ips.objects(), self.assignments.objects())
+        if self._given[0] is not made_of[0] or self._given[1] is not made_of[1]:
+            made = with_given(*made_of)
+            # Assignments change more often than who has which address.
+            self._given = (*made_of, self._given[2] if made == self._given[2] else made)
+        return self._given[2]
 
     def _pod_changes(self) -> dict[str, ApiPod | None]:
         """Take in what has changed of the pods of all watches."""

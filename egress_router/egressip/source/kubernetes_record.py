@@ -15,6 +15,7 @@ from egress_router.egressip.source.api_objects import (
     assignment,
     assignment_name,
 )
+from egress_router.egressip.source.groups import with_given
 from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.errors import TryAgainError
 from egress_router.kubernetes.client import JSON, MERGE_PATCH, ApiError, Client
@@ -60,7 +61,7 @@ class KubernetesRecord:
         present = {entry.egress_ip: entry for entry in self._source.assignments.objects().values()}
         listed = {
             address_text(key)
-            for value in self._source.egress_ips.objects().values()
+            for value in with_given(self._source.egress_ips.objects(), self._source.assignments.objects()).values()
             for text in value.egress_ips
             if (key := address_key(text)) is not None
         }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from egress_router.egressip.api import Decision, address_key
-from egress_router.egressip.source.api_objects import EgressIP, EgressNode
+from egress_router.egressip.api import Decision, address_key, family
+from egress_router.egressip.source.api_objects import EgressIP, EgressIPPool, EgressNode
 from egress_router.egressip.source.groups import ApiObjects, Eligibility, Grouping, canonical, fits
+from egress_router.egressip.source.pools import pools_of, shown
 
 #: Messages of conditions are cut there; the schema allows 32,768 characters.
 MESSAGE = 2000
@@ -65,6 +67,7 @@ class StatusMaker:
         self._pods = pods
         self._nodes = {node.name: node for node in objects.egress_nodes.values()}
         self._eligible = Eligibility(objects)
+        self.pools = pools_of(objects)
         self._listed: dict[str, set[str]] = {}
         for value in objects.egress_ips.values():
             for ip in value.egress_ips:
@@ -85,6 +88,7 @@ class StatusMaker:
         )
         return {
             "observedGeneration": value.generation,
+            "egressIPs": list(dict.fromkeys(map(canonical, value.egress_ips))),
             "nodes": sorted({str(item["node"]) for item in items}),
             "items": items,
             "namespaces": self._pods.namespaces.get(value.name, 0),
@@ -94,12 +98,53 @@ class StatusMaker:
 
     def _ready(self, value: EgressIP, states: list[AddressStatus]) -> dict[str, Any]:
         missing = [state for state in states if state.node is None]
+        if value.pool:
+            missing += self._not_given(value)
         if not missing:
             return _condition(value, "Ready", True, "AllHeld", "every address is on a node that translates to it")
         message = "; ".join(f"{state.ip}: {state.why}" for state in missing)[:MESSAGE]
-        if len(missing) < len(states):
+        if any(state.node is not None for state in states):
             return _condition(value, "Ready", True, "SomeHeld", message)
         return _condition(value, "Ready", False, missing[0].reason, message)
+
+    def _not_given(self, value: EgressIP) -> list[AddressStatus]:
+        """Return why a pool has not given as many addresses as it is to give, once for each family."""
+        pool = self.pools.by_name.get(value.pool)
+        name = f"pool {value.pool}"
+        if pool is None:
+            return [AddressStatus(name, None, "NoPool", "there is no such EgressIPPool")]
+        found = []
+        for version in dict.fromkeys(self.pools.missing(value)):
+            total, used = self.pools.usage(pool, version)
+            if used < total:
+                found.append(AddressStatus(name, None, "Pending", f"gives an IPv{version} address in a moment"))
+            else:
+                why = f"has no free IPv{version} address; {used} of {total} are given or listed"
+                found.append(AddressStatus(name, None, "PoolExhausted", why))
+        if not pool.ranges:
+            found.append(AddressStatus(name, None, "PoolExhausted", pool.invalid or "has no range"))
+        return found
+
+    def pool_status(self, pool: EgressIPPool) -> dict[str, Any]:
+        """Return the status of a pool, conditions without their times."""
+        total, used = self.pools.usage(pool)
+        full = [
+            version
+            for version in sorted({family(first) for first, _ in pool.ranges})
+            if self.pools.usage(pool, version)[0] <= self.pools.usage(pool, version)[1]
+        ]
+        if pool.invalid or not pool.ranges:
+            exhausted = (not pool.ranges, "InvalidRange", pool.invalid[:MESSAGE] or "it has no range")
+        elif full:
+            words = " and ".join(f"IPv{version}" for version in full)
+            exhausted = (True, "NoFreeAddress", f"no {words} address is free")
+        else:
+            exhausted = (False, "FreeAddresses", f"{shown(total - used)} addresses are free")
+        return {
+            "observedGeneration": pool.generation,
+            "usage": {"total": shown(total), "used": shown(used)},
+            "conditions": [_condition(pool, "Exhausted", *exhausted)],
+        }
 
     def address(self, value: EgressIP, ip: str) -> AddressStatus:
         """Return what is the matter with one address of an EgressIP."""
@@ -150,7 +195,7 @@ def _overlap(value: EgressIP, others: Mapping[str, str], objects: ApiObjects) ->
     return "; ".join(words)[:MESSAGE]
 
 
-def _condition(value: EgressIP, kind: str, true: bool, reason: str, message: str) -> dict[str, Any]:
+def _condition(value: EgressIP | EgressIPPool, kind: str, true: bool, reason: str, message: str) -> dict[str, Any]:
     return {
         "type": kind,
         "status": "True" if true else "False",
@@ -158,6 +203,11 @@ def _condition(value: EgressIP, kind: str, true: bool, reason: str, message: str
         "message": message,
         "observedGeneration": value.generation,
     }
+
+
+def keep_status(status: Mapping[str, Any]) -> str:
+    """Return what is kept of an object's status, to write it only when it differs; see KubernetesSource."""
+    return json.dumps(status, sort_keys=True, separators=(",", ":"))
 
 
 def with_times(status: dict[str, Any], before: Mapping[str, Any], now: str) -> dict[str, Any]:

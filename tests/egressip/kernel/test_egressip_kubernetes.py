@@ -152,6 +152,71 @@ def test_what_migrate_has_written_stays_until_its_node_is_cordoned(kube: ApiClus
         assert STAYS not in entry["metadata"]["annotations"], "what had to move is balanced from now on"
 
 
+def test_addresses_from_a_pool(kube: ApiCluster) -> None:
+    """Given, kept over restarts of both controllers, exhausted, and given back."""
+    lab = kube.lab
+    pools = f"{OURS}/egressippools"
+    ranges = [{"start": "192.0.2.64", "end": "192.0.2.65"}, {"cidr": "2001:db8:2::1:0/112"}]
+    body = {"apiVersion": "egress-router.io/v1alpha1", "kind": "EgressIPPool", "metadata": {"name": "office"}}
+    kube.create(pools, {**body, "spec": {"ipRanges": ranges}})
+    clients = {}
+    for name in ("shop", "lab"):
+        kube.namespace(name, env=name)
+        clients[name] = kube.pod(name, name, 0)
+    kube.start()
+    controllers = [kube.start_controller(f"controller{n}", lab.nodes[n], lease_seconds="3") for n in range(2)]
+
+    def ask_for(name: str) -> None:
+        spec = {"pool": "office", "namespaceSelector": {"matchLabels": {"env": name}}}
+        kind = {"apiVersion": "egress-router.io/v1alpha1", "kind": "EgressIP", "metadata": {"name": name}}
+        kube.create(f"{OURS}/egressips", {**kind, "spec": spec})
+
+    def given(name: str) -> list[str]:
+        return list(kube.get(f"{OURS}/egressips/{name}")["status"].get("egressIPs", []))
+
+    def usage() -> tuple[int, str]:
+        status = kube.get(f"{pools}/office")["status"]
+        return status["usage"]["used"], status["conditions"][0]["reason"]
+
+    ask_for("shop")
+    kube.until(lambda: kube.ready("shop") == ("True", "AllHeld"))
+    first = given("shop")
+    assert [":" in ip for ip in first] == [False, True]
+    assert first[0] in ("192.0.2.64", "192.0.2.65")
+    assert kube.source_of(clients["shop"], SERVICE) == first[0]
+    assert kube.source_of(clients["shop"], SERVICE6) == first[1]
+    ask_for("lab")
+    kube.until(lambda: kube.ready("lab") == ("True", "AllHeld"))
+    second = given("lab")
+    assert not set(first) & set(second)
+    kube.until(lambda: usage() == (4, "NoFreeAddress"))
+    with lab.capture() as capture:
+        for number in range(2):
+            controllers[number].kill()
+            controllers[number].wait()
+            controllers[number] = kube.start_controller(f"again{number}", lab.nodes[number], lease_seconds="3")
+            time.sleep(4)
+        ask_for("late")
+        kube.until(lambda: kube.ready("late") == ("True", "SomeHeld"))
+        assert (given("shop"), given("lab")) == (first, second), "nobody's address changes because controllers do"
+        assert kube.source_of(clients["shop"], SERVICE) == first[0]
+        assert not capture.leaks(allowed={*first, *second})
+    late = kube.get(f"{OURS}/egressips/late")["status"]["conditions"]
+    assert "pool office: has no free IPv4 address; 2 of 2 are given or listed" in str(late)
+    kube.server.client.request("DELETE", f"{OURS}/egressips/lab")
+    kube.until(lambda: second[0] in given("late"))
+    kube.until(lambda: kube.ready("late") == ("True", "AllHeld"))
+    taken = [item["spec"]["egressIP"] for item in kube.get(f"{OURS}/egressipassignments")["items"]]
+    assert sorted(taken) == sorted([*first, *given("late")]), "what was given back is nobody's any more"
+
+    def figures() -> str:
+        return "".join(
+            node.run(["curl", "-s", "http://127.0.0.1:9911/metrics"], check=False).stdout for node in lab.nodes
+        )
+
+    kube.until(lambda: 'egress_router_controller_pool_addresses_used{pool="office"} 4.0' in figures())
+
+
 def test_why_an_address_is_nowhere(kube: ApiCluster) -> None:
     lab = kube.lab
     kube.namespace("web", env="shop")

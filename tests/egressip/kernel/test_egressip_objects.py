@@ -53,6 +53,10 @@ def excepting(*networks: Any) -> dict[str, Any]:
     return egress_ip(destinations={"except": list(networks)})
 
 
+def pool(*ranges: Any) -> dict[str, Any]:
+    return {"spec": {"ipRanges": list(ranges)}}
+
+
 def expressions(*parts: dict[str, Any]) -> dict[str, Any]:
     return {"matchExpressions": list(parts)}
 
@@ -75,6 +79,11 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("EgressIP", excepting("10.0.0.0/8", "10.1.0.0/16", "2001:db8::/32", "192.0.2.7/32", "2001:db8::7/128")),
     ("EgressIP", excepting("0.0.0.0/0", "::/0")),
     ("EgressIP", excepting(*(f"10.{n}.0.0/16" for n in range(64)))),
+    ("EgressIP", egress_ip(egressIPs=None, pool="office")),
+    ("EgressIP", egress_ip(egressIPs=None, pool="office", poolAddresses=16)),
+    ("EgressIPPool", pool({"cidr": "192.0.2.64/28"}, {"start": "192.0.2.100", "end": "192.0.2.120"})),
+    ("EgressIPPool", pool({"cidr": "2001:db8::/64"}, {"cidr": "192.0.2.7/32"})),
+    ("EgressIPAssignment", assigned("192.0.2.45", givenTo={"egressIP": "shop", "uid": "u", "pool": "office"})),
     ("EgressNode", {"spec": {}}),
     ("EgressNode", {"spec": {"egressIPs": ["192.0.2.45"], "egressCIDRs": ["192.0.2.0/24"], "capacity": {"ip": 3}}}),
     ("EgressIPAssignment", assigned("192.0.2.45", node="node-a")),
@@ -82,6 +91,26 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
 ]
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("EgressIP", egress_ip(egressIPs=None), "Required value"),
+    ("EgressIP", egress_ip(egressIPs=None), "give egressIPs, or the name of a pool that addresses are given from"),
+    ("EgressIP", egress_ip(pool="office"), "egressIPs and pool exclude each other"),
+    ("EgressIP", egress_ip(poolAddresses=2), "poolAddresses goes with pool only"),
+    ("EgressIP", egress_ip(egressIPs=None, pool="office", poolAddresses=0), "greater than or equal to 1"),
+    ("EgressIP", egress_ip(egressIPs=None, pool="Not_A_Name"), "should match"),
+    ("EgressIPPool", {"spec": {}}, "Required value"),
+    ("EgressIPPool", pool(), "at least 1"),
+    ("EgressIPPool", pool({}), "either cidr, or start and end"),
+    ("EgressIPPool", pool({"start": "192.0.2.1"}), "either cidr, or start and end"),
+    ("EgressIPPool", pool({"cidr": "192.0.2.64/28", "start": "192.0.2.1", "end": "192.0.2.2"}), "either cidr, or"),
+    ("EgressIPPool", pool({"cidr": "192.0.2.65/28"}), "must be a network without host bits"),
+    ("EgressIPPool", pool({"cidr": "192.0.2.64"}), "must be a network without host bits"),
+    ("EgressIPPool", pool({"cidr": "0.0.0.0/0"}), "must be a network of addresses that a node can hold"),
+    ("EgressIPPool", pool({"cidr": "224.0.0.0/8"}), "must be a network of addresses that a node can hold"),
+    ("EgressIPPool", pool({"cidr": "fe80::/64"}), "must be a network of addresses that a node can hold"),
+    ("EgressIPPool", pool({"start": "192.0.2.1", "end": "2001:db8::1"}), "start and end must be of one family"),
+    ("EgressIPPool", pool({"start": "192.0.2.01", "end": "192.0.2.9"}), "must be one address in its usual short form"),
+    ("EgressIPPool", pool({"start": "127.0.0.1", "end": "127.0.0.9"}), "must be an address that a node can hold"),
+    ("EgressIPPool", pool(*({"cidr": f"192.0.2.{n}/32"} for n in range(33))), "at most 32"),
+    ("EgressIPAssignment", assigned("192.0.2.45", givenTo={"egressIP": "shop"}), "Required value"),
     ("EgressIP", egress_ip(egressIPs=[]), "at least 1"),
     ("EgressIP", egress_ip(egressIPs=["192.0.2.45", "192.0.2.45"]), "must not have an address twice"),
     ("EgressIP", egress_ip(egressIPs=["192.0.2.045"]), "must be one address in its usual short form"),
@@ -134,7 +163,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("EgressIPAssignment", assigned("192.0.2.45", node="Not_A_Node"), "should match"),
     ("EgressIPAssignment", {"metadata": {"name": "192.0.2.45"}, "spec": {"egressIP": "192.0.2.45"}}, "epoch"),
 ]
-PLURALS = {"EgressIP": "egressips", "EgressNode": "egressnodes", "EgressIPAssignment": "egressipassignments"}
+PLURALS = {
+    "EgressIP": "egressips",
+    "EgressNode": "egressnodes",
+    "EgressIPAssignment": "egressipassignments",
+    "EgressIPPool": "egressippools",
+}
 
 
 def post(client: Client, kind: str, value: dict[str, Any], *, dry: bool = True) -> dict[str, Any]:
@@ -178,10 +212,28 @@ def test_a_lower_epoch_and_another_address_are_refused(client: Client) -> None:
         patch(node="node-b", epoch=4)
     with pytest.raises(ApiError, match="the address of an assignment never changes"):
         patch(egressIP="192.0.2.10", epoch=5)
+    with pytest.raises(ApiError, match="whom an address of a pool was given to never changes"):
+        patch(givenTo={"egressIP": "shop", "uid": "u", "pool": "office"}, epoch=5)
     assert patch(node="node-b", epoch=5)["spec"]["node"] == "node-b"
     assert patch(node=None, epoch=6)["spec"] == {"egressIP": "192.0.2.9", "epoch": 6}
     # Its status can be written whatever the epoch is: a rule about an optional field would freeze the object.
     client.request("PATCH", f"{path}/status", body={"status": {"node": "node-b"}}, content_type=MERGE_PATCH)
+    client.request("DELETE", path)
+
+
+def test_who_has_an_address_of_a_pool_is_said_once(client: Client) -> None:
+    """Of two that give it at the same time the server lets one do it, and no patch changes it or takes it back."""
+    shop, lab = ({"egressIP": name, "uid": name, "pool": "office"} for name in ("shop", "lab"))
+    post(client, "EgressIPAssignment", assigned("192.0.2.8", givenTo=shop), dry=False)
+    with pytest.raises(ApiError) as raised:
+        post(client, "EgressIPAssignment", assigned("192.0.2.8", givenTo=lab, epoch=9), dry=False)
+    assert raised.value.code == 409
+    path = f"{OURS}/egressipassignments/192.0.2.8"
+    for given in (lab, None):
+        with pytest.raises(ApiError, match="never changes"):
+            client.request("PATCH", path, body={"spec": {"givenTo": given}}, content_type=MERGE_PATCH)
+    moved = client.request("PATCH", path, body={"spec": {"node": "node-a", "epoch": 2}}, content_type=MERGE_PATCH)
+    assert moved["spec"]["givenTo"] == shop
     client.request("DELETE", path)
 
 
@@ -305,6 +357,15 @@ def test_the_controller_can_do_its_work_with_its_rights(client: Client, token_of
             source.wait(5)
         record.write({}, [])
         assert client.request("GET", f"{OURS}/egressipassignments")["items"] == []
+        status = {"usage": {"total": 1, "used": 0}}
+        post(client, "EgressIPPool", {**pool({"cidr": "192.0.2.64/32"}), "metadata": {"name": "p"}}, dry=False)
+        assert source.pools is not None
+        while not source.pools.objects():
+            source.wait(5)
+        rights.request("PATCH", f"{OURS}/egressippools/p/status", body={"status": status}, content_type=MERGE_PATCH)
+        with pytest.raises(ApiError, match="forbidden"):
+            rights.request("DELETE", f"{OURS}/egressippools/p")
+        client.request("DELETE", f"{OURS}/egressippools/p")
         lease.release()
         assert not lease.held()
         assert not lease.lost, "giving it back is no loss"
