@@ -424,9 +424,16 @@ def test_only_websocket_is_a_tunnel(lab: Lab, open_directory: Path) -> None:
             "Connection: Upgrade",
         ):
             before = len(seen)
-            assert not answer(headers).endswith(b"behind it"), headers
+            tunnel = answer(headers).endswith(b"behind it")
             pod.until(lambda before=before: len(seen) > before)  # type: ignore[misc]
-            assert b"upgrade" not in seen[-1], headers
+            # HAProxy 3.0 itself takes h2c out of what a client asks for; where that leaves WebSocket, it is one.
+            asked = [line for line in seen[-1].split(b"\r\n") if line.startswith(b"upgrade:")]
+            if asked and "h2c" in headers and "websocket" in headers:
+                assert asked == [b"upgrade: websocket"], headers
+            else:
+                assert not asked, headers
+                assert not tunnel, headers
+                assert b"upgrade" not in seen[-1], headers
             assert b"http2-settings" not in seen[-1], headers
 
 
