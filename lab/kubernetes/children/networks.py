@@ -62,6 +62,8 @@ def delegate(conflist: dict[str, Any], interface: str, command: str) -> dict[str
 def get(config: dict[str, Any], path: str) -> dict[str, Any]:
     """Return an object of the API server."""
     context = ssl.create_default_context(cafile=config["ca"])
+    # The lab's authority is a plain one of OpenSSL's, which Python 3.13 is too strict for.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     connection = http.client.HTTPSConnection(config["host"], config["port"], timeout=10, context=context)
     connection.request("GET", path, headers={"Authorization": f"Bearer {config['token']}"})
     answer = connection.getresponse()

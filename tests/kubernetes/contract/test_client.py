@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 from egress_router.kubernetes.client import ApiError, ApiUnavailable, Client
 from egress_router.kubernetes.configuration import ApiConfiguration
 from egress_router.kubernetes.events import BURST, Events
+from lab.kubernetes import credentials
 from tests.support.fake_api import PATH, fake_api
 
 
@@ -110,3 +115,43 @@ def test_events_are_few() -> None:
     assert not events._allowed("uid", "Moved", 301.0)
     assert events._allowed("uid", "Other", 301.0), "each reason for itself"
     assert events._allowed("another", "Moved", 301.0), "and each object"
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    """Answers every GET with an empty list."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "13")
+        self.end_headers()
+        self.wfile.write(b'{"items": []}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_authority_as_openssl_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without key usage, as the documentation of Kubernetes has it made. Python 3.13 refuses it unless it is told
+    otherwise, and earlier ones do here; what nobody trusts is refused all the same.
+    """
+    usual = ssl.create_default_context
+
+    def strict(**options: Any) -> ssl.SSLContext:
+        context = usual(**options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    ours, others = (credentials.make(tmp_path / name, [], ["127.0.0.1"]) for name in ("ours", "others"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(ours.folder / "server.crt", ours.folder / "server.key")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            url = f"https://127.0.0.1:{server.server_port}"
+            assert Client(ApiConfiguration(url, ca_file=ours.ca)).request("GET", PATH) == {"items": []}
+            with pytest.raises(ApiUnavailable, match="certificate verify failed"):
+                Client(ApiConfiguration(url, ca_file=others.ca)).request("GET", PATH)
+        finally:
+            server.shutdown()
