@@ -12,7 +12,7 @@ from pathlib import Path
 
 CHART = "charts/egress-router"
 BASE = "deploy/egress-ips/base"
-OVERLAYS = "deploy/egress-ips/overlays"
+COMPONENTS = "deploy/egress-ips/components"
 _HEAD = "# Made from {}: change that, and write this anew (pytest --golden-update tests/project/golden).\n"
 _NAMESPACED = ("ServiceAccount", "Role", "RoleBinding", "ConfigMap", "DaemonSet", "Deployment", "PodDisruptionBudget")
 _NAMESPACE = "{{ .Release.Namespace }}"
@@ -101,7 +101,7 @@ _TEMPLATES: Mapping[str, _Substitutions] = {
         ),
     ),
 }
-#: Overlays that a value switches on.
+#: Components that a value switches on.
 _SWITCHED: Mapping[str, tuple[str, _Substitutions]] = {
     "openshift/scc": ("openshift.securityContextConstraints", ((_ACCOUNT, _OUR_ACCOUNT),)),
     "guard/guard": (
@@ -134,7 +134,7 @@ def chart_files(checkout: Path) -> dict[str, str]:
         text = _substituted(source, _with_namespaces((checkout / source).read_text()), substitutions)
         found[f"templates/{name}.yaml"] = _HEAD.format(source) + text
     for name, (value, substitutions) in _SWITCHED.items():
-        source = f"{OVERLAYS}/{name}.yaml"
+        source = f"{COMPONENTS}/{name}.yaml"
         text = _substituted(source, (checkout / source).read_text(), substitutions)
         found[f"templates/{Path(name).name}.yaml"] = (
             f"{_HEAD.format(source)}{{{{- if .Values.{value} }}}}\n{text}{{{{- end }}}}\n"

@@ -1,7 +1,7 @@
 """`kubectl drain` waits for a node's hand-over: by guard pods under a PodDisruptionBudget that lets none go.
 
 `kubectl drain` cordons the node, then asks for the eviction of its pods, and asks again as long as a budget is in the
-way. A guard pod (deploy/egress-ips/overlays/guard) on each node that may hold egress IPs is such a pod. When its node
+way. A guard pod (deploy/egress-ips/components/guard) on each node that may hold egress IPs is such a pod. When its node
 has handed everything over, this program gives it a label that the budget's selector leaves out, so that this one pod
 may go and no other. A cordon is told to the agent of the node by an annotation of its EgressNode, where that is wanted:
 a drain has no other sign.

@@ -104,12 +104,34 @@ def kustomized(programs: dict[str, Path]) -> Callable[[Path], Objects]:
         ("overlays/openshift", {"openshift": {"securityContextConstraints": True}}),
         ("overlays/guard", {"drainGuard": {"enabled": True}}),
         ("overlays/monitoring", {"monitoring": {"podMonitor": True}}),
+        (
+            "all",
+            {
+                "drainGuard": {"enabled": True},
+                "monitoring": {"podMonitor": True},
+                "openshift": {"securityContextConstraints": True},
+            },
+        ),
     ],
 )
 def test_both_print_the_same(
-    template: Callable[..., Objects], kustomized: Callable[[Path], Objects], folder: str, values: dict[str, Any]
+    template: Callable[..., Objects],
+    kustomized: Callable[[Path], Objects],
+    folder: str,
+    values: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
-    ours, theirs = template(**values), kustomized(EGRESS_IPS / folder)
+    where = EGRESS_IPS / folder
+    if folder == "all":
+        # As somebody writes it who wants everything.
+        where = tmp_path / "own"
+        where.mkdir()
+        named = {
+            "resources": [os.path.relpath(EGRESS_IPS / "base", where)],
+            "components": [os.path.relpath(path, where) for path in sorted((EGRESS_IPS / "components").iterdir())],
+        }
+        (where / "kustomization.yaml").write_text(yaml.safe_dump(named))
+    ours, theirs = template(**values), kustomized(where)
     assert ours.keys() == theirs.keys()
     for identity, item in theirs.items():
         assert ours[identity] == item, identity
