@@ -3,7 +3,7 @@
 
 VENV=${VENV:-.venv}
 # What the tests with packets need (promtool reads their metrics), and what those of images and pages need beside it.
-TRAFFIC_PACKAGES="iproute2 nftables iptables tcpdump conntrack procps bind9-dnsutils socat iputils-ping iputils-arping curl iperf3 libcap2-bin util-linux squid libkeepalive0 haproxy gcc libc6-dev prometheus"
+TRAFFIC_PACKAGES="iproute2 nftables iptables tcpdump conntrack procps bind9-dnsutils socat iputils-ping iputils-arping curl iperf3 keepalived libcap2-bin util-linux squid libkeepalive0 haproxy gcc libc6-dev prometheus"
 PACKAGES="$TRAFFIC_PACKAGES buildah podman crun debootstrap chromium"
 CLUSTER_PACKAGES="busybox-static containernetworking-plugins libseccomp-dev openssl ipset ethtool"
 

@@ -99,7 +99,9 @@ def as_json(status: Status) -> dict[str, Any]:
 def as_text(status: Status) -> str:
     """Return the status for a person: problems first, then the destinations."""
     sources = ", ".join(map(str, status.sources))
-    lines = [f"leaving by {status.egress} with {sources} ({status.backend})"]
+    pair = (status.live or {}).get("pair")
+    doing = "leaving" if pair is None or pair["holding"] else "ready to leave"
+    lines = [f"{doing} by {status.egress} with {sources} ({status.backend})"]
     if status.drift:
         lines = ["drift: the kernel is not as desired (- desired, + actual)", *(f"  {i}" for i in status.drift), *lines]
     else:
@@ -128,11 +130,27 @@ def live_lines(live: dict[str, Any]) -> list[str]:
     """Return what a router that stays says of itself."""
     found = [f"gateway {address}: {'answers' if up else 'does not answer'}" for address, up in live["gateways"].items()]
     found += [f"check {to}: {'accepts' if up else 'does not accept'} connections" for to, up in live["checks"].items()]
+    found += _pair_lines(live.get("pair"))
     found += [_name_line(name, item) for name, item in live.get("names", {}).items()]
     last = live["last_reload"]
     when = "none yet" if last is None else datetime.fromtimestamp(last, UTC).isoformat(sep=" ", timespec="seconds")
     found.append(f"last reload: {when} ({live['reloads']} ok, {live['reload_failures']} failed)")
     found.append(f"repairs: {live['repairs']}, claims of our address by others: {live['conflicts']}")
+    return found
+
+
+def _pair_lines(pair: dict[str, Any] | None) -> list[str]:
+    if pair is None:
+        return []
+    since = datetime.fromtimestamp(pair["since"], UTC).isoformat(sep=" ", timespec="milliseconds")
+    found = [f"pair {pair['number']}: {pair['role']} since {since} ({pair['why']}), {pair['changes']} changes"]
+    for mac, peer in pair["peers"].items():
+        age = peer["heard_seconds_ago"]
+        heard = "has said that it stops" if age is None else f"was heard {age:.1f} s ago"
+        stranger = "" if peer["same_source"] else ", has another EGRESS_SOURCE"
+        found.append(f"peer {mac} ({peer['address']}, priority {peer['priority']}{stranger}) {heard}")
+    if pair["both_active"]:
+        found.append(f"adverts of another active router while active: {pair['both_active']}")
     return found
 
 

@@ -294,12 +294,14 @@ def _workload(pod: ManifestPod) -> Found:
     if replicas is not None and type(replicas) is not int and kind != "Pod":
         shown = str(replicas).lower() if isinstance(replicas, (str, float, bool)) else ""
         yield _error(pod, "spec.replicas", shown, "is no number, and the API server refuses the object", "1")
-    elif type(replicas) is int and replicas > 1 and kind != "Pod":
+    elif type(replicas) is int and replicas > 1 and kind != "Pod" and not _of_pair(pod):
         message = f"{replicas} pods would have one EGRESS_SOURCE, and all but one are refused"
         yield _error(pod, "spec.replicas", str(replicas), message, "1; another router has an address of its own")
     strategy = as_mapping(spec.get("strategy"))
     if kind in ("Deployment", "DeploymentConfig") and strategy.get("type") != "Recreate" and not _makes_room(strategy):
         message = "a rolling update starts the new pod beside the old one, which has the address: it never gets ready"
+        if _of_pair(pod):
+            message = "a rolling update waits for the new pod, which is a standby, and not ready while another one is"
         yield _error(pod, "spec.strategy", as_text(strategy.get("type")), message, "type: Recreate")
     for field in ("parallelism", "completions"):
         count = pod.item.job_spec.get(field)
@@ -312,6 +314,12 @@ def _workload(pod: ManifestPod) -> Found:
     if kind == "DaemonSet":
         message = "a DaemonSet runs a pod on every node that matches, all with one EGRESS_SOURCE"
         yield _error(pod, "", "", message, "a Deployment with one replica")
+
+
+def _of_pair(pod: ManifestPod) -> bool:
+    """Whether pods like this one agree on who has the address. (A wrong EGRESS_PAIR is named elsewhere.)"""
+    router = pod.with_role(Role.RUN)
+    return router is not None and bool(router.env.get("EGRESS_PAIR", "").strip())
 
 
 def _makes_room(strategy: dict[str, Any]) -> bool:
@@ -332,29 +340,30 @@ def _same(item: ManifestObject, reference: dict[str, Any], other: ManifestObject
     return wanted == (other.kind, other.name, other.namespace)
 
 
-def shared_addresses(holders: Iterable[tuple[str, str]]) -> list[Problem]:
-    """Return the addresses that two routers have, however they are written. A holder is a router's name in messages
-    and its EGRESS_SOURCE.
+def shared_addresses(holders: Iterable[tuple[str, ...]]) -> list[Problem]:
+    """Return the addresses that two routers have, however they are written. A holder is a router's name in messages,
+    its EGRESS_SOURCE, and its EGRESS_PAIR if it has one: those of one pair share their addresses.
     """
-    owners: dict[str, tuple[int, str]] = {}
+    owners: dict[str, tuple[int, str, str]] = {}
     found = []
-    for number, (name, text) in enumerate(holders):
+    for number, (name, text, *more) in enumerate(holders):
+        pair = " ".join([*more, *sorted(map(_as_address, _words(text)))]) if any(more) else ""
         for word in dict.fromkeys(_words(text)):
-            owner, other = owners.setdefault(_as_address(word), (number, name))
-            if owner != number:
+            owner, other, others = owners.setdefault(_as_address(word), (number, name, pair))
+            if owner != number and not (pair and pair == others):
                 message = f"is the address of {other} too: two pods must never hold one address"
                 found.append(Problem(f"{name} EGRESS_SOURCE", None, word, message, "an address of its own"))
     return found
 
 
-def holders(pods: Iterable[ManifestPod]) -> Iterator[tuple[str, str]]:
-    """Return the name and the EGRESS_SOURCE of each pod that sets an egress interface up, also where something else of
-    it cannot be read.
+def holders(pods: Iterable[ManifestPod]) -> Iterator[tuple[str, str, str]]:
+    """Return the name, the EGRESS_SOURCE and the EGRESS_PAIR of each pod that sets an egress interface up, also where
+    something else of it cannot be read.
     """
     for pod in pods:
         setter = pod.with_role(Role.INIT) or pod.with_role(Role.RUN)
         if setter is not None:
-            yield pod.name, setter.env.get("EGRESS_SOURCE", "")
+            yield pod.name, setter.env.get("EGRESS_SOURCE", ""), setter.env.get("EGRESS_PAIR", "").strip()
 
 
 def _as_address(word: str) -> str:

@@ -59,7 +59,7 @@ def parse_pod(inputs: Inputs, problems: Problems) -> PodConfig:
         if router is None or router.mode is Mode.LEGACY:
             staying = parse_staying(inputs, problems, router)
             router = None if staying is None else staying.router
-    if not (http_set or dns_set):
+    if not (http_set or dns_set or inputs.value("EGRESS_PAIR")):
         parse_run_dir(inputs, problems, LONGEST_RUN_DIR)
     if http_set:
         http = _parse_part(problems, lambda own: _http(inputs, own))

@@ -34,6 +34,10 @@ _TAKEN = {
     "EGRESS_HEALTH_PORT": "probes ask the default port",
     "EGRESS_RUN_DIR": "the volume is mounted at the default",
     **dict.fromkeys(
+        ("EGRESS_PAIR", "EGRESS_PAIR_PRIORITY", "EGRESS_PAIR_INTERVAL", "EGRESS_PAIR_ADDRESS"),
+        "by hand: docs/pair.md says what the Deployment of a pair is like",
+    ),
+    **dict.fromkeys(
         ("EGRESS_PARENT_INTERFACE", "EGRESS_HOST_NETNS", "EGRESS_MACVLAN_MODE"), "the interface comes with the pod"
     ),
     **{f"{item.destination_variable}{end}": "--destinations" for item in Component for end in ("", "_FILE")},

@@ -49,11 +49,17 @@ class NeighbourWatch(Neighbours):
         """Return the descriptor to wait on."""
         return self._socket.fileno()
 
-    def ask(self, address: Address, source: Address) -> None:
-        """Ask who has ``address``, as ``source``. An interface that is down asks nobody."""
+    def ask(self, address: Address, source: Address | None, *, to_all: bool = True) -> None:
+        """Ask who has ``address``, as ``source``; without one as somebody who has no address yet (RFC 5227, 2.1.1).
+        ``to_all`` machines, or only the one that has answered last. An interface that is down asks nobody.
+        """
         self._asked.add(address)
+        frame = self._probe(address) if source is None else self._question(address, source)
+        known = self._routers.get(address)
+        if known is not None and not to_all:
+            frame = bytes.fromhex(known.replace(":", "")) + frame[6:]
         try:
-            self._send(self._question(address, source))
+            self._send(frame)
         except TryAgainError:
             return
 

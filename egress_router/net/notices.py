@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 
 from egress_router.net.netlink import NETLINK_NETFILTER
 from egress_router.net.oserror import from_os, translating
@@ -19,7 +20,8 @@ _RECEIVE_BYTES = 1 << 16
 
 
 class Events:
-    """A netlink socket that hears multicast groups. What the events say is not read: one has to look anyway.
+    """A netlink socket that hears multicast groups. What the events say is not read: one has to look anyway. Datagrams
+    that ``heeds`` says no to are none: they tell what this process does all the time.
 
     Raises CapabilityError, TryAgainError or PlatformError where the socket fails.
     """
@@ -30,6 +32,7 @@ class Events:
             self._socket.setblocking(False)
             self._socket.bind((0, 0))
         self._groups = groups
+        self.heeds: Callable[[bytes], bool] | None = None
         self.listen()
 
     def listen(self) -> None:
@@ -53,13 +56,15 @@ class Events:
         heard = False
         while True:
             try:
-                self._socket.recv(_RECEIVE_BYTES)
+                data = self._socket.recv(_RECEIVE_BYTES)
             except BlockingIOError:
                 return heard
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise from_os(error, "read the kernel's notices", "NET_ADMIN") from error
-            heard = True
+                heard = True
+            else:
+                heard = heard or self.heeds is None or self.heeds(data)
 
     def close(self) -> None:
         """Close the socket."""

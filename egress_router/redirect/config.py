@@ -18,6 +18,8 @@ from egress_router.config.settings import (
 from egress_router.config.values import Address, Family, Interface, Network, family_of, host_network
 from egress_router.net.rtnetlink.values import MacvlanMode
 from egress_router.redirect.destinations import parse_rules
+from egress_router.redirect.pair.config import VARIABLE as PAIR
+from egress_router.redirect.pair.config import parse_pair
 from egress_router.redirect.values import Backend, Mode, RouterConfig
 
 #: Seconds. A pod that is deleted is replaced at once, and has its address until it has ended: with what `manifests`
@@ -42,6 +44,10 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
     # With a mode that is none, a name is not what is wrong.
     names = mode is Mode.LEGACY or not mode_known
     rules = parse_rules(inputs, sources_known, problems, required=mode.redirects and mode_known, names=names)
+    pair = parse_pair(inputs, problems, sources_known)
+    if pair is not None and mode is not Mode.LEGACY and mode_known:
+        message = f"is for a router that stays, not for EGRESS_ROUTER_MODE={mode}"
+        problems.error(PAIR, None, str(pair.number), message, "`egress-router run`, or another EGRESS_SOURCE each")
     config = RouterConfig(
         mode=mode,
         sources=sources,
@@ -55,6 +61,7 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
         cluster_cidrs=_cluster_cidrs(inputs, problems, sources, gateways),
         dad=on_off(inputs, problems, "EGRESS_DAD", default=True),
         dad_wait=float(seconds(inputs, problems, "EGRESS_DAD_WAIT", DAD_WAIT, 0, _HOUR)),
+        pair=pair,
     )
     list_wait(inputs, problems)
     _refuse_host_addresses(inputs, problems, sources)

@@ -32,8 +32,10 @@ class Sieve:
 
         One that was not translated is a process's in the pod and stays, unless nobody has answered it: a UDP flow that
         began before its rule would otherwise never be redirected. One that a name's rule has made stays when the name
-        has other addresses by now.
+        has other addresses by now. A router of a pair that does not hold its sources goes on with none.
         """
+        if not self._translation.holds:
+            return connection.translated
         wanted = self._destination(connection)
         if not connection.translated:
             return wanted is not None and not connection.answered

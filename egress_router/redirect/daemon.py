@@ -56,6 +56,7 @@ class Reconciler:
                 config = replace(self.config, rules=rules)
                 answers = {name: found for name, found in self._answers.items() if name in rules.names}
                 translation = plan_translation(config, self.desired.network, answers)
+                self._prepare_to_hold(translation)
                 changed = self.backend.apply(translation)
                 before, self.config, self._answers = self.config.rules, config, answers
                 self.desired = replace(self.desired, translation=translation)
@@ -74,6 +75,18 @@ class Reconciler:
         what = "changed" if changed else "as they were"
         LOGGER.info("reload: %d destinations, %s; %d connections ended", len(rules.all), what, ended)
         tell_new_ports(set(claims(before)), claims(rules))
+
+    def prepare_to_hold(self) -> None:
+        """Have what is needed at hand when this standby becomes active. Raises EgressRouterError."""
+        with self.lock:
+            self._prepare_to_hold(self.desired.translation)
+            self.backend.apply(self.desired.translation)
+
+    def _prepare_to_hold(self, translation: Translation) -> None:
+        # Legacy iptables makes tables slowly, and has those quickly that were in place before. Without an address and a
+        # way out they let nothing through.
+        if not translation.holds and self.backend.name == "iptables":
+            self.backend.apply(replace(translation, holds=True))
 
     def take_answers(self, answers: dict[HostName, tuple[Address, ...]], names: Collection[HostName]) -> bool:
         """Send new connections to the addresses of ``answers``, which are others for ``names``; return whether that is
@@ -105,9 +118,9 @@ class Reconciler:
         """End the connections that the rules in force would not make; return how many. Raises PlatformError."""
         return end_stale(self.desired)
 
-    def check(self, *, rules: bool, network: bool) -> bool:
+    def check(self, *, rules: bool, network: bool, told: bool = True) -> bool:
         """Look whether the rules, or the network, or both are in place and put back what is not; return whether all of
-        that is in place now.
+        that is in place now. ``told``: what was not is a loss, which is logged and counted.
         """
         try:
             with self.lock:
@@ -129,7 +142,7 @@ class Reconciler:
         if self.state.problem and rules and network:
             LOGGER.info("all is in place again")
             self.state.problem = ""
-        if lines:
+        if lines and told:
             self.state.repairs += 1
             shown = lines[:LOGGED_LINES] + [f"and {len(lines) - LOGGED_LINES} more"] * (len(lines) > LOGGED_LINES)
             LOGGER.warning("put back what was missing (- desired, + actual):\n  %s", "\n  ".join(shown))
@@ -151,6 +164,16 @@ class Reconciler:
         translation = plan_translation(self.config, planned, self._answers)
         self.desired = Desired(planned, replace(translation, accepting=self.desired.translation.accepting))
         return True
+
+    def hold(self, *, holds: bool) -> bool:
+        """Have the addresses, or (a standby of a pair) not have them; return whether that is in place. What was
+        forwarded before ends: a client's next packet is answered with a reset.
+        """
+        with self.lock:
+            self.config = replace(self.config, holds=holds)
+            network = replace(self.desired.network, held=holds)
+            self.desired = Desired(network, replace(self.desired.translation, holds=holds))
+        return self.check(rules=True, network=True, told=False)
 
     def counters(self) -> dict[str, Counters]:
         """Return the traffic of each destination, by its text. Raises EgressRouterError."""

@@ -51,18 +51,22 @@ class CachedIptables:
         self._sockets: dict[Family, XtSocket] = {}
         self._kept: dict[_Key, _CachedTable] = {}
         self._desired: Translation | None = None
+        #: What was in place before, and its tables: a router of a pair goes to and fro between two states.
+        self._before: tuple[Translation, dict[_Key, _CachedTable]] | None = None
 
     def apply(self, desired: Translation) -> bool:
         """See NatBackend."""
         if desired == self._desired and not self._changed():
             return False
-        self._desired = None
+        before = self._leave_state()
         found = self._backend.iptables.apply(self._backend.tables(desired))
         self._keep(desired, _by_table({family: digests for family, (_, digests) in found.items()}))
+        self._remember(before)
         return any(changed for changed, _ in found.values())
 
     def repair(self, desired: Translation) -> list[str]:
         """See NatBackend."""
+        self._go_back(desired)
         if desired == self._desired:
             changed = self._changed()
             if not changed:
@@ -71,9 +75,10 @@ class CachedIptables:
             if found is not None:
                 self._keep(desired, found[1])
                 return list(found[0])
-        self._desired = None
+        before = self._leave_state()
         puts = self._backend.iptables.repair(self._backend.tables(desired))
         self._keep(desired, _by_table({family: put.digests for family, put in puts.items()}))
+        self._remember(before)
         return [line for put in puts.values() for line in put.drift]
 
     def update_targets(self, desired: Translation, names: Collection[HostName]) -> None:
@@ -109,6 +114,24 @@ class CachedIptables:
         """See NatBackend."""
         self._desired = None
         self._backend.remove()
+
+    def _leave_state(self) -> tuple[Translation, dict[_Key, _CachedTable]] | None:
+        """Return the state that is known, which is about to be left."""
+        state = None if self._desired is None else (self._desired, self._kept)
+        self._desired = None
+        return state
+
+    def _remember(self, before: tuple[Translation, dict[_Key, _CachedTable]] | None) -> None:
+        if before is not None and before[0].adverts is not None and before[0] != self._desired:
+            self._before = before
+
+    def _go_back(self, desired: Translation) -> None:
+        """Where ``desired`` is what was in place before, its tables are at hand, and only to be put back."""
+        if self._before is None or desired == self._desired or desired != self._before[0]:
+            return
+        before = self._leave_state()
+        self._desired, self._kept = self._before
+        self._before = before
 
     def _do(self, desired: Translation, work: Callable[[], Any]) -> Any:
         large = len(desired.rules.redirects) > LARGE

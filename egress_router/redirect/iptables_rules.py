@@ -22,6 +22,7 @@ from egress_router.config.values import Address, Family, PortRange, Protocol, ho
 from egress_router.net.iptables.rules import IptMatch, IptRule, IptTable
 from egress_router.records import replace
 from egress_router.redirect.network_state import CLUSTER_MARK
+from egress_router.redirect.pair.values import GROUP, PROTOCOL_NUMBER
 from egress_router.redirect.port_tree import PortRule, port_tree
 from egress_router.redirect.values import NamedFallback, NamedRedirect, Redirect, Spread, Translation
 
@@ -168,7 +169,7 @@ def _nat(translation: Translation, family: Family) -> IptTable:
     hooks = []
     if top:
         chains[f"{PREFIX}PREROUTING"] = tuple(top)
-    if top and translation.accepting:
+    if top and translation.accepting and translation.holds:
         hooks = [
             (
                 "PREROUTING",
@@ -180,7 +181,8 @@ def _nat(translation: Translation, family: Family) -> IptTable:
             )
             for address in translation.pod_addresses[family]
         ]
-    chains[f"{PREFIX}POSTROUTING"] = (IptRule("SNAT", (("to-source", source),)),)
+    # Connection tracking sees a connection in adverts, too.
+    chains[f"{PREFIX}POSTROUTING"] = (*_sent_adverts(translation, family), IptRule("SNAT", (("to-source", source),)))
     hooks.append(("POSTROUTING", IptRule(f"{PREFIX}POSTROUTING", out_interface=translation.egress)))
     unknown = frozenset(name_chain(spread.rule) for spread in spreads) if translation.answers is None else frozenset()
     return IptTable("nat", chains, tuple(hooks), unknown)
@@ -242,7 +244,10 @@ def _translated(translation: Translation, family: Family) -> tuple[IptRule, ...]
     to clients), and connections that were translated before the source changed.
     """
     source = translation.sources.get(family)
-    rules = [IptRule("DROP", matches=(IptMatch("conntrack", (("ctdir", "REPLY"),)),))]
+    adverts = _sent_adverts(translation, family)
+    if not translation.holds:
+        return (*adverts, IptRule("DROP"))
+    rules = [*adverts, IptRule("DROP", matches=(IptMatch("conntrack", (("ctdir", "REPLY"),)),))]
     if source is not None:
         stale = (("ctstatus", "CONFIRMED"), ("ctrepldst", f"!{source}"))
         rules.append(IptRule("DROP", matches=(IptMatch("conntrack", stale),)))
@@ -257,10 +262,15 @@ def _filter(translation: Translation, family: Family) -> IptTable:
     )
     chains = {
         f"{PREFIX}FORWARD": (*(accept if _forwards(translation, family) else ()), IptRule("DROP")),
-        f"{PREFIX}INPUT": (*(IptRule("RETURN", in_interface=name) for name in ("lo", back)), *_input(family)),
+        f"{PREFIX}INPUT": (
+            *(IptRule("RETURN", in_interface=name) for name in ("lo", back)),
+            *_heard_adverts(translation, family),
+            *_input(family),
+        ),
         f"{PREFIX}OUTPUT": _output(translation, family),
         f"{PREFIX}GUARD": (
             *(IptRule("RETURN", out_interface=name) for name in ("lo", back)),
+            *_sent_adverts(translation, family),
             *_errors_of_nothing(family),
             *_guard(translation, family),
         ),
@@ -320,13 +330,27 @@ def _guard(translation: Translation, family: Family) -> tuple[IptRule, ...]:
     their destination, so what the pod itself sends is what is left to look at.
     """
     source = translation.sources.get(family)
-    if source is None:
+    if source is None or not translation.holds:
         return (IptRule("DROP"),)
     wrong = IptRule("DROP", source=f"!{host_network(source)}")
     if family is Family.IPV4:
         return (wrong,)
     # Multicast listener reports carry no address while there is no link-local one (RFC 3810, 5.2.13).
     return (_icmp(family, "143", "RETURN", source="::/128"), wrong)
+
+
+def _sent_adverts(translation: Translation, family: Family) -> tuple[IptRule, ...]:
+    """Let the adverts of a pair out, as they are."""
+    if translation.adverts is None or family is not Family.IPV4:
+        return ()
+    rule = IptRule(
+        "RETURN", protocol=str(PROTOCOL_NUMBER), source=str(translation.adverts), destination=str(host_network(GROUP))
+    )
+    return (rule,)
+
+
+def _heard_adverts(translation: Translation, family: Family) -> tuple[IptRule, ...]:
+    return tuple(replace(rule, source=None) for rule in _sent_adverts(translation, family))
 
 
 def iptables_text(tables: Iterable[IptTable]) -> str:

@@ -10,6 +10,8 @@ from egress_router.daemon.exposition import Collector, CounterMetricFamily, Gaug
 from egress_router.daemon.metrics import NameFigures, common, name_figures, reloads
 from egress_router.net.conntrack import fill
 from egress_router.redirect.daemon import Reconciler
+from egress_router.redirect.pair.state import PairState
+from egress_router.redirect.pair.values import Role
 from egress_router.redirect.state import State
 
 
@@ -25,6 +27,7 @@ class RouterCollector(Collector):
         yield from self._tracked()
         state = self._live.state
         yield from _own(state)
+        yield from _pair(state.pair)
         yield from reloads(state.reloads, state.reload_failures, in_force=not state.reload_error)
         yield from common(state, mode="redirect", backend=self._live.backend.name)
 
@@ -78,6 +81,23 @@ def _own(state: State) -> Iterable[Metric]:
     yield GaugeMetricFamily(
         "egress_router_link_up", "Whether the egress interface has a carrier.", value=int(state.carrier)
     )
+
+
+def _pair(pair: PairState | None) -> Iterable[Metric]:
+    """Yield what a router of a pair says; names without figures for one that is alone."""
+    role = GaugeMetricFamily("egress_router_pair_role", "1 for the role of a router of a pair.", labels=("role",))
+    changes = CounterMetricFamily("egress_router_pair_changes", "Changes of the role.", labels=())
+    since = GaugeMetricFamily("egress_router_pair_last_change_timestamp_seconds", "When the role changed.", labels=())
+    both = CounterMetricFamily(
+        "egress_router_pair_both_active_adverts", "Adverts of another active router, heard by an active one.", labels=()
+    )
+    if pair is not None:
+        for item in Role:
+            role.add_metric((str(item),), int(item is pair.role))
+        changes.add_metric((), pair.changes)
+        since.add_metric((), pair.since)
+        both.add_metric((), pair.both_active)
+    yield from (role, changes, since, both)
 
 
 def _names(state: State) -> Iterable[Metric]:

@@ -24,6 +24,9 @@ class NetworkState:
 
     ``displaced`` are default routes of the cluster side that must leave the main table; they live on in
     CLUSTER_TABLE. ``cluster_prefixes`` are what the pod itself may reach through the cluster interface.
+
+    ``addresses`` and ``routes`` are those of a router that has its addresses; one that is not ``held`` is a standby,
+    and has neither the addresses nor a route out of the egress interface.
     """
 
     egress: str
@@ -35,3 +38,18 @@ class NetworkState:
     rules: tuple[PolicyRule, ...]
     sysctls: tuple[Sysctl, ...]
     displaced: tuple[Route, ...] = ()
+    held: bool = True
+
+    @property
+    def present_addresses(self) -> tuple[LinkAddress, ...]:
+        """The addresses that shall be there now."""
+        return self.addresses if self.held else ()
+
+    @property
+    def present_routes(self) -> tuple[Route, ...]:
+        """The routes that shall be there now."""
+        return self.routes if self.held else tuple(r for r in self.routes if r.interface != self.egress)
+
+    def egress_routes(self, family: Family) -> tuple[Route, ...]:
+        """Return the routes of a family that lead out of the egress interface, in their order."""
+        return tuple(r for r in self.routes if r.interface == self.egress and r.family is family)

@@ -14,6 +14,7 @@ from egress_router.net.nft.values import NftChain, NftSet, NftTable
 from egress_router.records import replace
 from egress_router.redirect.network_state import CLUSTER_MARK
 from egress_router.redirect.nft_names import name_chain, named_chains, named_maps
+from egress_router.redirect.pair.values import GROUP, PROTOCOL_NUMBER
 from egress_router.redirect.values import Redirect, Translation
 
 TABLE = "inet egress_router"
@@ -27,6 +28,8 @@ _TYPE = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
 def nft_table(translation: Translation) -> NftTable:
     """Return the whole table for ``translation``."""
     sets = [_cluster_set(translation, family) for family in Family]
+    if translation.adverts is not None:
+        sets += [_source_set(translation, family) for family in translation.sources]
     redirecting: list[NftChain] = []
     counting: list[NftChain] = []
     for family in Family:
@@ -56,6 +59,7 @@ def nft_table(translation: Translation) -> NftTable:
 _COMMENTS = {
     "cluster": "where the pod itself may go by the cluster interface",
     "pod": "the addresses of the pod that destinations are reached by",
+    "source": "what may leave: EGRESS_SOURCE while this router of a pair has it",
     "redirect": "where a connection to a port goes",
     "lines": "counts traffic by configuration line",
     "count": "counts traffic by configuration line",
@@ -81,6 +85,11 @@ def _cluster_set(translation: Translation, family: Family) -> NftSet:
     for item in collapse_addresses(translation.cluster_prefixes.get(family, ())):  # type: ignore[type-var]
         prefixes[str(item).removesuffix(f"/{family.bits}")] = None
     return NftSet("set", f"cluster{family.value}", (f"type {_TYPE[family]}", "flags interval"), prefixes)
+
+
+def _source_set(translation: Translation, family: Family) -> NftSet:
+    source: dict[str, str | None] = {str(translation.sources[family]): None} if translation.holds else {}
+    return NftSet("set", f"source{family.value}", (f"type {_TYPE[family]}",), source)
 
 
 def _redirect(translation: Translation, family: Family) -> tuple[list[NftSet], list[NftChain]]:
@@ -109,7 +118,9 @@ def _redirect(translation: Translation, family: Family) -> tuple[list[NftSet], l
             _add_exact(exact, rule, address)
     for named in translation.rules.named:
         counted.setdefault(named.protocol, {})[str(named.ports)] = None
-    pod: dict[str, str | None] = {str(address): None for address in translation.pod_addresses[family]}
+    # An element is changed in a moment, also where there are ten thousand rules.
+    reached = translation.pod_addresses[family] if translation.holds else ()
+    pod: dict[str, str | None] = {str(address): None for address in reached}
     sets = [
         NftSet("set", f"pod{digit}", (f"type {type_}",), pod),
         NftSet(
@@ -170,7 +181,9 @@ def _prerouting(translation: Translation, redirecting: list[NftChain]) -> NftCha
 
 
 def _postrouting(translation: Translation) -> NftChain:
-    rules = [
+    # Connection tracking sees a connection in adverts, too.
+    rules = [f'oifname "{translation.egress}" {_sent_adverts(translation)} accept'] if translation.adverts else []
+    rules += [
         f'oifname "{translation.egress}" meta nfproto {_NFPROTO[family]} snat {_IP[family]} to {source}'
         for family, source in translation.sources.items()
     ]
@@ -213,9 +226,11 @@ def _input(translation: Translation, redirects: bool) -> NftChain:
     the pod itself, whose reset would end the connection that it came from.
     """
     name = f'iifname != "lo" iifname != "{translation.cluster}"'
+    adverts = (f'iifname "{translation.egress}" {_ADVERTS} accept',) if translation.adverts is not None else ()
     late = (f'iifname "{translation.cluster}" ct state invalid counter drop',) if redirects else ()
     rules = (
         *late,
+        *adverts,
         f"{name} icmp type redirect drop",
         f"{name} ct state established,related accept",
         f"{name} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept",
@@ -261,6 +276,8 @@ def _wrong_source(translation: Translation) -> tuple[str, ...]:
     # By exclusion: an interface that was renamed leads outside as before.
     name = f'oifname != "lo" oifname != "{translation.cluster}"'
     rules: list[str] = []
+    if translation.adverts is not None:
+        rules.append(f'oifname "{translation.egress}" {_sent_adverts(translation)} accept')
     for family in Family:
         source: Address | None = translation.sources.get(family)
         if source is None:
@@ -269,5 +286,13 @@ def _wrong_source(translation: Translation) -> tuple[str, ...]:
         if family is Family.IPV6:
             # Multicast listener reports carry no address while there is no link-local one (RFC 3810, 5.2.13).
             rules.append(f"{name} ip6 saddr :: icmpv6 type mld2-listener-report accept")
-        rules.append(f"{name} {_IP[family]} saddr != {source} counter drop")
+        known = str(source) if translation.adverts is None else f"@source{family.value}"
+        rules.append(f"{name} {_IP[family]} saddr != {known} counter drop")
     return tuple(rules)
+
+
+_ADVERTS = f"ip daddr {GROUP} ip protocol {PROTOCOL_NUMBER}"
+
+
+def _sent_adverts(translation: Translation) -> str:
+    return f"ip saddr {str(translation.adverts).removesuffix('/32')} {_ADVERTS}"

@@ -31,6 +31,7 @@ from egress_router.redirect.network_state import (
     RULE_PRIORITIES,
     NetworkState,
 )
+from egress_router.redirect.pair.values import LEASE_SECONDS
 from egress_router.redirect.values import Mode, RouterConfig, Ruleset, Translation
 
 #: Behind every other route of EGRESS_TABLE; any large value does.
@@ -153,7 +154,8 @@ def plan_network(
         prefixes[family] = tuple(dict.fromkeys(r.destination for r in (*own, *kept) if not r.is_default))
         if family not in config.sources:
             continue
-        addresses.append(LinkAddress(egress, config.sources[family]))
+        lifetime = LEASE_SECONDS if config.pair is not None else None
+        addresses.append(LinkAddress(egress, config.sources[family], lifetime=lifetime))
         routes += [*own, *_egress_routes(config, family, egress, EGRESS_TABLE), *kept]
         routes += _egress_routes(config, family, egress, MAIN_TABLE)
         rules += _policy_rules(family, pod_addresses[family], egress, cluster)
@@ -173,6 +175,7 @@ def plan_network(
         rules=tuple(rules),
         sysctls=tuple(_sysctls(config, egress, cluster)),
         displaced=displaced,
+        held=config.holds,
     )
 
 
@@ -259,6 +262,9 @@ def _egress_routes(config: RouterConfig, family: Family, egress: str, table: int
         routes.append(_own(family, table, host_network(gateway), egress, source=source.ip, metric=metric))
     default = _own(family, table, ANY[family], egress, gateway, source.ip, DEFAULT_METRIC[family])
     routes.append(default)
+    if config.pair is not None and family is Family.IPV6:
+        # IPv4's go with their address.
+        routes = [replace(route, lifetime=LEASE_SECONDS) for route in routes]
     if table == EGRESS_TABLE:
         routes.append(_own(family, table, ANY[family], None, metric=LAST_METRIC, type="unreachable"))
     return routes
@@ -315,6 +321,8 @@ def plan_translation(
         cluster_prefixes=network.cluster_prefixes,
         health_port=config.health_port,
         answers=answers,
+        adverts=None if config.pair is None else config.pair.sources,
+        holds=config.holds,
     )
 
 

@@ -27,11 +27,13 @@ from egress_router.daemon.page.rates import Rates
 from egress_router.daemon.page.serve import router_pages
 from egress_router.daemon.threads import Threads
 from egress_router.daemon.worker import Worker
-from egress_router.errors import ConfigurationError, EgressRouterError
+from egress_router.errors import ConfigurationError, EgressRouterError, TryAgainError
 from egress_router.net.iptables.blocks import TableInfo
 from egress_router.net.iptables.platform import available_families
 from egress_router.net.memory import give_back_memory, map_large_blocks
 from egress_router.net.notices import Events, nftables_events, route_events
+from egress_router.net.rtnetlink.kernel import Rtnetlink
+from egress_router.records import replace
 from egress_router.redirect.daemon import Reconciler
 from egress_router.redirect.iptables_cached import CachedIptables
 from egress_router.redirect.metrics import RouterCollector
@@ -39,11 +41,12 @@ from egress_router.redirect.names import Names
 from egress_router.redirect.nft_backend import Nftables
 from egress_router.redirect.nft_forked import ForkedNftables
 from egress_router.redirect.page import ask_form, counts, redirect_view
+from egress_router.redirect.pair.pair import Pair
 from egress_router.redirect.run_config import parse_run
 from egress_router.redirect.setup import set_up
 from egress_router.redirect.state import State
 from egress_router.redirect.uplink import UplinkMonitor
-from egress_router.redirect.values import RunConfig
+from egress_router.redirect.values import Desired, RunConfig
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Events come in bunches; this much later the bunch is there.
@@ -78,6 +81,7 @@ class RedirectDaemon:
         *,
         worker: Worker | None = None,
         uplink: UplinkMonitor | None = None,
+        pair: Pair | None = None,
     ) -> None:
         """``worker`` and ``uplink`` are for tests."""
         self._run = run
@@ -86,7 +90,8 @@ class RedirectDaemon:
         self._loop = loop
         self._threads = threads
         self._worker = worker or Worker(threads, loop.post, "kernel")
-        self._uplink = uplink or UplinkMonitor(run, live.state, loop)
+        self._uplink = uplink or UplinkMonitor(run, live.state, loop, pair)
+        self._pair = pair
         self._names = Names(run, live.state, loop, self._take_answers)
         self._check_at: Timer | None = None
         self._full_at: Timer | None = None
@@ -116,12 +121,16 @@ class RedirectDaemon:
                 self._watch.follow(self._threads, loop, FILE_SECONDS, self._file_seen)
                 self._names.follow(self._live.config.rules.names)
                 self._uplink.look_at_link()
-                loop.every(self._run.probe_interval, self._uplink.probe)
+                pace = self._run.probe_interval if self._pair is None else self._pair.config.pace
+                loop.every(pace, self._uplink.probe)
+                self._join(self._pair)
                 if self._run.announce_interval:
                     loop.every(self._run.announce_interval, self._uplink.announce)
                 self._full()
                 loop.run()
             finally:
+                if self._pair is not None:
+                    self._pair.close()
                 self._watch.close()
                 self._names.close()
                 self._uplink.close()
@@ -132,8 +141,24 @@ class RedirectDaemon:
                 loop.close()
         return 0
 
+    def _join(self, pair: Pair | None) -> None:
+        """Take part in the election of a pair; whoever is active holds the addresses."""
+        if pair is None:
+            return
+
+        def held(good: bool) -> None:
+            pair.held(good)
+            if pair.state.holding:
+                self._uplink.taken_over()
+
+        pair.hold = lambda: self._worker.do(lambda: self._live.hold(holds=pair.wanted), held, first=True)
+        pair.network = lambda: self._live.desired.network
+        pair.start(listen=self._run.router.dad)
+
     def _listen(self) -> list[Events]:
         found = [route_events()]
+        if self._pair is not None:
+            found[0].heeds = self._pair.lease.tells_more
         if self._live.backend.name == "nftables":
             self._rule_events = nftables_events()
             found.append(self._rule_events)
@@ -295,6 +320,9 @@ class RedirectDaemon:
             self._leave(number)
 
     def _leave(self, number: signal.Signals) -> None:
+        if self._pair is not None and not self._pair.wanted:
+            # Nothing goes by a standby, and it must not become anything else any more.
+            self._pair.leave()
         delay = self._run.delay
         self._state.taking = delay is None
         self._state.leaving = True
@@ -318,6 +346,9 @@ class RedirectDaemon:
     def _refuse(self, number: signal.Signals) -> None:
         if self._worker.busy:
             LOGGER.info("%s: what is under way is finished first", number.name)
+        if self._pair is not None:
+            # Whoever takes over takes the address with it: connections cannot go on here.
+            self._pair.leave()
         self._worker.do(lambda: _tried(self._live.stop_accepting), lambda _: self._refusing(number), first=True)
 
     def _refusing(self, number: signal.Signals) -> None:
@@ -335,6 +366,8 @@ class RedirectDaemon:
             return
         # Nothing more is counted.
         self._counting = True
+        if self._pair is not None:
+            self._pair.leave()
         self._worker.do(lambda: _tried(self._live.close), lambda _: self._left(left), first=True)
 
     def _left(self, left: int) -> None:
@@ -380,16 +413,22 @@ def run_router(env: Mapping[str, str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     with leaving_at_once():
         run = _read(env)
-        desired, backend = set_up(run.router)
+        # One of a pair begins as a standby.
+        router = run.router if run.router.pair is None else replace(run.router, holds=False)
+        desired, backend = set_up(router)
         backend = ForkedNftables() if isinstance(backend, Nftables) else CachedIptables()
         give_back_memory()
         loop = Loop()
         threads = Threads(loop)
         state = State(interface=desired.network.egress, heartbeats=loop.heartbeats)
-        live = Reconciler(env, run.router, desired, backend, state)
+        live = Reconciler(env, router, desired, backend, state)
+        pair = _prepare_pair(run, desired, loop)
+        state.pair = None if pair is None else pair.state
         ended = live.end_stale()
         if ended:
             LOGGER.info("%d connections of former rules ended", ended)
+        if pair is not None:
+            live.prepare_to_hold()
         # From here on connections are drained: the signal waits for the loop.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if run.router.health_port is not None:
@@ -407,4 +446,17 @@ def run_router(env: Mapping[str, str]) -> int:
         Endpoint(run.router.health_port, state, pages, warnings=state.warnings, asked=asked).start(threads)
     port = run.router.health_port
     LOGGER.info("staying until SIGTERM; health on port %s", "none" if port is None else port)
-    return RedirectDaemon(run, live, watch, loop, threads).run()
+    return RedirectDaemon(run, live, watch, loop, threads, pair=pair).run()
+
+
+def _prepare_pair(run: RunConfig, desired: Desired, loop: Loop) -> Pair | None:
+    """Return the pair that the router belongs to, None when it is alone. Raises EgressRouterError."""
+    if run.router.pair is None:
+        return None
+    with Rtnetlink() as kernel:
+        link = kernel.link(desired.network.egress)
+    if link is None:
+        raise TryAgainError(f"{desired.network.egress} was there and is gone")
+    pair = Pair(run.router.pair, loop, tuple(source.ip for source in run.router.sources.values()))
+    pair.prepare(link.name, link.mac)
+    return pair

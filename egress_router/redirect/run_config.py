@@ -47,6 +47,9 @@ def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | Non
     checks = _checks(inputs, problems, {} if router is None else router.sources)
     if router is not None and health is not None:
         health = _unclaimed(inputs, problems, router, health)
+    if router is not None and router.pair is not None and health is None:
+        message = "without one no Service can tell which router of the pair is active"
+        problems.warn("EGRESS_HEALTH_PORT", None, "", message, "a port that nothing else claims")
     if router is None or len(problems.errors) > before:
         return None
     return RunConfig(replace(router, health_port=health), grace, delay, announce, probe, checks, hold, page)

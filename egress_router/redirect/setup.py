@@ -60,7 +60,8 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
         _wait_for_pod_addresses(kernel, desired.network, observed)
     sources = ", ".join(str(source) for source in config.sources.values())
     state = "set up" if changed else "already in place, nothing changed"
-    LOGGER.info("%s: leaving by %s with %s (%s)", state, link.name, sources, backend.name)
+    doing = "leaving" if config.holds else "ready to leave"
+    LOGGER.info("%s: %s by %s with %s (%s)", state, doing, link.name, sources, backend.name)
     return desired, backend
 
 
@@ -185,7 +186,7 @@ def _stray(observed: Observed, network: NetworkState, link: Link) -> list[LinkAd
         item
         for item in observed.addresses
         if item.interface == link.name
-        and item not in network.addresses
+        and item not in network.present_addresses
         and (not item.global_scope or _is_autoconfigured(item))
     ]
 
@@ -217,6 +218,9 @@ def _apply_network(
             kernel.add_route(route, index.get(route.interface or ""))
 
     by_cluster = tuple(r for r in drift.missing_routes if r.interface == network.cluster)
+    for item in drift.unexpected_addresses:
+        # First of all what a standby must not have; IPv4's routes go with it.
+        kernel.remove_address(link, item)
     add(tuple(r for r in by_cluster if r.table != MAIN_TABLE))
     for rule in drift.missing_rules:
         kernel.add_rule(rule)
@@ -237,7 +241,7 @@ def _apply_network(
         for route in (r for r in drift.unexpected_routes if _key(r) not in replaced):
             kernel.remove_route(route, index.get(route.interface or ""))
         # A second announcement, a moment after the first: one may get lost (RFC 5227, 2.3 asks for two).
-        neighbours.announce(item.address.ip for item in network.addresses)
+        neighbours.announce(item.address.ip for item in network.present_addresses)
     finally:
         neighbours.close()
 
@@ -315,7 +319,7 @@ def _wait_for_detection(kernel: RouteNetlink, network: NetworkState, link: Link)
     """Wait until the kernel has looked for duplicates of an IPv6 address that somebody else has put on the interface:
     until then nothing can leave with it. Raises AddressInUse when there is one, TryAgainError when it takes too long.
     """
-    duplicates, detected = _detection(kernel, link, {item.address.ip for item in network.addresses})
+    duplicates, detected = _detection(kernel, link, {item.address.ip for item in network.present_addresses})
     if duplicates:
         raise AddressInUse(
             f"{' and '.join(duplicates)} {'is' if len(duplicates) == 1 else 'are'} in use: the kernel's duplicate "

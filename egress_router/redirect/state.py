@@ -11,6 +11,7 @@ from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.page.view import ListHistory
 from egress_router.daemon.reachability import Reachability
 from egress_router.records import dataclass, field
+from egress_router.redirect.pair.state import PairState
 from egress_router.redirect.values import Check
 
 
@@ -58,6 +59,12 @@ class State:
     last_reload: float | None = None
     listed: ListHistory = field(default_factory=ListHistory)
     reload_error: str = ""
+    pair: PairState | None = None
+
+    @property
+    def holding(self) -> bool:
+        """Whether it has its addresses: always, but for one of a pair."""
+        return self.pair is None or self.pair.holding
 
     def follow(self, names: Iterable[HostName], *, only: bool) -> None:
         """Know ``names`` and no others; what is known about them stays. ``only``: there are no other destinations."""
@@ -79,7 +86,9 @@ class State:
         for source, (mac, until) in list(self.conflicts.items()):
             if now < until:
                 found.append(f"{mac} claims {source} too")
-        for check, reached in list(self.checks.items()):
+        if self.pair is not None:
+            found += self.pair.reasons(now)
+        for check, reached in list(self.checks.items()) if self.holding else ():
             if not reached.up:
                 found.append(f"{check} does not accept connections")
         known = list(self.names.values())
@@ -114,6 +123,7 @@ class State:
             "reload_error": self.reload_error,
             "repairs": self.repairs,
             "conflicts": self.conflicts_seen,
+            "pair": None if self.pair is None else self.pair.as_json(now),
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -48,7 +48,7 @@ def read_status(config: RouterConfig) -> Status:
         ("NET_ADMIN", "NET_RAW") if backend.name == "iptables" else ("NET_ADMIN",), "reading the rules"
     )
     live = running.status(config.health_port)
-    desired = desired_here(config, _answers(config, live))
+    desired = desired_here(replace(config, holds=_holds(config, live)), _answers(config, live))
     with Rtnetlink() as kernel:
         drift = drift_lines(kernel, desired, backend)
     counters = backend.counters(desired.translation)
@@ -57,6 +57,14 @@ def read_status(config: RouterConfig) -> Status:
     )
     sources = tuple(config.sources[family] for family in sorted(config.sources))
     return Status(desired.network.egress, backend.name, sources, tuple(drift), rows, live)
+
+
+def _holds(config: RouterConfig, live: dict[str, Any] | None) -> bool:
+    """Whether the router that stays says that it has its addresses; one of a pair that says nothing has none."""
+    if config.pair is None:
+        return True
+    pair = (live or {}).get("pair")
+    return bool(pair and pair["holding"])
 
 
 def _answers(config: RouterConfig, live: dict[str, Any] | None) -> dict[HostName, tuple[Address, ...]] | None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 
 from egress_router.config.values import Address, family_of
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
 from egress_router.daemon.reachability import Reachability
 from egress_router.errors import TryAgainError
+from egress_router.net.arp_nd import Claim
 from egress_router.net.neighbour_watch import NeighbourWatch
 from egress_router.net.rtnetlink.kernel import Rtnetlink
+from egress_router.redirect.pair.pair import Pair
 from egress_router.redirect.state import State
 from egress_router.redirect.values import Check, RunConfig
 
@@ -22,14 +26,17 @@ AGAIN_SECONDS = 1.0
 CONFLICT_SECONDS = 15.0
 #: Between two questions whether somebody else has our addresses.
 ASK_OWN_SECONDS = 5.0
+#: A standby may take them at any time.
+PAIR_OWN_SECONDS = 1.0
 CHECK_TIMEOUT_SECONDS = 2.0
 
 
 class UplinkMonitor:
     """Watches the interface ``state.interface`` from ``loop``."""
 
-    def __init__(self, run: RunConfig, state: State, loop: Loop) -> None:
+    def __init__(self, run: RunConfig, state: State, loop: Loop, pair: Pair | None = None) -> None:
         self._run = run
+        self._pair = pair
         self._state = state
         self._loop = loop
         self._watch: NeighbourWatch | None = None
@@ -37,7 +44,7 @@ class UplinkMonitor:
         self._sources = {source.ip for source in run.router.sources.values()}
         self._asked: set[Address] = set()
         self._checks: dict[int, socket.socket] = {}
-        self._next_own = 0.0
+        self._next_own = self._next_checks = 0.0
         state.gateways = {gateway: Reachability() for gateway in run.router.gateways.values()}
         state.checks = {check: Reachability() for check in run.checks}
 
@@ -60,27 +67,50 @@ class UplinkMonitor:
 
     def announce(self) -> None:
         """Tell everybody that we have our addresses."""
-        if self._watch is not None and not self._state.leaving:
+        if self._watch is not None and self._state.holding and not self._state.leaving:
             self._watch.tell(tuple(self._sources))
+
+    def taken_over(self) -> None:
+        """The addresses are ours now: the checks begin, and a second announcement follows the first."""
+        self._next_checks = 0.0
+        self._loop.call_later(AGAIN_SECONDS, self.announce)
 
     def probe(self) -> None:
         """Judge the last question to each gateway, ask again, and start the checks of destinations."""
         for address in self._asked:
             self._note_gateway(address, answer=False)
+        missed = self._asked
         self._asked = set(self._state.gateways)
-        self._ask()
-        for check in self._run.checks:
-            self._check(check)
+        if self._pair is not None:
+            self._pair.gateways(missed=any(reached.up is False for reached in self._state.gateways.values()))
+        self._ask(missed)
+        self._check_all()
 
-    def _ask(self) -> None:
+    def _check_all(self) -> None:
+        """Start the checks of destinations; a standby, which has no address to ask from, knows nothing of them."""
+        now = self._loop.now()
+        if self._pair is not None:
+            # A pair looks at its gateways more often than that.
+            if now < self._next_checks:
+                return
+            self._next_checks = now + self._run.probe_interval
+        for check in self._run.checks:
+            if self._state.holding:
+                self._check(check)
+            else:
+                self._state.checks[check] = Reachability()
+
+    def _ask(self, missed: Collection[Address]) -> None:
         if self._watch is None:
             return
         by_family = {family_of(source): source for source in self._sources}
         for gateway in self._state.gateways:
-            self._watch.ask(gateway, by_family[family_of(gateway)])
+            # A pair asks often: only where a gateway is, while that is known. A standby has no address to ask from.
+            source = by_family[family_of(gateway)] if self._state.holding else None
+            self._watch.ask(gateway, source, to_all=self._pair is None or gateway in missed)
         now = self._loop.now()
         if self._run.router.dad and now >= self._next_own:
-            self._next_own = now + ASK_OWN_SECONDS
+            self._next_own = now + (ASK_OWN_SECONDS if self._pair is None else PAIR_OWN_SECONDS)
             for source in self._sources:
                 self._watch.probe_own(source)
 
@@ -107,6 +137,8 @@ class UplinkMonitor:
             return
         self._link = (index, mac)
         self._loop.add_reader(self._watch.fileno(), self._listen)
+        if self._pair is not None:
+            self._pair.open(self._state.interface, index, mac)
 
     def _listen(self) -> None:
         if self._watch is None:
@@ -114,10 +146,28 @@ class UplinkMonitor:
         for heard in self._watch.heard():
             if heard.address in self._sources:
                 if self._run.router.dad:
-                    self._note_conflict(heard.address, heard.mac, heard.heard)
+                    self._note_claim(heard)
             elif heard.address in self._asked:
                 self._asked.discard(heard.address)
                 self._note_gateway(heard.address, answer=True)
+
+    def _note_claim(self, claim: Claim) -> None:
+        """A claim of one of a pair is none; its next advert tells who it is."""
+        if self._pair is None:
+            self._note_conflict(claim.address, claim.mac, claim.heard)
+        elif not self._pair.is_peer(claim.mac):
+            self._loop.call_later(self._pair.config.patience, partial(self._note_strangers_claim, self._pair, claim))
+
+    def _note_strangers_claim(self, pair: Pair, claim: Claim) -> None:
+        if pair.is_peer(claim.mac):
+            return
+        if pair.wanted:
+            self._note_conflict(claim.address, claim.mac, claim.heard)
+        else:
+            pair.block(
+                f"{claim.mac}, none of the pair, has {claim.address} on {self._state.interface} ({claim.heard}); "
+                "remove that machine, or choose another address"
+            )
 
     def _note_gateway(self, address: Address, *, answer: bool) -> None:
         reached = self._state.gateways[address]

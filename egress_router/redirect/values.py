@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from ipaddress import IPv4Network
 
 from egress_router.config.values import Address, Family, HostName, Interface, Network, PortRange, Protocol, family_of
 from egress_router.net.rtnetlink.values import MacvlanMode
 from egress_router.records import dataclass, field
 from egress_router.redirect.network_state import NetworkState
+from egress_router.redirect.pair.values import PairConfig
 
 
 class Mode(StrEnum):
@@ -163,7 +165,8 @@ class RouterConfig:
     """Everything that the network half and the redirect rules need. ``sources`` and ``gateways`` have the same keys.
 
     ``dad_wait`` is for how many seconds an address that is in use is waited for. ``health_port`` is the long-lived
-    router's own; None for one that sets up and is gone.
+    router's own; None for one that sets up and is gone. ``pair``: it is one of several with these ``sources``, and
+    ``holds``: it has them.
     """
 
     mode: Mode
@@ -179,6 +182,8 @@ class RouterConfig:
     dad: bool = True
     dad_wait: float = 50.0
     health_port: int | None = None
+    pair: PairConfig | None = None
+    holds: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +238,9 @@ class Translation:
     ``health_port`` is a TCP port that no fallback claims. Without ``accepting`` established connections go on, and new
     ones are not redirected. ``answers`` has the addresses of the names in ``rules``; None where they are not known and
     do not matter.
+
+    ``adverts`` may leave and come: VRRP of a pair, from sources of that network; None without a pair. A router of a
+    pair that does not hold its sources redirects nothing and lets nothing else out.
     """
 
     egress: str
@@ -244,6 +252,8 @@ class Translation:
     health_port: int | None = None
     accepting: bool = True
     answers: Mapping[HostName, tuple[Address, ...]] | None = field(default_factory=dict)
+    adverts: IPv4Network | None = None
+    holds: bool = True
 
     def spreads(self, family: Family) -> Iterator[Spread]:
         """Yield what each rule with a name does in ``family``, the fallback last; nothing in one without a source."""

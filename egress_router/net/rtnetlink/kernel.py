@@ -10,7 +10,7 @@ import errno
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -20,6 +20,7 @@ from egress_router.errors import PlatformError, TryAgainError
 from egress_router.net.closing import Closing
 from egress_router.net.netlink import (
     NLA_F_NESTED,
+    NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
@@ -267,6 +268,15 @@ class Rtnetlink(Closing):
         """See RouteNetlink."""
         request = messages.route_message(route, index, remove=True)
         _gone_is_fine(lambda: self._netlink.change(request, _DELROUTE, 0, f"remove {route}"))
+
+    def renewal(self, link: Link, addresses: Iterable[LinkAddress], routes: Iterable[Route]) -> Callable[[], None]:
+        """Return an action that adds, or replaces, addresses and routes of ``link`` in one go. For who does it several
+        times a second: what it says is put together once. Raises as ``add_route`` does.
+        """
+        flags = NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK
+        requests = [(_NEWADDR, flags, messages.address_message(link, item)) for item in addresses]
+        requests += [(_NEWROUTE, flags, messages.route_message(route, link.index)) for route in routes]
+        return lambda: self._netlink.change_all(requests, f"renew addresses and routes of {link.name}")
 
     def add_rule(self, rule: PolicyRule) -> None:
         """See RouteNetlink."""

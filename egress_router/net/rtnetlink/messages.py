@@ -57,7 +57,7 @@ _MACVLAN_MODES = {
 _IPVLAN_MODES = {0: "l2", 1: "l3", 2: "l3s"}
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_CACHEINFO, _IFA_FLAGS, _IFA_PROTO = 1, 2, 3, 6, 8, 11
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_MULTIPATH = 1, 4, 5, 6, 7, 8, 9
-_RTA_TABLE, _RTAX_MTU = 15, 2
+_RTA_TABLE, _RTA_EXPIRES, _RTAX_MTU = 15, 23, 2
 _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 2, 3, 6, 10, 15, 16, 21
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 
@@ -213,9 +213,11 @@ def address_message(link: Link, item: LinkAddress) -> bytes:
         request += _string(_IFA_LABEL, item.label)
     if item.protocol:
         request += attribute(_IFA_PROTO, bytes([item.protocol]))
-    if not item.preferred:
-        # Preferred and valid for so many seconds; when it was made and changed, which the kernel knows itself.
-        request += attribute(_IFA_CACHEINFO, struct.pack("=IIII", 0, _FOREVER, 0, 0))
+    if not item.preferred or item.lifetime is not None:
+        valid = _FOREVER if item.lifetime is None else item.lifetime
+        # Preferred and valid for so many seconds; when it was made and changed, which the kernel knows itself. It looks
+        # at the end of an IPv4 address only where the preferred lifetime has one, too.
+        request += attribute(_IFA_CACHEINFO, struct.pack("=IIII", valid if item.preferred else 0, valid, 0, 0))
     return request
 
 
@@ -300,6 +302,8 @@ def route_message(route: Route, index: int | None, *, remove: bool = False) -> b
         request += _u32(_RTA_PRIORITY, route.metric)
     if route.mtu is not None:
         request += attribute(_RTA_METRICS | NLA_F_NESTED, _u32(_RTAX_MTU, route.mtu))
+    if route.lifetime is not None and not remove:
+        request += _u32(_RTA_EXPIRES, route.lifetime)
     return request
 
 

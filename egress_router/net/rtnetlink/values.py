@@ -55,7 +55,8 @@ class LinkAddress:
     The rest does not make it another address. ``label`` is for IPv4; ``protocol`` is kept by kernels since 5.18, 0 is
     unknown. ``preferred``: the kernel may choose it as a source (RFC 6724, rule 3). ``tentative``: duplicate address
     detection (RFC 4862) is under way, ``duplicate``: it has failed. ``dynamic``: it has a lifetime, as router
-    advertisements give it.
+    advertisements give it. ``lifetime``: seconds after which the kernel takes it away unless it is added once more;
+    None: it stays. What is read has none.
     """
 
     interface: str
@@ -67,6 +68,7 @@ class LinkAddress:
     tentative: bool = field(default=False, compare=False)
     duplicate: bool = field(default=False, compare=False)
     dynamic: bool = field(default=False, compare=False)
+    lifetime: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"address {self.address} dev {self.interface}"
@@ -74,7 +76,11 @@ class LinkAddress:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route. ``interface`` is None for the types that have none (``unreachable``); ``metric`` is RTA_PRIORITY."""
+    """A route. ``interface`` is None for the types that have none (``unreachable``); ``metric`` is RTA_PRIORITY.
+
+    ``lifetime``, of IPv6 alone: seconds after which the kernel no longer uses it unless it is added once more; None: it
+    stays. It does not make it another route, and what is read has none.
+    """
 
     family: Family
     table: int
@@ -86,6 +92,7 @@ class Route:
     type: str = "unicast"
     mtu: int | None = None
     protocol: int = STATIC
+    lifetime: int | None = field(default=None, compare=False)
 
     @property
     def is_default(self) -> bool:

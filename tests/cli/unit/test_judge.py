@@ -56,6 +56,13 @@ MULTUS = REDIRECT.replace(ANNOTATION, "annotations: {k8s.v1.cni.cncf.io/networks
     "        - {name: EGRESS_ROUTER_MODE",
     "        - {name: EGRESS_INTERFACE, value: NIC}\n        - {name: EGRESS_ROUTER_MODE",
 )
+PAIR = (
+    REDIRECT.replace("      initContainers:\n", "      containers:\n")
+    .replace("      containers:\n      - {name: wait, image: openshift/origin-pod}\n", "")
+    .replace("EGRESS_ROUTER_MODE, value: init", "EGRESS_PAIR, value: '46'")
+    .replace("replicas: 1", "replicas: 2")
+    .replace("{type: Recreate}", "{rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}")
+)
 OTHER = REDIRECT.replace("name: shop, namespace: egress", "name: shop2, namespace: other")
 
 BAD = {
@@ -81,6 +88,26 @@ BAD = {
     ),
     "a second container without variables": (PROXY + SECOND, "more: is a second container of ours without variables"),
     "three replicas": (REDIRECT.replace("replicas: 1", "replicas: 3"), "3 pods would have one EGRESS_SOURCE"),
+    "a rolling update of a pair": (
+        PAIR.replace("maxSurge: 0", "maxSurge: 1"),
+        "waits for the new pod, which is a standby",
+    ),
+    "two pods of different pairs with one address": (
+        PAIR + "---" + PAIR.replace("name: shop,", "name: shop2,").replace("'46'", "'47'"),
+        "is the address of Deployment/shop too",
+    ),
+    "one of a pair that shares but one address": (
+        PAIR.replace("192.0.2.46", "192.0.2.46 2001:db8::46").replace("192.0.2.1}", "192.0.2.1 2001:db8::1}")
+        + "---"
+        + PAIR.replace("name: shop,", "name: shop2,"),
+        "is the address of Deployment/shop too",
+    ),
+    "an init container of a pair": (
+        REDIRECT.replace(
+            "name: EGRESS_ROUTER_MODE", "name: EGRESS_PAIR, value: '46'}\n        - {name: EGRESS_ROUTER_MODE"
+        ),
+        "is for a router that stays",
+    ),
     "two pods with one address": (REDIRECT + "---" + OTHER, "is the address of Deployment/shop too"),
     "an unquoted annotation": (REDIRECT.replace('"true"', "true"), 'annotations: "true" is no string'),
     "quotes of a web page in the value": (REDIRECT.replace('"true"', "'“true”'"), "there will be no macvlan"),
@@ -252,6 +279,10 @@ FINE = {
     "a sidecar that reads the gateway": REDIRECT.rstrip("\n")
     + "\n      - {name: more, image: x, env: [{name: EGRESS_GATEWAY, value: 192.0.2.1}]}\n",
     "a Job of one pod": REDIRECT.replace("kind: Deployment", "kind: Job").replace("  replicas: 1", "  parallelism: 1"),
+    "a pair": PAIR,
+    "a pair of two Deployments": PAIR.replace("replicas: 2", "replicas: 1")
+    + "---"
+    + PAIR.replace("replicas: 2", "replicas: 1").replace("name: shop,", "name: shop2,"),
     "scaled to nothing": REDIRECT + "---" + OTHER.replace("replicas: 1", "replicas: 0"),
 }
 

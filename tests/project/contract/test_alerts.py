@@ -39,6 +39,11 @@ def one(alert: str, series: str, fires: str, quiet: str, says: str, **labels: st
 GROWS, STAYS = "0+60x30", "7x30"
 CASES = [
     one("EgressRouterNotReady", "ready", "0x30", "0x5 1x25", "not been ready"),
+    Case(
+        "EgressRouterNotReady",
+        {"ready": ("0x30", "0x30"), 'pair_role{role="standby"}': ("0x30", "1x30")},
+        "not been ready",
+    ),
     Case("EgressRouterNoneReady", {"ready": ("0x30", "0x15 1x15")}, "No router of egress", common=SERVICE),
     Case(
         "EgressRouterNoneReady",
@@ -56,6 +61,8 @@ CASES = [
     one("EgressRouterGatewayDown", 'gateway_up{gateway="::1"}', "0x30", "1x30", "gateway ::1", gateway="::1"),
     one("EgressRouterCheckDown", 'check_up{to="a:1"}', "0x30", "1x30", "a:1 does not accept", to="a:1"),
     one("EgressRouterAddressConflict", "address_conflicts_total", "0x17 1x13", STAYS, "Another machine"),
+    one("EgressRouterPairBothActive", "pair_both_active_adverts_total", "0x17 3x13", STAYS, "were active"),
+    one("EgressRouterPairChanges", "pair_changes_total", "0+1x30", "0x10 2x20", "keeps changing its role"),
     one("EgressRouterRepairs", "repairs_total", "0+1x30", "0x10 1x20", "keeps taking away"),
     Case(
         "EgressRouterConntrackFull",

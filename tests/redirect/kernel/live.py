@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab import Lab
+from lab import Host, Lab
 from lab.patience import patient
 from tests.redirect.kernel.router import Router
 
@@ -21,8 +21,19 @@ PATIENCE = 15.0
 class LiveRouter(Router):
     """A Router whose destinations stand in a file as the kubelet mounts a ConfigMap: behind the link ``..data``."""
 
-    def __init__(self, lab: Lab, backend: str, directory: Path, rules: str, **env: str) -> None:
-        super().__init__(lab, backend, rules=rules)
+    def __init__(
+        self,
+        lab: Lab,
+        backend: str,
+        directory: Path,
+        rules: str,
+        place: tuple[str, int, Host] | None = None,
+        /,
+        **env: str,
+    ) -> None:
+        """``place``: the pod's name, its node, and the pod of its client."""
+        name, node, client = place or ("router", 0, None)
+        super().__init__(lab, backend, rules=rules, name=name, node=node, client=client)
         del self.env["EGRESS_DESTINATION"], self.env["EGRESS_ROUTER_DEBUG"]
         self.directory = directory
         self.file = directory / "destinations"

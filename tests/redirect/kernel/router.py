@@ -38,13 +38,25 @@ RULES = """
 
 
 class Router:
-    """The pod ``host`` with an egress interface made as OpenShift SDN makes it, unless ``macvlan`` says no."""
+    """The pod ``host`` with an egress interface made as OpenShift SDN makes it, unless ``macvlan`` says no. ``client``
+    is another pod, made beside it unless it is given.
+    """
 
-    def __init__(self, lab: Lab, backend: str, *, macvlan: bool = True, rules: str = RULES) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        backend: str,
+        *,
+        macvlan: bool = True,
+        rules: str = RULES,
+        name: str = "router",
+        node: int = 0,
+        client: Host | None = None,
+    ) -> None:
         self.lab = lab
         self.backend = backend
-        self.host: Host = lab.pod("router", node=0)
-        self.client: Host = lab.pod("client", node=0)
+        self.host: Host = lab.pod(name, node=node)
+        self.client: Host = client or lab.pod("client", node=node)
         self.env = {**ENV, "EGRESS_NAT_BACKEND": backend, "EGRESS_DESTINATION": rules}
         self.macvlan_mac = lab.macvlan(self.host) if macvlan else None
 

@@ -1,0 +1,85 @@
+"""The variables of a pair of routers."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address
+
+from egress_router.config import fields
+from egress_router.config.fields import Invalid
+from egress_router.config.inputs import Inputs, Problems
+from egress_router.config.settings import parse_run_dir
+from egress_router.config.values import Family, Interface
+from egress_router.redirect.pair.values import DEFAULT_INTERVAL, PairConfig
+
+VARIABLE = "EGRESS_PAIR"
+_SETTINGS = ("EGRESS_PAIR_PRIORITY", "EGRESS_PAIR_INTERVAL", "EGRESS_PAIR_ADDRESS")
+_NUMBER = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
+_INTERVAL = re.compile(r"([1-9][0-9]{0,3})(ms|s)", re.ASCII)
+#: VRRP counts hundredths of a second (RFC 9568, 5.2.7).
+_STEP, _LEAST, _MOST = 10, 20, 1000
+EXPECTED_PRIORITY = "1 to 100; whoever has the highest one takes the address"
+EXPECTED_INTERVAL = f"tens of milliseconds from {_LEAST}ms to {_MOST}ms, such as 150ms; the same in all of them"
+#: keepalived's own limit is larger, that of a path in its configuration is not.
+LONGEST_DIRECTORY = 64
+
+
+def parse_pair(inputs: Inputs, problems: Problems, sources: dict[Family, Interface]) -> PairConfig | None:
+    """Return the pair that the router belongs to, None when it is alone (or something is wrong, which is noted)."""
+    text = inputs.value(VARIABLE)
+    if text is None:
+        for name in _SETTINGS:
+            if value := inputs.value(name):
+                problems.error(name, None, value, f"is not used without {VARIABLE}", f"{VARIABLE}, or no {name}")
+        return None
+    number = _number(inputs, problems, VARIABLE, 0, 255, "the VRRP virtual router, 1 to 255, of this pair alone")
+    return PairConfig(
+        number=number,
+        priority=_number(inputs, problems, "EGRESS_PAIR_PRIORITY", 50, 100, EXPECTED_PRIORITY),
+        interval=_interval(inputs, problems),
+        address=_address(inputs, problems, sources),
+        directory=parse_run_dir(inputs, problems, LONGEST_DIRECTORY),
+    )
+
+
+def _number(inputs: Inputs, problems: Problems, variable: str, default: int, most: int, expected: str) -> int:
+    text = inputs.value(variable)
+    if text is None:
+        return default
+    if not _NUMBER.fullmatch(text) or int(text) > most:
+        problems.error(variable, None, text, f"is not a number from 1 to {most}", expected)
+        return default
+    return int(text)
+
+
+def _interval(inputs: Inputs, problems: Problems) -> float:
+    variable, default = "EGRESS_PAIR_INTERVAL", DEFAULT_INTERVAL
+    text = inputs.value(variable)
+    if text is None:
+        return default
+    match = _INTERVAL.fullmatch(text)
+    milliseconds = int(match[1]) * (1000 if match[2] == "s" else 1) if match else 0
+    if not _LEAST <= milliseconds <= _MOST or milliseconds % _STEP:
+        problems.error(variable, None, text, "is no interval of adverts", EXPECTED_INTERVAL)
+        return default
+    return milliseconds / 1000
+
+
+def _address(inputs: Inputs, problems: Problems, sources: dict[Family, Interface]) -> IPv4Address | None:
+    variable = "EGRESS_PAIR_ADDRESS"
+    text = inputs.value(variable)
+    if text is None:
+        return None
+    expected = "an IPv4 address of the egress network that no machine has, another one for each router of the pair"
+    value = fields.address(text)
+    if isinstance(value, Invalid):
+        problems.error(variable, None, text, value, expected)
+    elif not isinstance(value, IPv4Address):
+        problems.error(variable, None, text, "is an IPv6 address", expected)
+    elif kind := fields.not_a_host(value):
+        problems.error(variable, None, text, f"cannot be a source: it is {kind}", expected)
+    elif any(source.ip == value for source in sources.values()):
+        problems.error(variable, None, text, "is EGRESS_SOURCE itself", expected)
+    else:
+        return value
+    return None

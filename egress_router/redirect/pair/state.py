@@ -1,0 +1,110 @@
+"""What a router knows about its pair; read by the endpoint's threads, written by the loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from egress_router.records import dataclass, field
+from egress_router.redirect.pair.values import PairConfig, Role
+
+_NEVER = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another router, by the last advert that was heard of it: its source, priority, and when (time.monotonic()).
+    ``ours``: it has the same EGRESS_SOURCE. One that has said that it stops was heard at minus infinity.
+    """
+
+    address: str
+    priority: int
+    heard: float
+    ours: bool = True
+
+
+@dataclass(slots=True)
+class PairState:
+    """``since`` is of time.time(), ``why`` says what the last change came from. ``holding``: the address is in place.
+
+    ``peers`` are by their MAC. ``blocked`` says why it must not take the address, empty when it may.
+    ``both_active``: how many adverts of others came while it was active itself.
+    """
+
+    config: PairConfig
+    role: Role = Role.STANDBY
+    since: float = 0.0
+    why: str = "it starts"
+    changes: int = 0
+    holding: bool = False
+    blocked: str = ""
+    peers: dict[str, Peer] = field(default_factory=dict)
+    both_active: int = 0
+    restarts: int = 0
+
+    def active_peers(self, now: float) -> list[str]:
+        """Return the peers whose adverts still count at ``now``, as a person reads them."""
+        return [
+            f"{mac} ({peer.address})"
+            for mac, peer in list(self.peers.items())
+            if peer.ours and now - peer.heard < self.config.patience
+        ]
+
+    def last_heard(self, now: float) -> str:
+        """Return what was last heard of the peer that had the address, as the reason why somebody else takes it."""
+        known = [(peer.heard, mac, peer) for mac, peer in list(self.peers.items()) if peer.ours]
+        if not known:
+            return "nobody else is active"
+        heard, mac, peer = max(known, key=lambda item: item[0])
+        if heard == _NEVER:
+            return f"{mac} ({peer.address}) has stopped"
+        if now - heard > 2 * self.config.interval:
+            return f"no advert of {mac} ({peer.address}) for {now - heard:.2f} s"
+        return f"{mac} ({peer.address}) has the lower priority {peer.priority}"
+
+    def strangers(self, now: float) -> list[str]:
+        """Return the MACs that use the pair's number for another EGRESS_SOURCE."""
+        return [
+            mac for mac, peer in list(self.peers.items()) if not peer.ours and now - peer.heard < self.config.patience
+        ]
+
+    def reasons(self, now: float) -> list[str]:
+        """Return why the router is not ready, a sentence each; nothing when it is active and alone in that."""
+        others = " and ".join(self.active_peers(now))
+        found = [
+            f"{mac} uses EGRESS_PAIR={self.config.number} for another EGRESS_SOURCE" for mac in self.strangers(now)
+        ]
+        if self.blocked:
+            found.append(f"it does not take the address: {self.blocked}")
+        if self.role is Role.ACTIVE:
+            if not self.holding:
+                found.append("it takes the address over")
+            elif others:
+                found.append(f"two are active: {others} is, too")
+        elif self.role is Role.STANDBY:
+            found.append(f"standby: {others} has the address" if others else "standby: nobody has the address yet")
+        elif not self.blocked:
+            found.append(f"standby: it cannot take the address; {others or 'nobody'} has it")
+        return found
+
+    def as_json(self, now: float) -> dict[str, Any]:
+        """Return the state as plain values."""
+        return {
+            "number": self.config.number,
+            "role": str(self.role),
+            "holding": self.holding,
+            "since": self.since,
+            "why": self.why,
+            "changes": self.changes,
+            "peers": {
+                mac: {
+                    "address": peer.address,
+                    "priority": peer.priority,
+                    "heard_seconds_ago": None if peer.heard == _NEVER else now - peer.heard,
+                    "same_source": peer.ours,
+                }
+                for mac, peer in list(self.peers.items())
+            },
+            "blocked": self.blocked,
+            "both_active": self.both_active,
+            "restarts": self.restarts,
+        }

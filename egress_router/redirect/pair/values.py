@@ -1,0 +1,89 @@
+"""A pair of routers, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from egress_router.config.settings import DEFAULT_RUN_DIR
+from egress_router.config.values import Address
+from egress_router.records import dataclass
+
+#: Where VRRP's adverts go (RFC 9568, 5.1.1.2), with a TTL of 255 that no router lets pass.
+GROUP = IPv4Address("224.0.0.18")
+#: IPv4's number of VRRP (IANA, protocol numbers).
+PROTOCOL_NUMBER = 112
+#: Adverts bear a source of this network unless EGRESS_PAIR_ADDRESS says which (RFC 3927).
+LINK_LOCAL = IPv4Network("169.254.0.0/16")
+#: Seconds that the kernel keeps the address, and IPv6's routes, of a router that renews them no more. The kernel counts
+#: whole seconds, and takes away up to a quarter of one early.
+LEASE_SECONDS = 1
+#: Seconds between two adverts: a take-over within 0.6 s of the last one, which a busy machine does not cause.
+DEFAULT_INTERVAL = 0.15
+#: Added to the priority of a router that hears its gateways: any that does comes before all that do not.
+WITH_GATEWAY = 150
+
+
+class Role(StrEnum):
+    """What a router of a pair does: has the address, waits for it, or cannot take it."""
+
+    ACTIVE = "active"
+    STANDBY = "standby"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True)
+class PairConfig:
+    """One of several routers with one EGRESS_SOURCE. ``number`` is VRRP's virtual router (VRID), ``priority`` 1 to 100,
+    ``interval`` the seconds between two adverts, ``address`` the source that they bear (None: one made of the MAC).
+    keepalived's files stand in ``directory``.
+    """
+
+    number: int
+    priority: int = 50
+    interval: float = DEFAULT_INTERVAL
+    address: IPv4Address | None = None
+    directory: Path = DEFAULT_RUN_DIR
+
+    @property
+    def sources(self) -> IPv4Network:
+        """What adverts may have as their source."""
+        return LINK_LOCAL if self.address is None else IPv4Network(self.address)
+
+    @property
+    def patience(self) -> float:
+        """Seconds without an advert after which somebody else takes over, at most (RFC 9568, 6.1)."""
+        return 4 * self.interval
+
+    @property
+    def pace(self) -> float:
+        """Seconds between two renewals of the lease, and between two questions to a gateway."""
+        return min(max(self.interval * 2 / 3, 0.05), 0.2)
+
+
+def advert_source(pair: PairConfig, mac: str) -> IPv4Address:
+    """Return the source of the adverts that an interface with that MAC sends. No interface has it: it stands in
+    adverts alone, and of two routers with one priority the higher one stays (RFC 9568, 6.4.3).
+    """
+    if pair.address is not None:
+        return pair.address
+    import hashlib
+
+    first, second = hashlib.sha256(mac.encode()).digest()[:2]
+    # The first and the last /24 are reserved (RFC 3927, 2.1).
+    return LINK_LOCAL[(1 + first % 254) * 256 + second]
+
+
+def identity(pair: PairConfig, sources: Iterable[Address]) -> IPv4Address:
+    """Return the virtual address in the adverts of a pair: a loopback address that stands for number and EGRESS_SOURCE.
+
+    VRRP wants one, and keepalived gives it to the interface. It must not be EGRESS_SOURCE, which nothing but the lease
+    puts there. Routers with another EGRESS_SOURCE and the same number are no peers, and are told by it.
+    """
+    import hashlib
+
+    text = " ".join([str(pair.number), *sorted(map(str, sources))])
+    digest = hashlib.sha256(text.encode()).digest()
+    return IPv4Address(bytes([127, 1 + digest[0] % 254, digest[1], digest[2]]))

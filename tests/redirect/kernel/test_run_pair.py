@@ -1,0 +1,263 @@
+"""Two routers with one EGRESS_SOURCE: one has it, the other one takes it over, and never do both send for long."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lab import Host, Lab, NoReply
+from tests.redirect.kernel.live import LiveRouter
+from tests.redirect.kernel.pair import (
+    Overlap,
+    RouterPair,
+    Stream,
+    bridge_drop,
+    descendants,
+    kill,
+    of_standby,
+    overlap,
+    page,
+    short_directory,
+    status,
+    wrong_sources,
+)
+from tests.redirect.kernel.router import SOURCE4
+
+pytestmark = pytest.mark.root
+
+#: A take-over at the default interval, on a machine that has other things to do, too.
+MOST_SECONDS = 1.0
+#: Both send: as long as the lease of one that was killed lasts.
+MOST_BOTH = 1.0
+
+
+@pytest.fixture
+def routers(make_lab: Callable[..., Lab], shape: str, backend: str, tmp_path: Path) -> Iterator[RouterPair]:
+    """A pair that runs."""
+    with short_directory() as directory:
+        pair = RouterPair(make_lab(nodes=3, shape=shape), backend, tmp_path, directory)
+        pair.start()
+        yield pair
+
+
+@dataclass
+class Fault:
+    """How a fault is made, and what is expected of it."""
+
+    make: Callable[[RouterPair, LiveRouter], None]
+    mend: Callable[[RouterPair, LiveRouter], None] | None = None
+
+
+def _unplug(pair: RouterPair, active: LiveRouter) -> None:
+    pair.lab.unplug(node_of(pair, active))
+
+
+def _plug(pair: RouterPair, active: LiveRouter) -> None:
+    pair.lab.plug(node_of(pair, active))
+
+
+def _split(pair: RouterPair, active: LiveRouter) -> None:
+    """The switch lets nothing of the active one through any more; it sees no fault of its own link."""
+    bridge_drop(pair.lab, f"ether saddr {active.macvlan_mac}", f"ether daddr {active.macvlan_mac}")
+
+
+def _lose_gateway(pair: RouterPair, active: LiveRouter) -> None:
+    gateway = pair.lab.gateway.mac()
+    bridge_drop(
+        pair.lab,
+        f"ether saddr {active.macvlan_mac} ether daddr {gateway}",
+        f"ether saddr {gateway} ether daddr {active.macvlan_mac}",
+        # Questions to all machines, too: but not the adverts.
+        f"ether saddr {active.macvlan_mac} ether type arp",
+        f"ether saddr {active.macvlan_mac} ether type ip6",
+    )
+
+
+def _mend_switch(pair: RouterPair, _: LiveRouter) -> None:
+    bridge_drop(pair.lab)
+
+
+def _stop_keepalived(_: RouterPair, active: LiveRouter) -> None:
+    assert active.process is not None
+    os.kill(descendants(active.process.pid)[-1], signal.SIGKILL)
+
+
+FAULTS = {
+    "kill": Fault(lambda _, active: kill(active)),
+    "power": Fault(_unplug, _plug),
+    "split": Fault(_split, _mend_switch),
+    "gateway": Fault(_lose_gateway, _mend_switch),
+    "keepalived": Fault(_stop_keepalived),
+    "leaving": Fault(lambda _, active: active.signal(signal.SIGTERM)),
+}
+
+
+@dataclass
+class Figures:
+    """What a take-over was like: seconds without an answer, of IPv4 and IPv6; both sent; after it was mended."""
+
+    gaps: tuple[float, float]
+    both: Overlap
+    mended: Overlap
+
+    def __str__(self) -> str:
+        gaps = f"no answer for {self.gaps[0] * 1000:.0f} ms (IPv4), {self.gaps[1] * 1000:.0f} ms (IPv6)"
+        both = f"both sent for {self.both.seconds * 1000:.0f} ms ({self.both.packets} packets)"
+        return f"{gaps}; {both}; mended: {self.mended.seconds * 1000:.0f} ms ({self.mended.packets} packets)"
+
+
+def take_over(routers: RouterPair, name: str) -> Figures:
+    """Make a fault, see the standby take over, mend it; nothing may have left with a wrong source, or of the standby.
+    Then both run again.
+    """
+    fault = FAULTS[name]
+    active = routers.active()
+    standby = routers.other(active)
+    macs = str(active.macvlan_mac), str(standby.macvlan_mac)
+    with routers.lab.capture() as capture, Stream(routers, 4) as four, Stream(routers, 6) as six:
+        time.sleep(0.2)
+        when = time.time()
+        fault.make(routers, active)
+        routers.until(lambda: routers.role(standby) == "active", f"{name}: the standby takes over")
+        for stream in (four, six):
+            routers.until(lambda stream=stream: stream.answered_since(when, standby), "it answers")  # type: ignore[misc]
+        time.sleep(1.2)
+        mended = time.time()
+        if fault.mend is not None:
+            fault.mend(routers, active)
+            routers.until(lambda: routers.roles() == ["active", "standby"], f"{name}: one of them is active")
+            time.sleep(0.5)
+        ended = time.time()
+    assert not wrong_sources(capture), name
+    assert not of_standby(capture, macs[1], when), name
+    if active.process is not None and active.process.poll() is not None:
+        active.start()
+    routers.until(lambda: routers.roles() == ["active", "standby"], f"{name}: both run again")
+    figures = Figures(
+        (four.gap(when), six.gap(when)), overlap(capture, macs, when, mended), overlap(capture, macs, mended, ended)
+    )
+    print(f"{name}: {figures}")
+    return figures
+
+
+def check(name: str, figures: Figures) -> None:
+    """Hold a take-over against what is promised."""
+    assert max(figures.gaps) < MOST_SECONDS, (name, figures)
+    assert max(figures.both.seconds, figures.mended.seconds) < MOST_BOTH, (name, figures)
+
+
+def test_the_standby_takes_over(routers: RouterPair) -> None:
+    for name in FAULTS:
+        check(name, take_over(routers, name))
+
+
+@pytest.mark.on_demand
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(("interval", "most", "most_without_gateway"), [("150ms", 1.0, 1.0), ("50ms", 0.3, 0.6)])
+def test_the_standby_takes_over_twenty_times(
+    make_lab: Callable[..., Lab],
+    shape: str,
+    backend: str,
+    tmp_path: Path,
+    interval: str,
+    most: float,
+    most_without_gateway: float,
+) -> None:
+    """Shows the figures of docs/pair.md. On a machine that has nothing else to do."""
+    with short_directory() as directory:
+        lab = make_lab(nodes=3, shape=shape)
+        routers = RouterPair(lab, backend, tmp_path, directory, EGRESS_PAIR_INTERVAL=interval)
+        routers.start()
+        found = {name: [take_over(routers, name) for _ in range(20)] for name in FAULTS}
+    for name, figures in found.items():
+        gaps = sorted(max(one.gaps) for one in figures)
+        both = max(max(one.both.seconds, one.mended.seconds) for one in figures)
+        packets = max(one.both.packets + one.mended.packets for one in figures)
+        print(
+            f"{interval} {shape} {backend} {name}, {len(figures)} times: silent for {gaps[10] * 1000:.0f} ms (median), "
+            f"{gaps[-1] * 1000:.0f} ms (worst); both sent for {both * 1000:.0f} ms, {packets} packets (worst)"
+        )
+    for name, figures in found.items():
+        worst = max(max(one.gaps) for one in figures)
+        assert worst < (most_without_gateway if name == "gateway" else most), (name, worst)
+
+
+def test_what_a_pair_says_and_does_in_peace_and_in_trouble(routers: RouterPair, backend: str) -> None:
+    """What is taken away or given, open connections, another machine with the address, and the one that leaves."""
+    active = routers.active()
+    standby = routers.other(active)
+    assert page(active, "/readyz") == (200, "ready\n")
+    code, text = page(standby, "/readyz")
+    assert (code, text) == (503, f"standby: {active.macvlan_mac} ({peer_address(standby)}) has the address\n")
+    assert page(standby, "/healthz") == (200, "ok\n")
+    for router, doing in ((active, "ok: leaving by macvlan0"), (standby, "ok: ready to leave by macvlan0")):
+        shown = router.run("status").stdout
+        assert doing in shown, shown
+        assert f"pair 46: {'active' if router is active else 'standby'} since" in shown
+    assert not status(active)["repairs"]
+    assert not status(standby)["repairs"]
+
+    # What somebody gives a standby is taken away; what the active one loses comes back.
+    standby.host.ip(f"address add {SOURCE4}/32 dev macvlan0")
+    routers.until(lambda: SOURCE4 not in standby.host.ip("address show dev macvlan0"), "the standby gives it up")
+    active.host.ip(f"address del {SOURCE4}/32 dev macvlan0")
+    routers.until(lambda: status(active)["repairs"] and active.tcp(80, timeout=1), "the active one has it again")
+
+    # The role goes while the router lives on: a client is told at its next packet.
+    with routers.client.socket(socket.AF_INET) as open_one:
+        open_one.settimeout(5)
+        open_one.connect((str(active.host.addresses[4]), 80))
+        _stop_keepalived(routers, active)
+        routers.until(lambda: routers.role(standby) == "active", "the standby takes over")
+        routers.until(lambda: routers.role(active) == "standby", "and the other one knows")
+        time.sleep(0.3)
+        started = time.monotonic()
+        with pytest.raises(ConnectionError):
+            send_often(open_one)
+        assert time.monotonic() - started < 1
+    with pytest.raises(NoReply) as refused:
+        active.tcp(80, timeout=1)
+    assert refused.value.reason == "refused"
+    active, standby = standby, active
+    assert routers.roles() == ["active", "standby"]
+
+    # A third machine with the address keeps the standby from taking it.
+    thief = routers.lab.machine("thief", "192.0.2.99")
+    thief.ip(f"address add {SOURCE4}/32 dev eth0")
+    mac = thief.mac("eth0")
+    routers.until(lambda: mac in page(standby, "/readyz")[1], "the standby names the machine")
+    routers.until(lambda: routers.role(standby) == "fault", "and is none any more")
+    routers.until(lambda: f"{mac} claims {SOURCE4} too" in page(active, "/readyz")[1], "the active one names it, too")
+    thief.ip(f"address del {SOURCE4}/32 dev eth0")
+    routers.until_for(lambda: routers.roles() == ["active", "standby"], "it is one again", 40)
+
+    # The standby leaves: nothing changes for the other one.
+    changes = status(active)["pair"]["changes"]
+    standby.signal(signal.SIGTERM)
+    assert standby.wait() == 0
+    time.sleep(1)
+    assert status(active)["pair"]["changes"] == changes
+    assert SOURCE4 not in standby.host.ip("address show")
+
+
+def send_often(connection: socket.socket) -> None:
+    for _ in range(20):
+        connection.sendall(b"x")
+        time.sleep(0.02)
+
+
+def peer_address(router: LiveRouter) -> str:
+    (peer,) = status(router)["pair"]["peers"].values()
+    return str(peer["address"])
+
+
+def node_of(pair: RouterPair, router: LiveRouter) -> Host:
+    assert router.host.node is not None
+    return router.host.node
