@@ -26,7 +26,7 @@ from egress_router.daemon.metrics import MetricsPage
 from egress_router.daemon.page.rates import Rates
 from egress_router.daemon.page.serve import router_pages
 from egress_router.daemon.threads import Threads
-from egress_router.daemon.worker import Worker
+from egress_router.daemon.worker import WORK_SECONDS, Worker
 from egress_router.errors import ConfigurationError, EgressRouterError, TryAgainError
 from egress_router.net.iptables.blocks import TableInfo
 from egress_router.net.iptables.platform import available_families
@@ -441,7 +441,8 @@ def run_router(env: Mapping[str, str]) -> int:
         asked = {}
         if run.page:
             rates = Rates(lambda: counts(live))
-            threads.start("rates", rates.keep_looking)
+            # Counters are read when the worker is done, which may wait for a lock that somebody else holds.
+            threads.start("rates", rates.keep_looking, limit=WORK_SECONDS)
             asked = router_pages(lambda: redirect_view(live, rates), lambda: ask_form(live))
         Endpoint(run.router.health_port, state, pages, warnings=state.warnings, asked=asked).start(threads)
     port = run.router.health_port

@@ -659,8 +659,7 @@ def _agent_has_askers_that_say_nothing(process: Process, stack: contextlib.ExitS
 def _agent_waits_for_the_api_server(process: Process, stack: contextlib.ExitStack) -> None:
     kubernetes(process)
     agent(process, "--source", "kubernetes", "--kubeconfig", str(process.folder / "kubeconfig"))
-    time.sleep(3)
-    process.until(lambda: True)
+    process.until(process.says("cannot be reached"))
 
 
 def kubernetes(process: Process) -> None:
@@ -732,8 +731,7 @@ def _controller_waits_for_the_api_server(process: Process, _: contextlib.ExitSta
     kubernetes(process)
     words = ("--source", "kubernetes", "--kubeconfig", str(process.folder / "kubeconfig"))
     controller(process, *words, "--lease-namespace", "default")
-    time.sleep(3)
-    process.until(lambda: True)
+    process.until(process.says("cannot be reached"))
 
 
 #: What every run tries; the rest is tried by ``scripts/test attack --all``.
