@@ -282,8 +282,8 @@ class _Https(http.client.HTTPSConnection):
 def _tls_context(configuration: ApiConfiguration) -> ssl.SSLContext:
     ca_file = str(configuration.ca_file) if configuration.ca_file else None
     context = ssl.create_default_context(cafile=ca_file, cadata=configuration.ca_data or None)
-    # On from Python 3.13. Authorities that OpenSSL or a cloud made often lack what RFC 5280 wants of them (key usage, key
-    # identifiers), and other clients of Kubernetes take them. Chain, name and times are verified.
+    # On from Python 3.13. Authorities that OpenSSL or a cloud made lack what RFC 5280 wants of them (key usage and
+    # key identifiers), and other clients of Kubernetes take them. Chain, name and times are verified.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if not configuration.verify:
         context.check_hostname = False
