@@ -14,6 +14,7 @@ from egress_router.manifests.egress_ips.fields import (
     unknown,
     usable_name,
 )
+from egress_router.manifests.egress_ips.pools import pool
 from egress_router.manifests.egress_ips.values import EVERY_NODE, Gathered, Group
 from egress_router.manifests.objects import ManifestObject, as_list, as_mapping, as_text
 
@@ -21,14 +22,9 @@ _SPEC = ("appliedTo", "egressIP", "egressIPs", "externalIPPool", "externalIPPool
 
 
 def external_ip_pool(item: ManifestObject, into: Gathered) -> None:
-    """Say what of a pool does not go over; its nodes are taken by ``egress``."""
+    """A pool becomes one of ours; its nodes are taken by ``egress``."""
     unknown(item, "spec", item.spec, ("ipRanges", "nodeSelector", "subnetInfo"), into)
-    ranges = as_list(item.spec.get("ipRanges"))
-    if ranges:
-        into.lost(
-            item.where,
-            f"spec.ipRanges ({len(ranges)}): addresses in use are fixed to what they are; no new ones are drawn",
-        )
+    pool(item, "spec.ipRanges", as_list(item.spec.get("ipRanges")), into)
     subnet = as_mapping(item.spec.get("subnetInfo"))
     if subnet:
         vlan = as_text(subnet.get("vlan"))

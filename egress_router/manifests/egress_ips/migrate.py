@@ -32,6 +32,7 @@ _TAKEN: Mapping[tuple[str, str], Callable[[ManifestObject, Gathered], None]] = {
     (ANTREA, "ExternalIPPool"): antrea.external_ip_pool,
     (SPIDERNET, "EgressGateway"): spidernet.gateway,
     (ours.GROUP, "EgressIP"): ours.egress_ip,
+    (ours.GROUP, "EgressIPPool"): ours.egress_ip_pool,
     (ours.GROUP, "EgressNode"): ours.egress_node,
 }
 _NETWORK_POLICY = "says where pods may connect to: that is the task of a NetworkPolicy"

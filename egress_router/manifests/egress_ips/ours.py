@@ -21,6 +21,9 @@ GROUP = "egress-router.io"
 def egress_ip(item: ManifestObject, into: Gathered) -> None:
     """Take an EgressIP, and from its status who has which address."""
     spec = item.spec
+    if spec.get("pool"):
+        into.lost(item.where, "spec.pool: the pool gives it addresses; nothing is written for it, apply it as it is")
+        return
     known = ("egressIPs", "namespaceSelector", "podSelector", "egressNodeSelector", "destinations")
     unknown(item, "spec", spec, known, into)
     destinations = as_mapping(spec.get("destinations"))
@@ -46,6 +49,18 @@ def egress_ip(item: ManifestObject, into: Gathered) -> None:
     into.groups.append(
         Group(item.where, item.name, found, namespaces, pods, chosen, around, present, labels, annotations)
     )
+
+
+def egress_ip_pool(item: ManifestObject, into: Gathered) -> None:
+    """Take an EgressIPPool."""
+    unknown(item, "spec", item.spec, ("ipRanges",), into)
+    ranges = [
+        {key: text for key in ("cidr", "start", "end") if (text := as_text(entry.get(key)))}
+        for entry in as_list(item.spec.get("ipRanges"))
+    ]
+    if ranges and usable_name(item, into):
+        into.pools[item.name] = ranges
+        into.same(item.where, f"EgressIPPool {item.name}")
 
 
 def egress_node(item: ManifestObject, into: Gathered) -> None:

@@ -16,6 +16,7 @@ from egress_router.manifests.egress_ips.fields import (
     selector,
     unknown,
 )
+from egress_router.manifests.egress_ips.pools import pool
 from egress_router.manifests.egress_ips.values import EVERY_NODE, Gathered, Group, named
 from egress_router.manifests.objects import ManifestObject, as_list, as_mapping, as_text
 
@@ -23,11 +24,12 @@ _POLICY = ("egressGatewayName", "egressIP", "appliedTo", "destSubnet", "priority
 
 
 def gateway(item: ManifestObject, into: Gathered) -> None:
-    """Say what of a gateway does not go over; its nodes are taken by ``policy``."""
+    """The addresses of a gateway become a pool; its nodes are taken by ``policy``."""
     unknown(item, "spec", item.spec, ("ippools", "ranges", "nodeSelector", "clusterDefault"), into)
     pools = as_mapping(item.spec.get("ippools") or item.spec.get("ranges"))
-    if any(pools.get(version) for version in ("ipv4", "ipv6")):
-        into.lost(item.where, "spec.ippools: addresses in use are fixed to what they are; no new ones are drawn")
+    listed = [pools.get(version) for version in ("ipv4", "ipv6")]
+    entries = [entry for one in listed if isinstance(one, list) for entry in one if entry]
+    pool(item, "spec.ippools", entries, into)
     if item.spec.get("clusterDefault") is True:
         into.lost(item.where, "spec.clusterDefault: every EgressIP names its addresses itself")
 

@@ -21,6 +21,8 @@ def written_as_files(groups: list[Group], spaces: Mapping[str, Labels], into: Ga
     namespaces that the old files have, by name.
     """
     found = holders(groups, into)
+    for name in into.pools:
+        into.lost(f"EgressIPPool {name}", "files know no pools")
     owners = dict(_owners(groups, spaces, into))
     listed = {ip for group in owners.values() for ip in group.addresses}
     by_hand = {ip for part in into.nodes.values() for ip in part.egress_ips}

@@ -73,6 +73,8 @@ class Gathered:
         self.machines = machines
         self.groups: list[Group] = []
         self.nodes: dict[str, NodePart] = {}
+        #: ``ipRanges`` of pools, by name.
+        self.pools: dict[str, list[dict[str, str]]] = {}
         #: hostIP and subnet of HostSubnets.
         self.hosts: dict[str, tuple[str, str]] = {}
         #: Numbers of NetNamespaces.

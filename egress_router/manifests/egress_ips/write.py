@@ -29,6 +29,8 @@ def yaml_text(objects: Iterable[Mapping[str, Any]]) -> str:
 
 def _objects(groups: list[Group], into: Gathered) -> Iterator[dict[str, Any]]:
     has = holders(groups, into)
+    for name, ranges in into.pools.items():
+        yield {"apiVersion": API, "kind": "EgressIPPool", "metadata": {"name": name}, "spec": {"ipRanges": ranges}}
     for group in groups:
         yield _egress_ip(group)
         ways = [f"{ip} on {has[ip]}" if ip in has else f"{ip} on no node" for ip in group.addresses[:_NAMED]]

@@ -28,6 +28,7 @@ OURS: dict[str, Callable[[dict[str, Any]], object]] = {
     "EgressIP": api_objects.egress_ip,
     "EgressNode": api_objects.egress_node,
     "EgressIPAssignment": api_objects.assignment,
+    "EgressIPPool": api_objects.egress_ip_pool,
 }
 
 

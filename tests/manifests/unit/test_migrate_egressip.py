@@ -268,6 +268,27 @@ def test_addresses_that_a_node_can_hold(text: str, expected: str | None) -> None
     assert egress_address(text) == expected
 
 
+# Pools
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"cidr": "192.0.2.64/28"}, {"cidr": "192.0.2.64/28"}),
+        ({"cidr": "192.0.2.70/28"}, {"cidr": "192.0.2.64/28"}),
+        ({"start": "192.0.2.2", "end": "192.0.2.10"}, {"start": "192.0.2.2", "end": "192.0.2.10"}),
+        ({"start": "2001:DB8::2", "end": "2001:db8::a"}, {"start": "2001:db8::2", "end": "2001:db8::a"}),
+        *[({"start": first, "end": last}, None) for first, last in (("192.0.2.9", "192.0.2.2"), ("192.0.2.9", "::9"))],
+        *[({"cidr": cidr}, None) for cidr in ("0.0.0.0/0", "::/64", "127.0.0.0/8", "x", "192.0.2.1")],
+        *[(entry, None) for entry in ({}, {"start": "192.0.2.9"}, {"cidr": None, "start": "192.0.2.9"})],
+    ],
+)
+def test_ranges_of_pools(entry: dict[str, Any], expected: dict[str, str] | None) -> None:
+    items, notes, _ = migrated({**POOL, "spec": {"ipRanges": [entry], "nodeSelector": {}}})
+    assert [item["spec"]["ipRanges"] for item in items] == ([[expected]] if expected else [])
+    assert bool(lost(notes)) == (expected is None)
+
+
 # Odd and hostile objects
 
 
@@ -275,6 +296,7 @@ PARSERS: dict[str, Callable[[dict[str, Any]], object]] = {
     "EgressIP": api_objects.egress_ip,
     "EgressNode": api_objects.egress_node,
     "EgressIPAssignment": api_objects.assignment,
+    "EgressIPPool": api_objects.egress_ip_pool,
 }
 JUNK: list[Any] = [None, [], {}, "", "x\x1b[31m", -1, 1e308, True, [[]], [{}], {"a": []}, ["192.0.2.1/24"], "é" * 300]
 
