@@ -68,7 +68,7 @@ def parse_settings(component: Component, texts: Iterable[str], problems: Problem
             problems.error("--set", None, text, "is no variable of ours", "NAME=VALUE, such as EGRESS_LOG_LEVEL=debug")
         elif name in _TAKEN:
             problems.error("--set", None, name, "is set otherwise", _TAKEN[name])
-        elif name not in _reads(component) and name not in _SET_UP:
+        elif name not in _reads(component) and name not in _set_up(component):
             problems.error("--set", None, name, f"means nothing to the {component} router", "leave it out")
         elif found.get(name, value) != value:
             problems.error("--set", None, text, f"says otherwise than {name}={found[name]} before it", "one of the two")
@@ -80,7 +80,12 @@ def parse_settings(component: Component, texts: Iterable[str], problems: Problem
 def _reads(component: Component) -> set[str]:
     """Return the variables that the main container reads."""
     own = {Component.HTTP_PROXY: HTTP_PROXY, Component.DNS_PROXY: DNS_PROXY, Component.TLS_PROXY: DNS_PROXY}
-    return {*own[component], *_STAYING} if component in own else set(ROUTER)
+    return {*own[component], *_STAYING} if component in own else set(ROUTER) - set(_INIT)
+
+
+def _set_up(component: Component) -> set[str]:
+    """Return the variables that the init container reads."""
+    return {*_SET_UP, *(_INIT if component is Component.REDIRECT else ())}
 
 
 def secret_problems(component: Component, secret: str | None) -> Iterable[Problem]:
@@ -113,7 +118,7 @@ def kept_for(request: ManifestRequest, settings: Mapping[str, str], secret: str 
             fields["volumeMounts"] = [{"name": "parent", "mountPath": PARENT_DIRECTORY, "readOnly": True}]
             # 0440, in decimal: the proxy's user has group 0.
             volumes = ({"name": "parent", "secret": {"secretName": name, "defaultMode": 288}},)
-        init = _variables(both, {*_SET_UP, *_INIT})
+        init = _variables(both, _set_up(request.component))
         kept.append(Kept(spec=spec, volumes=volumes, init={"env": init} if init else {}, main=fields))
     return tuple(kept)
 
