@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.kubernetes import machines
+from lab.kubernetes import machines, network
 from lab.kubernetes.children.keeper import CGROUP, hierarchies
 from lab.kubernetes.cluster import Cluster
 from lab.kubernetes.plan import Plan
@@ -161,3 +161,14 @@ def test_what_a_killed_keeper_left_is_removed_by_the_next(
     assert str(machines.STATE / name) in traces(name)
     assert name in machines.reap()
     assert gone(name) == []
+
+
+def test_without_a_network_plugin_a_node_waits_for_one(make_cluster: Callable[[Plan], Cluster]) -> None:
+    """Whatever network plugins the machine below has: Podman's would be the pods', and the node Ready too soon."""
+    cluster = make_cluster(Plan(nodes=1, cni="none"))
+    assert cluster.node_machines[0].run(["ls", network.CNI_FOLDER]) == ""
+    described = cluster.kubectl("describe", "node", "node-1")
+    assert cluster.ready_nodes() == []
+    assert "cni plugin not initialized" in described
+    network.install_conflist(cluster.node_machines[0], "1.conflist", network.bridge_conflist(["10.128.0.0/24"]))
+    cluster.wait("it is Ready with one", cluster.all_ready, 60)
