@@ -30,7 +30,7 @@ from ipaddress import (
 class NetNamespace:
     """A namespace and the egress IPs it lists, in its order of preference. ``excepted`` are the networks that its pods
     reach directly, as ``except_network`` returns them. ``pool``: where its egress IPs are given from; until there are
-    some nothing leaves.
+    some nothing leaves. ``node_ip``: while there is no usable one, pods leave as without egress IPs (``NodeIP``).
     """
 
     name: str
@@ -38,6 +38,7 @@ class NetNamespace:
     egress_ips: tuple[str, ...] = ()
     excepted: tuple[str, ...] = ()
     pool: str = ""
+    node_ip: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ class Via:
 @dataclass(frozen=True, slots=True)
 class NamespaceDecision:
     """The verdict on one namespace. ``reasons`` say why each of its other IPs is not in ``via``. ``excepted`` are the
-    networks that are reached directly whatever becomes of the rest, IPv4 first; none overlaps another.
+    networks that are reached directly whatever becomes of the rest, IPv4 first; none overlaps another. ``node_ip``: in
+    a family without a usable address pods leave as without egress IPs, instead of not at all.
     """
 
     netid: int
@@ -115,6 +117,7 @@ class NamespaceDecision:
     via: tuple[Via, ...] = ()
     reasons: tuple[str, ...] = ()
     excepted: tuple[str, ...] = ()
+    node_ip: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,8 @@ class Decision:
     assignment: Mapping[str, tuple[str, ...]]
 
 
+#: What becomes of pods while there is no usable egress IP: the words of ``whenUnavailable``, the default first.
+DROP, NODE_IP = "Drop", "NodeIP"
 #: Keys of IPv6 addresses start here, so every IPv4 key is smaller.
 V6 = 1 << 128
 

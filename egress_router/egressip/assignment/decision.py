@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from egress_router.egressip.api import (
+    NODE_IP,
     ClusterState,
     Decision,
     Disposition,
@@ -153,6 +154,7 @@ def decision_json(decision: Decision) -> str:
                     "via": [{"ip": via.ip, "node": via.node} for via in verdict.via],
                     "reasons": list(verdict.reasons),
                     **({"except": list(verdict.excepted)} if verdict.excepted else {}),
+                    **({"whenUnavailable": NODE_IP} if verdict.node_ip else {}),
                 }
                 for name, verdict in sorted(decision.namespaces.items())
             },
@@ -183,7 +185,10 @@ def decision_text(decision: Decision) -> str:
             continue
         dropped = verdict.disposition is Disposition.DROP
         ways = ", ".join(f"{via.ip} on {via.node}" for via in verdict.via)
-        line = f"namespace {name}: {'DROP' if dropped else f'leaves with {ways}'}"
+        unavailable = (
+            "leaves with the address of the pod's node (whenUnavailable: NodeIP)" if verdict.node_ip else "DROP"
+        )
+        line = f"namespace {name}: {unavailable if dropped else f'leaves with {ways}'}"
         rank = 0 if dropped else 1 if verdict.reasons else 3
         blocks.append(
             (rank, [line, *(f"    {text}" for text in (*verdict.reasons, *reached_directly(verdict.excepted)))])

@@ -112,6 +112,7 @@ def evaluate_namespace(index: Index, name: str) -> NamespaceDecision:
         tuple(Via(address_text(key), node) for key, node in sorted(via)),
         tuple(sorted(reasons)),
         tuple(networks_of(span for text in namespace.excepted if (span := network_range(text)) is not None)),
+        namespace.node_ip,
     )
 
 

@@ -27,6 +27,9 @@ def explain(decision: Decision, namespace: str, destination: Address) -> list[st
 
 def _by_egress_ip(verdict: NamespaceDecision, version: int) -> list[str]:
     ways = [f"{via.ip} on {via.node}" for via in verdict.via if ip_address(via.ip).version == version]
+    if not ways and verdict.node_ip:
+        why = f"there is no usable egress IP of IPv{version}, and whenUnavailable is NodeIP"
+        return [f"{_PLAIN}: {why}", *verdict.reasons]
     if not ways:
         return [f"dropped: the namespace has no usable egress IP of IPv{version}", *verdict.reasons]
     chosen = ": each pod keeps one as long as it can" if len(ways) > 1 else ""

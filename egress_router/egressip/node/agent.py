@@ -88,6 +88,8 @@ class Agent:
         self.source_ports = SourcePorts(threads.job, LOGGER.warning, loop.now)
         self._evaluator = Evaluator(follows=True)
         self._planner = Planner()
+        #: Whether a first round of probes has told who is up.
+        self._settled = False
         #: What the decision was made from last: namespaces, nodes, and who was offline.
         self._decided: tuple[object, object, set[str]] = (None, None, set())
         #: The objects as the source gave them last.
@@ -152,6 +154,7 @@ class Agent:
         self._first_round = True
         self._wait(now() + self._prober.round_seconds() * (settings.probe_misses + 1.5))
         self._first_round = False
+        self._settled = True
         self.gateways.assume_unknown_down()
         self._apply()
         self._make_way()
@@ -428,6 +431,7 @@ class Agent:
             frozenset(self.pending()),
             self._draining(),
             dict(self.reassignment.unconfirmed),
+            self._settled,
         )
         return self._planner.plan(inputs, state.pods, self._arp_suppressed(), self.gateways.slots)
 

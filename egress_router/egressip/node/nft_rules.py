@@ -360,7 +360,9 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         None,
         (
             f"meta l4proto {_CONNECTED} ct mark & {mask} vmap @known_paths",
-            "ip saddr vmap @excepted4",
+            f"meta l4proto != {_CONNECTED} ip saddr vmap @excepted4",
+            # A connection whose holder is gone bears the pod's own address as its source until it is cut.
+            f"{ours} != {_hex(marks.value)} ip saddr vmap @excepted4",
             f"ct mark & {mask} vmap @undrained_paths",
             "fib daddr type local accept",
             "ip saddr vmap @path4",
@@ -373,7 +375,9 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         None,
         (
             f"meta l4proto {_CONNECTED} ct mark & {mask} vmap @known_paths",
-            "ip6 saddr vmap @excepted6",
+            f"meta l4proto != {_CONNECTED} ip6 saddr vmap @excepted6",
+            # A connection whose holder is gone bears the pod's own address as its source until it is cut.
+            f"{ours} != {_hex(marks.value)} ip6 saddr vmap @excepted6",
             f"ct mark & {mask} vmap @undrained_paths",
             "fib daddr type local accept",
             "ip6 saddr vmap @path6",

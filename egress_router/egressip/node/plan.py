@@ -27,6 +27,7 @@ from egress_router.egressip.node.marks import LAST_SLOT
 from egress_router.egressip.node.state import Direct, EgressPath, Gateway, NodeState, Remote
 
 _NOTHING: Mapping[int, str] = {}
+_EVERYTHING = {4: ("0.0.0.0/0",), 6: ("::/0",)}
 _Pods = Mapping[tuple[str, str], Pod]
 
 
@@ -81,6 +82,8 @@ class PlanInputs:
     pending: frozenset[str] = frozenset()
     draining: frozenset[str] = frozenset()
     unconfirmed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    #: Whether it is known who is up: before that, nobody leaves with the node's address for want of an egress IP.
+    settled: bool = True
 
 
 class Planner:
@@ -231,12 +234,13 @@ class _Here:
             found = found._replace(translation=own, egress=True)
         if not is_here:
             return found
-        return found._replace(
-            path=self._path(ip, verdict, version, own),
-            egress=True,
-            translating=self._translating(ip, pod.namespace, version),
-            excepted=self._excepted_by(pod.namespace, verdict, version),
-        )
+        path = self._path(ip, verdict, version, own)
+        excepted = self._excepted_by(pod.namespace, verdict, version)
+        if path is Direct.NO_GATEWAY and verdict.node_ip and self.inputs.settled:
+            # Every destination is one that is reached directly, as long as there is no other way.
+            excepted = _EVERYTHING[version]
+        translating = self._translating(ip, pod.namespace, version)
+        return found._replace(path=path, egress=True, translating=translating, excepted=excepted)
 
     def _path(self, ip: str, verdict: NamespaceDecision, version: int, own: str | None) -> EgressPath:
         inputs = self.inputs

@@ -172,6 +172,7 @@ def node_status(
                 "via": [{"ip": via.ip, "node": via.node} for via in verdict.via],
                 "reasons": [_with_known_state(reason, words) for reason in verdict.reasons],
                 "except": list(verdict.excepted),
+                "node_ip": verdict.node_ip,
             }
             for name, verdict in list(known.decision.namespaces.items())
             if verdict.disposition is not Disposition.NORMAL
@@ -227,6 +228,8 @@ def _waits(status: Mapping[str, Any], space: Mapping[str, Any]) -> bool:
 
 
 def _verdict(status: Mapping[str, Any], space: Mapping[str, Any], ways: str) -> str:
+    if space.get("node_ip") and (not ways or _waits(status, space)):
+        return "leaves with the address of the pod's node until it has a usable egress IP (whenUnavailable: NodeIP)"
     if not ways:
         return "DROP"
     return f"DROP until a holder has its address: {ways}" if _waits(status, space) else f"leaves with {ways}"

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from sys import intern
 from typing import Any
 
-from egress_router.egressip.api import address_key, address_text, except_network, family, network_range
+from egress_router.egressip.api import (
+    DROP,
+    NODE_IP,
+    address_key,
+    address_text,
+    except_network,
+    family,
+    network_range,
+)
 from egress_router.errors import Problem, described
 from egress_router.kubernetes.selectors import EVERYTHING, Selector, parse_selector
 
@@ -49,6 +57,8 @@ class EgressIP:
     #: given, see groups.with_given.
     pool: str = ""
     pool_addresses: int = 1
+    #: Whether pods leave as without egress IPs while there is no usable one.
+    node_ip: bool = False
     #: The present status, to write only what differs.
     status: str = ""
 
@@ -232,6 +242,9 @@ def egress_ip(raw: Mapping[str, Any], status_of: Callable[[Mapping[str, Any]], s
     if pool is not None and (not isinstance(pool, str) or not pool or addresses):
         reader.wrong("spec.pool", pool, "cannot be used", "the name of a pool, without spec.egressIPs")
     count = reader.number(reader.spec, "poolAddresses")
+    when = reader.spec.get("whenUnavailable")
+    if when not in (None, DROP, NODE_IP):
+        reader.wrong("spec.whenUnavailable", when, "says nothing that is known", f"{DROP} or {NODE_IP}")
     if not addresses and pool is None:
         reader.wrong("spec.egressIPs", None, "is empty", "such as [192.0.2.45]")
     generation = reader.metadata.get("generation")
@@ -249,6 +262,7 @@ def egress_ip(raw: Mapping[str, Any], status_of: Callable[[Mapping[str, Any]], s
         excepted,
         pool or "",
         1 if count is None else count,
+        when == NODE_IP,
         status_of(reader.status),
     )
 

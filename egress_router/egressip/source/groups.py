@@ -196,7 +196,9 @@ def cluster_state(objects: ApiObjects, pods: Mapping[tuple[str, str], Pod], me: 
     """
     namespaces = {UNSELECTED: NetNamespace(UNSELECTED, 0)}
     for value in objects.egress_ips.values():
-        namespaces[value.name] = NetNamespace(value.name, 0, value.egress_ips, value.excepted, value.pool)
+        namespaces[value.name] = NetNamespace(
+            value.name, 0, value.egress_ips, value.excepted, value.pool, value.node_ip
+        )
     nodes: dict[str, HostSubnet] = {}
     eligible = None if me else Eligibility(objects)
     for node in objects.egress_nodes.values():

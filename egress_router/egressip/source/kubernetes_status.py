@@ -103,6 +103,8 @@ class StatusMaker:
         if not missing:
             return _condition(value, "Ready", True, "AllHeld", "every address is on a node that translates to it")
         message = "; ".join(f"{state.ip}: {state.why}" for state in missing)[:MESSAGE]
+        if value.node_ip:
+            message += "; without a usable address pods leave with those of their nodes (whenUnavailable)"
         if any(state.node is not None for state in states):
             return _condition(value, "Ready", True, "SomeHeld", message)
         return _condition(value, "Ready", False, missing[0].reason, message)

@@ -9,6 +9,8 @@ from typing import Any
 from egress_router.config.inputs import Problems
 from egress_router.config.kubernetes_yaml import YamlError, parse_documents, parse_json
 from egress_router.egressip.api import (
+    DROP,
+    NODE_IP,
     ClusterState,
     HostSubnet,
     NetNamespace,
@@ -116,7 +118,11 @@ def parse_object(file: str, raw: object, problems: Problems) -> ClusterObject | 
 
 def _net_namespace(fields: _Fields) -> NetNamespace:
     netid = fields.number("netid", MAX_NETID, needed=True)
-    return NetNamespace(fields.name, netid or 0, fields.texts("egressIPs"), fields.networks("except"))
+    when = fields.raw.get("whenUnavailable")
+    if when not in (None, DROP, NODE_IP):
+        fields.wrong("whenUnavailable", when, "says nothing that is known", f"{DROP} or {NODE_IP}")
+    listed, excepted = fields.texts("egressIPs"), fields.networks("except")
+    return NetNamespace(fields.name, netid or 0, listed, excepted, node_ip=when == NODE_IP)
 
 
 def _host_subnet(fields: _Fields) -> HostSubnet:

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from egress_router.egressip.node.status import status_text
 from lab import Capture, Host, NoReply
 from tests.egressip.kernel.egress_cluster import talking
 from tests.egressip.kernel.egress_scene import (
@@ -268,6 +269,53 @@ def test_an_agent_that_starts_again_leaves_it_alone(served: Scene, version: int)
         assert open_one.socket.recv(300)
         assert ask_all(scene, scene.client, DIRECT[version]) == {scene.node_address(0, version)}
         assert ask_all(scene, scene.client, SERVICES[version]) == {TOTO[version]}
+
+
+def test_with_the_nodes_address_while_there_is_no_other(served: Scene, version: int) -> None:
+    """`whenUnavailable: NodeIP`, under traffic: each packet has the egress IP or its node's address, and what is open
+    ends when the other one is right.
+    """
+    scene, cluster = served, served.cluster
+    holder = scene.lab.nodes[1]
+    cluster.change("NetNamespace", "toto", whenUnavailable="NodeIP")
+    for node in scene.lab.nodes[:2]:
+        cluster.until(lambda node=node: cluster.ask(node)["namespaces"]["toto"]["node_ip"])  # type: ignore[misc]
+    allowed = {TOTO[version], *(own for _, own in pods(scene, version))}
+    target = SERVICES[version]
+    with scene.lab.capture() as capture, ExitStack() as stack:
+        for pod, _ in pods(scene, version):
+            stack.enter_context(talking(partial(scene.lab.tcp, pod, target, 80, "x", 0.2), 0.05))
+            stack.enter_context(talking(partial(cluster.source_of, pod, target, 0.1)))
+        for pod, _ in pods(scene, version):
+            assert ask_all(scene, pod, target) == {TOTO[version]}, "as long as there is one"
+        with_egress_ip = [stack.enter_context(stream(pod, target, version)) for pod, _ in pods(scene, version)]
+        assert {opened.source() for opened in with_egress_ip} == {TOTO[version]}
+        cluster.holds(holder, *THIRD.values())
+        for pod, own in pods(scene, version):
+            cluster.until(lambda pod=pod, own=own: cluster.source_of(pod, target, 0.2) == own)  # type: ignore[misc]
+            assert ask_all(scene, pod, target) == {own}
+        assert "leaves with the address of the pod's node" in status_text(cluster.ask(scene.lab.nodes[0]))
+        for opened in with_egress_ip:
+            assert ends(opened)
+        direct = [stack.enter_context(stream(pod, target, version)) for pod, _ in pods(scene, version)]
+        assert [opened.source() for opened in direct] == [own for _, own in pods(scene, version)]
+        cluster.holds(holder, *TOTO.values(), *THIRD.values())
+        for pod, _ in pods(scene, version):
+            cluster.until(lambda pod=pod: cluster.source_of(pod, target, 0.2) == TOTO[version])  # type: ignore[misc]
+        for opened in direct:
+            assert ends(opened)
+        assert ask_all(scene, scene.third, target) == {THIRD[version]}
+        assert sources(capture, target) <= {*allowed, THIRD[version]}
+        assert sources(capture, target) >= allowed, "positive control: each was seen"
+
+
+def ends(opened: Stream) -> bool:
+    """Tell whether a connection that cannot go on ends, instead of going on with any source."""
+    try:
+        opened.socket.sendall(b"still here?")
+        return not opened.socket.recv(300)
+    except (ConnectionError, TimeoutError):
+        return True
 
 
 def test_a_forged_source_is_not_excepted(served: Scene, version: int) -> None:

@@ -79,6 +79,8 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("EgressIP", excepting("10.0.0.0/8", "10.1.0.0/16", "2001:db8::/32", "192.0.2.7/32", "2001:db8::7/128")),
     ("EgressIP", excepting("0.0.0.0/0", "::/0")),
     ("EgressIP", excepting(*(f"10.{n}.0.0/16" for n in range(64)))),
+    ("EgressIP", egress_ip(whenUnavailable="NodeIP")),
+    ("EgressIP", egress_ip(whenUnavailable="Drop")),
     ("EgressIP", egress_ip(egressIPs=None, pool="office")),
     ("EgressIP", egress_ip(egressIPs=None, pool="office", poolAddresses=16)),
     ("EgressIPPool", pool({"cidr": "192.0.2.64/28"}, {"start": "192.0.2.100", "end": "192.0.2.120"})),
@@ -92,6 +94,7 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("EgressIP", egress_ip(egressIPs=None), "Required value"),
     ("EgressIP", egress_ip(egressIPs=None), "give egressIPs, or the name of a pool that addresses are given from"),
+    ("EgressIP", egress_ip(whenUnavailable="nodeIP"), 'supported values: "Drop", "NodeIP"'),
     ("EgressIP", egress_ip(pool="office"), "egressIPs and pool exclude each other"),
     ("EgressIP", egress_ip(poolAddresses=2), "poolAddresses goes with pool only"),
     ("EgressIP", egress_ip(egressIPs=None, pool="office", poolAddresses=0), "greater than or equal to 1"),

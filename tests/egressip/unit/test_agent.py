@@ -51,6 +51,21 @@ def test_a_fresh_node_lets_nothing_out_before_it_is_known_who_is_up(node: FakeNo
     assert node.names()[-1] == "stop"
 
 
+def test_a_fresh_node_waits_for_the_first_probes_before_pods_leave_with_its_own_address(tmp_path: Path) -> None:
+    """`whenUnavailable: NodeIP` is for when nobody has the address, not for when nobody was asked yet."""
+    space = replace(ONLY_REMOTE.namespaces["toto"], node_ip=True)
+    node = FakeNode(replace(ONLY_REMOTE, namespaces={"toto": space}), tmp_path)
+    node.health["b"] = GONE
+    node.run(2.0)
+    first, *others = applied(node)
+    assert first.excepted == {}
+    assert others[-1].excepted == {POD: ("0.0.0.0/0",)}
+    up = FakeNode(replace(ONLY_REMOTE, namespaces={"toto": space}), tmp_path)
+    up.health["b"] = UP
+    up.run(2.0)
+    assert all(state.excepted == {} for state in applied(up))
+
+
 def test_an_address_is_checked_then_added_then_translated_to_then_announced(node: FakeNode) -> None:
     node.run(2.0)
     steps = [step for step in node.steps if step[0] in ("check", "add", "announce")]

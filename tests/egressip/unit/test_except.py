@@ -16,7 +16,7 @@ from egress_router.egressip.api import ClusterState, Disposition, HostSubnet, Ne
 from egress_router.egressip.assignment.decision import decide, decision_json, decision_text
 from egress_router.egressip.assignment.explain import explain
 from egress_router.egressip.node.nft_rules import INET, except_chain, node_tables
-from egress_router.egressip.node.plan import node_plan
+from egress_router.egressip.node.plan import PlanInputs, Planner, node_plan
 from egress_router.egressip.node.state import Direct, NodeSettings, NodeState
 from egress_router.egressip.source import api_objects
 from egress_router.egressip.source.api_objects import Unusable
@@ -170,6 +170,60 @@ def test_why_a_destination_is_reached_as_it_is() -> None:
         assert words in explain(decision, namespace, ip_address(address))[0]
 
 
+# whenUnavailable: NodeIP is that everything is reached directly, as long as there is no usable address of the family
+
+
+def unavailable(**nodes: HostSubnet) -> ClusterState:
+    space = NetNamespace("p", 1, ("192.0.2.45", "2001:db8:2::45"), ("10.0.0.0/8",), node_ip=True)
+    return replace(STATE, namespaces={**STATE.namespaces, "p": space}, nodes={**STATE.nodes, **nodes})
+
+
+def test_without_a_usable_address_a_family_leaves_with_that_of_the_node() -> None:
+    state = unavailable()
+    assert plan("a", state).excepted == {HERE: ("10.0.0.0/8",), HERE6: ("::/0",)}, "IPv4 has one"
+    nobody = replace(state, nodes={"a": state.nodes["a"]})
+    assert plan("a", nobody).excepted == {HERE: ("0.0.0.0/0",), HERE6: ("::/0",)}
+    assert plan("a", nobody).paths[HERE] is Direct.NO_GATEWAY, "what has no holder any more is not let out"
+    assert HERE in plan("a", nobody).egress
+    decision = decide(nobody)
+    assert "leaves with the address of the pod's node (whenUnavailable: NodeIP)" in decision_text(decision)
+    assert '"whenUnavailable": "NodeIP"' in decision_json(decision)
+    assert "whenUnavailable is NodeIP" in explain(decision, "p", ip_address("203.0.113.7"))[0]
+
+
+def test_before_it_is_known_who_is_up_nothing_leaves() -> None:
+    nobody = replace(unavailable(), nodes={"a": STATE.nodes["a"]})
+    inputs = PlanInputs("a", nobody.namespaces, nobody.nodes, decide(nobody), {}, frozenset(), settled=False)
+    begun = Planner().plan(inputs, nobody.pods, frozenset(), {})
+    assert begun.excepted == {HERE: ("10.0.0.0/8",)}
+    assert begun.paths[HERE6] is Direct.NO_GATEWAY
+
+
+def test_an_address_of_two_pods_leaves_with_no_address() -> None:
+    nobody = replace(unavailable(), nodes={"a": STATE.nodes["a"]})
+    doubled = replace(nobody, pods={**nobody.pods, ("q", "rival"): Pod("q", "rival", "a", (HERE,))})
+    assert plan("a", doubled).excepted == {HERE6: ("::/0",)}
+
+
+@pytest.mark.parametrize(("word", "expected"), [("NodeIP", True), ("Drop", False), (None, False)])
+def test_the_words_of_when_unavailable(word: str | None, expected: bool) -> None:
+    spec = {"egressIPs": ["192.0.2.45"], "namespaceSelector": {"matchLabels": {"env": "x"}}, "whenUnavailable": word}
+    assert api_objects.egress_ip({"metadata": {"name": "x", "uid": "x"}, "spec": spec}).node_ip is expected
+    line = f"whenUnavailable: {word}\n" if word else ""
+    text = f"kind: NetNamespace\nmetadata: {{name: p}}\nnetid: 1\negressIPs: [192.0.2.45]\n{line}"
+    assert parse_cluster_state({"p.yaml": text}, Problems()).namespaces["p"].node_ip is expected
+
+
+def test_other_words_of_when_unavailable_are_refused() -> None:
+    spec = {"egressIPs": ["192.0.2.45"], "namespaceSelector": {"matchLabels": {"env": "x"}}, "whenUnavailable": "Node"}
+    with pytest.raises(Unusable, match="Drop or NodeIP"):
+        api_objects.egress_ip({"metadata": {"name": "x", "uid": "x"}, "spec": spec})
+    problems = Problems()
+    text = "kind: NetNamespace\nmetadata: {name: p}\nnetid: 1\nwhenUnavailable: nodeip\n"
+    assert not parse_cluster_state({"p.yaml": text}, problems).namespaces
+    assert "Drop or NodeIP" in str(problems.errors[0])
+
+
 # Rules
 
 networks4 = st.builds(
@@ -252,6 +306,9 @@ def test_the_destination_is_looked_at_before_anything_is_decided(version: int) -
     marked = chains[f"restore_path{version}"]
     connected = next(place for place, rule in enumerate(marked) if "vmap @known_paths" in rule)
     assert connected < next(place for place, rule in enumerate(marked) if "@excepted" in rule), "they keep their holder"
+    datagrams, unmarked = [rule for rule in marked if "@excepted" in rule]
+    assert datagrams.startswith("meta l4proto != { tcp, sctp, dccp } ")
+    assert unmarked.startswith("ct mark & 0xf0000000 != 0x20000000 "), "one whose holder is gone has the pod's source"
 
 
 def test_the_same_networks_have_one_chain() -> None:
