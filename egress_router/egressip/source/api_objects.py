@@ -137,10 +137,11 @@ class Labelled:
 
 
 class Unusable(Exception):
-    """An object from which no value can be made."""
+    """An object from which no value can be made. ``instead`` is what counts where there is no earlier value of it."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[Problem], instead: object = None) -> None:
         self.problems = tuple(problems)
+        self.instead = instead
         super().__init__("; ".join(map(str, problems)))
 
 
@@ -249,6 +250,21 @@ def egress_ip(raw: Mapping[str, Any], status_of: Callable[[Mapping[str, Any]], s
         reader.wrong("spec.egressIPs", None, "is empty", "such as [192.0.2.45]")
     generation = reader.metadata.get("generation")
     excepted = reader.excepted()
+    if reader.problems and namespaces is not None and namespaces.requirements:
+        # Its pods are meant to leave with an egress IP or not at all, whatever else it says.
+        raise Unusable(
+            reader.problems,
+            EgressIP(
+                reader.name,
+                reader.uid,
+                str(reader.metadata.get("creationTimestamp") or ""),
+                generation if isinstance(generation, int) else 0,
+                (f"what EgressIP {reader.name} says",),
+                namespaces,
+                pods or EVERYTHING,
+                status=status_of(reader.status),
+            ),
+        )
     reader.done()
     return EgressIP(
         reader.name,

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from egress_router.daemon.threads import Threads
 from egress_router.egressip.api import ClusterState, NetNamespace
@@ -143,7 +143,7 @@ class KubernetesSource:
             except Unusable as error:
                 with self._lock:
                     self._unusable[kind, uid] = error.problems
-                return good.get(uid)
+                return good.get(uid, cast("T | None", error.instead))
             with self._lock:
                 self._unusable.pop((kind, uid), None)
             good[uid] = value

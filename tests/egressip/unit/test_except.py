@@ -125,6 +125,22 @@ def test_an_egress_ip_that_says_something_else_cannot_be_used(destinations: obje
         egress_ip("shop", destinations)
 
 
+def test_what_an_object_that_cannot_be_used_selects_is_dropped() -> None:
+    """A schema that is newer than the agent: its pods must not leave as if nobody had selected them."""
+    with pytest.raises(Unusable) as raised:
+        egress_ip("shop", {"only": ["10.0.0.0/8"]})
+    assert isinstance(raised.value.instead, api_objects.EgressIP)
+    namespace = api_objects.labelled({"metadata": {"name": "web", "uid": "web", "labels": {"env": "x"}}})
+    pod = {"metadata": {"name": "p", "uid": "p", "namespace": "web"}, "spec": {"nodeName": "a"}}
+    value = api_objects.pod({**pod, "status": {"podIP": HERE}})
+    assert value is not None
+    objects = ApiObjects({"shop": raised.value.instead}, namespaces={"web": namespace}, pods={"p": value})
+    state = cluster_state(objects, Grouping().follow(objects), LocalNode("a", ("192.0.2.1",)))
+    planned = plan("a", state)
+    assert planned.paths == {HERE: Direct.NO_GATEWAY}
+    assert planned.egress == {HERE}
+
+
 def plan(me: str, state: ClusterState = STATE, held: tuple[str, ...] = ()) -> NodeState:
     return node_plan(me, state, decide(state), {"b": 1}, frozenset(held))
 
