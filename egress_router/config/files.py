@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MOST_OF_A_KERNEL_FILE = 1 << 20
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -26,6 +30,14 @@ def read_regular(path: Path | str, most: int) -> bytes:
             return file.read(most)
     finally:
         os.close(descriptor)
+
+
+def read_kernel_text(path: str) -> str:
+    """Return what a file of the kernel (proc(5)) says. Raises OSError.
+
+    Without pathlib, which every pod would wait for.
+    """
+    return read_regular(path, _MOST_OF_A_KERNEL_FILE).decode("ascii", "replace")
 
 
 def stamp_of(path: Path) -> tuple[int, int, int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 from egress_router.config.files import read_regular
 from egress_router.config.patterns import pattern
@@ -125,6 +124,9 @@ def read_file_variable(variable: str, path: str, *, regular: bool = True) -> Sou
         if regular:
             data = read_regular(path, MAX_FILE_BYTES + 1)
         else:
+            # Imported here: every pod would wait for it.
+            from pathlib import Path
+
             with Path(path).open("rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:

@@ -12,12 +12,11 @@ from pathlib import Path
 from egress_router.config import fields
 from egress_router.config.fields import Invalid, host_name
 from egress_router.config.inputs import Inputs, Line, Problems, SourceText
+from egress_router.config.run_dir import DEFAULT_RUN_DIR, parse_run_dir
 from egress_router.config.settings import (
-    DEFAULT_RUN_DIR,
     on_off,
     parse_health_port,
     parse_page,
-    parse_run_dir,
     seconds,
     shutdown_delay,
     source_addresses,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from egress_router.config.inputs import Inputs, Problems
+from egress_router.config.run_dir import parse_run_dir
 from egress_router.config.settings import (
     on_off,
     parse_health_port,
     parse_page,
-    parse_run_dir,
     seconds,
     shutdown_delay,
     source_addresses,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from egress_router.config.settings import DEFAULT_RUN_DIR
+from egress_router.config.run_dir import DEFAULT_RUN_DIR
 from egress_router.http_proxy.parent import Parent
 from egress_router.policy.values import ANY_PORT, Address, Ports
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, KNOWN, Inputs, Problems, warn_unknown
-from egress_router.config.settings import parse_log, parse_run_dir
+from egress_router.config.run_dir import parse_run_dir
+from egress_router.config.settings import parse_log
 from egress_router.dns_proxy.by_name.config import VARIABLE as BY_NAME
 from egress_router.dns_proxy.destinations import DnsProxyConfig, parse_dns_proxy
 from egress_router.errors import ConfigurationError

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
+from egress_router.config.files import read_kernel_text
 from egress_router.errors import CapabilityError
 from egress_router.net.netns import may_look_at
 from egress_router.net.oserror import translating
@@ -16,7 +16,7 @@ NUMBERS = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_PTRACE": 19, "SYS_ADMIN": 21}
 def effective() -> frozenset[str]:
     """Return those of NUMBERS that are in the effective set."""
     with translating("read the capabilities of this process"):
-        text = Path("/proc/self/status").read_text()
+        text = read_kernel_text("/proc/self/status")
     for line in text.splitlines():
         if line.startswith("CapEff:"):
             bits = int(line.split()[1], 16)

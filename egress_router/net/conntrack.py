@@ -11,9 +11,9 @@ import struct
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
+from egress_router.config.files import read_kernel_text
 from egress_router.config.values import Address, Protocol
 from egress_router.net.closing import Closing
 from egress_router.net.netlink import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_DUMP, Netlink, attribute, attributes
@@ -108,8 +108,8 @@ _BATCH = 64
 _ADDRESS_SIZE = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}
 _PROTOCOLS = {protocol.number: protocol for protocol in Protocol}
 _COUNT, _LIMIT = "nf_conntrack_count", "nf_conntrack_max"
-_SYSCTL = Path("/proc/sys/net/netfilter")
-_STATISTICS = Path("/proc/net/stat/nf_conntrack")
+_SYSCTL = "/proc/sys/net/netfilter"
+_STATISTICS = "/proc/net/stat/nf_conntrack"
 
 
 class Conntrack(Closing):
@@ -269,7 +269,7 @@ def insert_failures() -> int:
     source port is left; 0 where the kernel does not tell. Of this network namespace, see nf_conntrack_standalone.c.
     """
     try:
-        head, *lines = _STATISTICS.read_text().splitlines()
+        head, *lines = read_kernel_text(_STATISTICS).splitlines()
         column = head.split().index("insert_failed")
         return sum(int(line.split()[column], 16) for line in lines)
     except (OSError, ValueError, IndexError):
@@ -281,7 +281,7 @@ def nothing_tracked() -> bool:
     table that all namespaces share, which takes it some 10 ms.
     """
     try:
-        return int((_SYSCTL / _COUNT).read_text()) == 0
+        return int(read_kernel_text(f"{_SYSCTL}/{_COUNT}")) == 0
     except (OSError, ValueError):
         return False
 
@@ -289,7 +289,7 @@ def nothing_tracked() -> bool:
 def fill() -> tuple[int, int]:
     """Return (tracked connections, the most there can be); zeros where the kernel does not tell."""
     try:
-        return int((_SYSCTL / _COUNT).read_text()), int((_SYSCTL / _LIMIT).read_text())
+        return int(read_kernel_text(f"{_SYSCTL}/{_COUNT}")), int(read_kernel_text(f"{_SYSCTL}/{_LIMIT}"))
     except (OSError, ValueError):
         return 0, 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from egress_router.errors import CapabilityError, EgressRouterError, PlatformError
@@ -18,6 +17,9 @@ _CLONE_NEWNET = 0x40000000
 
 def may_look_at(path: str) -> bool:
     """Whether the permissions suffice to see which namespace ``path`` is (ptrace(2), PTRACE_MODE_READ_FSCREDS)."""
+    # Imported here and below: most pods are given their interface, and wait for what is imported.
+    from pathlib import Path
+
     try:
         Path(path).stat()
     except PermissionError:
@@ -29,6 +31,8 @@ def may_look_at(path: str) -> bool:
 
 def same_namespace(path: str) -> bool:
     """Whether ``path`` is the namespace that we are in. Raises PlatformError when it cannot be looked at."""
+    from pathlib import Path
+
     try:
         theirs, ours = Path(path).stat(), Path(OWN).stat()
     except PermissionError as error:
@@ -44,7 +48,6 @@ def made_in(path: str, make: Callable[[], T]) -> T:
     For opening sockets: a socket stays in the namespace that it was made in. Only for processes with one thread.
     Raises CapabilityError without CAP_SYS_ADMIN, PlatformError when the path is no namespace.
     """
-    # Imported here: most pods are given their interface, and wait for what is imported.
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

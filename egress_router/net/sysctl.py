@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
+from egress_router.config.files import read_kernel_text
 from egress_router.errors import PlatformError
 from egress_router.net.rtnetlink.kernel import RouteNetlink
 from egress_router.net.rtnetlink.values import Link, Sysctl
 
-ROOT = Path("/proc/sys")
+ROOT = "/proc/sys"
 #: linux/ip.h: IPV4_DEVCONF_*
 _IPV4_DEVCONF = {"forwarding": 1, "rp_filter": 8, "arp_announce": 18, "arp_ignore": 19}
 
@@ -16,7 +17,7 @@ _IPV4_DEVCONF = {"forwarding": 1, "rp_filter": 8, "arp_announce": 18, "arp_ignor
 def read_sysctl(item: Sysctl) -> int | None:
     """Return the present value; None when this kernel has no such parameter or it is no number."""
     try:
-        return int((ROOT / item.key).read_text())
+        return int(read_kernel_text(f"{ROOT}/{item.key}"))
     except (OSError, ValueError):
         return None
 
@@ -32,7 +33,7 @@ def set_sysctl(item: Sysctl, kernel: RouteNetlink, link: Link | None) -> str | N
         return None
     try:
         # The first choice: forwarding switches LRO off in the NIC, which the kernel does on this way only.
-        (ROOT / item.key).write_text(str(item.value))
+        _write(f"{ROOT}/{item.key}", item.value)
         reason = ""
     except OSError as error:
         reason = error.strerror or str(error)
@@ -47,3 +48,11 @@ def set_sysctl(item: Sysctl, kernel: RouteNetlink, link: Link | None) -> str | N
     if item.required:
         raise PlatformError(f"{wrong}. {item.fix}".rstrip())
     return wrong
+
+
+def _write(path: str, value: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, str(value).encode())
+    finally:
+        os.close(descriptor)

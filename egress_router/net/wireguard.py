@@ -7,7 +7,6 @@ import struct
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Collection
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from egress_router.config.values import Network
@@ -22,6 +21,7 @@ from egress_router.net.netlink import (
     attribute_values,
     attributes,
 )
+from egress_router.records import dataclass
 
 #: linux/netlink.h, linux/genetlink.h
 _NETLINK_GENERIC = 16

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 
 from egress_router.config.files import read_regular
@@ -18,7 +17,7 @@ from egress_router.redirect.values import Desired, RouterConfig
 Answers = Mapping[HostName, tuple[Address, ...]] | None
 #: Nothing was looked up: what is sent to a name is dropped.
 NONE_YET: Answers = MappingProxyType({})
-RESOLV_CONF = Path("/etc/resolv.conf")
+RESOLV_CONF = "/etc/resolv.conf"
 #: glibc reads no more of a line than 256 bytes, and three name servers.
 MAX_RESOLV_CONF = 1 << 16
 

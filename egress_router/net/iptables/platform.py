@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from egress_router.config.values import Family
 from egress_router.net.families import has_sockets
@@ -17,4 +17,4 @@ def available_families() -> tuple[Family, ...]:
     """Return the families that the kernel offers legacy iptables for. A family without sockets (``ipv6.disable=1``) is
     none of them: nothing of it reaches this machine, and iptables could not be asked.
     """
-    return tuple(family for family in Family if Path(NAMES_FILES[family]).exists() and has_sockets(family))
+    return tuple(family for family in Family if os.access(NAMES_FILES[family], os.F_OK) and has_sockets(family))

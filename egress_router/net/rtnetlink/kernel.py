@@ -7,11 +7,11 @@ that passes the same contract tests.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -43,7 +43,6 @@ from egress_router.net.rtnetlink.values import (
     Route,
     Vxlan,
 )
-from egress_router.net.wireguard import MISSING
 
 _NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
@@ -309,6 +308,9 @@ class Rtnetlink(Closing):
             self._netlink.change(request, _NEWLINK, NLM_F_CREATE | NLM_F_EXCL, f"create {name}")
         except NetlinkError as error:
             if error.code == errno.EOPNOTSUPP:
+                # Imported here: every pod waits for what its init container imports.
+                from egress_router.net.wireguard import MISSING
+
                 raise PlatformError(MISSING) from error
             raise
 
@@ -325,7 +327,7 @@ class Rtnetlink(Closing):
 
     def without_own_addresses(self, link: Link) -> None:
         """See RouteNetlink. By netlink, which works where /proc/sys is read-only."""
-        if not Path("/proc/net/if_inet6").exists():
+        if not os.access("/proc/net/if_inet6", os.F_OK):
             return
         mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_MODE_NONE]))
         spec = attribute(_IFLA_AF_SPEC | NLA_F_NESTED, attribute(socket.AF_INET6 | NLA_F_NESTED, mode))

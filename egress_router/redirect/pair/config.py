@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from ipaddress import IPv4Address
 
 from egress_router.config import fields
 from egress_router.config.fields import Invalid
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.config.settings import parse_run_dir
+from egress_router.config.patterns import pattern
 from egress_router.config.values import Family, Interface
 from egress_router.redirect.pair.values import DEFAULT_INTERVAL, PairConfig
 
 VARIABLE = "EGRESS_PAIR"
 _SETTINGS = ("EGRESS_PAIR_PRIORITY", "EGRESS_PAIR_INTERVAL", "EGRESS_PAIR_ADDRESS")
-_NUMBER = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
-_INTERVAL = re.compile(r"([1-9][0-9]{0,3})(ms|s)", re.ASCII)
+_NUMBER = r"[1-9][0-9]{0,2}"
+_INTERVAL = r"([1-9][0-9]{0,3})(ms|s)"
 #: VRRP counts hundredths of a second (RFC 9568, 5.2.7).
 _STEP, _LEAST, _MOST = 10, 20, 1000
 EXPECTED_PRIORITY = "1 to 100; whoever has the highest one takes the address"
@@ -32,6 +31,9 @@ def parse_pair(inputs: Inputs, problems: Problems, sources: dict[Family, Interfa
             if value := inputs.value(name):
                 problems.error(name, None, value, f"is not used without {VARIABLE}", f"{VARIABLE}, or no {name}")
         return None
+    # Imported here: few routers have a twin, and every pod would wait for pathlib.
+    from egress_router.config.run_dir import parse_run_dir
+
     number = _number(inputs, problems, VARIABLE, 0, 255, "the VRRP virtual router, 1 to 255, of this pair alone")
     return PairConfig(
         number=number,
@@ -46,7 +48,7 @@ def _number(inputs: Inputs, problems: Problems, variable: str, default: int, mos
     text = inputs.value(variable)
     if text is None:
         return default
-    if not _NUMBER.fullmatch(text) or int(text) > most:
+    if not pattern(_NUMBER).fullmatch(text) or int(text) > most:
         problems.error(variable, None, text, f"is not a number from 1 to {most}", expected)
         return default
     return int(text)
@@ -57,7 +59,7 @@ def _interval(inputs: Inputs, problems: Problems) -> float:
     text = inputs.value(variable)
     if text is None:
         return default
-    match = _INTERVAL.fullmatch(text)
+    match = pattern(_INTERVAL).fullmatch(text)
     milliseconds = int(match[1]) * (1000 if match[2] == "s" else 1) if match else 0
     if not _LEAST <= milliseconds <= _MOST or milliseconds % _STEP:
         problems.error(variable, None, text, "is no interval of adverts", EXPECTED_INTERVAL)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from egress_router.config.settings import DEFAULT_RUN_DIR
 from egress_router.config.values import Address
-from egress_router.records import dataclass
+from egress_router.records import dataclass, field
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Where VRRP's adverts go (RFC 9568, 5.1.1.2), with a TTL of 255 that no router lets pass.
 GROUP = IPv4Address("224.0.0.18")
@@ -34,6 +36,13 @@ class Role(StrEnum):
     FAULT = "fault"
 
 
+def _default_directory() -> Path:
+    # Imported here: few routers have a twin, and every pod would wait for pathlib.
+    from egress_router.config.run_dir import DEFAULT_RUN_DIR
+
+    return DEFAULT_RUN_DIR
+
+
 @dataclass(frozen=True, slots=True)
 class PairConfig:
     """One of several routers with one EGRESS_SOURCE. ``number`` is VRRP's virtual router (VRID), ``priority`` 1 to 100,
@@ -45,7 +54,7 @@ class PairConfig:
     priority: int = 50
     interval: float = DEFAULT_INTERVAL
     address: IPv4Address | None = None
-    directory: Path = DEFAULT_RUN_DIR
+    directory: Path = field(default_factory=_default_directory)
 
     @property
     def sources(self) -> IPv4Network:

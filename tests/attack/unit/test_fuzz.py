@@ -21,7 +21,7 @@ from egress_router.config import fields
 from egress_router.config.inputs import Inputs, Problems, load_inputs, parse_env_file
 from egress_router.config.kubernetes_yaml import YamlError, parse_documents, parse_json
 from egress_router.config.mounts import mount_points
-from egress_router.config.settings import parse_run_dir
+from egress_router.config.run_dir import parse_run_dir
 from egress_router.config.yaml_edit import set_list
 from egress_router.dns.resolv_conf import nameservers, parse_hosts, parse_resolv_conf
 from egress_router.dns_proxy.destinations import parse_dns_proxy

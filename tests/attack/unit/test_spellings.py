@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_router.config.inputs import Inputs, Problems
-from egress_router.config.settings import parse_run_dir
+from egress_router.config.run_dir import parse_run_dir
 from egress_router.egressip.node.cluster_networks import cluster_networks
 from egress_router.egressip.node.guard import guard_script
 from tests.cli.unit.conftest import CommandLine, cli
