@@ -569,12 +569,12 @@ class Agent:
             reasons.append(f"not claimed yet: {', '.join(self._pending_here) or 'the first round of probes runs'}")
         return reasons
 
-    def drain(self, grace: float) -> None:
-        """Start a drain; wait for connections for so many seconds from now."""
+    def drain(self, grace: float, *, by_api: bool = False) -> None:
+        """Start a drain; wait for connections for so many seconds from now. ``by_api``: see NodeDrain.start."""
         if not self.node_drain.draining:
             # A node that has just begun to send here has not said so yet.
             self._listens_since = self.loop.now()
-        self.node_drain.start(grace)
+        self.node_drain.start(grace, by_api=by_api)
         self._changed = True
 
     def undrain(self) -> None:

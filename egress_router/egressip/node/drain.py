@@ -50,7 +50,7 @@ class NodeDrain:
         #: When the next count is due.
         self.due = 0.0
         #: Until when connections are waited for; None: no drain.
-        self.until = _read(path)
+        self.until, self.by_api = _read(path)
         self._over_since: float | None = None
         #: Connections that leave with this node's addresses, by the address of their pod; None: not known.
         self.left: Counter[str] | None = None
@@ -60,13 +60,15 @@ class NodeDrain:
         """Whether a drain is under way or done."""
         return self.until is not None
 
-    def start(self, grace: float) -> None:
-        """Begin, or wait for so many seconds from now; raises nothing."""
-        self.until = self._now() + grace
+    def start(self, grace: float, *, by_api: bool = False) -> None:
+        """Begin, or wait for so many seconds from now; raises nothing. ``by_api``: an EgressNode asks for it, and may
+        have taken it back when an agent starts again.
+        """
+        self.until, self.by_api = self._now() + grace, by_api
         self.due = 0.0
         try:
             hidden = self._path.with_name(f".{self._path.name}.new")
-            hidden.write_text(json.dumps({"boot": _boot(), "until": self.until}))
+            hidden.write_text(json.dumps({"boot": _boot(), "until": self.until, "api": by_api}))
             hidden.replace(self._path)
         except OSError as error:
             self._log(f"an agent that starts again will not know of the drain: {self._path}: {error.strerror}")
@@ -74,6 +76,7 @@ class NodeDrain:
     def end(self) -> None:
         """Take traffic again."""
         self.until = self.left = self._over_since = None
+        self.by_api = False
         self._counted_once = False
         self._flows = Drain()
         try:
@@ -151,10 +154,12 @@ def _boot() -> str:
     return _BOOT.read_text().strip()
 
 
-def _read(path: Path) -> float | None:
-    """Return until when an agent before this one wanted to wait; None when it drained nothing."""
+def _read(path: Path) -> tuple[float | None, bool]:
+    """Return until when an agent before this one wanted to wait, None when it drained nothing; and whether an
+    EgressNode had asked for it.
+    """
     try:
         found = json.loads(read_regular(path, 1 << 12))
-        return float(found["until"]) if found["boot"] == _boot() else None
+        return (float(found["until"]), found.get("api") is True) if found["boot"] == _boot() else (None, False)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+        return None, False

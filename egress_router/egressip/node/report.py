@@ -49,9 +49,10 @@ class NodeReporter:
             agent.node_drain.draining,
             agent.drained(),
             None if left is None else left.total(),
+            agent.node_drain.by_api,
         )
 
     def drain(self, wanted: bool) -> None:
-        """Start or end a drain, as spec.drain of the EgressNode says."""
+        """Start or end a drain, as the EgressNode says."""
         agent = self._agent
-        agent.loop.post(partial(agent.drain, GRACE) if wanted else agent.undrain)
+        agent.loop.post(partial(agent.drain, GRACE, by_api=True) if wanted else agent.undrain)

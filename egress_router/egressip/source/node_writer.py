@@ -35,6 +35,8 @@ class NodeReport:
     draining: bool = False
     drained: bool = False
     connections: int | None = None
+    #: The EgressNode asked for the drain: of an agent before this one, too.
+    drain_by_api: bool = False
 
 
 def node_status(report: NodeReport) -> dict[str, Any]:
@@ -91,7 +93,7 @@ class NodeWriter:
         self._since: dict[str, tuple[str, str]] = {}
         self._next = 0.0
         self._announced: dict[str, tuple[str, ...]] = {}
-        self._wanted_drain = False
+        self._wanted_drain: bool | None = None
         self.writes = 0
         #: Its thread.
         self.loop = WriteLoop(self.turn, every=LOOK, log=log)
@@ -102,6 +104,9 @@ class NodeWriter:
         own = next((node for node in self._source.egress_nodes.objects().values() if node.name == self._node), None)
         if own is not None:
             wanted = own.drain or own.cordoned
+            if self._wanted_drain is None:
+                # What was asked for may have been taken back while no agent ran.
+                self._wanted_drain = report.drain_by_api
             if wanted != self._wanted_drain:
                 self._wanted_drain = wanted
                 self._drain(wanted)

@@ -54,6 +54,9 @@ def test_an_agent_that_starts_again_goes_on(tmp_path: Path) -> None:
     second = loop.hand_over(path)
     assert second.draining
     assert second.until == first.until
+    assert not second.by_api
+    first.start(100.0, by_api=True)
+    assert loop.hand_over(path).by_api
     second.end()
     assert not loop.hand_over(path).draining
     assert list(tmp_path.iterdir()) == []
@@ -116,7 +119,7 @@ def test_the_next_turn_is_a_look_or_the_end_of_the_grace(tmp_path: Path) -> None
 
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     Loop().hand_over(tmp_path / "node.drain").start(5.0)
-    assert json.loads((tmp_path / "node.drain").read_text()).keys() == {"boot", "until"}
+    assert json.loads((tmp_path / "node.drain").read_text()).keys() == {"boot", "until", "api"}
 
 
 def test_a_look_that_fails_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

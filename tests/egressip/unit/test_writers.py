@@ -251,6 +251,21 @@ def test_an_agent_whose_node_is_cordoned_hands_over_until_both_are_taken_back() 
     assert node.drains == [True, False]
 
 
+def test_an_agent_that_starts_again_hears_that_the_drain_was_taken_back() -> None:
+    node = Node(draining=True, drain_by_api=True)
+    node.writer.turn(100.0)
+    assert node.drains == [False]
+    # One that an operator asked for on the node goes on.
+    node = Node(draining=True)
+    node.writer.turn(100.0)
+    assert node.drains == []
+    # And what is still wanted needs no second word.
+    node = Node(draining=True, drain_by_api=True)
+    node.own(drain=True)
+    node.writer.turn(100.0)
+    assert node.drains == []
+
+
 class Waits:
     """Stands in for the wait between two turns: notes how long it would be, and ends after so many."""
 
