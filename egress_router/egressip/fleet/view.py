@@ -228,9 +228,11 @@ def redacted(fleet: Fleet) -> Fleet:
 
 
 def _namespace(name: str, verdict: NamespaceDecision, pods: int) -> NamespaceRow:
-    dropped = verdict.disposition is Disposition.DROP
+    dropped = verdict.disposition is Disposition.DROP and not verdict.node_ip
     level = Level.CUT_OFF if dropped else Level.DEGRADED if verdict.reasons else Level.FINE
     state = "its traffic is dropped" if dropped else "leaves; an address is missing" if verdict.reasons else "leaves"
+    if verdict.disposition is Disposition.DROP and verdict.node_ip:
+        state = "leaves with the addresses of its pods' nodes; no egress IP is usable"
     return NamespaceRow(name, level, state, tuple((via.ip, via.node) for via in verdict.via), pods, verdict.reasons)
 
 

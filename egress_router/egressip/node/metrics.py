@@ -16,7 +16,7 @@ from egress_router.daemon.metrics import common
 from egress_router.egressip.health import Health
 from egress_router.egressip.node.agent import Agent
 from egress_router.egressip.node.source_ports import MOST_REMOTES, PORTS
-from egress_router.egressip.node.state import NodeState, Remote
+from egress_router.egressip.node.state import NodeState
 from egress_router.net.conntrack import insert_failures
 
 _PREFIX = "egress_router_node_"
@@ -53,7 +53,7 @@ class NodeCollector(Collector):
         yield legs
         spaces = Counter(verdict.disposition.value for verdict in list(known.decision.namespaces.values()))
         yield labelled("namespaces", "Namespaces by what happens to their traffic.", "disposition", spaces)
-        ways = Counter("through" if isinstance(path, Remote) else path.value for path in list(applied.paths.values()))
+        ways = Counter(map(applied.way, list(applied.paths)))
         yield labelled("pods", "Addresses of this node's pods by the way they leave.", "way", ways)
         yield counter(
             "dropped_packets",

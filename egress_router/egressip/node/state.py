@@ -126,3 +126,10 @@ class NodeState:
     duplicate_pod_ips: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     translating_nodes: Mapping[str, frozenset[int]] = field(default_factory=dict)
     excepted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def way(self, pod: str) -> str:
+        """Return the way of a local pod address in one word: through (another node), or a value of Direct."""
+        path = self.paths[pod]
+        if path is Direct.NO_GATEWAY and self.excepted.get(pod) in (("0.0.0.0/0",), ("::/0",)):
+            return Direct.NODE_ADDRESS.value
+        return "through" if isinstance(path, Remote) else path.value

@@ -207,6 +207,14 @@ def test_without_a_usable_address_a_family_leaves_with_that_of_the_node() -> Non
     assert "whenUnavailable is NodeIP" in explain(decision, "p", ip_address("203.0.113.7"))[0]
 
 
+def test_the_figures_count_pods_by_what_they_really_do() -> None:
+    nobody = plan("a", replace(unavailable(), nodes={"a": STATE.nodes["a"]}))
+    assert {ip: nobody.way(ip) for ip in nobody.paths} == {HERE: "normal", HERE6: "normal", PLAIN: "normal"}
+    usual = plan("a", replace(STATE, nodes={"a": STATE.nodes["a"]}))
+    assert usual.way(HERE) == "drop", "some destinations are excepted, not all"
+    assert plan("a").way(HERE) == "through"
+
+
 def test_before_it_is_known_who_is_up_nothing_leaves() -> None:
     nobody = replace(unavailable(), nodes={"a": STATE.nodes["a"]})
     inputs = PlanInputs("a", nobody.namespaces, nobody.nodes, decide(nobody), {}, frozenset(), settled=False)

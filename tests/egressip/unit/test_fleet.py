@@ -50,6 +50,19 @@ def view(cluster: ClusterState, offline: tuple[str, ...] = (), history: History 
     return fleet_view(cluster, decide(cluster, offline), health, history or History(), NOW)
 
 
+def test_who_leaves_with_the_nodes_address_is_not_cut_off() -> None:
+    """`whenUnavailable: NodeIP`."""
+    cluster = state()
+    bank = replace(cluster.namespaces["bank"], node_ip=True)
+    fleet = view(replace(cluster, namespaces={**cluster.namespaces, "bank": bank}))
+    (row,) = [row for row in fleet.namespaces if row.name == "bank"]
+    assert (row.level, row.state) == (
+        Level.DEGRADED,
+        "leaves with the addresses of its pods' nodes; no egress IP is usable",
+    )
+    assert fleet.pods_cut_off == 0
+
+
 def test_what_is_cut_off_comes_first() -> None:
     fleet = view(state(), ("node-2",))
     assert fleet.level is Level.CUT_OFF
