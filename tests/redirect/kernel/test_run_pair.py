@@ -89,12 +89,28 @@ def _stop_keepalived(_: RouterPair, active: LiveRouter) -> None:
     os.kill(descendants(active.process.pid)[-1], signal.SIGKILL)
 
 
+def _freeze(_: RouterPair, active: LiveRouter) -> None:
+    """A node that stands still, as a virtual machine that is moved."""
+    _send_all(active, signal.SIGSTOP)
+
+
+def _thaw(_: RouterPair, active: LiveRouter) -> None:
+    _send_all(active, signal.SIGCONT)
+
+
+def _send_all(router: LiveRouter, number: signal.Signals) -> None:
+    assert router.process is not None
+    for pid in (router.process.pid, *descendants(router.process.pid)):
+        os.kill(pid, number)
+
+
 FAULTS = {
     "kill": Fault(lambda _, active: kill(active)),
     "power": Fault(_unplug, _plug),
     "split": Fault(_split, _mend_switch),
     "gateway": Fault(_lose_gateway, _mend_switch),
     "keepalived": Fault(_stop_keepalived),
+    "freeze": Fault(_freeze, _thaw),
     "leaving": Fault(lambda _, active: active.signal(signal.SIGTERM)),
 }
 
@@ -245,6 +261,43 @@ def test_what_a_pair_says_and_does_in_peace_and_in_trouble(routers: RouterPair, 
     time.sleep(1)
     assert status(active)["pair"]["changes"] == changes
     assert SOURCE4 not in standby.host.ip("address show")
+
+
+@pytest.mark.parametrize("backend", ["nftables"])
+def test_priorities_addresses_and_numbers(make_lab: Callable[..., Lab], backend: str, tmp_path: Path) -> None:
+    """The highest priority takes the address when it comes; adverts bear EGRESS_PAIR_ADDRESS; two pairs, one number."""
+    with short_directory() as directory:
+        routers = RouterPair(make_lab(nodes=3, shape="bridge"), backend, tmp_path, directory)
+        first, second = routers.routers
+        first.env["EGRESS_PAIR_ADDRESS"] = "192.0.2.201"
+        second.env |= {"EGRESS_PAIR_ADDRESS": "192.0.2.202", "EGRESS_PAIR_PRIORITY": "60"}
+        first.start()
+        routers.until(lambda: routers.role(first) == "active", "the first one is active")
+        with routers.lab.capture() as capture:
+            second.start()
+            routers.until(lambda: routers.role(second) == "active", "the second one takes the address")
+            routers.until(lambda: routers.role(first) == "standby", "the first one knows")
+            routers.until(lambda: peer_address(first) == "192.0.2.202", "by the second one's adverts")
+        sources = {str(packet.src) for packet in capture.packets if str(packet.dst) == "224.0.0.18"}
+        assert sources == {"192.0.2.201", "192.0.2.202"}
+        assert "has the lower priority" in status(second)["pair"]["why"]
+
+        # Without the best one the other takes it, and gives it back.
+        second.signal(signal.SIGTERM)
+        assert second.wait() == 0
+        routers.until(lambda: routers.role(first) == "active", "the first one takes it")
+        assert "has stopped" in status(first)["pair"]["why"]
+
+        # One of another pair with the same number: neither gives way.
+        second.env["EGRESS_SOURCE"] = "192.0.2.47"
+        second.env["EGRESS_GATEWAY"] = "192.0.2.1"
+        second.swap("80 tcp 203.0.113.25\n")
+        second.start()
+        routers.until(lambda: routers.role(second) == "active", "the other pair has its own active one")
+        for router, other in ((first, second), (second, first)):
+            said = f"{other.macvlan_mac} uses EGRESS_PAIR=46 for another EGRESS_SOURCE"
+            routers.until(lambda said=said, router=router: said in page(router, "/readyz")[1], "it is named")  # type: ignore[misc]
+            assert routers.role(router) == "active"
 
 
 def send_often(connection: socket.socket) -> None:
