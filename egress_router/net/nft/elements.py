@@ -77,7 +77,8 @@ class NftSocket(Closing):
     def has(self, table: str) -> bool:
         """Whether there is a table of that name. A hundredth of what nft takes to say so."""
         try:
-            self._netlink.get(_head(table), _GET_TABLE, f"look for the nftables table {table}")
+            # It answers with the table, which is of no interest.
+            list(self._netlink.stream(_GET_TABLE, NLM_F_ACK, _head(table), f"look for the nftables table {table}"))
         except NetlinkError as error:
             if error.code != errno.ENOENT:
                 raise

@@ -29,6 +29,8 @@ from egress_router.net.netlink import (
     NetlinkError,
     attribute,
     attributes,
+    encoded,
+    ifaddrmsg,
 )
 from egress_router.net.rtnetlink import messages
 from egress_router.net.rtnetlink.values import (
@@ -166,7 +168,7 @@ class Rtnetlink(Closing):
 
     def links(self) -> tuple[Link, ...]:
         """See RouteNetlink."""
-        found = self._netlink.dump(messages.links_request(), _GETLINK, "list the interfaces")
+        found = self._netlink.dump(messages.link_message(), _GETLINK, "list the interfaces")
         return tuple(map(messages.link_of, found))
 
     def link(self, name: str) -> Link | None:
@@ -188,8 +190,9 @@ class Rtnetlink(Closing):
 
     def _names(self) -> dict[int, str]:
         """Return the names of the links by index, without taking the messages apart: there may be thousands."""
+        head = struct.pack("=BxHiII", 0, 0, 0, 0, 0)
         found = {}
-        for _, _, data in self._netlink.stream(_GETLINK, NLM_F_DUMP, messages.links_request(), "list the interfaces"):
+        for _, _, data in self._netlink.stream(_GETLINK, NLM_F_DUMP, head, "list the interfaces"):
             (index,) = struct.unpack_from("=i", data, _INDEX_AT)
             for type_, start, end in attributes(data, _LINK_ATTRIBUTES_AT, len(data)):
                 if type_ == _IFLA_IFNAME:
@@ -197,7 +200,9 @@ class Rtnetlink(Closing):
         return found
 
     def _addresses(self, names: dict[int, str], index: int = 0) -> tuple[LinkAddress, ...]:
-        dump = self._netlink.dump(messages.addresses_request(index), _GETADDR, "list the addresses")
+        request = ifaddrmsg()
+        request["index"] = index
+        dump = self._netlink.dump(request, _GETADDR, "list the addresses")
         found = (messages.address_of(message, names) for message in dump)
         return tuple(item for item in found if item is not None)
 
@@ -273,8 +278,8 @@ class Rtnetlink(Closing):
         times a second: what it says is put together once. Raises as ``add_route`` does.
         """
         flags = NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK
-        requests = [(_NEWADDR, flags, messages.address_message(link, item)) for item in addresses]
-        requests += [(_NEWROUTE, flags, messages.route_message(route, link.index)) for route in routes]
+        requests = [(_NEWADDR, flags, encoded(messages.address_message(link, item))) for item in addresses]
+        requests += [(_NEWROUTE, flags, encoded(messages.route_message(route, link.index))) for route in routes]
         return lambda: self._netlink.change_all(requests, f"renew addresses and routes of {link.name}")
 
     def add_rule(self, rule: PolicyRule) -> None:
@@ -331,11 +336,12 @@ class Rtnetlink(Closing):
             return
         mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_MODE_NONE]))
         spec = attribute(_IFLA_AF_SPEC | NLA_F_NESTED, attribute(socket.AF_INET6 | NLA_F_NESTED, mode))
-        self._netlink.change(messages.link_message(link.index) + spec, _NEWLINK, 0, f"prepare {link.name}")
+        self._netlink.change(messages.link_message(link.index), _NEWLINK, 0, f"prepare {link.name}", extra=spec)
 
     def set_up(self, link: Link) -> None:
         """See RouteNetlink."""
-        request = messages.link_message(link.index, flags=messages.IFF_UP)
+        request = messages.link_message(link.index)
+        request["flags"] = request["change"] = messages.IFF_UP
         self._netlink.change(request, _NEWLINK, 0, f"set {link.name} up")
         end = time.monotonic() + _CARRIER_SECONDS
         while not ((now := self.link(link.name)) and now.lower_up):
@@ -348,7 +354,7 @@ class Rtnetlink(Closing):
         conf = attribute(_IFLA_INET_CONF | NLA_F_NESTED, attribute(number, struct.pack("=I", value)))
         spec = attribute(_IFLA_AF_SPEC | NLA_F_NESTED, attribute(socket.AF_INET | NLA_F_NESTED, conf))
         doing = f"set IPv4 parameter {number} of {link.name} to {value}"
-        self._netlink.change(messages.link_message(link.index) + spec, _SETLINK, 0, doing)
+        self._netlink.change(messages.link_message(link.index), _SETLINK, 0, doing, extra=spec)
 
 
 def own_addresses() -> tuple[Address, ...]:
