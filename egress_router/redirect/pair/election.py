@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -44,6 +45,11 @@ class Election:
     def prepare(self, interface: str, source: IPv4Address, identity: IPv4Address) -> None:
         """Write the files and have keepalived judge them. Raises PlatformError."""
         place = self._place
+        if shutil.which(place.command[0]) is None:
+            raise PlatformError(
+                f"{place.command[0]}, by which EGRESS_PAIR elects who has the address, is not installed; the images do "
+                "not have it (docs/pair.md, What it needs)"
+            )
         text = keepalived_conf(self._pair, interface, source, identity, place)
         try:
             place.directory.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_address
+from pathlib import Path
 
 import pytest
 
 from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.values import Family, PortRange, Protocol
+from egress_router.errors import PlatformError
 from egress_router.manifests.pod import parse_pod
 from egress_router.net.rtnetlink.values import LinkAddress, Observed
 from egress_router.net.vrrp import Advert, parsed_advert
@@ -18,6 +20,7 @@ from egress_router.redirect.iptables_rules import iptables_tables
 from egress_router.redirect.network_drift import network_drift
 from egress_router.redirect.network_state import EGRESS_TABLE
 from egress_router.redirect.nft_rules import nft_table
+from egress_router.redirect.pair.election import Election
 from egress_router.redirect.pair.keepalived import Place, keepalived_conf, told_role
 from egress_router.redirect.pair.lease import only_renewals
 from egress_router.redirect.pair.state import PairState, Peer
@@ -27,6 +30,7 @@ from egress_router.redirect.run_config import parse_run
 from egress_router.redirect.values import Mode, Redirect, Ruleset, RunConfig, Translation
 from tests.redirect.unit.kernel_routes import apply, steps
 from tests.redirect.unit.test_connections import CONNECTION
+from tests.support.fake_loop import fake_loop
 from tests.support.pods import BRIDGED, EGRESS, config
 
 ENV = {
@@ -148,6 +152,20 @@ def test_keepalived_is_told_who_we_are_and_nothing_about_the_address() -> None:
     ):
         assert line in lines, line
     assert "192.0.2.46" not in text
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"), [(True, "mount an emptyDir at /dev/null, or name another"), (False, "keepalived, by which")]
+)
+def test_what_keeps_keepalived_from_running_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool, said: str
+) -> None:
+    if installed:
+        (tmp_path / "keepalived").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    election = Election(PairConfig(46, directory=Path("/dev/null")), fake_loop(), lambda *_: None)
+    with pytest.raises(PlatformError, match=said):
+        election.prepare("macvlan0", IPv4Address("169.254.7.1"), IPv4Address("127.1.2.3"))
 
 
 @pytest.mark.parametrize(
