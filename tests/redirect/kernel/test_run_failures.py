@@ -60,7 +60,7 @@ def test_an_endpoint_that_fails_is_started_again(router: LiveRouter) -> None:
 
 
 def test_a_page_that_fails_is_answered_and_logged(router: LiveRouter) -> None:
-    router.program = ("tests.support.failing", "egress_router.redirect.daemon:Reconciler.counters", "1")
+    router.program = ("tests.support.failing", "egress_router.redirect.metrics:RouterCollector.collect", "1")
     router.start()
     endpoint = Endpoint(router.client, str(router.host.addresses[4]))
     assert endpoint.get("/metrics") == (500, "the page could not be made; see the log\n")
