@@ -35,9 +35,11 @@ log = logging.getLogger(__name__)
 #: Of the thread, as /healthz names it.
 NAME = "one-family"
 PORT = 53
-#: Names that are looked up at the same time, and questions that wait for one of them. More get no answer: who asks
-#: asks again.
+#: Names that are looked up or wait for it, and questions that wait for one of them. More get no answer: who asks asks
+#: again.
 MOST, MOST_WAITING = 1000, 256
+#: Names that are asked about at the same time: each takes a descriptor, and a process may have 1,024.
+PARALLEL = 256
 #: Addresses of an answer: 14 kB, and Squid takes 16.
 MOST_ADDRESSES = 512
 #: Questions that are read before something else has its turn.
@@ -63,6 +65,7 @@ class OneFamily:
         self._thread: LoopThread | None = None
         self._waiting: dict[HostName, list[tuple[dns.message.Message, Asker]]] = {}
         self._look_ups: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(PARALLEL)
 
     def start(self, resolver: Resolver, beat: Callable[[], None] = lambda: None) -> None:
         """Answer, in a thread of its own; ``beat`` is its heartbeat, called every second."""
@@ -129,7 +132,8 @@ class OneFamily:
         assert self._resolver is not None  # noqa: S101
         replies: list[CandidateReplies] = []
         try:
-            replies = await self._resolver.resolve(name, [self.family])
+            async with self._slots:
+                replies = await self._resolver.resolve(name, [self.family])
         except Exception:
             # One strange reply must not end the answers for all other names.
             log.exception("%s: looking it up failed unexpectedly", name)

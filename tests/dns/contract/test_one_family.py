@@ -183,6 +183,19 @@ def test_names_in_flight_are_bounded(
     assert answered(ask(question(kind="A"))) == ("NOERROR", [])
 
 
+def test_descriptors_are_bounded(known: Known, ask: Asker, server: OneFamily) -> None:
+    for number in range(one_family.PARALLEL + 20):
+        ask(question(f"slow{number}.example."), 0.001)
+    assert ask(question("late.example."), 0.3) is None
+    assert len([name for name in known.asked if name.startswith("slow")]) == one_family.PARALLEL
+    assert server._thread is not None
+    server._thread.call(known.slow.set)
+    answers = {
+        str(answer.question[0].name) for answer in (ask(b"", 1) for _ in range(one_family.PARALLEL + 21)) if answer
+    }
+    assert "late.example." in answers
+
+
 def test_a_port_that_somebody_has_everywhere_is_an_error(port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("0.0.0.0", port))
