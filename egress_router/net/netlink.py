@@ -10,8 +10,9 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from importlib import import_module
 from importlib.machinery import PathFinder
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from egress_router.errors import CapabilityError, PlatformError
@@ -270,9 +271,43 @@ def _bare_package() -> ModuleType:
     return package
 
 
+def _stand_ins() -> dict[str, ModuleType]:
+    """Return what ``pyroute2.config`` asks while it is imported, in place of modules that nobody has loaded: processes
+    and their queues, which the message classes do not use (who does gets the true ones), and what machine this is.
+    """
+
+    def later(name: str) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            return getattr(import_module("multiprocessing"), name)(*args, **named)
+
+        return call
+
+    system = os.uname()
+    found = {
+        "multiprocessing": {name: later(name) for name in ("Pipe", "Queue", "Process")},
+        "platform": {
+            "uname": lambda: SimpleNamespace(
+                system=system.sysname,
+                node=system.nodename,
+                release=system.release,
+                version=system.version,
+                machine=system.machine,
+            ),
+            "machine": lambda: system.machine,
+            "architecture": lambda **_: (f"{struct.calcsize('P') * 8}bit", ""),
+        },
+    }
+    modules = {}
+    for name, members in found.items():
+        if name not in sys.modules:
+            modules[name] = ModuleType(name)
+            modules[name].__dict__.update(members)
+    return modules
+
+
 _loaded = _NAME in sys.modules
-if not _loaded:
-    sys.modules[_NAME] = _bare_package()
+_modules = {} if _loaded else {_NAME: _bare_package(), **_stand_ins()}
+sys.modules.update(_modules)
 try:
     from pyroute2.netlink import nlmsg
     from pyroute2.netlink.rtnl.fibmsg import fibmsg
@@ -281,7 +316,7 @@ try:
     from pyroute2.netlink.rtnl.ndmsg import ndmsg
     from pyroute2.netlink.rtnl.rtmsg import rtmsg
 finally:
-    if not _loaded:
-        del sys.modules[_NAME]
+    for _name in _modules:
+        del sys.modules[_name]
 
 __all__ = ["fibmsg", "ifaddrmsg", "ifinfmsg", "ndmsg", "nlmsg", "rtmsg"]

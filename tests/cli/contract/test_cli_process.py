@@ -41,8 +41,23 @@ def test_init_does_not_import_what_it_does_not_need() -> None:
     good = subprocess.run([sys.executable, "-c", f"import sys, {modules}\n{LIST}"], cwd=CHECKOUT, capture_output=True)
     loaded = good.stdout.decode().split()
     assert "egress_router.net.nft.kernel" in loaded
-    unwanted |= {"ctypes", "datetime", "subprocess"}
+    unwanted |= {"ctypes", "datetime", "subprocess", "multiprocessing", "platform", "pickle"}
     assert unwanted.isdisjoint(loaded)
+
+
+def test_pyroute2_works_after_its_messages_were_imported_alone() -> None:
+    """What stood in for modules that it asks has gone, and its processes are true ones."""
+    code = (
+        "import egress_router.net.netlink, sys\n"
+        "print(*sorted({'multiprocessing', 'platform', 'pyroute2'} & sys.modules.keys()))\n"
+        "import pyroute2, platform, multiprocessing.queues\n"
+        "from pyroute2 import IPRoute, config\n"
+        "with IPRoute() as ip: names = [link.get_attr('IFLA_IFNAME') for link in ip.get_links()]\n"
+        "print('lo' in names, config.machine == platform.machine(), config.uname[:5] == tuple(platform.uname())[:5])\n"
+        "print(isinstance(config.MpQueue(), multiprocessing.queues.Queue), config.arch == platform.architecture()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("\nTrue True True\nTrue True\n", "")
 
 
 def test_other_verbs_do_import_click() -> None:
