@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 
 import pytest
 
+from egress_router.egressip.node.nft_rules import ND_TARGET
 from lab import Host, Lab, NoReply
 from tests.egressip.kernel.egress_cluster import WORLDS, EgressCluster, World, talking
 from tests.egressip.kernel.egress_scene import FAMILY, SERVICES, TOTO, Flow, Scene, overlay
@@ -370,6 +371,8 @@ def with_former_names(node: Host) -> None:
         for name, former in FORMER_NAMES.items():
             text = re.sub(rf"(?<![\w.]){name}([46]?)(?=[ ,;}}\n])", rf"{former}\1", text)
         text = re.sub(r"\bgateway_(\d+)", r"to_\1", text)
+        # nft 1.1.3 lists the target of a neighbour solicitation so, and does not read that back for a set of our kind.
+        text = text.replace("icmpv6 taddr @", f"{ND_TARGET} @")
         node.nft(f"delete table {family} egress_node\n{text}")
 
 
