@@ -102,7 +102,7 @@ def flooded_restarts(scene: Scene, restarts: int) -> None:
             agent.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
             agent.wait(10)
             cluster.start(node)
-            cluster.settle()
+            cluster.settle(timeout=60)
             moments.append((time.monotonic(), f"settled {node.name}"))
         time.sleep(0.5)
         lost = {flood.name: flood.lost() for flood in floods}
