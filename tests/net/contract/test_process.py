@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import time
 from contextlib import suppress
@@ -88,11 +89,13 @@ def test_nothing_is_left() -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
+    # What earlier tests left behind may be closed meanwhile.
+    gc.collect()
     before = descriptors()
     for command in (["true"], ["false"], ["/nonexistent"]):
         with suppress(PlatformError):
             process.run_tool(command)
-    assert descriptors() == before
+    assert descriptors() <= before
     assert not process.slow_tool(0)
 
 
