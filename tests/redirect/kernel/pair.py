@@ -44,6 +44,8 @@ class RouterPair:
             own.mkdir()
             settings = {
                 "EGRESS_LOG_FORMAT": "json",
+                # There are always connections, so it waits for all of it.
+                "EGRESS_SHUTDOWN_GRACE": "3",
                 "EGRESS_PAIR": NUMBER,
                 "EGRESS_RUN_DIR": str(run_directory / name),
                 "EGRESS_DAD": "on",
