@@ -181,3 +181,52 @@ def test_who_probes_many_takes_longer_rounds_and_those_he_uses_know(make_lab: Ca
     """A node that is drained must not take one that asks seldom for one that has gone."""
     done = make_lab().nodes[0].run([sys.executable, "-c", MANY], timeout=30)
     assert done.stdout.splitlines() == ["asked 0.5 0.5 4.5 ['127.0.0.3']", "asked 0.1 0.1 0.3"]
+
+
+TUNNEL_KEYS = """
+import json
+import socket
+import sys
+import threading
+import time
+from base64 import b64encode
+from pathlib import Path
+from egress_router.net.icmp_probe import Prober
+from egress_router.net.signed_messages import Signatures
+
+file = Path(sys.argv[1])
+own, other, third, forged = (b64encode(bytes([number] * 32)).decode() for number in range(1, 5))
+heard = []
+
+def payload(pods):
+    return {"ready": True, "draining": False, "lacks": []}
+
+def prober(ip, key, note=None):
+    return Prober(ip, 4791, 0.1, lambda _: None, payload, Signatures(file), key, note)
+
+node = prober("127.0.0.1", own, lambda ip, key: heard.append((ip, key)))
+asks, stranger = prober("127.0.0.2", other), prober("127.0.0.3", third)
+node.set_peers({"127.0.0.2", "127.0.0.4"})
+for one in (asks, stranger):
+    one.set_targets({"node": "127.0.0.1"}, frozenset(), frozenset())
+for one in (node, asks, stranger):
+    threading.Thread(target=one.run, daemon=True).start()
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unsigned:
+    unsigned.bind(("127.0.0.4", 0))
+    unsigned.settimeout(5)
+    unsigned.sendto(json.dumps({"ask": 1, "uses": True, "key": forged}).encode(), ("127.0.0.1", 4791))
+    answered = bool(unsigned.recv(8192))
+time.sleep(1)
+print(answered, heard == [("127.0.0.2", other)], heard)
+for one in (node, asks, stranger):
+    one.stop()
+"""
+
+
+def test_keys_of_the_tunnel_are_believed_of_nodes_alone_and_when_they_are_signed(
+    make_lab: Callable[..., Lab], tmp_path: Path
+) -> None:
+    """Also while messages without a signature are taken, and once however often they are told."""
+    (tmp_path / "keys").write_text("k" * 32 + "\nunsigned")
+    done = make_lab().nodes[0].run([sys.executable, "-c", TUNNEL_KEYS, str(tmp_path / "keys")], timeout=30)
+    assert done.stdout.startswith("True True"), done.stdout
