@@ -73,8 +73,11 @@ modules=$(readlink -f /lib)/modules
 mkdir -p "$modules"
 mount --bind {modules} "$modules" || echo "no modules"
 hostname {hostname}
-# The checkout as it was at the start, whatever is edited meanwhile.
-tar -C {directory} -xf /run/job/checkout.tar
+# The checkout as it was at the start, whatever is edited meanwhile: above what is there now, which has the rest of the
+# directory (environments, what Python compiled).
+mkdir /run/checkout /run/new /run/new-work
+mount -t 9p -o trans=virtio,version=9p2000.L,msize={msize},cache=loose,ro checkout /run/checkout
+mount -t overlay -o lowerdir=/run/checkout:{directory},upperdir=/run/new,workdir=/run/new-work overlay {directory}
 ip link set lo up
 cd {directory}
 setsid sh /run/job/command &
@@ -146,13 +149,16 @@ def run(
                 modules=shlex.quote(str(kernel.modules)),
                 hostname=f"linux-{kernel.line.replace('.', '-')}",
                 directory=shlex.quote(str(directory)),
+                msize=MSIZE,
             )
         )
-        _pack(directory, job / "checkout.tar")
+        checkout = work / "checkout"
+        _copy(directory, checkout)
         log = work / "kernel.log"
         started = time.monotonic()
         try:
-            _boot(_qemu(kernel, initramfs, root, job, log, memory, parameters), timeout, output)
+            shares = {"root": root, "checkout": checkout, "job": job}
+            _boot(_qemu(kernel, initramfs, shares, log, memory, parameters), timeout, output)
             status = job / "status"
             if not status.exists():
                 tail = "\n".join(_lines(log)[-30:])
@@ -174,8 +180,10 @@ def _lines(log: Path) -> list[str]:
     return log.read_text(errors="replace").splitlines() if log.exists() else []
 
 
-def _qemu(kernel: Kernel, initramfs: Path, root: Path, job: Path, log: Path, memory: int, parameters: str) -> list[str]:
-    """Return the command line of QEMU."""
+def _qemu(
+    kernel: Kernel, initramfs: Path, shares: Mapping[str, Path], log: Path, memory: int, parameters: str
+) -> list[str]:
+    """Return the command line of QEMU. ``shares`` are directories to be mounted, by tag; ``job`` is writable."""
     if has_kvm():
         processor = ["-accel", "kvm", "-cpu", "host", "-smp", str(os.cpu_count() or 1)]
     else:
@@ -190,10 +198,7 @@ def _qemu(kernel: Kernel, initramfs: Path, root: Path, job: Path, log: Path, mem
         *("-kernel", str(kernel.image), "-initrd", str(initramfs)),
         *("-append", f"console=ttyS0 panic=-1 rdinit=/init loglevel=6 mitigations=off {parameters}"),
         *("-serial", f"file:{log}", "-serial", "stdio"),
-        *("-fsdev", f"local,id=root,path={root},security_model=none,readonly=on,multidevs=remap"),
-        *("-device", "virtio-9p-pci,fsdev=root,mount_tag=root"),
-        *("-fsdev", f"local,id=job,path={job},security_model=none"),
-        *("-device", "virtio-9p-pci,fsdev=job,mount_tag=job"),
+        *(word for tag, path in shares.items() for word in _share(tag, path, writable=tag == "job")),
         # Random numbers: without it programs wait for them at the start.
         *("-device", "virtio-rng-pci"),
     ]
@@ -225,8 +230,14 @@ def _boot(command: Sequence[str], timeout: float, output: Callable[[bytes], None
         process.stdout.close()
 
 
-def _pack(directory: Path, archive: Path) -> None:
-    """Pack what git knows of a checkout, and what is new in it."""
+def _share(tag: str, path: Path, *, writable: bool) -> list[str]:
+    """Return the options that offer a directory by 9p."""
+    how = "security_model=none" if writable else "security_model=none,readonly=on,multidevs=remap"
+    return ["-fsdev", f"local,id={tag},path={path},{how}", "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+
+
+def _copy(directory: Path, target: Path) -> None:
+    """Copy what git knows of a checkout, and what is new in it, with its times: Python compares them with its cache."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=directory,
@@ -234,8 +245,9 @@ def _pack(directory: Path, archive: Path) -> None:
         check=True,
     ).stdout
     present = [name for name in listed.split(b"\0") if name and (directory / os.fsdecode(name)).exists()]
-    packing = ["tar", "--null", "--files-from", "-", "-cf", str(archive)]
-    subprocess.run(packing, cwd=directory, input=b"\0".join(present), check=True)
+    target.mkdir()
+    copying = ["cpio", "--null", "--pass-through", "--make-directories", "--preserve-modification-time", "--quiet"]
+    subprocess.run([*copying, str(target)], cwd=directory, input=b"\0".join(present), check=True)
 
 
 def _initramfs(kernel: Kernel, work: Path) -> Path:
