@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from lab import Host, Lab
+from lab.addressing import parse
 from tests.redirect.kernel.router import Router, assert_answered_by
 
 pytestmark = [pytest.mark.root, pytest.mark.distribution_kernel]
@@ -63,7 +64,7 @@ def test_a_vlan_of_the_pods_interface(router: Router) -> None:
     with router.lab.capture(interface="eth0.100") as capture:
         router.init(EGRESS_INTERFACE="net1.100", EGRESS_DAD="on", **ON_VLAN)
         assert_leaves_with(router, "198.18.100.46", "2001:db8:100::46")
-    assert capture.sources() >= {"198.18.100.46", "2001:db8:100::46"}
+    assert capture.sources() >= {parse("198.18.100.46"), parse("2001:db8:100::46")}
     assert router.status()["state"] == "ok"
 
 
@@ -89,7 +90,7 @@ def test_an_address_in_use_is_seen_from_an_ipvlan(router: Router, family: int) -
     """Of IPv6. An ipvlan hands out what it receives by IP address, and an answer to an ARP probe has none of ours."""
     lab = router.lab
     ipvlan(router, "l2")
-    owner = lab.machine("owner", "192.0.2.46" if family == 4 else "192.0.2.99")
+    owner = lab.machine("owner", "192.0.2.46" if family == 4 else "192.0.2.99", "2001:db8:2::99")
     if family == 6:
         owner.ip("addr add 2001:db8:2::46/64 dev eth0 nodad")
     done = router.init(EGRESS_INTERFACE="ipvl0", EGRESS_DAD="on", check=False)
