@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from egress_router.daemon.engine import Counters
 from egress_router.daemon.page.level import Level
+from egress_router.daemon.page.numbers import Numbers
 from egress_router.daemon.page.rates import STEP_SECONDS, STEPS
 from egress_router.daemon.page.refusals import Refusal
 
@@ -209,10 +210,7 @@ def redacted(view: RouterView) -> RouterView:
     """Return the view without a name or address: what is numbered stays, all other text that comes from outside is
     left out.
     """
-    numbers: dict[str, str] = {}
-
-    def hidden(kind: str, text: str) -> str:
-        return numbers.setdefault(f"{kind} {text}", f"{kind}-{sum(key.startswith(kind) for key in numbers) + 1}")
+    hidden = Numbers().of
 
     def count(lines: Sequence[str]) -> tuple[str, ...]:
         return tuple("left out" for _ in lines)

@@ -14,6 +14,8 @@ from egress_router.egressip.health import Health
 SPAN = 3600.0
 #: At most so many changes are remembered; older ones are counted.
 MOST = 2000
+#: Who has an address that no node has.
+NOBODY = "nobody"
 
 
 class Kind(StrEnum):
@@ -101,9 +103,9 @@ class History:
                 continue
             cause = self._cause(decision, ip, before, health)
             if before is None:
-                self._add(Change(now, Kind.ASSIGNED, ip, "nobody", str(after), cause))
+                self._add(Change(now, Kind.ASSIGNED, ip, NOBODY, str(after), cause))
             elif after is None:
-                self._add(Change(now, Kind.RELEASED, ip, before, "nobody", cause))
+                self._add(Change(now, Kind.RELEASED, ip, before, NOBODY, cause))
             else:
                 failed = health.get(before) is Health.DOWN
                 kind = Kind.FAILED_OVER if failed else Kind.MOVED

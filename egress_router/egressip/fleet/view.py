@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from egress_router.daemon.page.level import Level
+from egress_router.daemon.page.numbers import Numbers
 from egress_router.egressip.api import ClusterState, Decision, Disposition, NamespaceDecision, address_key, address_text
-from egress_router.egressip.fleet.history import Change, History, conflicts_of
+from egress_router.egressip.fleet.history import NOBODY, Change, History, Kind, conflicts_of
 from egress_router.egressip.health import Health
 
 
@@ -161,18 +162,17 @@ def redacted(fleet: Fleet) -> Fleet:
     """Return the fleet without a name or address that tells about the network: each becomes a number, the same one
     everywhere. Words about objects, in which anything may stand, are left out.
     """
-    names: dict[tuple[str, str], str] = {}
+    hide = Numbers().of
 
-    def hide(kind: str, text: str) -> str:
-        return names.setdefault((kind, text), f"{kind}-{sum(1 for key in names if key[0] == kind) + 1}")
-
-    ips = {row.ip for row in fleet.addresses}
-    nodes = {row.name for row in fleet.nodes}
-
-    def hide_any(text: str) -> str:
-        if text in nodes:
-            return hide("node", text)
-        return hide("ip", text) if text in ips or address_key(text) is not None else text
+    def hide_change(item: Change) -> Change:
+        # By what stands where, not by what is known: a node may be gone, and a conflict's words have namespaces.
+        if item.kind is Kind.NODE:
+            return replace(item, subject=hide("node", item.subject))
+        subject = hide("ip", item.subject)
+        if item.kind is Kind.CONFLICT:
+            return replace(item, subject=subject, before="left out" if item.before else "")
+        before, after = (text if text == NOBODY else hide("node", text) for text in (item.before, item.after))
+        return replace(item, subject=subject, before=before, after=after)
 
     def hide_where(where: str) -> str:
         kind, _, name = where.partition("/")
@@ -214,16 +214,7 @@ def redacted(fleet: Fleet) -> Fleet:
             )
             for row in fleet.namespaces
         ),
-        changes=tuple(
-            replace(
-                item,
-                subject=hide_any(item.subject),
-                before=hide_any(item.before),
-                after=hide_any(item.after),
-                cause="left out" if item.cause else "",
-            )
-            for item in fleet.changes
-        ),
+        changes=tuple(replace(hide_change(item), cause="left out" if item.cause else "") for item in fleet.changes),
     )
 
 

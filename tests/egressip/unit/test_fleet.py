@@ -190,6 +190,24 @@ def test_a_report_can_go_into_a_ticket() -> None:
     assert "<script" not in clear
 
 
+def test_what_is_gone_is_not_told_in_a_ticket_either() -> None:
+    """Nodes that were removed within the hour, and who listed an address together."""
+    history = History()
+    before = state(
+        nodes=(HostSubnet("alpha", "192.0.2.11", egress_ips=("192.0.2.45",)), HostSubnet("beta", "192.0.2.12"))
+    )
+    both = replace(before.namespaces["bank"], egress_ips=("192.0.2.45",))
+    conflict = replace(before, namespaces={**before.namespaces, "bank": both})
+    after = state(nodes=(HostSubnet("beta", "192.0.2.12", egress_ips=("192.0.2.45",)),))
+    for cluster in (before, conflict, before, after):
+        history.observe(decide(cluster), dict.fromkeys(cluster.nodes, Health.UP), NOW)
+    fleet = view(after, history=history)
+    told = re.compile(r"192\.0\.2|shop|bank|alpha|beta")
+    assert len(set(told.findall(fleet_page(fleet, Query(report=True))))) == 5, "the control"
+    assert "conflict" in fleet_page(fleet, Query(report=True, redact=True))
+    assert not told.search(fleet_page(fleet, Query(report=True, redact=True)))
+
+
 def test_policy_allows_our_own_and_nothing_else() -> None:
     policy = html_headers()["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
