@@ -23,7 +23,7 @@ from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
 from egress_router.daemon.page.assets import Answer, html_headers
 from egress_router.daemon.threads import Threads
-from egress_router.errors import EgressRouterError, PlatformError
+from egress_router.errors import EgressRouterError, PlatformError, printable
 from egress_router.net.families import has_sockets
 from egress_router.records import dataclass, field
 
@@ -234,6 +234,10 @@ class Endpoint:
             # What the client does not take is thrown away, see SO_LINGER in socket(7).
             connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._close(connection)
+        # Nobody is answered with them any more, and pages of long lists are megabytes.
+        old = [key for key, page in self._queries.items() if not page.running and page.fresh_until <= now]
+        for key in old:
+            del self._queries[key]
 
     def _receive(self, connection: _Connection) -> None:
         try:
@@ -289,7 +293,8 @@ class Endpoint:
     def _page_of(self, path: str, query: str) -> _Page:
         """Return the page for a query, made anew where it is not one of the last few."""
         key = f"{path}?{query}"
-        page = self._queries.pop(key, None) or _Page(key, lambda: self._asked[path](query))
+        # Its name is in the log and in /healthz, which terminals show.
+        page = self._queries.pop(key, None) or _Page(printable(key), lambda: self._asked[path](query))
         self._queries[key] = page
         idle = [old for old, one in self._queries.items() if old != key and not one.running]
         for old in idle[: max(len(self._queries) - MOST_QUERIES, 0)]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from egress_router.daemon import endpoint
-from egress_router.daemon.endpoint import MOST_OF_ONE_ADDRESS, Answer, Endpoint
+from egress_router.daemon.endpoint import MOST_OF_ONE_ADDRESS, MOST_QUERIES, Answer, Endpoint
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
@@ -219,19 +219,28 @@ def test_a_port_that_is_taken_names_its_variable(port: int) -> None:
 
 
 @pytest.fixture
-def questions(pages: Pages) -> Iterator[int]:
-    """A page that answers what stands behind the question mark, as HTML; ``slow`` waits."""
+def server(pages: Pages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Endpoint]:
+    """A page that answers what stands behind the question mark, as HTML; ``slow`` waits, ``bad`` fails."""
+    monkeypatch.setattr(LOGGER, "handlers", [caplog.handler])
+    monkeypatch.setattr(LOGGER, "propagate", False)
 
     def answer(query: str) -> Answer:
         pages.made += 1
+        if query.startswith("bad"):
+            raise TryAgainError("the kernel is busy")
         if query.startswith("slow"):
             assert pages.go.wait(20)
         return 200, "text/html; charset=utf-8", (f"<p>{query}" + "x" * 4000).encode()
 
-    server = Endpoint(0, Source(), {}, address="127.0.0.1", asked={"/": answer})
-    server.start(Threads(Loop()))
-    yield server.port
+    served = Endpoint(0, Source(), {}, address="127.0.0.1", asked={"/": answer})
+    served.start(Threads(Loop()))
+    yield served
     pages.go.set()
+
+
+@pytest.fixture
+def questions(server: Endpoint) -> int:
+    return server.port
 
 
 def whole(port: int, path: str, *headers: str) -> bytes:
@@ -252,6 +261,21 @@ def test_a_question_is_answered_once_a_second(questions: int, pages: Pages) -> N
     assert pages.made <= 5
     assert ask(questions, "/nothing")[1].startswith("there are /healthz / /readyz")
     assert b"Content-Security-Policy" not in whole(questions, "/healthz")
+
+
+def test_answers_to_questions_are_not_kept_for_long(server: Endpoint) -> None:
+    for number in range(MOST_QUERIES):
+        assert ask(server.port, f"/?q={number}")[0] == "200 OK"
+    deadline = time.monotonic() + 5
+    while server._queries and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not server._queries
+
+
+def test_a_question_cannot_write_to_a_terminal(questions: int, caplog: pytest.LogCaptureFixture) -> None:
+    assert ask(questions, "/?bad\x1b]0;mine\x07")[0].startswith("500")
+    (said,) = [record.getMessage() for record in caplog.records if "cannot be shown" in record.getMessage()]
+    assert said == "/?bad\\x1b]0;mine\\x07 cannot be shown: the kernel is busy"
 
 
 def test_html_is_compressed_for_those_who_take_it(questions: int) -> None:
