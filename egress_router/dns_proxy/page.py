@@ -18,7 +18,9 @@ from egress_router.daemon.page.view import (
     PartRow,
     Reply,
     RouterView,
+    counted,
     engine_row,
+    for_each,
     number,
 )
 from egress_router.daemon.proxy_health import ProxyHealth
@@ -27,7 +29,7 @@ from egress_router.dns_proxy.by_name.config import ByName
 from egress_router.dns_proxy.destinations import Destination, DnsProxyConfig
 from egress_router.dns_proxy.explain import explain_dns
 from egress_router.dns_proxy.haproxy.engine import HaproxyEngine
-from egress_router.dns_proxy.haproxy.log_pipe import Traffic
+from egress_router.dns_proxy.haproxy.log_pipe import OTHER, Traffic
 from egress_router.dns_proxy.names import DnsProxyState
 from egress_router.errors import quoted
 from egress_router.policy.clients import described
@@ -114,7 +116,7 @@ def _by_name(by_name: ByName, totals: Mapping[str, int], rates: Rates) -> Iterat
             line.number,
             line.text,
             state=f"by name: {'allows' if line.decision is Decision.ALLOW else 'denies'}",
-            count=totals.get(line.text, 0),
+            count=counted(totals, line.text, OTHER),
             rates=rates.of(line.text),
         )
 
@@ -170,17 +172,18 @@ def _asked_by_name(by_name: ByName, judge: Judge, host: str, port: int, client: 
         who = [(f"for client {address}", address)]
     else:
         who = described(by_name.policy)
-    found = []
-    for words, one in who:
+
+    def reply(group: tuple[str, Address]) -> Reply:
+        words, one = group
         about = f"{name} port {port}{f', {words}' if words else ''}"
         if denied := judge.denied_by_name(one, name, port):
-            found.append(Reply(False, f"{about}: denied by {_why(denied.line, denied.why)}"))
-            continue
+            return Reply(False, f"{about}: denied by {_why(denied.line, denied.why)}")
         (verdict,) = judge.judge(one, name, port, ())
         word = "allowed" if verdict.allowed else "denied"
         text = f"{about}: {word} by {_why(verdict.line, verdict.why)}, unless a line or a closed address says otherwise"
-        found.append(Reply(None, f"{text} about what it resolves to"))
-    return found
+        return Reply(None, f"{text} about what it resolves to")
+
+    return for_each(who, reply)
 
 
 def _why(line: object, why: str) -> str:

@@ -19,13 +19,16 @@ from egress_router.daemon.page.view import (
     PartRow,
     Reply,
     RouterView,
+    counted,
     engine_row,
+    for_each,
     number,
 )
 from egress_router.daemon.proxy_health import ProxyHealth
 from egress_router.daemon.sockets import open_by_port
 from egress_router.errors import quoted
 from egress_router.http_proxy.explain import explain_http
+from egress_router.http_proxy.squid.access_log import OTHER
 from egress_router.http_proxy.squid.engine import SquidConfiguration, SquidEngine
 from egress_router.http_proxy.targets import parse_target
 from egress_router.policy.clients import described, for_client
@@ -59,7 +62,7 @@ def http_view(engine: SquidEngine, counters: Counters, health: ProxyHealth, rate
                 line.number,
                 line.text,
                 state="allows" if line.decision is Decision.ALLOW else "denies",
-                count=totals.get(line.text, 0),
+                count=counted(totals, line.text, OTHER),
                 rates=rates.of(line.text),
             )
             for line in lines
@@ -116,9 +119,13 @@ def ask(
         who = [(f"for client {address}", address)]
     else:
         who = described(policy)
-    found = []
-    for words, one in who:
-        explained = explain_http(for_client(policy, one), asked, settings=engine.settings, own=own, cluster=cluster)
+    # Its file may have changed since the start.
+    settings = replace(engine.settings, parent=in_force.parent)
+
+    def reply(group: tuple[str, Address]) -> Reply:
+        words, one = group
+        explained = explain_http(for_client(policy, one), asked, settings=settings, own=own, cluster=cluster)
         text = f"{asked.host} port {asked.port}{f', {words}' if words else ''}: {explained.text}"
-        found.append(Reply(None if explained.depends else explained.allowed, text))
-    return found
+        return Reply(None if explained.depends else explained.allowed, text)
+
+    return for_each(who, reply)

@@ -21,11 +21,11 @@ _ERRORS = "surrogateescape"
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """Where requests go on to, and as whom. The password is in no representation."""
+    """Where requests go on to, and as whom. That is in no representation: with some proxies the user is the secret."""
 
     host: str
     port: int
-    user: str = ""
+    user: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
 
     @property
@@ -35,8 +35,7 @@ class Parent:
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        user = _bytes(self.user).decode(errors="replace")
-        return f"{user + '@' if user else ''}{host}:{self.port}"
+        return f"{host}:{self.port}"
 
 
 def _bytes(text: str) -> bytes:

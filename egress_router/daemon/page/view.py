@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from egress_router.daemon.engine import Counters
 from egress_router.daemon.page.level import Level
@@ -14,6 +15,10 @@ from egress_router.daemon.page.refusals import Refusal
 
 #: The box of a small line, in pixels.
 WIDTH, HEIGHT = 120, 20
+#: Groups of clients that a form answers for where none is named.
+MOST_REPLIES = 50
+
+Group = TypeVar("Group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,13 @@ def number(value: float) -> str:
     return f"{round(value):,}".replace(",", "\u202f")
 
 
+def counted(totals: Mapping[str, int], text: str, others: str) -> int | None:
+    """Return what a line has counted so far; None where ``others`` has what lines without figures of their own share,
+    and it is one of these.
+    """
+    return totals.get(text, None if others in totals else 0)
+
+
 def engine_row(name: str, counters: Counters) -> PartRow:
     """Return how the program that a proxy runs fares."""
     words = [f"generation {counters.generation}"]
@@ -174,6 +186,16 @@ class AskForm:
     example: str
     clients: str
     answer: Callable[[str, str], Sequence[Reply]]
+
+
+def for_each(groups: Sequence[Group], reply: Callable[[Group], Reply]) -> list[Reply]:
+    """Return a reply for each group of clients, the first MOST_REPLIES: each looks at a whole list."""
+    found = [reply(group) for group in groups[:MOST_REPLIES]]
+    if len(groups) > MOST_REPLIES:
+        found.append(
+            Reply(None, f"and {len(groups) - MOST_REPLIES} more groups of clients: ask for the address of one")
+        )
+    return found
 
 
 def replies(form: AskForm | None, target: str, client: str) -> Sequence[Reply]:

@@ -25,7 +25,7 @@ from egress_router.daemon.page.view import ListHistory
 from egress_router.daemon.sockets import clients, listeners, listens
 from egress_router.errors import PlatformError, TryAgainError
 from egress_router.http_proxy.parent import VARIABLE as PARENT
-from egress_router.http_proxy.parent import parse_parent
+from egress_router.http_proxy.parent import Parent, parse_parent
 from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.squid.access_log import AccessLog, RequestStats
 from egress_router.http_proxy.squid.config import (
@@ -87,7 +87,7 @@ class SquidConfiguration:
     compiled: CompiledPolicy
     directory: Path
     files: dict[str, str]
-    parent: bool = False
+    parent: Parent | None = None
 
 
 @dataclass(slots=True)
@@ -195,7 +195,7 @@ class SquidEngine:
         if share.connect_sni:
             # Squid with OpenSSL looks for the second beside its pages.
             files |= {UNUSED: unused_certificate(), "errors/error-details.txt": ""}
-        configuration = SquidConfiguration(policy, compiled, directory, files, parent is not None)
+        configuration = SquidConfiguration(policy, compiled, directory, files, parent)
         write_files(directory, files)
         try:
             check(self.program, directory / "squid.conf")
@@ -229,7 +229,7 @@ class SquidEngine:
         self._close_guard()
         if previous is None:
             self._make_guard()
-        attributor = RuleAttributor(prepared.policy, prepared.compiled, parent=prepared.parent)
+        attributor = RuleAttributor(prepared.policy, prepared.compiled, parent=prepared.parent is not None)
         return [self._launch(prepared, attributor) for _ in range(self.workers)]
 
     def _launch(self, prepared: SquidConfiguration, attributor: RuleAttributor) -> Launch:
