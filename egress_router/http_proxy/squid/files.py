@@ -121,7 +121,9 @@ def check(program: str, conf: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise ToolFailed(command, "timeout", f"no answer within {CHECK_TIMEOUT:g} s") from error
     lines = [STAMP.sub("", line) for line in (result.stdout + result.stderr).splitlines()]
-    wrong = [line for line in lines if not line.startswith("Processing") and REFUSED.search(line)]
+    # It repeats every line of the configuration, one of which may have the parent proxy's password.
+    lines = [line for line in lines if not line.startswith("Processing")]
+    wrong = [line for line in lines if REFUSED.search(line)]
     if result.returncode or wrong:
         raise ToolFailed(command, result.returncode, "\n".join(wrong or lines[-5:]))
 
