@@ -12,6 +12,9 @@ from egress_router.cli.output import write_report
 from egress_router.daemon import running
 from egress_router.errors import PlatformError
 
+#: A page of a long list takes its time on a busy machine; a router that does not make it in this one gives up, too.
+PAGE_SECONDS = 60.0
+
 
 @click.command(
     "report",
@@ -35,7 +38,7 @@ def command(path: str, *, redact: bool) -> int:
     if port is None:
         raise PlatformError("EGRESS_HEALTH_PORT is off here: a router without it has no page")
     query = urlencode({"report": "1"} | ({"redact": "1"} if redact else {}))
-    body = running.page(f"/?{query}", port)
+    body = running.page(f"/?{query}", port, PAGE_SECONDS)
     if body is None:
         raise PlatformError(
             f"no router answers with a page on port {port} of this pod; run it where `egress-router run` or a proxy "

@@ -18,11 +18,11 @@ def port_of(env: Mapping[str, str]) -> int | None:
     return parse_health_port(Inputs(dict(env)), Problems())
 
 
-def page(path: str, port: int | None) -> bytes | None:
-    """Return a page; None when nobody answers, or there is no such page."""
+def page(path: str, port: int | None, seconds: float = SECONDS) -> bytes | None:
+    """Return a page; None when nobody answers within ``seconds``, or there is no such page."""
     if port is None:
         return None
-    connection = HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    connection = HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
