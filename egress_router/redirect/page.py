@@ -16,6 +16,8 @@ from egress_router.errors import quoted
 from egress_router.net.conntrack import fill
 from egress_router.redirect.daemon import Reconciler
 from egress_router.redirect.explain import explain_redirect, sentence
+from egress_router.redirect.pair.state import PairState
+from egress_router.redirect.pair.values import Role
 from egress_router.redirect.state import NameState, State
 from egress_router.redirect.values import NamedFallback, NamedRedirect, Rule
 
@@ -92,6 +94,8 @@ def _parts(live: Reconciler) -> Iterator[PartRow]:
         Level.FINE if state.carrier else Level.CUT_OFF,
         "has a carrier" if state.carrier else "has no carrier",
     )
+    if state.pair is not None:
+        yield pair_row(state.pair)
     for address, gateway in list(state.gateways.items()):
         yield PartRow(f"gateway {address}", *_reached(gateway.up, "answers", "does not answer"))
     for check, reached in list(state.checks.items()):
@@ -104,6 +108,12 @@ def _parts(live: Reconciler) -> Iterator[PartRow]:
         Level.CUT_OFF if state.problem else Level.FINE,
         state.problem or "as they shall be",
     )
+
+
+def pair_row(pair: PairState) -> PartRow:
+    """Return what the router is in its pair, and why. A standby is not ready, and as it should be all the same."""
+    level = Level.CUT_OFF if pair.role is Role.FAULT or pair.blocked else Level.FINE
+    return PartRow(f"pair {pair.config.number}", level, f"{pair.role}: {pair.why}")
 
 
 def _reached(up: bool | None, good: str, bad: str) -> tuple[Level, str]:

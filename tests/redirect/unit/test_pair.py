@@ -11,6 +11,8 @@ import pytest
 
 from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.values import Family, PortRange, Protocol
+from egress_router.daemon.page.level import Level
+from egress_router.daemon.page.view import RouterView, redacted
 from egress_router.errors import PlatformError
 from egress_router.manifests.pod import parse_pod
 from egress_router.net.rtnetlink.values import LinkAddress, Observed
@@ -20,6 +22,7 @@ from egress_router.redirect.iptables_rules import iptables_tables
 from egress_router.redirect.network_drift import network_drift
 from egress_router.redirect.network_state import EGRESS_TABLE
 from egress_router.redirect.nft_rules import nft_table
+from egress_router.redirect.page import pair_row
 from egress_router.redirect.pair.election import Election
 from egress_router.redirect.pair.keepalived import Place, keepalived_conf, told_role
 from egress_router.redirect.pair.lease import only_renewals
@@ -53,6 +56,17 @@ def pair_of(**env: str) -> PairConfig:
     assert run is not None, problems.errors
     assert run.router.pair is not None
     return run.router.pair
+
+
+def test_the_page_shows_a_standby_that_is_as_it_should_be() -> None:
+    state = PairState(pair_of(), why="02:00:00:00:00:02 (169.254.0.2) has the address")
+    row = pair_row(state)
+    assert (row.name, row.level) == ("pair 46", Level.FINE)
+    assert row.state == "standby: 02:00:00:00:00:02 (169.254.0.2) has the address"
+    state.blocked = "somebody else has the address"
+    assert pair_row(state).level is Level.CUT_OFF
+    view = redacted(RouterView("redirect", 0.0, parts=[row]))
+    assert (view.parts[0].name, view.parts[0].state) == ("pair", "fine")
 
 
 def test_a_number_is_all_that_a_pair_needs() -> None:
