@@ -88,6 +88,17 @@ def test_odd_passwords(lab: Lab, proxy: Proxy, client: Client, password: bytes) 
     assert base64.b64encode(password) not in proxy.err.read_bytes()
 
 
+def test_a_trace_does_not_bring_the_password_to_a_client(lab: Lab, proxy: Proxy, client: Client) -> None:
+    """Whoever answers a TRACE sends back what it got (RFC 9110, 9.3.8)."""
+    with parent_proxy(lab) as asked:
+        proxy.start("*", {"EGRESS_HTTP_PROXY_PARENT": f"http://user:password@{PARENT}:3128"})
+        head = b"Host: a.example\r\nMax-Forwards: 1\r\nConnection: close\r\n\r\n"
+        assert client.raw(b"TRACE http://a.example/ HTTP/1.1\r\n" + head).startswith(b"HTTP/1.1 200")
+        assert client.raw(b"GET http://a.example/ HTTP/1.1\r\n" + head).startswith(b"HTTP/1.1 200")
+    assert [one.split()[0] for one in asked] == [b"TRACE", b"GET"]
+    assert [b"Proxy-Authorization" in one for one in asked] == [False, True]
+
+
 def test_everything_goes_on_to_the_parent(lab: Lab, proxy: Proxy, client: Client) -> None:
     secret = proxy.work / "secret"
     secret.write_text(f"http://us%40er:pass%20%25:w@{PARENT}:3128\n")

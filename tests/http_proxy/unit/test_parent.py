@@ -97,7 +97,7 @@ def test_the_configuration() -> None:
     settings = HttpSettings(parent=Parent("proxy", 3128, "a b", "p%:"))
     policy = parse("!10.0.0.0/8\nexample.com\n*")
     conf = render_squid(compile_policy(policy), settings)["squid.conf"]
-    assert f'request_header_add Proxy-Authorization "Basic {base64.b64encode(b"a b:p%:").decode()}" all\n' in conf
+    assert f'request_header_add Proxy-Authorization "Basic {base64.b64encode(b"a b:p%:").decode()}" !trace\n' in conf
     assert " dst " not in conf.replace(" dst -n ", " "), "no name is looked up"
     assert "failed_dns" not in conf
     assert "Basic USER:PASSWORD" in render_squid(compile_policy(policy), settings, SHOWN)["squid.conf"]
