@@ -2,8 +2,9 @@
 
 The thread's own loop accepts, reads and writes; nothing in it waits. `/healthz` is answered there, from what loops and
 threads have noted. Every other page is made by a thread of its own, once at a time for all that ask, and its answer is
-kept for as long as FRESH_SHARE times what it took, at most FRESH_SECONDS: so a page takes a tenth of a processor at
-most, and one that costs nothing is never stale.
+kept for as long as FRESH_SHARE times what it took, at most FRESH_SECONDS: so a page that takes up to a tenth of a
+second takes a tenth of a processor at most, a slower one is made once a second, and one that costs nothing is never
+stale. Of pages that take a question MOST_AT_WORK are made at once.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ MOST_REQUEST_BYTES = 8192
 FRESH_SECONDS, FRESH_SHARE = 1.0, 10
 #: Sentences of a page; the rest is counted.
 MOST_SENTENCES = 100
-#: Pages by query that are kept, and the longest query (the rest of it does not count).
+#: Pages by query that are kept, and the longest query.
 MOST_QUERIES, MOST_QUERY_BYTES = 16, 512
 #: Of which so many are made at once; who asks for one more hears to come again.
 MOST_AT_WORK = 2
@@ -267,7 +268,10 @@ class Endpoint:
         connection.gzip = _takes_gzip(connection.request)
         page = self._pages.get(f"{path}?verbose" if verbose and path == "/readyz" else path)
         if path in self._asked:
-            page = self._page_of(path, query[:MOST_QUERY_BYTES])
+            if len(query) > MOST_QUERY_BYTES:
+                self._answer(connection, _text(431, f"a question of more than {MOST_QUERY_BYTES} bytes"))
+                return
+            page = self._page_of(path, query)
         if words[0] not in ("GET", "HEAD"):
             self._answer(connection, _text(405, "GET or HEAD"))
         elif path == "/healthz":

@@ -14,6 +14,7 @@ import errno
 import logging
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -40,6 +41,8 @@ PORT = 53
 MOST, MOST_WAITING = 1000, 256
 #: Names that are asked about at the same time: each takes a descriptor, and a process may have 1,024.
 PARALLEL = 256
+#: Of which so many may have the same last two labels: one domain whose servers never answer leaves room for the others.
+MOST_OF_A_DOMAIN = 192
 #: Addresses of an answer: 14 kB, and Squid takes 16.
 MOST_ADDRESSES = 512
 #: Questions that are read before something else has its turn.
@@ -64,6 +67,7 @@ class OneFamily:
         self._resolver: Resolver | None = None
         self._thread: LoopThread | None = None
         self._waiting: dict[HostName, list[tuple[dns.message.Message, Asker]]] = {}
+        self._domains: Counter[str] = Counter()
         self._look_ups: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(PARALLEL)
 
@@ -119,7 +123,8 @@ class OneFamily:
         name = HostName(question.question[0].name.to_text().lower())
         waiting = self._waiting.get(name)
         if waiting is None:
-            if len(self._waiting) < MOST:
+            if len(self._waiting) < MOST and self._domains[_domain(name)] < MOST_OF_A_DOMAIN:
+                self._domains[_domain(name)] += 1
                 self._waiting[name] = [(question, asker)]
                 assert self._thread is not None  # noqa: S101
                 look_up = owned_task(self._thread.loop, self._look_up(name))
@@ -137,6 +142,10 @@ class OneFamily:
         except Exception:
             # One strange reply must not end the answers for all other names.
             log.exception("%s: looking it up failed unexpectedly", name)
+        domain = _domain(name)
+        self._domains[domain] -= 1
+        if not self._domains[domain]:
+            del self._domains[domain]
         reply = replies[0].replies[self.family] if replies else Failure("was not asked for")
         for question, asker in self._waiting.pop(name):
             if not (isinstance(reply, Failure) and reply.silent):
@@ -146,6 +155,10 @@ class OneFamily:
         # A full buffer or an asker that is gone: it asks again, or does not want to know.
         with suppress(OSError):
             self._socket.sendto(answer.to_wire(max_size=65535), asker)
+
+
+def _domain(name: HostName) -> str:
+    return ".".join(name.text.rstrip(".").rsplit(".", 2)[-2:])
 
 
 def told(question: dns.message.Message, reply: Reply) -> dns.message.Message:

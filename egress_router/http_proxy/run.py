@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -163,14 +164,15 @@ def _name_server(families: Sequence[Family], *, ipv6: bool) -> OneFamily | None:
     try:
         return OneFamily(family)
     except OSError as error:
+        taken = f"have what listens on port {one_family.PORT} of all addresses listen on its own alone"
+        low = f"lower the pod's sysctl net.ipv4.ip_unprivileged_port_start to {one_family.PORT} or less"
         LOGGER.warning(
             "nothing leaves by %s, and name servers are asked for such addresses all the same: port %d of 127.0.0.0/8 "
-            "cannot be listened on (%s). Requests wait where they are never answered; lower the pod's sysctl "
-            "net.ipv4.ip_unprivileged_port_start to %d or less",
+            "cannot be listened on (%s). Requests wait where they are never answered; %s",
             Family.IPV4 if family is Family.IPV6 else Family.IPV6,
             one_family.PORT,
             error.strerror,
-            one_family.PORT,
+            taken if error.errno == errno.EADDRINUSE else low,
         )
         return None
 

@@ -44,6 +44,8 @@ def redirect_view(live: Reconciler, rates: Rates) -> RouterView:
     totals = rates.totals()
     entries, limit = fill()
     sources = ", ".join(str(source) for _, source in sorted(config.sources.items()))
+    pair = state.pair
+    standby = pair is not None and pair.role is Role.STANDBY and not pair.blocked and bool(pair.active_peers(now))
     return RouterView(
         kind=KIND,
         made=time.time(),
@@ -53,7 +55,9 @@ def redirect_view(live: Reconciler, rates: Rates) -> RouterView:
             (str(entries), f"tracked connections of at most {limit}"),
             (str(state.repairs), "repairs"),
         ),
-        reasons=state.reasons(now),
+        standby=standby,
+        # That it stands by for another one is no trouble; all else is.
+        reasons=[reason for reason in state.reasons(now) if not (standby and reason.startswith("standby: "))],
         warnings=state.warnings(),
         destinations=[_row(rule, state, totals, rates, now) for rule in config.rules.all],
         parts=list(_parts(live)),

@@ -23,11 +23,13 @@ class Query:
 
 
 def parse_query(text: str) -> Query:
-    """Return what is asked for; fields that nobody knows, and what is no query, are as if they were not there."""
+    """Return what is asked for; fields that nobody knows are as if they were not there. Of what is no query, only that
+    names and addresses shall be left out is heard.
+    """
     try:
         fields = parse_qs(text, max_num_fields=_FIELDS)
     except ValueError:
-        return Query()
+        return Query(redact="redact" in text)
 
     def one(name: str) -> str:
         return fields.get(name, [""])[0].strip()

@@ -112,7 +112,7 @@ class RouterView:
 
     ``reasons`` say why it is not ready, ``warnings`` what else is wrong; ``figures`` are numbers with what they count;
     ``counted`` says what the rows count. ``reloaded`` is when the list was last changed (seconds since the epoch),
-    ``refused`` why the one that is asked for now is not in force.
+    ``refused`` why the one that is asked for now is not in force. ``standby``: it would take over from another one.
     """
 
     kind: str
@@ -127,6 +127,7 @@ class RouterView:
     reloaded: float | None = None
     change: ListChange = field(default_factory=ListChange)
     refused: str = ""
+    standby: bool = False
 
     @property
     def level(self) -> Level:
@@ -141,7 +142,7 @@ class RouterView:
         return {
             Level.CUT_OFF: "not ready",
             Level.DEGRADED: "ready, but not all is well",
-            Level.FINE: "ready",
+            Level.FINE: "stands by" if self.standby else "ready",
         }[self.level]
 
 

@@ -278,6 +278,12 @@ def test_a_question_cannot_write_to_a_terminal(questions: int, caplog: pytest.Lo
     assert said == "/?bad\\x1b]0;mine\\x07 cannot be shown: the kernel is busy"
 
 
+def test_a_question_that_is_too_long_is_none(questions: int, pages: Pages) -> None:
+    """Cut short it would be another one."""
+    assert whole(questions, f"/?q={'x' * 600}&redact=1").startswith(b"HTTP/1.1 431 ")
+    assert not pages.made
+
+
 def test_html_is_compressed_for_those_who_take_it(questions: int) -> None:
     head, _, body = whole(questions, "/", "Accept-Encoding: br, GZIP;q=0.5").partition(b"\r\n\r\n")
     assert b"\r\nContent-Encoding: gzip" in head

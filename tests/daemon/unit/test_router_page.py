@@ -76,6 +76,12 @@ def test_one_that_is_not_ready_says_so() -> None:
     assert "none" in text_of(page)
 
 
+def test_a_standby_is_well() -> None:
+    view = RouterView("redirect", NOW, standby=True)
+    assert (view.level, view.state) == (Level.FINE, "stands by")
+    assert RouterView("redirect", NOW, standby=True, reasons=["no carrier"]).level is Level.CUT_OFF
+
+
 def test_a_filter_keeps_what_fits() -> None:
     text = text_of(router_page(VIEW, Query(words="BANK dropped")))
     assert "443 tcp bank.example.com" in text
@@ -174,7 +180,9 @@ def test_any_query_is_one(text: str) -> None:
 
 def test_queries() -> None:
     assert parse_query("q=shop+1&target=%20a&client=b&report=1&redact=1") == Query("shop 1", "a", "b", True, True)
-    assert parse_query("&".join(f"a{n}=1" for n in range(100))) == Query()
+    many = "&".join(f"a{n}=1" for n in range(100))
+    assert parse_query(many) == Query()
+    assert parse_query(f"{many}&redact=1").redact, "nothing is shown that shall not be"
     assert parse_query("") == Query()
 
 

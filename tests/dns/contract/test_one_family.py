@@ -201,3 +201,14 @@ def test_a_port_that_somebody_has_everywhere_is_an_error(port: int) -> None:
         other.bind(("0.0.0.0", port))
         with pytest.raises(OSError, match="in use"):
             OneFamily(Family.IPV6)
+
+
+def test_a_domain_that_never_answers_leaves_room_for_others(known: Known, server: OneFamily, ask: Asker) -> None:
+    for number in range(one_family.MOST_OF_A_DOMAIN + 50):
+        assert ask(question(f"slow{number}.silent.example."), 0.001) is None
+    assert answered(ask(question("a.example."))) == ("NOERROR", [str(SIX)])
+    assert sum(known.asked.values()) == one_family.MOST_OF_A_DOMAIN + 1
+    server._thread.loop.call_soon_threadsafe(known.slow.set)  # type: ignore[union-attr]
+    for _ in range(one_family.MOST_OF_A_DOMAIN):
+        assert answered(ask(b"no question", 5)) == ("NOERROR", [str(SIX)])
+    assert answered(ask(question("fresh.silent.example."))) == ("NOERROR", [str(SIX)]), "there is room again"
