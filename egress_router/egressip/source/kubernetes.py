@@ -239,7 +239,8 @@ class KubernetesSource:
         watches = (self._pods, *self._remote.values())
         for ended in self._ended:
             # Another watch may have them as well: one of all namespaces in place of many, or the other way round.
-            for uid in ended.objects():
+            # What it has left out since it was asked last, too; the objects first: its thread may still be ending.
+            for uid in {*ended.objects(), *ended.take_changes()}:
                 changes[uid] = next((pod for watch in watches if (pod := watch.objects().get(uid)) is not None), None)
         self._ended.clear()
         for watch in watches:
