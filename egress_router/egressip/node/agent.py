@@ -432,6 +432,7 @@ class Agent:
             self._draining(),
             dict(self.reassignment.unconfirmed),
             self._settled,
+            self.gateways.unheard(),
         )
         return self._planner.plan(inputs, state.pods, self._arp_suppressed(), self.gateways.slots)
 

@@ -34,6 +34,8 @@ class Gateways:
     failovers: int = 0
     last_slot: int = LAST_SLOT
     _pending: dict[str, frozenset[str]] = field(default_factory=dict)
+    #: By the name of a gateway that is new, after how many rounds its silence says something.
+    _awaited: dict[str, int] = field(default_factory=dict)
 
     def follow(self, me: str, state: ClusterState, decision: Decision) -> None:
         """Keep exactly the nodes that pods of node ``me`` need."""
@@ -43,8 +45,10 @@ class Gateways:
             del self.health[name]
             self.losses.pop(name, None)
             self.legs.pop(name, None)
+            self._awaited.pop(name, None)
         for name in needed - self.health.keys():
             self.health[name] = NodeHealth(self.misses, self.returns)
+            self._awaited[name] = self.misses
         self.slots = assign_slots(needed, self.slots, self.last_slot)
 
     def probed(self, answers: Mapping[str, Answer]) -> tuple[bool, list[str]]:
@@ -61,10 +65,25 @@ class Gateways:
                     messages.append(f"node {name} is {health.state}")
                     self.failovers += before is Health.UP and health.state is Health.DOWN
                     changed = True
+                changed |= self._was_awaited(name)
             if answer.pending is not None and answer.pending != self._pending.get(name, frozenset()):
                 self._pending[name] = answer.pending
                 changed = True
         return changed, messages
+
+    def _was_awaited(self, name: str) -> bool:
+        """Take in that a round is over; return whether the gateway is awaited no more, and still not known."""
+        if name not in self._awaited:
+            return False
+        self._awaited[name] -= 1
+        if self._awaited[name] > 0 and self.health[name].state is Health.UNKNOWN:
+            return False
+        del self._awaited[name]
+        return self.health[name].state is Health.UNKNOWN
+
+    def unheard(self) -> frozenset[str]:
+        """Return the gateways that are new, and of which nobody can tell yet whether they are up."""
+        return frozenset(self._awaited) & self.in_state(Health.UNKNOWN)
 
     def assume_unknown_down(self) -> None:
         """Treat gateways that have not answered yet as down."""

@@ -84,6 +84,8 @@ class PlanInputs:
     unconfirmed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     #: Whether it is known who is up: before that, nobody leaves with the node's address for want of an egress IP.
     settled: bool = True
+    #: Nodes that are new among those that are asked: so long as they may be up, nobody leaves so for want of theirs.
+    unheard: frozenset[str] = frozenset()
 
 
 class Planner:
@@ -200,6 +202,8 @@ class _Here:
         self._machines = {address_text(key) for key in keys if key is not None}
         self._translators = Translators(inputs.namespaces, inputs.decision, inputs.slots, inputs.pending)
         self._excepted: dict[tuple[str, int], tuple[str, ...]] = {}
+        held = (inputs.decision.nodes[name].claims for name in inputs.unheard if name in inputs.decision.nodes)
+        self._unheard = {ip for claims in held for ip in claims}
 
     def judge(self, ip: str, pods: Iterable[Pod]) -> _Address:
         """Return what becomes of an address that these pods have."""
@@ -236,7 +240,7 @@ class _Here:
             return found
         path = self._path(ip, verdict, version, own)
         excepted = self._excepted_by(pod.namespace, verdict, version)
-        if path is Direct.NO_GATEWAY and verdict.node_ip and self.inputs.settled:
+        if path is Direct.NO_GATEWAY and verdict.node_ip and self._is_known(pod.namespace, version):
             # Every destination is one that is reached directly, as long as there is no other way.
             excepted = _EVERYTHING[version]
         translating = self._translating(ip, pod.namespace, version)
@@ -255,6 +259,15 @@ class _Here:
         if found is None or not doubted:
             return found
         return found - {self.inputs.slots[node] for node in doubted if node in self.inputs.slots}
+
+    def _is_known(self, namespace: str, version: int) -> bool:
+        """Return whether it is known that no address of a namespace can be used."""
+        if not self.inputs.settled:
+            return False
+        if not self._unheard:
+            return True
+        keys = map(address_key, self.inputs.namespaces[namespace].egress_ips)
+        return self._unheard.isdisjoint(address_text(key) for key in keys if key and family(key) == version)
 
     def _excepted_by(self, namespace: str, verdict: NamespaceDecision, version: int) -> tuple[str, ...]:
         if not verdict.excepted:

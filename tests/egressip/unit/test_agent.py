@@ -66,6 +66,25 @@ def test_a_fresh_node_waits_for_the_first_probes_before_pods_leave_with_its_own_
     assert all(state.excepted == {} for state in applied(up))
 
 
+def test_the_first_pod_of_a_namespace_waits_until_its_holder_is_heard(tmp_path: Path) -> None:
+    """A holder that nobody was asked about yet may be well: no pod leaves with the node's address for that."""
+    space = replace(ONLY_REMOTE.namespaces["toto"], node_ip=True)
+    with_pod = replace(ONLY_REMOTE, namespaces={"toto": space})
+    node = FakeNode(replace(with_pod, pods={}), tmp_path)
+    node.health["b"] = UP
+    node.run(3.0, (1.5, partial(node.source.set, with_pod)))
+    assert any(state.paths.get(POD) is Direct.NO_GATEWAY for state in applied(node)), "it was not heard at once"
+    assert applied(node)[-1].paths[POD] == Remote(1)
+    assert all(state.excepted == {} for state in applied(node))
+    gone = FakeNode(replace(with_pod, pods={}), tmp_path)
+    gone.run(3.0, (1.5, partial(gone.source.set, with_pod)))
+    assert applied(gone)[-1].excepted == {POD: ("0.0.0.0/0",)}, "nobody has the address"
+    silent = FakeNode(replace(with_pod, pods={}), tmp_path)
+    silent.health["b"] = replace(GONE, echo=True)
+    silent.run(3.0, (1.5, partial(silent.source.set, with_pod)))
+    assert applied(silent)[-1].excepted == {POD: ("0.0.0.0/0",)}, "an agent that says nothing is not waited for"
+
+
 def test_an_address_is_checked_then_added_then_translated_to_then_announced(node: FakeNode) -> None:
     node.run(2.0)
     steps = [step for step in node.steps if step[0] in ("check", "add", "announce")]
