@@ -54,13 +54,15 @@ class Encryption:
         self._private_key = private_key(key_file)
         self._log = log
         self._keys: dict[str, str] = {}
+        #: The nodes (hostIPs) of which alone the device has peers; None before the first look.
+        self._followed: frozenset[str] | None = None
         #: What other nodes are told.
         self.public_key = ""
 
     def ensure(self, kernel: RouteNetlink) -> list[str]:
         """Have the device be there, with the peers that are known; return what differed, a line each. Peers that an
-        earlier agent has left stay until their nodes say otherwise. Raises EgressRouterError, PlatformError where the
-        kernel has no WireGuard.
+        earlier agent has left stay until their nodes say otherwise, or are gone (``follow``). Raises EgressRouterError,
+        PlatformError where the kernel has no WireGuard.
         """
         link, lines = self._ensure_link(kernel)
         with WireGuard() as wireguard:
@@ -127,10 +129,16 @@ class Encryption:
                     wireguard.remove_peer(ENCRYPTED, other.key)
 
     def follow(self, nodes: Collection[str]) -> None:
-        """Forget the keys of nodes that are none of ``nodes`` (hostIPs) any more. Raises EgressRouterError."""
-        gone = self._keys.keys() - set(nodes)
-        if not gone:
+        """Forget the keys of nodes that are none of ``nodes`` (hostIPs) any more, those that an earlier agent has left
+        as well: who has such a key may send by the tunnel. Raises EgressRouterError.
+        """
+        wanted = frozenset(nodes)
+        if wanted == self._followed and self._keys.keys() <= wanted:
             return
+        believed = {ip_network(inside_address(host_ip)) for host_ip in wanted}
         with WireGuard() as wireguard:
-            for host_ip in gone:
-                wireguard.remove_peer(ENCRYPTED, self._keys.pop(host_ip))
+            for peer in wireguard.device(ENCRYPTED).peers:
+                if not peer.inside <= believed:
+                    wireguard.remove_peer(ENCRYPTED, peer.key)
+        self._keys = {host_ip: key for host_ip, key in self._keys.items() if host_ip in wanted}
+        self._followed = wanted

@@ -117,6 +117,22 @@ def test_an_agent_that_starts_again_takes_over_what_is_there(wireguard: FakeWire
     assert wireguard.keys() == {KEYS[2]}
 
 
+def test_an_agent_that_starts_again_believes_no_node_that_has_gone_meanwhile(
+    wireguard: FakeWireGuard, tmp_path: Path
+) -> None:
+    kernel, first = FakeRtnetlink([OUTSIDE]), made(tmp_path)
+    first.ensure(kernel)
+    first.learn(OTHER, KEYS[1])
+    first.learn("192.0.2.13", KEYS[2])
+    second = made(tmp_path)
+    second.ensure(kernel)
+    second.follow({OTHER})
+    assert wireguard.keys() == {KEYS[1]}, "the key of the other is in nobody's hands that counts"
+    second.follow({OTHER, "192.0.2.13"})
+    second.learn("192.0.2.13", KEYS[3])
+    assert wireguard.keys() == {KEYS[1], KEYS[3]}
+
+
 def test_the_key_of_a_node(tmp_path: Path) -> None:
     path = tmp_path / "node.wireguard"
     key = private_key(path)
