@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from egress_router.egressip.api import address_key, address_text, family
+from egress_router.egressip.api import address_key, address_text, family, host_range
 from egress_router.egressip.source.api_objects import EgressIP, EgressIPPool
-from egress_router.egressip.source.groups import ApiObjects, fits
+from egress_router.egressip.source.groups import ApiObjects
 
-#: So many addresses in a row are looked at for one that fits the nodes' interfaces.
+#: So many addresses in a row are looked at, besides those that somebody has, for one that a node can hold.
 MOST_LOOKED_AT = 1 << 16
 #: More addresses than this are shown as this: a number of 32 bits, see the schema.
 MOST_SHOWN = (1 << 31) - 1
@@ -24,6 +24,8 @@ class Pools:
     taken: set[int] = field(default_factory=set)
     #: Subnets of the nodes' interfaces, as far as nodes tell.
     subnets: tuple[str, ...] = ()
+    #: Pools, and the family of which they had no free address; nothing is given back here.
+    _full: set[tuple[str, int]] = field(default_factory=set)
 
     def missing(self, value: EgressIP) -> list[int]:
         """Return the family (4, 6) of each address that an EgressIP is to be given still."""
@@ -41,21 +43,28 @@ class Pools:
         """Return the address to be given next; None when no address of the family is free. ``preferred`` come first:
         what the object had before. Then those that fit an interface of some node.
         """
+        if (value.pool, version) in self._full:
+            return None
         pool = self.by_name[value.pool]
         ranges = [span for span in pool.ranges if family(span[0]) == version]
         for text in preferred:
             key = address_key(text)
             if key is not None and self._is_free(key) and any(first <= key <= last for first, last in ranges):
                 return address_text(key)
-        either = None
-        for looked, key in enumerate(in_order_of(value.name, ranges)):
-            if self._is_free(key):
-                if not self.subnets or fits(address_text(key), self.subnets):
+        for spans in (self._fitting(ranges), ranges):
+            for looked, key in enumerate(in_order_of(value.name, spans)):
+                if self._is_free(key):
                     return address_text(key)
-                either = key if either is None else either
-            if looked >= MOST_LOOKED_AT + len(self.taken):
-                break
-        return None if either is None else address_text(either)
+                if looked >= MOST_LOOKED_AT + len(self.taken):
+                    break
+        self._full.add((value.pool, version))
+        return None
+
+    def _fitting(self, ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return the parts of the ranges that nodes' interfaces can hold, as far as nodes tell."""
+        hosts = [span for text in self.subnets if (span := host_range(text)) is not None]
+        both = [(max(a, c), min(b, d)) for a, b in ranges for c, d in hosts]
+        return [(first, last) for first, last in both if first <= last]
 
     def _is_free(self, key: int) -> bool:
         return key not in self.taken and address_key(address_text(key)) is not None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from itertools import islice
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -19,7 +21,7 @@ from egress_router.egressip.source.groups import ApiObjects, Grouping, cluster_s
 from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.egressip.source.kubernetes_status import StatusMaker, keep_status, ready_of, selected
 from egress_router.egressip.source.pool_writer import PoolWriter
-from egress_router.egressip.source.pools import MOST_SHOWN, distinct, in_order_of, pools_of
+from egress_router.egressip.source.pools import MOST_SHOWN, Pools, distinct, in_order_of, pools_of
 from egress_router.errors import TryAgainError
 from egress_router.kubernetes.client import ApiError, Client
 from egress_router.kubernetes.events import Events
@@ -134,6 +136,28 @@ def test_what_it_had_before_comes_first_and_the_name_decides_else() -> None:
     large = pools_of(objects(pool("a", "192.0.2.0/24"), value))
     chosen = {large.choose(egress_ip(f"n{number}", pool="a"), 4) for number in range(20)}
     assert len(chosen) > 10, "what becomes free is not at once somebody else's"
+
+
+@pytest.mark.parametrize(
+    ("range_", "subnet"), [("2001:db8::/32", "2001:db8:77:1::/64"), ("10.0.0.0/8", "10.77.1.0/24")]
+)
+def test_of_a_large_pool_the_addresses_that_a_node_can_hold_come_first(range_: str, subnet: str) -> None:
+    value = egress_ip("shop", pool="a")
+    pools = pools_of(objects(pool("a", range_), value))
+    pools.subnets = (subnet,)
+    found = pools.choose(value, 6 if ":" in range_ else 4)
+    assert found is not None
+    assert ip_address(found) in ip_network(subnet)
+
+
+def test_a_pool_that_is_exhausted_is_searched_once() -> None:
+    many = [egress_ip(f"shop-{number}", pool="a") for number in range(200)]
+    pools = pools_of(objects(pool("a", "10.0.0.0/17"), *many))
+    first, *_ = pools.by_name["a"].ranges
+    pools.taken.update(range(first[0], first[1] + 1))
+    with mock.patch.object(Pools, "_is_free", autospec=True, return_value=False) as looked:
+        assert [pools.choose(value, 4) for value in many] == [None] * len(many)
+    assert looked.call_count <= 2**15
 
 
 def test_addresses_that_a_node_can_have_come_first() -> None:
