@@ -233,6 +233,8 @@ def _staying(objects: ApiObjects, nodes: Mapping[str, HostSubnet], eligible: Eli
     if not marked:
         return {}
     own = {node.name: node for node in objects.egress_nodes.values()}
+    # An address that somebody lists by hand by now is of that node.
+    by_hand = {canonical(text) for node in own.values() for text in node.egress_ips}
     listing: dict[str, list[EgressIP]] = {}
     for value in objects.egress_ips.values():
         for ip in {canonical(text) for text in value.egress_ips} & marked.keys():
@@ -240,7 +242,8 @@ def _staying(objects: ApiObjects, nodes: Mapping[str, HostSubnet], eligible: Eli
     return {
         ip: node
         for ip, node in marked.items()
-        if len(listing.get(ip, [])) == 1
+        if ip not in by_hand
+        and len(listing.get(ip, [])) == 1
         and eligible.may_be_given(own[node], listing[ip][0], ip)
         and fits(ip, own[node].interface_subnets)
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -188,6 +189,19 @@ def test_recorded_assignments_by_node() -> None:
     less = without_assigned(listed, "a", {"192.0.2.45", "2001:db8::1"})
     assert less.nodes["a"].egress_ips == ()
     assert without_assigned(state, "a", {"192.0.2.45"}).assignment["a"] == ("192.0.2.9",)
+
+
+@pytest.mark.parametrize(("by_hand", "staying"), [([], {"192.0.2.45": "a"}), (["192.0.2.45"], {})])
+def test_an_address_that_is_listed_by_hand_by_now_stays_no_more(by_hand: list[str], staying: dict[str, str]) -> None:
+    """Or it would stand on two nodes, and nobody would have it."""
+    shop = egress_ip("shop", ["192.0.2.45"], env("shop"))
+    given = replace(assigned("192.0.2.45", "a"), stays=True)
+    found = with_labels(
+        objects(shop, node("a", "192.0.2.11"), node("b", "192.0.2.12", egressIPs=by_hand), given),
+        [],
+        [labelled("a", **{ASSIGNABLE: ""}), labelled("b")],
+    )
+    assert cluster_state(found, {}, None).staying == staying
 
 
 @pytest.mark.parametrize(
