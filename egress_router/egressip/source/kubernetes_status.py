@@ -68,12 +68,19 @@ class StatusMaker:
         self._nodes = {node.name: node for node in objects.egress_nodes.values()}
         self._eligible = Eligibility(objects)
         self.pools = pools_of(objects)
+        self._usages: dict[tuple[str, int | None], tuple[int, int]] = {}
         self._listed: dict[str, set[str]] = {}
         for value in objects.egress_ips.values():
             for ip in value.egress_ips:
                 self._listed.setdefault(canonical(ip), set()).add(value.name)
         self._by_node: dict[str, str] = {ip: name for name, node in decision.nodes.items() for ip in node.claims}
         self._candidates: list[EgressNode] | None = None
+
+    def _usage(self, pool: EgressIPPool, version: int | None = None) -> tuple[int, int]:
+        """Return what ``Pools.usage`` does; each EgressIP that waits asks for the same."""
+        if (pool.name, version) not in self._usages:
+            self._usages[pool.name, version] = self.pools.usage(pool, version)
+        return self._usages[pool.name, version]
 
     def status(self, value: EgressIP) -> dict[str, Any]:
         """Return the status of an EgressIP, conditions without their times."""
@@ -117,7 +124,7 @@ class StatusMaker:
             return [AddressStatus(name, None, "NoPool", "there is no such EgressIPPool")]
         found = []
         for version in dict.fromkeys(self.pools.missing(value)):
-            total, used = self.pools.usage(pool, version)
+            total, used = self._usage(pool, version)
             if used < total:
                 found.append(AddressStatus(name, None, "Pending", f"gives an IPv{version} address in a moment"))
             else:
@@ -129,11 +136,11 @@ class StatusMaker:
 
     def pool_status(self, pool: EgressIPPool) -> dict[str, Any]:
         """Return the status of a pool, conditions without their times."""
-        total, used = self.pools.usage(pool)
+        total, used = self._usage(pool)
         full = [
             version
             for version in sorted({family(first) for first, _ in pool.ranges})
-            if self.pools.usage(pool, version)[0] <= self.pools.usage(pool, version)[1]
+            if self._usage(pool, version)[0] <= self._usage(pool, version)[1]
         ]
         if pool.invalid or not pool.ranges:
             exhausted = (not pool.ranges, "InvalidRange", pool.invalid[:MESSAGE] or "it has no range")
