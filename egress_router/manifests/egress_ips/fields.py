@@ -10,6 +10,8 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import Any
 
 from egress_router.egressip.api import (
+    DROP,
+    NODE_IP,
     V6,
     address_key,
     address_text,
@@ -175,6 +177,13 @@ def unknown(item: ManifestObject, field: str, value: Mapping[str, Any], known: C
     for key in value:
         if key not in known and value[key] not in (None, "", [], {}):
             into.lost(item.where, f"{field}.{described(key)} has no place in ours")
+
+
+def leaves_with_node_ip(item: ManifestObject, field: str, value: Any, into: Gathered) -> bool:
+    """Return whether our ``whenUnavailable`` says NodeIP; another word is noted."""
+    if value not in (None, DROP, NODE_IP):
+        into.lost(item.where, f'{field} "{described(value)}" says nothing that is known: {DROP} or {NODE_IP}')
+    return bool(value == NODE_IP)
 
 
 def usable_name(item: ManifestObject, into: Gathered) -> bool:

@@ -12,6 +12,7 @@ from egress_router.manifests.egress_ips.fields import (
     holder,
     is_name,
     is_value,
+    leaves_with_node_ip,
     meant,
     networks,
     usable_name,
@@ -40,9 +41,11 @@ def net_namespace(item: ManifestObject, into: Gathered) -> None:
     netid = item.raw.get("netid")
     if isinstance(netid, int) and not isinstance(netid, bool) and 0 <= netid <= MAX_NETID:
         into.netids[item.name] = netid
-    into.groups.append(
-        Group(item.where, item.name, found, named(item.name), directly=around, labels=labels, annotations=annotations)
+    group = Group(
+        item.where, item.name, found, named(item.name), directly=around, labels=labels, annotations=annotations
     )
+    group.node_ip = leaves_with_node_ip(item, "whenUnavailable", item.raw.get("whenUnavailable"), into)
+    into.groups.append(group)
 
 
 def host_subnet(item: ManifestObject, into: Gathered, *, recorded: bool) -> None:

@@ -6,6 +6,7 @@ from egress_router.manifests.egress_ips.fields import (
     addresses,
     egress_address,
     holder,
+    leaves_with_node_ip,
     meant,
     networks,
     selector,
@@ -24,7 +25,7 @@ def egress_ip(item: ManifestObject, into: Gathered) -> None:
     if spec.get("pool"):
         into.lost(item.where, "spec.pool: the pool gives it addresses; nothing is written for it, apply it as it is")
         return
-    known = ("egressIPs", "namespaceSelector", "podSelector", "egressNodeSelector", "destinations")
+    known = ("egressIPs", "namespaceSelector", "podSelector", "egressNodeSelector", "destinations", "whenUnavailable")
     unknown(item, "spec", spec, known, into)
     destinations = as_mapping(spec.get("destinations"))
     unknown(item, "spec.destinations", destinations, ("except",), into)
@@ -46,9 +47,9 @@ def egress_ip(item: ManifestObject, into: Gathered) -> None:
             present[str(address)] = node
     labels, annotations = meant(item, into)
     chosen = nodes if nodes.requirements else None
-    into.groups.append(
-        Group(item.where, item.name, found, namespaces, pods, chosen, around, present, labels, annotations)
-    )
+    group = Group(item.where, item.name, found, namespaces, pods, chosen, around, present, labels, annotations)
+    group.node_ip = leaves_with_node_ip(item, "spec.whenUnavailable", spec.get("whenUnavailable"), into)
+    into.groups.append(group)
 
 
 def egress_ip_pool(item: ManifestObject, into: Gathered) -> None:

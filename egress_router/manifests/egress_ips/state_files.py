@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
-from egress_router.egressip.api import address_key
+from egress_router.egressip.api import NODE_IP, address_key
 from egress_router.egressip.source.api_objects import ASSIGNABLE
 from egress_router.manifests.egress_ips.values import NAMESPACE_NAME, Gathered, Group
 from egress_router.manifests.egress_ips.write import holders, yaml_text
@@ -83,6 +83,8 @@ def _net_namespace(
     item["egressIPs"] = list(group.addresses)
     if group.directly:
         item["except"] = list(group.directly)
+    if group.node_ip:
+        item["whenUnavailable"] = NODE_IP
     return item
 
 

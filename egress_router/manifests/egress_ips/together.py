@@ -21,7 +21,7 @@ def put_together(into: Gathered) -> list[Group]:
     """Return the groups with each address in one of them, and names that differ; what is left out is noted."""
     buckets: dict[object, list[Group]] = {}
     for group in into.groups:
-        buckets.setdefault((group.addresses, group.nodes, group.directly), []).append(group)
+        buckets.setdefault((group.addresses, group.nodes, group.directly, group.node_ip), []).append(group)
     found: list[Group] = []
     for bucket in buckets.values():
         found += _united(bucket, into) if len(bucket) > 1 else bucket

@@ -28,6 +28,7 @@ class Group:
     ``where`` is the old object, for messages, ``others`` those that were put to it. ``addresses`` are canonical, in the
     order of preference; an empty ``namespaces`` selects every namespace, ``nodes`` None means the nodes with our label.
     ``directly``: networks that are reached without an egress IP. ``present``: the node that has an address now.
+    ``node_ip``: without a usable address they leave with that of their node.
     """
 
     where: str
@@ -41,6 +42,7 @@ class Group:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
+    node_ip: bool = False
 
 
 @dataclass(slots=True)

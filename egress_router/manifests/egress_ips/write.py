@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from egress_router.egressip.api import address_key
+from egress_router.egressip.api import NODE_IP, address_key
 from egress_router.egressip.source.api_objects import API, STAYS, assignment_name
 from egress_router.kubernetes.selectors import Selector
 from egress_router.manifests.egress_ips.values import NAMESPACE_NAME, Gathered, Group
@@ -89,6 +89,8 @@ def _egress_ip(group: Group) -> dict[str, Any]:
         spec["egressNodeSelector"] = _selector(group.nodes)
     if group.directly:
         spec["destinations"] = {"except": list(group.directly)}
+    if group.node_ip:
+        spec["whenUnavailable"] = NODE_IP
     return {"apiVersion": API, "kind": "EgressIP", "metadata": metadata, "spec": spec}
 
 

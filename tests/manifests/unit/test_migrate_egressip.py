@@ -358,3 +358,28 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     Path("egressip").write_text(good)
     assert guarded(lambda: run(["migrate", "./egressip"])) == 78
     assert "has no egress router" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to_files", [False, True])
+@pytest.mark.parametrize("word", ["NodeIP", "Drop", None, "nodeip", {}])
+def test_what_becomes_of_pods_without_an_address_goes_over(to_files: bool, word: object) -> None:
+    space = {"kind": "NetNamespace", "metadata": {"name": "p"}, "netid": 7, "egressIPs": ["192.0.2.45"]}
+    ours = {
+        "apiVersion": "egress-router.io/v1alpha1",
+        "kind": "EgressIP",
+        "metadata": {"name": "e"},
+        "spec": {
+            "egressIPs": ["192.0.2.46"],
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "q"}},
+        },
+    }
+    if word is not None:
+        space["whenUnavailable"] = ours["spec"]["whenUnavailable"] = word  # type: ignore[index]
+    text, notes = migrate_egress_ips(
+        [SourceText("old.json", f"{json.dumps(space)}\n{json.dumps(ours)}")], Problems(), to_files=to_files
+    )
+    written = [item for item in yaml.safe_load_all(text) if item["kind"] in ("EgressIP", "NetNamespace")]
+    assert len(written) == 2
+    expected = "NodeIP" if word == "NodeIP" else None
+    assert [item.get("spec", item).get("whenUnavailable") for item in written] == [expected] * 2
+    assert sum("whenUnavailable" in text for text in lost(notes)) == (0 if word in ("NodeIP", "Drop", None) else 2)
