@@ -22,6 +22,7 @@ from egress_router.egressip.node.state import (
     NodeState,
     Remote,
 )
+from egress_router.egressip.node.tunnel import INSIDE
 from egress_router.net.nft import script
 from egress_router.net.nft.values import NftChain, NftSet, NftTable
 
@@ -534,6 +535,13 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         ),
         "only nodes reach the tunnel, no pod the agent, and drained egress IPs do not answer",
     )
+    if settings.encrypted:
+        yield NftChain(
+            "only_encrypted",
+            "type filter hook output priority filter - 5; policy accept;",
+            (f'oifname != {{ "lo", "{ENCRYPTED}" }} ip6 daddr {INSIDE} drop',),
+            "while the device that encrypts is away, nothing of the tunnel goes another way",
+        )
     yield NftChain(
         "take_mark_off",
         "type filter hook forward priority mangle - 5; policy accept;",

@@ -15,7 +15,7 @@ from egress_router.egressip.node import encryption as encryption_module
 from egress_router.egressip.node.encryption import Encryption, private_key
 from egress_router.egressip.node.nft_rules import node_tables
 from egress_router.egressip.node.state import ENCRYPTED, TUNNEL_PORT, NodeSettings, NodeState
-from egress_router.egressip.node.tunnel import inside_address, tunnel_mtu, wanted_tunnel
+from egress_router.egressip.node.tunnel import INSIDE, inside_address, tunnel_mtu, wanted_tunnel
 from egress_router.errors import PlatformError
 from egress_router.net.rtnetlink.fake import FakeRtnetlink
 from egress_router.net.rtnetlink.values import Link
@@ -163,3 +163,14 @@ def test_only_what_was_encrypted_reaches_the_tunnel() -> None:
 
     assert rules(encrypted=True) == [f'iifname != "{ENCRYPTED}" udp dport 14790 counter name tunnel_stranger drop']
     assert len(rules(encrypted=False)) == 2
+
+
+def test_nothing_of_the_tunnel_leaves_by_another_device() -> None:
+    """Without the device that encrypts its addresses are reached by the default route."""
+
+    def output(*, encrypted: bool) -> list[str]:
+        inet, _ = node_tables(NodeSettings("a", "eth0", (), encrypted=encrypted), NodeState(), 1370)
+        return [rule for chain in inet.chains for rule in chain.rules if "hook output" in (chain.hook or "")]
+
+    assert output(encrypted=True) == [f'oifname != {{ "lo", "{ENCRYPTED}" }} ip6 daddr {INSIDE} drop']
+    assert output(encrypted=False) == []
