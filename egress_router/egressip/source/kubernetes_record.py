@@ -25,6 +25,15 @@ from egress_router.kubernetes.lease import CONFLICT, NOT_FOUND, KubernetesLease
 OFFLINE = "egress-router.io/offline-nodes"
 
 
+def as_it_is_known(entry: Assignment) -> dict[str, Any]:
+    """Return the body of a DELETE that is refused when the object is another one by now, or was changed."""
+    return {
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "preconditions": {"uid": entry.uid, "resourceVersion": entry.version},
+    }
+
+
 class KubernetesRecord:
     """An AssignmentRecord. Every write carries the controller's epoch, which the server refuses when a later controller
     has written already (the schema's rule), and the version of the object that was decided from.
@@ -115,13 +124,8 @@ class KubernetesRecord:
             version = now.version
 
     def _delete(self, before: Assignment) -> None:
-        body = {
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "preconditions": {"uid": before.uid, "resourceVersion": before.version},
-        }
         try:
-            self._request("DELETE", f"{ASSIGNMENTS}/{before.name}", body)
+            self._request("DELETE", f"{ASSIGNMENTS}/{before.name}", as_it_is_known(before))
         except ApiError as error:
             if error.code != NOT_FOUND:
                 raise

@@ -9,8 +9,9 @@ from typing import Any
 
 from egress_router.egressip.api import address_key
 from egress_router.egressip.source.api_objects import API, ASSIGNMENTS, POOLS, EgressIP, assignment_name
-from egress_router.egressip.source.groups import ApiObjects, with_given
+from egress_router.egressip.source.groups import ApiObjects, canonical, with_given
 from egress_router.egressip.source.kubernetes import KubernetesSource
+from egress_router.egressip.source.kubernetes_record import as_it_is_known
 from egress_router.egressip.source.kubernetes_status import StatusMaker, keep_status, with_times
 from egress_router.egressip.source.pools import pools_of
 from egress_router.errors import TryAgainError
@@ -22,7 +23,8 @@ from egress_router.kubernetes.lease import CONFLICT, NOT_FOUND, KubernetesLease
 class PoolWriter:
     """An address is given by making the EgressIPAssignment that bears its name, which can be made once: of two
     controllers, one of which was replaced and does not know it yet, the server lets one do it. It is given back when
-    that object is deleted, which KubernetesRecord does once its EgressIP is gone or names another pool.
+    that object is deleted once its EgressIP is gone or names another pool: by KubernetesRecord where it is on a node,
+    else here, since the record is only written when some node's addresses change.
     """
 
     def __init__(
@@ -40,9 +42,36 @@ class PoolWriter:
         self._events = events
 
     def give(self, objects: ApiObjects, most: int, beat: Callable[[], None]) -> int:
-        """Give what is missing, up to ``most`` addresses; return how many were given. Raises ApiError, ApiUnavailable,
-        and TryAgainError when the lease is lost.
+        """Take back what nobody has, then give what is missing, up to ``most`` addresses; return how many were given or
+        taken back. Raises ApiError, ApiUnavailable, and TryAgainError when the lease is lost.
         """
+        back = self._take_back(most, beat)
+        given = self._give(objects, most - back, beat)
+        if back or given:
+            self._source.notice()
+        return back + given
+
+    def _take_back(self, most: int, beat: Callable[[], None]) -> int:
+        """Delete the assignments that are of no EgressIP any more and on no node."""
+        assignments = self._source.assignments.objects()
+        present = with_given(self._source.egress_ips.objects(), assignments)
+        listed = {canonical(text) for value in present.values() for text in value.egress_ips}
+        left = [entry for entry in assignments.values() if not entry.node and entry.egress_ip not in listed]
+        for entry in left[:most]:
+            beat()
+            self._require_lease()
+            try:
+                self._client.request("DELETE", f"{ASSIGNMENTS}/{entry.name}", body=as_it_is_known(entry))
+            except ApiError as error:
+                if error.code not in (NOT_FOUND, CONFLICT):
+                    raise
+                if error.code == CONFLICT:
+                    # The watch tells what it is by now.
+                    continue
+            self._source.assignments.forget(entry.uid)
+        return len(left[:most])
+
+    def _give(self, objects: ApiObjects, most: int, beat: Callable[[], None]) -> int:
         if not any(value.pool for value in objects.egress_ips.values()):
             return 0
         # The objects are those of the last decision; what was given since then counts.
@@ -65,14 +94,15 @@ class PoolWriter:
                     if self._make(value, ip):
                         given += 1
                         break
-        if given:
-            self._source.notice()
         return given
+
+    def _require_lease(self) -> None:
+        if not self._lease.held():
+            raise TryAgainError("the lease is lost; another controller may give addresses now")
 
     def _make(self, value: EgressIP, ip: str) -> bool:
         """Return whether the address is given; not where somebody else has it meanwhile."""
-        if not self._lease.held():
-            raise TryAgainError("the lease is lost; another controller may give addresses now")
+        self._require_lease()
         body: dict[str, Any] = {
             "apiVersion": API,
             "kind": "EgressIPAssignment",

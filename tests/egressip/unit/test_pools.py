@@ -257,6 +257,10 @@ class Server:
     def request(self, method: str, path: str, _query: Any = None, body: Any = None, **_: Any) -> dict[str, Any]:
         if "events" in path:
             return {}
+        if method == "DELETE":
+            name = path.removeprefix(f"{api_objects.ASSIGNMENTS}/")
+            assert body["preconditions"] == {"uid": f"uid-{name}", "resourceVersion": "1"}
+            return self.objects.pop(name)
         assert (method, path) == ("POST", api_objects.ASSIGNMENTS)
         name = body["metadata"]["name"]
         if name in self.objects:
@@ -274,6 +278,9 @@ class Followed:
 
     def assume(self, raw: Mapping[str, Any]) -> None:
         self.values[raw["metadata"]["uid"]] = api_objects.assignment(raw)
+
+    def forget(self, uid: str) -> None:
+        del self.values[uid]
 
 
 class Replica:
@@ -343,6 +350,20 @@ def test_controllers_that_know_nothing_of_each_other_give_nothing_twice(turns: l
     effective = with_given({value.uid: value for value in values}, authority)
     taken = [ip for value in effective.values() for ip in value.egress_ips]
     assert len(taken) == len(set(taken))
+
+
+def test_an_address_that_no_node_got_comes_back_when_its_egress_ip_is_gone() -> None:
+    """The record of what nodes have does not change for it, so it is not written."""
+    server = Server()
+    scarce = pool("a", "192.0.2.64/32")
+    gone, waits = egress_ip("gone", "2026-01-01", pool="a"), egress_ip("waits", "2026-02-01", pool="a")
+    replica = Replica(server, objects(scarce, gone, waits))
+    assert replica.give() == 1
+    assert owners(server) == {"gone": ["192.0.2.64"]}
+    del replica.egress_ips.values[gone.uid]
+    assert replica.give() == 2
+    assert owners(server) == {"waits": ["192.0.2.64"]}
+    assert replica.give() == 0
 
 
 def test_a_lease_that_is_lost_gives_nothing() -> None:
