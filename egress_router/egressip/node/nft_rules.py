@@ -79,7 +79,7 @@ def except_chain(networks: tuple[str, ...]) -> str:
     """Return the chain that accepts what goes to these networks. The same networks have the same chain, of whatever
     pods they are, and a chain never changes: other networks have another one, which pods come to in one transaction.
     """
-    return f"except_{blake2b(' '.join(networks).encode(), digest_size=8).hexdigest()}"
+    return f"except_{blake2b(' '.join(networks).encode(), digest_size=16).hexdigest()}"
 
 
 def elements(state: NodeState, marks: Marks) -> Elements:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -44,6 +45,7 @@ class KubernetesRecord:
         self._source = source
         self._lease = lease
         self._epoch: int | None = None
+        self._epoch_lock = threading.Lock()
 
     def offline(self) -> tuple[str, ...]:
         """Return the nodes that were offline for what stands written."""
@@ -57,10 +59,12 @@ class KubernetesRecord:
         """Return this controller's epoch: above that of every assignment when it began, and of every former holder of
         the lease; a lease that somebody deletes counts from 0 again.
         """
-        if self._epoch is None:
-            highest = max((entry.epoch for entry in self._source.assignments.objects().values()), default=0)
-            self._epoch = max(self._lease.transitions, highest + 1)
-        return self._epoch
+        # Asked by several threads: two answers would be two controllers to the server.
+        with self._epoch_lock:
+            if self._epoch is None:
+                highest = max((entry.epoch for entry in self._source.assignments.objects().values()), default=0)
+                self._epoch = max(self._lease.transitions, highest + 1)
+            return self._epoch
 
     def write(self, assignment: Mapping[str, Collection[str]], offline: Iterable[str]) -> None:
         """Write what differs. Raises ApiError, ApiUnavailable, or TryAgainError when the lease is lost meanwhile; what
