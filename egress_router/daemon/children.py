@@ -76,6 +76,12 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    def kill_all(self) -> None:
+        """Kill it, and what it has started in its own process group; nothing when it was reaped already."""
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
     def ended(self, wait_status: int) -> None:
         """Record the status that waitpid(2) gave."""
         self.status = os.waitstatus_to_exitcode(wait_status)

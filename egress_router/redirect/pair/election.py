@@ -79,6 +79,15 @@ class Election:
         self._loop.add_reader(self._fifo, self._read_roles)
         self._spawn()
 
+    def start_again(self, why: str) -> None:
+        """Have keepalived end, and start it again as a standby."""
+        child = self._child
+        if child is None:
+            return
+        LOGGER.warning("keepalived starts again: %s", why)
+        child.signal(signal.SIGTERM)
+        self._loop.call_later(STOP_SECONDS, child.kill_all)
+
     def track(self, *, gateways: bool, blocked: bool) -> None:
         """Tell it whether a gateway is missed, and whether the address must not be taken."""
         for file, value in ((self._place.gateways, gateways), (self._place.blocked, blocked)):
@@ -103,10 +112,13 @@ class Election:
         self._loop.remove(child.output)
         child.signal(signal.SIGTERM)
         end = time.monotonic() + STOP_SECONDS
-        while not _reaped(child):
-            if time.monotonic() > end:
-                child.signal(signal.SIGKILL)
-                end += STOP_SECONDS
+        while not _reaped(child) and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+        # The one that sends adverts (2.2.7) may hang when it is to end and its interface was made anew. What the kernel
+        # itself keeps is not waited for.
+        child.kill_all()
+        end += STOP_SECONDS
+        while not _reaped(child) and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
         child.close()
 
@@ -131,7 +143,7 @@ class Election:
     def _ended(self, child: Child) -> None:
         if child is not self._child:
             return
-        child.signal(signal.SIGKILL)
+        child.kill_all()
         if not _reaped(child):
             self._loop.call_later(_LOOK_SECONDS, lambda: self._ended(child))
             return
@@ -151,7 +163,8 @@ class Election:
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
             role = told_role(line.decode(errors="replace"))
-            if role is not None:
+            # What one that has ended had said last is no role any more.
+            if role is not None and self._child is not None:
                 self._changed(role, "")
 
 

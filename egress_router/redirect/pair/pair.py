@@ -39,6 +39,7 @@ class Pair:
         self._identity = identity(config, sources)
         self._watch: AdvertWatch | None = None
         self._renewal: Timer | None = None
+        self._index = 0
         self._both_until = self._blocked_until = _NEVER
         self._missed = False
         self.hold: Callable[[], None] = lambda: None
@@ -63,6 +64,10 @@ class Pair:
     def open(self, interface: str, index: int, mac: str) -> None:
         """Hear adverts by an interface, instead of the one before."""
         self._close_watch()
+        if self._index not in (0, index):
+            # keepalived (2.2.7) sees the new one come up and is never active on it again, dynamic_interfaces or not.
+            self.election.start_again(f"{interface} is another interface now")
+        self._index = index
         try:
             self._watch = AdvertWatch(interface, index, mac)
         except TryAgainError:

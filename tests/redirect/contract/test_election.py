@@ -1,0 +1,60 @@
+"""keepalived as it is installed: what it tells of its role when its interface is taken away and made anew."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Address, ip_address
+from pathlib import Path
+
+import pytest
+
+from egress_router.daemon.loop import Loop
+from egress_router.net.rtnetlink.kernel import Rtnetlink
+from egress_router.redirect.pair.pair import Pair
+from egress_router.redirect.pair.values import PairConfig, Role
+from tests.net.contract.conftest import namespace
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures(namespace.__name__)]
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def make_interface(pair: Pair) -> None:
+    ip("link", "add", "egress", "type", "veth", "peer", "name", "lan")
+    for name in ("lan", "egress"):
+        ip("link", "set", name, "addrgenmode", "none", "up")
+    with Rtnetlink() as kernel:
+        link = kernel.link("egress")
+    assert link is not None
+    pair.open(link.name, link.index, link.mac)
+
+
+def turn_until(loop: Loop, condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 6
+    while not condition():
+        assert time.monotonic() < end, what
+        loop.turn(time.monotonic() + 0.05)
+
+
+def test_an_interface_that_is_made_anew_is_one_to_be_active_on() -> None:
+    ip("link", "set", "lo", "up")
+    loop = Loop()
+    with tempfile.TemporaryDirectory(prefix="pair-") as name:
+        pair = Pair(PairConfig(46, interval=0.05, directory=Path(name)), loop, (ip_address("192.0.2.46"),))
+        make_interface(pair)
+        pair.election.prepare("egress", IPv4Address("169.254.7.1"), IPv4Address("127.1.2.3"))
+        pair.start(listen=False)
+        try:
+            turn_until(loop, lambda: pair.state.role is Role.ACTIVE, "it is alone, and becomes active")
+            ip("link", "del", "egress")
+            turn_until(loop, lambda: pair.state.role is Role.FAULT, "it has nothing to be active on")
+            make_interface(pair)
+            turn_until(loop, lambda: pair.state.role is Role.ACTIVE, "it is active again")
+        finally:
+            pair.close()
+            loop.close()
