@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from egress_router.config.inputs import Problems, load_inputs
 from egress_router.config.values import Address, HostName
@@ -44,6 +44,8 @@ class Reconciler:
         self.backend = backend
         self.state = state
         self.lock = threading.Lock()
+        #: Whether it may have its addresses at this moment, see ``restore``.
+        self.may_hold: Callable[[], bool] = lambda: True
         self._answers: dict[HostName, tuple[Address, ...]] = {}
         state.follow(config.rules.names, only=not config.rules.addressed)
         state.listed.take(map(str, config.rules.all))
@@ -127,9 +129,9 @@ class Reconciler:
                 # First, for what may not pass must be held back while the rest is looked at.
                 lines = self.backend.repair(self.desired.translation) if rules else []
                 if network:
-                    missing, observed = restore(self.config, self.desired)
+                    missing, observed = restore(self.config, self.desired, self.may_hold)
                     if not missing and self._adopt(observed):
-                        missing, _ = restore(self.config, self.desired)
+                        missing, _ = restore(self.config, self.desired, self.may_hold)
                         missing += self.backend.repair(self.desired.translation)
                     lines += missing
                 if lines and rules:

@@ -151,6 +151,7 @@ class RedirectDaemon:
             if pair.state.holding:
                 self._uplink.taken_over()
 
+        self._live.may_hold = lambda: pair.wanted
         pair.hold = lambda: self._worker.do(lambda: self._live.hold(holds=pair.wanted), held, first=True)
         pair.network = lambda: self._live.desired.network
         pair.start(listen=self._run.router.dad)

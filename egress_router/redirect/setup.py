@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 
-from egress_router.config.values import Address, family_of
+from egress_router.config.values import Address, Family, family_of
 from egress_router.daemon.log import LOGGER
-from egress_router.errors import AddressInUse, PlatformError, StateMismatch, TryAgainError
+from egress_router.errors import AddressInUse, EgressRouterError, PlatformError, StateMismatch, TryAgainError
 from egress_router.net import capabilities
 from egress_router.net.arp_nd import Neighbours
 from egress_router.net.families import has_sockets
@@ -65,13 +65,26 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
     return desired, backend
 
 
-def restore(config: RouterConfig, desired: Desired) -> tuple[list[str], Observed]:
+def _always() -> bool:
+    return True
+
+
+def restore(
+    config: RouterConfig, desired: Desired, may_hold: Callable[[], bool] = _always
+) -> tuple[list[str], Observed]:
     """Put back what is missing from the network of a router that was set up.
 
     Returns it as diff lines, nothing when all is there, and what was there. Raises EgressRouterError when it cannot be
     put back.
+
+    A router of a pair may lose its role at any moment, and with it what it holds: ``may_hold`` says so. Then its
+    addresses are not there afterwards, whoever took them away first, and are announced no more.
     """
     network = desired.network
+
+    def may() -> bool:
+        return not network.held or may_hold()
+
     found = []
     with Rtnetlink() as kernel:
         observed = kernel.observe()
@@ -88,8 +101,16 @@ def restore(config: RouterConfig, desired: Desired) -> tuple[list[str], Observed
             found += [line for line in lines if line not in found]
             drift = network_drift(network, observed)
             _set_sysctls(kernel, network, link, observed)
-            # No duplicate detection: the address was ours a moment ago, and every moment without it costs.
-            _apply_network(kernel, replace(config, dad=False), network, drift, link, observed)
+            try:
+                # No duplicate detection: the address was ours a moment ago, and every moment without it costs.
+                _apply_network(kernel, replace(config, dad=False), network, drift, link, observed, may)
+            except EgressRouterError:
+                if may():
+                    raise
+            if not may():
+                # It was taken away when the role went, and may be back since.
+                withdraw(kernel, network, link)
+                break
             try:
                 _verify_network(kernel, network)
             except StateMismatch:
@@ -209,6 +230,7 @@ def _apply_network(
     drift: Drift,
     link: Link,
     observed: Observed,
+    may_hold: Callable[[], bool] = _always,
 ) -> None:
     """Put in place what is missing, in the order that lets nothing out by the wrong way; then remove the rest."""
     index = {item.name: item.index for item in observed.links}
@@ -231,8 +253,15 @@ def _apply_network(
     for item in _stray(observed, network, link):
         kernel.remove_address(link, item)
     neighbours = Neighbours(link.name, link.index, link.mac)
+
+    def announce(items: Iterable[LinkAddress]) -> None:
+        if may_hold():
+            neighbours.announce(item.address.ip for item in items)
+
     try:
-        _add_addresses(kernel, config, drift.missing_addresses, observed, link, neighbours)
+        if may_hold():
+            _add_addresses(kernel, config, drift.missing_addresses, observed, link, neighbours)
+        announce(drift.missing_addresses)
         _wait_for_detection(kernel, network, link)
         add(tuple(r for r in drift.missing_routes if r.interface != network.cluster))
         add(tuple(r for r in by_cluster if r.table == MAIN_TABLE))
@@ -241,9 +270,17 @@ def _apply_network(
         for route in (r for r in drift.unexpected_routes if _key(r) not in replaced):
             kernel.remove_route(route, index.get(route.interface or ""))
         # A second announcement, a moment after the first: one may get lost (RFC 5227, 2.3 asks for two).
-        neighbours.announce(item.address.ip for item in network.present_addresses)
+        announce(network.present_addresses)
     finally:
         neighbours.close()
+
+
+def withdraw(kernel: RouteNetlink, network: NetworkState, link: Link) -> None:
+    """Take away the addresses that a router holds, and IPv6's routes before them; IPv4's go with their address."""
+    for route in network.egress_routes(Family.IPV6):
+        kernel.remove_route(route, link.index)
+    for item in network.addresses:
+        kernel.remove_address(link, item)
 
 
 def _key(route: Route) -> Route:
@@ -280,7 +317,6 @@ def _add_addresses(
             # The kernel's own detection once found a duplicate, which stays so until the address is added anew.
             kernel.remove_address(link, item)
         kernel.add_address(link, item)
-    neighbours.announce(item.address.ip for item in missing)
 
 
 def _wait_until_free(config: RouterConfig, addresses: Collection[Address], neighbours: Neighbours) -> None:

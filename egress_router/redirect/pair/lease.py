@@ -16,6 +16,7 @@ from egress_router.errors import EgressRouterError
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.rtnetlink.watch import Subject, parsed
 from egress_router.redirect.network_state import NetworkState
+from egress_router.redirect.setup import withdraw
 
 
 class Lease:
@@ -57,12 +58,8 @@ class Lease:
         self._renewal = None
         try:
             link = self._kernel.link(network.egress)
-            if link is None:
-                return
-            for route in network.egress_routes(Family.IPV6):
-                self._kernel.remove_route(route, link.index)
-            for item in network.addresses:
-                self._kernel.remove_address(link, item)
+            if link is not None:
+                withdraw(self._kernel, network, link)
         except EgressRouterError as error:
             LOGGER.error("the address cannot be given up at once, and ends with its lease: %s", error)
 
