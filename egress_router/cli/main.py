@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the verb that the command line names and exit with the code of docs/exit-codes.md."""
     open_standard_streams()
+    hear_children()
     args = list(sys.argv[1:] if argv is None else argv)
     if args == INIT:
         # Its life is short and all that it makes is in use: looking for garbage is a tenth of it.
@@ -56,6 +58,16 @@ def open_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
+def hear_children() -> None:
+    """Have the kernel keep how children ended. Who ignores SIGCHLD hands that on to what it starts (signal(7)), and
+    nobody could ask whether nft has failed (waitpid(2), ECHILD).
+    """
+    # Windows, where manifests are checked, has none.
+    number = getattr(signal, "SIGCHLD", None)
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def leave(status: int) -> NoReturn:

@@ -120,3 +120,14 @@ def test_closed_streams_change_no_exit_code(verb: str, closed: str) -> None:
     env = {**WRONG, "PATH": os.environ["PATH"]}
     done = subprocess.run(["sh", "-c", command], cwd=CHECKOUT, env=env, capture_output=True)
     assert done.returncode == 78
+
+
+def test_a_parent_that_ignores_its_children_hands_that_on_in_vain() -> None:
+    """nft's exit status could not be asked for (waitpid(2), ECHILD)."""
+    code = (
+        "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "from egress_router.cli import main\nfrom egress_router.net.process import run_tool\n"
+        "main.run = lambda _: len(run_tool(['echo', 'done']))\nmain.main(['status'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (len("done\n"), "")
