@@ -8,7 +8,6 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import IPv4Address
 
 from egress_router.daemon.children import Child, Launch
@@ -38,6 +37,8 @@ class Election:
         self._fifo = -1
         self._partial = b""
         self._tracked: dict[str, bool] = {}
+        #: Files that could not be written to.
+        self._untold: set[str] = set()
         self._stopped = False
         #: How often it was started again.
         self.restarts = 0
@@ -91,10 +92,20 @@ class Election:
     def track(self, *, gateways: bool, blocked: bool) -> None:
         """Tell it whether a gateway is missed, and whether the address must not be taken."""
         for file, value in ((self._place.gateways, gateways), (self._place.blocked, blocked)):
-            if self._tracked.get(file.name, False) is not value:
+            if self._tracked.get(file.name, False) is value:
+                continue
+            try:
+                # In the place of the other figure: a full disk has room for that.
+                with file.open("r+b", buffering=0) as own:
+                    own.write(f"{int(value)}\n".encode())
+            except OSError as error:
+                # It is tried again at the next question to a gateway.
+                if file.name not in self._untold:
+                    LOGGER.error("keepalived cannot be told %d for %s: %s", value, file.name, error.strerror)
+                self._untold.add(file.name)
+            else:
                 self._tracked[file.name] = value
-                with suppress(OSError):
-                    file.write_text(f"{int(value)}\n")
+                self._untold.discard(file.name)
 
     def stop(self) -> None:
         """Take part no more. Whoever else is there hears of it at once, and takes over."""

@@ -1,4 +1,4 @@
-"""keepalived as it is installed: what it tells of its role when its interface is taken away and made anew."""
+"""keepalived as it is installed: what it makes of what we tell it, and of an interface that is made anew."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_interface(pair: Pair) -> None:
 
 
 def turn_until(loop: Loop, condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 6
+    end = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < end, what
         loop.turn(time.monotonic() + 0.05)
@@ -55,6 +55,8 @@ def test_an_interface_that_is_made_anew_is_one_to_be_active_on() -> None:
             turn_until(loop, lambda: pair.state.role is Role.FAULT, "it has nothing to be active on")
             make_interface(pair)
             turn_until(loop, lambda: pair.state.role is Role.ACTIVE, "it is active again")
+            pair.block("another machine has the address")
+            turn_until(loop, lambda: pair.state.role is Role.FAULT, "it leaves the address to that")
         finally:
             pair.close()
             loop.close()

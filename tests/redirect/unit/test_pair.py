@@ -182,6 +182,24 @@ def test_what_keeps_keepalived_from_running_is_named(
         election.prepare("macvlan0", IPv4Address("169.254.7.1"), IPv4Address("127.1.2.3"))
 
 
+def test_what_keepalived_could_not_be_told_is_told_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Else it would take an address that another machine has, and nobody would know why."""
+    place = Place(tmp_path / "pair")
+    election = Election(PairConfig(46, directory=tmp_path), fake_loop(), lambda *_: None)
+    for _ in range(2):
+        election.track(gateways=False, blocked=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "keepalived cannot be told 1 for blocked: No such file or directory"
+    ]
+    place.directory.mkdir()
+    for file in (place.gateways, place.blocked):
+        file.write_text("0\n")
+    election.track(gateways=False, blocked=True)
+    assert (place.gateways.read_text(), place.blocked.read_text()) == ("0\n", "1\n")
+    election.track(gateways=False, blocked=False)
+    assert place.blocked.read_text() == "0\n"
+
+
 @pytest.mark.parametrize(
     ("line", "role"),
     [
