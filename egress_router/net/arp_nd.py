@@ -37,14 +37,16 @@ LISTEN_AFTER = 0.3
 
 
 class Neighbours:
-    """Speaks ARP and neighbour discovery on one interface, which must be up. ``mac`` is the interface's own.
+    """Speaks ARP and neighbour discovery on one interface, which must be up. ``mac`` is the interface's own;
+    ``shared``: others have it, too, and what is sent to it alone arrives at the one that has the address (ipvlan).
 
     Everything here raises TryAgainError when the interface goes down or away meanwhile; making one raises
     CapabilityError without NET_RAW.
     """
 
-    def __init__(self, interface: str, index: int, mac: str) -> None:
+    def __init__(self, interface: str, index: int, mac: str, *, shared: bool = False) -> None:
         self._interface = interface
+        self._shared = shared
         self._mac = bytes.fromhex(mac.replace(":", ""))
         self._index = index
         with translating(f"ARP and neighbour discovery on {interface}", "NET_RAW"):
@@ -95,8 +97,10 @@ class Neighbours:
                     raise self._lost(error) from error
         end = time.monotonic()
         for _ in range(PROBES):
-            for address in (*wanted, *asked):
+            for address in wanted:
                 self._send(self._probe(address))
+            for address in asked:
+                self._send(self._question_without_address(address))
             end += PROBE_INTERVAL
             claims += self._listen({*wanted, *asked}, end)
         claims += self._listen({*wanted, *asked}, end - PROBE_INTERVAL + LISTEN_AFTER)
@@ -149,6 +153,26 @@ class Neighbours:
         group = socket.inet_pton(socket.AF_INET6, "ff02::1:ff00:0")[:13] + address.packed[13:]
         body = struct.pack("!BBHI", _NS, 0, 0, 0) + address.packed
         return self._ipv6(b"\x33\x33" + group[12:], _UNSPECIFIED6, group, body)
+
+    def _question(self, address: Address, source: Address) -> bytes:
+        if address.version == 4:
+            return self._arp(source.packed, address.packed)
+        group = socket.inet_pton(socket.AF_INET6, "ff02::1:ff00:0")[:13] + address.packed[13:]
+        option = struct.pack("!BB6s", 1, 1, self._mac)
+        body = struct.pack("!BBHI", _NS, 0, 0, 0) + address.packed + option
+        return self._ipv6(b"\x33\x33" + group[12:], source.packed, group, body)
+
+    def _question_without_address(self, address: Address) -> bytes:
+        """Return a question to a gateway of who has no address yet: over IPv4 a probe (RFC 5227, 2.1.1), over IPv6 from
+        the link-local address that the interface would have.
+
+        Not from ::, which is duplicate address detection: a gateway that is in the middle of its own would take its
+        address for somebody else's, and give it up for good (RFC 4862, 5.4.3). Where the MAC is ``shared`` there is no
+        other way: the answer to that goes to all nodes.
+        """
+        if address.version == 4 or self._shared:
+            return self._probe(address)
+        return self._question(address, link_local(self._mac))
 
     def _announcement(self, address: Address) -> bytes:
         if address.version == 4:
@@ -214,6 +238,11 @@ def claimed(frame: bytes) -> Claim | None:
     if type_ == _NS and source == _UNSPECIFIED6 and to_all:
         return Claim(mac, address, answer=False, heard="its duplicate address detection", asks=True)
     return None
+
+
+def link_local(mac: bytes) -> IPv6Address:
+    """Return the link-local address that an interface of that MAC has by itself (RFC 4291, 2.5.1 and appendix A)."""
+    return IPv6Address(bytes.fromhex("fe80" + "00" * 6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:])
 
 
 def _checksum(data: bytes) -> int:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
-from ipaddress import IPv6Address
 
 from egress_router.config.values import Address
 from egress_router.errors import TryAgainError
-from egress_router.net.arp_nd import _NA, _NS, Claim, Neighbours, claimed
+from egress_router.net.arp_nd import _NA, Claim, Neighbours, claimed
 from egress_router.net.oserror import from_os
 
 _SO_ATTACH_FILTER = 26
@@ -32,8 +31,8 @@ _FILTER = (
 class NeighbourWatch(Neighbours):
     """Speaks and hears ARP and neighbour discovery on one interface, without ever waiting."""
 
-    def __init__(self, interface: str, index: int, mac: str) -> None:
-        super().__init__(interface, index, mac)
+    def __init__(self, interface: str, index: int, mac: str, *, shared: bool = False) -> None:
+        super().__init__(interface, index, mac, shared=shared)
         self._asked: set[Address] = set()
         self._routers: dict[Address, str] = {}
         program = b"".join(struct.pack("=HBBI", *line) for line in _FILTER)
@@ -51,16 +50,11 @@ class NeighbourWatch(Neighbours):
         return self._socket.fileno()
 
     def ask(self, address: Address, source: Address | None, *, to_all: bool = True) -> None:
-        """Ask who has ``address``, as ``source``; without one as somebody who has none: over IPv4 with an ARP probe
-        (RFC 5227, 2.1.1), over IPv6 as the interface's link-local address. ``to_all`` machines, or only the one that
-        has answered last. An interface that is down asks nobody.
+        """Ask who has ``address``, as ``source``, or as somebody who has no address. ``to_all`` machines, or only the
+        one that has answered last. An interface that is down asks nobody.
         """
         self._asked.add(address)
-        if source is None and address.version == 6:
-            # Not from ::, which is duplicate address detection: a gateway that is in the middle of its own would take
-            # its address for somebody else's, and give it up for good (RFC 4862, 5.4.3).
-            source = link_local(self._mac)
-        frame = self._probe(address) if source is None else self._question(address, source)
+        frame = self._question_without_address(address) if source is None else self._question(address, source)
         known = self._routers.get(address)
         if known is not None and not to_all:
             frame = bytes.fromhex(known.replace(":", "")) + frame[6:]
@@ -103,19 +97,6 @@ class NeighbourWatch(Neighbours):
                 continue
             found.append(claim)
         return found
-
-    def _question(self, address: Address, source: Address) -> bytes:
-        if address.version == 4:
-            return self._arp(source.packed, address.packed)
-        group = socket.inet_pton(socket.AF_INET6, "ff02::1:ff00:0")[:13] + address.packed[13:]
-        option = struct.pack("!BB6s", 1, 1, self._mac)
-        body = struct.pack("!BBHI", _NS, 0, 0, 0) + address.packed + option
-        return self._ipv6(b"\x33\x33" + group[12:], source.packed, group, body)
-
-
-def link_local(mac: bytes) -> IPv6Address:
-    """Return the link-local address that an interface of that MAC has by itself (RFC 4291, 2.5.1 and appendix A)."""
-    return IPv6Address(bytes.fromhex("fe80" + "00" * 6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:])
 
 
 def _asks_only(frame: bytes) -> bool:

@@ -252,7 +252,7 @@ def _apply_network(
         kernel.set_up(link)
     for item in _stray(observed, network, link):
         kernel.remove_address(link, item)
-    neighbours = Neighbours(link.name, link.index, link.mac)
+    neighbours = Neighbours(link.name, link.index, link.mac, shared=link.shares_mac)
 
     def announce(items: Iterable[LinkAddress]) -> None:
         if may_hold():
@@ -302,7 +302,7 @@ def _add_addresses(
         sources = config.sources.values()
         foreign = [item for item in observed.addresses if item.interface == link.name and item.address in sources]
     probed = dict.fromkeys(item.address.ip for item in (*missing, *foreign))
-    deaf = [str(ip) for ip in probed if ip.version == 4 and link.kind == "ipvlan"]
+    deaf = [str(ip) for ip in probed if ip.version == 4 and link.shares_mac]
     if config.dad and deaf:
         # An ipvlan hands out what it receives by IP address, and an answer to a probe of RFC 5227 has none of ours.
         LOGGER.warning(

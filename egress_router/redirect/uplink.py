@@ -16,6 +16,7 @@ from egress_router.errors import TryAgainError
 from egress_router.net.arp_nd import Claim
 from egress_router.net.neighbour_watch import NeighbourWatch
 from egress_router.net.rtnetlink.kernel import Rtnetlink
+from egress_router.net.rtnetlink.values import Link
 from egress_router.redirect.pair.pair import Pair
 from egress_router.redirect.state import State
 from egress_router.redirect.values import Check, RunConfig
@@ -54,7 +55,7 @@ class UplinkMonitor:
             link = kernel.link(self._state.interface)
         carrier = link is not None and link.up and link.lower_up
         if link is not None and self._link != (link.index, link.mac):
-            self._open(link.index, link.mac)
+            self._open(link)
             carrier_before = False
         else:
             carrier_before = self._state.carrier
@@ -127,11 +128,12 @@ class UplinkMonitor:
             self._watch.close()
             self._watch = None
 
-    def _open(self, index: int, mac: str) -> None:
+    def _open(self, link: Link) -> None:
+        index, mac = link.index, link.mac
         self._close_watch()
         self._link = (0, "")
         try:
-            self._watch = NeighbourWatch(self._state.interface, index, mac)
+            self._watch = NeighbourWatch(self._state.interface, index, mac, shared=link.shares_mac)
         except TryAgainError:
             # It went away since it was seen, which its own event tells.
             return

@@ -43,6 +43,11 @@ class Link:
     master: int | None = None
     ipvlan_mode: str | None = None
 
+    @property
+    def shares_mac(self) -> bool:
+        """Whether others have its MAC, too: an ipvlan gets what is sent to that and to its own addresses."""
+        return self.kind == "ipvlan"
+
     def __str__(self) -> str:
         state = "up" if self.up else "down"
         return f"{self.name} ({self.kind or 'device'}, {state})"
