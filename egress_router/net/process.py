@@ -63,7 +63,9 @@ def start_tool(
         files += map(os.memfd_create, ("input", "output", "errors"))
         _write(files[0], (text or "").encode())
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
-        pid = os.posix_spawnp(command[0], [*command], os.environ, file_actions=actions, setsigdef=_IGNORED)
+        # A variable without a name (execve(2) takes one) is refused by Python.
+        environment = {name: value for name, value in os.environ.items() if name}
+        pid = os.posix_spawnp(command[0], [*command], environment, file_actions=actions, setsigdef=_IGNORED)
     except OSError as error:
         _close(files)
         if isinstance(error, FileNotFoundError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import os
+import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -103,3 +106,27 @@ def test_a_program_that_does_not_read_its_input() -> None:
     """Its end, not the broken pipe, is what is reported."""
     with pytest.raises(ToolFailed, match="exit status 3"):
         process.run_tool(["sh", "-c", "exit 3"], "x" * (1 << 20))
+
+
+def test_a_variable_without_a_name_keeps_no_tool_from_running() -> None:
+    """execve(2) takes it, and so did subprocess."""
+    code = (
+        "import os; from egress_router.net.process import run_tool; print('' in os.environ, run_tool(['echo', 'done']))"
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    words = [sys.executable, "-c", code]
+    environment = ["=x", *(f"{name}={value}" for name, value in os.environ.items())]
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(write, 1)
+        libc.execve(words[0].encode(), *(_strings(texts) for texts in (words, environment)))
+        os._exit(1)
+    os.close(write)
+    with os.fdopen(read) as output:
+        assert output.read() == "True done\n\n"
+    os.waitpid(pid, 0)
+
+
+def _strings(texts: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:
+    return (ctypes.c_char_p * (len(texts) + 1))(*(text.encode() for text in texts), None)
