@@ -146,7 +146,8 @@ class Election:
         self._loop.add_reader(child.output, lambda: self._read_output(child))
 
     def _read_output(self, child: Child) -> None:
-        if not child.read_lines(_said):
+        # It may have been stopped in the same turn of the loop.
+        if child is self._child and not child.read_lines(_said):
             # Both of its processes are gone, or about to be.
             self._loop.remove(child.output)
             self._ended(child)
@@ -167,6 +168,8 @@ class Election:
         self._loop.call_later(RESTART_SECONDS, self._spawn)
 
     def _read_roles(self) -> None:
+        if self._stopped:
+            return
         try:
             data = os.read(self._fifo, 4096)
         except BlockingIOError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import subprocess
 import tempfile
 import time
@@ -13,6 +16,8 @@ import pytest
 
 from egress_router.daemon.loop import Loop
 from egress_router.net.rtnetlink.kernel import Rtnetlink
+from egress_router.redirect.pair.election import Election
+from egress_router.redirect.pair.keepalived import Place
 from egress_router.redirect.pair.pair import Pair
 from egress_router.redirect.pair.values import PairConfig, Role
 from tests.net.contract.conftest import namespace
@@ -60,3 +65,26 @@ def test_an_interface_that_is_made_anew_is_one_to_be_active_on() -> None:
         finally:
             pair.close()
             loop.close()
+
+
+def test_what_keepalived_says_while_it_is_stopped_is_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop has seen that there is something to read, and does what others have posted first."""
+    program = tmp_path / "keepalived"
+    program.write_text('#!/bin/sh\ncase "$*" in *config-test*) exit;; esac\nexec sleep 60\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    roles: list[Role] = []
+    loop = Loop()
+    election = Election(PairConfig(46, directory=tmp_path), loop, lambda role, _: roles.append(role))
+    election.prepare("macvlan0", IPv4Address("169.254.7.1"), IPv4Address("127.1.2.3"))
+    election.start()
+    with Place(tmp_path / "pair").fifo.open("w") as told:
+        told.write('INSTANCE "router" MASTER 200\n')
+    child = election._child
+    assert child is not None
+    child.signal(signal.SIGKILL)
+    select.select([child.output], [], [], 5)
+    loop.post(election.stop)
+    loop.turn()
+    assert not roles
+    loop.close()
