@@ -161,7 +161,8 @@ class Loop:
             wait = min(wait, self._timers[0][0] - now)
         if self._posted or self._signals or self._stopping or self._error is not None:
             wait = 0.0
-        ready = sorted((key.data for key, _ in self._selector.select(max(0.0, wait))), key=lambda item: int(item[0]))
+        found = self._selector.select(max(0.0, wait))
+        ready = sorted(((key.fd, *key.data) for key, _ in found), key=lambda item: int(item[1]))
         self.heartbeats.beat(self.name)
         if self._error is not None:
             raise self._error
@@ -171,8 +172,11 @@ class Loop:
         # Those that come meanwhile are for the next turn: a thread that posts all the time holds up nothing.
         for _ in range(len(self._posted)):
             self._posted.popleft()()
-        for _, action in ready:
-            action()
+        waiting = self._selector.get_map()
+        for descriptor, order, action in ready:
+            # What was removed since must not be called: the descriptor may be closed, or another one's by now.
+            if descriptor in waiting and waiting[descriptor].data[0] == order:
+                action()
         self._call_timers()
 
     def _call_timers(self) -> None:

@@ -120,3 +120,25 @@ def test_signals_are_taken_in_the_loop_and_handlers_put_back() -> None:
     assert calls == ["SIGUSR1", "posted"]
     assert signal.getsignal(signal.SIGUSR1) is before
     loop.close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_descriptor_that_was_removed_in_the_same_turn_is_not_called(again: bool) -> None:
+    """It may be closed, or be somebody else's by then, who is called when there is something for him."""
+    loop, calls = fake_loop(), list[str]()
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"x")
+    loop.add_reader(read_end, lambda: calls.append("old"))
+
+    def remove() -> None:
+        loop.remove(read_end)
+        if again:
+            loop.add_reader(read_end, lambda: calls.append(os.read(read_end, 1).decode()))
+
+    loop.post(remove)
+    loop.turn()
+    assert calls == []
+    loop.turn()
+    assert calls == ["x"] * again
+    os.close(read_end)
+    os.close(write_end)
