@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterable
 
-from egress_router.config.values import Address, Family, family_of
+from egress_router.config.values import Address, family_of
 from egress_router.daemon.log import LOGGER
 from egress_router.errors import AddressInUse, EgressRouterError, PlatformError, StateMismatch, TryAgainError
 from egress_router.net import capabilities
@@ -25,6 +25,7 @@ from egress_router.redirect.network_drift import Drift, network_drift
 from egress_router.redirect.network_state import PROTOCOL, NetworkState
 from egress_router.redirect.plan import cluster_interface_warnings
 from egress_router.redirect.values import Desired, RouterConfig
+from egress_router.redirect.withdraw import withdraw
 
 #: Changing links, addresses, routes and rules; asking and telling the neighbours, and reading iptables.
 CAPABILITIES = ("NET_ADMIN", "NET_RAW")
@@ -273,14 +274,6 @@ def _apply_network(
         announce(network.present_addresses)
     finally:
         neighbours.close()
-
-
-def withdraw(kernel: RouteNetlink, network: NetworkState, link: Link) -> None:
-    """Take away the addresses that a router holds, and IPv6's routes before them; IPv4's go with their address."""
-    for route in network.egress_routes(Family.IPV6):
-        kernel.remove_route(route, link.index)
-    for item in network.addresses:
-        kernel.remove_address(link, item)
 
 
 def _key(route: Route) -> Route:

@@ -16,7 +16,7 @@ from egress_router.errors import EgressRouterError
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.rtnetlink.watch import Subject, parsed
 from egress_router.redirect.network_state import NetworkState
-from egress_router.redirect.setup import withdraw
+from egress_router.redirect.withdraw import withdraw
 
 
 class Lease:

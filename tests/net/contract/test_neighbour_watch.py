@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from egress_router.errors import AddressInUse
-from egress_router.net.arp_nd import Neighbours
+from egress_router.net.arp_nd import Claim, Neighbours
 from egress_router.net.neighbour_watch import NeighbourWatch
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.rtnetlink.values import Link
@@ -42,7 +42,7 @@ def test_who_has_no_address_does_not_take_that_of_a_gateway_that_starts(link: Li
     with closing(NeighbourWatch(link.name, link.index, link.mac)) as watch:
         ip("address", "add", f"{GATEWAY}/64", "dev", "gateway")
         end = time.monotonic() + 10
-        heard = []
+        heard: list[Claim] = []
         while not heard:
             watch.ask(GATEWAY, None)
             time.sleep(0.1)

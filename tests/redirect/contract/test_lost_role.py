@@ -13,8 +13,9 @@ from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.redirect.desired import desired_state
 from egress_router.redirect.network_state import PROTOCOL
 from egress_router.redirect.pair.values import PairConfig
-from egress_router.redirect.setup import restore, withdraw
+from egress_router.redirect.setup import restore
 from egress_router.redirect.values import Mode
+from egress_router.redirect.withdraw import withdraw
 from tests.net.contract.conftest import namespace
 from tests.support.pods import CLUSTER, EGRESS, config
 
