@@ -88,9 +88,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"{what} LEFT OUT: root is needed (run as root, or with sudo)", yellow=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
-    """What starts browsers; there may be one in a process."""
+    """What starts browsers. There may be one in a process, and while it is there no other loop of asyncio."""
     # Imported for those tests alone.
     from playwright.sync_api import sync_playwright
 
@@ -98,9 +98,9 @@ def playwright() -> Iterator[Playwright]:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
-    """Debian's Chromium, for all tests of this process."""
+    """Debian's Chromium, for all tests of a module."""
     from tests.support.browser import CHROMIUM, OPTIONS
 
     started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=OPTIONS)

@@ -18,7 +18,7 @@ DESTINATIONS = "80 203.0.113.27\n5432 db.example.com 5000\n"
 
 def play(stage: Stage) -> None:
     """Tell the story."""
-    with stage.lab() as lab, tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, stage.lab() as lab:
         folder = Path(directory)
         client, router = lab.pod("client"), lab.pod("router")
         lab.dns.set("db.example.com", A=["203.0.113.25"], ttl=1)

@@ -30,7 +30,7 @@ GOAL_MS = 500
 
 def play(stage: Stage) -> None:
     """Tell the story."""
-    with stage.lab(nodes=3) as lab, tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, stage.lab(nodes=3) as lab:
         state = Path(directory, "state")
         state.mkdir()
         client, stranger = lab.pod("client", node=0), lab.pod("stranger", node=1)

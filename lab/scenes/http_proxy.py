@@ -18,7 +18,7 @@ POLICY = "!perdu.com\n!*.perdu.com\n!10.42.253.0/24\n*\n"
 
 def play(stage: Stage) -> None:
     """Tell the story."""
-    with stage.lab() as lab, tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, stage.lab() as lab:
         folder = Path(directory)
         folder.chmod(0o755)
         client, router = lab.pod("client"), lab.pod("router")
