@@ -240,12 +240,13 @@ class FakeClaims:
         self.steps = steps
         self.answered: frozenset[str] = frozenset()
         self.duplicates: dict[str, str] = {}
-        self.done: Callable[[str, str], None] = lambda *_: None
+        self.done: Callable[[dict[str, str]], None] = lambda _: None
 
     def check(self, texts: Iterable[str]) -> None:
-        for text in sorted(texts):
-            self.steps.append(("check", text))
-            self.done(text, self.duplicates.get(text, ""))
+        wanted = sorted(texts)
+        self.steps += [("check", text) for text in wanted]
+        if wanted:
+            self.done({text: self.duplicates.get(text, "") for text in wanted})
 
     def announce(self, texts: Iterable[str]) -> None:
         if found := sorted(texts):

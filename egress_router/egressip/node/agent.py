@@ -302,9 +302,9 @@ class Agent:
             # It is set with all else that differs, at the next check.
             LOGGER.error("the key of node %s is not in use yet: %s", host_ip, error)
 
-    def on_duplicate_check(self, ip: str, reason: str) -> None:
-        """Take in that an address is free (no reason), or why it cannot be claimed; called from a thread."""
-        self.loop.post(lambda: self._claim_checked(ip, reason))
+    def on_duplicate_check(self, reasons: Mapping[str, str]) -> None:
+        """Take in which addresses are free (no reason), and why others cannot be claimed; called from a thread."""
+        self.loop.post(lambda: self._claims_checked(reasons))
 
     def _probed(self, answers: Mapping[str, Answer]) -> None:
         changed, messages = self.gateways.probed(answers)
@@ -313,6 +313,10 @@ class Agent:
         for name, answer in answers.items():
             changed |= self.reassignment.on_reply(name, answer.sources)
         self._changed |= changed
+
+    def _claims_checked(self, reasons: Mapping[str, str]) -> None:
+        for ip, reason in reasons.items():
+            self._claim_checked(ip, reason)
 
     def _claim_checked(self, ip: str, reason: str) -> None:
         if reason:
@@ -326,7 +330,7 @@ class Agent:
         try:
             self.dataplane.add(ip)
         except EgressRouterError as error:
-            self.on_duplicate_check(ip, str(error))
+            self.on_duplicate_check({ip: str(error)})
             return
         self.local.assigned |= {ip}
         LOGGER.info("%s is on %s", ip, self.settings.interface)

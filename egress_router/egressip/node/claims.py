@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address, ip_interface
 
@@ -65,9 +65,9 @@ class Claimer:
     """Checks addresses, one after the other so that a conflict on one does not hold up the others."""
 
     def __init__(
-        self, link: Link, done: Callable[[str, str], None], start: Callable[..., object], *, dad: bool = True
+        self, link: Link, done: Callable[[Mapping[str, str]], None], start: Callable[..., object], *, dad: bool = True
     ) -> None:
-        """``done`` is called from the thread with the address and the reason why it is refused (empty: it is free).
+        """``done`` is called from the thread with the reason why each address is refused (empty: it is free).
         ``start`` does work in a thread, see Threads.task. Without ``dad`` every address is taken to be free.
         """
         self._dad = dad
@@ -95,8 +95,8 @@ class Claimer:
         finally:
             with self._lock:
                 self._busy.difference_update(texts)
-            for text in texts:
-                self._done(text, reasons[text])
+            # All at once: an agent that acts on the first would have the others checked again.
+            self._done(reasons)
 
     def _reasons(self, texts: list[str]) -> dict[str, str]:
         """All at once first; only if that fails one by one, to tell which."""

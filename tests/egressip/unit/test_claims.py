@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pytest
 
@@ -51,9 +51,9 @@ class Answers:
         self._came = threading.Condition()
         self._found: list[tuple[str, str]] = []
 
-    def __call__(self, ip: str, reason: str) -> None:
+    def __call__(self, reasons: Mapping[str, str]) -> None:
         with self._came:
-            self._found.append((ip, reason))
+            self._found += reasons.items()
             self._came.notify()
 
     def next(self) -> tuple[str, str]:
