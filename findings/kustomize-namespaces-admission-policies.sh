@@ -7,12 +7,15 @@
 # that compare what is wanted with what is there, or one rendering with another, see a difference for ever.
 #
 # Here: a ClusterRole and a policy under `namespace: somewhere`, built by the kustomize (or kubectl) that is named, else by
-# one in the PATH. Exits 1 when this is no longer so.
+# 5.8.1, which Go builds in a temporary folder. Exits 1 when this is no longer so.
 #   findings/kustomize-namespaces-admission-policies.sh [kustomize build | kubectl kustomize]
 set -eu
-[ $# -gt 0 ] || set -- kustomize build
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT INT TERM
+if [ $# -eq 0 ]; then
+    GOFLAGS=-modcacherw GOPATH=$work/go go install sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
+    set -- "$work/go/bin/kustomize" build
+fi
 cat >"$work/kustomization.yaml" <<'YAML'
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization

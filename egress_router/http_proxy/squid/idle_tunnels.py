@@ -15,8 +15,9 @@ from egress_router.net.socket_diag import Silence, silences
 #: So many looks in the time that ends a tunnel, and seconds between two at least and at most.
 LOOKS = 8
 LEAST_SECONDS, MOST_SECONDS = 0.5, 60.0
-#: Seconds between the end by Squid's clock, which has whole ones for this, and the end by the kernel's.
-TOLERANCE = 1.5
+#: Seconds that Squid may end a tunnel before and after the limit by the kernel's clock: its own has whole seconds, it
+#: looks once in each, and a busy machine makes it late.
+EARLY, LATE = 1.5, 3.0
 
 
 class IdleTunnels:
@@ -46,7 +47,7 @@ class IdleTunnels:
     def was_idle(self, client: Address, port: int, ended: float) -> bool:
         """Return whether the tunnel of a client that ended at a time did so for its silence."""
         at = self._heard.get((client, port))
-        return at is not None and abs(ended - at - self._timeout) <= TOLERANCE
+        return at is not None and -EARLY <= ended - at - self._timeout <= LATE
 
     def keep_looking(self, beat: Callable[[], None]) -> None:
         """Look now and again, without end: the body of a thread."""

@@ -16,7 +16,9 @@ def test_what_ended_by_silence() -> None:
     idle = IdleTunnels(8080, 60, lambda _port: found, lambda: now)
     idle.look()
     assert idle.was_idle(CLIENT, 40000, 1040.5)
+    assert idle.was_idle(CLIENT, 40000, 1042.6), "Squid was late"
     assert not idle.was_idle(CLIENT, 40000, 1030.0)
+    assert not idle.was_idle(CLIENT, 40000, 1044.0)
     assert not idle.was_idle(CLIENT, 40001, 1040.5)
     assert not idle.was_idle(CLIENT, 40002, 1040.5)
     # Heard again: another end.
