@@ -13,7 +13,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from egress_router.config.values import Address, Family
 from egress_router.errors import PlatformError, TryAgainError
@@ -225,7 +225,7 @@ class Rtnetlink(Closing):
         # One family at a time: a strict dump of all families stops after IPv4.
         for family in Family:
             request = messages.routes_request(family, protocol)
-            for message in self._netlink.dump(request, _GETROUTE, "list the routes", keep):
+            for message in self._of_family(request, _GETROUTE, "list the routes", keep):
                 found += [r for r in messages.routes_of(message, names) if protocol in (None, r.protocol)]
         return tuple(found)
 
@@ -234,8 +234,19 @@ class Rtnetlink(Closing):
         return tuple(
             messages.rule_of(message, family)
             for family in Family
-            for message in self._netlink.dump(messages.rules_request(family), _GETRULE, "list the policy rules")
+            for message in self._of_family(messages.rules_request(family), _GETRULE, "list the policy rules")
         )
+
+    def _of_family(
+        self, request: Any, type_: int, doing: str, keep: Callable[[bytes], bool] | None = None
+    ) -> list[Any]:
+        """Return what there is of one family: nothing where the kernel does not have it (``ipv6.disable=1``)."""
+        try:
+            return self._netlink.dump(request, type_, doing, keep)
+        except NetlinkError as error:
+            if error.code == errno.EAFNOSUPPORT:
+                return []
+            raise
 
     def neighbours(self, link: Link) -> frozenset[Neighbour]:
         """See RouteNetlink."""
