@@ -10,6 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Playwright
 
+from egress_router.daemon.page import rates
 from lab import Lab
 from tests.redirect.kernel.live import LiveRouter
 from tests.support.browser import browser_in, screenshot
@@ -29,8 +30,10 @@ def test_tasks(playwright: Playwright, lab: Lab, backend: str, tmp_path: Path) -
     endpoint = Endpoint(router.client, str(router.host.addresses[4]))
     router.until(lambda: endpoint.get("/healthz")[0] == 200, "the health server listens")
     router.until(lambda: "203.0.113.25" in endpoint.get("/?q=shop")[1], "the name has an address")
-    for _ in range(5):
-        router.tcp(80)
+    # What grew between two looks is drawn.
+    router.until_for(
+        lambda: router.tcp(80) and "<polyline" in endpoint.get("/")[1], "the small line", 3 * rates.STEP_SECONDS
+    )
     told: list[str] = []
     url = f"http://{router.host.addresses[4]}:9909/"
     with browser_in(playwright, router.client.netns, tmp_path) as page:
@@ -42,7 +45,7 @@ def test_tasks(playwright: Playwright, lab: Lab, backend: str, tmp_path: Path) -
         assert "set-cookie" not in response.headers
         # Which destination loses traffic now: without a click.
         page.wait_for_selector("#wrong + ul li:has-text('bank.example.com has no address')", timeout=15_000)
-        page.wait_for_selector("polyline", timeout=30_000, state="attached")
+        page.wait_for_selector("polyline", timeout=15_000, state="attached")
         assert Axe().run(page).violations_count == 0
         screenshot(page, "router")
         # Would 8443/tcp be let through: one field, one key.
