@@ -22,7 +22,7 @@ from egress_router.http_proxy.explain import Explanation, explain_http
 from egress_router.http_proxy.settings import HttpSettings
 from egress_router.http_proxy.targets import Target, parse_target
 from egress_router.manifests.pod import PodConfig
-from egress_router.policy.clients import described, for_client
+from egress_router.policy.clients import asked_about, for_client
 from egress_router.policy.evaluate import literal_address
 from egress_router.policy.parse import asked_host
 from egress_router.policy.values import Policy
@@ -82,7 +82,7 @@ Row = tuple[dict[str, object], str]
 def _client(text: str | None) -> Address | None:
     if text is None:
         return None
-    address = fields.address(text.removeprefix("[").removesuffix("]"))
+    address = fields.bare_address(text)
     if isinstance(address, Invalid):
         raise UsageError(f"--client {address}")
     return address
@@ -126,7 +126,7 @@ def _host(pod: PodConfig, target: str, *, live: bool, client: Address | None) ->
     rows: list[Row] = []
     if pod.http is not None:
         http = pod.http
-        for words, one in _who(http.policy, client):
+        for words, one in asked_about(http.policy, client):
             policy = for_client(http.policy, one)
             explanation = explain_http(policy, asked, settings=http.settings)
             ask = live and _is_asked(asked) and not http.settings.parent
@@ -135,7 +135,7 @@ def _host(pod: PodConfig, target: str, *, live: bool, client: Address | None) ->
         # Squid's manager is none of it.
         asked = replace(asked, manager=False)
         settings = HttpSettings(sources=tuple(pod.dns.sources.values()))
-        for words, one in _who(by_name.policy, client):
+        for words, one in asked_about(by_name.policy, client):
             policy = for_client(by_name.policy, one)
             refused = _refused_by_name(by_name, asked)
             explanation = refused or explain_http(policy, asked, settings=settings)
@@ -143,10 +143,6 @@ def _host(pod: PodConfig, target: str, *, live: bool, client: Address | None) ->
             found = _live(policy, asked, settings, pod.dns.nameservers) if ask else None
             rows.append(_row(asked, f"by name{', ' + words if words else ''}", explanation, found))
     return rows
-
-
-def _who(policy: Policy, client: Address | None) -> list[tuple[str, Address]]:
-    return [(f"for client {client}", client)] if client else described(policy)
 
 
 def _is_asked(asked: Target) -> bool:

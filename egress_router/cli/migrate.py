@@ -12,7 +12,7 @@ from egress_router.cli import migrate_egressip
 from egress_router.cli.notes import exit_code, print_notes
 from egress_router.cli.once import Verb
 from egress_router.cli.output import print_warnings
-from egress_router.cli.sources import read_texts
+from egress_router.cli.sources import old_options, read_texts
 from egress_router.config.inputs import Problems
 from egress_router.errors import ConfigurationError
 from egress_router.manifests.plan import plan_manifests
@@ -54,15 +54,7 @@ class _WithEgressIPs(Verb):
     Egress IPs: egress-router migrate egressip --help.
     """,
 )
-@click.argument("old", metavar="[OLD.yaml…]", nargs=-1)
-@click.option(
-    "-f",
-    "--filename",
-    "named_files",
-    metavar="FILE",
-    multiple=True,
-    help="The same as OLD.yaml, as the other verbs have it. May be repeated.",
-)
+@old_options
 @click.option(
     "--source", "sources", multiple=True, metavar="ADDRESS[/LENGTH]", help="Instead of EGRESS_SOURCE; one a router."
 )

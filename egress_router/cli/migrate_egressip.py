@@ -7,7 +7,7 @@ import click
 from egress_router.cli.notes import exit_code, print_notes
 from egress_router.cli.once import Verb
 from egress_router.cli.output import print_warnings
-from egress_router.cli.sources import read_texts
+from egress_router.cli.sources import old_options, read_texts
 from egress_router.config.inputs import Problems
 from egress_router.manifests.egress_ips.migrate import migrate_egress_ips
 
@@ -26,15 +26,7 @@ API, FILES = "api", "files"
     What else to get, and in which order to change over: docs/migrate-egress-ips.md.
     """,
 )
-@click.argument("old", metavar="[OLD.yaml…]", nargs=-1)
-@click.option(
-    "-f",
-    "--filename",
-    "named_files",
-    metavar="FILE",
-    multiple=True,
-    help="The same as OLD.yaml, as the other verbs have it. May be repeated.",
-)
+@old_options
 @click.option(
     "--to",
     "target",

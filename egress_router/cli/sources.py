@@ -70,6 +70,19 @@ def source_options(command: F) -> F:
     )(command)
 
 
+def old_options(command: F) -> F:
+    """Add what is migrated: ``OLD.yaml…`` as ``old``, and ``-f FILE`` as ``named_files``."""
+    command = click.option(
+        "-f",
+        "--filename",
+        "named_files",
+        metavar="FILE",
+        multiple=True,
+        help="The same as OLD.yaml, as the other verbs have it. May be repeated.",
+    )(command)
+    return click.argument("old", metavar="[OLD.yaml…]", nargs=-1)(command)
+
+
 def read_sources(
     env_file: str | None, manifests: Sequence[str], problems: Problems, *, judge: bool = False
 ) -> list[Source]:

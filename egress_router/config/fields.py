@@ -67,6 +67,11 @@ def port_range(text: str) -> PortRange | Invalid:
 _OF_IPV4 = "0123456789."
 
 
+def bare_address(text: str) -> Address | Invalid:
+    """Read an address as ``address`` does, in brackets (RFC 3986, 3.2.2) or without."""
+    return address(text.removeprefix("[").removesuffix("]"))
+
+
 def address(text: str) -> Address | Invalid:
     """Read an IPv4 or IPv6 address. Zone indices and IPv4-mapped addresses are refused."""
     try:

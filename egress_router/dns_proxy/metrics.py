@@ -93,11 +93,7 @@ def _open(config: DnsProxyConfig) -> Iterator[Metric]:
 
 
 def _figures(state: DnsProxyState, name: HostName) -> NameFigures:
-    entry = state.entries.get(name)
-    confirmed = [item.confirmed for item in entry.serving.values()] if entry else []
-    return NameFigures(
-        str(name), len(state.addresses.get(name, ())), max(confirmed, default=None), state.failures(name)
-    )
+    return NameFigures(str(name), len(state.addresses.get(name, ())), state.answered(name), state.failures(name))
 
 
 def names_as_json(engine: HaproxyEngine) -> dict[str, Any]:

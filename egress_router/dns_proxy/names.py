@@ -32,6 +32,11 @@ class DnsProxyState:
         silent = [name for name in self.config.names if not self.addresses.get(name)]
         return [f"{name} has no address: {self.problem(name)}" for name in silent]
 
+    def answered(self, name: HostName) -> float | None:
+        """Return when the last good answer for a name came (monotonic seconds); None when none did."""
+        entry = self.entries.get(name)
+        return max((item.confirmed for item in entry.serving.values()), default=None) if entry else None
+
     def problem(self, name: HostName) -> str:
         """Return what is wrong with the last look-up of a name; empty when nothing is."""
         return printable(self.entries[name].problem) if name in self.entries else "no answer yet"

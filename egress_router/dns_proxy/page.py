@@ -32,7 +32,7 @@ from egress_router.dns_proxy.haproxy.engine import HaproxyEngine
 from egress_router.dns_proxy.haproxy.log_pipe import OTHER, Traffic
 from egress_router.dns_proxy.names import DnsProxyState
 from egress_router.errors import quoted
-from egress_router.policy.clients import described
+from egress_router.policy.clients import asked_about
 from egress_router.policy.evaluate import literal_address
 from egress_router.policy.judge import Judge
 from egress_router.policy.parse import asked_host
@@ -87,9 +87,8 @@ def _row(
     addresses: tuple[str, ...] = ()
     if item.name is not None:
         addresses = tuple(map(str, state.addresses.get(item.name, ())))
-        entry = state.entries.get(item.name)
-        confirmed = [one.confirmed for one in entry.serving.values()] if entry else []
-        age = time.monotonic() - max(confirmed) if confirmed else None
+        answered = state.answered(item.name)
+        age = None if answered is None else time.monotonic() - answered
         problem = state.problem(item.name)
         if not addresses:
             level, words = Level.CUT_OFF, f"no address: {problem}"
@@ -164,14 +163,9 @@ def _asked_by_name(by_name: ByName, judge: Judge, host: str, port: int, client: 
         name = asked_host(host).rstrip(".").lower()
     except ValueError as error:
         return [Reply(None, str(error))]
-    who: list[tuple[str, Address]]
-    if client:
-        address = fields.address(client.removeprefix("[").removesuffix("]"))
-        if isinstance(address, Invalid):
-            return [Reply(None, f"{quoted(client)} is not the address of a client")]
-        who = [(f"for client {address}", address)]
-    else:
-        who = described(by_name.policy)
+    who = fields.bare_address(client) if client else None
+    if isinstance(who, Invalid):
+        return [Reply(None, f"{quoted(client)} is not the address of a client")]
 
     def reply(group: tuple[str, Address]) -> Reply:
         words, one = group
@@ -183,7 +177,7 @@ def _asked_by_name(by_name: ByName, judge: Judge, host: str, port: int, client: 
         text = f"{about}: {word} by {_why(verdict.line, verdict.why)}, unless a line or a closed address says otherwise"
         return Reply(None, f"{text} about what it resolves to")
 
-    return for_each(who, reply)
+    return for_each(asked_about(by_name.policy, who), reply)
 
 
 def _why(line: object, why: str) -> str:

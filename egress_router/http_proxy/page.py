@@ -31,7 +31,7 @@ from egress_router.http_proxy.explain import explain_http
 from egress_router.http_proxy.squid.access_log import OTHER
 from egress_router.http_proxy.squid.engine import SquidConfiguration, SquidEngine
 from egress_router.http_proxy.targets import parse_target
-from egress_router.policy.clients import described, for_client
+from egress_router.policy.clients import asked_about, for_client
 from egress_router.policy.parse import asked_host
 from egress_router.policy.values import Decision, Network
 
@@ -111,14 +111,9 @@ def ask(
     except ValueError as error:
         return [Reply(None, str(error))]
     policy = in_force.policy
-    who: list[tuple[str, Address]]
-    if client:
-        address = fields.address(client.removeprefix("[").removesuffix("]"))
-        if isinstance(address, Invalid):
-            return [Reply(None, f"{quoted(client)} is not the address of a client")]
-        who = [(f"for client {address}", address)]
-    else:
-        who = described(policy)
+    who = fields.bare_address(client) if client else None
+    if isinstance(who, Invalid):
+        return [Reply(None, f"{quoted(client)} is not the address of a client")]
     # Its file may have changed since the start.
     settings = replace(engine.settings, parent=in_force.parent)
 
@@ -128,4 +123,4 @@ def ask(
         text = f"{asked.host} port {asked.port}{f', {words}' if words else ''}: {explained.text}"
         return Reply(None if explained.depends else explained.allowed, text)
 
-    return for_each(who, reply)
+    return for_each(asked_about(policy, who), reply)

@@ -106,6 +106,11 @@ def described(policy: Policy) -> list[tuple[str, Address]]:
     return [("" if alone else words, from_number(first)) for words, first in found]
 
 
+def asked_about(policy: Policy, client: Address | None) -> list[tuple[str, Address]]:
+    """Return whom a question is about, in words and as a client: ``client``, or one of each group without it."""
+    return [(f"for client {client}", client)] if client else described(policy)
+
+
 def clients_of(policy: Policy) -> Clients:
     """Return the groups of clients that a policy tells apart. Sections without lines make no difference."""
     used = {line.section for line in policy.lines} | {ROOT}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from egress_router.config import fields
 from egress_router.config.fields import Invalid
@@ -14,6 +13,7 @@ from egress_router.daemon.page.rates import Rates
 from egress_router.daemon.page.view import AskForm, DestinationRow, PartRow, Reply, RouterView
 from egress_router.errors import quoted
 from egress_router.net.conntrack import fill
+from egress_router.records import replace
 from egress_router.redirect.daemon import Reconciler
 from egress_router.redirect.explain import explain_redirect, sentence
 from egress_router.redirect.pair.state import PairState

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,6 +26,24 @@ EVERYTHING = os.environ.get("ALL_VERSIONS") == "1"
 VERSIONS = versions.TRIED if EVERYTHING else (versions.KUBERNETES,)
 CLUSTERS = pytest.StashKey[list[Cluster]]()
 WHOLE = {"cluster", "make_cluster"}
+
+
+def custom_definition(
+    group: str, version: str, kind: str, plural: str, scope: str, short: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return a CustomResourceDefinition of somebody else's, which takes anything."""
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}", "annotations": {"api-approved.kubernetes.io": "unapproved, a test"}},
+        "spec": {
+            "group": group,
+            "scope": scope,
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower(), "shortNames": list(short)},
+            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+        },
+    }
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

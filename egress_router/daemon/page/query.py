@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import parse_qs
+
+from egress_router.records import dataclass
 
 #: More than these are somebody else's.
 _FIELDS = 8

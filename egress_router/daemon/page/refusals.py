@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+from egress_router.records import dataclass
 
 #: At most so many are remembered; the one that was not seen for the longest time goes for the next.
 MOST = 200

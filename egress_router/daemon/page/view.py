@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from egress_router.daemon.engine import Counters
@@ -12,6 +11,8 @@ from egress_router.daemon.page.level import Level
 from egress_router.daemon.page.numbers import Numbers
 from egress_router.daemon.page.rates import STEP_SECONDS, STEPS
 from egress_router.daemon.page.refusals import Refusal
+from egress_router.daemon.page.words import fitting
+from egress_router.records import dataclass, field, replace
 
 #: The box of a small line, in pixels.
 WIDTH, HEIGHT = 120, 20
@@ -210,12 +211,7 @@ def _is_number(text: str) -> bool:
 
 def matching(view: RouterView, words: str) -> RouterView:
     """Return only the rows in whose text each of the words occurs, whatever its case."""
-    wanted = words.lower().split()
-
-    def fits(*texts: str) -> bool:
-        text = "\n".join(texts).lower()
-        return all(word in text for word in wanted)
-
+    fits = fitting(words)
     refusals = view.refusals
     return replace(
         view,

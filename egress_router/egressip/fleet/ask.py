@@ -27,7 +27,7 @@ def ask(state: ClusterState, decision: Decision, client: str, target: str) -> li
     """Return how what ``client`` (CLIENT says what that may be) sends to an address outside of the cluster leaves, and
     why: one reply for a namespace, and one for each address of a pod that fits.
     """
-    destination = fields.address(target.removeprefix("[").removesuffix("]"))
+    destination = fields.bare_address(target)
     if isinstance(destination, Invalid):
         return [Reply(None, f"{quoted(target)} is not an address such as {EXAMPLE}: names are looked up by pods")]
     if not client:

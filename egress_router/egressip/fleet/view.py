@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from egress_router.daemon.page.level import Level
 from egress_router.daemon.page.numbers import Numbers
+from egress_router.daemon.page.words import fitting
 from egress_router.egressip.api import ClusterState, Decision, Disposition, NamespaceDecision, address_key, address_text
 from egress_router.egressip.fleet.history import NOBODY, Change, History, Kind, conflicts_of
 from egress_router.egressip.health import Health
@@ -133,12 +134,7 @@ def fleet_view(
 
 def matching(fleet: Fleet, query: str) -> Fleet:
     """Return only the rows in whose names, addresses or states each word of ``query`` occurs, whatever its case."""
-    words = query.lower().split()
-
-    def fits(*texts: str) -> bool:
-        text = "\n".join(texts).lower()
-        return all(word in text for word in words)
-
+    fits = fitting(query)
     return replace(
         fleet,
         addresses=tuple(

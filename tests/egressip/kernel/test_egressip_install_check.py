@@ -18,7 +18,7 @@ import yaml
 from egress_router.cli.main import guarded, run
 from lab.kubernetes.api_client import wait_until
 from lab.kubernetes.api_server import ApiServer
-from tests.support.kubernetes import VERSIONS
+from tests.support.kubernetes import VERSIONS, custom_definition
 
 pytestmark = [
     pytest.mark.root,
@@ -36,21 +36,6 @@ CUSTOM = [
     ("crd.antrea.io", "v1beta1", "Egress", "egresses", "Cluster"),
     ("metallb.io", "v1beta1", "IPAddressPool", "ipaddresspools", "Namespaced"),
 ]
-
-
-def custom(group: str, version: str, kind: str, plural: str, scope: str) -> dict[str, Any]:
-    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{group}", "annotations": {"api-approved.kubernetes.io": "unapproved, a test"}},
-        "spec": {
-            "group": group,
-            "scope": scope,
-            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
-            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
-        },
-    }
 
 
 def daemon_set(
@@ -100,7 +85,7 @@ def server(api_server: ApiServer) -> ApiServer:
         }
         for number in (1, 2)
     ]
-    items = [*(custom(*one) for one in CUSTOM), *nodes, PROXY, PROXY_CONFIG]
+    items = [*(custom_definition(*one) for one in CUSTOM), *nodes, PROXY, PROXY_CONFIG]
     api_server.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(items))
     api_server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
     info = dict.fromkeys(

@@ -17,7 +17,7 @@ from lab import CommandFailed
 from lab.kubernetes.api_client import wait_until
 from lab.kubernetes.api_server import ApiServer
 from tests.config.unit.test_kubernetes_yaml import SCALARS
-from tests.support.kubernetes import VERSIONS
+from tests.support.kubernetes import VERSIONS, custom_definition
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("api_server")]
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -41,24 +41,9 @@ CUSTOM = [
 SHORT = {"SecurityContextConstraints": ["scc"]}
 
 
-def definition(group: str, version: str, kind: str, plural: str, scope: str) -> dict[str, Any]:
-    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{group}", "annotations": {"api-approved.kubernetes.io": "unapproved, a test"}},
-        "spec": {
-            "group": group,
-            "scope": scope,
-            "names": {"kind": kind, "plural": plural, "singular": kind.lower(), "shortNames": SHORT.get(kind, [])},
-            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
-        },
-    }
-
-
 @pytest.fixture(scope="module")
 def cluster(api_server: ApiServer) -> ApiServer:
-    items = [definition(*custom) for custom in CUSTOM]
+    items = [custom_definition(*custom, SHORT.get(custom[2], ())) for custom in CUSTOM]
     items += [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
         for name in ("egress-routers", "egress", "shop", "tools")
