@@ -54,9 +54,12 @@ class PoolWriter:
     def _take_back(self, most: int, beat: Callable[[], None]) -> int:
         """Delete the assignments that are of no EgressIP any more and on no node."""
         assignments = self._source.assignments.objects()
+        nowhere = [entry for entry in assignments.values() if not entry.node]
+        if not nowhere:
+            return 0
         present = with_given(self._source.egress_ips.objects(), assignments)
         listed = {canonical(text) for value in present.values() for text in value.egress_ips}
-        left = [entry for entry in assignments.values() if not entry.node and entry.egress_ip not in listed]
+        left = [entry for entry in nowhere if entry.egress_ip not in listed]
         for entry in left[:most]:
             beat()
             self._require_lease()
