@@ -229,7 +229,8 @@ def _kept_on_cluster(
     config: RouterConfig, nameservers: Iterable[Address], own: tuple[Route, ...], family: Family
 ) -> tuple[Route, ...]:
     """Routes of the main table for nameservers and EGRESS_CLUSTER_CIDRS, through the old gateway."""
-    default = next((route for route in own if route.is_default), None)
+    # The kernel's own choice, in whatever order they come: after a kill some are found in our copy, behind the others.
+    default = min((route for route in own if route.is_default), key=lambda route: route.metric, default=None)
     if default is None:
         return ()
     connected = [route.destination for route in own if not route.is_default]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +17,8 @@ from egress_router.redirect.plan import find_cluster_interface, plan_network
 from egress_router.redirect.values import Mode
 from tests.redirect.unit.kernel_routes import Step, apply, key, steps
 from tests.support.examples import examples
-from tests.support.pods import CIDRS, CLUSTER, EGRESS, FAMILIES, NAMESERVERS, config, pods
+from tests.support.pods import BRIDGED, CIDRS, CLUSTER, EGRESS, FAMILIES, NAMESERVERS, config, pods
+from tests.support.pods import route as foreign_route
 
 MODES = st.sampled_from(list(Mode))
 
@@ -101,6 +104,25 @@ def test_killed_at_any_point_and_run_again(
     assert set(end.routes) == set(undisturbed.routes)
     assert set(end.rules) == set(undisturbed.rules)
     assert set(end.addresses) == set(undisturbed.addresses)
+
+
+@pytest.mark.parametrize("gateway", ["10.128.0.9", "2001:db8:c::9"])
+@pytest.mark.parametrize("first", [True, False])
+def test_the_best_default_route_leads_to_nameservers_after_a_kill_too(gateway: str, first: bool) -> None:
+    hop = ip_address(gateway)
+    family = family_of(hop)
+    metric = 100
+    second = foreign_route(family, "default", CLUSTER, gateway, metric=metric)
+    observed = replace(BRIDGED, routes=(second, *BRIDGED.routes) if first else (*BRIDGED.routes, second))
+    best = hop if family is Family.IPV6 else ip_address("10.128.0.1")  # IPv6's first one has 1024
+    outside = [ip_network("172.30.0.0/16"), ip_network("2001:db8:9::7/128")]
+    wanted = config(family, cluster_cidrs=tuple(outside))
+    changes = steps(plan_network(wanted, observed, EGRESS), observed)
+    for cut in range(len(changes) + 1):
+        end = apply(changes[:cut], observed)
+        end = outcome(end, plan_network(wanted, end, EGRESS))
+        [kept] = [item for item in in_table(end.routes, MAIN_TABLE, family) if item.destination in outside]
+        assert kept.gateway == best, cut
 
 
 @examples(40)
