@@ -87,8 +87,9 @@ class Informer(Generic[T]):
     """Keeps what ``convert`` makes of every object, by uid: an object that is deleted takes away only what came with
     its own uid, whatever has its name by then. ``convert`` returns None for an object that is of no interest.
 
-    ``changed`` is called from the thread after every change. ``stop`` ends the thread. An error that nobody foresaw is
-    its owner's; started again it goes on with what it has.
+    ``changed`` is called from the thread after every change, ``gone`` with the uid of every object that is not there
+    any more, also of those that nothing was made of. ``stop`` ends the thread. An error that nobody foresaw is its
+    owner's; started again it goes on with what it has.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Informer(Generic[T]):
         silence: float = SILENCE,
         watch_for: tuple[float, float] = WATCH_FOR,
         retry: tuple[float, float] = (RETRY, RETRY_MOST),
+        gone: Callable[[str], None] = lambda _uid: None,
     ) -> None:
         self.resource = resource
         self._client = client
@@ -111,10 +113,14 @@ class Informer(Generic[T]):
         self._silence = silence
         self._watch_for = watch_for
         self._retry = retry
+        self._gone = gone
         self._lock = threading.Lock()
         self._objects: dict[str, Stored[T]] = {}
         self._snapshot: dict[str, T] | None = {}
         self._changes: dict[str, T | None] = {}
+        #: Objects that nothing was made of: the present ones, and those of a connection that is still beginning.
+        self._passed_over: set[str] = set()
+        self._passing_over = self._passed_over
         self._stopping = threading.Event()
         self._stream: Stream | None = None
         self._no_streaming_until = 0.0
@@ -171,6 +177,7 @@ class Informer(Generic[T]):
         with self._lock:
             if self._objects.pop(uid, None) is not None:
                 self._note(uid, None)
+        self._gone(uid)
 
     # The thread
 
@@ -212,6 +219,7 @@ class Informer(Generic[T]):
         """Load all objects and follow them until the connection ends, which is no error when the server ends it."""
         stream_it = not self._list_next and time.monotonic() >= self._no_streaming_until
         self._list_next = False
+        self._passing_over = set()
         if stream_it:
             try:
                 self._watch({"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}, {}, beat)
@@ -324,10 +332,12 @@ class Informer(Generic[T]):
         value = self._convert(raw)
         with self._lock:
             if value is None:
+                self._passing_over.add(uid)
                 gone = objects.pop(uid, None) is not None
                 if gone and objects is self._objects:
                     self._note(uid, None)
                 return gone
+            self._passing_over.discard(uid)
             if before is not None and before.value == value:
                 value = before.value
                 objects[uid] = Stored(version, value)
@@ -340,15 +350,19 @@ class Informer(Generic[T]):
     def _remove(self, raw: Mapping[str, Any], objects: dict[str, Stored[T]]) -> bool:
         uid, _ = _identity(raw)
         with self._lock:
+            self._passing_over.discard(uid)
             gone = objects.pop(uid, None) is not None
             if gone and objects is self._objects:
                 self._note(uid, None)
-            return gone
+        self._gone(uid)
+        return gone
 
     def _swap(self, fresh: dict[str, Stored[T]]) -> None:
         """Put the new objects in place of the present ones. Equal ones stay the same Python object, so compare fast."""
         with self._lock:
             old = self._objects
+            left = (old.keys() | self._passed_over) - fresh.keys() - self._passing_over
+            self._passed_over = self._passing_over
             for uid, stored in fresh.items():
                 before = old.get(uid)
                 if before is not None and before.value == stored.value:
@@ -363,6 +377,8 @@ class Informer(Generic[T]):
                     self._note(uid, stored.value)
                     same = False
             first, self.synced = not self.synced, True
+        for uid in left:
+            self._gone(uid)
         had_trouble, self.trouble = self.trouble, ""
         if had_trouble:
             self._log(f"{self.resource.path}: followed again")

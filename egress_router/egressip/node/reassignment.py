@@ -13,6 +13,9 @@ from egress_router.egressip.api import ClusterState, Decision, address_key, addr
 
 #: So many pods are asked about at once.
 _MOST_QUERIES = 20
+#: Addresses of pods that are gone are remembered for the pods that have them next, those that left last: a CNI with a
+#: large IPv6 range would never end.
+_MOST_GONE = 4096
 
 
 @dataclass(slots=True)
@@ -35,13 +38,18 @@ class ReassignmentGuard:
                 keys = map(address_key, space.egress_ips) if space else ()
                 listed[pod.namespace] = frozenset(address_text(key) for key in keys if key is not None)
             for ip in pod.ips:
-                lost = self._sources.get(ip, frozenset()) - listed[pod.namespace]
+                lost = self._sources.pop(ip, frozenset()) - listed[pod.namespace]
                 self._sources[ip] = listed[pod.namespace]
                 if lost:
                     holders = {name for name, held in before.nodes.items() if not lost.isdisjoint(held.claims)} - {me}
                     self.unconfirmed[ip] = self.unconfirmed.get(ip, frozenset()) | holders
         for ip in self.unconfirmed.keys() - present:
             del self.unconfirmed[ip]
+        if len(self._sources) > len(present) + _MOST_GONE:
+            # In the order in which they were seen last.
+            gone = [ip for ip in self._sources if ip not in present]
+            for ip in gone[: len(gone) - _MOST_GONE]:
+                del self._sources[ip]
 
     def on_reply(self, node: str, sources: Mapping[str, str]) -> bool:
         """Take in what a node says it translates pods to ("": it does not, and lets nothing of theirs out); return

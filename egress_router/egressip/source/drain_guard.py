@@ -52,6 +52,7 @@ class DrainGuard:
             if on_cordon
             else None
         )
+        self._refused: ApiError | None = None
         #: Its thread.
         self.loop = WriteLoop(self.turn, every=EVERY, log=log, name="drain guard")
 
@@ -68,9 +69,12 @@ class DrainGuard:
             self._cordoned.stop()
 
     def turn(self, _now: float = 0.0) -> None:
-        """Write what differs. Raises EgressRouterError."""
+        """Write what differs; what the server refuses of one object keeps nobody from the others. Raises
+        EgressRouterError: the first refusal, or at once where the server cannot be reached.
+        """
         if not self._lease.held():
             return
+        self._refused = None
         objects = self._source.objects
         if self._cordoned is None:
             self._tell_agents(objects, ())
@@ -80,14 +84,16 @@ class DrainGuard:
         for pod in objects.pods.values():
             if pod.namespace == self._namespace and (COMPONENT, GUARD) in pod.labels:
                 self._label(pod, nodes.get(pod.node))
+        if self._refused is not None:
+            raise self._refused
 
     def _tell_agents(self, objects: ApiObjects, cordoned: Collection[str]) -> None:
         for node in objects.egress_nodes.values():
             wanted = node.name in cordoned
             if wanted != node.cordoned:
                 body = {"metadata": {"uid": node.uid, "annotations": {CORDONED: "true" if wanted else None}}}
-                self._patch(f"{EGRESS_NODES}/{node.name}", body)
-                self._log(f"node {node.name} is {'cordoned: it hands over' if wanted else 'not cordoned any more'}")
+                if self._patch(f"{EGRESS_NODES}/{node.name}", body):
+                    self._log(f"node {node.name} is {'cordoned: it hands over' if wanted else 'not cordoned any more'}")
 
     def _label(self, pod: ApiPod, node: EgressNode | None) -> None:
         """Let a guard pod go when its node is drained and has handed everything over, and only as long as it is."""
@@ -95,17 +101,19 @@ class DrainGuard:
         if free == any(key == HANDED_OVER for key, _ in pod.labels):
             return
         body = {"metadata": {"uid": pod.uid, "labels": {HANDED_OVER: "true" if free else None}}}
-        self._patch(f"{NAMESPACES}/{pod.namespace}/pods/{pod.name}", body)
-        if free:
+        if self._patch(f"{NAMESPACES}/{pod.namespace}/pods/{pod.name}", body) and free:
             self._log(f"node {pod.node} has handed everything over: its guard pod {pod.name} may go")
 
-    def _patch(self, path: str, body: object) -> None:
+    def _patch(self, path: str, body: object) -> bool:
+        """Return whether the server took it."""
         self.loop.beat()
         try:
             self._client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
         except ApiError as error:
             if error.code != NOT_FOUND:
-                raise
+                self._refused = self._refused or error
+            return False
+        return True
 
 
 def _nothing() -> None:

@@ -95,14 +95,14 @@ class KubernetesSource:
         self._objects = ApiObjects()
         self._given: tuple[object, object, Mapping[str, EgressIP]] = (None, None, {})
         own = f"spec.nodeName={me.name},{RUNNING}" if me else RUNNING
-        self.egress_ips: Informer[EgressIP] = self._follow(
-            Resource(EGRESS_IPS), self._last_good("EgressIP", lambda raw: api_objects.egress_ip(raw, status_of))
+        self.egress_ips: Informer[EgressIP] = self._follow_last_good(
+            EGRESS_IPS, "EgressIP", lambda raw: api_objects.egress_ip(raw, status_of)
         )
-        self.egress_nodes: Informer[EgressNode] = self._follow(
-            Resource(EGRESS_NODES), self._last_good("EgressNode", api_objects.egress_node)
+        self.egress_nodes: Informer[EgressNode] = self._follow_last_good(
+            EGRESS_NODES, "EgressNode", api_objects.egress_node
         )
-        self.assignments: Informer[Assignment] = self._follow(
-            Resource(ASSIGNMENTS), self._last_good("EgressIPAssignment", api_objects.assignment)
+        self.assignments: Informer[Assignment] = self._follow_last_good(
+            ASSIGNMENTS, "EgressIPAssignment", api_objects.assignment
         )
         self._namespaces: Informer[Labelled] = self._follow(
             Resource(NAMESPACES, metadata_only=True), api_objects.labelled
@@ -113,8 +113,8 @@ class KubernetesSource:
         self.pools: Informer[EgressIPPool] | None = None
         if me is None:
             self._nodes = self._follow(Resource(NODES, metadata_only=True), api_objects.labelled)
-            self.pools = self._follow(
-                Resource(POOLS), self._last_good("EgressIPPool", lambda raw: api_objects.egress_ip_pool(raw, status_of))
+            self.pools = self._follow_last_good(
+                POOLS, "EgressIPPool", lambda raw: api_objects.egress_ip_pool(raw, status_of)
             )
         #: Gives the nodes that were offline for the recorded assignment; set for the controller.
         self.offline: Callable[[], tuple[str, ...]] | None = None
@@ -122,18 +122,21 @@ class KubernetesSource:
         self._remote: dict[str, Informer[ApiPod]] = {}
         self._ended: list[Informer[ApiPod]] = []
 
-    def _follow(self, resource: Resource, convert: Callable[[Mapping[str, Any]], T | None]) -> Informer[T]:
-        informer = Informer(self._client, resource, convert, self._changed, self._log)
+    def _follow(
+        self,
+        resource: Resource,
+        convert: Callable[[Mapping[str, Any]], T | None],
+        gone: Callable[[str], None] = lambda _uid: None,
+    ) -> Informer[T]:
+        informer = Informer(self._client, resource, convert, self._changed, self._log, gone=gone)
         self._started[resource.path] += 1
         number = self._started[resource.path]
         # A watch that was stopped may still be ending when the same is followed again: two threads, two names.
         informer.start(self._start, f"watch {resource.path}" + (f" ({number})" if number > 1 else ""))
         return informer
 
-    def _last_good(
-        self, kind: str, convert: Callable[[Mapping[str, Any]], T]
-    ) -> Callable[[Mapping[str, Any]], T | None]:
-        """Return a conversion that keeps the last good value of an object that cannot be used any more."""
+    def _follow_last_good(self, path: str, kind: str, convert: Callable[[Mapping[str, Any]], T]) -> Informer[T]:
+        """Follow objects of which the last good value stays when they cannot be used any more."""
         good: dict[str, T] = {}
 
         def converted(raw: Mapping[str, Any]) -> T | None:
@@ -149,7 +152,14 @@ class KubernetesSource:
             good[uid] = value
             return value
 
-        return converted
+        def gone(uid: str) -> None:
+            good.pop(uid, None)
+            with self._lock:
+                known = self._unusable.pop((kind, uid), None)
+            if known:
+                self._changed()
+
+        return self._follow(Resource(path), converted, gone)
 
     def _changed(self) -> None:
         """Called from the threads of the watches."""

@@ -42,8 +42,8 @@ class PoolWriter:
         self._events = events
 
     def give(self, objects: ApiObjects, most: int, beat: Callable[[], None]) -> int:
-        """Take back what nobody has, then give what is missing, up to ``most`` addresses; return how many were given or
-        taken back. Raises ApiError, ApiUnavailable, and TryAgainError when the lease is lost.
+        """Take back what nobody has, then give what is missing, with up to ``most`` requests; return how many were
+        given or taken back. Raises ApiError, ApiUnavailable, and TryAgainError when the lease is lost.
         """
         back = self._take_back(most, beat)
         given = self._give(objects, most - back, beat)
@@ -82,18 +82,20 @@ class PoolWriter:
         present = with_given(self._source.egress_ips.objects(), assignments)
         pools = pools_of(replace(objects, egress_ips=present, assignments=assignments))
         waiting = [value for value in present.values() if value.pool]
-        given = 0
+        # What others have made meanwhile, and this watch has not heard of, costs a request too.
+        given = tried = 0
         # The oldest first: who waits longest is served when an address becomes free.
         for value in sorted(waiting, key=lambda value: (value.created, value.name)):
             before = json.loads(value.status).get("egressIPs") if value.status else ()
             for version in pools.missing(value):
-                while given < most:
+                while tried < most:
                     ip = pools.choose(value, version, before if isinstance(before, list) else ())
                     key = None if ip is None else address_key(ip)
                     if ip is None or key is None:
                         break
                     pools.taken.add(key)
                     beat()
+                    tried += 1
                     if self._make(value, ip):
                         given += 1
                         break

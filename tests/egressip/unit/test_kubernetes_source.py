@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import pytest
+
 from egress_router.egressip.source.groups import LocalNode
 from egress_router.egressip.source.kubernetes import KubernetesSource
+from egress_router.kubernetes.informer import Stored
 
 ADDRESS, POD = "192.0.2.45", "198.51.100.2"
 
@@ -54,4 +57,47 @@ def test_a_pod_that_ends_while_its_watch_ends_is_forgotten() -> None:
     remote.forget(pod["metadata"]["uid"])
     state, _ = source._read()
     assert not state.pods
+    source.close()
+
+
+@pytest.mark.parametrize("selector", [{"matchLabels": {"env": "x"}}, None], ids=["drops its pods", "nothing counts"])
+@pytest.mark.parametrize("known_before", [True, False])
+@pytest.mark.parametrize("how", ["deleted", "gone while the watch was away"])
+def test_problems_of_an_object_go_with_it(selector: Mapping[str, Any] | None, known_before: bool, how: str) -> None:
+    source = agent_of("a")
+    informer = source.egress_ips
+    good = of("EgressIP", "bad", spec={"egressIPs": ["192.0.2.46"], "namespaceSelector": {"matchLabels": {"env": "y"}}})
+    wrong = {"egressIPs": ["192.0.2.46"], "namespaceSelector": selector, "destinations": {"except": ["no network"]}}
+    bad = of("EgressIP", "bad", spec=wrong)
+    if known_before:
+        informer.assume(good)
+    informer.assume(bad)
+    assert any("bad" in str(problem) for problem in source._read()[1])
+    if how == "deleted":
+        informer._event({"type": "DELETED", "object": bad}, None)
+    else:
+        fresh: dict[str, Stored[Any]] = {}
+        informer._passing_over = set()
+        informer._put(
+            of("EgressIP", "e", spec={"egressIPs": [ADDRESS], "namespaceSelector": {"matchLabels": {"env": "x"}}}),
+            fresh,
+        )
+        informer._swap(fresh)
+    assert source._read()[1] == ()
+    informer.assume(bad)
+    assert source._read()[1], "the last good value went with the object"
+    source.close()
+
+
+def test_problems_stay_while_the_object_does() -> None:
+    source = agent_of("a")
+    informer = source.egress_ips
+    bad = of("EgressIP", "bad", spec={"egressIPs": ["no address"], "namespaceSelector": None})
+    informer.assume(bad)
+    for _ in range(2):
+        fresh: dict[str, Stored[Any]] = {}
+        informer._passing_over = set()
+        informer._put(bad, fresh)
+        informer._swap(fresh)
+        assert source._read()[1]
     source.close()

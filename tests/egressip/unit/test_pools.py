@@ -381,3 +381,22 @@ def test_what_the_status_says_comes_back_after_the_objects_were_lost() -> None:
     status = {"egressIPs": ["192.0.2.66", "2001:db8::1"]}
     assert Replica(server, objects(FREE, egress_ip("shop", pool="a", status=status))).give() == 2
     assert sorted(owners(server)["shop"]) == ["192.0.2.66", "2001:db8::1"]
+
+
+def test_what_others_have_made_costs_no_more_requests_than_the_server_should_have_to_bear() -> None:
+    """A controller that knows nothing of what was given finds every address taken."""
+    server = Server()
+    large = pool("a", "192.0.2.0/24")
+    values = [egress_ip(f"n{number}", pool="a") for number in range(200)]
+    assert Replica(server, objects(large, *values)).give() == 50
+    asked = 0
+    request = server.request
+
+    def counted(method: str, path: str, *rest: Any, **more: Any) -> dict[str, Any]:
+        nonlocal asked
+        asked += path == api_objects.ASSIGNMENTS
+        return request(method, path, *rest, **more)
+
+    server.request = counted  # type: ignore[method-assign]
+    Replica(server, objects(large, *values)).give()
+    assert 0 < asked <= 50

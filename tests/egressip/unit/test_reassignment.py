@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.assignment.decision import decide
+from egress_router.egressip.node import reassignment
 from egress_router.egressip.node.plan import node_plan
 from egress_router.egressip.node.reassignment import ReassignmentGuard
 from egress_router.egressip.node.state import Direct, Remote
@@ -65,3 +66,17 @@ def test_a_doubted_holder_is_not_used() -> None:
     assert (used.paths[POD], used.translating_nodes[POD]) == (Remote(1), frozenset({1}))
     doubted = node_plan("a", state, decide(state), slots, frozenset(), unconfirmed={POD: {"b"}})
     assert (doubted.paths[POD], doubted.translating_nodes[POD]) == (Direct.NO_GATEWAY, frozenset())
+
+
+def test_addresses_of_pods_that_are_gone_are_remembered_not_for_ever() -> None:
+    """A CNI that gives every pod an IPv6 address of its own: what is known does not grow with them."""
+    heirs = ReassignmentGuard()
+    decision = decide(STATE)
+    known = Pod("p", "one", "a", (POD,))
+    for number in range(5000):
+        other = Pod("p", "two", "a", (f"2001:db8::{number:x}",))
+        heirs.follow("a", replace(STATE, pods={("p", "one"): known, ("p", "two"): other}), decision)
+    assert len(heirs._sources) <= reassignment._MOST_GONE + 2
+    last = replace(STATE, pods={("q", "two"): Pod("q", "two", "a", ("2001:db8::1387",))})
+    assert follow(heirs, last).unconfirmed == {"2001:db8::1387": {"b", "c"}}, "the newest is remembered"
+    assert follow(heirs, owned_by("q")).unconfirmed == {POD: {"b", "c"}}, "so is the oldest that was there until now"
