@@ -49,10 +49,18 @@ _ENV = """\
         {{- with .Values.apiServer }}
         - {name: EGRESS_API_SERVER, value: {{ . | quote }}}
         {{- end }}
+        {{- if .Values.agentKeys.secret }}
+        - {name: EGRESS_AGENT_KEYS, value: /etc/egress-router/agent-keys/keys}
+        {{- end }}
         {{- with .Values.WORKLOAD.env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
 """
+#: As the component signatures has it.
+_KEYS_MOUNT = "        - {name: agent-keys, mountPath: /etc/egress-router/agent-keys, readOnly: true}\n"
+_KEYS_VOLUME = "      - name: agent-keys\n        secret: {secretName: {{ . }}, defaultMode: 0400}\n"
+_RUN_MOUNT = "        - {name: run, mountPath: /run/egress-router}\n"
+_RUN_VOLUME = "        hostPath: {path: /run/egress-router, type: DirectoryOrCreate}\n"
 
 
 def _taken(workload: str, field: str, indent: int, before: str) -> tuple[str, str]:
@@ -87,6 +95,14 @@ _TEMPLATES: Mapping[str, _Substitutions] = {
         _taken("agent", "nodeSelector", 8, _LINUX),
         _taken("agent", "resources", 10, _RESOURCES.replace("SIZE", "256Mi")),
         _after("          valueFrom: {configMapKeyRef: {name: egress-ips, key: interface}}\n", "agent"),
+        (
+            _RUN_MOUNT,
+            f"{_RUN_MOUNT}        {{{{- if .Values.agentKeys.secret }}}}\n{_KEYS_MOUNT}        {{{{- end }}}}\n",
+        ),
+        (
+            _RUN_VOLUME,
+            f"{_RUN_VOLUME}      {{{{- with .Values.agentKeys.secret }}}}\n{_KEYS_VOLUME}      {{{{- end }}}}\n",
+        ),
     ),
     "controller": (
         _IMAGE,
@@ -94,7 +110,15 @@ _TEMPLATES: Mapping[str, _Substitutions] = {
         ("  replicas: 2\n", "  replicas: {{ .Values.controller.replicas }}\n"),
         _taken("controller", "tolerations", 8, f"      tolerations:\n      - {_CONTROL_PLANE}\n"),
         _taken("controller", "nodeSelector", 8, _LINUX),
-        _taken("controller", "resources", 10, _RESOURCES.replace("SIZE", "512Mi")),
+        # It mounts nothing else.
+        (
+            _RESOURCES.replace("SIZE", "512Mi"),
+            (
+                "        resources: {{- toYaml .Values.controller.resources | nindent 10 }}\n"
+                "        {{- with .Values.agentKeys.secret }}\n        volumeMounts:\n"
+                f"{_KEYS_MOUNT}      volumes:\n{_KEYS_VOLUME}        {{{{- end }}}}\n"
+            ),
+        ),
         _after(
             "          valueFrom: {configMapKeyRef: {name: egress-ips, key: drain-on-cordon, optional: true}}\n",
             "controller",
