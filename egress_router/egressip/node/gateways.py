@@ -57,8 +57,9 @@ class Gateways:
         for name, answer in answers.items():
             health = self.health.get(name)
             if health is not None:
-                works = self.legs.setdefault(name, GatewayLegs()).note(answer)
-                if not works:
+                legs = self.legs.setdefault(name, GatewayLegs())
+                works = legs.note(answer)
+                if not legs.complete:
                     self.losses[name] = self.losses.get(name, 0) + 1
                 before = health.state
                 if health.probed(echo=works, ready=answer.ready, draining=answer.draining):

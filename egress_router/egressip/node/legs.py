@@ -18,24 +18,32 @@ class GatewayLegs:
     """The legs of one gateway. A leg through the tunnel counts once it has worked, and the one to the gateway itself
     from the moment its agent says that its node answers there: neither a gateway with an older agent nor a network
     that leads answers to pods elsewhere than those to its own addresses counts as broken.
+
+    ``complete``: in the last round an answer came by each leg that counts.
     """
 
     missed: dict[Leg, int] = field(default_factory=dict)
     worked: set[Leg] = field(default_factory=set)
     answers_tunnel: bool = False
     silent: int = 0
+    complete: bool = True
 
     def note(self, answer: Answer) -> bool:
         """Take in a round of probes; return whether data could go there and back."""
         self.silent = 0 if answer.pending is not None else self.silent + 1
         self.answers_tunnel |= answer.answers_tunnel
-        works = answer.echo
         for leg, heard in {Leg.DIRECT: answer.echo, **answer.legs}.items():
             self.missed[leg] = 0 if heard else self.missed.get(leg, 0) + 1
             if heard:
                 self.worked.add(leg)
-        if self.missed.get(Leg.TUNNEL) and Leg.TUNNEL in answer.legs:
-            works &= not self._counts(Leg.TUNNEL)
+        counted = {Leg.DIRECT: answer.echo}
+        if Leg.TUNNEL in answer.legs and self._counts(Leg.TUNNEL):
+            counted[Leg.TUNNEL] = answer.legs[Leg.TUNNEL]
+        without = [leg for leg, heard in counted.items() if not heard]
+        self.complete = not without
+        # Packets get lost: a leg that has worked may miss an answer that came by the other one. A node that is gone
+        # gives none at all.
+        works = len(without) < len(counted) and not any(self._broken_or_new(leg) for leg in without)
         # They are asked by seldom, and what is lost now and then is no obstacle.
         for leg in SELDOM:
             works &= not (self.is_broken(leg) and self._counts(leg))
@@ -43,6 +51,9 @@ class GatewayLegs:
 
     def _counts(self, leg: Leg) -> bool:
         return leg in self.worked or (leg is not Leg.BACK and self.answers_tunnel)
+
+    def _broken_or_new(self, leg: Leg) -> bool:
+        return self.is_broken(leg) or leg not in self.worked
 
     def is_broken(self, leg: Leg) -> bool:
         """Return whether a leg has missed several answers in a row."""

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.root, pytest.mark.distribution_kernel]
 
 #: Reordered: a part of the packets goes at once, ahead of those that wait.
 REORDERING = "delay 8ms 3ms reorder 25% 50%"
-LOSS = "loss 4% delay 2ms"
+LOSS = "loss 3% delay 2ms"
 
 
 @pytest.fixture
@@ -75,7 +75,10 @@ def test_a_drain_loses_nothing_where_packets_overtake_each_other(cluster: Egress
 
 
 def test_loss_takes_no_node_away_and_a_dead_one_is_noticed(cluster: EgressCluster) -> None:
-    """4 % of all that a node sends: three probes in a row are all lost once in 2,000 times at most (0.08 each)."""
+    """3 % of all that a node sends, so 6 % of the answers are missed. Nobody is down for less than three rounds without
+    an answer by any leg, or five without one by the same; three in a row of those that are asked by seldom are lost
+    once in 4,600 times.
+    """
     lab = cluster.lab
     client, first, second, node = one_client(cluster)
     for host in lab.nodes:
@@ -83,7 +86,7 @@ def test_loss_takes_no_node_away_and_a_dead_one_is_noticed(cluster: EgressCluste
     with lab.capture() as capture:
         with talking(partial(cluster.source_of, client, timeout=0.1), every=0.05) as heard:
             time.sleep(3)
-            assert {text for _, text in heard} - {""} == {first}
+            assert {text for _, text in heard} - {""} == {first}, cluster.text()
             assert sum(1 for _, text in heard if text) > len(heard) * 0.7, "positive control: most arrive"
             cut = time.monotonic()
             lab.unplug(node)

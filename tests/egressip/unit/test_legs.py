@@ -19,9 +19,8 @@ WELL = answer(*Leg)
 
 
 def test_a_leg_that_works_and_does_not() -> None:
-    """A miss is a miss where the leg is asked in each round; the others need several."""
     for leg, misses, words in (
-        (Leg.TUNNEL, 1, "UDP port 14790"),
+        (Leg.TUNNEL, 3, "UDP port 14790"),
         (Leg.FULL_SIZE, 3, "packets of 1450 bytes"),
         (Leg.BACK, 3, "198.51.100.1"),
     ):
@@ -34,6 +33,21 @@ def test_a_leg_that_works_and_does_not() -> None:
         assert not legs.up()[leg.name.lower()]
         assert legs.note(WELL)
         assert not legs.problem("b", *PORTS)
+
+
+def test_misses_of_both_ways_are_no_row() -> None:
+    """Where packets get lost, one or the other misses an answer often: nobody is down for that."""
+    legs = GatewayLegs()
+    assert legs.note(WELL)
+    without_ping, without_tunnel = (
+        answer(*(leg for leg in Leg if leg is not lost)) for lost in (Leg.DIRECT, Leg.TUNNEL)
+    )
+    assert all(legs.note(answered) for _ in range(20) for answered in (without_ping, without_ping, without_tunnel))
+    assert not legs.complete
+    # No answer at all counts at once, and so does the third miss in a row of one of them.
+    assert not legs.note(answer(Leg.BACK, Leg.FULL_SIZE))
+    assert (legs.note(WELL), legs.complete) == (True, True)
+    assert [legs.note(without_ping) for _ in range(4)] == [True, True, False, False]
 
 
 def test_an_older_agent_answers_no_probe_through_the_tunnel() -> None:
