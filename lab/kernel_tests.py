@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 
 from lab.debian_kernels import SUITES, KernelUnavailable, cached, fetch
+from lab.side_by_side import side_by_side
 from lab.virtual_machine import BootFailed, Outcome, TimedOut, has_kvm, run, to_terminal
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -42,6 +44,7 @@ NO_TESTS = 5
 FAILED = 1
 UNAVAILABLE = 69
 INTERRUPTED = 130
+TERMINATED = 128 + signal.SIGTERM
 
 
 @click.command(
@@ -68,7 +71,8 @@ INTERRUPTED = 130
 @click.option(
     "--timeout", type=click.FloatRange(min=1), default=240, show_default=True, help="Minutes a kernel may take."
 )
-@click.option("--memory", type=click.IntRange(min=1024), default=4096, show_default=True, help="MiB.")
+@click.option("--memory", type=click.IntRange(min=1024), default=4096, show_default=True, help="MiB, of each machine.")
+@click.option("--one-by-one", is_flag=True, help="Not both kernels at the same time.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def main(
@@ -82,55 +86,84 @@ def main(
     results: Path | None,
     timeout: float,
     memory: int,
+    one_by_one: bool,
     pytest_arguments: tuple[str, ...],
 ) -> None:
     """Boot kernels of Debian in QEMU and run the demo and a selection of the kernel tests on them.
 
+    Both at the same time where the machine has a processor for each.
     Each is booted once more with ipv6.disable=1, for the tests that are about that. Arguments after -- go to pytest.
     Exit code 0: all is well; 1: something failed; 69: a kernel could not be fetched or booted.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     if listed:
         list_them(pytest_arguments)
         return
     boots = {parameters: text} if text else planned(only, pytest_arguments)
     compile_checkout()
-    how = "KVM" if has_kvm() else "software emulation, about ten times slower than the machine"
-    failures = []
-    for line, (boot, command) in itertools.product(lines or tuple(SUITES), boots.items()):
-        label = " ".join(filter(None, (line, boot)))
-        try:
-            kernel = (None if update else cached(line)) or fetch(line)
-            click.echo(f">>> Debian's Linux {kernel.version} ({kernel.release}{boot and ', ' + boot}), QEMU with {how}")
-            where = (results or CHECKOUT / "build" / "kernels") / label.replace(" ", "-")
-            where.mkdir(parents=True, exist_ok=True)
-            outcome = run(
-                kernel,
-                command,
-                directory=CHECKOUT,
-                environment=environment(line, boot),
-                results=where,
-                parameters=boot,
-                timeout=timeout * 60,
-                memory=memory,
-                output=to_terminal,
-            )
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted; the virtual machine is gone", err=True)
-            ctx.exit(INTERRUPTED)
-        except (KernelUnavailable, BootFailed) as error:
-            click.echo(f"{label}: {error}", err=True)
-            ctx.exit(UNAVAILABLE)
-        except TimedOut as error:
-            click.echo(f"\n>>> {label}: {error}")
-            failures.append(label)
-            continue
-        report(label, outcome, where)
-        if outcome.status or outcome.complaints:
-            failures.append(label)
-    if failures:
-        click.echo(f">>> failed: {', '.join(failures)}")
-        ctx.exit(FAILED)
+    machine = Machine(boots, results or CHECKOUT / "build" / "kernels", timeout * 60, memory, update)
+    chosen = lines or tuple(SUITES)
+    try:
+        if len(chosen) == 1 or one_by_one or (os.cpu_count() or 1) < len(chosen):
+            codes = [machine.try_kernel(line) for line in chosen]
+        else:
+            found = side_by_side({line: partial(machine.try_kernel, line) for line in chosen}, to_terminal)
+            codes = list(found.values())
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; the virtual machine is gone", err=True)
+        ctx.exit(INTERRUPTED)
+    ctx.exit(UNAVAILABLE if UNAVAILABLE in codes else FAILED if any(codes) else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What runs in a virtual machine, by the parameters of its kernel, and what it is like."""
+
+    boots: Mapping[str, str]
+    results: Path
+    timeout: float
+    memory: int
+    update: bool
+
+    def try_kernel(self, line: str) -> int:
+        """Boot a kernel with each of the parameters, one after the other, and say how it went; return an exit code."""
+        failures = []
+        for boot, command in self.boots.items():
+            label = " ".join(filter(None, (line, boot)))
+            try:
+                outcome, where = self._boot(line, boot, command)
+            except (KernelUnavailable, BootFailed) as error:
+                click.echo(f"{label}: {error}", err=True)
+                return UNAVAILABLE
+            except TimedOut as error:
+                click.echo(f"\n>>> {label}: {error}")
+                failures.append(label)
+                continue
+            report(label, outcome, where)
+            if outcome.status or outcome.complaints:
+                failures.append(label)
+        if failures:
+            click.echo(f">>> failed: {', '.join(failures)}")
+        return FAILED if failures else 0
+
+    def _boot(self, line: str, boot: str, command: str) -> tuple[Outcome, Path]:
+        kernel = (None if self.update else cached(line)) or fetch(line)
+        how = "KVM" if has_kvm() else "software emulation, about ten times slower than the machine"
+        click.echo(f">>> Debian's Linux {kernel.version} ({kernel.release}{boot and ', ' + boot}), QEMU with {how}")
+        where = self.results / " ".join(filter(None, (line, boot))).replace(" ", "-")
+        where.mkdir(parents=True, exist_ok=True)
+        outcome = run(
+            kernel,
+            command,
+            directory=CHECKOUT,
+            environment=environment(line, boot),
+            results=where,
+            parameters=boot,
+            timeout=self.timeout,
+            memory=self.memory,
+            output=to_terminal,
+        )
+        return outcome, where
 
 
 def planned(only: str | None, pytest_arguments: tuple[str, ...]) -> dict[str, str]:

@@ -30,6 +30,12 @@ BUSYBOX = "/bin/busybox"
 COMPLAINTS = ("BUG:", "Oops:", "WARNING:", "Kernel panic", "rcu_sched self-detected", "Out of memory")
 #: Bytes that one read and write of 9p moves at most.
 MSIZE = 524288
+#: What a processor in software had better not offer: string instructions, each byte of which costs as much as an
+#: instruction (the kernel and libc take loops then), and a fifth level of page tables.
+LACKS = ",erms=off,fsrm=off,la57=off"
+#: And what its kernel is told for the same reason: no string instructions for whole pages either, which are not filled
+#: with zeros when somebody gets them, a second line of defence of Debian's kernels. All that makes a fifth of the time.
+SPARES = "clearcpuid=rep_good init_on_alloc=0"
 
 INIT = """#!/bin/busybox sh
 # In the initramfs: mounts the root, and gives way to its init.
@@ -186,17 +192,19 @@ def _qemu(
     """Return the command line of QEMU. ``shares`` are directories to be mounted, by tag; ``job`` is writable."""
     if has_kvm():
         processor = ["-accel", "kvm", "-cpu", "host", "-smp", str(os.cpu_count() or 1)]
+        slow = ""
     else:
         # An instruction takes a nanosecond by the clock of the virtual machine, so that time-outs there mean the same
         # however slow the emulation is and whatever else runs here. Such a clock wants one processor.
-        processor = ["-accel", "tcg", "-cpu", "max", "-smp", "1", "-icount", "shift=0"]
+        processor = ["-accel", "tcg", "-cpu", f"max{LACKS}", "-smp", "1", "-icount", "shift=0"]
+        slow = SPARES
     return [
         # It ends with us, however we end.
         *("setpriv", "--pdeathsig", "KILL"),
         *("qemu-system-x86_64", *processor, "-m", str(memory)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"),
         *("-kernel", str(kernel.image), "-initrd", str(initramfs)),
-        *("-append", f"console=ttyS0 panic=-1 rdinit=/init loglevel=6 mitigations=off {parameters}"),
+        *("-append", f"console=ttyS0 panic=-1 rdinit=/init loglevel=6 mitigations=off {slow} {parameters}"),
         *("-serial", f"file:{log}", "-serial", "stdio"),
         *(word for tag, path in shares.items() for word in _share(tag, path, writable=tag == "job")),
         # Random numbers: without it programs wait for them at the start.
