@@ -70,9 +70,9 @@ class Router:
         """Run ``egress-router init``."""
         return self.run("init", **options)
 
-    def status(self) -> Any:
+    def status(self, **options: Any) -> Any:
         """Return what ``egress-router status -o json`` says."""
-        return json.loads(self.run("status", "-o", "json").stdout)
+        return json.loads(self.run("status", "-o", "json", **options).stdout)
 
     def tcp(self, port: int, family: int = 4, client: Host | None = None, timeout: float = 3.0) -> str:
         """Connect from the client to a port of the pod and return the answer."""

@@ -60,12 +60,13 @@ def assert_leaves_with(router: Router, source4: str, source6: str) -> None:
 
 def test_a_vlan_of_the_pods_interface(router: Router) -> None:
     cable(router)
+    options = {"EGRESS_INTERFACE": "net1.100", **ON_VLAN}
     router.host.ip_batch(["link add link net1 name net1.100 type vlan id 100"])
     with router.lab.capture(interface="eth0.100") as capture:
-        router.init(EGRESS_INTERFACE="net1.100", EGRESS_DAD="on", **ON_VLAN)
+        router.init(EGRESS_DAD="on", **options)
         assert_leaves_with(router, "198.18.100.46", "2001:db8:100::46")
     assert capture.sources() >= {parse("198.18.100.46"), parse("2001:db8:100::46")}
-    assert router.status()["state"] == "ok"
+    assert router.status(**options)["state"] == "ok"
 
 
 def test_a_macvlan_on_a_vlan_of_the_node(router: Router) -> None:
