@@ -37,6 +37,7 @@ from egress_router.egressip.node.uninstall import uninstall_node
 from egress_router.egressip.process import set_up_log_from_environment
 from egress_router.errors import UsageError
 from egress_router.kubernetes.configuration import load_configuration
+from egress_router.kubernetes.nri import SOCKET as NRI_SOCKET
 
 SOCKET_OPTION = click.option(
     "--socket",
@@ -154,6 +155,24 @@ CLUSTER_OPTION = click.option(
     show_default=True,
     help="Ask whether another machine has an egress IP before it is claimed; off where a router answers for all.",
 )
+@click.option(
+    "--nri",
+    type=click.Choice(["auto", "on", "off"]),
+    envvar="EGRESS_NRI",
+    default="auto",
+    show_default=True,
+    help="With --source kubernetes: hear of pods from the container runtime before they start, so that their first "
+    "packets are right. auto: where it listens at --nri-socket; on: that it does not is a problem. EGRESS_NRI sets it "
+    "too.",
+)
+@click.option(
+    "--nri-socket",
+    type=click.Path(path_type=Path),
+    envvar="EGRESS_NRI_SOCKET",
+    default=NRI_SOCKET,
+    show_default=True,
+    help="Where containerd or CRI-O listens for plugins; EGRESS_NRI_SOCKET sets it too.",
+)
 @health_options(9910, "the node's hostIP")
 @SOCKET_OPTION
 @click.pass_context
@@ -179,6 +198,8 @@ def command(
     mark: str,
     mark_slots: str,
     dad: str,
+    nri: str,
+    nri_socket: Path,
     health_port: int,
     health_address: str,
     path: Path,
@@ -207,6 +228,8 @@ def command(
             "--tunnel-encryption wireguard needs --agent-keys: agents tell each other the keys of the tunnel, and one "
             "that is not signed could be anybody's"
         )
+    if origin == DIRECTORY and nri == "on":
+        raise UsageError("--nri on needs --source kubernetes: in a directory pods are those of its files")
     set_up_log_from_environment()
     if origin == DIRECTORY:
         return run_on_directory(settings, state, path, health_port, health_address)
@@ -214,7 +237,8 @@ def command(
         raise UsageError("--unknown-pods pass: with --source kubernetes an address that no pod has is always dropped")
     own = canonical_addresses("--host-ip", host_ips, "the address of a node")
     api = load_configuration(os.environ, kubeconfig, api_server)
-    return run_on_kubernetes(settings, api, own, path, health_port, health_address)
+    runtime = None if nri == "off" else nri_socket
+    return run_on_kubernetes(settings, api, own, path, health_port, health_address, runtime, nri_required=nri == "on")
 
 
 def _networks(ctx: click.Context, texts: tuple[str, ...]) -> tuple[Network, ...]:

@@ -75,6 +75,25 @@ def _after(line: str, workload: str) -> tuple[str, str]:
     return line, line + _ENV.replace("WORKLOAD", workload)
 
 
+#: What deploy/egress-ips/components/nri adds: to variables, mounts, volumes.
+_NRI = (
+    '        - {name: EGRESS_NRI, value: "on"}\n',
+    "        - {name: nri, mountPath: /var/run/nri, readOnly: true}\n",
+    """\
+      # The folder, and not the socket in it, which the runtime makes anew when it starts.
+      - name: nri
+        hostPath: {path: /var/run/nri, type: DirectoryOrCreate}
+""",
+)
+
+
+def _with_nri(line: str, added: str) -> tuple[str, str]:
+    """Add what the container runtime is heard by after a line, where it is asked for."""
+    spaces = " " * (len(added) - len(added.lstrip()))
+    return line, f"{line}{spaces}{{{{- if .Values.nri.enabled }}}}\n{added}{spaces}{{{{- end }}}}\n"
+
+
+_INTERFACE = "          valueFrom: {configMapKeyRef: {name: egress-ips, key: interface}}\n"
 _ON_CORDON = "          valueFrom: {configMapKeyRef: {name: egress-ips, key: drain-on-cordon, optional: true}}\n"
 _GRACE = "      terminationGracePeriodSeconds:"
 _LINUX = "      nodeSelector:\n        kubernetes.io/os: linux\n"
@@ -94,15 +113,18 @@ _TEMPLATES: Mapping[str, _Substitutions] = {
         _taken("agent", "tolerations", 8, "      tolerations:\n      - operator: Exists\n"),
         _taken("agent", "nodeSelector", 8, _LINUX),
         _taken("agent", "resources", 10, _RESOURCES.replace("SIZE", "256Mi")),
-        _after("          valueFrom: {configMapKeyRef: {name: egress-ips, key: interface}}\n", "agent"),
+        _after(_INTERFACE, "agent"),
+        _with_nri(_INTERFACE, _NRI[0]),
         (
             _RUN_MOUNT,
             f"{_RUN_MOUNT}        {{{{- if .Values.agentKeys.secret }}}}\n{_KEYS_MOUNT}        {{{{- end }}}}\n",
         ),
+        _with_nri(_RUN_MOUNT, _NRI[1]),
         (
             _RUN_VOLUME,
             f"{_RUN_VOLUME}      {{{{- with .Values.agentKeys.secret }}}}\n{_KEYS_VOLUME}      {{{{- end }}}}\n",
         ),
+        _with_nri(_RUN_VOLUME, _NRI[2]),
     ),
     "controller": (
         _IMAGE,

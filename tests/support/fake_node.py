@@ -49,6 +49,10 @@ class FakeSource(Pipe):
     def __init__(self, state: ClusterState) -> None:
         super().__init__()
         self.state = state
+        #: Whether somebody waits, and the states that were said to be in place.
+        self.waits = False
+        self.read_last = state
+        self.placed: list[ClusterState] = []
 
     def set(self, state: ClusterState) -> None:
         self.state = state
@@ -58,7 +62,15 @@ class FakeSource(Pipe):
         pass
 
     def read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
+        self.read_last = self.state
         return self.state, ()
+
+    def urgent(self) -> bool:
+        return self.waits
+
+    def in_place(self) -> None:
+        self.placed.append(self.read_last)
+        self.waits = False
 
     def wait(self, timeout: float) -> bool:
         self.silence()

@@ -28,6 +28,7 @@ from egress_router.egressip.node.state import TUNNEL, Direct, NodeSettings, Node
 from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import EgressRouterError, Problem, ToolHangs
+from egress_router.kubernetes.nri import Plugin
 from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer, DrainPhase
 from egress_router.net.process import slow_tool
 from egress_router.net.rtnetlink.values import Observed
@@ -86,6 +87,8 @@ class Agent:
         self._leave_file = LeaveFile(control.path, host_ip, LOGGER.warning)
         self.signatures = None if settings.keys is None else Signatures(settings.keys, LOGGER.warning)
         self.source_ports = SourcePorts(threads.job, LOGGER.warning, loop.now)
+        #: What hears of pods from the container runtime; None where nothing does.
+        self.plugin: Plugin | None = None
         self._evaluator = Evaluator(follows=True)
         self._planner = Planner()
         #: Whether a first round of probes has told who is up.
@@ -251,12 +254,12 @@ class Agent:
             self.known.obstacles = [f"whether others let the tunnel through is not known: {error}"]
 
     def _on_objects(self) -> None:
-        """Read at once what changes after a quiet moment, and what comes in a row together."""
-        if not self._source.wait(0) or self._read_pending:
+        """Read at once what changes after a quiet moment or what a pod waits for, and what comes in a row together."""
+        if not self._source.wait(0):
             return
-        if self.loop.now() >= self._reads_from:
+        if self._source.urgent() or (self.loop.now() >= self._reads_from and not self._read_pending):
             self._read_now()
-        else:
+        elif not self._read_pending:
             self._read_pending = True
             self.loop.call_later(self._reads_from - self.loop.now(), self._read_now)
 
@@ -264,6 +267,8 @@ class Agent:
         self._read_pending = False
         started = self.loop.now()
         self._changed |= self._read()
+        if not self._changed and self.dataplane.applied is not None and not self.known.errors:
+            self._source.in_place()
         self._note_cost(started)
 
     def _note_cost(self, started: float) -> None:
@@ -471,6 +476,7 @@ class Agent:
             # Before an address is answered for: whatever happens next, a shutdown has to end that.
             self._leave_file.keep(state.assigned)
             self.dataplane.apply(state)
+            self._source.in_place()
             self._claims.announce(fresh)
             self._set_targets()
             if known.errors:
@@ -647,6 +653,17 @@ class Agent:
             self.pending(),
             self.dataplane.dropped_packets(),
             self._drain_status(),
-            [*filter(None, [self._stuck()]), *legs, *self.source_ports.problems()],
+            [*filter(None, [self._stuck(), self._runtime_trouble()]), *legs, *self.source_ports.problems()],
             unconfirmed=dict(self.reassignment.unconfirmed),
+            tells_of_pods=self.plugin is not None and self.plugin.connected,
+        )
+
+    def _runtime_trouble(self) -> str:
+        """Return that the container runtime does not tell of pods, though it did or shall; empty when all is well."""
+        trouble = self.plugin.trouble if self.plugin is not None else ""
+        if not trouble:
+            return ""
+        return (
+            f"the container runtime does not tell of pods ({trouble}): what they send before the API shows their "
+            "addresses is dropped"
         )

@@ -17,6 +17,7 @@ from egress_router.egressip.health import Health
 from egress_router.egressip.node.agent import Agent
 from egress_router.egressip.node.source_ports import MOST_REMOTES, PORTS
 from egress_router.egressip.node.state import NodeState
+from egress_router.kubernetes.nri import Plugin
 from egress_router.net.conntrack import insert_failures
 
 _PREFIX = "egress_router_node_"
@@ -73,6 +74,7 @@ class NodeCollector(Collector):
             count_value=known.applies + known.failed_applies,
             sum_value=known.apply_seconds,
         )
+        yield from _runtime(agent.plugin)
         yield gauge("draining", "Whether this node hands its egress IPs over.", agent.node_drain.draining)
         left = agent.node_drain.left
         yield gauge(
@@ -99,6 +101,26 @@ class NodeCollector(Collector):
             value=agent.signatures.refused if agent.signatures else 0,
         )
         yield from common(agent, mode="node")
+
+
+def _runtime(plugin: Plugin | None) -> Iterator[Metric]:
+    """Yield what the container runtime has told; nothing where nobody listens to it."""
+    if plugin is None:
+        return
+    yield gauge("runtime_connected", "Whether the container runtime tells of pods.", plugin.connected)
+    yield counter("runtime_calls", "Calls of the container runtime, by what they told.", dict(plugin.calls), "event")
+    yield CounterMetricFamily(
+        f"{_PREFIX}runtime_failures", "Calls of the container runtime that were not understood.", value=plugin.failures
+    )
+    yield CounterMetricFamily(
+        f"{_PREFIX}runtime_late_pods", "Pods that started before their rules were in place.", value=plugin.late
+    )
+    yield SummaryMetricFamily(
+        f"{_PREFIX}runtime_call_seconds",
+        "Answering calls of the container runtime: what it waits for us.",
+        count_value=plugin.answers,
+        sum_value=plugin.seconds,
+    )
 
 
 def gauge(name: str, text: str, value: float, prefix: str = _PREFIX) -> Metric:

@@ -30,6 +30,7 @@ from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.egressip.source.node_writer import NodeWriter
 from egress_router.errors import PlatformError, quoted
 from egress_router.kubernetes.configuration import ApiConfiguration
+from egress_router.kubernetes.nri import Plugin
 from egress_router.net.icmp_probe import Prober
 from egress_router.net.process import limit_tools
 from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
@@ -56,15 +57,25 @@ def run_on_kubernetes(
     socket: Path,
     health_port: int,
     health_address: str,
+    nri: Path | None = None,
+    *,
+    nri_required: bool = False,
 ) -> int:
     """Be the agent of a node, with the objects of the Kubernetes API, and write there what it does. ``host_ips``: the
-    node's addresses where they are not those of the interface. Returns and raises as ``run_on_directory``.
+    node's addresses where they are not those of the interface. ``nri``: where the container runtime tells of pods,
+    ``nri_required``: that it does not is a problem. Returns and raises as ``run_on_directory``.
     """
     me = local_node(settings.node, host_ips, settings.interface)
     with running() as (loop, threads), ExitStack() as stack:
         source = KubernetesSource(api_client(api, "node"), threads.start, me, LOGGER.info)
+        plugin = None
+        if nri is not None and source.runtime is not None:
+            plugin = Plugin(nri, source.runtime, LOGGER.info, required=nri_required)
+            stack.callback(plugin.stop)
+            plugin.start(threads.start)
 
         def started(agent: Agent) -> None:
+            agent.plugin = plugin
             report = NodeReporter(agent, me, settings.interface)
             writer = NodeWriter(api_client(api, "node"), source, me.name, report.report, report.drain, LOGGER.info)
             stack.callback(writer.loop.stop)

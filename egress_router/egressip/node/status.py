@@ -124,9 +124,12 @@ def node_status(
     drain: Mapping[str, object] | None = None,
     more: Collection[str] = (),
     unconfirmed: Mapping[str, Collection[str]] | None = None,
+    *,
+    tells_of_pods: bool = False,
 ) -> dict[str, object]:
     """Return all that the status shows. ``drops`` are packets by counter, ``drain`` see ``drain_status``, ``more`` are
-    further problems, ``unconfirmed`` see ``ReassignmentGuard``.
+    further problems, ``unconfirmed`` see ``ReassignmentGuard``. ``tells_of_pods``: the container runtime does, before
+    they start.
     """
     unclaimed = {**local.duplicates, **local.outside_subnets}
     mine = known.decision.nodes.get(node)
@@ -162,6 +165,7 @@ def node_status(
         "holders": {name: health.state.value for name, health in sorted(gateways.health.items())},
         "lacking": sorted(pending),
         "pods": len(applied.paths),
+        "container_runtime": tells_of_pods,
         "dropped_packets": dict(drops),
         "other_namespaces": sum(
             verdict.disposition is Disposition.NORMAL for verdict in list(known.decision.namespaces.values())
@@ -207,6 +211,8 @@ def status_text(status: Mapping[str, Any]) -> str:
         f"{_count(others, 'namespace', 'namespaces')} without egress IPs {leave} with the address of the pod's node"
     )
     lines.append(f"holds {', '.join(status['held']) or 'nothing'}")
+    if status.get("container_runtime"):
+        lines.append("the container runtime tells of pods before they start")
     lines += [line for line in holders if line.endswith(": up")]
     return "\n".join(lines)
 

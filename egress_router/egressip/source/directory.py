@@ -44,6 +44,12 @@ class ClusterSource(Protocol):
     def wait(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds; True when ``read`` may give something new."""
 
+    def urgent(self) -> bool:
+        """Return whether a pod does not start before what ``read`` gives now is in place, see ``in_place``."""
+
+    def in_place(self) -> None:
+        """Take note that what ``read`` gave last is in place."""
+
     def close(self) -> None:
         """Release what is held."""
 
@@ -156,6 +162,13 @@ class DirectorySource:
         with suppress(BlockingIOError):
             os.eventfd_read(self._news)
         return True
+
+    def urgent(self) -> bool:
+        """Return False: nobody waits for a file."""
+        return False
+
+    def in_place(self) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Stop watching."""

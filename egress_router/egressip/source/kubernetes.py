@@ -1,5 +1,7 @@
 """The Kubernetes API as the source of the cluster's objects: for a node's agent, or for the controller.
 
+An agent's own pods are also those that its container runtime tells of, see ``runtime_pods``.
+
 What is watched: EgressIP, EgressNode, EgressIPAssignment, and the labels of namespaces; by an agent the pods of its own
 node, and those of the namespaces whose addresses it holds; by the controller all pods, and the labels of nodes.
 """
@@ -42,6 +44,7 @@ from egress_router.egressip.source.groups import (
     with_given,
     without_assigned,
 )
+from egress_router.egressip.source.runtime_pods import RuntimePods
 from egress_router.errors import Problem
 from egress_router.kubernetes.client import Client
 from egress_router.kubernetes.informer import Informer, Resource
@@ -82,6 +85,8 @@ class KubernetesSource:
         self._me = me
         self._log = log
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        #: Is to be told what the node's container runtime tells; None for the controller.
+        self.runtime = RuntimePods(me.name, self._changed) if me is not None else None
         self._lock = threading.Lock()
         self._closed = False
         self._grouping = Grouping()
@@ -254,7 +259,10 @@ class KubernetesSource:
                 changes[uid] = next((pod for watch in watches if (pod := watch.objects().get(uid)) is not None), None)
         self._ended.clear()
         for watch in watches:
-            changes.update(watch.take_changes())
+            taken = watch.take_changes()
+            if watch is self._pods and self.runtime is not None:
+                taken = self.runtime.changes(watch.objects())
+            changes.update(taken)
         for uid, pod in changes.items():
             if pod is None:
                 self._known_pods.pop(uid, None)
@@ -324,6 +332,15 @@ class KubernetesSource:
         except BlockingIOError:
             return False
         return True
+
+    def urgent(self) -> bool:
+        """Return whether the container runtime waits with a pod for what ``read`` gives now to be in place."""
+        return self.runtime is not None and self.runtime.urgent
+
+    def in_place(self) -> None:
+        """Let the container runtime go on with the pods that the last ``read`` has told of."""
+        if self.runtime is not None:
+            self.runtime.in_place()
 
     def close(self) -> None:
         """Stop all watches."""

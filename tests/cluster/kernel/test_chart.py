@@ -114,6 +114,7 @@ def kustomized(programs: dict[str, Path]) -> Callable[[Path], Objects]:
         ("", {}),
         ("overlays/openshift", {"openshift": {"securityContextConstraints": True}}),
         ("overlays/guard", {"drainGuard": {"enabled": True}}),
+        ("overlays/nri", {"nri": {"enabled": True}}),
         ("overlays/monitoring", {"monitoring": {"podMonitor": True}}),
         ("overlays/signatures", {"agentKeys": {"secret": "egress-router-agent-keys"}}),
         (
@@ -121,6 +122,7 @@ def kustomized(programs: dict[str, Path]) -> Callable[[Path], Objects]:
             {
                 "agentKeys": {"secret": "egress-router-agent-keys"},
                 "drainGuard": {"enabled": True},
+                "nri": {"enabled": True},
                 "monitoring": {"podMonitor": True},
                 "openshift": {"securityContextConstraints": True},
             },

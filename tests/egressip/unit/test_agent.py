@@ -85,6 +85,51 @@ def test_the_first_pod_of_a_namespace_waits_until_its_holder_is_heard(tmp_path: 
     assert applied(silent)[-1].excepted == {POD: ("0.0.0.0/0",)}, "an agent that says nothing is not waited for"
 
 
+def test_a_pod_that_waits_is_read_and_put_in_place_at_once(node: FakeNode) -> None:
+    """Its start waits for that, so it does not wait its turn as what comes in a row does."""
+    new = (("two", "198.51.100.3"), ("six", "198.51.100.6"))
+    pods = {("toto", name): Pod("toto", name, "a", (ip,)) for name, ip in new}
+    first, both = (replace(STATE, pods={**STATE.pods, **dict(list(pods.items())[:count])}) for count in (1, 2))
+    placed: list[ClusterState] = []
+
+    def look() -> None:
+        placed.append(node.source.placed[-1])
+
+    def starts(state: ClusterState, *, waits: bool) -> None:
+        # As if the reading before had taken its time.
+        node.agent._reads_from = node.clock.now + 0.05
+        node.source.waits = waits
+        node.source.set(state)
+
+    node.run(
+        2.0,
+        (1.0, partial(starts, first, waits=False)),
+        (1.01, look),
+        (1.2, partial(starts, both, waits=True)),
+        (1.21, look),
+    )
+    assert [len(state.pods) for state in placed] == [1, 3]
+    assert applied(node)[-1].paths.keys() == {POD, "198.51.100.3", "198.51.100.6"}
+
+
+def test_what_is_not_in_place_is_not_said_to_be(node: FakeNode) -> None:
+    """A pod that waits is let go when its rules are there, not when it was read."""
+    said: list[int] = []
+    changed = replace(STATE, pods={**STATE.pods, ("toto", "two"): Pod("toto", "two", "a", ("198.51.100.3",))})
+
+    def fails() -> None:
+        node.dataplane.error = PlatformError("nft says no")
+        node.source.set(changed)
+
+    def works() -> None:
+        said.append(sum(state is changed for state in node.source.placed))
+        node.dataplane.error = None
+
+    node.run(12.0, (1.0, fails), (1.5, partial(node.source.set, changed)), (2.0, works))
+    assert said == [0]
+    assert node.source.placed[-1] is changed
+
+
 def test_an_address_is_checked_then_added_then_translated_to_then_announced(node: FakeNode) -> None:
     node.run(2.0)
     steps = [step for step in node.steps if step[0] in ("check", "add", "announce")]

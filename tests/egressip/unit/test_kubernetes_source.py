@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from egress_router.egressip.api import Pod
 from egress_router.egressip.source.groups import LocalNode
 from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.kubernetes.informer import Stored
+from egress_router.kubernetes.nri import Sandbox
 
 ADDRESS, POD = "192.0.2.45", "198.51.100.2"
 
@@ -100,4 +102,25 @@ def test_problems_stay_while_the_object_does() -> None:
         informer._put(bad, fresh)
         informer._swap(fresh)
         assert source._read()[1]
+    source.close()
+
+
+def test_a_pod_of_the_runtime_is_in_its_group_before_the_api_shows_its_address() -> None:
+    source = agent_of("a")
+    assert source.runtime is not None
+    source.runtime.listed([])
+    source._read()
+    source.runtime.listed([Sandbox("s", "uid-1", "n", "p", (), (POD,))])
+    assert source.wait(0), "the agent is told"
+    state, _ = source._read()
+    assert state.pods == {("e", "n/p"): Pod("e", "n/p", "a", (POD,))}
+    pod = of("Pod", "p", spec={"nodeName": "a"}, status={"podIPs": [{"ip": POD}]})
+    source._pods.assume({**pod, "metadata": {**pod["metadata"], "namespace": "n", "uid": "uid-1"}})
+    assert source._read()[0].pods is state.pods, "nothing new"
+    source.runtime.listed([])
+    source._pods.forget("uid-1")
+    assert source._read()[0].pods == {}
+    other = Sandbox("t", "uid-2", "elsewhere", "q", (), (POD,))
+    source.runtime.listed([other])
+    assert list(source._read()[0].pods) == [("?", "elsewhere/q")], "of a namespace that is not known: dropped"
     source.close()
