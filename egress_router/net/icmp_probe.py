@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeGuard
 
 from egress_router.net.oserror import translating
 from egress_router.net.signed_messages import ANY_SOURCE, Opened, Signatures
+from egress_router.net.starting_pods import StartingPods
 from egress_router.net.tunnel_echo import (
     SELDOM,
     SELDOM_ROUNDS,
@@ -37,6 +38,8 @@ _MOST_BRACKETS = 8
 #: What one message may say of that many addresses and no more; the longest text of an IPv6 address has 45 characters.
 _MOST_ITEMS = 64
 _MAX_ADDRESS = 45
+#: What is said of a pod that starts is no longer than a name and a uid.
+_MAX_WORDS = 320
 #: The numbers of probes: 16 bits, as in an ICMP echo.
 _MAX_NUMBER = 0xFFFF
 _SOL_RAW, _ICMP_FILTER = 255, 1
@@ -78,7 +81,7 @@ class Answer:
     its agent said nothing. ``sources`` is what it translates the pods to that it was asked about. ``legs``: whether an
     echo came back by each of the ways through the tunnel that it was asked by. ``answers_tunnel``: its agent says that
     its node answers echoes there. ``draining``: others had better use another node, whether an operator's ``drain`` is
-    the reason or not.
+    the reason or not. ``takes_pods``: its agent can be told of pods that start.
     """
 
     echo: bool
@@ -89,13 +92,14 @@ class Answer:
     legs: Mapping[Leg, bool] = field(default_factory=dict)
     answers_tunnel: bool = False
     drain: DrainPhase = DrainPhase.NONE
+    takes_pods: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """What an agent or a controller asks: the ``number`` of its probe, whether it sends traffic here (None: it does not
     say, as controllers do) and the pods that it asks about; in how many seconds it asks again, 0 when it does not say;
-    its public key, see Reply.
+    its public key, see Reply. ``starts``: pods of its node that wait to start, and what there is to say of each.
     """
 
     number: int
@@ -103,6 +107,7 @@ class Question:
     pods: tuple[str, ...] = ()
     pause: float = 0.0
     key: str = ""
+    starts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,7 @@ class Reply:
     answers_tunnel: bool = False
     drain: DrainPhase = DrainPhase.NONE
     key: str = ""
+    takes_pods: bool = False
 
 
 def parse_message(data: bytes) -> Question | Reply | None:
@@ -138,7 +144,7 @@ def parse_message(data: bytes) -> Question | Reply | None:
         uses = message["uses"] is True if "uses" in message else None
         pods = tuple(_addresses(message.get("pods")))
         pause, key = _seconds(message.get("next")), _key(message.get("key"))
-        return None if number is None else Question(number, uses, pods, pause, key)
+        return None if number is None else Question(number, uses, pods, pause, key, _starts(message.get("starts")))
     number = _number(message.get("told"))
     if number is None:
         return None
@@ -154,6 +160,7 @@ def parse_message(data: bytes) -> Question | Reply | None:
         message.get("tunnel") is True,
         _PHASES.get(drain, DrainPhase.NONE) if isinstance(drain := message.get("drain"), str) else DrainPhase.NONE,
         _key(message.get("key")),
+        message.get("takes") is True,
     )
 
 
@@ -174,8 +181,14 @@ def _addresses(value: object) -> list[str]:
     return [item for item in list(value)[:_MOST_ITEMS] if _is_short(item)] if isinstance(value, list | dict) else []
 
 
-def _is_short(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and len(value) <= _MAX_ADDRESS and value.isascii() and value.isprintable()
+def _starts(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {}
+    return {pod: words for pod in _addresses(value) if _is_short(words := value[pod], _MAX_WORDS)}
+
+
+def _is_short(value: object, most: int = _MAX_ADDRESS) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) <= most and value.isascii() and value.isprintable()
 
 
 _SILENCE = Reply(0, ready=False, draining=False, pending=None, sources={})
@@ -233,11 +246,18 @@ class Prober:
         signatures: Signatures | None = None,
         public_key: str = "",
         heard_key: Callable[[str, str], None] | None = None,
+        *,
+        heard_pods: Callable[[str, Mapping[str, str]], None] | None = None,
+        translated: Callable[[Collection[str]], None] = lambda _: None,
     ) -> None:
         """``signatures``: sign what is said, and believe only what is signed. ``public_key`` is told to all that are
         asked; ``heard_key`` is called in the thread with the address of a node and its key, when that is another one.
-        Keys are believed of nodes alone (``set_peers``), and when they are signed.
+        Keys are believed of nodes alone (``set_peers``), and when they are signed. ``heard_pods`` is called in the
+        thread with the address of a node and its pods that start, see Question; they are believed of nodes alone, where
+        there are signatures when they are signed. ``translated``: see ``tell``.
         """
+        self._heard_pods = heard_pods
+        self._starting = StartingPods(translated)
         self._signatures = signatures
         self._public_key = public_key
         self._heard_key = heard_key
@@ -315,6 +335,13 @@ class Prober:
             self._pods = pods or {}
             self._reduced_rate = reduced_rate - self._pods.keys()
 
+    def tell(self, starts: Mapping[str, Mapping[str, str]]) -> None:
+        """Tell agents (by address) at once of pods of this node that wait to start, with what there is to say of each,
+        again and again until they say that they translate them, or this is called again. ``translated`` is called in
+        the thread then.
+        """
+        self._starting.set(starts)
+
     def set_peers(self, addresses: Collection[str]) -> None:
         """Believe only these nodes that they send traffic here."""
         with self._lock:
@@ -351,6 +378,7 @@ class Prober:
         self._tunnel.close()
         self._icmp.close()
         self._udp.close()
+        self._starting.close()
 
     def run(self, beat: Callable[[], None] = lambda: None) -> None:
         """Probe until ``stop``, in a thread; call ``beat`` once a round. May be called again after it raised."""
@@ -388,6 +416,7 @@ class Prober:
                     legs,
                     reply.answers_tunnel,
                     reply.drain,
+                    reply.takes_pods,
                 )
                 target.heard -= {*due, Leg.DIRECT, Leg.TUNNEL}
                 target.asked -= due
@@ -434,17 +463,28 @@ class Prober:
 
     def _receive_until(self, due: float) -> None:
         while True:
+            self._tell_of_pods()
             left = due - time.monotonic()
             sockets = [self._icmp, self._udp, *([self._tunnel.answers] if self._tunnel.answers else [])]
-            readable = select.select(sockets, [], [], max(0.0, min(left, _STOP_SECONDS)))[0]
+            wait = max(0.0, min(left, _STOP_SECONDS, self._starting.seconds_left()))
+            readable = select.select([*sockets, self._starting], [], [], wait)[0]
             if self._stop_asked.is_set():
                 return
             for from_socket in readable:
-                self._drain(from_socket)
+                if from_socket is self._starting:
+                    self._starting.woken()
+                else:
+                    self._drain(from_socket)
             if not readable and left <= 0:
                 return
             if left < -self._interval:
                 return
+
+    def _tell_of_pods(self) -> None:
+        for ip, pods in self._starting.due().items():
+            question = {"ask": self._number, "pods": list(pods), "starts": pods}
+            with suppress(OSError):
+                self._udp.sendto(self._sealed(question, ip), (ip, self._port))
 
     def _drain(self, from_socket: socket.socket) -> None:
         for _ in range(1000):
@@ -487,7 +527,10 @@ class Prober:
         elif isinstance(message, Reply) and self._age(message.number) <= LATEST_ROUNDS:
             with self._lock:
                 for target in self._by_ip.get(ip, ()):
-                    target.reply = message
+                    # Two questions of one round are about different pods.
+                    known = target.reply.sources if target.reply is not None else {}
+                    target.reply = replace(message, sources={**known, **message.sources})
+            self._starting.heard(ip, message.sources)
 
     def _answer(self, question: Question, sender: str, ip: str, address: tuple[object, ...]) -> None:
         if self._payload is None:
@@ -495,6 +538,9 @@ class Prober:
         # A controller asks too, perhaps from the same address as an agent, and does not say that it uses anything.
         if question.uses is not None:
             self._note_user(ip, question.pause, uses=question.uses)
+        believed = ip in self._peers and (self._signatures is None or sender != "")
+        if question.starts and self._heard_pods is not None and believed:
+            self._heard_pods(ip, question.starts)
         reply = dict(self._payload(question.pods))
         if self._public_key:
             reply["key"] = self._public_key

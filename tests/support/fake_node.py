@@ -51,6 +51,8 @@ class FakeSource(Pipe):
         self.state = state
         #: Whether somebody waits, and the states that were said to be in place.
         self.waits = False
+        self.starting: tuple[str, ...] = ()
+        self.heard: list[tuple[str, Mapping[str, str]]] = []
         self.read_last = state
         self.placed: list[ClusterState] = []
 
@@ -65,8 +67,17 @@ class FakeSource(Pipe):
         self.read_last = self.state
         return self.state, ()
 
+    takes_pods = True
+
     def urgent(self) -> bool:
         return self.waits
+
+    def waiting(self) -> tuple[str, Collection[str]]:
+        return ("uid", self.starting) if self.waits else ("", ())
+
+    def pods_told(self, node: str, pods: Mapping[str, str]) -> bool:
+        self.heard.append((node, pods))
+        return True
 
     def in_place(self) -> None:
         self.placed.append(self.read_last)
@@ -211,6 +222,7 @@ class FakeProber:
         self.peers: Collection[str] = ()
         self.senders: list[str] = []
         self.tunnel: TunnelWay | None = None
+        self.told: list[Mapping[str, Mapping[str, str]]] = []
         #: Takes a round, where a controller made it.
         self.answers: Callable[[Mapping[str, Answer]], None] = lambda _: None
 
@@ -225,6 +237,9 @@ class FakeProber:
 
     def set_tunnel(self, way: TunnelWay | None) -> None:
         self.tunnel = way
+
+    def tell(self, starts: Mapping[str, Mapping[str, str]]) -> None:
+        self.told.append(starts)
 
     def set_peers(self, addresses: Collection[str]) -> None:
         self.peers = addresses

@@ -24,9 +24,11 @@ from egress_router.egressip.node.plan import PlanInputs, Planner
 from egress_router.egressip.node.ports import Claims, Dataplane, Prober
 from egress_router.egressip.node.reassignment import ReassignmentGuard
 from egress_router.egressip.node.source_ports import SourcePorts
+from egress_router.egressip.node.starts import Starts
 from egress_router.egressip.node.state import TUNNEL, Direct, NodeSettings, NodeState, Remote
 from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status
 from egress_router.egressip.source.directory import ClusterSource
+from egress_router.egressip.source.told_pods import COUNTS
 from egress_router.errors import EgressRouterError, Problem, ToolHangs
 from egress_router.kubernetes.nri import Plugin
 from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer, DrainPhase
@@ -118,11 +120,13 @@ class Agent:
         self._back = ""
         self._claims: Claims
         self._prober: Prober
+        self._starts: Starts
         self._read()
 
     def connect(self, prober: Prober, claims: Claims) -> None:
         """Use these to talk to other nodes and to the link."""
         self._prober, self._claims = prober, claims
+        self._starts = Starts(self._source, self.gateways, prober, self.loop, self._all_translated)
 
     @property
     def heartbeats(self) -> Heartbeats:
@@ -138,7 +142,8 @@ class Agent:
         pending = list(self._pending_here)
         elsewhere = self.node_drain.draining or self._blocked or bool(self._stuck())
         drain = {"drain": phase.value} if (phase := self.drain_phase()) else {}
-        reply = {"ready": self.known.ready, "draining": elsewhere, **drain, "lacks": pending}
+        takes = {"takes": True} if self._source.takes_pods else {}
+        reply = {"ready": self.known.ready, "draining": elsewhere, **drain, "lacks": pending, **takes}
         return {**reply, "tunnel": applied is not None, **sources}
 
     def run(self) -> None:
@@ -267,8 +272,8 @@ class Agent:
         self._read_pending = False
         started = self.loop.now()
         self._changed |= self._read()
-        if not self._changed and self.dataplane.applied is not None and not self.known.errors:
-            self._source.in_place()
+        if not self._changed and not self._starts.waits:
+            self._all_translated()
         self._note_cost(started)
 
     def _note_cost(self, started: float) -> None:
@@ -306,6 +311,26 @@ class Agent:
         except EgressRouterError as error:
             # It is set with all else that differs, at the next check.
             LOGGER.error("the key of node %s is not in use yet: %s", host_ip, error)
+
+    def on_pods_told(self, host_ip: str, pods: Mapping[str, str]) -> None:
+        """Take in what the agent of another node says of its pods that start; called from the prober's thread."""
+        self.loop.post(lambda: self._pods_told(host_ip, pods))
+
+    def _pods_told(self, host_ip: str, pods: Mapping[str, str]) -> None:
+        nodes = self.known.state.nodes.items()
+        name = next((name for name, node in nodes if canonical_ip(node.host_ip) == host_ip), "")
+        if name and name != self.settings.node and self._source.pods_told(name, pods):
+            # Read again when its word is over, whether the API has told of the pods by then or not.
+            self.loop.call_later(COUNTS, self._read_now)
+
+    def on_translated(self, pods: Collection[str]) -> None:
+        """Take in that a holder translates pods that it was told of; called from the prober's thread."""
+        self.loop.post(lambda: self._starts.translated(pods))
+
+    def _all_translated(self) -> None:
+        """Let the pod start that has waited for its holders."""
+        if self.dataplane.applied is not None and not self.known.errors:
+            self._source.in_place()
 
     def on_duplicate_check(self, reasons: Mapping[str, str]) -> None:
         """Take in which addresses are free (no reason), and why others cannot be claimed; called from a thread."""
@@ -475,8 +500,11 @@ class Agent:
             self._claims.answered = answered
             # Before an address is answered for: whatever happens next, a shutdown has to end that.
             self._leave_file.keep(state.assigned)
+            # Holders put it in place meanwhile.
+            waits = self._starts.tell(state, self.settings.node, known.state.pods)
             self.dataplane.apply(state)
-            self._source.in_place()
+            if not waits:
+                self._source.in_place()
             self._claims.announce(fresh)
             self._set_targets()
             if known.errors:

@@ -33,6 +33,8 @@ class Gateways:
     legs: dict[str, GatewayLegs] = field(default_factory=dict)
     failovers: int = 0
     last_slot: int = LAST_SLOT
+    #: Those whose agents can be told of pods that start.
+    take_pods: set[str] = field(default_factory=set)
     _pending: dict[str, frozenset[str]] = field(default_factory=dict)
     #: By the name of a gateway that is new, after how many rounds its silence says something.
     _awaited: dict[str, int] = field(default_factory=dict)
@@ -67,6 +69,8 @@ class Gateways:
                     self.failovers += before is Health.UP and health.state is Health.DOWN
                     changed = True
                 changed |= self._was_awaited(name)
+            if answer.pending is not None:
+                (self.take_pods.add if answer.takes_pods else self.take_pods.discard)(name)
             if answer.pending is not None and answer.pending != self._pending.get(name, frozenset()):
                 self._pending[name] = answer.pending
                 changed = True

@@ -113,6 +113,11 @@ class Prober(Protocol):
     def set_tunnel(self, way: TunnelWay | None) -> None:
         """Probe the nodes that have a mark through the tunnel as well; None: do not."""
 
+    def tell(self, starts: Mapping[str, Mapping[str, str]]) -> None:
+        """Tell agents (by address) at once of pods of this node that wait to start, again and again until they say that
+        they translate them, or this is called again.
+        """
+
     def set_peers(self, addresses: Collection[str]) -> None:
         """Believe only these nodes that they send traffic here."""
 

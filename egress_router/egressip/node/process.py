@@ -140,6 +140,8 @@ def build_agent(
             agent.signatures,
             encryption.public_key if encryption is not None else "",
             agent.on_key,
+            heard_pods=agent.on_pods_told,
+            translated=agent.on_translated,
         ),
         Claimer(link, agent.on_duplicate_check, threads.task, dad=settings.dad),
     )

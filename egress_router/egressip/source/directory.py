@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -44,8 +44,21 @@ class ClusterSource(Protocol):
     def wait(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds; True when ``read`` may give something new."""
 
+    #: Whether it heeds what other nodes tell of their pods, see ``pods_told``.
+    takes_pods: bool
+
     def urgent(self) -> bool:
-        """Return whether a pod does not start before what ``read`` gives now is in place, see ``in_place``."""
+        """Return whether a pod, of this node or of another, does not start before what ``read`` gives now is in place,
+        see ``in_place``.
+        """
+
+    def waiting(self) -> tuple[str, Collection[str]]:
+        """Return uid and addresses of the pod of this node that waits for that; no addresses where none does."""
+
+    def pods_told(self, node: str, pods: Mapping[str, str]) -> bool:
+        """Take in what the agent of another node says of pods (by address) that start there; return whether that is
+        new.
+        """
 
     def in_place(self) -> None:
         """Take note that what ``read`` gave last is in place."""
@@ -163,8 +176,18 @@ class DirectorySource:
             os.eventfd_read(self._news)
         return True
 
+    takes_pods = False
+
     def urgent(self) -> bool:
         """Return False: nobody waits for a file."""
+        return False
+
+    def waiting(self) -> tuple[str, Collection[str]]:
+        """Return that no pod waits."""
+        return "", ()
+
+    def pods_told(self, node: str, pods: Mapping[str, str]) -> bool:
+        """Heed nothing but the files."""
         return False
 
     def in_place(self) -> None:

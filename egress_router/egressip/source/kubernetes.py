@@ -14,7 +14,7 @@ import select
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -36,6 +36,7 @@ from egress_router.egressip.source.api_objects import (
     Unusable,
 )
 from egress_router.egressip.source.groups import (
+    UNSELECTED,
     ApiObjects,
     Grouping,
     LocalNode,
@@ -45,6 +46,7 @@ from egress_router.egressip.source.groups import (
     without_assigned,
 )
 from egress_router.egressip.source.runtime_pods import RuntimePods
+from egress_router.egressip.source.told_pods import ToldPods
 from egress_router.errors import Problem
 from egress_router.kubernetes.client import Client
 from egress_router.kubernetes.informer import Informer, Resource
@@ -126,6 +128,9 @@ class KubernetesSource:
         #: Watches of the pods of namespaces on other nodes, by namespace; "" is all of them.
         self._remote: dict[str, Informer[ApiPod]] = {}
         self._ended: list[Informer[ApiPod]] = []
+        #: What other nodes tell of their pods, and whether any of it was not read yet.
+        self._told = ToldPods()
+        self._told_news = False
 
     def _follow(
         self,
@@ -210,7 +215,8 @@ class KubernetesSource:
             raise OSError(errno.EAGAIN, why or "the API server has not sent all objects yet")
         changes = self._pod_changes()
         self._objects = objects = self._gather(changes)
-        pods = self._grouping.follow(objects, changes)
+        self._told_news = False
+        pods = self._told.added(self._grouping.follow(objects, changes), self._known_pods)
         made_of = (objects.egress_ips, objects.egress_nodes, objects.assignments, objects.nodes)
         if all(one is other for one, other in zip(made_of, self._made_of, strict=True)):
             state = replace(self._made, pods=pods)
@@ -333,9 +339,26 @@ class KubernetesSource:
             return False
         return True
 
+    takes_pods = True
+
     def urgent(self) -> bool:
-        """Return whether the container runtime waits with a pod for what ``read`` gives now to be in place."""
-        return self.runtime is not None and self.runtime.urgent
+        """Return whether a container runtime, here or on another node, waits with a pod for what ``read`` gives now to
+        be in place.
+        """
+        return self._told_news or (self.runtime is not None and self.runtime.waiting is not None)
+
+    def waiting(self) -> tuple[str, Collection[str]]:
+        """Return uid and addresses of the pod with which the container runtime waits."""
+        pod = self.runtime.waiting if self.runtime is not None else None
+        return ("", ()) if pod is None else (pod.uid, pod.ips)
+
+    def pods_told(self, node: str, pods: Mapping[str, str]) -> bool:
+        """Take in what the agent of another node says of its pods that start; for the thread that reads."""
+        new = self._told.take(node, pods, self._made.namespaces.keys() - {UNSELECTED}, self._known_pods)
+        if new:
+            self._told_news = True
+            self._changed()
+        return new
 
     def in_place(self) -> None:
         """Let the container runtime go on with the pods that the last ``read`` has told of."""

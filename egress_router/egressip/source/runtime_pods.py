@@ -83,7 +83,7 @@ class RuntimePods:
         self._heard = clock()
         #: Counts the changes: of all, of those that the reader has taken in, of those that are in place.
         self._news, self._read, self._in_place = 0, 0, 0
-        self._waiting = False
+        self._waiting: ApiPod | None = None
         #: Whether the last pod has waited in vain: the next ones do not, until something is put in place.
         self._late = False
         self._api: Mapping[str, ApiPod] = {}
@@ -116,9 +116,9 @@ class RuntimePods:
             self._sandboxes[sandbox.id] = _Known(pod, self._clock())
             mine = self._note()
             if not self._late:
-                self._waiting = True
+                self._waiting = pod
                 self._late = not self._changed.wait_for(lambda: self._in_place >= mine, self._deadline)
-                self._waiting = False
+                self._waiting = None
             return self._in_place >= mine
 
     def stopped(self, sandbox: str) -> None:
@@ -168,8 +168,8 @@ class RuntimePods:
     # The reader's thread
 
     @property
-    def urgent(self) -> bool:
-        """Whether a pod waits for what has changed to be in place."""
+    def waiting(self) -> ApiPod | None:
+        """The pod whose start waits for what has changed to be in place, if there is one."""
         return self._waiting
 
     def changes(self, api: Mapping[str, ApiPod]) -> dict[str, ApiPod | None]:

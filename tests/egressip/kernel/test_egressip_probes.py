@@ -98,6 +98,66 @@ def test_a_living_node_does_not_speak_for_a_silent_one(
     assert said == f"['127.0.0.3'] agent:living:True {of_silent}"
 
 
+STARTS = """
+    import sys, threading, time
+    from pathlib import Path
+    from egress_router.net.icmp_probe import Prober
+    from egress_router.net.signed_messages import Signatures
+
+    keys = [Signatures(Path(name)) for name in sys.argv[1:]] or [None] * 3
+    known, heard, translated = {}, [], []
+
+    def told(ip, pods):
+        heard.append((ip, dict(pods)))
+        if len(heard) == 3:
+            known.update({pod: "192.0.2.45" for pod in pods})
+
+    def payload(pods):
+        return {"ready": True, "lacks": [], "takes": True, "pods": {pod: known.get(pod, "") for pod in pods}}
+
+    rounds = []
+    holder = Prober("127.0.0.1", 4791, 0.1, lambda _: None, payload, keys[0], heard_pods=told)
+    holder.set_peers({"127.0.0.3"})
+    asks = Prober("127.0.0.3", 4791, 0.1, rounds.append, payload, keys[1], translated=translated.extend)
+    stranger = Prober("127.0.0.4", 4791, 0.1, lambda _: None, payload, keys[2])
+    asks.set_targets({"holder": "127.0.0.1"}, frozenset(), frozenset())
+    for prober in (holder, asks, stranger):
+        threading.Thread(target=prober.run).start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    stranger.tell({"127.0.0.1": {"10.0.0.1": "shop uid"}})
+    asks.tell({"127.0.0.1": {"10.0.0.9": "shop uid"}})
+    while not translated and time.monotonic() < began + 2:
+        time.sleep(0.001)
+    took = time.monotonic() - began
+    count = len(heard)
+    time.sleep(0.3)
+    print(set(ip for ip, _ in heard), translated, took < 0.1, len(heard) - count, rounds[-1]["holder"].takes_pods)
+    for prober in (holder, asks, stranger):
+        prober.stop()
+"""
+
+
+@pytest.mark.parametrize(
+    "others", [None, "k" * 32, "z" * 32, "unsigned\n" + "k" * 32], ids=["no", "ours", "theirs", "mixed"]
+)
+def test_a_node_is_told_of_pods_at_once_and_until_it_translates_them(
+    make_lab: Callable[..., Lab], tmp_path: Path, others: str | None
+) -> None:
+    """Only by nodes, and where the holder has keys only by who has them, too."""
+    files = []
+    if others is not None:
+        for name, text in (("holder", "k" * 32), ("asks", others), ("stranger", others)):
+            (tmp_path / name).write_text(text)
+            files.append(str(tmp_path / name))
+    node = make_lab().nodes[0]
+    said = node.run([sys.executable, "-c", dedent(STARTS), *files], timeout=30).stdout.strip()
+    if others in (None, "k" * 32):
+        assert said == "{'127.0.0.3'} ['10.0.0.9'] True 0 True"
+    else:
+        assert said.startswith("set() [] False 0"), "not signed as the holder wants it"
+
+
 USERS = """
 import json
 import socket

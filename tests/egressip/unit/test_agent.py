@@ -11,6 +11,7 @@ import pytest
 
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.node.agent import CHECK_EVERY, HANG_PAUSE, PAUSE_LEAST, Agent
+from egress_router.egressip.node.starts import MOST_WAIT
 from egress_router.egressip.node.state import Direct, EgressPath, NodeState, Remote
 from egress_router.errors import PlatformError, ToolHangs, TryAgainError
 from tests.support.fake_node import GONE, HOST_IP, UP, FakeNode
@@ -110,6 +111,83 @@ def test_a_pod_that_waits_is_read_and_put_in_place_at_once(node: FakeNode) -> No
     )
     assert [len(state.pods) for state in placed] == [1, 3]
     assert applied(node)[-1].paths.keys() == {POD, "198.51.100.3", "198.51.100.6"}
+
+
+def starting(node: FakeNode, *, takes: bool) -> tuple[ClusterState, Callable[[], None]]:
+    """Return a state with a new pod that leaves by node b, and what has it wait to start."""
+    node.health["b"] = replace(UP, takes_pods=takes)
+    state = replace(ONLY_REMOTE, pods={**STATE.pods, ("toto", "two"): Pod("toto", "two", "a", ("198.51.100.3",))})
+
+    def starts() -> None:
+        node.source.waits, node.source.starting = True, ("198.51.100.3",)
+        node.source.set(state)
+
+    return state, starts
+
+
+def test_a_pod_waits_until_its_holder_translates_it(tmp_path: Path) -> None:
+    node = FakeNode(ONLY_REMOTE, tmp_path)
+    state, starts = starting(node, takes=True)
+    placed: list[bool] = []
+
+    def look() -> None:
+        placed.append(any(one is state for one in node.source.placed))
+
+    node.run(
+        2.0,
+        (1.0, starts),
+        (1.05, look),
+        (1.06, partial(node.agent.on_translated, ["198.51.100.9"])),
+        (1.08, look),
+        (1.1, partial(node.agent.on_translated, ["198.51.100.3"])),
+        (1.12, look),
+    )
+    assert placed == [False, False, True]
+    assert node.prober.told == [{"192.0.2.12": {"198.51.100.3": "toto uid"}}], "once, and by whom it leaves"
+    told = node.steps.index(next(step for step in node.steps if step[0] == "apply" and len(step[1].paths) == 2))
+    assert node.steps[told][1].paths["198.51.100.3"] == Remote(1)
+
+
+def test_a_holder_that_says_nothing_is_not_waited_for_for_long(tmp_path: Path) -> None:
+    node = FakeNode(ONLY_REMOTE, tmp_path)
+    _, starts = starting(node, takes=True)
+    when: list[float] = []
+    node.source.in_place = lambda: when.append(node.clock.now - 1000)  # type: ignore[method-assign]
+    node.run(2.0, (1.0, starts))
+    assert node.prober.told[-1] == {}, "it is told no more"
+    after = [at for at in when if at >= 1.0]
+    assert after[0] == pytest.approx(1.0 + MOST_WAIT, abs=0.02)
+
+
+def test_a_holder_that_takes_no_pods_is_not_told(tmp_path: Path) -> None:
+    """An older agent, or one on files: its pods start as before."""
+    node = FakeNode(ONLY_REMOTE, tmp_path)
+    state, starts = starting(node, takes=False)
+    node.run(1.1, (1.0, starts))
+    assert node.prober.told == []
+    assert node.source.placed[-1] is state
+
+
+def test_what_another_node_says_of_its_pods_is_taken_in_and_read_again_when_it_is_over(node: FakeNode) -> None:
+    node.health["b"] = UP
+    reads: list[float] = []
+    read = node.source.read
+
+    def counted() -> object:
+        reads.append(node.clock.now - 1000)
+        return read()
+
+    node.source.read = counted  # type: ignore[method-assign, assignment]
+    pods = {"198.51.101.7": "toto uid"}
+    node.run(
+        13.0,
+        (1.0, partial(node.agent.on_pods_told, "192.0.2.12", pods)),
+        (1.1, partial(node.agent.on_pods_told, "192.0.2.99", pods)),
+        (1.2, partial(node.agent.on_pods_told, HOST_IP, pods)),
+    )
+    assert node.source.heard == [("b", pods)], "nobody else is a node, and nobody speaks for us"
+    assert [at for at in reads if at > 2] == [pytest.approx(11.0, abs=0.1)]
+    assert node.agent.payload([])["takes"] is True
 
 
 def test_what_is_not_in_place_is_not_said_to_be(node: FakeNode) -> None:

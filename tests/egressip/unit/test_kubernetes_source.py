@@ -124,3 +124,22 @@ def test_a_pod_of_the_runtime_is_in_its_group_before_the_api_shows_its_address()
     source.runtime.listed([other])
     assert list(source._read()[0].pods) == [("?", "elsewhere/q")], "of a namespace that is not known: dropped"
     source.close()
+
+
+def test_pods_that_another_node_tells_of_are_read_at_once_and_until_the_api_shows_them() -> None:
+    source = agent_of("a")
+    source._read()
+    source.wait(0)
+    assert not source.pods_told("b", {POD: "unknown uid-1"}), "there is no such EgressIP"
+    assert not source.pods_told("b", {POD: "- uid-1"}), "nor can anybody leave as if none selected it"
+    assert not source.urgent()
+    assert source.pods_told("b", {POD: "e uid-1"})
+    assert source.urgent()
+    assert source.wait(0)
+    state, _ = source._read()
+    assert not source.urgent()
+    assert [(pod.namespace, pod.node, pod.ips) for pod in state.pods.values()] == [("e", "b", (POD,))]
+    pod = of("Pod", "p", spec={"nodeName": "a"}, status={"podIPs": [{"ip": POD}]})
+    source._pods.assume({**pod, "metadata": {**pod["metadata"], "namespace": "n"}})
+    assert [pod.node for pod in source._read()[0].pods.values()] == ["a"], "nobody speaks for our pods"
+    source.close()

@@ -208,7 +208,8 @@ def test_a_pod_waits_until_what_was_read_is_in_place() -> None:
     news.clear()
     waiting.start()
     assert news.wait(10)
-    assert runtime.urgent
+    assert runtime.waiting is not None
+    assert runtime.waiting.uid == U1
     runtime.in_place()
     waiting.join(0.05)
     assert waiting.is_alive(), "what was in place is older than the pod"
@@ -217,7 +218,7 @@ def test_a_pod_waits_until_what_was_read_is_in_place() -> None:
     runtime.in_place()
     waiting.join(10)
     assert placed == [True]
-    assert not runtime.urgent
+    assert runtime.waiting is None
 
 
 def test_an_agent_that_hangs_costs_one_pod_the_deadline_and_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,17 @@ def test_questions_of_agents_and_of_controllers() -> None:
     assert parse_message(b'{"ask": 65535}') == Question(65535, uses=None)
 
 
+def test_pods_that_start() -> None:
+    asked = json.dumps({"ask": 7, "pods": [POD], "starts": {POD: "shop uid", SOURCE: "x" * 321, "y" * 46: "a", "z": 5}})
+    assert parse_message(asked.encode()) == Question(7, pods=(POD,), starts={POD: "shop uid"})
+    assert parse_message(b'{"ask": 1, "starts": [1]}') == Question(1)
+    many = {f"198.51.100.{n}": "shop uid" for n in range(200)}
+    message = parse_message(json.dumps({"ask": 1, "starts": many}).encode())
+    assert isinstance(message, Question)
+    assert len(message.starts) == 64
+    assert parse_message(b'{"told": 1, "takes": true}') == Reply(1, False, False, None, {}, takes_pods=True)
+
+
 def test_a_reply() -> None:
     told = {"told": 7, "ready": True, "draining": False, "lacks": [SOURCE], "pods": {POD: SOURCE, "198.51.100.3": ""}}
     reply = Reply(7, True, False, frozenset({SOURCE}), {POD: SOURCE, "198.51.100.3": ""})
@@ -77,6 +88,10 @@ VALUES = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["ask", "told", "uses", "ready", "draining", "lacks", "pods"]), VALUES))
+@given(
+    st.dictionaries(
+        st.sampled_from(["ask", "told", "uses", "ready", "draining", "lacks", "pods", "starts", "takes"]), VALUES
+    )
+)
 def test_any_values_are_survived(message: dict[str, object]) -> None:
     parse_message(json.dumps(message).encode())
