@@ -184,7 +184,6 @@ class Plugin:
             if why:
                 self._log(f"the container runtime does not tell of pods ({self.path}): {why}; the API does")
         self._listener.lost()
-        self._listener.turn()
 
     def _connection(self, beat: Heartbeat) -> str:
         """Follow the runtime; return why it is over, "" where it was ended to have all listed anew."""
@@ -312,8 +311,8 @@ def read_sandbox(pod: bytes) -> Sandbox:
             process = number(value)
         elif place == 10:
             ips.append(text(value))
-    # A stopped one has neither. In a list of CRI-O's, which starts no process where none is needed, those that live have
-    # neither either: of them the API tells.
+    # A stopped one has neither. In a list of CRI-O's, which starts no process where none is needed, those that live look
+    # the same: of them the API tells.
     stopped = not process and not has_network
     return Sandbox(texts[1], texts[3], texts[4], texts[2], tuple(sorted(labels.items())), tuple(ips), stopped)
 

@@ -49,11 +49,12 @@ class Starts:
         told: dict[str, dict[str, str]] = {}
         for ip in addresses:
             path = state.paths.get(ip)
-            if not isinstance(path, Remote) or by_slot[path.slot].node not in self._gateways.take_pods:
+            holder = by_slot.get(path.slot) if isinstance(path, Remote) else None
+            if holder is None or holder.node not in self._gateways.take_pods:
                 continue
             group = next((pod.namespace for pod in pods.values() if pod.node == me and ip in pod.ips), None)
             if group is not None:
-                told.setdefault(by_slot[path.slot].host_ip, {})[ip] = words(group, uid)
+                told.setdefault(holder.host_ip, {})[ip] = words(group, uid)
         if told:
             self._told, self._open = waiting, {ip for found in told.values() for ip in found}
             self._prober.tell(told)
