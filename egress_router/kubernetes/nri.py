@@ -311,8 +311,8 @@ def read_sandbox(pod: bytes) -> Sandbox:
             process = number(value)
         elif place == 10:
             ips.append(text(value))
-    # A stopped one has neither. In a list of CRI-O's, which starts no process where none is needed, those that live look
-    # the same: of them the API tells.
+    # A stopped one has neither. In a list of CRI-O's, which starts no process where none is needed, those that live
+    # look the same: of them the API tells.
     stopped = not process and not has_network
     return Sandbox(texts[1], texts[3], texts[4], texts[2], tuple(sorted(labels.items())), tuple(ips), stopped)
 
