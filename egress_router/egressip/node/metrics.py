@@ -74,7 +74,7 @@ class NodeCollector(Collector):
             count_value=known.applies + known.failed_applies,
             sum_value=known.apply_seconds,
         )
-        yield from _runtime(agent.plugin)
+        yield from runtime_metrics(agent.plugin)
         yield gauge("draining", "Whether this node hands its egress IPs over.", agent.node_drain.draining)
         left = agent.node_drain.left
         yield gauge(
@@ -103,8 +103,8 @@ class NodeCollector(Collector):
         yield from common(agent, mode="node")
 
 
-def _runtime(plugin: Plugin | None) -> Iterator[Metric]:
-    """Yield what the container runtime has told; nothing where nobody listens to it."""
+def runtime_metrics(plugin: Plugin | None) -> Iterator[Metric]:
+    """Yield the figures of what the container runtime has told; nothing where nobody listens to it."""
     if plugin is None:
         return
     yield gauge("runtime_connected", "Whether the container runtime tells of pods.", plugin.connected)

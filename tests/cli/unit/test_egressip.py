@@ -64,6 +64,7 @@ def test_a_script_that_cannot_be_kept_is_told_and_tried_again(tmp_path: Path) ->
     [
         (["node", "guard"], "--cluster"),
         (["node", "--cluster", "10.128.0.0/14", "--tunnel-encryption", "wireguard"], "needs --agent-keys"),
+        (["node", "--cluster", "10.128.0.0/14", "--nri", "on"], "--nri on needs --source kubernetes"),
         (["egressip", "controller", "--witness", "192.0.2.999"], "192.0.2.999"),
         (["egressip", "controller", "--health-port", "0"], "--health-port"),
         (["egressip", "controller", "--hold-down", "601"], "--hold-down"),

@@ -6,14 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from egress_router.daemon.log import LOGGER
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.node.agent import CHECK_EVERY, HANG_PAUSE, PAUSE_LEAST, Agent
+from egress_router.egressip.node.metrics import runtime_metrics
 from egress_router.egressip.node.starts import MOST_WAIT
 from egress_router.egressip.node.state import Direct, EgressPath, NodeState, Remote
+from egress_router.egressip.node.status import status_text
 from egress_router.errors import PlatformError, ToolHangs, TryAgainError
+from egress_router.kubernetes.nri import Plugin
 from tests.support.fake_node import GONE, HOST_IP, UP, FakeNode
 
 OWN, REMOTE, POD = "192.0.2.45", "192.0.2.54", "198.51.100.2"
@@ -111,6 +116,35 @@ def test_a_pod_that_waits_is_read_and_put_in_place_at_once(node: FakeNode) -> No
     )
     assert [len(state.pods) for state in placed] == [1, 3]
     assert applied(node)[-1].paths.keys() == {POD, "198.51.100.3", "198.51.100.6"}
+
+
+def test_the_status_says_whether_the_container_runtime_tells_of_pods(node: FakeNode) -> None:
+    """It is a problem only where it did, or shall."""
+    node.health["b"] = UP
+    listener: Any = None
+    node.agent.plugin = plugin = Plugin(Path("/run/nri.sock"), listener, LOGGER.info)
+    node.run(2.0)
+
+    def figures() -> list[str]:
+        return [line for metric in runtime_metrics(plugin) for line in metric.lines() if not line.startswith("#")]
+
+    assert list(runtime_metrics(None)) == []
+    assert node.agent.status()["container_runtime"] is False
+    assert node.agent.status()["problems"] == []
+    assert "egress_router_node_runtime_connected 0" in figures()
+    plugin.connected, plugin.late = True, 2
+    plugin.calls["run"] += 3
+    status = node.agent.status()
+    assert status["container_runtime"] is True
+    assert "the container runtime tells of pods before they start" in status_text(status)
+    assert {
+        "egress_router_node_runtime_connected 1",
+        "egress_router_node_runtime_late_pods_total 2",
+        'egress_router_node_runtime_calls_total{event="run"} 3',
+    } <= {line.replace(".0", "") for line in figures()}
+    plugin.connected, plugin.why_not = False, "nobody listens there"
+    (problem,) = node.agent.status()["problems"]  # type: ignore[misc]
+    assert "the container runtime does not tell of pods (/run/nri.sock: nobody listens there)" in problem
 
 
 def starting(node: FakeNode, *, takes: bool) -> tuple[ClusterState, Callable[[], None]]:
