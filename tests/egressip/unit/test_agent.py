@@ -126,12 +126,12 @@ def test_the_status_says_whether_the_container_runtime_tells_of_pods(node: FakeN
     node.run(2.0)
 
     def figures() -> list[str]:
-        return [line for metric in runtime_metrics(plugin) for line in metric.lines() if not line.startswith("#")]
+        return [line.strip() for metric in runtime_metrics(plugin) for line in metric.lines()]
 
     assert list(runtime_metrics(None)) == []
     assert node.agent.status()["container_runtime"] is False
     assert node.agent.status()["problems"] == []
-    assert "egress_router_node_runtime_connected 0" in figures()
+    assert "egress_router_node_runtime_connected 0.0" in figures()
     plugin.connected, plugin.late = True, 2
     plugin.calls["run"] += 3
     status = node.agent.status()
