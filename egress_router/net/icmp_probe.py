@@ -467,13 +467,13 @@ class Prober:
             left = due - time.monotonic()
             sockets = [self._icmp, self._udp, *([self._tunnel.answers] if self._tunnel.answers else [])]
             wait = max(0.0, min(left, _STOP_SECONDS, self._starting.seconds_left()))
-            readable = select.select([*sockets, self._starting], [], [], wait)[0]
+            readable = select.select([*(one.fileno() for one in sockets), self._starting.fileno()], [], [], wait)[0]
             if self._stop_asked.is_set():
                 return
-            for from_socket in readable:
-                if from_socket is self._starting:
-                    self._starting.woken()
-                else:
+            if self._starting.fileno() in readable:
+                self._starting.woken()
+            for from_socket in sockets:
+                if from_socket.fileno() in readable:
                     self._drain(from_socket)
             if not readable and left <= 0:
                 return

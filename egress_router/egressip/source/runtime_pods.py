@@ -52,7 +52,7 @@ def together(api: Mapping[str, ApiPod], live: Collection[tuple[ApiPod, bool]]) -
             for ip in pod.ips:
                 owners.setdefault(ip, set()).add(pod.uid)
     for uid in api.keys() | sandboxes.keys():
-        own = sandboxes.get(uid, ())
+        own = sandboxes.get(uid, [])
         known = api.get(uid) or own[-1]
         listed = (ip for pod in (*filter(None, [api.get(uid)]), *own) for ip in pod.ips)
         ips = tuple(dict.fromkeys(ip for ip in listed if ip not in owners or uid in owners[ip]))

@@ -143,8 +143,8 @@ def test_the_status_says_whether_the_container_runtime_tells_of_pods(node: FakeN
         'egress_router_node_runtime_calls_total{event="run"} 3',
     } <= {line.replace(".0", "") for line in figures()}
     plugin.connected, plugin.why_not = False, "nobody listens there"
-    (problem,) = node.agent.status()["problems"]  # type: ignore[misc]
-    assert "the container runtime does not tell of pods (/run/nri.sock: nobody listens there)" in problem
+    problems = node.agent.status()["problems"]
+    assert "the container runtime does not tell of pods (/run/nri.sock: nobody listens there)" in str(problems)
 
 
 def starting(node: FakeNode, *, takes: bool) -> tuple[ClusterState, Callable[[], None]]:
@@ -446,12 +446,13 @@ def test_only_nodes_are_believed_that_they_send_here(node: FakeNode) -> None:
 
 
 def test_what_other_agents_are_told(node: FakeNode) -> None:
-    assert node.agent.payload([]) == {"ready": False, "draining": False, "lacks": [], "tunnel": False}
+    assert node.agent.payload([]) == {"ready": False, "draining": False, "lacks": [], "takes": True, "tunnel": False}
     node.run(2.0)
     assert node.agent.payload([POD, "198.51.100.9"]) == {
         "ready": True,
         "draining": False,
         "lacks": [],
+        "takes": True,
         "tunnel": True,
         "pods": {POD: OWN, "198.51.100.9": ""},
     }

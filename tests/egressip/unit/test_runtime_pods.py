@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given
@@ -223,11 +222,14 @@ def test_a_pod_waits_until_what_was_read_is_in_place() -> None:
 
 def test_an_agent_that_hangs_costs_one_pod_the_deadline_and_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = RuntimePods("a", lambda: None, deadline=0.01)
-    waited: list[Any] = []
+    waited: list[float] = []
     wait_for = runtime._changed.wait_for
-    monkeypatch.setattr(
-        runtime._changed, "wait_for", lambda *arguments: waited.append(arguments[1]) or wait_for(*arguments)
-    )
+
+    def noted(holds: Callable[[], bool], seconds: float) -> bool:
+        waited.append(seconds)
+        return wait_for(holds, seconds)
+
+    monkeypatch.setattr(runtime._changed, "wait_for", noted)
     assert [runtime.started(sandbox(key, U1, A)) for key in "abc"] == [False, False, False]
     assert waited == [0.01]
     runtime.changes({})

@@ -189,12 +189,15 @@ def test_a_runtime_that_goes_away_or_talks_nonsense_is_found_again(scene: Scene,
 def test_a_restarted_runtime_makes_its_socket_anew(scene: Scene) -> None:
     with listening(scene.path) as listener:
         scene.start()
-        scene.accepted(listener).begin()
+        runtime = scene.accepted(listener)
+        runtime.begin()
         listener.close()
+        runtime.connection.close()
     scene.heard.until(("listed", []), ("lost", None))
     scene.until(lambda: "nobody listens there" in scene.plugin.trouble)
     with listening(scene.path) as listener:
-        scene.accepted(listener).begin(ONE)
+        runtime = scene.accepted(listener)
+        runtime.begin(ONE)
         scene.heard.until(("lost", None), ("listed", ["s1"]))
 
 
