@@ -13,7 +13,7 @@ from egress_router.egressip.source.directory import ClusterSource
 from egress_router.egressip.source.told_pods import words
 
 #: A holder is waited for so long; seconds.
-MOST_WAIT = 0.2
+MOST_WAIT = 0.5
 
 
 class Starts:

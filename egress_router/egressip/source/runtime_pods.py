@@ -18,7 +18,7 @@ from egress_router.egressip.source.api_objects import ApiPod
 from egress_router.kubernetes.nri import Sandbox
 
 #: A pod that starts waits so long until its rules are in place; the runtime itself gives up after 2 s. Seconds.
-DEADLINE = 0.5
+DEADLINE = 1.0
 #: So long the runtime's word that a pod has started is enough without the API's, and so long what was known of pods
 #: stays after the runtime was heard last; seconds.
 GRACE = 30.0
