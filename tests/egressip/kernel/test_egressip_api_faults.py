@@ -178,6 +178,36 @@ def test_a_token_that_expires_and_is_rotated(make_api_server: Make, tmp_path: Pa
         follower.until(lambda state: "shop" in state.namespaces)
 
 
+def test_an_authority_that_is_rotated(make_api_server: Make, tmp_path: Path) -> None:
+    """As the kubelet does it in a pod: the file is another one, and the processes that have read it go on."""
+    server, client = prepared(make_api_server)
+    other = make_api_server()
+    authority = tmp_path / "ca.crt"
+    authority.write_bytes(Path(other.ca).read_bytes())
+    rotated = ApiConfiguration(server.url, ca_file=authority, token=server.token)
+    kept = Client(rotated)
+    with following(rotated) as follower:
+        with pytest.raises(ApiUnavailable, match="certificate"):
+            kept.request("GET", "/version")
+        with pytest.raises(OSError, match="certificate"):
+            follower.source.read()
+        fresh = tmp_path / "fresh"
+        fresh.write_bytes(Path(other.ca).read_bytes() + Path(server.ca).read_bytes())
+        fresh.rename(authority)
+        assert kept.request("GET", "/version")["major"] == "1"
+        follower.until(lambda state: "shop" in state.namespaces)
+        # The old one alone again: what runs goes on, what begins anew does not, and what was known stays.
+        authority.write_bytes(Path(other.ca).read_bytes())
+        server.kill()
+        server.start()
+        time.sleep(2.0)
+        follower.until(lambda state: "shop" in state.namespaces and bool(follower.problems))
+        authority.write_bytes(Path(server.ca).read_bytes())
+        create(client, "later", "192.0.2.46")
+        # The watches come back one by one, each after its own pause.
+        follower.until(lambda state: "later" in state.namespaces and not follower.problems, 60.0)
+
+
 def test_a_server_with_another_certificate_is_not_spoken_to(make_api_server: Make) -> None:
     server, _ = prepared(make_api_server)
     other = make_api_server()
