@@ -82,6 +82,12 @@ def quoted(text: str) -> str:
     return f'"{printable(text)}"'
 
 
+def few(texts: Sequence[str], most: int = 5, between: str = ", ") -> str:
+    """Return texts for a sentence: the first ``most``, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return between.join(texts[:most]) + more
+
+
 class EgressRouterError(Exception):
     """Base of all errors that we raise ourselves."""
 

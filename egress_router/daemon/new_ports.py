@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from egress_router.daemon.log import LOGGER
+from egress_router.errors import few
 
 #: More are counted.
 SHOWN = 10
@@ -14,6 +15,5 @@ def tell_new_ports(before: Collection[str], now: Iterable[str]) -> None:
     """Log which of the ports ``now`` (8080/tcp, 100-200/udp) were not there before."""
     fresh = [port for port in dict.fromkeys(now) if port not in before]
     if fresh:
-        more = f" and {len(fresh) - SHOWN} more" if len(fresh) > SHOWN else ""
-        shown = ", ".join(fresh[:SHOWN]) + more
-        LOGGER.info("new ports: %s. A Service and a NetworkPolicy name theirs: `manifests` writes them anew", shown)
+        text = "new ports: %s. A Service and a NetworkPolicy name theirs: `manifests` writes them anew"
+        LOGGER.info(text, few(fresh, SHOWN))

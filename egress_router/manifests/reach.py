@@ -7,7 +7,7 @@ from typing import Any
 
 from egress_router.config.settings import HEALTH_PORT
 from egress_router.config.values import PortRange, Protocol
-from egress_router.errors import Problem
+from egress_router.errors import Problem, few
 from egress_router.manifests.containers import ManifestPod
 from egress_router.manifests.objects import ManifestObject, as_list, as_text
 from egress_router.manifests.pod import PodConfig
@@ -107,8 +107,7 @@ def _shown(wanted: Ports, there: Ports) -> str:
         for protocol, ports in sorted(wanted)
         if not _covered(ports, [other for known, other in there if known is protocol])
     ]
-    more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
-    return ", ".join(lacking[:_SHOWN]) + more
+    return few(lacking, _SHOWN)
 
 
 def _covered(ports: PortRange, others: list[PortRange]) -> bool:

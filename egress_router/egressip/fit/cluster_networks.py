@@ -19,7 +19,8 @@ from egress_router.egressip.fit.look import (
     SERVICES,
     config_map,
 )
-from egress_router.egressip.fit.values import Finding, Level, Picture, entries, few, text, words
+from egress_router.egressip.fit.values import Finding, Level, Picture, entries, text, words
+from egress_router.errors import few
 
 CHECK = "inside"
 

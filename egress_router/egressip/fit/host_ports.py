@@ -7,7 +7,8 @@ from typing import Any
 
 from egress_router.egressip.fit.container_network import flannel_backend
 from egress_router.egressip.fit.look import DAEMON_SETS, FELIX, HOST_PODS, config_map
-from egress_router.egressip.fit.values import Finding, Level, Picture, entries, few, name_of, part, text
+from egress_router.egressip.fit.values import Finding, Level, Picture, entries, name_of, part, text
+from egress_router.errors import few
 
 CHECK = "ports"
 _OURS = "egress-router"

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from egress_router.egressip.fit.look import NODES
-from egress_router.egressip.fit.values import Finding, Level, Picture, entries, few, part, text
+from egress_router.egressip.fit.values import Finding, Level, Picture, entries, part, text
 from egress_router.egressip.source.api_objects import ASSIGNABLE
+from egress_router.errors import few
 
 #: The schemas have functions for addresses, which came with this release.
 LOWEST_KUBERNETES = (1, 31)

@@ -20,7 +20,8 @@ from egress_router.egressip.fit.look import (
     SPIDERNET_GATEWAYS,
 )
 from egress_router.egressip.fit.nodes import own_addresses
-from egress_router.egressip.fit.values import Finding, Level, Picture, entries, few, name_of, part, text, words
+from egress_router.egressip.fit.values import Finding, Level, Picture, entries, name_of, part, text, words
+from egress_router.errors import few
 
 CHECK = "other egress IPs"
 #: Kinds of others that give egress addresses, and what they are.

@@ -12,7 +12,8 @@ import zlib
 from pathlib import Path
 
 from egress_router.config.files import read_regular
-from egress_router.egressip.fit.values import Finding, Level, few
+from egress_router.egressip.fit.values import Finding, Level
+from egress_router.errors import few
 
 #: Options that agents need, and the module of each that can be one.
 NEEDED = {

@@ -77,9 +77,3 @@ def name_of(value: object) -> str:
     """Return NAMESPACE/NAME, or the name of an object of the cluster."""
     namespace = text(value, "metadata", "namespace")
     return f"{namespace}/{text(value, 'metadata', 'name')}" if namespace else text(value, "metadata", "name")
-
-
-def few(names: list[str], most: int = 5) -> str:
-    """Return names for a sentence, at most so many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

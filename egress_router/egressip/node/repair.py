@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from egress_router.egressip.node.state import ENCRYPTED, NODE_PROTOCOL, TUNNEL
+from egress_router.errors import few
 from egress_router.net.rtnetlink.watch import Notice, RouteWatch, Subject
 
 #: So many repairs within so many seconds are no accident any more.
@@ -94,5 +95,4 @@ class TamperingGuard:
 
 def summary(lines: Sequence[str]) -> str:
     """Return a difference in one line."""
-    more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return "; ".join(lines[:_SHOWN]) + more
+    return few(lines, _SHOWN, "; ")

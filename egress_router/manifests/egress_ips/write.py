@@ -7,6 +7,7 @@ from typing import Any
 
 from egress_router.egressip.api import NODE_IP, address_key
 from egress_router.egressip.source.api_objects import API, STAYS, assignment_name
+from egress_router.errors import few
 from egress_router.kubernetes.selectors import Selector
 from egress_router.manifests.egress_ips.values import NAMESPACE_NAME, Gathered, Group
 from egress_router.manifests.render import fragment
@@ -33,9 +34,8 @@ def _objects(groups: list[Group], into: Gathered) -> Iterator[dict[str, Any]]:
         yield {"apiVersion": API, "kind": "EgressIPPool", "metadata": {"name": name}, "spec": {"ipRanges": ranges}}
     for group in groups:
         yield _egress_ip(group)
-        ways = [f"{ip} on {has[ip]}" if ip in has else f"{ip} on no node" for ip in group.addresses[:_NAMED]]
-        more = f" and {len(group.addresses) - _NAMED} more" if len(group.addresses) > _NAMED else ""
-        into.same(group.where, f"EgressIP {group.name}: {', '.join(ways)}{more}")
+        ways = [f"{ip} on {has[ip]}" if ip in has else f"{ip} on no node" for ip in group.addresses]
+        into.same(group.where, f"EgressIP {group.name}: {few(ways, _NAMED)}")
     by_hand = {ip for part in into.nodes.values() for ip in part.egress_ips}
     given = {ip: node for ip, node in has.items() if ip not in by_hand}
     for name in sorted({*into.nodes, *given.values()}):
