@@ -467,6 +467,7 @@ class Agent:
             dict(self.reassignment.unconfirmed),
             self._settled,
             self.gateways.unheard(),
+            self.gateways.silent() if self.reassignment.unconfirmed else frozenset(),
         )
         return self._planner.plan(inputs, state.pods, self._arp_suppressed(), self.gateways.slots)
 

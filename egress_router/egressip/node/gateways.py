@@ -90,6 +90,10 @@ class Gateways:
         """Return the gateways that are new, and of which nobody can tell yet whether they are up."""
         return frozenset(self._awaited) & self.in_state(Health.UNKNOWN)
 
+    def silent(self) -> frozenset[str]:
+        """Return the gateways that answer pings while their agents say nothing."""
+        return frozenset(name for name, legs in self.legs.items() if legs.is_silent())
+
     def assume_unknown_down(self) -> None:
         """Treat gateways that have not answered yet as down."""
         for health in self.health.values():

@@ -86,6 +86,8 @@ class PlanInputs:
     settled: bool = True
     #: Nodes that are new among those that are asked: so long as they may be up, nobody leaves so for want of theirs.
     unheard: frozenset[str] = frozenset()
+    #: Nodes that are up and whose agents have said nothing for long: nobody waits until they confirm anything.
+    silent: frozenset[str] = frozenset()
 
 
 class Planner:
@@ -240,7 +242,8 @@ class _Here:
             return found
         path = self._path(ip, verdict, version, own)
         excepted = self._excepted_by(pod.namespace, verdict, version)
-        if path is Direct.NO_GATEWAY and verdict.node_ip and self._is_known(pod.namespace, version):
+        no_other = path is Direct.NO_GATEWAY and verdict.node_ip and self._is_known(pod.namespace, version)
+        if no_other and not self._will_have_way(ip, verdict, version):
             # Every destination is one that is reached directly, as long as there is no other way.
             excepted = _EVERYTHING[version]
         translating = self._translating(ip, pod.namespace, version)
@@ -248,10 +251,21 @@ class _Here:
 
     def _path(self, ip: str, verdict: NamespaceDecision, version: int, own: str | None) -> EgressPath:
         inputs = self.inputs
-        ways_out = [v for v in verdict.via if (":" in v.ip) == (version == 6) and v.ip not in inputs.pending]
-        trusted = [v for v in ways_out if v.node not in inputs.unconfirmed.get(ip, ())]
+        doubted = inputs.unconfirmed.get(ip, ())
+        trusted = [v for v in self._ways_out(verdict, version) if v.node not in doubted]
         preferred = [v for v in trusted if v.node not in inputs.draining] or trusted
         return _way(inputs.me, ip, preferred, own, inputs.slots)
+
+    def _ways_out(self, verdict: NamespaceDecision, version: int) -> list[Via]:
+        return [v for v in verdict.via if (":" in v.ip) == (version == 6) and v.ip not in self.inputs.pending]
+
+    def _will_have_way(self, ip: str, verdict: NamespaceDecision, version: int) -> bool:
+        """Return whether a gateway that is up has only to confirm that it knows whose the address is now: an egress IP
+        is usable then, and the pod waits for it, unless the agent there says nothing.
+        """
+        inputs = self.inputs
+        doubted = inputs.unconfirmed.get(ip, frozenset()) - inputs.silent
+        return any(v.node in doubted and v.node in inputs.slots for v in self._ways_out(verdict, version))
 
     def _translating(self, ip: str, namespace: str, version: int) -> frozenset[int] | None:
         found = self._translators.of(namespace, version)

@@ -17,7 +17,7 @@ from egress_router.egressip.assignment.decision import decide, decision_json, de
 from egress_router.egressip.assignment.explain import explain
 from egress_router.egressip.node.nft_rules import INET, except_chain, node_tables
 from egress_router.egressip.node.plan import PlanInputs, Planner, node_plan
-from egress_router.egressip.node.state import Direct, NodeSettings, NodeState
+from egress_router.egressip.node.state import Direct, NodeSettings, NodeState, Remote
 from egress_router.egressip.source import api_objects
 from egress_router.egressip.source.api_objects import Unusable
 from egress_router.egressip.source.groups import ApiObjects, Grouping, LocalNode, cluster_state
@@ -221,6 +221,27 @@ def test_before_it_is_known_who_is_up_nothing_leaves() -> None:
     begun = Planner().plan(inputs, nobody.pods, frozenset(), {})
     assert begun.excepted == {HERE: ("10.0.0.0/8",)}
     assert begun.paths[HERE6] is Direct.NO_GATEWAY
+
+
+def test_a_holder_that_has_not_confirmed_whose_address_it_is_is_waited_for() -> None:
+    """The egress IP is there: for the moment until its holder has heard of the pod, no other address is used."""
+    state = unavailable()
+    decision = decide(state)
+
+    def excepted(slots: dict[str, int], pending: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
+        doubted = node_plan("a", state, decision, slots, frozenset(), pending=pending, unconfirmed={HERE: {"b"}})
+        assert doubted.paths[HERE] is Direct.NO_GATEWAY
+        return dict(doubted.excepted)
+
+    assert plan("a", state).paths[HERE] == Remote(1), "positive control: it leaves by the holder"
+    assert excepted({"b": 1}) == {HERE: ("10.0.0.0/8",), HERE6: ("::/0",)}, "no node has an address of IPv6"
+    assert excepted({})[HERE] == ("0.0.0.0/0",), "one that is down confirms nothing, and is not waited for"
+    assert excepted({"b": 1}, ("192.0.2.45",))[HERE] == ("0.0.0.0/0",), "nor is one that does not have the address"
+    inputs = PlanInputs("a", state.namespaces, state.nodes, decision, {"b": 1}, frozenset())
+    doubting = replace(inputs, unconfirmed={HERE: frozenset("b")})
+    for silent, excepted in (("", "10.0.0.0/8"), ("b", "0.0.0.0/0")):
+        planned = Planner().plan(replace(doubting, silent=frozenset(silent)), state.pods, frozenset(), {"b": 1})
+        assert planned.excepted[HERE] == (excepted,), "an agent that says nothing is not waited for"
 
 
 def test_an_address_of_two_pods_leaves_with_no_address() -> None:
