@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from egress_router.cli.address_lists import addresses
+from egress_router.cli.address_lists import addresses, host_names
 from egress_router.cli.egressip_options import (
     DIRECTORY,
     KEYS_OPTION,
@@ -17,6 +17,7 @@ from egress_router.cli.egressip_options import (
     source_options,
 )
 from egress_router.cli.once import Verb
+from egress_router.config.settings import PAGE_HOSTS
 from egress_router.egressip.controller.process import LeaseSettings, run_on_directory, run_on_kubernetes
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
 from egress_router.egressip.process import set_up_log_from_environment
@@ -76,6 +77,14 @@ from egress_router.kubernetes.configuration import load_configuration
     help="Show the fleet at / of the health port. On by default where --health-address is this machine alone; what is "
     "shown are names of namespaces and nodes, addresses and counts. EGRESS_CONTROLLER_PAGE: on or off.",
 )
+@click.option(
+    "--page-host",
+    multiple=True,
+    metavar="NAME",
+    envvar=PAGE_HOSTS,
+    help="A name by which browsers ask for the page and for /status, such as that of an Ingress; addresses, localhost "
+    "and names of Services are always taken. May be repeated; EGRESS_PAGE_HOSTS: a list.",
+)
 def controller(
     origin: str,
     kubeconfig: Path | None,
@@ -95,6 +104,7 @@ def controller(
     health_port: int,
     health_address: str,
     page: bool | None,
+    page_host: tuple[str, ...],
 ) -> int:
     """Assign egress IPs to nodes with egressCIDRs for as long as it runs, and away from nodes that die.
 
@@ -105,11 +115,12 @@ def controller(
         tuple(witnesses), probe_interval, probe_misses, probe_returns, hold_down, probe_port, keys
     )
     shown = health_address in ("127.0.0.1", "::1") if page is None else page
+    hosts = host_names("--page-host", page_host)
     set_up_log_from_environment()
     if origin == DIRECTORY:
-        return run_on_directory(settings, state, health_port, health_address, page=shown)
+        return run_on_directory(settings, state, health_port, health_address, page=shown, hosts=hosts)
     api = load_configuration(os.environ, kubeconfig, api_server)
     lease = LeaseSettings(lease_namespace, lease_name, lease_seconds)
     return run_on_kubernetes(
-        settings, api, lease, health_port, health_address, drain_on_cordon=drain_on_cordon, page=shown
+        settings, api, lease, health_port, health_address, drain_on_cordon=drain_on_cordon, page=shown, hosts=hosts
     )

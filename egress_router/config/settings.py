@@ -60,6 +60,7 @@ def source_addresses(inputs: Inputs, problems: Problems) -> dict[Family, Address
 
 
 VARIABLE = "EGRESS_HEALTH_PORT"
+PAGE_HOSTS = "EGRESS_PAGE_HOSTS"
 #: Its default: /healthz, /readyz and /metrics of every process that stays.
 HEALTH_PORT = 9909
 
@@ -81,6 +82,18 @@ def parse_health_port(inputs: Inputs, problems: Problems) -> int | None:
 def parse_page(inputs: Inputs, problems: Problems) -> bool:
     """Return EGRESS_PAGE: whether the health port has a page for people at `/`."""
     return on_off(inputs, problems, "EGRESS_PAGE")
+
+
+def parse_page_hosts(inputs: Inputs, problems: Problems) -> tuple[str, ...]:
+    """Return EGRESS_PAGE_HOSTS: by which names pages are served besides addresses and names that are ours anyway."""
+    found = []
+    for word in (inputs.value(PAGE_HOSTS) or "").replace(",", " ").split():
+        name = fields.host_name(word)
+        if isinstance(name, Invalid):
+            problems.error(PAGE_HOSTS, None, word, name, "names, such as routers.example.com, without ports")
+        else:
+            found.append(name.text.removesuffix("."))
+    return tuple(found)
 
 
 def unclaimed_port(inputs: Inputs, problems: Problems, port: int | None, claim: str) -> int | None:

@@ -13,7 +13,7 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from egress_router.daemon.heartbeat import STUCK_SECONDS, Heartbeats
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
 from egress_router.daemon.page.assets import Answer, html_headers
+from egress_router.daemon.page.host_names import hosts_of, is_ours
 from egress_router.daemon.threads import Threads
 from egress_router.errors import EgressRouterError, PlatformError, printable
 from egress_router.net.families import has_sockets
@@ -47,6 +48,8 @@ MOST_QUERIES, MOST_QUERY_BYTES = 16, 512
 MOST_AT_WORK = 2
 #: HTML of this size and more goes compressed to those who say that they take it (RFC 9110 12.5.3).
 _COMPRESSED_FROM = 2048
+#: Answered whatever name they are asked for by: kubelets, load balancers and Prometheus have their own.
+_BY_ANY_NAME = ("/healthz", "/readyz", "/metrics")
 #: How often deadlines are looked at.
 _SWEEP_SECONDS = 0.25
 
@@ -56,6 +59,7 @@ _REASONS = {
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
+    421: "Misdirected Request",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     503: "Service Unavailable",
@@ -111,7 +115,8 @@ class Endpoint:
 
     `/healthz` and `/readyz` come from ``source``, and with ``?verbose`` they show the last heartbeat of each loop and
     thread; ``pages`` are further ones, by path. ``warnings`` are sentences that `/readyz` shows also when all is well
-    enough. ``asked`` are pages by path that take what stands behind the question mark.
+    enough. ``asked`` are pages by path that take what stands behind the question mark. ``hosts`` are names by which
+    pages besides health and figures are served, besides those of page.host_names.
     """
 
     def __init__(
@@ -123,7 +128,9 @@ class Endpoint:
         address: str = "",
         warnings: Callable[[], list[str]] = list,
         asked: Mapping[str, Callable[[str], Answer]] | None = None,
+        hosts: Collection[str] = (),
     ) -> None:
+        self._hosts = hosts
         self._source = source
         made: dict[str, Callable[[], Answer]] = {
             "/readyz": lambda: _readyz(source, warnings),
@@ -265,6 +272,13 @@ class Endpoint:
         connection.head = words[0] == "HEAD"
         path, _, query = words[1].partition("?")
         verbose = "verbose" in query.split("&")
+        foreign = [host for host in hosts_of(connection.request) if not is_ours(host, self._hosts)]
+        if foreign and path not in _BY_ANY_NAME:
+            text = (
+                f"not served by the name {printable(foreign[0])}: ask by address, or allow the name (EGRESS_PAGE_HOSTS)"
+            )
+            self._answer(connection, _text(421, text))
+            return
         connection.gzip = _takes_gzip(connection.request)
         page = self._pages.get(f"{path}?verbose" if verbose and path == "/readyz" else path)
         if path in self._asked:

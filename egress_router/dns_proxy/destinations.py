@@ -17,6 +17,7 @@ from egress_router.config.settings import (
     on_off,
     parse_health_port,
     parse_page,
+    parse_page_hosts,
     seconds,
     shutdown_delay,
     source_addresses,
@@ -61,7 +62,8 @@ class DnsProxyConfig:
 
     ``sources`` has the addresses of EGRESS_SOURCE, and is empty where the variable is not set (upstream's manifests
     set it for the init container alone). ``nameservers`` is empty where resolv.conf decides.
-    ``health_port`` is None for none; ``page``: whether people get one at `/` there.
+    ``health_port`` is None for none; ``page``: whether people get one at `/` there, ``page_hosts``:
+    further names that it is served by.
     """
 
     destinations: tuple[Destination, ...]
@@ -75,6 +77,7 @@ class DnsProxyConfig:
     delay: int = 0
     by_name: ByName | None = None
     page: bool = True
+    page_hosts: tuple[str, ...] = ()
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -128,7 +131,7 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     delay = shutdown_delay(inputs, problems) or 0
     access_log = on_off(inputs, problems, "EGRESS_DNS_PROXY_ACCESS_LOG")
     health = parse_health_port(inputs, problems)
-    page = parse_page(inputs, problems)
+    page, page_hosts = parse_page(inputs, problems), parse_page_hosts(inputs, problems)
     run_dir = parse_run_dir(inputs, problems, LONGEST_RUN_DIR)
     destinations: tuple[Destination, ...] = ()
     if source is not None:
@@ -147,7 +150,7 @@ def parse_dns_proxy(inputs: Inputs, problems: Problems, *, required: bool = Fals
     if len(problems.errors) > before:
         return None
     return DnsProxyConfig(
-        destinations, sources, nameservers, idle, grace, access_log, health, run_dir, delay, by_name, page
+        destinations, sources, nameservers, idle, grace, access_log, health, run_dir, delay, by_name, page, page_hosts
     )
 
 

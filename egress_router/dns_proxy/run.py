@@ -103,7 +103,10 @@ def _run(
                     lambda: dns_view(engine, supervisor.counters, health, rates),
                     lambda: ask_form(engine, lambda: engine.judge_in_force),
                 )
-            Endpoint(config.health_port, health, pages, warnings=engine.warnings, asked=asked).start(supervisor.threads)
+            served = Endpoint(
+                config.health_port, health, pages, warnings=engine.warnings, asked=asked, hosts=config.page_hosts
+            )
+            served.start(supervisor.threads)
         return supervisor.run()
     finally:
         engine.close()

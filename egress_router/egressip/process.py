@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from egress_router import __version__
@@ -109,8 +109,9 @@ def serve(
     status: Callable[[], object],
     threads: Threads,
     asked: Mapping[str, Callable[[str], Answer]] | None = None,
+    hosts: Collection[str] = (),
 ) -> None:
-    """Answer HTTP on this port, unless it is 0; ``asked`` are those of Endpoint. Raises PlatformError."""
+    """Answer HTTP on this port, unless it is 0; ``asked`` and ``hosts`` are those of Endpoint. Raises PlatformError."""
     if port:
         pages: dict[str, Callable[[], Answer]] = {"/metrics": MetricsPage(collector), "/status": json_page(status)}
-        Endpoint(port, source, pages, "--health-port", address, asked=asked).start(threads)
+        Endpoint(port, source, pages, "--health-port", address, asked=asked, hosts=hosts).start(threads)

@@ -114,7 +114,7 @@ def _run(loop: Loop, env: Mapping[str, str], cluster: Callable[[], Iterable[Netw
                 lambda: http_view(engine, supervisor.counters, health, rates),
                 lambda: ask_form(engine, own_addresses, cluster),
             )
-        Endpoint(settings.health_port, health, pages, asked=asked).start(supervisor.threads)
+        Endpoint(settings.health_port, health, pages, asked=asked, hosts=settings.page_hosts).start(supervisor.threads)
     try:
         return supervisor.run()
     finally:

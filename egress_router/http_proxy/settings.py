@@ -18,7 +18,7 @@ class HttpSettings:
     None for none. ``idle_timeout`` in seconds. ``ipv6_clients``: listen on IPv6 though nothing leaves by it.
     ``parent``: the proxy that requests go on to. ``connect_sni``: the name in a ClientHello must be the host of the
     CONNECT. ``run_dir``: the one directory that is written to. ``page``: whether people get one at `/` of the health
-    port.
+    port; ``page_hosts``: further names that it is served by.
     """
 
     port: int = 8080
@@ -36,3 +36,4 @@ class HttpSettings:
     connect_sni: bool = False
     run_dir: Path = DEFAULT_RUN_DIR
     page: bool = True
+    page_hosts: tuple[str, ...] = ()

@@ -48,7 +48,7 @@ _SET_UP = ("EGRESS_NAT_BACKEND", "EGRESS_CLUSTER_CIDRS", "EGRESS_DAD", "EGRESS_D
 #: What the init container of a redirect router reads besides: that of a proxy has no list.
 _INIT = ("EGRESS_LIST_WAIT",)
 #: What a proxy's container reads besides its own.
-_STAYING = ("EGRESS_SHUTDOWN_DELAY", "EGRESS_SHUTDOWN_GRACE", "EGRESS_PAGE", *_LOG)
+_STAYING = ("EGRESS_SHUTDOWN_DELAY", "EGRESS_SHUTDOWN_GRACE", "EGRESS_PAGE", "EGRESS_PAGE_HOSTS", *_LOG)
 #: Where the Secret of --parent-secret is mounted; its key is the file's name.
 PARENT_DIRECTORY = "/etc/egress-router-parent"
 DEFAULT_KEY = "parent"

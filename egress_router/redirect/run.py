@@ -445,7 +445,10 @@ def run_router(env: Mapping[str, str]) -> int:
             # Counters are read when the worker is done, which may wait for a lock that somebody else holds.
             threads.start("rates", rates.keep_looking, limit=WORK_SECONDS)
             asked = router_pages(lambda: redirect_view(live, rates), lambda: ask_form(live))
-        Endpoint(run.router.health_port, state, pages, warnings=state.warnings, asked=asked).start(threads)
+        served = Endpoint(
+            run.router.health_port, state, pages, warnings=state.warnings, asked=asked, hosts=run.page_hosts
+        )
+        served.start(threads)
     port = run.router.health_port
     LOGGER.info("staying until SIGTERM; health on port %s", "none" if port is None else port)
     return RedirectDaemon(run, live, watch, loop, threads, pair=pair).run()

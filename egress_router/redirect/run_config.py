@@ -10,6 +10,7 @@ from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.settings import (
     parse_health_port,
     parse_page,
+    parse_page_hosts,
     seconds,
     shutdown_delay,
     unclaimed_port,
@@ -43,7 +44,7 @@ def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | Non
     announce = seconds(inputs, problems, "EGRESS_ANNOUNCE_INTERVAL", 30, 0, _DAY)
     probe = seconds(inputs, problems, "EGRESS_PROBE_INTERVAL", 3, 1, _DAY)
     hold = seconds(inputs, problems, "EGRESS_NAME_HOLD", 3600, 0, 30 * _DAY)
-    page = parse_page(inputs, problems)
+    page, page_hosts = parse_page(inputs, problems), parse_page_hosts(inputs, problems)
     checks = _checks(inputs, problems, {} if router is None else router.sources)
     if router is not None and health is not None:
         health = _unclaimed(inputs, problems, router, health)
@@ -52,7 +53,7 @@ def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | Non
         problems.warn("EGRESS_HEALTH_PORT", None, "", message, "a port that nothing else claims")
     if router is None or len(problems.errors) > before:
         return None
-    return RunConfig(replace(router, health_port=health), grace, delay, announce, probe, checks, hold, page)
+    return RunConfig(replace(router, health_port=health), grace, delay, announce, probe, checks, hold, page, page_hosts)
 
 
 def _unclaimed(inputs: Inputs, problems: Problems, router: RouterConfig, port: int) -> int | None:

@@ -202,7 +202,7 @@ class RunConfig:
     """The long-lived router. ``grace``, ``announce_interval`` (0: never) and ``probe_interval`` are seconds, and so is
     ``name_hold``: how long the last good answer for a name serves while DNS fails. ``delay``: how long it takes new
     connections when it was told to leave; None: as long as it is there, and ready. ``page``: whether people
-    get one at `/`.
+    get one at `/`; ``page_hosts``: further names that it is served by.
 
     The health port stands in ``router``: the translation must not claim it.
     """
@@ -215,6 +215,7 @@ class RunConfig:
     checks: tuple[Check, ...] = ()
     name_hold: int = 3600
     page: bool = True
+    page_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -48,14 +48,21 @@ class LeaseSettings:
 
 
 def run_on_directory(
-    settings: ControllerSettings, state: Path, health_port: int, health_address: str, *, page: bool
+    settings: ControllerSettings,
+    state: Path,
+    health_port: int,
+    health_address: str,
+    *,
+    page: bool,
+    hosts: Collection[str] = (),
 ) -> int:
     """Assign egress IPs, with the objects in a directory, until SIGTERM or SIGINT; return 0. ``page``: show the fleet
-    at `/`. Raises EgressRouterError.
+    at `/`; ``hosts``: see Endpoint. Raises EgressRouterError.
     """
     with running() as (loop, threads):
         source, record, lease = DirectorySource(state), DirectoryRecord(state), DirectoryLease(state)
-        run_controller(settings, source, record, lease, loop, threads, health_port, health_address, page=page)
+        served = (health_port, health_address)
+        run_controller(settings, source, record, lease, loop, threads, *served, page=page, hosts=hosts)
     return 0
 
 
@@ -68,6 +75,7 @@ def run_on_kubernetes(
     *,
     drain_on_cordon: bool,
     page: bool,
+    hosts: Collection[str] = (),
 ) -> int:
     """Assign egress IPs, with the objects of the Kubernetes API; beside it, write EgressNodes, statuses and events, and
     let guard pods go (see DrainGuard).
@@ -115,6 +123,7 @@ def run_on_kubernetes(
             started,
             unheard=source.unheard,
             page=page,
+            hosts=hosts,
         )
         if lease.lost:
             raise TryAgainError(f"the lease is lost; {lease.holder()} assigns now")
@@ -134,6 +143,7 @@ def run_controller(
     *,
     unheard: Callable[[], set[str]] = set,
     page: bool = False,
+    hosts: Collection[str] = (),
 ) -> None:
     """Assign egress IPs until the loop is stopped. ``started`` is called before; ``unheard``: see Controller. Closes
     the source. Raises EgressRouterError.
@@ -145,7 +155,7 @@ def run_controller(
             controller = Controller(settings, source, record, lease, loop, threads, make_prober=prober, unheard=unheard)
             collector = ControllerCollector(controller)
             asked = {"/": partial(_fleet_page, controller)} if page else {}
-            serve(health_port, health_address, controller, collector, controller.status, threads, asked)
+            serve(health_port, health_address, controller, collector, controller.status, threads, asked, hosts)
             started(controller)
             controller.run()
     finally:

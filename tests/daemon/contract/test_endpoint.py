@@ -104,6 +104,53 @@ def test_pages(port: int) -> None:
     assert len(ask(port, "/large")[1]) == 8_000_000
 
 
+@pytest.mark.parametrize(
+    ("host", "served"),
+    [
+        ("127.0.0.1:9909", True),
+        ("[2001:db8::1]:9909", True),
+        ("[::1]", True),
+        ("LOCALHOST:9909", True),
+        ("router.localhost", True),
+        ("shop", True),
+        ("shop.egress-routers.svc:9909", True),
+        ("shop.egress-routers.svc.cluster.local.", True),
+        ("pages.example.com:443", True),
+        (f"{socket.gethostname()}:9909", True),
+        ("rebound.example.net", False),
+        ("rebound.example.net:9909", False),
+        ("REBOUND.example.net.:9909", False),
+        ("127.0.0.1.rebound.example.net", False),
+        ("pages.example.com.rebound.example.net", False),
+        ("svc.example.net", False),
+        ("10.1", False),
+    ],
+)
+def test_pages_are_served_by_our_names_alone(host: str, served: bool) -> None:
+    """A stranger's page can give its own name our address, and is told nothing; probes and Prometheus always are."""
+    pages = {"/status": lambda: text("secret"), "/metrics": lambda: text("figures")}
+    asked = {"/": lambda _query: text("secret")}
+    server = Endpoint(0, Source(), pages, address="127.0.0.1", asked=asked, hosts=["pages.example.com"])
+    server.start(Threads(Loop()))
+
+    def told(path: str, *hosts: str) -> str:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in zip(("Host", "hOST"), hosts, strict=False))
+        with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+            client.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
+            data = b""
+            while chunk := client.recv(65536):
+                data += chunk
+        return data.decode()
+
+    for path in ("/", "/?q=x", "/status"):
+        assert ("secret" in told(path, host)) is served, path
+        assert ("secret" in told(path, "127.0.0.1", host)) is served, f"{path} with two hosts"
+        assert ("HTTP/1.1 421 Misdirected Request" in told(path, host)) is not served
+        assert "secret" in told(path), "no browser asks without a host"
+    for path, words in (("/healthz", "ok"), ("/readyz?verbose", "ready"), ("/metrics", "figures")):
+        assert words in told(path, host), path
+
+
 def test_a_page_that_fails_is_answered_and_logged(port: int, caplog: pytest.LogCaptureFixture) -> None:
     assert ask(port, "/broken") == ("500 Internal Server Error", "the page could not be made; see the log\n")
     assert ask(port, "/refused") == ("500 Internal Server Error", "the kernel is busy\n")
