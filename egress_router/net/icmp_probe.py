@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeGuard
 
+from egress_router.net.agent_figures import Figures, parse_figures
 from egress_router.net.oserror import translating
 from egress_router.net.signed_messages import ANY_SOURCE, Opened, Signatures
 from egress_router.net.starting_pods import StartingPods
@@ -60,6 +61,8 @@ MOST_ECHOES = 5000
 _LONGEST_PAUSE = 60.0
 #: Agents of nodes that are up are asked in every so many rounds.
 REDUCED_RATE_ROUNDS = 3
+#: How often a controller asks each agent for all of its figures; seconds.
+FIGURES_SECONDS = 30.0
 
 
 class DrainPhase(StrEnum):
@@ -81,7 +84,8 @@ class Answer:
     its agent said nothing. ``sources`` is what it translates the pods to that it was asked about. ``legs``: whether an
     echo came back by each of the ways through the tunnel that it was asked by. ``answers_tunnel``: its agent says that
     its node answers echoes there. ``draining``: others had better use another node, whether an operator's ``drain`` is
-    the reason or not. ``takes_pods``: its agent can be told of pods that start.
+    the reason or not. ``takes_pods``: its agent can be told of pods that start. ``figures``: the part of them that it
+    was asked for.
     """
 
     echo: bool
@@ -93,6 +97,7 @@ class Answer:
     answers_tunnel: bool = False
     drain: DrainPhase = DrainPhase.NONE
     takes_pods: bool = False
+    figures: Figures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,7 @@ class Question:
     """What an agent or a controller asks: the ``number`` of its probe, whether it sends traffic here (None: it does not
     say, as controllers do) and the pods that it asks about; in how many seconds it asks again, 0 when it does not say;
     its public key, see Reply. ``starts``: pods of its node that wait to start, and what there is to say of each.
+    ``part``: which part of the figures it asks for (None: none).
     """
 
     number: int
@@ -108,6 +114,7 @@ class Question:
     pause: float = 0.0
     key: str = ""
     starts: Mapping[str, str] = field(default_factory=dict)
+    part: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,7 @@ class Reply:
     drain: DrainPhase = DrainPhase.NONE
     key: str = ""
     takes_pods: bool = False
+    figures: Figures | None = None
 
 
 def parse_message(data: bytes) -> Question | Reply | None:
@@ -144,7 +152,10 @@ def parse_message(data: bytes) -> Question | Reply | None:
         uses = message["uses"] is True if "uses" in message else None
         pods = tuple(_addresses(message.get("pods")))
         pause, key = _seconds(message.get("next")), _key(message.get("key"))
-        return None if number is None else Question(number, uses, pods, pause, key, _starts(message.get("starts")))
+        if number is None:
+            return None
+        starts, part = _starts(message.get("starts")), _number(message.get("figures"))
+        return Question(number, uses, pods, pause, key, starts, part)
     number = _number(message.get("told"))
     if number is None:
         return None
@@ -161,6 +172,7 @@ def parse_message(data: bytes) -> Question | Reply | None:
         _PHASES.get(drain, DrainPhase.NONE) if isinstance(drain := message.get("drain"), str) else DrainPhase.NONE,
         _key(message.get("key")),
         message.get("takes") is True,
+        parse_figures(message.get("figures")),
     )
 
 
@@ -197,12 +209,27 @@ _LEGS = frozenset(Leg)
 
 @dataclass(slots=True)
 class _Target:
-    """``asked`` and ``heard``: legs of this round, and those that are asked by seldom."""
+    """``asked`` and ``heard``: legs of this round, and those that are asked by seldom. ``part``: which part of the
+    figures is asked for next, not before ``figures_due`` (time.monotonic()).
+    """
 
     host_ip: str
     reply: Reply | None = None
     asked: set[Leg] = field(default_factory=set)
     heard: set[Leg] = field(default_factory=set)
+    part: int = 0
+    figures_due: float = 0.0
+
+    def told(self, reply: Reply, now: float) -> None:
+        """Take in a reply; one without figures after a question for some leaves a question for the rest as it is."""
+        known = self.reply
+        if reply.figures is None and known is not None and known.figures is not None:
+            reply = replace(reply, figures=known.figures)
+        self.reply = reply
+        if reply.figures is not None:
+            self.part = reply.figures.part + 1
+            if self.part >= reply.figures.parts:
+                self.part, self.figures_due = 0, now + FIGURES_SECONDS
 
 
 def _only_echo_replies(version: int) -> tuple[int, int, bytes]:
@@ -249,15 +276,18 @@ class Prober:
         *,
         heard_pods: Callable[[str, Mapping[str, str]], None] | None = None,
         translated: Callable[[Collection[str]], None] = lambda _: None,
+        figures: Callable[[int], Mapping[str, object]] | None = None,
     ) -> None:
         """``signatures``: sign what is said, and believe only what is signed. ``public_key`` is told to all that are
         asked; ``heard_key`` is called in the thread with the address of a node and its key, when that is another one.
         Keys are believed of nodes alone (``set_peers``), and when they are signed. ``heard_pods`` is called in the
         thread with the address of a node and its pods that start, see Question; they are believed of nodes alone, where
-        there are signatures when they are signed. ``translated``: see ``tell``.
+        there are signatures when they are signed. ``translated``: see ``tell``. ``figures`` returns a part of what
+        nodes, and those who sign, are told when they ask, as controllers do: those without ``payload``.
         """
         self._heard_pods = heard_pods
         self._starting = StartingPods(translated)
+        self._figures = figures
         self._signatures = signatures
         self._public_key = public_key
         self._heard_key = heard_key
@@ -417,6 +447,7 @@ class Prober:
                     reply.answers_tunnel,
                     reply.drain,
                     reply.takes_pods,
+                    reply.figures,
                 )
                 target.heard -= {*due, Leg.DIRECT, Leg.TUNNEL}
                 target.asked -= due
@@ -433,6 +464,7 @@ class Prober:
                 self._tunnel.use(way)
             self._new_way = []
             targets = [(name, target.host_ip) for name, target in self._targets.items()]
+            parts = self._parts_due()
             uses, reduced_rate, pods = self._uses, self._reduced_rate, self._pods
         seconds = self._round_seconds(len(targets))
         for number, (name, ip) in enumerate(targets, start=1):
@@ -448,6 +480,8 @@ class Prober:
                 question["key"] = self._public_key
             if name in pods:
                 question["pods"] = list(pods[name])
+            if name in parts:
+                question["figures"] = parts[name]
             try:
                 self._icmp.sendto(echo_request(self._version, self._echo_id, self._number), (ip, 0))
                 if name not in reduced_rate or self._number % REDUCED_RATE_ROUNDS == 0:
@@ -460,6 +494,13 @@ class Prober:
             for name, legs in asked.items():
                 if name in self._targets:
                     self._targets[name].asked |= legs
+
+    def _parts_due(self) -> dict[str, int]:
+        """Return which part of its figures each agent is asked for now: by controllers alone."""
+        if self._payload is not None:
+            return {}
+        now = time.monotonic()
+        return {name: target.part for name, target in self._targets.items() if target.figures_due <= now}
 
     def _receive_until(self, due: float) -> None:
         while True:
@@ -529,7 +570,7 @@ class Prober:
                 for target in self._by_ip.get(ip, ()):
                     # Two questions of one round are about different pods.
                     known = target.reply.sources if target.reply is not None else {}
-                    target.reply = replace(message, sources={**known, **message.sources})
+                    target.told(replace(message, sources={**known, **message.sources}), time.monotonic())
             self._starting.heard(ip, message.sources)
 
     def _answer(self, question: Question, sender: str, ip: str, address: tuple[object, ...]) -> None:
@@ -542,6 +583,9 @@ class Prober:
         if question.starts and self._heard_pods is not None and believed:
             self._heard_pods(ip, question.starts)
         reply = dict(self._payload(question.pods))
+        # To nodes and those who sign: a small question from a borrowed address brings nobody a large answer.
+        if question.part is not None and self._figures is not None and (sender or ip in self._peers):
+            reply["figures"] = self._figures(question.part)
         if self._public_key:
             reply["key"] = self._public_key
         with suppress(OSError):

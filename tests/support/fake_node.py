@@ -322,6 +322,7 @@ class FakeNode:
         self.connections: Counter[str] = Counter()
         self.agent.node_drain._job = self._count
         self.agent.source_ports.job = lambda *_, **__: None
+        self.agent.figures.job = lambda *_, **__: None
         self.loop.every(SETTINGS.probe_interval, self._round)
 
     def _count(self, name: str, work: object, done: Callable[[Counter[str]], object], failed: object) -> None:

@@ -376,7 +376,16 @@ class Controller:
         problems = self.problems()
         if not known.leads:
             problems.insert(0, f"this controller stands by and looks at nothing: {self._lease.holder()} assigns")
-        return fleet_view(self._state, known.decision, self._health(), self.history, self._wall_clock(), problems)
+        return fleet_view(
+            self._state,
+            known.decision,
+            self._health(),
+            self.history,
+            self._wall_clock(),
+            problems,
+            figures=self.watched.figures(),
+            silent=frozenset(self.watched.silent()),
+        )
 
     def ask_form(self) -> AskForm:
         """Return what the fleet's page can be asked. Called from the endpoint's threads."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from egress_router.egressip.controller.hold_down import HoldDown
 from egress_router.egressip.health import Health, NodeHealth
 from egress_router.egressip.node.state import PROBE_PORT
+from egress_router.egressip.node_figures import NodeFigures
 from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer, DrainPhase
 
 #: An agent that was asked so many times without a word is told of.
@@ -23,13 +24,14 @@ _DRAINS = {
 @dataclass(slots=True)
 class Watched:
     """One node: its health, what it is waited for, the rounds since its agent said anything, and what that said last
-    about a drain.
+    about a drain, and of its figures.
     """
 
     health: NodeHealth
     hold: HoldDown
     silent: int = 0
     drain: DrainPhase = DrainPhase.NONE
+    figures: NodeFigures = field(default_factory=NodeFigures)
 
 
 @dataclass(slots=True)
@@ -75,6 +77,8 @@ class WatchedNodes:
     def _probed_node(self, name: str, answer: Answer, now: float) -> list[str]:
         node = self.nodes[name]
         node.silent = node.silent + 1 if answer.pending is None else 0
+        if answer.figures is not None:
+            node.figures.take(answer.figures, now)
         messages = []
         # An agent that starts again says nothing for a while; its drain goes on.
         if answer.pending is not None and answer.drain is not node.drain:
@@ -117,11 +121,17 @@ class WatchedNodes:
         """Return when the next node has been waited for long enough, None when none is waited for."""
         return min((node.hold.until for node in self.nodes.values() if node.hold.held(now)), default=None)
 
+    def figures(self) -> dict[str, NodeFigures]:
+        """Return what agents have told of their nodes."""
+        return {name: node.figures for name, node in list(self.nodes.items()) if node.figures.heard is not None}
+
     def silent(self) -> list[str]:
         """Return the nodes that answer while their agents do not."""
         most = SILENT_QUESTIONS * REDUCED_RATE_ROUNDS
         return sorted(
-            name for name, node in self.nodes.items() if node.silent > most and node.health.state is not Health.DOWN
+            name
+            for name, node in list(self.nodes.items())
+            if node.silent > most and node.health.state is not Health.DOWN
         )
 
 

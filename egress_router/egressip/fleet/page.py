@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from egress_router.daemon.page.html import template
 from egress_router.daemon.page.query import Query
 from egress_router.daemon.page.view import AskForm, replies
+from egress_router.egressip.fleet.legs import legs_text
 from egress_router.egressip.fleet.picture import draw
 from egress_router.egressip.fleet.view import Fleet, matching, redacted
 
@@ -22,5 +25,6 @@ def fleet_page(fleet: Fleet, query: Query | None = None, form: AskForm | None = 
         query=query,
         live=not query.report,
         form=None if query.report else form,
+        legs=cache(legs_text),
         replies=replies(form, query.target, query.client),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from egress_router.daemon.page.level import Level
@@ -11,7 +11,9 @@ from egress_router.daemon.page.numbers import Numbers
 from egress_router.daemon.page.words import fitting
 from egress_router.egressip.api import ClusterState, Decision, Disposition, NamespaceDecision, address_key, address_text
 from egress_router.egressip.fleet.history import NOBODY, Change, History, Kind, conflicts_of
+from egress_router.egressip.fleet.legs import LegRow, legs_by_node
 from egress_router.egressip.health import Health
+from egress_router.egressip.node_figures import NEARLY_ALL, PORTS, NodeFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class Trouble:
 @dataclass(frozen=True, slots=True)
 class AddressRow:
     """An egress IP: who lists it and who holds it. ``since`` is when that changed (seconds since the epoch), None
-    where it did not since the process looks.
+    where it did not since the process looks. ``legs``: of the ways to its node; ``connections`` that leave with it, and
+    ``ports``, the most source ports in use towards one remote: by its node's agent, None where that has not said.
     """
 
     ip: str
@@ -37,11 +40,25 @@ class AddressRow:
     since: float | None
     namespaces: tuple[str, ...]
     pods: int
+    legs: tuple[LegRow, ...] = ()
+    connections: int | None = None
+    ports: int | None = None
+
+    @property
+    def share(self) -> str:
+        """The share of the source ports in use, in words."""
+        if not self.ports:
+            return "–" if self.ports is None else "0 %"
+        share = 100 * self.ports / PORTS
+        return f"{share:.0f} %" if share >= 1 else "under 1 %"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node. ``health`` is None where nobody probes. ``capacity``: addresses that may be assigned automatically."""
+    """A node. ``health`` is None where nobody probes. ``capacity``: addresses that may be assigned automatically.
+    ``version``: of its agent, empty when that has not said. ``drops``: packets by reason, most first, since the node
+    began to count them.
+    """
 
     name: str
     host_ip: str
@@ -53,6 +70,9 @@ class NodeRow:
     capacity: int | None
     pods: int
     problems: tuple[str, ...]
+    legs: tuple[LegRow, ...] = ()
+    version: str = ""
+    drops: tuple[tuple[str, int], ...] = ()
 
     @property
     def state(self) -> str:
@@ -87,6 +107,8 @@ class Fleet:
     pods_cut_off: int
     changes: tuple[Change, ...]
     changes_forgotten: int
+    #: How many agents have each version, most first.
+    versions: tuple[tuple[str, int], ...] = ()
 
     @property
     def level(self) -> Level:
@@ -103,10 +125,15 @@ def fleet_view(
     problems: Sequence[str] = (),
     *,
     probed: bool = True,
+    figures: Mapping[str, NodeFigures] | None = None,
+    silent: Collection[str] = (),
 ) -> Fleet:
     """Return the fleet at ``now`` (seconds since the epoch). ``health`` has the nodes that are ``probed``, or that are
-    taken for down; ``problems`` are sentences about the process that looks.
+    taken for down; ``problems`` are sentences about the process that looks. ``figures``: what agents have told;
+    ``silent``: nodes that answer while their agents do not.
     """
+    told = figures or {}
+    legs = legs_by_node(health, told, silent) if probed else {}
     pods_of = Counter(pod.namespace for pod in state.pods.values())
     pods_on = Counter(pod.node for pod in state.pods.values())
     namespaces = [
@@ -114,13 +141,23 @@ def fleet_view(
         for name, verdict in decision.namespaces.items()
         if verdict.disposition is not Disposition.NORMAL
     ]
-    nodes = [_node(name, state, decision, health, history, pods_on[name]) for name in decision.nodes]
-    addresses = _addresses(state, decision, health, history, pods_of)
+    nodes = [
+        replace(
+            _node(name, state, decision, health, history, pods_on[name]),
+            legs=legs.get(name, ()),
+            version=told[name].version if name in told else "",
+            drops=tuple(Counter(told[name].drops).most_common()) if name in told else (),
+        )
+        for name in decision.nodes
+    ]
+    addresses = [_with_figures(row, legs, told) for row in _addresses(state, decision, health, history, pods_of)]
     cut_off = sum(row.pods for row in namespaces if row.level is Level.CUT_OFF)
     return Fleet(
         made=now,
         probed=probed,
-        troubles=tuple(sorted(_troubles(namespaces, nodes, problems), key=lambda item: (item.level, item.where))),
+        troubles=tuple(
+            sorted(_troubles(namespaces, nodes, addresses, problems), key=lambda item: (item.level, item.where))
+        ),
         addresses=tuple(sorted(addresses, key=lambda row: (row.level, address_key(row.ip) or 0))),
         nodes=tuple(sorted(nodes, key=lambda row: (row.level, row.name))),
         namespaces=tuple(sorted(namespaces, key=lambda row: (row.level, row.name))),
@@ -129,6 +166,7 @@ def fleet_view(
         pods_cut_off=cut_off,
         changes=tuple(history.changes(now)),
         changes_forgotten=history.forgotten,
+        versions=tuple(Counter(row.version for row in nodes if row.version).most_common()),
     )
 
 
@@ -188,6 +226,7 @@ def redacted(fleet: Fleet) -> Fleet:
                 state=row.state.partition(":")[0],
                 node=hide("node", row.node) if row.node else "",
                 namespaces=tuple(hide("namespace", name) for name in row.namespaces),
+                legs=tuple(leg.hidden(hide) for leg in row.legs),
             )
             for row in fleet.addresses
         ),
@@ -198,6 +237,7 @@ def redacted(fleet: Fleet) -> Fleet:
                 host_ip="",
                 addresses=tuple(hide("ip", ip) for ip in row.addresses),
                 problems=tuple("left out" for _ in row.problems),
+                legs=tuple(leg.hidden(hide) for leg in row.legs),
             )
             for row in fleet.nodes
         ),
@@ -288,7 +328,25 @@ def _addresses(
     return rows
 
 
-def _troubles(namespaces: Sequence[NamespaceRow], nodes: Sequence[NodeRow], problems: Sequence[str]) -> list[Trouble]:
+def _with_figures(
+    row: AddressRow, legs: Mapping[str, tuple[LegRow, ...]], told: Mapping[str, NodeFigures]
+) -> AddressRow:
+    figures = told.get(row.node)
+    known = figures is not None and row.ip in figures.connections
+    return replace(
+        row,
+        legs=legs.get(row.node, ()),
+        connections=figures.connections[row.ip] if figures is not None and known else None,
+        ports=figures.ports.get(row.ip, 0) if figures is not None and known else None,
+    )
+
+
+def _troubles(
+    namespaces: Sequence[NamespaceRow],
+    nodes: Sequence[NodeRow],
+    addresses: Sequence[AddressRow],
+    problems: Sequence[str],
+) -> list[Trouble]:
     found = [Trouble(Level.DEGRADED, text, "") for text in problems]
     for row in namespaces:
         where = f"NetNamespace/{row.name}"
@@ -301,4 +359,15 @@ def _troubles(namespaces: Sequence[NamespaceRow], nodes: Sequence[NodeRow], prob
         if node.health is Health.DOWN:
             found.append(Trouble(node.level, f"node {node.name} is down", where))
         found += [Trouble(Level.DEGRADED, problem, where) for problem in node.problems]
+        found += [Trouble(Level.DEGRADED, f"node {node.name} {leg.trouble}", where) for leg in node.legs if leg.missing]
+    found += [
+        Trouble(
+            Level.DEGRADED,
+            f"egress IP {address.ip} uses {address.share} of its source ports towards one remote; when they are used "
+            "up, connections there fail",
+            f"HostSubnet/{address.node}",
+        )
+        for address in addresses
+        if address.ports is not None and address.ports > NEARLY_ALL * PORTS
+    ]
     return found

@@ -27,6 +27,7 @@ from egress_router.egressip.node.source_ports import SourcePorts
 from egress_router.egressip.node.starts import Starts
 from egress_router.egressip.node.state import TUNNEL, Direct, NodeSettings, NodeState, Remote
 from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status
+from egress_router.egressip.node.told_figures import ToldFigures
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.egressip.source.told_pods import COUNTS
 from egress_router.errors import EgressRouterError, Problem, ToolHangs
@@ -91,6 +92,7 @@ class Agent:
         self.source_ports = SourcePorts(threads.job, LOGGER.warning, loop.now)
         #: What hears of pods from the container runtime; None where nothing does.
         self.plugin: Plugin | None = None
+        self.figures = ToldFigures(threads.job, dataplane.dropped_packets, loop.now)
         self._evaluator = Evaluator(follows=True)
         self._planner = Planner()
         #: Whether a first round of probes has told who is up.
@@ -177,6 +179,7 @@ class Agent:
             if now() >= check:
                 check = now() + CHECK_EVERY
                 self.source_ports.count(self.local.assigned)
+                self.figures.gather(self.local.assigned, self.source_ports, self.gateways.legs)
                 self._verify()
                 self._require_host_ip()
         self._prober.stop()

@@ -9,6 +9,8 @@ from egress_router.net.tunnel_echo import SELDOM, Leg
 
 #: An agent that was asked so many times without a word is told of.
 SILENT_QUESTIONS = 6
+#: What the leg is called that is an agent's word; the others have the names of ``Leg``.
+AGENT = "agent"
 #: A leg through the tunnel that missed so many answers in a row does not work.
 MISSES = 3
 
@@ -66,30 +68,42 @@ class GatewayLegs:
     def up(self) -> dict[str, bool]:
         """Return each leg that is probed, by its name in the metrics, and whether it works."""
         found = {leg.name.lower(): not self.is_broken(leg) for leg in sorted(self.missed)}
-        return {**found, "agent": not self.silent > SILENT_QUESTIONS * REDUCED_RATE_ROUNDS}
+        return {**found, AGENT: not self.silent > SILENT_QUESTIONS * REDUCED_RATE_ROUNDS}
+
+    def broken(self) -> str:
+        """Return the leg that does not work as ``problem`` and the metrics name it, the first on the way; empty when
+        all do.
+        """
+        if self.is_broken(Leg.DIRECT):
+            return Leg.DIRECT.name.lower()
+        for leg in (Leg.TUNNEL, Leg.FULL_SIZE):
+            if self.is_broken(leg) and self._counts(leg):
+                return leg.name.lower()
+        if self.is_silent():
+            return AGENT
+        return Leg.BACK.name.lower() if self.is_broken(Leg.BACK) else ""
 
     def problem(self, node: str, tunnel_needs: str, probe_port: int, size: int, back: str) -> str:
         """Return what an operator has to know of the way to a gateway that answers pings, empty when all is well.
         ``tunnel_needs`` says what the tunnel needs.
         """
-        if self.is_broken(Leg.DIRECT):
-            return ""
         answers = f"node {node} answers pings, but"
-        if self.is_broken(Leg.TUNNEL) and self._counts(Leg.TUNNEL):
-            return f"{answers} not through the tunnel: {tunnel_needs}"
-        if self.is_broken(Leg.FULL_SIZE) and self._counts(Leg.FULL_SIZE):
-            return (
-                f"{answers} packets of {size} bytes do not come through the tunnel, smaller ones do: the network "
-                "between the nodes has a smaller MTU than their interfaces"
-            )
-        if self.is_silent():
-            return (
-                f"{answers} its agent says nothing on UDP port {probe_port}: it does not run, or has another port, or "
-                "the port is not open between the nodes"
-            )
-        if self.is_broken(Leg.BACK):
-            return (
-                f"{answers} what it sends to this node's pods may not arrive: answers to {back} do not. Look at the "
-                "routes between pods of both nodes, at rp_filter and at what their firewalls forward"
-            )
+        match self.broken():
+            case "tunnel":
+                return f"{answers} not through the tunnel: {tunnel_needs}"
+            case "full_size":
+                return (
+                    f"{answers} packets of {size} bytes do not come through the tunnel, smaller ones do: the network "
+                    "between the nodes has a smaller MTU than their interfaces"
+                )
+            case "agent":
+                return (
+                    f"{answers} its agent says nothing on UDP port {probe_port}: it does not run, or has another port, "
+                    "or the port is not open between the nodes"
+                )
+            case "back":
+                return (
+                    f"{answers} what it sends to this node's pods may not arrive: answers to {back} do not. Look at "
+                    "the routes between pods of both nodes, at rp_filter and at what their firewalls forward"
+                )
         return ""

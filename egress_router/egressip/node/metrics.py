@@ -15,8 +15,9 @@ from egress_router.daemon.exposition import (
 from egress_router.daemon.metrics import common
 from egress_router.egressip.health import Health
 from egress_router.egressip.node.agent import Agent
-from egress_router.egressip.node.source_ports import MOST_REMOTES, PORTS
+from egress_router.egressip.node.source_ports import MOST_REMOTES
 from egress_router.egressip.node.state import NodeState
+from egress_router.egressip.node_figures import PORTS
 from egress_router.kubernetes.nri import Plugin
 from egress_router.net.conntrack import insert_failures
 

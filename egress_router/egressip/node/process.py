@@ -142,6 +142,7 @@ def build_agent(
             agent.on_key,
             heard_pods=agent.on_pods_told,
             translated=agent.on_translated,
+            figures=agent.figures.part,
         ),
         Claimer(link, agent.on_duplicate_check, threads.task, dad=settings.dad),
     )

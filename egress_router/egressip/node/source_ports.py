@@ -12,28 +12,29 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from egress_router.egressip.node.drain import Job
+from egress_router.egressip.node_figures import NEARLY_ALL, PORTS
 from egress_router.errors import PlatformError
 from egress_router.net.conntrack import Conntrack, Use
 
-#: Ports that the kernel gives, of 1024 to 65535, when a pod's own is taken.
-PORTS = 65536 - 1024
 #: Seconds between two counts; longer where counting takes long.
 COUNT_EVERY = 15.0
 _REST = 20
 #: Pairs of egress IP and remote that have figures of their own: those with the most ports.
 MOST_REMOTES = 20
-#: From this share of the ports on it is a problem.
-NEARLY_ALL = 0.8
 
 
 @dataclass(slots=True)
 class SourcePorts:
-    """Counts in a thread. ``used``: the ports of the pairs with the most. Times are those of ``now``."""
+    """Counts in a thread. ``used``: the ports of the pairs with the most; by egress IP, ``connections``: how many leave
+    with it (TCP, UDP, SCTP), and ``most``: the ports in use towards one remote. Times are those of ``now``.
+    """
 
     job: Job
     log: Callable[[str], None]
     now: Callable[[], float] = time.monotonic
     used: dict[Use, int] = field(default_factory=dict)
+    connections: dict[str, int] = field(default_factory=dict)
+    most: dict[str, int] = field(default_factory=dict)
     due: float = 0.0
     _counting: bool = False
 
@@ -44,7 +45,7 @@ class SourcePorts:
             return
         self.due = now + COUNT_EVERY
         if not assigned:
-            self.used = {}
+            self._take({})
             return
         self._counting = True
         ips = frozenset(assigned)
@@ -58,16 +59,26 @@ class SourcePorts:
     def _count(self, ips: frozenset[str]) -> dict[Use, int]:
         try:
             with Conntrack() as conntrack:
-                return dict(Counter(conntrack.ports_used(map(ip_address, ips))).most_common(MOST_REMOTES))
+                return Counter(conntrack.ports_used(map(ip_address, ips)))
         except (PlatformError, OSError) as error:
             self.log(f"source ports are not counted: {error}")
             return {}
 
     def _counted(self, used: dict[Use, int], started: float) -> None:
         self._counting = False
-        self.used = used
+        self._take(used)
         now = self.now()
         self.due = max(self.due, now + _REST * (now - started))
+
+    def _take(self, used: dict[Use, int]) -> None:
+        connections: Counter[str] = Counter()
+        most: dict[str, int] = {}
+        for use, count in used.items():
+            ip = str(use.source)
+            connections[ip] += count
+            most[ip] = max(most.get(ip, 0), count)
+        self.used = dict(Counter(used).most_common(MOST_REMOTES))
+        self.connections, self.most = dict(connections), most
 
     def problems(self) -> list[str]:
         """Return which egress IPs run out of ports towards a remote, and what to do."""

@@ -10,6 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Playwright
 
+from egress_router import __version__
 from lab import Lab
 from tests.egressip.kernel.egress_cluster import EgressCluster
 from tests.support.browser import browser_in, screenshot
@@ -60,6 +61,9 @@ def test_a_node_loses_its_power_before_our_eyes(cluster: EgressCluster, page: Pa
     holder = re.search(r"in use\s+(\S+)", row.inner_text())
     assert holder is not None
     first = next(node for node in lab.nodes if node.name == holder.group(1))
+    # What agents tell comes by and by: by which ways the holder is reached, and which version runs.
+    page.wait_for_selector("#addresses + div tbody td:has-text('ICMP, tunnel, agent work')", timeout=20_000)
+    page.wait_for_selector(f"#nodes + div tbody td:has-text('{__version__}')", timeout=20_000)
     assert Axe().run(page).violations_count == 0
     screenshot(page, "fleet")
     # Without a reload by hand: it moves, and the page says why.
@@ -68,6 +72,7 @@ def test_a_node_loses_its_power_before_our_eyes(cluster: EgressCluster, page: Pa
     page.wait_for_selector(f"#changes + ol li:has-text('{FIRST} failed over')", timeout=15_000)
     assert f"node {first.name} is down" in " ".join(changes.all_inner_texts())
     assert first.name not in row.inner_text()
+    page.wait_for_selector("#nodes + div tbody td:has-text('ICMP fails')", timeout=15_000)
     assert page.locator("#wrong + ul li").first.inner_text().endswith(f"HostSubnet/{first.name}")
     screenshot(page, "fleet-node-down")
     # A filter by keyboard alone; its address can be sent to a colleague.

@@ -290,3 +290,57 @@ def test_keys_of_the_tunnel_are_believed_of_nodes_alone_and_when_they_are_signed
     (tmp_path / "keys").write_text("k" * 32 + "\nunsigned")
     done = make_lab().nodes[0].run([sys.executable, "-c", TUNNEL_KEYS, str(tmp_path / "keys")], timeout=30)
     assert done.stdout.startswith("True True"), done.stdout
+
+
+FIGURES = """
+import threading
+import time
+from egress_router.egressip.node_figures import NodeFigures
+from egress_router.net import icmp_probe
+from egress_router.net.agent_figures import as_message, parts_of
+
+icmp_probe.FIGURES_SECONDS = 0.8
+told = {f"192.0.2.{n}": n for n in range(1, 46)}
+asked = []
+
+def figures(part):
+    asked.append(part)
+    return as_message(parts_of("0.1.0", told, {}, {"no_way": 3}, {})[part])
+
+def controller(ip, address, rounds):
+    known = NodeFigures()
+    counted = []
+    def report(answers):
+        if answers[ip].figures:
+            known.take(answers[ip].figures, 1.0)
+        counted.append(answers[ip].pending is not None)
+    prober = icmp_probe.Prober(address, 4791, 0.1, report)
+    prober.set_targets({ip: ip}, frozenset(), frozenset({ip}))
+    threading.Thread(target=prober.run).start()
+    while len(counted) < rounds:
+        time.sleep(0.01)
+    prober.stop()
+    return known, any(counted)
+
+answers = lambda pods: {"ready": True, "lacks": []}
+agent = icmp_probe.Prober("127.0.0.1", 4791, 0.1, lambda _: None, answers, figures=figures)
+agent.set_peers({"127.0.1.1"})
+threading.Thread(target=agent.run, daemon=True).start()
+known, heard = controller("127.0.0.1", "127.0.1.1", 45)
+print("from a node", heard, len(known.connections), dict(known.drops), len(asked) - len(asked) % 3, asked[:6])
+asked.clear()
+known, heard = controller("127.0.0.1", "127.0.1.9", 10)
+print("from elsewhere", heard, len(known.connections), asked)
+agent.stop()
+"""
+
+
+def test_a_controller_hears_all_figures_a_part_at_a_time(make_lab: Callable[..., Lab]) -> None:
+    """From the address of a node, and no more often than it wants them; elsewhere only that the agent is there."""
+    node = make_lab().nodes[0]
+    said = node.run([sys.executable, "-c", FIGURES], timeout=60).stdout.splitlines()
+    # 4.5 s: a part in every third round of 0.1 s, all three in 0.9 s, a pause of 0.8 s, and so on.
+    assert said == [
+        "from a node True 45 {'no_way': 3} 9 [0, 1, 2, 0, 1, 2]",
+        "from elsewhere True 0 []",
+    ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
 from egress_router.config.values import Protocol
-from egress_router.egressip.node.source_ports import COUNT_EVERY, PORTS, SourcePorts
+from egress_router.egressip.node.source_ports import COUNT_EVERY, SourcePorts
+from egress_router.egressip.node_figures import PORTS
 from egress_router.net.conntrack import Use
 
 USE = Use(ip_address("192.0.2.45"), Protocol.TCP, ip_address("203.0.113.25"), 443)
@@ -38,6 +40,9 @@ def test_one_count_at_a_time_and_a_rest_after_a_long_one() -> None:
     ports.count(["192.0.2.45"])
     assert len(clock.done) == 2
     assert ports.used == {USE: 7}
+    other = replace(USE, port=80)
+    clock.done[1]({USE: 7, other: 12})
+    assert (ports.connections, ports.most) == ({"192.0.2.45": 19}, {"192.0.2.45": 12})
 
 
 def test_without_addresses_nothing_is_counted() -> None:

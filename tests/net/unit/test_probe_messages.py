@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_router.egressip.node.drop_reasons import DROPS
+from egress_router.net.agent_figures import as_message, parse_figures, parts_of
 from egress_router.net.icmp_probe import Question, Reply, parse_message
 
 POD, SOURCE = "198.51.100.2", "2001:db8:2::45"
@@ -35,6 +37,68 @@ def test_a_reply() -> None:
     reply = Reply(7, True, False, frozenset({SOURCE}), {POD: SOURCE, "198.51.100.3": ""})
     assert parse_message(json.dumps(told).encode()) == reply
     assert parse_message(b'{"told": 0}') == Reply(0, False, False, None, {})
+
+
+def test_figures_go_in_parts_and_come_back() -> None:
+    ips = {f"192.0.2.{n}": n for n in range(1, 46)}
+    parts = parts_of("0.1.0", ips, {"192.0.2.7": 7, "192.0.2.8": 0}, {"no_way": 3, "refused": 0}, {"node-2": "tunnel"})
+    assert [(one.part, one.parts, len(one.connections)) for one in parts] == [(0, 3, 20), (1, 3, 20), (2, 3, 5)]
+    assert {ip: count for one in parts for ip, count in one.connections.items()} == ips
+    assert [dict(one.drops) for one in parts] == [{"no_way": 3}, {}, {}]
+    assert (parts[0].version, parts[0].broken) == ("0.1.0", {"node-2": "tunnel"})
+    assert [dict(one.ports) for one in parts if one.ports] == [{"192.0.2.7": 7}]
+    for one in parts:
+        told = {"told": 7, "ready": True, "draining": False, "lacks": [SOURCE], "figures": as_message(one)}
+        message = parse_message(json.dumps(told).encode())
+        assert isinstance(message, Reply)
+        assert message.figures == one
+    assert len(parts_of("0.1.0", {}, {}, {}, {})) == 1, "a node without addresses has a version and drops"
+    longest = {f"2001:db8:{n:04x}:ffff:ffff:ffff:ffff:ffff": 1 << 40 for n in range(64)}
+    nodes = {f"{n:02}" + "n" * 251: "full_size" for n in range(64)}
+    for one in parts_of("0.1.0", longest, longest, dict.fromkeys(DROPS, 1 << 40), nodes):
+        assert len(json.dumps(as_message(one))) < 8000, "it fits a datagram"
+
+
+def test_a_question_for_a_part_of_the_figures() -> None:
+    assert parse_message(b'{"ask": 7, "figures": 2}') == Question(7, part=2)
+    for wrong in (b"true", b"-1", b"70000", b'"1"', b"null", b"[]"):
+        assert parse_message(b'{"ask": 7, "figures": %s}' % wrong) == Question(7)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        {},
+        {"part": 0},
+        {"part": 0, "parts": 0},
+        {"part": 1, "parts": 1},
+        {"part": True, "parts": 2},
+        {"part": 0, "parts": 65},
+        {"part": -1, "parts": 1},
+        {"part": 0.0, "parts": 1},
+    ],
+)
+def test_what_are_no_figures(value: object) -> None:
+    assert parse_figures(value) is None
+
+
+def test_what_figures_may_hold() -> None:
+    strange = {
+        "part": 0,
+        "parts": 1,
+        "version": "\x1b[31m",
+        "connections": {"192.0.2.1": -1, "192.0.2.2": True, "192.0.2.3": 1.5, "x" * 254: 1, "192.0.2.4": 4},
+        "ports": [1],
+        "drops": {str(n): n for n in range(100)},
+        "broken": {"a": 1, "b": "x" * 254, "c": "tunnel", "\ud800": "tunnel"},
+    }
+    figures = parse_figures(strange)
+    assert figures is not None
+    assert (figures.version, figures.connections, figures.ports) == ("", {"192.0.2.4": 4}, {})
+    assert len(figures.drops) == 20
+    assert figures.broken == {"c": "tunnel"}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +154,8 @@ VALUES = st.recursive(
 
 @given(
     st.dictionaries(
-        st.sampled_from(["ask", "told", "uses", "ready", "draining", "lacks", "pods", "starts", "takes"]), VALUES
+        st.sampled_from(["ask", "told", "uses", "ready", "draining", "lacks", "pods", "starts", "takes", "figures"]),
+        VALUES,
     )
 )
 def test_any_values_are_survived(message: dict[str, object]) -> None:
