@@ -17,7 +17,6 @@ from egress_router.cli.egressip_options import (
     source_options,
 )
 from egress_router.cli.once import Verb
-from egress_router.config.settings import PAGE_HOSTS
 from egress_router.egressip.controller.process import LeaseSettings, run_on_directory, run_on_kubernetes
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
 from egress_router.egressip.process import set_up_log_from_environment
@@ -77,14 +76,6 @@ from egress_router.kubernetes.configuration import load_configuration
     help="Show the fleet at / of the health port. On by default where --health-address is this machine alone; what is "
     "shown are names of namespaces and nodes, addresses and counts. EGRESS_CONTROLLER_PAGE: on or off.",
 )
-@click.option(
-    "--page-host",
-    multiple=True,
-    metavar="NAME",
-    envvar=PAGE_HOSTS,
-    help="A name by which browsers ask for the page and for /status, such as that of an Ingress; addresses, localhost "
-    "and names of Services are always taken. May be repeated; EGRESS_PAGE_HOSTS: a list.",
-)
 def controller(
     origin: str,
     kubeconfig: Path | None,
@@ -103,8 +94,8 @@ def controller(
     drain_on_cordon: bool,
     health_port: int,
     health_address: str,
-    page: bool | None,
     page_host: tuple[str, ...],
+    page: bool | None,
 ) -> int:
     """Assign egress IPs to nodes with egressCIDRs for as long as it runs, and away from nodes that die.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from egress_router.config import fields
+from egress_router.config.settings import PAGE_HOSTS
 from egress_router.egressip.node.state import PROBE_PORT
 
 DIRECTORY, KUBERNETES = "directory", "kubernetes"
@@ -60,6 +61,14 @@ def health_options(port: int, where: str) -> Callable[[Callable[..., int]], Call
     """Return the options of the endpoint; ``where`` it listens by default, in words."""
 
     def decorate(function: Callable[..., int]) -> Callable[..., int]:
+        function = click.option(
+            "--page-host",
+            multiple=True,
+            metavar="NAME",
+            envvar=PAGE_HOSTS,
+            help="A name by which browsers ask for / and /status there, such as that of an Ingress; addresses, "
+            "localhost and names of Services are always taken. May be repeated; EGRESS_PAGE_HOSTS: a list.",
+        )(function)
         function = click.option(
             "--health-address",
             envvar="EGRESS_HEALTH_ADDRESS",

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from egress_router.cli.address_lists import canonical_addresses, words
+from egress_router.cli.address_lists import canonical_addresses, host_names, words
 from egress_router.cli.egressip_options import (
     DIRECTORY,
     KEYS_OPTION,
@@ -202,6 +202,7 @@ def command(
     nri_socket: Path,
     health_port: int,
     health_address: str,
+    page_host: tuple[str, ...],
     path: Path,
 ) -> int:
     """Run the agent that gives this node's pods their egress IPs (root, the host's network)."""
@@ -230,15 +231,18 @@ def command(
         )
     if origin == DIRECTORY and nri == "on":
         raise UsageError("--nri on needs --source kubernetes: in a directory pods are those of its files")
+    hosts = host_names("--page-host", page_host)
     set_up_log_from_environment()
     if origin == DIRECTORY:
-        return run_on_directory(settings, state, path, health_port, health_address)
+        return run_on_directory(settings, state, path, health_port, health_address, hosts)
     if settings.pass_unknown:
         raise UsageError("--unknown-pods pass: with --source kubernetes an address that no pod has is always dropped")
     own = canonical_addresses("--host-ip", host_ips, "the address of a node")
     api = load_configuration(os.environ, kubeconfig, api_server)
     runtime = None if nri == "off" else nri_socket
-    return run_on_kubernetes(settings, api, own, path, health_port, health_address, runtime, nri_required=nri == "on")
+    return run_on_kubernetes(
+        settings, api, own, path, health_port, health_address, runtime, nri_required=nri == "on", hosts=hosts
+    )
 
 
 def _networks(ctx: click.Context, texts: tuple[str, ...]) -> tuple[Network, ...]:

@@ -41,12 +41,19 @@ from egress_router.net.rtnetlink.values import Link
 TOOL_SECONDS = 20.0
 
 
-def run_on_directory(settings: NodeSettings, state: Path, socket: Path, health_port: int, health_address: str) -> int:
-    """Be the agent of a node, with the objects in a directory, until SIGTERM or SIGINT; return 0. Raises
-    EgressRouterError.
+def run_on_directory(
+    settings: NodeSettings,
+    state: Path,
+    socket: Path,
+    health_port: int,
+    health_address: str,
+    hosts: Collection[str] = (),
+) -> int:
+    """Be the agent of a node, with the objects in a directory, until SIGTERM or SIGINT; return 0. ``hosts``: see
+    Endpoint. Raises EgressRouterError.
     """
     with running() as (loop, threads):
-        run_agent(settings, DirectorySource(state), loop, threads, socket, health_port, health_address)
+        run_agent(settings, DirectorySource(state), loop, threads, socket, health_port, health_address, hosts=hosts)
     return 0
 
 
@@ -60,6 +67,7 @@ def run_on_kubernetes(
     nri: Path | None = None,
     *,
     nri_required: bool = False,
+    hosts: Collection[str] = (),
 ) -> int:
     """Be the agent of a node, with the objects of the Kubernetes API, and write there what it does. ``host_ips``: the
     node's addresses where they are not those of the interface. ``nri``: where the container runtime tells of pods,
@@ -81,7 +89,7 @@ def run_on_kubernetes(
             stack.callback(writer.loop.stop)
             writer.loop.start(threads.start)
 
-        run_agent(settings, source, loop, threads, socket, health_port, health_address, started)
+        run_agent(settings, source, loop, threads, socket, health_port, health_address, started, hosts)
     return 0
 
 
@@ -94,6 +102,7 @@ def run_agent(
     health_port: int,
     health_address: str,
     started: Callable[[Agent], None] = lambda _: None,
+    hosts: Collection[str] = (),
 ) -> None:
     """Be the agent until the loop is stopped. ``started`` is called before. Closes the source. Raises
     EgressRouterError.
@@ -106,7 +115,7 @@ def run_agent(
             try:
                 agent = build_agent(settings, source, control, loop, threads)
                 address = health_address or agent.host_ip
-                serve(health_port, address, agent, NodeCollector(agent), agent.status, threads)
+                serve(health_port, address, agent, NodeCollector(agent), agent.status, threads, hosts=hosts)
                 started(agent)
                 agent.run()
             finally:
