@@ -15,7 +15,9 @@ from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, P
 from egress_router.egressip.controller.controller import Controller
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
 from egress_router.egressip.fleet.history import History
+from egress_router.egressip.fleet.legs import legs_text
 from egress_router.errors import PlatformError, TryAgainError
+from egress_router.net.agent_figures import parts_of
 from egress_router.net.icmp_probe import Answer, DrainPhase
 from tests.support.fake_loop import FakeClock, fake_loop
 from tests.support.fake_node import GONE, UP, FakeProber, FakeSource
@@ -118,6 +120,27 @@ def test_nothing_is_written_before_the_first_rounds_of_probes(fakes: Cluster) ->
     assert len(fakes.record.written) == 1
     assert fakes.lease.released
     assert fakes.probers[4].steps == [("stop",)]
+
+
+def test_what_agents_tell_is_in_the_fleet(fakes: Cluster) -> None:
+    """Connections of the address at its holder, the way between two holders that one of them misses, an agent that says
+    nothing.
+    """
+    (told,) = parts_of("0.1.0", {IP: 7}, {IP: 5}, {"refused": 3}, {"b": "tunnel"})
+    fakes.health["a"] = replace(UP, figures=told)
+    fakes.health["b"] = replace(GONE, echo=True)
+    fakes.run(30.0)
+    fleet = fakes.controller.fleet()
+    (row,) = fleet.addresses
+    assert (row.node, row.connections, row.ports) == ("a", 7, 5)
+    nodes = {node.name: node for node in fleet.nodes}
+    assert (nodes["a"].version, nodes["a"].drops, legs_text(nodes["a"].legs)) == (
+        "0.1.0",
+        (("refused", 3),),
+        "ICMP, tunnel, agent work",
+    )
+    assert legs_text(nodes["b"].legs) == "tunnel fails from a; agent fails; ICMP works"
+    assert (nodes["b"].version, fleet.versions) == ("", (("0.1.0", 1),))
 
 
 def test_who_stands_by_probes_nobody_and_leads_when_the_lease_is_free(fakes: Cluster) -> None:
