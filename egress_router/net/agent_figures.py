@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 #: So many addresses are in a part, and so many nodes with broken legs are told of at all.
 PART_ITEMS, MOST_BROKEN = 20, 10
@@ -86,7 +87,7 @@ def parse_figures(value: object) -> Figures | None:
         _counts(value.get("connections")),
         _counts(value.get("ports")),
         _counts(value.get("drops")),
-        {name: leg for name, leg in _entries(value.get("broken")) if isinstance(leg, str) and _is_name(leg)},
+        {name: leg for name, leg in _entries(value.get("broken")) if _is_name(leg)},
     )
 
 
@@ -101,5 +102,5 @@ def _counts(value: object) -> dict[str, int]:
     return {name: item for name, item in _entries(value) if type(item) is int and 0 <= item < _MOST_COUNT}
 
 
-def _is_name(value: object) -> bool:
+def _is_name(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and len(value) <= _LONGEST and value.isascii() and value.isprintable()

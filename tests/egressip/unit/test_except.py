@@ -239,9 +239,9 @@ def test_a_holder_that_has_not_confirmed_whose_address_it_is_is_waited_for() -> 
     assert excepted({"b": 1}, ("192.0.2.45",))[HERE] == ("0.0.0.0/0",), "nor is one that does not have the address"
     inputs = PlanInputs("a", state.namespaces, state.nodes, decision, {"b": 1}, frozenset())
     doubting = replace(inputs, unconfirmed={HERE: frozenset("b")})
-    for silent, excepted in (("", "10.0.0.0/8"), ("b", "0.0.0.0/0")):
+    for silent, network in (("", "10.0.0.0/8"), ("b", "0.0.0.0/0")):
         planned = Planner().plan(replace(doubting, silent=frozenset(silent)), state.pods, frozenset(), {"b": 1})
-        assert planned.excepted[HERE] == (excepted,), "an agent that says nothing is not waited for"
+        assert planned.excepted[HERE] == (network,), "an agent that says nothing is not waited for"
 
 
 def test_an_address_of_two_pods_leaves_with_no_address() -> None:
