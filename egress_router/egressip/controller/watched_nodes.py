@@ -23,13 +23,14 @@ _DRAINS = {
 
 @dataclass(slots=True)
 class Watched:
-    """One node: its health, what it is waited for, the rounds since its agent said anything, and what that said last
-    about a drain, and of its figures.
+    """One node: its health, what it is waited for, the rounds since its agent said anything and since it answered a
+    ping, and what its agent said last about a drain, and of its figures.
     """
 
     health: NodeHealth
     hold: HoldDown
     silent: int = 0
+    unanswered: int = 0
     drain: DrainPhase = DrainPhase.NONE
     figures: NodeFigures = field(default_factory=NodeFigures)
 
@@ -86,10 +87,12 @@ class WatchedNodes:
             messages.append(f"node {name} {_DRAINS[answer.drain]}")
         return messages + self._health_changed(node, name, answer, now)
 
-    @staticmethod
-    def _health_changed(node: Watched, name: str, answer: Answer, now: float) -> list[str]:
+    def _health_changed(self, node: Watched, name: str, answer: Answer, now: float) -> list[str]:
         before = node.health.state
-        if not node.health.probed(echo=answer.echo, ready=answer.ready, draining=answer.draining):
+        node.unanswered = 0 if answer.echo else node.unanswered + 1
+        # Packets get lost. A machine whose agent speaks is there, unless it answers no ping for long.
+        there = answer.echo or (answer.pending is not None and node.unanswered <= self.settings.probe_misses)
+        if not node.health.probed(echo=there, ready=answer.ready, draining=answer.draining):
             return []
         state = node.health.state
         if before is Health.DOWN and state is Health.UP:

@@ -46,6 +46,18 @@ def test_a_node_that_misses_is_offline_and_waited_for_when_it_is_back() -> None:
     assert nodes.offline(111) == set()
 
 
+def test_a_lost_ping_is_no_miss_while_the_agent_speaks() -> None:
+    """Agents are asked in every third round; one whose node answers no ping for long is as good as gone."""
+    word_only = Answer(echo=False, ready=True, draining=False, pending=frozenset())
+    nodes = watched()
+    rounds(nodes, 1, a=WELL, b=WELL)
+    for _ in range(20):
+        assert not [text for a in (GONE, GONE, word_only, WELL) for text in rounds(nodes, 1, a=a, b=WELL)]
+    assert not rounds(nodes, 3, a=word_only, b=WELL)
+    assert rounds(nodes, 3, a=word_only, b=WELL) == ["node a is down"]
+    assert not rounds(nodes, 20, a=word_only, b=WELL), "without a ping it does not come back"
+
+
 def test_when_nobody_answers_nothing_is_concluded_of_others() -> None:
     nodes = watched()
     nodes.set_names(["a", "b", "me"], ())
