@@ -21,7 +21,7 @@ from egress_router.redirect.desired import desired_here, desired_sample
 from egress_router.redirect.iptables_rules import iptables_tables, iptables_text
 from egress_router.redirect.nft_rules import nft_table
 from egress_router.redirect.plan_text import plan_json, plan_text
-from egress_router.redirect.values import Desired, RouterConfig
+from egress_router.redirect.values import Desired, FlowOffload, RouterConfig
 
 
 @click.command(
@@ -53,7 +53,7 @@ def command(env_file: str | None, manifests: tuple[str, ...], output: str, pod: 
     """Print the desired state without touching anything; no privileges needed.
 
     `-o nft` and `-o iptables` print what `init` puts in place, byte for byte; `-o squid` and `-o haproxy` what the
-    proxies are started with.
+    proxies are started with. `-o nft` has the flow table with EGRESS_FLOW_OFFLOAD=on; with auto the kernel decides.
     """
     plans: dict[str, Any] = {}
     for source, config in read_pods(env_file, manifests):
@@ -82,7 +82,7 @@ def _json(pod: PodConfig, source: Source, here: bool) -> dict[str, Any]:
 
 def _nft(pod: PodConfig, source: Source, here: bool) -> str:
     _, desired = _desired(pod, source, here)
-    return replace_script(nft_table(desired.translation))
+    return replace_script(nft_table(desired.translation, offload=desired.translation.offload is FlowOffload.ON))
 
 
 def _iptables(pod: PodConfig, source: Source, here: bool) -> str:

@@ -81,6 +81,7 @@ def as_json(status: Status) -> dict[str, Any]:
         "drift": list(status.drift),
         "egress_interface": status.egress,
         "backend": status.backend,
+        "flow_offload": {"used": not status.why_no_offload, "why_not": status.why_no_offload},
         "live": status.live,
         "sources": [str(source) for source in status.sources],
         "destinations": [
@@ -109,6 +110,7 @@ def as_text(status: Status) -> str:
     if status.live is not None:
         lines = [*live_problems(status.live), *lines, *live_lines(status.live)]
     if status.rows:
+        lines.append(_offload_line(status.why_no_offload))
         rows = [("LINE", "DESTINATION", "CONNECTIONS", "PACKETS", "BYTES")]
         for row in status.rows:
             counters = row.counters
@@ -116,6 +118,12 @@ def as_text(status: Status) -> str:
             rows.append((str(row.line), row.rule, *numbers))
         lines += ["", table(rows)]
     return "\n".join(lines)
+
+
+def _offload_line(why_not: str) -> str:
+    if why_not:
+        return f"flow offload: not used, {why_not}"
+    return "flow offload: in use; packets and bytes below are without those of offloaded connections"
 
 
 def live_problems(live: dict[str, Any]) -> list[str]:

@@ -47,6 +47,8 @@ _LOG = ("EGRESS_LOG_FORMAT", "EGRESS_LOG_LEVEL", "EGRESS_ROUTER_DEBUG")
 _SET_UP = ("EGRESS_NAT_BACKEND", "EGRESS_CLUSTER_CIDRS", "EGRESS_DAD", "EGRESS_DAD_WAIT", *_LOG)
 #: What the init container of a redirect router reads besides: that of a proxy has no list.
 _INIT = ("EGRESS_LIST_WAIT",)
+#: What both containers of a redirect router read: those of a proxy forward nothing.
+_FORWARDING = ("EGRESS_FLOW_OFFLOAD",)
 #: What a proxy's container reads besides its own.
 _STAYING = ("EGRESS_SHUTDOWN_DELAY", "EGRESS_SHUTDOWN_GRACE", "EGRESS_PAGE", "EGRESS_PAGE_HOSTS", *_LOG)
 #: Where the Secret of --parent-secret is mounted; its key is the file's name.
@@ -85,7 +87,7 @@ def _reads(component: Component) -> set[str]:
 
 def _set_up(component: Component) -> set[str]:
     """Return the variables that the init container reads."""
-    return {*_SET_UP, *(_INIT if component is Component.REDIRECT else ())}
+    return {*_SET_UP, *(_INIT + _FORWARDING if component is Component.REDIRECT else ())}
 
 
 def secret_problems(component: Component, secret: str | None) -> Iterable[Problem]:

@@ -27,7 +27,8 @@ class Connection:
     ``reply_address`` and ``reply_port`` are where it was sent, ``reply_to`` is the address that answers go to.
     ``translated``: its destination was changed. ``answered``: a packet has come back. ``live``: it can still carry data
     (a TCP connection between its first SYN and its last FIN; never a UDP flow, which has no end).
-    ``timeout`` is how many seconds from now it is forgotten if no packet of it comes. ``mark`` is its connection mark:
+    ``timeout`` is how many seconds from now it is forgotten if no packet of it comes; 0 of an ``offloaded`` one, which
+    goes by a flow table and whose state and timeout the kernel does not tell. ``mark`` is its connection mark:
     HostName.mark where a rule with a name has sent it. ``key`` is the kernel's name for it, as bytes.
     """
 
@@ -43,6 +44,7 @@ class Connection:
     timeout: int
     key: bytes
     mark: int = 0
+    offloaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,12 @@ _MARK_MASK = 21
 #: nfgenmsg of a request for all families.
 _EVERYTHING = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_SEEN_REPLY, _DESTINATION_CHANGED = 0x2, 0x20
+_SEEN_REPLY, _DESTINATION_CHANGED, _OFFLOADED = 0x2, 0x20, 0x4000
 #: nf_conntrack_tcp.h: SYN_SENT to LAST_ACK; what is over (TIME_WAIT, CLOSE) lingers for minutes.
 _LIVE_STATES = range(1, 7)
+#: A connection that a flow table had has no window that a reset could be judged by: it keeps this state, and gets the
+#: timeout of CLOSE (nf_conntrack_tcp_timeout_close, seconds; that of its state is days).
+_ESTABLISHED, _CLOSE_SECONDS = 3, 10
 #: Where ``_kind`` has the address that answers go to.
 _REPLY_TO = 4
 _PORTS = struct.Struct("!H")
@@ -363,6 +368,7 @@ def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Ad
         timeout=_word(data, found, _TIMEOUT),
         key=_key(data, found),
         mark=_word(data, found, _MARK),
+        offloaded=bool(status & _OFFLOADED),
     )
 
 
@@ -402,7 +408,15 @@ def _word(data: bytes, found: Mapping[int, tuple[int, int]], type_: int) -> int:
 
 
 def _live(data: bytes, found: Mapping[int, tuple[int, int]], protocol: Protocol) -> bool:
-    return protocol is not Protocol.UDP and _state(data, found.get(_PROTOINFO)) in _LIVE_STATES
+    if protocol is Protocol.UDP:
+        return False
+    if _word(data, found, _STATUS) & _OFFLOADED:
+        # Its state is not told. It is ESTABLISHED: what ends a connection takes it out of the flow table.
+        return True
+    state = _state(data, found.get(_PROTOINFO))
+    if protocol is Protocol.TCP and state == _ESTABLISHED and _word(data, found, _TIMEOUT) <= _CLOSE_SECONDS:
+        return False
+    return state in _LIVE_STATES
 
 
 def _tuple(data: bytes, at: int, end: int) -> tuple[bytes, bytes, int, int, int]:

@@ -20,7 +20,7 @@ from egress_router.net.rtnetlink.values import MacvlanMode
 from egress_router.redirect.destinations import parse_rules
 from egress_router.redirect.pair.config import VARIABLE as PAIR
 from egress_router.redirect.pair.config import parse_pair
-from egress_router.redirect.values import Backend, Mode, RouterConfig
+from egress_router.redirect.values import Backend, FlowOffload, Mode, RouterConfig
 
 #: Seconds. A pod that is deleted is replaced at once, and has its address until it has ended: with what `manifests`
 #: writes at most 45 s later (terminationGracePeriodSeconds). Less than the startup probe's 60 s.
@@ -48,12 +48,14 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
     if pair is not None and mode is not Mode.LEGACY and mode_known:
         message = f"is for a router that stays, not for EGRESS_ROUTER_MODE={mode}"
         problems.error(PAIR, None, str(pair.number), message, "`egress-router run`, or another EGRESS_SOURCE each")
+    backend = _choice(inputs, problems, "EGRESS_NAT_BACKEND", Backend, Backend.AUTO)
     config = RouterConfig(
         mode=mode,
         sources=sources,
         gateways=gateways,
         rules=rules,
-        backend=_choice(inputs, problems, "EGRESS_NAT_BACKEND", Backend, Backend.AUTO),
+        backend=backend,
+        flow_offload=_flow_offload(inputs, problems, backend),
         interface=_interface(inputs, problems, "EGRESS_INTERFACE"),
         parent_interface=_interface(inputs, problems, "EGRESS_PARENT_INTERFACE"),
         host_netns=_path(inputs, problems, "EGRESS_HOST_NETNS"),
@@ -65,9 +67,21 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
     )
     list_wait(inputs, problems)
     _refuse_host_addresses(inputs, problems, sources)
-    if not mode.redirects and rules.all:
-        problems.warn("EGRESS_DESTINATION", None, "", f"is not used with EGRESS_ROUTER_MODE={mode}")
+    if not mode.redirects:
+        if rules.all:
+            problems.warn("EGRESS_DESTINATION", None, "", f"is not used with EGRESS_ROUTER_MODE={mode}")
+        if config.flow_offload is FlowOffload.ON:
+            problems.warn("EGRESS_FLOW_OFFLOAD", None, "on", f"is not used with EGRESS_ROUTER_MODE={mode}")
     return config if len(problems.errors) == before else None
+
+
+def _flow_offload(inputs: Inputs, problems: Problems, backend: Backend) -> FlowOffload:
+    """Read EGRESS_FLOW_OFFLOAD; what cannot be with ``backend`` is noted."""
+    wanted = _choice(inputs, problems, "EGRESS_FLOW_OFFLOAD", FlowOffload, FlowOffload.AUTO)
+    if wanted is FlowOffload.ON and backend is Backend.IPTABLES:
+        message = "needs the flow tables of nftables, and EGRESS_NAT_BACKEND is iptables"
+        problems.error("EGRESS_FLOW_OFFLOAD", None, "on", message, "EGRESS_NAT_BACKEND=nftables, or auto here")
+    return wanted
 
 
 def list_wait(inputs: Inputs, problems: Problems) -> float:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect_right
 
 from egress_router.config.values import Address, Family, HostName, Protocol, family_of
 from egress_router.net.conntrack import Connection, Conntrack, nothing_tracked
-from egress_router.redirect.values import Desired, NamedRedirect, Redirect, Translation
+from egress_router.net.netlink import NetlinkError
+from egress_router.records import replace
+from egress_router.redirect.nat import NatBackend
+from egress_router.redirect.values import Desired, FlowOffload, NamedRedirect, Redirect, Translation
 
 
 class Sieve:
@@ -72,8 +76,24 @@ def translated(desired: Desired) -> list[Connection]:
         return [item for item in conntrack.connections(_addresses(desired)) if item.translated]
 
 
-def end_stale(desired: Desired) -> int:
-    """End the connections that the rules in force would not make; return how many. Raises PlatformError."""
+def end_stale(desired: Desired, backend: NatBackend) -> int:
+    """End the connections that the rules in force would not make; return how many. Raises EgressRouterError.
+
+    Some kernels refuse that (EBUSY) for what a flow table has: then ``backend`` takes it away meanwhile.
+    """
+    try:
+        return _end_stale(desired)
+    except NetlinkError as error:
+        if error.code != errno.EBUSY:
+            raise
+    backend.apply(replace(desired.translation, offload=FlowOffload.OFF))
+    try:
+        return _end_stale(desired)
+    finally:
+        backend.apply(desired.translation)
+
+
+def _end_stale(desired: Desired) -> int:
     if nothing_tracked():
         return 0
     sieve, addresses = Sieve(desired.translation), _addresses(desired)

@@ -26,7 +26,7 @@ from egress_router.redirect.plan import plan_translation
 from egress_router.redirect.run_config import parse_run
 from egress_router.redirect.setup import restore
 from egress_router.redirect.state import State
-from egress_router.redirect.values import Counters, Desired, RouterConfig, Ruleset, Translation
+from egress_router.redirect.values import Counters, Desired, FlowOffload, RouterConfig, Ruleset, Translation
 
 #: A table of ten thousand destinations that was deleted would fill the log.
 LOGGED_LINES = 100
@@ -117,8 +117,8 @@ class Reconciler:
         return run.router.rules
 
     def end_stale(self) -> int:
-        """End the connections that the rules in force would not make; return how many. Raises PlatformError."""
-        return end_stale(self.desired)
+        """End the connections that the rules in force would not make; return how many. Raises EgressRouterError."""
+        return end_stale(self.desired, self.backend)
 
     def check(self, *, rules: bool, network: bool, told: bool = True) -> bool:
         """Look whether the rules, or the network, or both are in place and put back what is not; return whether all of
@@ -130,7 +130,10 @@ class Reconciler:
                 lines = self.backend.repair(self.desired.translation) if rules else []
                 if network:
                     missing, observed = restore(self.config, self.desired, self.may_hold)
-                    if not missing and self._adopt(observed):
+                    if missing:
+                        # An interface that was made anew is in no flow table.
+                        missing += self.backend.repair(self.desired.translation)
+                    elif self._adopt(observed):
                         missing, _ = restore(self.config, self.desired, self.may_hold)
                         missing += self.backend.repair(self.desired.translation)
                     lines += missing
@@ -193,9 +196,22 @@ class Reconciler:
         """Return the translated connections. Raises PlatformError."""
         return translated(self.desired)
 
+    def why_no_offload(self) -> str:
+        """Return why established connections go by the rules; empty where they go around them, by a flow table."""
+        return self.backend.why_no_offload(self.desired.translation)
+
+    def stop_offloading(self) -> None:
+        """Have established connections go by the rules: of those in a flow table the kernel does not tell whether they
+        still carry something. Raises EgressRouterError.
+        """
+        if not self.why_no_offload():
+            self.config = replace(self.config, flow_offload=FlowOffload.OFF)
+            self._apply(replace(self.desired.translation, offload=FlowOffload.OFF))
+
     def stop_accepting(self) -> None:
         """Let established connections go on and refuse new ones. Raises EgressRouterError."""
-        self._apply(replace(self.desired.translation, accepting=False))
+        self.config = replace(self.config, flow_offload=FlowOffload.OFF)
+        self._apply(replace(self.desired.translation, accepting=False, offload=FlowOffload.OFF))
 
     def close(self) -> None:
         """Forward nothing any more, and end what was forwarded. Raises EgressRouterError."""

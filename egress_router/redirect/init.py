@@ -16,6 +16,7 @@ from egress_router.daemon.log import LOGGER, log_warnings, set_up_log
 from egress_router.errors import ConfigurationError, PlatformError
 from egress_router.redirect.config import parse_router
 from egress_router.redirect.connections import end_stale
+from egress_router.redirect.nat import NatBackend
 from egress_router.redirect.setup import set_up
 from egress_router.redirect.values import Desired, Mode, RouterConfig
 
@@ -40,8 +41,7 @@ def run_init(env: Mapping[str, str]) -> int:
         from egress_router.redirect.run import run_router
 
         return run_router(env)
-    desired, _ = set_up(config)
-    _end_stale(desired)
+    _end_stale(*set_up(config))
     return 0
 
 
@@ -66,10 +66,10 @@ def _leave(number: int, _: FrameType | None) -> NoReturn:
     os._exit(128 + number)
 
 
-def _end_stale(desired: Desired) -> None:
+def _end_stale(desired: Desired, backend: NatBackend) -> None:
     """End what former rules have made, in a pod where ``init`` runs again; the pod is a router without that, too."""
     try:
-        ended = end_stale(desired)
+        ended = end_stale(desired, backend)
     except PlatformError as error:
         LOGGER.warning("connections of former rules, if there are any, go on until they end: %s", error)
     else:

@@ -11,7 +11,8 @@ from egress_router.net.iptables.kernel import Counted, Iptables, IptablesKernel,
 from egress_router.net.iptables.platform import NAMES_FILES
 from egress_router.net.iptables.rules import IptTable
 from egress_router.redirect.iptables_rules import PREFIX, iptables_tables, name_chain, spread_rules
-from egress_router.redirect.values import Counters, Translation
+from egress_router.redirect.offload import NOT_WITH_IPTABLES, OFF
+from egress_router.redirect.values import Counters, FlowOffload, Translation
 
 _TABLES = ("filter", "mangle", "nat")
 
@@ -51,6 +52,14 @@ class IptablesBackend:
     def remove(self) -> None:
         """See NatBackend."""
         self.iptables.remove(_TABLES)
+
+    def cannot_offload(self) -> str:
+        """See NatBackend."""
+        return NOT_WITH_IPTABLES
+
+    def why_no_offload(self, desired: Translation) -> str:
+        """See NatBackend."""
+        return OFF if desired.offload is FlowOffload.OFF else NOT_WITH_IPTABLES
 
     def tables(self, desired: Translation) -> dict[Family, MakeTables]:
         """Return how the tables of each family are made. Raises PlatformError when the kernel has no iptables for one

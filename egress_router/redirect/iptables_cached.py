@@ -20,7 +20,8 @@ from egress_router.net.iptables.rules import IptTable, chain_lines, hook_lines
 from egress_router.records import dataclass, replace
 from egress_router.redirect.iptables_backend import IptablesBackend, answer_table, by_line, tables_of
 from egress_router.redirect.iptables_rules import PREFIX, iptables_tables
-from egress_router.redirect.values import Counters, Translation
+from egress_router.redirect.offload import NOT_WITH_IPTABLES, OFF
+from egress_router.redirect.values import Counters, FlowOffload, Translation
 
 #: With more redirects, work is done in a child, with which its memory goes.
 LARGE = 500
@@ -114,6 +115,14 @@ class CachedIptables:
         """See NatBackend."""
         self._desired = None
         self._backend.remove()
+
+    def cannot_offload(self) -> str:
+        """See NatBackend."""
+        return NOT_WITH_IPTABLES
+
+    def why_no_offload(self, desired: Translation) -> str:
+        """See NatBackend."""
+        return OFF if desired.offload is FlowOffload.OFF else NOT_WITH_IPTABLES
 
     def _leave_state(self) -> tuple[Translation, dict[_Key, _CachedTable]] | None:
         """Return the state that is known, which is about to be left."""

@@ -25,6 +25,12 @@ class RouterCollector(Collector):
         """Yield every figure. Raises EgressRouterError."""
         yield from self._traffic()
         yield from self._tracked()
+        yield GaugeMetricFamily(
+            "egress_router_flow_offload",
+            "Whether established connections go around the rules, by a flow table; then packets and bytes of "
+            "destination lines are without theirs.",
+            value=int(not self._live.why_no_offload()),
+        )
         state = self._live.state
         yield from _own(state)
         yield from _pair(state.pair)
@@ -54,9 +60,13 @@ class RouterCollector(Collector):
             "Ports of EGRESS_SOURCE in use towards one remote address and port; about 64000 can be.",
             labels=("protocol", "remote", "port"),
         )
-        used = Counter(
-            (str(item.protocol), str(item.reply_address), str(item.reply_port)) for item in self._live.connections()
+        connections = self._live.connections()
+        yield GaugeMetricFamily(
+            "egress_router_offloaded_connections",
+            "Connections that a flow table takes around the rules now.",
+            value=sum(item.offloaded for item in connections),
         )
+        used = Counter((str(item.protocol), str(item.reply_address), str(item.reply_port)) for item in connections)
         for labels, count in used.items():
             ports.add_metric(labels, count)
         yield ports

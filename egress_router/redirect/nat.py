@@ -7,7 +7,7 @@ from typing import Protocol
 
 from egress_router.config.values import Family, HostName
 from egress_router.net.iptables.platform import available_families
-from egress_router.redirect.values import Backend, Counters, Translation
+from egress_router.redirect.values import Backend, Counters, FlowOffload, Translation
 
 
 class NatBackend(Protocol):
@@ -48,15 +48,30 @@ class NatBackend(Protocol):
         """Take away everything of ours. Raises PlatformError."""
         ...
 
+    def cannot_offload(self) -> str:
+        """Return why established connections cannot go around the rules here, whatever is desired; empty where they
+        can. Waits for the kernel's answer.
+        """
+        ...
 
-def choose_backend(wanted: Backend, families: Iterable[Family]) -> NatBackend:
+    def why_no_offload(self, desired: Translation) -> str:
+        """Return why established connections do not go around the rules of ``desired``; empty where they do."""
+        ...
+
+
+def choose_backend(wanted: Backend, families: Iterable[Family], offload: FlowOffload = FlowOffload.OFF) -> NatBackend:
     """Return the backend; ``auto`` takes iptables where the kernel offers legacy iptables for all ``families``, those
-    of EGRESS_SOURCE.
+    of EGRESS_SOURCE, and nothing but nftables will do for ``offload``. Unless that is off, the kernel is
+    being asked about flow tables afterwards.
     """
-    if wanted is Backend.IPTABLES or (wanted is Backend.AUTO and set(families) <= set(available_families())):
+    free = wanted is Backend.AUTO and offload is not FlowOffload.ON
+    if wanted is Backend.IPTABLES or (free and set(families) <= set(available_families())):
         from egress_router.redirect.iptables_backend import IptablesBackend
 
         return IptablesBackend()
     from egress_router.redirect.nft_backend import Nftables
 
-    return Nftables()
+    backend = Nftables()
+    if offload is not FlowOffload.OFF:
+        backend.kernel.ask()
+    return backend

@@ -8,6 +8,7 @@ from typing import Any
 from egress_router.config.values import HostName
 from egress_router.net import forked
 from egress_router.redirect.nft_backend import Nftables
+from egress_router.redirect.offload import Kernel
 from egress_router.redirect.values import Counters, Translation
 
 #: Smaller ones are faster without a fork.
@@ -19,8 +20,9 @@ class ForkedNftables:
 
     name = Nftables.name
 
-    def __init__(self) -> None:
-        self._backend = Nftables()
+    def __init__(self, kernel: Kernel | None = None) -> None:
+        """``kernel`` may have been asked already whether it has flow tables."""
+        self._backend = Nftables(kernel=kernel)
 
     def apply(self, desired: Translation) -> bool:
         """See NatBackend."""
@@ -49,19 +51,32 @@ class ForkedNftables:
         """See NatBackend."""
         self._backend.remove()
 
+    def cannot_offload(self) -> str:
+        """See NatBackend."""
+        return self._backend.cannot_offload()
+
+    def why_no_offload(self, desired: Translation) -> str:
+        """See NatBackend."""
+        return self._backend.why_no_offload(desired)
+
     def _do(self, verb: str, desired: Translation) -> Any:
         work = getattr(self._backend, verb)
         if not _is_large(desired) or self._backend.holds(desired):
             return work(desired)
         before = self._backend.found
+        # Before the child does: what it is told is gone with it.
+        interfaces = self._backend.offloading(desired)
 
-        def work_and_tell() -> tuple[Any, int | None]:
-            result, found = work(desired), self._backend.found
-            return result, None if found is None or found is before else found[0]
+        def work_and_tell() -> tuple[Any, int | None, str | None]:
+            result, found, refused = work(desired), self._backend.found, self._backend.refused
+            fresh = None if found is None or found is before else found[0]
+            return result, fresh, None if refused is None or found is None or found[2] else refused[1]
 
-        result, generation = forked.start(["nftables", verb], work_and_tell).result()
+        result, generation, refused = forked.start(["nftables", verb], work_and_tell).result()
+        if refused is not None:
+            self._backend.refused = interfaces, refused
         if generation is not None:
-            self._backend.found = (generation, desired)
+            self._backend.found = (generation, desired, () if refused is not None else interfaces)
         return result
 
     def _rows(self, desired: Translation) -> list[tuple[int, int, int, int]]:

@@ -6,11 +6,12 @@ nft lists it, so that what was read back can be compared with it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ipaddress import collapse_addresses
 from typing import TypeVar
 
 from egress_router.config.values import Address, Family, Protocol
-from egress_router.net.nft.values import NftChain, NftSet, NftTable
+from egress_router.net.nft.values import NftChain, NftFlowtable, NftSet, NftTable
 from egress_router.records import replace
 from egress_router.redirect.network_state import CLUSTER_MARK
 from egress_router.redirect.nft_names import name_chain, named_chains, named_maps
@@ -18,6 +19,8 @@ from egress_router.redirect.pair.values import GROUP, PROTOCOL_NUMBER
 from egress_router.redirect.values import Redirect, Translation
 
 TABLE = "inet egress_router"
+#: Its flow table, where there is one.
+FLOW_TABLE = "established"
 _Part = TypeVar("_Part", NftSet, NftChain)
 WITH_PORTS = "meta l4proto { tcp, udp, sctp }"
 _NFPROTO = {Family.IPV4: "ipv4", Family.IPV6: "ipv6"}
@@ -25,8 +28,10 @@ _IP = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 _TYPE = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
 
 
-def nft_table(translation: Translation) -> NftTable:
-    """Return the whole table for ``translation``."""
+def nft_table(translation: Translation, *, offload: bool = False) -> NftTable:
+    """Return the whole table for ``translation``; with ``offload``, for which both interfaces must be there,
+    established connections go around its rules.
+    """
     sets = [_cluster_set(translation, family) for family in Family]
     if translation.adverts is not None:
         sets += [_source_set(translation, family) for family in translation.sources]
@@ -39,7 +44,8 @@ def nft_table(translation: Translation) -> NftTable:
             redirecting += chains[:1]
             counting += chains[1:]
     named = [chain for family in Family for spread in translation.spreads(family) for chain in named_chains(spread)]
-    forwarding = [_forwarded(counting), *counting] if redirecting else []
+    offload = offload and bool(redirecting)
+    forwarding = [_forwarded(translation, counting, offload=offload), *counting] if redirecting else []
     parts = (
         *redirecting,
         _prerouting(translation, redirecting if translation.accepting else []),
@@ -52,7 +58,9 @@ def nft_table(translation: Translation) -> NftTable:
         _guard(translation),
         *sorted(named, key=lambda chain: chain.name),
     )
-    return NftTable(TABLE, tuple(map(_with_comment, sets)), tuple(map(_with_comment, parts)))
+    devices = tuple(sorted((translation.cluster, translation.egress)))
+    flowtables = (NftFlowtable(FLOW_TABLE, devices),) if offload else ()
+    return NftTable(TABLE, tuple(map(_with_comment, sets)), tuple(map(_with_comment, parts)), flowtables=flowtables)
 
 
 #: What chains and sets are for: by their names without family and protocol.
@@ -204,18 +212,43 @@ def _forward(translation: Translation, redirects: bool) -> NftChain:
     )
 
 
-def _forwarded(counting: list[NftChain]) -> NftChain:
+def _forwarded(translation: Translation, counting: list[NftChain], *, offload: bool) -> NftChain:
     """Clamp the MSS to the path, both ways, and count by line."""
     family_of_chain = {f"count{family.value}": _NFPROTO[family] for family in Family}
     return NftChain(
         "forwarded",
         None,
         (
+            *(_offload(translation) if offload else ()),
             "tcp flags syn tcp flags ! rst tcp option maxseg size set rt mtu",
             *(f"meta nfproto {family_of_chain[chain.name]} jump {chain.name}" for chain in counting),
             "accept",
         ),
     )
+
+
+def _offload(translation: Translation) -> Iterator[str]:
+    """Put established connections into the flow table: from then on their packets pass no rule, and so only those may
+    be there that every rule behind would let pass.
+
+    A reply has come by the egress interface and has its way to the client looked up; the kernel looks for the other way
+    by itself, from the pod's own point of view (``nft_flow_route``). Of a client's packet it would look for the way
+    back like that, and take a client that is not on the cluster interface's own network for a neighbour. Where it finds
+    no route to the server it takes that for a neighbour, too, so the route is asked for first: a pair's router that
+    has lost its address would send with it. The guard is repeated: what leaves with another source is not offloaded.
+    """
+    for family in Family:
+        if family in translation.sources:
+            known = _known_source(translation, family)
+            yield (
+                f"ct direction reply ct state established ct reply {_IP[family]} daddr {known} "
+                f"meta l4proto {{ tcp, udp }} fib saddr . iif oif exists flow add @{FLOW_TABLE}"
+            )
+
+
+def _known_source(translation: Translation, family: Family) -> str:
+    source = translation.sources[family]
+    return str(source) if translation.adverts is None else f"@source{family.value}"
 
 
 def _input(translation: Translation, redirects: bool) -> NftChain:
@@ -286,8 +319,7 @@ def _wrong_source(translation: Translation) -> tuple[str, ...]:
         if family is Family.IPV6:
             # Multicast listener reports carry no address while there is no link-local one (RFC 3810, 5.2.13).
             rules.append(f"{name} ip6 saddr :: icmpv6 type mld2-listener-report accept")
-        known = str(source) if translation.adverts is None else f"@source{family.value}"
-        rules.append(f"{name} {_IP[family]} saddr != {known} counter drop")
+        rules.append(f"{name} {_IP[family]} saddr != {_known_source(translation, family)} counter drop")
     return tuple(rules)
 
 

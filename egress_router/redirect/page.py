@@ -112,6 +112,12 @@ def _parts(live: Reconciler) -> Iterator[PartRow]:
         Level.CUT_OFF if state.problem else Level.FINE,
         state.problem or "as they shall be",
     )
+    why = live.why_no_offload()
+    yield PartRow(
+        "flow offload",
+        Level.FINE,
+        f"not used, {why}" if why else "in use: rates and bytes are without those of offloaded connections",
+    )
 
 
 def pair_row(pair: PairState) -> PartRow:

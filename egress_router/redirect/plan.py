@@ -32,7 +32,7 @@ from egress_router.redirect.network_state import (
     NetworkState,
 )
 from egress_router.redirect.pair.values import LEASE_SECONDS
-from egress_router.redirect.values import Mode, RouterConfig, Ruleset, Translation
+from egress_router.redirect.values import FlowOffload, Mode, RouterConfig, Ruleset, Translation
 
 #: Behind every other route of EGRESS_TABLE; any large value does.
 LAST_METRIC = 65535
@@ -324,6 +324,7 @@ def plan_translation(
         answers=answers,
         adverts=None if config.pair is None else config.pair.sources,
         holds=config.holds,
+        offload=config.flow_offload if config.mode.redirects else FlowOffload.OFF,
     )
 
 

@@ -337,6 +337,7 @@ class RedirectDaemon:
                 number.name,
                 self._run.grace,
             )
+            self._worker.do(lambda: _tried(self._live.stop_offloading), lambda _: None)
             self._loop.every(DRAIN_SECONDS, self._drain)
         elif delay:
             LOGGER.info("%s: leaving; not ready, and new connections are taken for %d s more", number.name, delay)
@@ -417,7 +418,7 @@ def run_router(env: Mapping[str, str]) -> int:
         # One of a pair begins as a standby.
         router = run.router if run.router.pair is None else replace(run.router, holds=False)
         desired, backend = set_up(router)
-        backend = ForkedNftables() if isinstance(backend, Nftables) else CachedIptables()
+        backend = ForkedNftables(backend.kernel) if isinstance(backend, Nftables) else CachedIptables()
         give_back_memory()
         loop = Loop()
         threads = Threads(loop)

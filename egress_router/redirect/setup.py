@@ -23,8 +23,9 @@ from egress_router.redirect.macvlan import create_macvlan, host_namespace
 from egress_router.redirect.nat import NatBackend, choose_backend
 from egress_router.redirect.network_drift import Drift, network_drift
 from egress_router.redirect.network_state import PROTOCOL, NetworkState
+from egress_router.redirect.offload import refuse_without_offload
 from egress_router.redirect.plan import cluster_interface_warnings
-from egress_router.redirect.values import Desired, RouterConfig
+from egress_router.redirect.values import Desired, FlowOffload, RouterConfig
 from egress_router.redirect.withdraw import withdraw
 
 #: Changing links, addresses, routes and rules; asking and telling the neighbours, and reading iptables.
@@ -44,15 +45,23 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
     packet can leave with another source. Raises EgressRouterError.
     """
     _refuse_missing_families(config)
+    offload = config.flow_offload if config.mode.redirects else FlowOffload.OFF
+    backend = choose_backend(config.backend, config.sources, offload)
+    if offload is FlowOffload.ON:
+        # Before anything is changed.
+        capabilities.require(CAPABILITIES, "setting up an egress router")
+        refuse_without_offload(backend.cannot_offload())
     with Rtnetlink() as kernel:
         link, observed = _egress_link(kernel, config)
         for warning in cluster_interface_warnings(observed, link.name):
             LOGGER.warning("%s", warning)
         desired = desired_state(config, observed, link.name)
         _refuse_other_addresses(config, observed, link)
-        backend = choose_backend(config.backend, config.sources)
         drift = network_drift(desired.network, observed)
         changed = backend.apply(desired.translation)
+        why = backend.why_no_offload(desired.translation)
+        if offload is FlowOffload.ON and why:
+            refuse_without_offload(why)
         LOGGER.debug("%s rules are in place (%s)", backend.name, "changed" if changed else "as they were")
         changed |= _set_sysctls(kernel, desired.network, link, observed)
         changed |= bool(drift.lines())
@@ -63,6 +72,10 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
     state = "set up" if changed else "already in place, nothing changed"
     doing = "leaving" if config.holds else "ready to leave"
     LOGGER.info("%s: %s by %s with %s (%s)", state, doing, link.name, sources, backend.name)
+    if not why:
+        LOGGER.info("established connections go around the rules, by a flow table")
+    elif offload is FlowOffload.AUTO:
+        LOGGER.info("established connections go by the rules: %s", why)
     return desired, backend
 
 

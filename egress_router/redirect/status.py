@@ -29,7 +29,9 @@ class Row:
 class Status:
     """What ``egress-router status`` shows; an empty ``drift`` is what should be.
 
-    ``live`` is what the router that stays says of itself (State.as_json); None where none runs or it does not answer.
+    ``why_no_offload``: why established connections go by the rules; empty where a flow table takes them around, and
+    packets and bytes of rows are without theirs. ``live`` is what the router that stays says of itself (State.as_json);
+    None where none runs or it does not answer.
     """
 
     egress: str
@@ -37,12 +39,13 @@ class Status:
     sources: tuple[Interface, ...]
     drift: tuple[str, ...]
     rows: tuple[Row, ...]
+    why_no_offload: str = ""
     live: dict[str, Any] | None = None
 
 
 def read_status(config: RouterConfig) -> Status:
     """Read the status of the pod that this process is in. Raises EgressRouterError."""
-    backend = choose_backend(config.backend, config.sources)
+    backend = choose_backend(config.backend, config.sources, config.flow_offload)
     # Legacy iptables is read through a raw socket.
     capabilities.require(
         ("NET_ADMIN", "NET_RAW") if backend.name == "iptables" else ("NET_ADMIN",), "reading the rules"
@@ -51,12 +54,13 @@ def read_status(config: RouterConfig) -> Status:
     desired = desired_here(replace(config, holds=_holds(config, live)), _answers(config, live))
     with Rtnetlink() as kernel:
         drift = drift_lines(kernel, desired, backend)
+    why = backend.why_no_offload(desired.translation)
     counters = backend.counters(desired.translation)
     rows = tuple(
         Row(rule.line, str(rule), counters.get(rule.line, Counters())) for rule in desired.translation.rules.all
     )
     sources = tuple(config.sources[family] for family in sorted(config.sources))
-    return Status(desired.network.egress, backend.name, sources, tuple(drift), rows, live)
+    return Status(desired.network.egress, backend.name, sources, tuple(drift), rows, why, live)
 
 
 def _holds(config: RouterConfig, live: dict[str, Any] | None) -> bool:

@@ -35,6 +35,14 @@ class Backend(StrEnum):
     NFTABLES = "nftables"
 
 
+class FlowOffload(StrEnum):
+    """Whether established connections go around the rules, by a flow table: if the kernel has them, always, never."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True)
 class Redirect:
     """One rule: connections to ``ports`` of the pod go to ``to_ports`` of ``address``.
@@ -174,6 +182,7 @@ class RouterConfig:
     gateways: dict[Family, Address]
     rules: Ruleset = Ruleset()
     backend: Backend = Backend.AUTO
+    flow_offload: FlowOffload = FlowOffload.AUTO
     interface: str | None = None
     parent_interface: str | None = None
     host_netns: str | None = None
@@ -240,6 +249,8 @@ class Translation:
     ones are not redirected. ``answers`` has the addresses of the names in ``rules``; None where they are not known and
     do not matter.
 
+    ``offload``: established TCP connections and UDP flows may go around the rules, where the kernel can do that.
+
     ``adverts`` may leave and come: VRRP of a pair, from sources of that network; None without a pair. A router of a
     pair that does not hold its sources redirects nothing and lets nothing else out.
     """
@@ -255,6 +266,7 @@ class Translation:
     answers: Mapping[HostName, tuple[Address, ...]] | None = field(default_factory=dict)
     adverts: IPv4Network | None = None
     holds: bool = True
+    offload: FlowOffload = FlowOffload.OFF
 
     def spreads(self, family: Family) -> Iterator[Spread]:
         """Yield what each rule with a name does in ``family``, the fallback last; nothing in one without a source."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from egress_router.config.patterns import pattern
 from egress_router.net.nft.script import COUNTER, table_text
-from egress_router.net.nft.values import NftChain, NftSet, NftTable
+from egress_router.net.nft.values import NftChain, NftFlowtable, NftSet, NftTable
 from egress_router.records import replace
 
 _VALUES = r"(?:^|\s)counter packets (\d+) bytes (\d+)"
@@ -18,21 +18,36 @@ def parse_table(listing: str) -> NftTable:
     sets: list[NftSet] = []
     chains: list[NftChain] = []
     counters: list[str] = []
+    flowtables: list[NftFlowtable] = []
     index = 1
     while index < len(lines):
         words = lines[index].split()
-        if len(words) == 3 and words[2] == "{" and words[0] in ("set", "map", "chain", "counter"):
+        if len(words) == 3 and words[2] == "{" and words[0] in ("set", "map", "chain", "counter", "flowtable"):
             end = lines.index("\t}", index)
             body = lines[index + 1 : end]
             if words[0] == "chain":
                 chains.append(_parse_chain(words[1], body))
             elif words[0] == "counter":
                 counters.append(words[1])
+            elif words[0] == "flowtable":
+                flowtables.append(_parse_flowtable(words[1], body))
             else:
                 sets.append(_parse_set(words[0], words[1], body))
             index = end
         index += 1
-    return NftTable(name, tuple(sets), tuple(chains), tuple(counters))
+    return NftTable(name, tuple(sets), tuple(chains), tuple(counters), tuple(flowtables))
+
+
+def _parse_flowtable(name: str, body: list[str]) -> NftFlowtable:
+    """Read a flow table. Its hook is always the ingress, and versions of nft write its priority in several ways."""
+    devices: list[str] = []
+    options = []
+    for line in (raw.strip() for raw in body):
+        if line.startswith("devices = {"):
+            devices = line.removeprefix("devices = {").removesuffix("}").replace('"', "").replace(",", " ").split()
+        elif not line.startswith("hook "):
+            options.append(line)
+    return NftFlowtable(name, tuple(sorted(devices)), tuple(options))
 
 
 def _parse_set(kind: str, name: str, body: list[str]) -> NftSet:
@@ -73,7 +88,7 @@ def rule_counters(listing: str) -> dict[tuple[str, str], tuple[int, int]]:
     place = ""
     for raw in listing.splitlines():
         words = raw.split()
-        if len(words) == 3 and words[2] == "{" and words[0] in ("chain", "counter", "set", "map"):
+        if len(words) == 3 and words[2] == "{" and words[0] in ("chain", "counter", "set", "map", "flowtable"):
             place = f"{words[0]} {words[1]}"
         elif place.startswith("counter ") and len(words) == 4 and words[0] == "packets":
             found[(place, "")] = (int(words[1]), int(words[3]))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from egress_router.config.patterns import pattern
-from egress_router.net.nft.values import NftChain, NftSet, NftTable, SetChange
+from egress_router.net.nft.values import NftChain, NftFlowtable, NftSet, NftTable, SetChange
 
 #: (set name, key), ("chain NAME", rule) or ("counter NAME", "") → (packets, bytes)
 Counted = Mapping[tuple[str, str], tuple[int, int]]
@@ -23,6 +23,7 @@ def table_text(table: NftTable, counted: Counted = _NOTHING) -> str:
     values of ``counted``, as ``nft list table`` does.
     """
     blocks = ["\n".join(_counter_lines(name, counted)) for name in table.counters]
+    blocks += ["\n".join(_flowtable_lines(item)) for item in table.flowtables]
     blocks += ["\n".join(_set_lines(item, counted)) for item in table.sets]
     blocks += ["\n".join(_chain_lines(chain, counted)) for chain in table.chains]
     return f"table {table.name} {{\n" + "\n\n".join(blocks) + "\n}\n"
@@ -48,7 +49,8 @@ def element_changes(old: NftTable, new: NftTable) -> tuple[SetChange, ...] | Non
     fixed = [[chain for chain in table.chains if chain.name in lasting] for table in (old, new)]
     hooked = any(chain.hook for chain in old.chains if chain.name not in lasting)
     frames = [[_frame(item) for item in table.sets] for table in (old, new)]
-    if fixed[0] != fixed[1] or hooked or frames[0] != frames[1] or old.counters != new.counters:
+    kept = old.counters == new.counters and old.flowtables == new.flowtables
+    if fixed[0] != fixed[1] or hooked or frames[0] != frames[1] or not kept:
         return None
     changes = []
     for before, after in zip(old.sets, new.sets, strict=True):
@@ -118,6 +120,17 @@ def _counter_lines(name: str, counted: Counted) -> Iterator[str]:
     yield f"\tcounter {name} {{"
     if packets or size:
         yield f"\t\tpackets {packets} bytes {size}"
+    yield "\t}"
+
+
+def _flowtable_lines(item: NftFlowtable) -> Iterator[str]:
+    yield f"\tflowtable {item.name} {{"
+    yield "\t\thook ingress priority filter"
+    # Quoted: a name may begin with a digit.
+    names = ", ".join(f'"{name}"' for name in item.devices)
+    yield f"\t\tdevices = {{ {names} }}"
+    for line in item.options:
+        yield f"\t\t{line}"
     yield "\t}"
 
 

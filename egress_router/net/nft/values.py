@@ -1,4 +1,6 @@
-"""An nftables table as values: sets and maps with their elements, chains with their rules, counters. See nft(8)."""
+"""An nftables table as values: sets and maps with their elements, chains with their rules, counters, flow tables. See
+nft(8).
+"""
 
 from __future__ import annotations
 
@@ -56,13 +58,27 @@ class NftChain:
 
 
 @dataclass(frozen=True, slots=True)
+class NftFlowtable:
+    """A flow table on the ingress of ``devices``, which are in the order of their names; ``options`` are its further
+    lines, such as ``counter``. The kernel takes a device out of it when that goes away.
+    """
+
+    name: str
+    devices: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NftTable:
-    """A table: what it is called (``inet egress_router``), its sets, its chains and its named counters, in order."""
+    """A table: what it is called (``inet egress_router``), its sets, its chains, its named counters and its flow
+    tables, in order.
+    """
 
     name: str
     sets: tuple[NftSet, ...]
     chains: tuple[NftChain, ...]
     counters: tuple[str, ...] = ()
+    flowtables: tuple[NftFlowtable, ...] = ()
 
     def without_elements(self) -> NftTable:
         """Return the table with empty sets."""
@@ -83,10 +99,11 @@ class NftTable:
             _in_order(self.sets, like.sets),
             _in_order(self.chains, like.chains),
             tuple(sorted(self.counters, key=_rank(like.counters))),
+            _in_order(self.flowtables, like.flowtables),
         )
 
 
-_Part = TypeVar("_Part", NftSet, NftChain)
+_Part = TypeVar("_Part", NftSet, NftChain, NftFlowtable)
 
 
 def _in_order(parts: tuple[_Part, ...], like: tuple[_Part, ...]) -> tuple[_Part, ...]:

@@ -24,7 +24,7 @@ from egress_router.redirect.iptables_rules import iptables_tables
 from egress_router.redirect.network_state import CLUSTER_MARK, CLUSTER_TABLE, EGRESS_TABLE, PROTOCOL
 from egress_router.redirect.nft_rules import nft_table
 from egress_router.redirect.sample import SAMPLE_POD
-from egress_router.redirect.values import Backend, Mode
+from egress_router.redirect.values import Backend, FlowOffload, Mode
 
 CHECKOUT = Path(__file__).parents[3]
 PAGES = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")])
@@ -95,6 +95,7 @@ def test_every_variable_that_is_documented_exists(name: str) -> None:
     [
         ("### EGRESS_ROUTER_MODE", Mode),
         ("### EGRESS_NAT_BACKEND", Backend),
+        ("### EGRESS_FLOW_OFFLOAD", FlowOffload),
         ("### EGRESS_PARENT_INTERFACE, EGRESS_HOST_NETNS, EGRESS_MACVLAN_MODE", MacvlanMode),
         ("### EGRESS_DESTINATION", Protocol),
         ("### Logs", LogFormat),
@@ -114,6 +115,7 @@ def test_defaults() -> None:
     default = {re.sub(r"\[(\w+)\].*", r"\1", key): cells[0].strip("`") for key, cells in table.items()}
     assert default["EGRESS_ROUTER_MODE"] == config.mode
     assert default["EGRESS_NAT_BACKEND"] == config.backend
+    assert default["EGRESS_FLOW_OFFLOAD"] == config.flow_offload
     assert default["EGRESS_MACVLAN_MODE"] == config.macvlan_mode
     assert (default["EGRESS_DAD"] == "on") == config.dad
 

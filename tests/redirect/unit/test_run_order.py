@@ -135,6 +135,9 @@ class Router:
     def connections(self) -> list[object]:
         return []
 
+    def stop_offloading(self) -> None:
+        self.steps.append("connections go by the rules")
+
     def stop_accepting(self) -> None:
         self.steps.append("refuse new connections")
         if self.error is not None:
@@ -231,6 +234,7 @@ def test_one_that_nobody_replaces_takes_new_connections_until_it_is_idle(router:
     router.run(60.0, (2.0, router.signal(signal.SIGTERM)), (20.0, over))
     assert reasons == [[]], "a Service whose pods all leave sends clients to those that are ready"
     assert "refuse new connections" not in router.steps
+    assert "connections go by the rules" in router.steps, "else nobody tells which of them live"
     assert router.steps[-1] == "end connections"
     assert 20.0 <= router.took < 21.0
 
