@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import cache
+from io import BytesIO
 
 from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -40,6 +41,16 @@ def template(package: str, name: str) -> Template:
         stale=STALE_SECONDS,
     )
     return environment.get_template(f"own/{name}")
+
+
+def rendered(page: Template, **values: object) -> str:
+    """Return what a template makes of values. Long pages are many thousand pieces, which Template.render() has in
+    memory all at once.
+    """
+    text = BytesIO()
+    for piece in page.generate(**values):
+        text.write(piece.encode())
+    return text.getvalue().decode()
 
 
 def age(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jinja2 import Template
 
-from egress_router.daemon.page.html import template
+from egress_router.daemon.page.html import rendered, template
 from egress_router.daemon.page.query import Query
 from egress_router.daemon.page.view import HEIGHT, WIDTH, AskForm, RouterView, matching, redacted, replies
 
@@ -26,7 +26,8 @@ def router_page(view: RouterView, query: Query, form: AskForm | None = None) -> 
         view, form = redacted(view), None
     shown = matching(view, query.words) if query.words else view
     rows = sorted(shown.destinations, key=lambda row: row.level)
-    return router_template().render(
+    return rendered(
+        router_template(),
         view=view,
         shown=shown,
         rows=rows[:MOST_ROWS],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from egress_router.daemon.page.html import template
+from egress_router.daemon.page.html import rendered, template
 from egress_router.daemon.page.query import Query
 from egress_router.daemon.page.view import AskForm, replies
 from egress_router.egressip.fleet.legs import legs_text
@@ -18,7 +18,8 @@ def fleet_page(fleet: Fleet, query: Query | None = None, form: AskForm | None = 
     if query.redact:
         fleet, form = redacted(fleet), None
     shown = matching(fleet, query.words) if query.words else fleet
-    return template("egress_router.egressip.fleet", "page.html.j2").render(
+    return rendered(
+        template("egress_router.egressip.fleet", "page.html.j2"),
         fleet=fleet,
         shown=shown,
         picture=draw(shown),
