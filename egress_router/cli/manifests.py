@@ -26,6 +26,8 @@ from egress_router.manifests.values import REGISTRY, Component, Forwarding, Kind
     Examples:
       egress-router manifests redirect --name shop --source 192.0.2.46 --source 192.0.2.47 \\
         --gateway 192.0.2.1 --destinations shop.txt --platform openshift --parent-interface ens224
+      egress-router manifests redirect --name shop --pair 46 --source 192.0.2.46 \\
+        --gateway 192.0.2.1 --destinations shop.txt --platform kubernetes --parent-interface eth1
       egress-router manifests http-proxy --name web --source 192.0.2.43 --gateway 192.0.2.1 \\
         --destinations web.txt --platform kubernetes --parent-interface eth1 | kubectl apply -f -
     """,
@@ -47,6 +49,12 @@ from egress_router.manifests.values import REGISTRY, Component, Forwarding, Kind
     multiple=True,
     metavar="ADDRESS",
     help="EGRESS_GATEWAY. One for each family of --source: given twice, or with a comma between.",
+)
+@click.option(
+    "--pair",
+    metavar="NUMBER",
+    help="Two routers with the one --source, of which one has it and the other takes it over within a second. NUMBER, "
+    "1 to 255, is their VRRP virtual router: no other one in the egress network may have it (docs/pair.md).",
 )
 @click.option("--destinations", required=True, metavar="FILE", help="The list of destinations ('-': standard input).")
 @click.option("--http-port", metavar="PORT", help="Port of the HTTP proxy.  [default: 8080]")
@@ -98,6 +106,7 @@ def command(
     name: str,
     sources: tuple[str, ...],
     gateways: tuple[str, ...],
+    pair: str | None,
     destinations: str,
     http_port: str | None,
     platform: str,
@@ -149,7 +158,7 @@ def command(
         SourceText(destinations, read_text(destinations)),
         problems,
         http_port,
-        variables,
+        variables if pair is None else {**variables, "EGRESS_PAIR": pair},
     )
     problems.raise_if_any()
     assert request is not None

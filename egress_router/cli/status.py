@@ -157,6 +157,9 @@ def _pair_lines(pair: dict[str, Any] | None) -> list[str]:
         heard = "has said that it stops" if age is None else f"was heard {age:.1f} s ago"
         stranger = "" if peer["same_source"] else ", has another EGRESS_SOURCE"
         found.append(f"peer {mac} ({peer['address']}, priority {peer['priority']}{stranger}) {heard}")
+    for address, twin in pair["twins"].items():
+        apart = f", its {' and '.join(twin['differs'])} are others" if twin["differs"] else ""
+        found.append(f"peer {address}: " + (twin["problem"] or f"{twin['role']}{apart}"))
     if pair["both_active"]:
         found.append(f"adverts of another active router while active: {pair['both_active']}")
     return found

@@ -96,6 +96,7 @@ def _containers(pod: ManifestPod) -> Found:
     if init is not None:
         yield from _values_apart(pod, init)
         yield from _prepared_for(pod, init)
+        yield from _pair_apart(pod, init)
     elif pod.with_role(Role.RUN) is None and pod.ours:
         yield from _nobody_sets_up(pod)
 
@@ -172,6 +173,9 @@ def _misplaced(pod: ManifestPod, container: Container) -> Found:
         here = [name for name in names if name in container.names]
         if not here or role in container.roles or not (container.known or container.init):
             continue
+        if Role.RUN in container.roles and container.mode == str(role):
+            # It has the address for that proxy, and compares the list with its peers'.
+            continue
         reader = pod.with_role(role)
         there = reader is not None and any(name in reader.names for name in names)
         kind = "init container" if container.init else "container"
@@ -201,6 +205,36 @@ def _values_apart(pod: ManifestPod, init: Container) -> Found:
             message = f"has another value in another container: {init.name} has {mine}"
             judge = _error if container.known else _warning
             yield judge(pod, f"{container.name} {name}", theirs, message, "the same value in both")
+
+
+def _pair_apart(pod: ManifestPod, init: Container) -> Found:
+    """Yield what keeps a pod of a pair from ever having the address: with EGRESS_PAIR the init container leaves it to
+    the container that stays.
+    """
+    run = pod.with_role(Role.RUN)
+    if init.mode == "legacy" or "EGRESS_PAIR" in init.outside:
+        return
+    here = init.env.get("EGRESS_PAIR", "").strip()
+    if run is None:
+        if here:
+            message = "leaves the address to a container that stays, and none of this pod takes it"
+            expected = f"a container with the command `egress-router run` and EGRESS_PAIR={here}"
+            yield _error(pod, f"{init.name} EGRESS_PAIR", here, message, expected)
+        return
+    there = run.env.get("EGRESS_PAIR", "").strip()
+    for container in pod.ours if here else ():
+        if container.roles & {Role.HTTP, Role.DNS} and "EGRESS_SOURCE" not in container.names:
+            message = "is not set, and a standby has no route that tells what the proxy leaves with"
+            expected = f"EGRESS_SOURCE as in {init.name}"
+            yield _error(pod, f"{container.name} EGRESS_SOURCE", "", message, expected)
+    if here == there or "EGRESS_PAIR" in run.outside:
+        return
+    if not here:
+        message = f"is not set in {init.name}, which takes an address that another router of the pair may have"
+        yield _error(pod, f"{run.name} EGRESS_PAIR", there, message, f"EGRESS_PAIR in {init.name}, too")
+    else:
+        message = f"has another value in {run.name}" if there else f"is not set in {run.name}, which takes the address"
+        yield _error(pod, f"{init.name} EGRESS_PAIR", here, message, "the same value in both")
 
 
 def _words(text: str) -> list[str]:
@@ -297,6 +331,10 @@ def _workload(pod: ManifestPod) -> Found:
     elif type(replicas) is int and replicas > 1 and kind != "Pod" and not _of_pair(pod):
         message = f"{replicas} pods would have one EGRESS_SOURCE, and all but one are refused"
         yield _error(pod, "spec.replicas", str(replicas), message, "1; another router has an address of its own")
+    elif type(replicas) is int and replicas > 1 and kind in ("Deployment", "DeploymentConfig"):
+        message = "a roll-out replaces the standby, waits until that is ready, and so never comes to the active one"
+        expected = "a Deployment with one replica for each router of the pair, as `manifests --pair` writes them"
+        yield _warning(pod, "spec.replicas", str(replicas), message, expected)
     strategy = as_mapping(spec.get("strategy"))
     if kind in ("Deployment", "DeploymentConfig") and strategy.get("type") != "Recreate" and not _makes_room(strategy):
         message = "a rolling update starts the new pod beside the old one, which has the address: it never gets ready"

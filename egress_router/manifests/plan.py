@@ -87,6 +87,7 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
         services=request.services,
         open=not request.allow_from and any(service.open_to_the_outside for service in request.services),
         metrics_port=HEALTH_PORT if request.service_monitor else None,
+        pair=request.pair,
         warnings=warnings_about(request),
     )
 
@@ -97,9 +98,9 @@ def has_init_container(request: ManifestRequest) -> bool:
 
 
 def _routers(request: ManifestRequest) -> tuple[RouterWorkload, ...]:
-    several = len(request.sources) > 1
+    several = len(request.owners) > 1
     routers = []
-    for number, source in enumerate(request.sources, start=1):
+    for number, source in enumerate(request.owners, start=1):
         values = [source[family] for family in sorted(source)]
         text = " ".join(str(value.ip) if value.network.num_addresses == 1 else str(value) for value in values)
         name = f"{request.name}-{number}" if several else request.name

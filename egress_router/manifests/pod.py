@@ -19,7 +19,7 @@ from egress_router.policy.parse import VARIABLE as POLICY
 from egress_router.policy.parse import parse_policy
 from egress_router.policy.values import Policy
 from egress_router.redirect.config import parse_router
-from egress_router.redirect.run_config import parse_staying
+from egress_router.redirect.run_config import parse_staying, stays
 from egress_router.redirect.values import Mode, RouterConfig
 
 T = TypeVar("T")
@@ -57,7 +57,9 @@ def parse_pod(inputs: Inputs, problems: Problems) -> PodConfig:
     router = http = dns = None
     if any(inputs.value(name) for name in _ROUTER_ONLY) or not (http_set or dns_set):
         router = parse_router(inputs, problems)
-        if router is None or router.mode is Mode.LEGACY:
+        # With a proxy's mode and a pair it may be an init container, or the one beside the proxy, which has a port.
+        beside = router is not None and stays(router) and bool(inputs.value("EGRESS_HEALTH_PORT"))
+        if router is None or router.mode is Mode.LEGACY or beside:
             staying = parse_staying(inputs, problems, router)
             router = None if staying is None else staying.router
     if not (http_set or dns_set or inputs.value("EGRESS_PAIR")):
@@ -109,7 +111,7 @@ def _router(inputs: Inputs, problems: Problems, container: Container) -> RouterC
     if Role.INIT in container.roles and container.mode != "legacy":
         return parse_router(inputs, problems)
     router = parse_router(inputs, problems)
-    if router is None or router.mode is Mode.LEGACY:
+    if router is None or stays(router):
         staying = parse_staying(inputs, problems, router)
         return None if staying is None else staying.router
     return router

@@ -8,7 +8,7 @@ from typing import Any
 from egress_router.config.settings import HEALTH_PORT
 from egress_router.config.values import PortRange, Protocol
 from egress_router.errors import Problem, few
-from egress_router.manifests.containers import ManifestPod
+from egress_router.manifests.containers import ManifestPod, Role
 from egress_router.manifests.objects import ManifestObject, as_list, as_text
 from egress_router.manifests.pod import PodConfig
 from egress_router.manifests.services import Services
@@ -72,7 +72,8 @@ def _targets(item: ManifestObject, pod: ManifestPod) -> Iterator[tuple[Protocol,
 
 def _of_other_containers(pod: ManifestPod) -> Iterator[tuple[Protocol, PortRange]]:
     for container in pod.containers:
-        if not container.roles:
+        # That of a pair beside a proxy has a health port of its own.
+        if not container.roles or Role.RUN in container.roles:
             for port in as_list(container.raw.get("ports")):
                 yield from _port(port, port.get("containerPort"), port.get("containerPort"))
 

@@ -91,6 +91,7 @@ def _objects(plan: ManifestSet) -> Iterator[str]:
         "network-attachment": plan.network_config is not None,
         "config-map": True,
         "service": True,
+        "peers-service": plan.pair is not None,
         "network-policy": True,
         "pod-disruption-budget": plan.redundant,
         "service-monitor": plan.metrics_port is not None,

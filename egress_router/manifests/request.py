@@ -11,7 +11,12 @@ from egress_router.manifests.pod import PodConfig, parse_pod
 from egress_router.manifests.values import Component, ManifestRequest
 from egress_router.redirect.values import Mode
 
-_OPTIONS = {"EGRESS_SOURCE": "--source", "EGRESS_GATEWAY": "--gateway", "EGRESS_HTTP_PROXY_PORT": "--http-port"}
+_OPTIONS = {
+    "EGRESS_SOURCE": "--source",
+    "EGRESS_GATEWAY": "--gateway",
+    "EGRESS_HTTP_PROXY_PORT": "--http-port",
+    "EGRESS_PAIR": "--pair",
+}
 
 
 def complete_request(
@@ -51,6 +56,7 @@ def complete_request(
         rules=routers[0].rules if request.component is Component.REDIRECT else None,
         http_port=first.http.settings.port if first.http else None,
         dns=first.dns,
+        pair=None if routers[0].pair is None else routers[0].pair.number,
     )
 
 

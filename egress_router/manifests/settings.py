@@ -34,9 +34,10 @@ _TAKEN = {
     "EGRESS_HEALTH_PORT": "probes ask the default port",
     "EGRESS_RUN_DIR": "the volume is mounted at the default",
     **dict.fromkeys(
-        ("EGRESS_PAIR", "EGRESS_PAIR_PRIORITY", "EGRESS_PAIR_INTERVAL", "EGRESS_PAIR_ADDRESS"),
-        "by hand: docs/pair.md says what the Deployment of a pair is like",
+        ("EGRESS_PAIR_PRIORITY", "EGRESS_PAIR_ADDRESS"), "by hand: what is written is alike in both routers of a pair"
     ),
+    "EGRESS_PAIR": "--pair",
+    "EGRESS_PAIR_PEERS": "--pair names the Service of the two",
     **dict.fromkeys(
         ("EGRESS_PARENT_INTERFACE", "EGRESS_HOST_NETNS", "EGRESS_MACVLAN_MODE"), "the interface comes with the pod"
     ),
@@ -44,7 +45,10 @@ _TAKEN = {
 }
 _LOG = ("EGRESS_LOG_FORMAT", "EGRESS_LOG_LEVEL", "EGRESS_ROUTER_DEBUG")
 #: What the container that sets the pod up reads.
-_SET_UP = ("EGRESS_NAT_BACKEND", "EGRESS_CLUSTER_CIDRS", "EGRESS_DAD", "EGRESS_DAD_WAIT", *_LOG)
+_SET_UP = (
+    *("EGRESS_NAT_BACKEND", "EGRESS_CLUSTER_CIDRS", "EGRESS_DAD", "EGRESS_DAD_WAIT", "EGRESS_PAIR_INTERVAL"),
+    *_LOG,
+)
 #: What the init container of a redirect router reads besides: that of a proxy has no list.
 _INIT = ("EGRESS_LIST_WAIT",)
 #: What both containers of a redirect router read: those of a proxy forward nothing.
@@ -105,11 +109,13 @@ def kept_for(request: ManifestRequest, settings: Mapping[str, str], secret: str 
     """Return what each of the routers has besides what is always written; nothing when there is nothing."""
     if not settings and secret is None:
         return ()
-    several = len(request.sources) > 1
+    several = len(request.owners) > 1
     kept = []
-    for number in range(1, len(request.sources) + 1):
-        spec, own = _time_to_leave(settings, several=several, holds=number % 2 == 0)
-        both = {**own, **settings}
+    for number in range(1, len(request.owners) + 1):
+        delay = HANDOVER_DELAY if several and request.pair is None else 0
+        spec, own = _time_to_leave(settings, delay, HANDOVER_HOLD if several and number % 2 == 0 else 0)
+        # A standby does not wait for the address.
+        both = settings if request.pair is not None else {**own, **settings}
         main = _variables(both, _reads(request.component))
         fields: dict[str, Any] = {"env": main} if main else {}
         volumes: tuple[Mapping[str, Any], ...] = ()
@@ -125,14 +131,16 @@ def kept_for(request: ManifestRequest, settings: Mapping[str, str], secret: str 
     return tuple(kept)
 
 
-def _time_to_leave(settings: Mapping[str, str], *, several: bool, holds: bool) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what a longer EGRESS_SHUTDOWN_GRACE or _DELAY asks for: the kubelet must wait, and the successor too."""
+def _time_to_leave(settings: Mapping[str, str], delay: int, hold: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what a longer EGRESS_SHUTDOWN_GRACE or _DELAY asks for: the kubelet must wait, and the successor too.
+    ``delay`` is what is written without the latter, ``hold`` comes before both.
+    """
     if not {"EGRESS_SHUTDOWN_GRACE", "EGRESS_SHUTDOWN_DELAY"} & settings.keys():
         return {}, {}
     inputs, ignored = Inputs(settings), Problems()
-    delay = seconds(inputs, ignored, "EGRESS_SHUTDOWN_DELAY", HANDOVER_DELAY if several else 0, 0, 3600)
+    delay = seconds(inputs, ignored, "EGRESS_SHUTDOWN_DELAY", delay, 0, 3600)
     grace = seconds(inputs, ignored, "EGRESS_SHUTDOWN_GRACE", _GRACE, 0, 86400)
-    whole = delay + grace + _MARGIN + (HANDOVER_HOLD if several and holds else 0)
+    whole = delay + grace + _MARGIN + hold
     return {"terminationGracePeriodSeconds": whole}, {"EGRESS_DAD_WAIT": str(whole + 5)}
 
 

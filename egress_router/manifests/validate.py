@@ -9,7 +9,14 @@ from egress_router.config.settings import HEALTH_PORT
 from egress_router.config.values import Family, Protocol
 from egress_router.errors import Problem
 from egress_router.manifests.ports import claimed, fallback_lines, service_port_count
-from egress_router.manifests.values import Attach, Component, Forwarding, ManifestRequest, Platform
+from egress_router.manifests.values import (
+    PAIR_HEALTH_PORT,
+    Attach,
+    Component,
+    Forwarding,
+    ManifestRequest,
+    Platform,
+)
 
 #: RFC 1035 label, as names of Services must be; "-NN" of a router must still fit 63 characters.
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,57}[a-z0-9])?", re.ASCII)
@@ -26,6 +33,8 @@ MAX_DESTINATIONS = 1024 * 1024 - 4096
 #: More ports make every node's proxy rules long, and some load balancers refuse them.
 MAX_SERVICE_PORTS = 250
 MAX_ROUTERS = 99
+#: Behind the name of a pair's Service: the Service by which its routers find each other.
+PEERS_SUFFIX = "-peers"
 _HEADLESS = "--headless, with which clients connect to the pods directly"
 
 
@@ -50,7 +59,7 @@ def forwarding_of(request: ManifestRequest) -> Forwarding | None:
 
 def validation_errors(request: ManifestRequest) -> list[Problem]:
     """Return every reason why ``request`` cannot work or is not safe."""
-    return [*_names(request), *_addresses(request), *_network(request), *_service(request)]
+    return [*_names(request), *_pair(request), *_addresses(request), *_network(request), *_service(request)]
 
 
 def warnings_about(request: ManifestRequest) -> tuple[Problem, ...]:
@@ -96,6 +105,18 @@ def _names(request: ManifestRequest) -> Iterator[Problem]:
         yield Problem("--registry", None, request.registry, "is not a registry", "such as registry.example.com/egress")
     if request.tag and not _TAG.fullmatch(request.tag):
         yield Problem("--tag", None, request.tag, "is not a tag", "such as 1.0")
+
+
+def _pair(request: ManifestRequest) -> Iterator[Problem]:
+    if request.pair is None:
+        return
+    if len(request.sources) != 1:
+        message = f"is for two routers with one address, and there are {len(request.sources)} --source"
+        yield Problem("--pair", None, str(request.pair), message, "one --source, or no --pair")
+    longest = 63 - len(PEERS_SUFFIX)
+    if len(request.name) > longest:
+        message = f"has {len(request.name)} characters, and with --pair there is a Service {request.name}{PEERS_SUFFIX}"
+        yield Problem("--name", None, request.name, message, f"at most {longest} characters")
 
 
 def _addresses(request: ManifestRequest) -> Iterator[Problem]:
@@ -171,7 +192,14 @@ def _service(request: ManifestRequest) -> Iterator[Problem]:
     if not count and not request.headless and not request.services:
         message = "has a fallback alone, so there is no port for the Service"
         yield Problem("--destinations", None, "", message, _HEADLESS)
-    taken = [ports for protocol, ports in claimed(request) if protocol is Protocol.TCP and HEALTH_PORT in ports]
+    health = {HEALTH_PORT}
+    if request.pair is not None and request.component is not Component.REDIRECT:
+        health.add(PAIR_HEALTH_PORT)
+    taken = [
+        ports
+        for protocol, ports in claimed(request)
+        if protocol is Protocol.TCP and any(port in ports for port in health)
+    ]
     if taken:
         message = "is where the router answers probes and Prometheus"
         option = "--http-port" if request.component is Component.HTTP_PROXY else "--destinations"

@@ -139,7 +139,7 @@ class ManifestRequest:
     ``sdn`` is the value of OpenShift SDN's annotation, "true" or a NIC, None without it. ``networks`` is an annotation
     of Multus to keep as it is, ``interface`` the name of the egress interface there. ``kept`` has an entry for each of
     ``sources``, or none; ``services`` are written instead of our own, and ``node_selectors`` are those of single
-    routers.
+    routers. ``pair`` is EGRESS_PAIR of two routers with the one of ``sources``, None for routers that are alone.
     """
 
     component: Component
@@ -169,8 +169,21 @@ class ManifestRequest:
     kept: tuple[Kept, ...] = ()
     services: tuple[KeptService, ...] = ()
     node_selectors: tuple[tuple[tuple[str, str], ...], ...] = ()
+    pair: int | None = None
+
+    @property
+    def owners(self) -> tuple[Mapping[Family, Interface], ...]:
+        """The addresses of each workload: one each, or the one that two share."""
+        return self.sources if self.pair is None else self.sources * PAIR_ROUTERS
 
 
+#: Routers with one EGRESS_SOURCE: each is a workload of its own, for a roll-out waits until what is new is ready, which
+#: a standby is not.
+PAIR_ROUTERS = 2
+#: EGRESS_HEALTH_PORT of the container that has the address for a proxy, whose own has the default.
+PAIR_HEALTH_PORT = 9912
+#: EGRESS_SHUTDOWN_GRACE of a proxy of a pair: until it has ended, nobody takes new connections.
+PAIR_PROXY_GRACE = 10
 #: Seconds for which one of several routers that leaves is unready and takes new connections, see EGRESS_SHUTDOWN_DELAY:
 #: more than two looks of the kubelet, and what kube-proxy needs on every node.
 HANDOVER_DELAY = 8
@@ -276,12 +289,19 @@ class ManifestSet:
     services: tuple[KeptService, ...] = ()
     open: bool = False
     metrics_port: int | None = None
+    pair: int | None = None
     warnings: tuple[Problem, ...] = field(default=())
 
     #: For the templates.
     handover_delay: int = HANDOVER_DELAY
     termination_grace: int = TERMINATION_GRACE
     held_wait: int = HELD_WAIT
+    pair_proxy_grace: int = PAIR_PROXY_GRACE
+
+    @property
+    def pair_health_port(self) -> int:
+        """Where the container of a pair that has the address answers."""
+        return self.health_port if self.component is Component.REDIRECT else PAIR_HEALTH_PORT
 
     @property
     def redundant(self) -> bool:
@@ -314,8 +334,8 @@ class Note:
 class LegacyRouter:
     """One router of the old manifest. ``request`` lacks what the texts say: ``source``, ``gateway``, ``destinations``
     and ``http_port``. ``labels`` are those of its pods, ``ports`` the containers whose named ports Services use.
-    ``names`` says where in the old manifest each variable stands, ``reads`` which keys of which objects (by id) its
-    containers take values from.
+    ``pair`` is its EGRESS_PAIR. ``names`` says where in the old manifest each variable stands, ``reads`` which keys of
+    which objects (by id) its containers take values from.
     """
 
     where: str
@@ -327,4 +347,5 @@ class LegacyRouter:
     names: Mapping[str, str]
     http_port: str | None = None
     containers: tuple[Mapping[str, Any], ...] = ()
+    pair: str = ""
     reads: frozenset[tuple[int, str]] = frozenset()

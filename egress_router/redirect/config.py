@@ -18,7 +18,6 @@ from egress_router.config.settings import (
 from egress_router.config.values import Address, Family, Interface, Network, family_of, host_network
 from egress_router.net.rtnetlink.values import MacvlanMode
 from egress_router.redirect.destinations import parse_rules
-from egress_router.redirect.pair.config import VARIABLE as PAIR
 from egress_router.redirect.pair.config import parse_pair
 from egress_router.redirect.values import Backend, FlowOffload, Mode, RouterConfig
 
@@ -45,9 +44,6 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
     names = mode is Mode.LEGACY or not mode_known
     rules = parse_rules(inputs, sources_known, problems, required=mode.redirects and mode_known, names=names)
     pair = parse_pair(inputs, problems, sources_known)
-    if pair is not None and mode is not Mode.LEGACY and mode_known:
-        message = f"is for a router that stays, not for EGRESS_ROUTER_MODE={mode}"
-        problems.error(PAIR, None, str(pair.number), message, "`egress-router run`, or another EGRESS_SOURCE each")
     backend = _choice(inputs, problems, "EGRESS_NAT_BACKEND", Backend, Backend.AUTO)
     config = RouterConfig(
         mode=mode,

@@ -22,6 +22,7 @@ from egress_router.redirect.connections import end_stale, translated
 from egress_router.redirect.desired import desired_state
 from egress_router.redirect.nat import NatBackend
 from egress_router.redirect.network_state import NetworkState
+from egress_router.redirect.pair.proxied import end_proxied, outward
 from egress_router.redirect.plan import plan_translation
 from egress_router.redirect.run_config import parse_run
 from egress_router.redirect.setup import restore
@@ -47,6 +48,7 @@ class Reconciler:
         #: Whether it may have its addresses at this moment, see ``restore``.
         self.may_hold: Callable[[], bool] = lambda: True
         self._answers: dict[HostName, tuple[Address, ...]] = {}
+        self._counted: dict[str, Counters] = {}
         state.follow(config.rules.names, only=not config.rules.addressed)
         state.listed.take(map(str, config.rules.all))
 
@@ -178,14 +180,40 @@ class Reconciler:
             self.config = replace(self.config, holds=holds)
             network = replace(self.desired.network, held=holds)
             self.desired = Desired(network, replace(self.desired.translation, holds=holds))
-        return self.check(rules=True, network=True, told=False)
+        done = self.check(rules=True, network=True, told=False)
+        self.end_proxied()
+        return done
+
+    def end_proxied(self) -> None:
+        """End the connections of a proxy in this pod when its router does not have the addresses (any more)."""
+        if not self.config.holds:
+            self._end_proxied()
+
+    def _end_proxied(self) -> None:
+        if not self.config.mode.redirects:
+            end_proxied(self._sources(), self.config.health_port)
+
+    def proxied(self) -> int:
+        """Return how many connections a proxy in this pod has with the addresses; 0 for a router that redirects."""
+        return 0 if self.config.mode.redirects else outward(self._sources())
+
+    def _sources(self) -> set[Address]:
+        return {source.ip for source in self.config.sources.values()}
 
     def counters(self) -> dict[str, Counters]:
-        """Return the traffic of each destination, by its text. Raises EgressRouterError."""
-        with self.lock:
-            translation = self.desired.translation
-            found = self.backend.counters(translation)
-        return {str(rule): found.get(rule.line, Counters()) for rule in translation.rules.all}
+        """Return the traffic of each destination, by its text. Raises EgressRouterError.
+
+        Nothing goes by a standby of a pair, so that it reads no counters: it would have the lock meanwhile, which it
+        needs the moment it becomes active.
+        """
+        if self.config.holds:
+            with self.lock:
+                translation = self.desired.translation
+                found = self.backend.counters(translation)
+            self._counted = {str(rule): found.get(rule.line, Counters()) for rule in translation.rules.all}
+            return self._counted
+        counted = self._counted
+        return {text: counted.get(text, Counters()) for text in map(str, self.config.rules.all)}
 
     def drift(self) -> list[str]:
         """Return how the rules differ from the desired ones. Raises EgressRouterError."""
@@ -218,6 +246,7 @@ class Reconciler:
         self._apply(replace(self.desired.translation, rules=Ruleset()))
         with self.lock:
             self.end_stale()
+        self._end_proxied()
 
     def _apply(self, translation: Translation) -> None:
         with self.lock:

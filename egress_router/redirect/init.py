@@ -14,6 +14,7 @@ from egress_router.config.inputs import Problems, load_inputs, warn_unknown
 from egress_router.config.settings import parse_log
 from egress_router.daemon.log import LOGGER, log_warnings, set_up_log
 from egress_router.errors import ConfigurationError, PlatformError
+from egress_router.records import replace
 from egress_router.redirect.config import parse_router
 from egress_router.redirect.connections import end_stale
 from egress_router.redirect.nat import NatBackend
@@ -41,6 +42,9 @@ def run_init(env: Mapping[str, str]) -> int:
         from egress_router.redirect.run import run_router
 
         return run_router(env)
+    if config.pair is not None:
+        # The container that stays, `run`, takes the address when the pair says so.
+        config = replace(config, holds=False)
     _end_stale(*set_up(config))
     return 0
 

@@ -35,7 +35,8 @@ class RouterCollector(Collector):
         yield from _own(state)
         yield from _pair(state.pair)
         yield from reloads(state.reloads, state.reload_failures, in_force=not state.reload_error)
-        yield from common(state, mode="redirect", backend=self._live.backend.name)
+        mode = self._live.config.mode
+        yield from common(state, mode="redirect" if mode.redirects else f"{mode}-pair", backend=self._live.backend.name)
 
     def _traffic(self) -> Iterator[Metric]:
         label = ("destination",)
@@ -101,13 +102,22 @@ def _pair(pair: PairState | None) -> Iterable[Metric]:
     both = CounterMetricFamily(
         "egress_router_pair_both_active_adverts", "Adverts of another active router, heard by an active one.", labels=()
     )
+    standbys = GaugeMetricFamily(
+        "egress_router_pair_standbys", "Routers of the pair that answer and wait for the address.", labels=()
+    )
+    differing = GaugeMetricFamily(
+        "egress_router_pair_peers_differing", "Routers of the pair with other destinations or settings.", labels=()
+    )
+    if pair is not None and pair.config.peers:
+        standbys.add_metric((), pair.standbys)
+        differing.add_metric((), pair.differing)
     if pair is not None:
         for item in Role:
             role.add_metric((str(item),), int(item is pair.role))
         changes.add_metric((), pair.changes)
         since.add_metric((), pair.since)
         both.add_metric((), pair.both_active)
-    yield from (role, changes, since, both)
+    yield from (role, changes, since, both, standbys, differing)
 
 
 def _names(state: State) -> Iterable[Metric]:

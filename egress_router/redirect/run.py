@@ -42,6 +42,7 @@ from egress_router.redirect.nft_backend import Nftables
 from egress_router.redirect.nft_forked import ForkedNftables
 from egress_router.redirect.page import ask_form, counts, redirect_view
 from egress_router.redirect.pair.pair import Pair
+from egress_router.redirect.pair.twins import PAGE, STUCK_SECONDS, Twins, features, own_page, proxy_lists
 from egress_router.redirect.run_config import parse_run
 from egress_router.redirect.setup import set_up
 from egress_router.redirect.state import State
@@ -378,7 +379,7 @@ class RedirectDaemon:
 
     def _live_connections(self) -> int:
         try:
-            return self._draining.left(self._live.connections(), time.monotonic())
+            return self._draining.left(self._live.connections(), time.monotonic()) + self._live.proxied()
         except EgressRouterError as error:
             LOGGER.error("%s", error)
             return 0
@@ -431,6 +432,8 @@ def run_router(env: Mapping[str, str]) -> int:
             LOGGER.info("%d connections of former rules ended", ended)
         if pair is not None:
             live.prepare_to_hold()
+            # Of the one before it, which was killed.
+            live.end_proxied()
         # From here on connections are drained: the signal waits for the loop.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if run.router.health_port is not None:
@@ -440,6 +443,8 @@ def run_router(env: Mapping[str, str]) -> int:
             # For those who ask while the file has a list that was refused.
             "/list": lambda: (200, "text/plain; charset=utf-8", live.config.rules.as_text().encode()),
         }
+        if pair is not None:
+            pages[PAGE] = _compare(pair, live, env, run.router.health_port, threads)
         asked = {}
         if run.page:
             rates = Rates(lambda: counts(live))
@@ -453,6 +458,29 @@ def run_router(env: Mapping[str, str]) -> int:
     port = run.router.health_port
     LOGGER.info("staying until SIGTERM; health on port %s", "none" if port is None else port)
     return RedirectDaemon(run, live, watch, loop, threads, pair=pair).run()
+
+
+def _compare(pair: Pair, live: Reconciler, env: Mapping[str, str], port: int, threads: Threads) -> Callable[[], Answer]:
+    """Have the router compare itself with its peers, if it knows where to ask; return the page that they ask for."""
+    known = (live.config.rules, str(live.config.rules))
+
+    def mine() -> dict[str, str]:
+        nonlocal known
+        config = live.config
+        if config.rules is not known[0]:
+            # Ten thousand rules take a while.
+            known = config.rules, str(config.rules)
+        addresses = [*config.sources.values(), *config.gateways.values()]
+        return features(pair.config, addresses, known[1], proxy_lists(env))
+
+    if pair.config.peers:
+        twins = Twins(pair.state, port, lambda: _pod_addresses(live.desired), mine)
+        threads.start("peers", twins.keep_asking, limit=STUCK_SECONDS)
+    return json_page(lambda: own_page(pair.state, mine))
+
+
+def _pod_addresses(desired: Desired) -> list[Address]:
+    return [address for found in desired.network.pod_addresses.values() for address in found]
 
 
 def _prepare_pair(run: RunConfig, desired: Desired, loop: Loop) -> Pair | None:

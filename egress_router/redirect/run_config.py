@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from egress_router.config import fields
 from egress_router.config.fields import Invalid
 from egress_router.config.inputs import Inputs, Problems
+from egress_router.config.settings import VARIABLE as HEALTH
 from egress_router.config.settings import (
     parse_health_port,
     parse_page,
@@ -18,6 +19,7 @@ from egress_router.config.settings import (
 from egress_router.config.values import Family, Interface, Protocol, family_of
 from egress_router.records import replace
 from egress_router.redirect.config import parse_router
+from egress_router.redirect.pair.config import VARIABLE as PAIR
 from egress_router.redirect.values import Check, Mode, RouterConfig, RunConfig
 
 EXPECTED_CHECK = "ADDRESS:PORT, such as 203.0.113.25:443 or [2001:db8::25]:443"
@@ -27,12 +29,21 @@ _DAY = 86400
 def parse_run(inputs: Inputs, problems: Problems) -> RunConfig | None:
     """Return the configuration of a router that stays, None when something is wrong (every problem is noted)."""
     router = parse_router(inputs, problems)
-    if router is not None and router.mode is not Mode.LEGACY:
+    if router is not None and not stays(router):
         message = "is not for a router that stays"
         expected = "unset, or legacy; `egress-router init` does init, http-proxy and dns-proxy"
+        if router.mode is not Mode.INIT:
+            message += f", but for one beside a proxy of a pair, with {PAIR}"
         problems.error("EGRESS_ROUTER_MODE", None, str(router.mode), message, expected)
     run = parse_staying(inputs, problems, router)
-    return run if router is not None and router.mode is Mode.LEGACY else None
+    return run if router is not None and stays(router) else None
+
+
+def stays(router: RouterConfig) -> bool:
+    """Whether ``egress-router run`` does what is in the configuration: redirect, or have the address of a pair for the
+    proxy in the same pod.
+    """
+    return router.mode is Mode.LEGACY or (router.pair is not None and router.mode is not Mode.INIT)
 
 
 def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | None) -> RunConfig | None:
@@ -48,6 +59,10 @@ def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | Non
     checks = _checks(inputs, problems, {} if router is None else router.sources)
     if router is not None and health is not None:
         health = _unclaimed(inputs, problems, router, health)
+    beside = router is not None and stays(router) and not router.mode.redirects
+    if beside and health is not None and not inputs.value(HEALTH):
+        message = f"is not set, and {health} is the port of the proxy in the same pod"
+        problems.error(HEALTH, None, "", message, "another one, such as 9912")
     if router is not None and router.pair is not None and health is None:
         message = "without one no Service can tell which router of the pair is active"
         problems.warn("EGRESS_HEALTH_PORT", None, "", message, "a port that nothing else claims")

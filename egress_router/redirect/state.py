@@ -101,11 +101,12 @@ class State:
 
     def warnings(self) -> list[str]:
         """Return what is wrong with some destinations and leaves the others as they are, a sentence each."""
-        return [
+        found = [
             f"{name} has no address: {item.problem}; what is sent to it is dropped"
             for name, item in list(self.names.items())
             if not item.addresses
         ]
+        return found if self.pair is None else found + self.pair.warnings()
 
     def as_json(self, now: float) -> dict[str, Any]:
         """Return the state as plain values; ``now`` is time.monotonic()."""

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 
-from egress_router.config.values import Address, family_of
+from egress_router.config.values import Address
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
 from egress_router.daemon.reachability import Reachability
@@ -29,6 +29,8 @@ CONFLICT_SECONDS = 15.0
 ASK_OWN_SECONDS = 5.0
 #: A standby may take them at any time.
 PAIR_OWN_SECONDS = 1.0
+#: Between two probes of a gateway that a standby misses.
+PROBE_AGAIN_SECONDS = 30.0
 CHECK_TIMEOUT_SECONDS = 2.0
 
 
@@ -46,6 +48,7 @@ class UplinkMonitor:
         self._asked: set[Address] = set()
         self._checks: dict[int, socket.socket] = {}
         self._next_own = self._next_checks = 0.0
+        self._next_probes: dict[Address, float] = {}
         state.gateways = {gateway: Reachability() for gateway in run.router.gateways.values()}
         state.checks = {check: Reachability() for check in run.checks}
 
@@ -104,16 +107,35 @@ class UplinkMonitor:
     def _ask(self, missed: Collection[Address]) -> None:
         if self._watch is None:
             return
-        by_family = {family_of(source): source for source in self._sources}
-        for gateway in self._state.gateways:
-            # A pair asks often: only where a gateway is, while that is known. A standby has no address to ask from.
-            source = by_family[family_of(gateway)] if self._state.holding else None
-            self._watch.ask(gateway, source, to_all=self._pair is None or gateway in missed)
         now = self._loop.now()
+        for gateway in self._state.gateways:
+            # A pair asks often: only where a gateway is, while that is known.
+            source = self._asks_as(gateway, missed=gateway in missed, now=now)
+            self._watch.ask(gateway, source, to_all=self._pair is None or gateway in missed)
         if self._run.router.dad and now >= self._next_own:
             self._next_own = now + (ASK_OWN_SECONDS if self._pair is None else PAIR_OWN_SECONDS)
             for source in self._sources:
                 self._watch.probe_own(source)
+
+    def _asks_as(self, gateway: Address, *, missed: bool, now: float) -> Address | None:
+        """Return whose question it is; None for a standby's, which has no address.
+
+        Over IPv4 that is a probe, as long as the gateway answers. One that does not may be starting, and about to take
+        its address: in a probe of ours it would see another machine that wants it, and leave it alone (RFC 5227,
+        2.1.1). So a missed one is asked in the name of the source that adverts have, and probed seldom, for it may
+        answer nobody from outside of its network.
+        """
+        if self._state.holding:
+            return next(source for source in self._sources if source.version == gateway.version)
+        if self._pair is None or gateway.version == 6:
+            return None
+        if not missed:
+            self._next_probes[gateway] = now + PROBE_AGAIN_SECONDS
+        elif now < self._next_probes.setdefault(gateway, now + PROBE_AGAIN_SECONDS):
+            return self._pair.adverts_from
+        else:
+            self._next_probes[gateway] = now + PROBE_AGAIN_SECONDS
+        return None
 
     def close(self) -> None:
         """Stop watching."""
@@ -158,17 +180,21 @@ class UplinkMonitor:
         if self._pair is None:
             self._note_conflict(claim.address, claim.mac, claim.heard)
         elif not self._pair.is_peer(claim.mac):
-            self._loop.call_later(self._pair.config.patience, partial(self._note_strangers_claim, self._pair, claim))
+            judge = partial(self._note_strangers_claim, self._pair, claim, self._loop.now())
+            self._loop.call_later(self._pair.config.patience, judge)
 
-    def _note_strangers_claim(self, pair: Pair, claim: Claim) -> None:
+    def _note_strangers_claim(self, pair: Pair, claim: Claim, at: float) -> None:
         if pair.is_peer(claim.mac):
             return
         if pair.wanted:
             self._note_conflict(claim.address, claim.mac, claim.heard)
         else:
-            pair.block(
+            pair.claimed(
+                claim.mac,
+                at,
                 f"{claim.mac}, none of the pair, has {claim.address} on {self._state.interface} ({claim.heard}); "
-                "remove that machine, or choose another address"
+                "remove that machine, or choose another address",
+                again=PAIR_OWN_SECONDS,
             )
 
     def _note_gateway(self, address: Address, *, answer: bool) -> None:

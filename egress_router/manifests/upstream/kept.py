@@ -14,6 +14,7 @@ from egress_router.manifests.values import (
     HANDOVER_DELAY,
     HANDOVER_HOLD,
     HELD_WAIT,
+    PAIR_PROXY_GRACE,
     TERMINATION_GRACE,
     Component,
     Kept,
@@ -98,17 +99,20 @@ _TAKEN_OVER = {
     "EGRESS_HTTP_PROXY_PORT",
     "EGRESS_INTERFACE",
     "EGRESS_HOST_IPS",
+    "EGRESS_PAIR",
+    "EGRESS_PAIR_PEERS",
     *(f"{item.destination_variable}{suffix}" for item in Component for suffix in ("", "_FILE")),
 }
 _OUR_HANDOVER = (
     {"name": "EGRESS_SHUTDOWN_DELAY", "value": str(HANDOVER_DELAY)},
     {"name": "EGRESS_DAD_WAIT", "value": str(HELD_WAIT)},
 )
+_OUR_PAIR = ({"name": "EGRESS_SHUTDOWN_GRACE", "value": str(PAIR_PROXY_GRACE)},)
 _OF_THE_PRIVILEGED_FORM = {"EGRESS_PARENT_INTERFACE", "EGRESS_HOST_NETNS", "EGRESS_MACVLAN_MODE"}
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
 _TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 _OUR_NAMES = ("init", "router", "http-proxy", "dns-proxy", "tls-proxy")
-_OUR_VOLUMES = ("destinations", "run")
+_OUR_VOLUMES = ("destinations", "run", "pair")
 _WORKLOAD_SILENT = {"replicas", "selector", "template", "strategy", "updateStrategy", "test", "revisionHistoryLimit"}
 _WORKLOAD_DEFAULTS: dict[str, Any] = {
     "progressDeadlineSeconds": 600,
@@ -178,6 +182,10 @@ class _Reader:
             if id(mount) in self._list_mounts
         }
 
+    @property
+    def _pair(self) -> bool:
+        return any(container.env.get("EGRESS_PAIR") for container in self._pod.ours)
+
     def kept(self) -> Kept:
         """Read everything."""
         item, spec = self._pod.item, self._pod.item.pod_spec
@@ -204,6 +212,9 @@ class _Reader:
         main_fields: dict[str, Any] = {}
         for container in self._pod.ours:
             if container is not main and container is not setter:
+                if self._ours and Role.RUN in container.roles and self._pair:
+                    # That of a pair, beside its proxy.
+                    continue
                 self._note.lost(f"the container {container.name}: a pod has one router here, the {self._component}")
                 continue
             target = main_fields if container is main else init_fields
@@ -442,7 +453,7 @@ class _Reader:
         found = []
         own.pop("", None)
         for name, raw in own.items():
-            if name in _TAKEN_OVER or (self._ours and raw in _OUR_HANDOVER):
+            if name in _TAKEN_OVER or (self._ours and raw in (_OUR_PAIR if self._pair else _OUR_HANDOVER)):
                 continue
             if name in _OF_THE_PRIVILEGED_FORM:
                 self._note.changed(f"{name} is not needed: the interface comes with the pod")

@@ -26,7 +26,15 @@ from egress_router.manifests.upstream.others import Fates
 from egress_router.manifests.upstream.resource import router_of_resource
 from egress_router.manifests.upstream.services import kept_service, nowhere, taken_over
 from egress_router.manifests.upstream.workload import is_ours, router_of_pod
-from egress_router.manifests.values import Component, LegacyRouter, ManifestRequest, Note, NoteKind
+from egress_router.manifests.validate import PEERS_SUFFIX
+from egress_router.manifests.values import (
+    PAIR_ROUTERS,
+    Component,
+    LegacyRouter,
+    ManifestRequest,
+    Note,
+    NoteKind,
+)
 
 _MENDED = str.maketrans({"“": '"', "”": '"', "„": '"', "″": '"', "‘": "'", "’": "'", "‚": "'", "‑": "-"})
 _SPACES = str.maketrans(dict.fromkeys("\u00a0\u2007\u202f", " "))
@@ -112,7 +120,7 @@ def parse_legacy(
             placed += [(places[id(item)], router)] if router is not None else []
             notes += note.notes
     pods = manifest_pods(objects, problems)
-    held = [*((router.where, router.source) for _, router in placed), *holders(pods)]
+    held: list[tuple[str, ...]] = [*((router.where, router.source) for _, router in placed), *holders(pods)]
     for pod in pods:
         note = Notebook(pod.name)
         if not is_ours(pod.item):
@@ -135,7 +143,7 @@ def parse_legacy(
             return [], notes
         # Each router has its own, whatever set it will be of.
         routers = [replace(one, source=source) for one, source in zip(routers, options.sources, strict=True)]
-        held = [(router.where, router.source) for router in routers]
+        held = [(router.where, router.source, router.pair) for router in routers]
         shared = [replace(problem, variable="--source") for problem in shared_addresses(held)]
     else:
         shared = shared_addresses(held)
@@ -212,6 +220,8 @@ def _together(
     note = Notebook(first.where)
     ours = all("egress-router/router" in router.labels for router in group)
     request = first.request
+    found = [item for item in found if not ours or item.name != request.name + PEERS_SUFFIX]
+    pair = first.pair if len(group) == PAIR_ROUTERS and group[0].source == group[1].source else ""
     replaced = None if found else all_services.named(request.name, request.namespace)
     if replaced is not None and not ours:
         about = Notebook(replaced.where)
@@ -247,13 +257,19 @@ def _together(
     )
     if not ours and any(one.open_to_the_outside for one in services):
         note.changed("the NetworkPolicy lets anyone in to the ports, since a Service is reached from outside")
-    if len(group) > 1 and not ours:
+    if len(group) > 1 and not ours and not pair:
         note.changed(f"{len(group)} routers become one set: {', '.join(router.where for router in group)}")
+        note.same(
+            f"each leaves with its own address. As a pair two would share {group[0].source}, which is all that others "
+            f"have to let in: `egress-router manifests {request.component} --pair NUMBER` (docs/pair.md)",
+        )
     notes += note.notes
     mine = Problems()
-    sources = tuple(router.source for router in group)
+    sources = tuple(router.source for router in (group[:1] if pair else group))
     text = SourceText(first.names["--destinations"], first.destinations)
     settings = {name: value for kept in request.kept for name, value in kept.settings.items()}
+    if pair:
+        settings["EGRESS_PAIR"] = pair
     complete = complete_request(
         request, sources, options.gateway or first.gateway, text, mine, first.http_port, settings
     )
@@ -280,7 +296,8 @@ def _own_service(
         text = render_manifests(plan_manifests(request, __version__))
     except ConfigurationError:
         return replace(request, services=services)  # type: ignore[arg-type]
-    written = [document.value for document in parse_documents(text) if document.value["kind"] == "Service"]
+    objects = [document.value for document in parse_documents(text)]
+    written = [one for one in objects if one["kind"] == "Service" and one["metadata"]["name"] == request.name]
     same = len(written) == len(found) == 1 and written[0]["spec"] == {
         key: value for key, value in found[0].spec.items() if key in written[0]["spec"]
     }
@@ -322,4 +339,4 @@ def _fallback_alone(text: str) -> bool:
 
 def _told_apart(group: Sequence[LegacyRouter]) -> bool:
     """Return whether the addresses of a set are distinct; that they are not has been said already."""
-    return not shared_addresses((router.where, router.source) for router in group)
+    return not shared_addresses((router.where, router.source, router.pair) for router in group)

@@ -82,6 +82,7 @@ def router_of_pod(
         },
         ports[0] if ports and component is Component.HTTP_PROXY else None,
         tuple(one.raw for one in pod.containers),
+        "" if setter is None else setter.env.get("EGRESS_PAIR", "").strip(),
         frozenset(read for one in pod.containers for read in one.reads),
     )
 

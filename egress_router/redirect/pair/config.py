@@ -12,13 +12,15 @@ from egress_router.config.values import Family, Interface
 from egress_router.redirect.pair.values import DEFAULT_INTERVAL, PairConfig
 
 VARIABLE = "EGRESS_PAIR"
-_SETTINGS = ("EGRESS_PAIR_PRIORITY", "EGRESS_PAIR_INTERVAL", "EGRESS_PAIR_ADDRESS")
+_SETTINGS = ("EGRESS_PAIR_PRIORITY", "EGRESS_PAIR_INTERVAL", "EGRESS_PAIR_ADDRESS", "EGRESS_PAIR_PEERS")
 _NUMBER = r"[1-9][0-9]{0,2}"
 _INTERVAL = r"([1-9][0-9]{0,3})(ms|s)"
 #: VRRP counts hundredths of a second (RFC 9568, 5.2.7).
 _STEP, _LEAST, _MOST = 10, 20, 1000
 EXPECTED_PRIORITY = "1 to 100; whoever has the highest one takes the address"
 EXPECTED_INTERVAL = f"tens of milliseconds from {_LEAST}ms to {_MOST}ms, such as 150ms; the same in all of them"
+EXPECTED_PEERS = "addresses of the pair's pods, or a name that has them: that of a headless Service, as a rule"
+MOST_PEERS = 16
 #: keepalived's own limit is larger, that of a path in its configuration is not.
 LONGEST_DIRECTORY = 64
 
@@ -41,6 +43,7 @@ def parse_pair(inputs: Inputs, problems: Problems, sources: dict[Family, Interfa
         interval=_interval(inputs, problems),
         address=_address(inputs, problems, sources),
         directory=parse_run_dir(inputs, problems, LONGEST_DIRECTORY),
+        peers=_peers(inputs, problems, sources),
     )
 
 
@@ -85,3 +88,23 @@ def _address(inputs: Inputs, problems: Problems, sources: dict[Family, Interface
     else:
         return value
     return None
+
+
+def _peers(inputs: Inputs, problems: Problems, sources: dict[Family, Interface]) -> tuple[str, ...]:
+    variable = "EGRESS_PAIR_PEERS"
+    found: dict[str, None] = {}
+    for word in (inputs.value(variable) or "").replace(",", " ").split():
+        peer = fields.bare_address(word)
+        if isinstance(peer, Invalid):
+            name = fields.host_name(word)
+            if isinstance(name, Invalid):
+                problems.error(variable, None, word, name, EXPECTED_PEERS)
+            else:
+                found[str(name)] = None
+        elif any(source.ip == peer for source in sources.values()):
+            problems.error(variable, None, word, "is EGRESS_SOURCE, which all of them share", EXPECTED_PEERS)
+        else:
+            found[str(peer)] = None
+    if len(found) > MOST_PEERS:
+        problems.error(variable, None, "", f"has {len(found)} entries", f"at most {MOST_PEERS}")
+    return tuple(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Address
 
 from egress_router.config.values import Address
 from egress_router.daemon.log import LOGGER
@@ -11,6 +12,7 @@ from egress_router.daemon.loop import Loop, Timer
 from egress_router.errors import EgressRouterError, TryAgainError
 from egress_router.net.vrrp import Advert, AdvertWatch
 from egress_router.redirect.network_state import NetworkState
+from egress_router.redirect.pair.claims import CLAIM_SECONDS, Claims
 from egress_router.redirect.pair.election import Election
 from egress_router.redirect.pair.lease import Lease
 from egress_router.redirect.pair.state import PairState, Peer
@@ -18,9 +20,6 @@ from egress_router.redirect.pair.values import PairConfig, Role, advert_source, 
 
 #: Before it takes part in the election: who else claims the address is known by then.
 LISTEN_SECONDS = 0.7
-#: Somebody else's claim, or a kernel that refuses, keeps the router from taking the address for so long after it was
-#: last seen.
-CLAIM_SECONDS = 15.0
 _MOST_PEERS = 16
 _NEVER = float("-inf")
 
@@ -41,7 +40,10 @@ class Pair:
         self._renewal: Timer | None = None
         self._index = 0
         self._both_until = self._blocked_until = _NEVER
+        self._claims = Claims()
         self._missed = False
+        #: The source of this router's adverts.
+        self.adverts_from: IPv4Address | None = config.address
         self.hold: Callable[[], None] = lambda: None
         self.network: Callable[[], NetworkState | None] = lambda: None
 
@@ -68,6 +70,7 @@ class Pair:
             # keepalived (2.2.7) sees the new one come up and is never active on it again, dynamic_interfaces or not.
             self.election.start_again(f"{interface} is another interface now")
         self._index = index
+        self.adverts_from = advert_source(self.config, mac)
         try:
             self._watch = AdvertWatch(interface, index, mac)
         except TryAgainError:
@@ -124,12 +127,21 @@ class Pair:
         self._missed = missed
         self._track()
 
+    def claimed(self, mac: str, at: float, why: str, *, again: float) -> None:
+        """A machine of which no advert has come claimed the address at a time of the loop's clock, and is asked every
+        ``again`` seconds.
+        """
+        self._keep_off(self._claims.until(mac, at, again + self.config.patience), why)
+
     def block(self, why: str) -> None:
         """Leave the address to others for CLAIM_SECONDS."""
+        self._keep_off(self._loop.now() + CLAIM_SECONDS, why)
+
+    def _keep_off(self, until: float, why: str) -> None:
         if not self.state.blocked:
             LOGGER.error("the address is not taken: %s", why)
         self.state.blocked = why
-        self._blocked_until = self._loop.now() + CLAIM_SECONDS
+        self._blocked_until = max(self._blocked_until, until)
         self._track()
 
     def _look(self) -> None:

@@ -22,12 +22,25 @@ class Peer:
     ours: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """What another router of the pair said at its health port in the cluster: its role, whether it has the address, and
+    in what it differs. ``problem`` says why it said nothing.
+    """
+
+    role: str = ""
+    holding: bool = False
+    differs: tuple[str, ...] = ()
+    problem: str = ""
+
+
 @dataclass(slots=True)
 class PairState:
     """``since`` is of time.time(), ``why`` says what the last change came from. ``holding``: the address is in place.
 
     ``peers`` are by their MAC. ``blocked`` says why it must not take the address, empty when it may.
-    ``both_active``: how many adverts of others came while it was active itself.
+    ``both_active``: how many adverts of others came while it was active itself. ``twins`` are by their address in the
+    cluster; ``not_found`` says why there are none though EGRESS_PAIR_PEERS is set.
     """
 
     config: PairConfig
@@ -40,6 +53,8 @@ class PairState:
     peers: dict[str, Peer] = field(default_factory=dict)
     both_active: int = 0
     restarts: int = 0
+    twins: dict[str, Twin] = field(default_factory=dict)
+    not_found: str = ""
 
     def active_peers(self, now: float) -> list[str]:
         """Return the peers whose adverts still count at ``now``, as a person reads them."""
@@ -84,7 +99,39 @@ class PairState:
             found.append(f"standby: {others} has the address" if others else "standby: nobody has the address yet")
         elif not self.blocked:
             found.append(f"standby: it cannot take the address; {others or 'nobody'} has it")
+        if self.role is not Role.ACTIVE:
+            found += self._differences()
         return found
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong with the others, a sentence each. It is no reason to take the router that has the
+        address out of service: whoever can answer at a peer's address could do so for ever.
+        """
+        found = [f"peer {address}: {twin.problem}" for address, twin in self.twins.items() if twin.problem]
+        if self.not_found:
+            found.append(self.not_found)
+        if self.role is Role.ACTIVE:
+            found += self._differences()
+            if self.config.peers and not self.standbys:
+                found.append("nobody stands by: no peer that answers could take the address")
+        return found
+
+    @property
+    def standbys(self) -> int:
+        """How many of those that answer wait for the address."""
+        return sum(twin.role == Role.STANDBY for twin in self.twins.values())
+
+    @property
+    def differing(self) -> int:
+        """How many of those that answer differ from this router."""
+        return sum(bool(twin.differs) for twin in self.twins.values())
+
+    def _differences(self) -> list[str]:
+        return [
+            f"its {' and '.join(twin.differs)} are not those of the peer {address} ({twin.role})"
+            for address, twin in self.twins.items()
+            if twin.differs
+        ]
 
     def as_json(self, now: float) -> dict[str, Any]:
         """Return the state as plain values."""
@@ -107,4 +154,14 @@ class PairState:
             "blocked": self.blocked,
             "both_active": self.both_active,
             "restarts": self.restarts,
+            "twins": {
+                address: {
+                    "role": twin.role,
+                    "holding": twin.holding,
+                    "differs": list(twin.differs),
+                    "problem": twin.problem,
+                }
+                for address, twin in self.twins.items()
+            },
+            "not_found": self.not_found,
         }

@@ -47,7 +47,8 @@ def _default_directory() -> Path:
 class PairConfig:
     """One of several routers with one EGRESS_SOURCE. ``number`` is VRRP's virtual router (VRID), ``priority`` 1 to 100,
     ``interval`` the seconds between two adverts, ``address`` the source that they bear (None: one made of the MAC).
-    keepalived's files stand in ``directory``.
+    keepalived's files stand in ``directory``. ``peers`` are names and addresses, in the cluster's network, of those
+    that it compares itself with.
     """
 
     number: int
@@ -55,6 +56,7 @@ class PairConfig:
     interval: float = DEFAULT_INTERVAL
     address: IPv4Address | None = None
     directory: Path = field(default_factory=_default_directory)
+    peers: tuple[str, ...] = ()
 
     @property
     def sources(self) -> IPv4Network:

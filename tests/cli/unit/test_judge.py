@@ -63,6 +63,19 @@ PAIR = (
     .replace("replicas: 1", "replicas: 2")
     .replace("{type: Recreate}", "{rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}")
 )
+NUMBER = "        - {name: EGRESS_PAIR, value: '43'}\n"
+KNOWS = "        - {name: EGRESS_SOURCE, value: 192.0.2.46} # the proxy's\n"
+PROXY_PAIR = (
+    PROXY.replace("        - {name: EGRESS_ROUTER_MODE", NUMBER + "        - {name: EGRESS_ROUTER_MODE").rstrip("\n")
+    + "\n"
+    + KNOWS
+    + "      - name: pair\n        image: egress-router-init\n        command: [egress-router, run]\n"
+    + "        securityContext: {capabilities: {add: [NET_ADMIN, NET_RAW]}}\n        env:\n"
+    + SOURCES
+    + NUMBER
+    + "        - {name: EGRESS_ROUTER_MODE, value: http-proxy}\n        - {name: EGRESS_HEALTH_PORT, value: '9912'}\n"
+    + POLICY
+)
 OTHER = REDIRECT.replace("name: shop, namespace: egress", "name: shop2, namespace: other")
 
 BAD = {
@@ -102,11 +115,27 @@ BAD = {
         + PAIR.replace("name: shop,", "name: shop2,"),
         "is the address of Deployment/shop too",
     ),
-    "an init container of a pair": (
+    "an init container of a pair, and nobody who stays": (
         REDIRECT.replace(
             "name: EGRESS_ROUTER_MODE", "name: EGRESS_PAIR, value: '46'}\n        - {name: EGRESS_ROUTER_MODE"
         ),
-        "is for a router that stays",
+        'init EGRESS_PAIR: "46": leaves the address to a container that stays, and none of this pod takes it',
+    ),
+    "a proxy of a pair whose init container takes the address": (
+        PROXY_PAIR.replace(NUMBER, "", 1),
+        'pair EGRESS_PAIR: "43" is not set in init, which takes an address',
+    ),
+    "a proxy of a pair with two numbers": (
+        PROXY_PAIR.replace("'43'", "'44'", 1),
+        'init EGRESS_PAIR: "44" has another value in pair',
+    ),
+    "a proxy of a pair that does not know what it leaves with": (
+        PROXY_PAIR.replace(KNOWS, ""),
+        "proxy EGRESS_SOURCE: is not set, and a standby has no route",
+    ),
+    "two health ports that are one": (
+        PROXY_PAIR.replace("        - {name: EGRESS_HEALTH_PORT, value: '9912'}\n", ""),
+        "9909 is the port of the proxy in the same pod",
     ),
     "two pods with one address": (REDIRECT + "---" + OTHER, "is the address of Deployment/shop too"),
     "an unquoted annotation": (REDIRECT.replace('"true"', "true"), 'annotations: "true" is no string'),
@@ -279,7 +308,7 @@ FINE = {
     "a sidecar that reads the gateway": REDIRECT.rstrip("\n")
     + "\n      - {name: more, image: x, env: [{name: EGRESS_GATEWAY, value: 192.0.2.1}]}\n",
     "a Job of one pod": REDIRECT.replace("kind: Deployment", "kind: Job").replace("  replicas: 1", "  parallelism: 1"),
-    "a pair": PAIR,
+    "two proxies of a pair": PROXY_PAIR + "---" + PROXY_PAIR.replace("name: shop,", "name: shop2,"),
     "a pair of two Deployments": PAIR.replace("replicas: 2", "replicas: 1")
     + "---"
     + PAIR.replace("replicas: 2", "replicas: 1").replace("name: shop,", "name: shop2,"),
@@ -292,6 +321,12 @@ def test_pods_that_can(cli: CommandLine, name: str) -> None:
     assert FINE[name] != REDIRECT
     result = cli("check", "-f", cli.file(FINE[name]))
     assert (result.status, result.err) == (0, "")
+
+
+def test_two_replicas_of_a_pair_are_never_rolled_out(cli: CommandLine) -> None:
+    result = cli("check", "-f", cli.file(PAIR))
+    assert result.status == 0
+    assert "a roll-out replaces the standby, waits until that is ready" in result.err
 
 
 def test_names_of_several_namespaces(cli: CommandLine) -> None:

@@ -38,8 +38,7 @@ class DnsProxyPod:
 
     def __init__(self, lab: Lab, directory: Path, destinations: str, families: str = "46", **env: str) -> None:
         self.lab = lab
-        self.client = lab.pod("client")
-        self.router = lab.pod("router")
+        self.client, self.router = self.make_pods()
         self.directory = directory
         self.list = directory / "destinations"
         self.list.write_text(destinations)
@@ -54,6 +53,10 @@ class DnsProxyPod:
         self.backend = "auto"
         self.program = PROGRAM
         self.process: subprocess.Popen[Any] | None = None
+
+    def make_pods(self) -> tuple[Host, Host]:
+        """Return the pods of the client and of the router."""
+        return self.lab.pod("client"), self.lab.pod("router")
 
     def __enter__(self) -> Self:
         self.init()

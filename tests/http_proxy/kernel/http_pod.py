@@ -161,8 +161,8 @@ class Proxy:
 class Client:
     """A client pod. Requests are raw bytes, so that a test can say anything."""
 
-    def __init__(self, lab: Lab, proxy: Proxy, name: str = "client") -> None:
-        self.pod = lab.pod(name)
+    def __init__(self, lab: Lab, proxy: Proxy, pod: Host | None = None, name: str = "client") -> None:
+        self.pod = pod or lab.pod(name)
         self.proxy = proxy
 
     def connect(self) -> socket.socket:

@@ -94,7 +94,7 @@ def test_check_accepts_what_was_written(case: Path) -> None:
     # A Secret is never in the same file.
     assert {one.variable for one in problems.warnings} <= {"EGRESS_HTTP_PROXY_PARENT_FILE"}
     assert not problems.errors
-    wanted = shlex.split((case / "args").read_text()).count("--source")
+    wanted = 2 if is_pair(case) else shlex.split((case / "args").read_text()).count("--source")
     assert len(pods) == wanted
 
 
@@ -111,7 +111,44 @@ def test_no_two_pods_hold_one_address(case: Path) -> None:
         assert ("initContainers" in spec) == (case.name != "redirect-names")
         first = [*spec.get("initContainers", ()), *spec["containers"]][0]
         sources.add(next(value["value"] for value in first["env"] if value["name"] == "EGRESS_SOURCE"))
-    assert len(sources) == len(workloads)
+    assert len(sources) == (1 if is_pair(case) else len(workloads))
+
+
+@good
+def test_the_routers_of_a_pair_agree_on_who_has_the_address(case: Path) -> None:
+    """The init container leaves the address alone, a container that stays takes it, and both pods are on two nodes."""
+    items = documents(case)
+    for item in items:
+        if item["kind"] not in ("Deployment", "ReplicationController"):
+            continue
+        spec = item["spec"]["template"]["spec"]
+        numbers = {
+            container["name"]: value["value"]
+            for container in [*spec.get("initContainers", ()), *spec["containers"]]
+            for value in container["env"]
+            if value["name"] == "EGRESS_PAIR"
+        }
+        if not is_pair(case):
+            assert not numbers
+            continue
+        (number,) = set(numbers.values())
+        assert f"--pair {number}" in (case / "args").read_text()
+        staying = "router" if "redirect" in case.name else "pair"
+        assert numbers.keys() == {"init", staying}
+        (container,) = (one for one in spec["containers"] if one["name"] == staying)
+        assert container["command"] == ["egress-router", "run"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]}
+        # keepalived's files.
+        assert "/run/egress-router" in {mount["mountPath"] for mount in container["volumeMounts"]}
+        (term,) = spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert term["topologyKey"] == "kubernetes.io/hostname"
+    if is_pair(case):
+        (peers,) = (item for item in items if item["kind"] == "Service" and item["metadata"]["name"].endswith("-peers"))
+        assert peers["spec"]["publishNotReadyAddresses"] is True
+
+
+def is_pair(case: Path) -> bool:
+    return "--pair" in (case / "args").read_text()
 
 
 @good
@@ -120,7 +157,8 @@ def test_names_fit_together(case: Path) -> None:
     items = documents(case)
     named = {(item["kind"], item["metadata"]["name"]) for item in items}
     assert len(named) == len(items)
-    (service,) = (item for item in items if item["kind"] == "Service")
+    services = [item for item in items if item["kind"] == "Service"]
+    assert len(services) == (2 if is_pair(case) else 1)
     (account,) = (item for item in items if item["kind"] == "ServiceAccount")
     for item in items:
         if item["kind"] not in ("Deployment", "ReplicationController"):
@@ -129,7 +167,8 @@ def test_names_fit_together(case: Path) -> None:
         labels = template["metadata"]["labels"].items()
         selector = item["spec"]["selector"]
         assert (selector.get("matchLabels") or selector).items() <= labels
-        assert service["spec"]["selector"].items() <= labels
+        for service in services:
+            assert service["spec"]["selector"].items() <= labels
         assert template["spec"]["serviceAccountName"] == account["metadata"]["name"]
         config_map = template["spec"]["volumes"][0]["configMap"]["name"]
         assert ("ConfigMap", config_map) in named

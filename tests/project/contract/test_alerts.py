@@ -62,6 +62,18 @@ CASES = [
     one("EgressRouterCheckDown", 'check_up{to="a:1"}', "0x30", "1x30", "a:1 does not accept", to="a:1"),
     one("EgressRouterAddressConflict", "address_conflicts_total", "0x17 1x13", STAYS, "Another machine"),
     one("EgressRouterPairBothActive", "pair_both_active_adverts_total", "0x17 3x13", STAYS, "were active"),
+    Case(
+        "EgressRouterPairAlone",
+        {"pair_standbys": ("0x30", "0x3 1x27"), 'pair_role{role="active"}': ("1x30", "1x30")},
+        "Nobody stands by",
+    ),
+    # A standby of two has nobody else who stands by.
+    Case(
+        "EgressRouterPairAlone",
+        {"pair_standbys": ("0x30", "0x30"), 'pair_role{role="active"}': ("1x30", "0x30")},
+        "Nobody stands by",
+    ),
+    one("EgressRouterPairDiffers", "pair_peers_differing", "1x30", "1x8 0x22", "have different lists"),
     one("EgressRouterPairChanges", "pair_changes_total", "0+1x30", "0x10 2x20", "keeps changing its role"),
     one("EgressRouterRepairs", "repairs_total", "0+1x30", "0x10 1x20", "keeps taking away"),
     Case(

@@ -104,7 +104,7 @@ def page(router: LiveRouter, path: str) -> tuple[int, str]:
     """Return status code and body of a page, (0, "") without an answer."""
     with suppress(OSError, ValueError), router.host.socket(socket.AF_INET) as asked:
         asked.settimeout(2)
-        asked.connect((str(router.host.addresses[4]), 9909))
+        asked.connect((str(router.host.addresses[4]), int(router.env.get("EGRESS_HEALTH_PORT", "9909"))))
         asked.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         data = b"".join(iter(lambda: asked.recv(65536), b""))
         head, _, body = data.partition(b"\r\n\r\n")

@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab import Host, Lab, NoReply
+from lab.addressing import PODS
 from tests.redirect.kernel.live import LiveRouter
 from tests.redirect.kernel.pair import (
+    RULES,
     Overlap,
     RouterPair,
     Stream,
@@ -261,6 +264,73 @@ def test_what_a_pair_says_and_does_in_peace_and_in_trouble(routers: RouterPair, 
     time.sleep(1)
     assert status(active)["pair"]["changes"] == changes
     assert SOURCE4 not in standby.host.ip("address show")
+
+
+@pytest.mark.parametrize(("backend", "family"), [("nftables", 4), ("nftables", 6)])
+def test_peers_compare_their_lists(
+    make_lab: Callable[..., Lab], shape: str, backend: str, family: int, tmp_path: Path
+) -> None:
+    """Unequal is unready with the reason for a standby; for the active one it is a warning, as that it is alone."""
+    with short_directory() as directory:
+        cluster = " ".join(map(str, PODS.values()))
+        routers = RouterPair(make_lab(nodes=3, shape=shape), backend, tmp_path, directory, EGRESS_CLUSTER_CIDRS=cluster)
+        peers = " ".join(str(router.host.addresses[family]) for router in routers.routers)
+        for router in routers.routers:
+            router.env["EGRESS_PAIR_PEERS"] = peers
+        routers.start()
+        active = routers.active()
+        standby = routers.other(active)
+
+        def twin(router: LiveRouter) -> Any:
+            other = str(routers.other(router).host.addresses[family])
+            twins = status(router)["pair"]["twins"]
+            assert twins.keys() <= {other}
+            return twins.get(other)
+
+        alike = {"differs": [], "problem": ""}
+        known = {"role": "standby", "holding": False, **alike}
+        routers.until(lambda: twin(active) == known, "the active one knows who stands by")
+        routers.until(lambda: twin(standby) == {"role": "active", "holding": True, **alike}, "and who is active")
+        assert page(active, "/readyz") == (200, "ready\n")
+        assert f"peer {standby.host.addresses[family]}: standby" in active.run("status").stdout
+
+        standby.swap(f"{RULES}81 tcp 203.0.113.25\n")
+        differs = "its destinations are not those of the peer"
+        routers.until(
+            lambda: f"{differs} {active.host.addresses[family]} (active)" in page(standby, "/readyz")[1], "it says so"
+        )
+        routers.until(lambda: differs in page(active, "/readyz")[1], "the other one warns")
+        assert page(active, "/readyz")[0] == 200
+        assert "egress_router_pair_peers_differing 1.0" in page(active, "/metrics")[1]
+        active.swap(f"{RULES}# the same\n81 tcp 203.0.113.25\n")
+        routers.until(lambda: page(active, "/readyz") == (200, "ready\n"), "they are alike again")
+        routers.until(lambda: differs not in page(standby, "/readyz")[1], "for both")
+
+        kill(standby)
+        alone = "nobody stands by"
+        routers.until(lambda: alone in page(active, "/readyz")[1], "the active one says that nobody stands by")
+        assert page(active, "/readyz")[0] == 200
+        assert "egress_router_pair_standbys 0.0" in page(active, "/metrics")[1]
+        standby.start()
+        routers.until(lambda: alone not in page(active, "/readyz")[1], "until somebody does")
+
+
+@pytest.mark.parametrize("backend", ["nftables"])
+def test_one_that_is_killed_and_starts_again_does_not_take_its_own_address_for_anothers(
+    make_lab: Callable[..., Lab], backend: str, tmp_path: Path
+) -> None:
+    """Both are killed: the kernels go on answering for a second, and who starts has heard no adverts of the other."""
+    with short_directory() as directory:
+        routers = RouterPair(make_lab(nodes=3, shape="bridge"), backend, tmp_path, directory)
+        routers.start()
+        active = routers.active()
+        standby = routers.other(active)
+        kill(standby)
+        kill(active)
+        started = time.monotonic()
+        standby.start()
+        routers.until(lambda: routers.role(standby) == "active", "it is active")
+        assert time.monotonic() - started < 8
 
 
 @pytest.mark.parametrize("backend", ["nftables"])

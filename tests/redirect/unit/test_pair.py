@@ -105,6 +105,9 @@ def test_values() -> None:
         ("EGRESS_PAIR_ADDRESS", "2001:db8::1", "is an IPv6 address"),
         ("EGRESS_PAIR_ADDRESS", "224.0.0.18", "a multicast address"),
         ("EGRESS_RUN_DIR", "run", "is not a path"),
+        ("EGRESS_PAIR_PEERS", "192.0.2.46", "is EGRESS_SOURCE, which all of them share"),
+        ("EGRESS_PAIR_PEERS", "-", "is neither an address nor a name"),
+        ("EGRESS_PAIR_PEERS", "a " + " ".join(f"a{number}" for number in range(16)), "at most 16"),
     ],
 )
 def test_what_is_wrong_is_named(variable: str, value: str, said: str) -> None:
@@ -113,21 +116,40 @@ def test_what_is_wrong_is_named(variable: str, value: str, said: str) -> None:
     assert [(problem.variable, said in str(problem)) for problem in problems.errors] == [(variable, True)]
 
 
-@pytest.mark.parametrize("variable", ["EGRESS_PAIR_PRIORITY", "EGRESS_PAIR_INTERVAL", "EGRESS_PAIR_ADDRESS"])
+@pytest.mark.parametrize(
+    "variable", ["EGRESS_PAIR_PRIORITY", "EGRESS_PAIR_INTERVAL", "EGRESS_PAIR_ADDRESS", "EGRESS_PAIR_PEERS"]
+)
 def test_settings_without_a_pair_are_a_mistake(variable: str) -> None:
     run, problems = parsed(EGRESS_PAIR="", **{variable: "100"})
     assert run is None
     assert "is not used without EGRESS_PAIR" in str(problems.errors[0])
 
 
+def test_run_has_the_address_for_a_proxy_of_a_pair() -> None:
+    """Beside it in the same pod, with a health port of its own; without a pair nobody need stay."""
+    beside = {"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_DESTINATION": ""}
+    run, problems = parsed(**beside, EGRESS_HEALTH_PORT="9912")
+    assert run is not None, problems.errors
+    assert run.router.pair is not None
+    assert (run.router.mode, run.router.health_port, run.router.rules) == (Mode.HTTP_PROXY, 9912, Ruleset())
+    run, problems = parsed(**beside)
+    assert run is None
+    assert "9909 is the port of the proxy in the same pod" in str(problems.errors[0])
+    run, problems = parsed(**beside, EGRESS_PAIR="", EGRESS_HEALTH_PORT="9912")
+    assert run is None
+    assert "but for one beside a proxy of a pair, with EGRESS_PAIR" in str(problems.errors[0])
+    run, problems = parsed(EGRESS_ROUTER_MODE="init")
+    assert run is None
+    assert "is not for a router that stays" in str(problems.errors[0])
+
+
 @pytest.mark.parametrize("mode", ["init", "http-proxy", "dns-proxy"])
-def test_who_does_not_stay_is_no_one_of_a_pair(mode: str) -> None:
-    """Two of them would both have the address, and nobody would tell them."""
-    problems = Problems()
+def test_an_init_container_may_be_of_a_pair(mode: str) -> None:
+    """It sets up a standby; `run` in the same pod does the rest."""
     destinations = ENV["EGRESS_DESTINATION"] if mode == "init" else ""
-    with pytest.raises(Exception, match="is for a router that stays") as caught:
-        parse_pod(load_inputs({**ENV, "EGRESS_ROUTER_MODE": mode, "EGRESS_DESTINATION": destinations}), problems)
-    assert "EGRESS_PAIR" in str(caught.value)
+    pod = parse_pod(load_inputs({**ENV, "EGRESS_ROUTER_MODE": mode, "EGRESS_DESTINATION": destinations}), Problems())
+    assert pod.router is not None
+    assert pod.router.pair is not None
 
 
 def test_the_source_of_adverts_is_made_of_the_mac() -> None:

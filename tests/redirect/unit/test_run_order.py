@@ -135,6 +135,9 @@ class Router:
     def connections(self) -> list[object]:
         return []
 
+    def proxied(self) -> int:
+        return 0
+
     def stop_offloading(self) -> None:
         self.steps.append("connections go by the rules")
 
