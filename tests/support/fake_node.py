@@ -79,7 +79,7 @@ class FakeSource(Pipe):
         self.heard.append((node, pods))
         return True
 
-    def in_place(self) -> None:
+    def in_place(self, *, everywhere: bool = True) -> None:
         self.placed.append(self.read_last)
         self.waits = False
 

@@ -128,7 +128,7 @@ class Agent:
     def connect(self, prober: Prober, claims: Claims) -> None:
         """Use these to talk to other nodes and to the link."""
         self._prober, self._claims = prober, claims
-        self._starts = Starts(self._source, self.gateways, prober, self.loop, self._all_translated)
+        self._starts = Starts(self._source, self.gateways, prober, self.loop, self._let_start)
 
     @property
     def heartbeats(self) -> Heartbeats:
@@ -276,7 +276,7 @@ class Agent:
         started = self.loop.now()
         self._changed |= self._read()
         if not self._changed and not self._starts.waits:
-            self._all_translated()
+            self._let_start()
         self._note_cost(started)
 
     def _note_cost(self, started: float) -> None:
@@ -330,10 +330,10 @@ class Agent:
         """Take in that a holder translates pods that it was told of; called from the prober's thread."""
         self.loop.post(lambda: self._starts.translated(pods))
 
-    def _all_translated(self) -> None:
-        """Let the pod start that has waited for its holders."""
+    def _let_start(self, everywhere: bool = True) -> None:
+        """Let the pod start that has waited, also for its holders (not ``everywhere``: in vain)."""
         if self.dataplane.applied is not None and not self.known.errors:
-            self._source.in_place()
+            self._source.in_place(everywhere=everywhere)
 
     def on_duplicate_check(self, reasons: Mapping[str, str]) -> None:
         """Take in which addresses are free (no reason), and why others cannot be claimed; called from a thread."""

@@ -17,12 +17,12 @@ MOST_WAIT = 0.5
 
 
 class Starts:
-    """Of one agent, for its loop. ``done`` is called when all that was told of is translated, or nobody waits for that
-    any more.
+    """Of one agent, for its loop. ``done`` is called with True when all that was told of is translated, with False when
+    nobody waits for that any more.
     """
 
     def __init__(
-        self, source: ClusterSource, gateways: Gateways, prober: Prober, loop: Loop, done: Callable[[], None]
+        self, source: ClusterSource, gateways: Gateways, prober: Prober, loop: Loop, done: Callable[[bool], None]
     ) -> None:
         self._source = source
         self._gateways = gateways
@@ -67,11 +67,11 @@ class Starts:
             self._open -= set(pods)
             if not self._open:
                 self._end()
-                self._done()
+                self._done(True)
 
     def _give_up(self) -> None:
         self._end()
-        self._done()
+        self._done(False)
 
     def _end(self) -> None:
         if self._open:

@@ -60,8 +60,8 @@ class ClusterSource(Protocol):
         new.
         """
 
-    def in_place(self) -> None:
-        """Take note that what ``read`` gave last is in place."""
+    def in_place(self, *, everywhere: bool = True) -> None:
+        """Take note that what ``read`` gave last is in place here, and ``everywhere`` that a pod needs that waits."""
 
     def close(self) -> None:
         """Release what is held."""
@@ -190,7 +190,7 @@ class DirectorySource:
         """Heed nothing but the files."""
         return False
 
-    def in_place(self) -> None:
+    def in_place(self, *, everywhere: bool = True) -> None:
         """Do nothing."""
 
     def close(self) -> None:

@@ -360,10 +360,10 @@ class KubernetesSource:
             self._changed()
         return new
 
-    def in_place(self) -> None:
+    def in_place(self, *, everywhere: bool = True) -> None:
         """Let the container runtime go on with the pods that the last ``read`` has told of."""
         if self.runtime is not None:
-            self.runtime.in_place()
+            self.runtime.in_place(everywhere=everywhere)
 
     def close(self) -> None:
         """Stop all watches."""

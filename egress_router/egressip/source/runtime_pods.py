@@ -84,8 +84,10 @@ class RuntimePods:
         #: Counts the changes: of all, of those that the reader has taken in, of those that are in place.
         self._news, self._read, self._in_place = 0, 0, 0
         self._waiting: ApiPod | None = None
-        #: Whether the last pod has waited in vain: the next ones do not, until something is put in place.
-        self._late = False
+        self._everywhere = True
+        #: How long the next pod waits. Each that waits in vain halves it, until something is put in place: so all
+        #: together wait for an agent that hangs twice as long as one, and on a node that is busy most wait enough.
+        self._patience = deadline
         self._api: Mapping[str, ApiPod] = {}
         self._told: dict[str, ApiPod] = {}
         self._told_at = -1
@@ -115,11 +117,11 @@ class RuntimePods:
         with self._changed:
             self._sandboxes[sandbox.id] = _Known(pod, self._clock())
             mine = self._note()
-            if not self._late:
-                self._waiting = pod
-                self._late = not self._changed.wait_for(lambda: self._in_place >= mine, self._deadline)
-                self._waiting = None
-            return self._in_place >= mine
+            self._waiting = pod
+            if not self._changed.wait_for(lambda: self._in_place >= mine, self._patience):
+                self._patience /= 2
+            self._waiting = None
+            return self._in_place >= mine and self._everywhere
 
     def stopped(self, sandbox: str) -> None:
         """Forget a sandbox."""
@@ -189,12 +191,12 @@ class RuntimePods:
         changes.update(dict.fromkeys(told.keys() - pods.keys()))
         return changes
 
-    def in_place(self) -> None:
-        """Let pods go on that have waited for what was read last."""
+    def in_place(self, *, everywhere: bool = True) -> None:
+        """Let pods go on that have waited for what was read last. ``everywhere``: other nodes have it in place, too."""
         with self._changed:
-            if self._in_place != self._read or self._late:
-                self._in_place, self._late = self._read, False
-                self._changed.notify_all()
+            self._everywhere = everywhere
+            self._in_place, self._patience = self._read, self._deadline
+            self._changed.notify_all()
 
     def _is_sure(self, known: _Known, now: float) -> bool:
         """Return whether a sandbox is its pod's: while the runtime is heard, and the API knows the pod or cannot know

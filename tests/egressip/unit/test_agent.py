@@ -185,12 +185,16 @@ def test_a_pod_waits_until_its_holder_translates_it(tmp_path: Path) -> None:
 def test_a_holder_that_says_nothing_is_not_waited_for_for_long(tmp_path: Path) -> None:
     node = FakeNode(ONLY_REMOTE, tmp_path)
     _, starts = starting(node, takes=True)
-    when: list[float] = []
-    node.source.in_place = lambda: when.append(node.clock.now - 1000)  # type: ignore[method-assign]
+    when: list[tuple[float, bool]] = []
+
+    def placed(*, everywhere: bool = True) -> None:
+        when.append((node.clock.now - 1000, everywhere))
+
+    node.source.in_place = placed  # type: ignore[method-assign]
     node.run(2.0, (1.0, starts))
     assert node.prober.told[-1] == {}, "it is told no more"
-    after = [at for at in when if at >= 1.0]
-    assert after[0] == pytest.approx(1.0 + MOST_WAIT, abs=0.02)
+    after = [(at, everywhere) for at, everywhere in when if at >= 1.0]
+    assert after[0] == (pytest.approx(1.0 + MOST_WAIT, abs=0.02), False)
 
 
 def test_a_holder_that_takes_no_pods_is_not_told(tmp_path: Path) -> None:

@@ -220,7 +220,19 @@ def test_a_pod_waits_until_what_was_read_is_in_place() -> None:
     assert runtime.waiting is None
 
 
-def test_an_agent_that_hangs_costs_one_pod_the_deadline_and_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_pod_that_starts_without_its_holder_is_late(*, everywhere: bool) -> None:
+    runtime: RuntimePods
+
+    def put_in_place() -> None:
+        runtime.changes({})
+        runtime.in_place(everywhere=everywhere)
+
+    runtime = RuntimePods("a", lambda: threading.Timer(0.01, put_in_place).start(), deadline=20.0)
+    assert runtime.started(sandbox("s", U1, A)) is everywhere
+
+
+def test_an_agent_that_hangs_costs_all_pods_together_twice_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = RuntimePods("a", lambda: None, deadline=0.01)
     waited: list[float] = []
     wait_for = runtime._changed.wait_for
@@ -231,8 +243,8 @@ def test_an_agent_that_hangs_costs_one_pod_the_deadline_and_the_others_nothing(m
 
     monkeypatch.setattr(runtime._changed, "wait_for", noted)
     assert [runtime.started(sandbox(key, U1, A)) for key in "abc"] == [False, False, False]
-    assert waited == [0.01]
+    assert waited == [0.01, 0.005, 0.0025]
     runtime.changes({})
     runtime.in_place()
     assert not runtime.started(sandbox("d", U1, A))
-    assert waited == [0.01, 0.01], "it is back, so it is waited for"
+    assert waited[-1] == 0.01, "it is back, so it is waited for"
