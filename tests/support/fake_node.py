@@ -187,6 +187,9 @@ class FakeDataplane(Pipe):
     def gateways_before(self) -> tuple[Collection[int], Collection[int]]:
         return self.before
 
+    def addresses(self) -> Collection[LinkAddress]:
+        return self.observed().addresses
+
     def observed(self) -> Observed:
         addresses = [LinkAddress(INTERFACE, ip_interface(f"{HOST_IP}/24"))]
         addresses += [LinkAddress(INTERFACE, ip_interface(f"{ip}/32")) for ip in sorted(self.on_link)]

@@ -34,7 +34,6 @@ from egress_router.errors import EgressRouterError, Problem, ToolHangs
 from egress_router.kubernetes.nri import Plugin
 from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer, DrainPhase
 from egress_router.net.process import slow_tool
-from egress_router.net.rtnetlink.values import Observed
 from egress_router.net.signed_messages import Signatures
 from egress_router.net.tunnel_echo import TunnelWay
 
@@ -453,8 +452,8 @@ class Agent:
         me = self.known.decision.nodes.get(self.settings.node)
         host = self.known.state.nodes.get(self.settings.node)
         if me is None or host is None or not me.claims:
-            return self.local.fitting((), "", Observed())
-        return self.local.fitting(me.claims, canonical_ip(host.host_ip), self.dataplane.observed())
+            return self.local.fitting((), "", ())
+        return self.local.fitting(me.claims, canonical_ip(host.host_ip), self.dataplane.addresses())
 
     def _node_state(self) -> NodeState:
         state = self.known.state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove_egress_ip
@@ -25,7 +25,7 @@ from egress_router.net.conntrack import Conntrack
 from egress_router.net.nft.values import NftTable
 from egress_router.net.process import run_tool
 from egress_router.net.rtnetlink.kernel import Rtnetlink
-from egress_router.net.rtnetlink.values import Link, Observed
+from egress_router.net.rtnetlink.values import Link, LinkAddress, Observed
 
 
 def require_all() -> None:
@@ -94,6 +94,10 @@ class NodeDataplane:
             if slot is not None and slot not in found.values():
                 found[name] = slot
         return found
+
+    def addresses(self) -> Collection[LinkAddress]:
+        """Return the addresses of the node."""
+        return self.netlink.addresses()
 
     def observed(self) -> Observed:
         """Return the links, addresses, routes and rules of the node."""

@@ -13,7 +13,7 @@ from egress_router.egressip.node.marks import LAST_SLOT
 from egress_router.egressip.node.plan import assign_slots
 from egress_router.egressip.node.state import NodeSettings
 from egress_router.net.icmp_probe import Answer
-from egress_router.net.rtnetlink.values import Observed
+from egress_router.net.rtnetlink.values import LinkAddress
 
 
 @dataclass(slots=True)
@@ -178,17 +178,19 @@ class LocalAssignments:
     outside_subnets: dict[str, str] = field(default_factory=dict)
     _retries: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def fitting(self, claims: Collection[str], host_ip: str, observed: Observed) -> list[str]:
-        """Return the claims that the interface can have, and note why the others cannot stand there."""
+    def fitting(self, claims: Collection[str], host_ip: str, addresses: Collection[LinkAddress]) -> list[str]:
+        """Return the claims that the interface can have, given the node's ``addresses``, and note why the others cannot
+        stand there.
+        """
         self.outside_subnets = {}
         if not claims:
             return []
-        if host_ip not in {str(a.address.ip) for a in observed.addresses}:
+        if host_ip not in {str(a.address.ip) for a in addresses}:
             self.outside_subnets = dict.fromkeys(claims, f"hostIP {host_ip} is not an address of this machine")
             return []
         subnets = [
             a.address.network
-            for a in observed.addresses
+            for a in addresses
             if a.interface == self.interface
             and a.global_scope
             and a.address.network.prefixlen < a.address.max_prefixlen

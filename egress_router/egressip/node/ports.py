@@ -7,7 +7,7 @@ from typing import Protocol
 
 from egress_router.egressip.node.repair import Heard
 from egress_router.egressip.node.state import NodeState
-from egress_router.net.rtnetlink.values import Observed
+from egress_router.net.rtnetlink.values import LinkAddress, Observed
 from egress_router.net.tunnel_echo import TunnelWay
 
 
@@ -81,6 +81,9 @@ class Dataplane(Protocol):
 
     def gateways_before(self) -> tuple[Collection[int], Collection[int]]:
         """Return the slots of the gateways that an earlier agent used, and of those whose connections went on."""
+
+    def addresses(self) -> Collection[LinkAddress]:
+        """Return the addresses of the node; costs a fraction of ``observed``."""
 
     def observed(self) -> Observed:
         """Return the links, addresses, routes and rules of the node."""
