@@ -135,6 +135,10 @@ def _prepared_for(pod: ManifestPod, init: Container) -> Found:
         judge = _warning if others else _error
         expected = f"a container of the {init.mode}, or EGRESS_ROUTER_MODE=init to redirect"
         yield judge(pod, f"{init.name} EGRESS_ROUTER_MODE", init.mode, message, expected)
+    handover = init.env.get("EGRESS_HANDOVER", "").strip()
+    if init.mode == "init" and handover.rstrip("s") not in ("", "0") and pod.with_role(Role.RUN) is None:
+        message = "leaves the address to a container that stays, and there is none: nothing would leave"
+        yield _error(pod, f"{init.name} EGRESS_HANDOVER", handover, message, "a container `egress-router run`, or 0")
 
 
 def _nobody_sets_up(pod: ManifestPod) -> Found:
@@ -338,9 +342,13 @@ def _workload(pod: ManifestPod) -> Found:
     strategy = as_mapping(spec.get("strategy"))
     if kind in ("Deployment", "DeploymentConfig") and strategy.get("type") != "Recreate" and not _makes_room(strategy):
         message = "a rolling update starts the new pod beside the old one, which has the address: it never gets ready"
+        leaves = _old_one_leaves(strategy)
         if _of_pair(pod):
             message = "a rolling update waits for the new pod, which is a standby, and not ready while another one is"
-        yield _error(pod, "spec.strategy", as_text(strategy.get("type")), message, "type: Recreate")
+        elif leaves and not _is_heard(pod):
+            message = "a rolling update starts the new pod beside the old one: both would have the address"
+        if _of_pair(pod) or not leaves or not _is_heard(pod):
+            yield _error(pod, "spec.strategy", as_text(strategy.get("type")), message, "type: Recreate")
     for field in ("parallelism", "completions"):
         count = pod.item.job_spec.get(field)
         if type(count) is int and count > 1:
@@ -363,6 +371,22 @@ def _of_pair(pod: ManifestPod) -> bool:
 def _makes_room(strategy: dict[str, Any]) -> bool:
     rolling = as_mapping(strategy.get("rollingUpdate") or strategy.get("rollingParams"))
     return as_text(rolling.get("maxSurge")).strip("%") == "0"
+
+
+def _old_one_leaves(strategy: dict[str, Any]) -> bool:
+    """Whether the old pod is told to leave although the new one, which waits for its address, is not ready."""
+    rolling = as_mapping(strategy.get("rollingUpdate") or strategy.get("rollingParams"))
+    missing = as_text(rolling.get("maxUnavailable"))
+    # Of one pod, what is less than all of it is none.
+    return missing == "100%" or missing in map(str, range(1, 10))
+
+
+def _is_heard(pod: ManifestPod) -> bool:
+    """Whether a second pod notices that the first one has the address: OpenShift SDN's macvlans of one node do not hear
+    each other.
+    """
+    off = any(container.env.get("EGRESS_DAD", "").strip().lower() == "off" for container in pod.ours)
+    return not off and SDN_ANNOTATION not in pod.item.pod_annotations
 
 
 def _scaled(pod: ManifestPod, objects: Objects) -> Found:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
-from egress_router.config.settings import HEALTH_PORT
+from egress_router.config.inputs import Inputs, Problems
+from egress_router.config.settings import HEALTH_PORT, on_off, seconds
 from egress_router.config.values import Family
 from egress_router.errors import ConfigurationError
 from egress_router.manifests.constraints import constraints_for
@@ -12,6 +14,9 @@ from egress_router.manifests.ports import policy_ports, rule_families, service_p
 from egress_router.manifests.validate import LABEL_VALUE, attach_of, forwarding_of, validation_errors, warnings_about
 from egress_router.manifests.values import (
     HANDOVER_HOLD,
+    SUCCESSION,
+    SUCCESSION_GRACE,
+    TERMINATION_GRACE,
     Attach,
     Component,
     Forwarding,
@@ -83,6 +88,7 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
         allow_from=request.allow_from,
         version=_version_label(request.tag or version, version),
         create_namespace=request.create_namespace,
+        succession=has_succession(request),
         interface=request.interface,
         services=request.services,
         open=not request.allow_from and any(service.open_to_the_outside for service in request.services),
@@ -97,6 +103,25 @@ def has_init_container(request: ManifestRequest) -> bool:
     return request.rules is None or not request.rules.names
 
 
+def has_succession(request: ManifestRequest) -> bool:
+    """Return whether a router's successor starts beside it, and waits for its address: a router alone, of which a twin
+    surely hears the probes (of networks that others define that is not known: a macvlan may be private, or an ipvlan).
+    """
+    kept = request.kept[0] if request.kept else Kept()
+    settings = kept.settings
+    inputs, ignored = Inputs(settings), Problems()
+    return (
+        len(request.owners) == 1
+        and request.parent_interface is not None
+        and on_off(inputs, ignored, "EGRESS_DAD", default=True)
+        and "EGRESS_SHUTDOWN_DELAY" not in settings
+        and seconds(inputs, ignored, "EGRESS_HANDOVER", SUCCESSION, 0, 3600) > 0
+        # What others do before its start finds the address there.
+        and not kept.after
+        and kept.spec.get("terminationGracePeriodSeconds", TERMINATION_GRACE) >= TERMINATION_GRACE - SUCCESSION_GRACE
+    )
+
+
 def _routers(request: ManifestRequest) -> tuple[RouterWorkload, ...]:
     several = len(request.owners) > 1
     routers = []
@@ -108,7 +133,12 @@ def _routers(request: ManifestRequest) -> tuple[RouterWorkload, ...]:
         kept = request.kept[number - 1] if request.kept else Kept()
         # What restarts a whole set at once (`kubectl apply` of a new image) must not take all of it away at once.
         hold = HANDOVER_HOLD if number % 2 == 0 else 0
-        routers.append(RouterWorkload(name, text, selector, kept, hold))
+        if has_succession(request) and request.component is not Component.REDIRECT:
+            # Without rights on the network it cannot hear its successor, as a redirect router does.
+            hold = SUCCESSION
+        router = RouterWorkload(name, text, selector, kept, hold)
+        wait = seconds(Inputs(kept.settings), Problems(), "EGRESS_DAD_WAIT", router.held_wait, 0, 3600)
+        routers.append(replace(router, start=max(router.start, wait + 10)))
     return tuple(routers)
 
 

@@ -14,6 +14,7 @@ from egress_router.errors import Problem
 from egress_router.manifests.values import (
     HANDOVER_DELAY,
     HANDOVER_HOLD,
+    SUCCESSION,
     Component,
     Kept,
     ManifestRequest,
@@ -51,8 +52,8 @@ _SET_UP = (
 )
 #: What the init container of a redirect router reads besides: that of a proxy has no list.
 _INIT = ("EGRESS_LIST_WAIT",)
-#: What both containers of a redirect router read: those of a proxy forward nothing.
-_FORWARDING = ("EGRESS_FLOW_OFFLOAD",)
+#: And the one that stays as well; containers of proxies forward nothing, and cannot hear who asks for the address.
+_BOTH = ("EGRESS_FLOW_OFFLOAD", "EGRESS_HANDOVER")
 #: What a proxy's container reads besides its own.
 _STAYING = ("EGRESS_SHUTDOWN_DELAY", "EGRESS_SHUTDOWN_GRACE", "EGRESS_PAGE", "EGRESS_PAGE_HOSTS", *_LOG)
 #: Where the Secret of --parent-secret is mounted; its key is the file's name.
@@ -91,7 +92,7 @@ def _reads(component: Component) -> set[str]:
 
 def _set_up(component: Component) -> set[str]:
     """Return the variables that the init container reads."""
-    return {*_SET_UP, *(_INIT + _FORWARDING if component is Component.REDIRECT else ())}
+    return {*_SET_UP, *((*_INIT, *_BOTH) if component is Component.REDIRECT else ())}
 
 
 def secret_problems(component: Component, secret: str | None) -> Iterable[Problem]:
@@ -113,7 +114,10 @@ def kept_for(request: ManifestRequest, settings: Mapping[str, str], secret: str 
     kept = []
     for number in range(1, len(request.owners) + 1):
         delay = HANDOVER_DELAY if several and request.pair is None else 0
-        spec, own = _time_to_leave(settings, delay, HANDOVER_HOLD if several and number % 2 == 0 else 0)
+        hold = HANDOVER_HOLD if several and number % 2 == 0 else 0
+        if not several and request.component is not Component.REDIRECT:
+            hold = SUCCESSION
+        spec, own = _time_to_leave(settings, delay, hold)
         # A standby does not wait for the address.
         both = settings if request.pair is not None else {**own, **settings}
         main = _variables(both, _reads(request.component))

@@ -190,17 +190,26 @@ HANDOVER_DELAY = 8
 #: Seconds after which the first half of a set is back when all were told to leave at once: the delay, the grace of
 #: 30 s, and the start of the successor.
 HANDOVER_HOLD = 50
+#: Seconds for which a router that has no other beside it goes on, for its successor to start: a node that has the image
+#: needs three, and one that has not some more.
+SUCCESSION = 20
+#: EGRESS_SHUTDOWN_GRACE of a proxy after that: in the grace it refuses new connections, and nobody else is there yet.
+SUCCESSION_GRACE = 10
 #: More than the delay and the grace.
 TERMINATION_GRACE = 45
-#: EGRESS_DAD_WAIT of what replaces a router that holds on.
-HELD_WAIT = TERMINATION_GRACE + HANDOVER_HOLD + 5
+#: Seconds by which what replaces a router waits longer for its address than the kubelet waits for its end.
+_LONGER = 5
+#: EGRESS_DAD_WAIT of what replaces a router that holds on, and a proxy alone.
+HELD_WAIT = TERMINATION_GRACE + HANDOVER_HOLD + _LONGER
+SUCCESSION_WAIT = TERMINATION_GRACE + SUCCESSION + _LONGER
 
 
 @dataclass(frozen=True, slots=True)
 class RouterWorkload:
     """One workload with its own EGRESS_SOURCE, as the variable's text.
 
-    ``hold``: for how many seconds it goes on as before, once it shall leave, until others are back.
+    ``hold``: for how many seconds it goes on as before, once it shall leave, until others are back or its successor
+    waits. ``start``: the most seconds until it tells of its health.
     """
 
     name: str
@@ -208,6 +217,12 @@ class RouterWorkload:
     node_selector: tuple[tuple[str, str], ...] = ()
     kept: Kept = field(default_factory=Kept)
     hold: int = 0
+    start: int = 60
+
+    @property
+    def held_wait(self) -> int:
+        """EGRESS_DAD_WAIT of the pod that replaces it."""
+        return TERMINATION_GRACE + self.hold + _LONGER
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +267,8 @@ class ManifestSet:
     Without ``init_container`` the main one sets the pod up. ``privileged`` is the one of the two that does.
     ``host_ips`` is the field of the pod's status that has the node's addresses.
 
-    ``policy_ports`` empty means any port, ``open`` that clients need not be pods. ``sysctls`` belong to the pod.
+    ``succession``: a successor starts beside the router, and waits for its address. ``policy_ports`` empty means any
+    port, ``open`` that clients need not be pods. ``sysctls`` belong to the pod.
     ``constraints`` are what the SCC has. Probes ask ``health_port``.
     """
 
@@ -285,6 +301,7 @@ class ManifestSet:
     allow_from: tuple[str, ...]
     version: str
     create_namespace: bool = False
+    succession: bool = False
     interface: str | None = None
     services: tuple[KeptService, ...] = ()
     open: bool = False
@@ -295,7 +312,8 @@ class ManifestSet:
     #: For the templates.
     handover_delay: int = HANDOVER_DELAY
     termination_grace: int = TERMINATION_GRACE
-    held_wait: int = HELD_WAIT
+    handover: int = SUCCESSION
+    succession_grace: int = SUCCESSION_GRACE
     pair_proxy_grace: int = PAIR_PROXY_GRACE
 
     @property

@@ -78,9 +78,12 @@ class Neighbours:
         """Close the raw socket."""
         self._socket.close()
 
-    def check_duplicates(self, addresses: Iterable[Address], gateways: Iterable[Address] = ()) -> None:
+    def check_duplicates(
+        self, addresses: Iterable[Address], gateways: Iterable[Address] = (), *, hasty: bool = False
+    ) -> None:
         """Probe for ``addresses`` together; about 0.7 s. Raises AddressInUse naming each that is taken, the MAC that
-        has it and what that said.
+        has it and what that said; when ``hasty`` already after the first probe that was answered, 0.2 s: who waits for
+        the end of another owner asks again that much sooner.
 
         The MAC of one of ``gateways`` that only answers is no other owner: a router answers for others, too (proxy ARP,
         RFC 1027; proxied advertisements, RFC 4861, 7.2.8).
@@ -103,24 +106,18 @@ class Neighbours:
                 self._send(self._question_without_address(address))
             end += PROBE_INTERVAL
             claims += self._listen({*wanted, *asked}, end)
+            if hasty and (taken := _taken(claims, wanted, asked)):
+                raise self._in_use(taken)
         claims += self._listen({*wanted, *asked}, end - PROBE_INTERVAL + LISTEN_AFTER)
-        routers = {claim.mac for claim in claims if claim.address in asked}
-        taken: dict[Address, Claim] = {}
-        for claim in claims:
-            if claim.address in wanted and not (claim.answer and claim.mac in routers):
-                known = taken.get(claim.address)
-                # Who has it says more than who asks for it.
-                if known is None or known.asks:
-                    taken[claim.address] = claim
-        if taken:
-            raise self._in_use(list(taken.values()))
+        if taken := _taken(claims, wanted, asked):
+            raise self._in_use(taken)
 
     def announce(self, addresses: Iterable[Address]) -> None:
         """Send a gratuitous ARP request (RFC 5227, 2.3) or an unsolicited advertisement (RFC 4861, 7.2.6) for each."""
         for address in addresses:
             self._send(self._announcement(address))
 
-    def _in_use(self, claims: list[Claim]) -> AddressInUse:
+    def _in_use(self, claims: Collection[Claim]) -> AddressInUse:
         found = "; ".join(
             f"{claim.address} is in use: {claim.mac} has it on {self._interface} ({claim.heard})" for claim in claims
         )
@@ -204,6 +201,19 @@ class Claim:
     answer: bool
     heard: str
     asks: bool = False
+
+
+def _taken(claims: Collection[Claim], wanted: Collection[Address], gateways: Collection[Address]) -> list[Claim]:
+    """Return a claim for each of ``wanted`` that somebody has, or wants."""
+    routers = {claim.mac for claim in claims if claim.address in gateways}
+    taken: dict[Address, Claim] = {}
+    for claim in claims:
+        if claim.address in wanted and not (claim.answer and claim.mac in routers):
+            known = taken.get(claim.address)
+            # Who has it says more than who asks for it.
+            if known is None or known.asks:
+                taken[claim.address] = claim
+    return list(taken.values())
 
 
 def claimed(frame: bytes) -> Claim | None:

@@ -5,36 +5,50 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+from collections.abc import Callable
 
 from egress_router.config.values import Address
 from egress_router.errors import TryAgainError
-from egress_router.net.arp_nd import _NA, Claim, Neighbours, claimed
+from egress_router.net.arp_nd import _NA, _NS, Claim, Neighbours, claimed
 from egress_router.net.oserror import from_os
 
 _SO_ATTACH_FILTER = 26
-_ARP_TYPE = b"\x08\x06"
 #: linux/filter.h: (code, jump if true, jump if false, operand). Without it every packet would wake us up.
-#: ARP, or IPv6 with ICMPv6 as its first header and type 136 (neighbour advertisement).
+#: ARP, or IPv6 with ICMPv6 as its first header and type 136 (neighbour advertisement), or 135 (solicitation) from ::.
 _FILTER = (
     (0x28, 0, 0, 12),  # load the EtherType
-    (0x15, 5, 0, 0x0806),  # ARP: accept
-    (0x15, 0, 5, 0x86DD),  # not IPv6: drop
+    (0x15, 14, 0, 0x0806),  # ARP: accept
+    (0x15, 0, 14, 0x86DD),  # not IPv6: drop
     (0x30, 0, 0, 20),  # load the next header
-    (0x15, 0, 3, 58),
+    (0x15, 0, 12, 58),
     (0x30, 0, 0, 54),  # load the ICMPv6 type
-    (0x15, 0, 1, _NA),
+    (0x15, 9, 0, _NA),
+    (0x15, 0, 9, _NS),
+    (0x20, 0, 0, 22),  # load the four words of the source, one after the other
+    (0x15, 0, 7, 0),
+    (0x20, 0, 0, 26),
+    (0x15, 0, 5, 0),
+    (0x20, 0, 0, 30),
+    (0x15, 0, 3, 0),
+    (0x20, 0, 0, 34),
+    (0x15, 0, 1, 0),
     (0x06, 0, 0, 0xFFFF),
     (0x06, 0, 0, 0),
 )
 
 
 class NeighbourWatch(Neighbours):
-    """Speaks and hears ARP and neighbour discovery on one interface, without ever waiting."""
+    """Speaks and hears ARP and neighbour discovery on one interface, without ever waiting.
+
+    ``on_probe`` is called with an address that somebody asks for before taking it (duplicate address detection), while
+    ``heard`` reads; the kernel answers for those that we have.
+    """
 
     def __init__(self, interface: str, index: int, mac: str, *, shared: bool = False) -> None:
         super().__init__(interface, index, mac, shared=shared)
         self._asked: set[Address] = set()
         self._routers: dict[Address, str] = {}
+        self.on_probe: Callable[[Address], None] = lambda _: None
         program = b"".join(struct.pack("=HBBI", *line) for line in _FILTER)
         self._buffer = ctypes.create_string_buffer(program)
         head = struct.pack("@HP", len(_FILTER), ctypes.addressof(self._buffer))
@@ -89,7 +103,10 @@ class NeighbourWatch(Neighbours):
                 # Nothing more, or the interface went down; the link's own events tell that.
                 break
             claim = claimed(frame)
-            if claim is None or claim.mac == self._mac.hex(":") or _asks_only(frame):
+            if claim is None or claim.mac == self._mac.hex(":"):
+                continue
+            if claim.asks:
+                self.on_probe(claim.address)
                 continue
             if claim.address in self._asked:
                 self._routers[claim.address] = claim.mac
@@ -97,8 +114,3 @@ class NeighbourWatch(Neighbours):
                 continue
             found.append(claim)
         return found
-
-
-def _asks_only(frame: bytes) -> bool:
-    """Whether it is an ARP probe: somebody asks for an address before it takes it, which the kernel answers."""
-    return frame[12:14] == _ARP_TYPE and frame[28:32] == bytes(4)

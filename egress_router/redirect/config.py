@@ -18,6 +18,7 @@ from egress_router.config.settings import (
 from egress_router.config.values import Address, Family, Interface, Network, family_of, host_network
 from egress_router.net.rtnetlink.values import MacvlanMode
 from egress_router.redirect.destinations import parse_rules
+from egress_router.redirect.pair.config import VARIABLE as PAIR
 from egress_router.redirect.pair.config import parse_pair
 from egress_router.redirect.values import Backend, FlowOffload, Mode, RouterConfig
 
@@ -26,6 +27,7 @@ from egress_router.redirect.values import Backend, FlowOffload, Mode, RouterConf
 DAD_WAIT = 50
 #: Seconds. The kubelet's back-off begins anew after ten minutes without an end (MaxContainerBackOff, twice).
 LIST_WAIT = 900
+HANDOVER = "EGRESS_HANDOVER"
 _HOUR = 3600
 
 T = TypeVar("T")
@@ -60,6 +62,7 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
         dad=on_off(inputs, problems, "EGRESS_DAD", default=True),
         dad_wait=float(seconds(inputs, problems, "EGRESS_DAD_WAIT", DAD_WAIT, 0, _HOUR)),
         pair=pair,
+        handover=_handover(inputs, problems, mode if mode_known else None),
     )
     list_wait(inputs, problems)
     _refuse_host_addresses(inputs, problems, sources)
@@ -78,6 +81,23 @@ def _flow_offload(inputs: Inputs, problems: Problems, backend: Backend) -> FlowO
         message = "needs the flow tables of nftables, and EGRESS_NAT_BACKEND is iptables"
         problems.error("EGRESS_FLOW_OFFLOAD", None, "on", message, "EGRESS_NAT_BACKEND=nftables, or auto here")
     return wanted
+
+
+def _handover(inputs: Inputs, problems: Problems, mode: Mode | None) -> int:
+    """Read EGRESS_HANDOVER. It needs a router that hears who asks for its address, and a successor that asks."""
+    found = int(seconds(inputs, problems, HANDOVER, 0, 0, _HOUR))
+    if not found:
+        return 0
+    text = inputs.value(HANDOVER) or ""
+    if mode is not None and not mode.redirects:
+        message = f"is for a redirect router, not for EGRESS_ROUTER_MODE={mode}"
+        problems.error(HANDOVER, None, text, message, "leave it out")
+    if inputs.value(PAIR) is not None:
+        problems.error(HANDOVER, None, text, f"is for a router without {PAIR}", "one of the two")
+    if not on_off(inputs, Problems(), "EGRESS_DAD", default=True):
+        message = "needs EGRESS_DAD=on: two routers would have the address at once"
+        problems.error(HANDOVER, None, text, message, "leave it out, or EGRESS_DAD=on")
+    return found
 
 
 def list_wait(inputs: Inputs, problems: Problems) -> float:

@@ -248,6 +248,13 @@ class Reconciler:
             self.end_stale()
         self._end_proxied()
 
+    def hand_over(self) -> None:
+        """Forward nothing any more, and give the addresses up: a successor waits for them. Raises EgressRouterError."""
+        try:
+            self.close()
+        finally:
+            self.hold(holds=False)
+
     def _apply(self, translation: Translation) -> None:
         with self.lock:
             self.desired = replace(self.desired, translation=translation)

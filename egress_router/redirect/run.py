@@ -106,6 +106,8 @@ class RedirectDaemon:
         self._watch = watch
         self._file_changed = False
         self._leave_by = 0.0
+        #: Until when a successor is waited for, by one that leaves.
+        self._awaited_until = 0.0
         self._counting = False
         self._draining = Drain()
 
@@ -333,12 +335,17 @@ class RedirectDaemon:
         self._loop.call_later((delay or 0) + self._run.grace + LAST_WORK_SECONDS, self._loop.stop)
         if delay is None:
             # Kubernetes sends new connections here as long as no other pod of the Service is ready.
+            awaited = min(self._run.router.handover, self._run.grace)
             LOGGER.info(
-                "%s: leaving when there are no connections, in %d s at most; new ones are taken until then",
+                "%s: leaving when %sthere are no connections, in %d s at most; new ones are taken until then",
                 number.name,
+                f"another router asks for the address, or none has for {awaited} s, and " if awaited else "",
                 self._run.grace,
             )
             self._worker.do(lambda: _tried(self._live.stop_offloading), lambda _: None)
+            if awaited:
+                self._awaited_until = self._loop.now() + awaited
+                self._uplink.asked_for = self._successor_asks
             self._loop.every(DRAIN_SECONDS, self._drain)
         elif delay:
             LOGGER.info("%s: leaving; not ready, and new connections are taken for %d s more", number.name, delay)
@@ -358,6 +365,14 @@ class RedirectDaemon:
         LOGGER.info("%s: leaving; waiting at most %d s for connections", number.name, self._run.grace)
         self._loop.every(DRAIN_SECONDS, self._drain)
 
+    def _successor_asks(self) -> None:
+        """Somebody is about to take the address (duplicate address detection). Whoever says so without meaning it ends
+        a wait, and nothing else: it is heeded only here, by one that was told to leave.
+        """
+        if self._awaited_until:
+            self._awaited_until = 0.0
+            LOGGER.info("another router asks for the address; leaving when there are no connections")
+
     def _drain(self) -> None:
         if not self._counting:
             self._counting = True
@@ -365,13 +380,19 @@ class RedirectDaemon:
 
     def _counted(self, left: int) -> None:
         self._counting = False
-        if left and self._loop.now() < self._leave_by:
+        now = self._loop.now()
+        if now < self._leave_by and (left or now < self._awaited_until):
             return
         # Nothing more is counted.
         self._counting = True
         if self._pair is not None:
             self._pair.leave()
-        self._worker.do(lambda: _tried(self._live.close), lambda _: self._left(left), first=True)
+        end = self._live.close
+        if self._run.router.handover:
+            # Nothing of ours may be heard of the address any more, not even a question to a gateway.
+            self._uplink.close()
+            end = self._live.hand_over
+        self._worker.do(lambda: _tried(end), lambda _: self._left(left), first=True)
 
     def _left(self, left: int) -> None:
         LOGGER.info("left; %s", f"{left} connections were cut" if left else "no connection was cut")

@@ -25,12 +25,14 @@ from egress_router.redirect.network_drift import Drift, network_drift
 from egress_router.redirect.network_state import PROTOCOL, NetworkState
 from egress_router.redirect.offload import refuse_without_offload
 from egress_router.redirect.plan import cluster_interface_warnings
-from egress_router.redirect.values import Desired, FlowOffload, RouterConfig
+from egress_router.redirect.values import Desired, FlowOffload, Mode, RouterConfig
 from egress_router.redirect.withdraw import withdraw
 
 #: Changing links, addresses, routes and rules; asking and telling the neighbours, and reading iptables.
 CAPABILITIES = ("NET_ADMIN", "NET_RAW")
 PUT_BACK_ATTEMPTS = 3
+#: Seconds between two looks whether an address in use is free. Nobody serves from its end to its successor's next look.
+FREE_PAUSE = 0.3
 #: Duplicate address detection takes up to two seconds by default (RFC 4862, 5.4; ip-sysctl, dad_transmits).
 _DETECTION_SECONDS = 5.0
 
@@ -55,6 +57,9 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
         link, observed = _egress_link(kernel, config)
         for warning in cluster_interface_warnings(observed, link.name):
             LOGGER.warning("%s", warning)
+        if config.mode is Mode.INIT and config.handover and not _has_source(config, observed, link):
+            # `run`, the next container, waits for it: then all else is done when it is free.
+            config = replace(config, holds=False)
         desired = desired_state(config, observed, link.name)
         _refuse_other_addresses(config, observed, link)
         drift = network_drift(desired.network, observed)
@@ -208,6 +213,12 @@ def _refuse_other_addresses(config: RouterConfig, observed: Observed, link: Link
             )
 
 
+def _has_source(config: RouterConfig, observed: Observed, link: Link) -> bool:
+    """Whether the egress interface has one of the addresses already: `init` runs again beside a router that serves."""
+    sources = config.sources.values()
+    return any(item.interface == link.name and item.address in sources for item in observed.addresses)
+
+
 def _is_autoconfigured(item: LinkAddress) -> bool:
     """Whether router advertisements have made the address (RFC 4862): it is taken away, and comes back no more once
     accept_ra and autoconf are off.
@@ -332,23 +343,25 @@ def _wait_until_free(config: RouterConfig, addresses: Collection[Address], neigh
     Raises AddressInUse after that time, or when a signal asks to leave: nothing is served yet.
     """
     deadline = time.monotonic() + config.dad_wait
-    warned = False
+    warned = hasty = False
     # Blocked, they are kept for us: the first process of a container would not hear them at all.
     leaving = {signal.SIGTERM, signal.SIGINT}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, leaving)
     try:
         while True:
             try:
-                neighbours.check_duplicates(addresses, config.gateways.values())
+                neighbours.check_duplicates(addresses, config.gateways.values(), hasty=hasty)
             except AddressInUse as error:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise
+                # The last look is a thorough one, whose message is the error's.
+                hasty = left > 2 * FREE_PAUSE
                 if not warned:
                     LOGGER.warning("%s. Waiting for at most %.0f s until it is free", error, config.dad_wait)
                     warned = True
                 # Two that ask at once take each other for the owner: each asks again at another time.
-                pause = time.monotonic_ns() % 6000 / 1000 if error.asked else 0.5
+                pause = time.monotonic_ns() % 6000 / 1000 if error.asked else FREE_PAUSE
                 if signal.sigtimedwait(leaving, min(left, pause)) is not None:
                     raise
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 
@@ -49,6 +49,9 @@ class UplinkMonitor:
         self._checks: dict[int, socket.socket] = {}
         self._next_own = self._next_checks = 0.0
         self._next_probes: dict[Address, float] = {}
+        #: Called when somebody asks for one of our addresses before taking it.
+        self.asked_for: Callable[[], None] = lambda: None
+        self._others_ask = False
         state.gateways = {gateway: Reachability() for gateway in run.router.gateways.values()}
         state.checks = {check: Reachability() for check in run.checks}
 
@@ -112,7 +115,8 @@ class UplinkMonitor:
             # A pair asks often: only where a gateway is, while that is known.
             source = self._asks_as(gateway, missed=gateway in missed, now=now)
             self._watch.ask(gateway, source, to_all=self._pair is None or gateway in missed)
-        if self._run.router.dad and now >= self._next_own:
+        if self._run.router.dad and now >= self._next_own and not (self._state.leaving and self._others_ask):
+            # (Two that ask at once take each other for the owner: a successor that waits would wait longer.)
             self._next_own = now + (ASK_OWN_SECONDS if self._pair is None else PAIR_OWN_SECONDS)
             for source in self._sources:
                 self._watch.probe_own(source)
@@ -160,6 +164,7 @@ class UplinkMonitor:
             # It went away since it was seen, which its own event tells.
             return
         self._link = (index, mac)
+        self._watch.on_probe = self._probed
         self._loop.add_reader(self._watch.fileno(), self._listen)
         if self._pair is not None:
             self._pair.open(self._state.interface, index, mac)
@@ -174,6 +179,11 @@ class UplinkMonitor:
             elif heard.address in self._asked:
                 self._asked.discard(heard.address)
                 self._note_gateway(heard.address, answer=True)
+
+    def _probed(self, address: Address) -> None:
+        if address in self._sources:
+            self._others_ask = True
+            self.asked_for()
 
     def _note_claim(self, claim: Claim) -> None:
         """A claim of one of a pair is none; its next advert tells who it is."""

@@ -174,7 +174,8 @@ class RouterConfig:
 
     ``dad_wait`` is for how many seconds an address that is in use is waited for. ``health_port`` is the long-lived
     router's own; None for one that sets up and is gone. ``pair``: it is one of several with these ``sources``, and
-    ``holds``: it has them.
+    ``holds``: it has them. ``handover``: its successor starts beside it; for how many seconds one that leaves waits for
+    that, 0 when it does not.
     """
 
     mode: Mode
@@ -193,6 +194,7 @@ class RouterConfig:
     health_port: int | None = None
     pair: PairConfig | None = None
     holds: bool = True
+    handover: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from egress_router.manifests.values import (
     HANDOVER_HOLD,
     HELD_WAIT,
     PAIR_PROXY_GRACE,
+    SUCCESSION,
+    SUCCESSION_GRACE,
+    SUCCESSION_WAIT,
     TERMINATION_GRACE,
     Component,
     Kept,
@@ -106,8 +109,12 @@ _TAKEN_OVER = {
 _OUR_HANDOVER = (
     {"name": "EGRESS_SHUTDOWN_DELAY", "value": str(HANDOVER_DELAY)},
     {"name": "EGRESS_DAD_WAIT", "value": str(HELD_WAIT)},
+    {"name": "EGRESS_DAD_WAIT", "value": str(SUCCESSION_WAIT)},
+    {"name": "EGRESS_HANDOVER", "value": str(SUCCESSION)},
+    {"name": "EGRESS_SHUTDOWN_GRACE", "value": str(SUCCESSION_GRACE)},
 )
 _OUR_PAIR = ({"name": "EGRESS_SHUTDOWN_GRACE", "value": str(PAIR_PROXY_GRACE)},)
+_OUR_TIMES = tuple(TERMINATION_GRACE + hold for hold in (0, SUCCESSION, HANDOVER_HOLD))
 _OF_THE_PRIVILEGED_FORM = {"EGRESS_PARENT_INTERFACE", "EGRESS_HOST_NETNS", "EGRESS_MACVLAN_MODE"}
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
 _TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
@@ -289,7 +296,7 @@ class _Reader:
                 if tolerations:
                     kept[key] = tolerations
             elif key == "terminationGracePeriodSeconds":
-                if not (self._ours and value in (TERMINATION_GRACE, TERMINATION_GRACE + HANDOVER_HOLD)):
+                if not (self._ours and value in _OUR_TIMES):
                     kept[key] = value
             elif key == "affinity" and self._ours and "app.kubernetes.io/instance" in str(value):
                 continue

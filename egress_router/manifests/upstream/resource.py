@@ -73,7 +73,8 @@ def _notes(spec: Mapping[str, Any], addresses: list[dict[str, Any]], note: Noteb
         )
     note.add(
         NoteKind.WRONG,
-        "its Deployment had no strategy, so that an update ran two pods with one address; ours is Recreate",
+        "its Deployment had no strategy, so that an update ran two pods with one address; "
+        "of ours one waits for the other",
     )
     note.add(
         NoteKind.WRONG,

@@ -181,6 +181,20 @@ BAD = {
         "runs as user 1001",
     ),
     "a rolling update": (REDIRECT.replace("  strategy: {type: Recreate}\n", ""), "a rolling update starts the new pod"),
+    "an address that nobody takes": (
+        REDIRECT.replace(
+            "name: EGRESS_ROUTER_MODE", "name: EGRESS_HANDOVER, value: '20'}\n        - {name: EGRESS_ROUTER_MODE"
+        ),
+        "leaves the address to a container that stays, and there is none",
+    ),
+    "a rolling update of one that is not heard": (
+        REDIRECT.replace("{type: Recreate}", "{rollingUpdate: {maxSurge: 1, maxUnavailable: 1}}"),
+        "both would have the address",
+    ),
+    "a rolling update that leaves the old one": (
+        REDIRECT.replace("{type: Recreate}", "{rollingUpdate: {maxSurge: 1, maxUnavailable: 50%}}"),
+        "it never gets ready",
+    ),
     "a rolling DeploymentConfig": (
         REDIRECT.replace("kind: Deployment", "kind: DeploymentConfig").replace("Recreate", "Rolling"),
         "a rolling update starts the new pod",

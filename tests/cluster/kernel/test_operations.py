@@ -133,9 +133,9 @@ def test_two_routers_with_one_source_on_one_node(routers: Routers) -> None:
     routers.apply(manifests("redirect", "first", ["192.0.2.46"], GOOD, *options))
     routers.wait_ready("first")
     text = manifests("redirect", "second", ["192.0.2.46"], GOOD, *options)
-    mode = "- name: EGRESS_ROUTER_MODE"
-    assert mode in text
-    text = text.replace(mode, f'- {{name: EGRESS_DAD_WAIT, value: "3"}}\n            {mode}')
+    source = "- name: EGRESS_SOURCE"
+    assert text.count(source) == 2
+    text = text.replace(source, f'- {{name: EGRESS_DAD_WAIT, value: "3"}}\n            {source}')
     routers.apply(text)
     service = routers.service("first")
     with routers.connecting(service, 80) as outcome:
@@ -293,21 +293,46 @@ def test_an_upgrade_of_two_loses_no_new_connection(routers: Routers, kind: str) 
     assert outcome["connections"] > 100
 
 
-def test_an_upgrade_of_one_is_short(routers: Routers) -> None:
+KINDS = {
+    "redirect": (GOOD, 80, ("x\n", "x\n")),
+    "http-proxy": (f"{ECHO}\n", 8080, (f"CONNECT {ECHO}:80 HTTP/1.1\r\nHost: {ECHO}:80\r\n\r\n", " 200 ")),
+    "dns-proxy": (f"80 {ECHO}\n", 80, ("x\n", "x\n")),
+}
+
+
+@pytest.mark.parametrize("where", ["anywhere", "same"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_upgrade_of_one_is_short(routers: Routers, kind: str, where: str) -> None:
+    """The successor starts beside the old one, on any node or on the same one, and waits for the address."""
     routers.cluster.load_products("next")
-    routers.apply(manifests("redirect", "shop", ["192.0.2.46"], GOOD))
+    content, port, talk = KINDS[kind]
+    options = ["--node-selector", f"kubernetes.io/hostname={routers.cluster.shape.node_names[0]}"]
+    options = options if where == "same" else []
+    routers.apply(manifests(kind, "shop", ["192.0.2.46"], content, *options))
     (before,) = routers.wait_ready("shop")
     service = routers.service("shop")
-    routers.source(service, 80)
-    routers.apply(manifests("redirect", "shop", ["192.0.2.46"], GOOD, "--tag=next"))
-    gap = outage(routers, service, 80, before["metadata"]["uid"])
-    print(f"one router: {gap:.1f} s without an answer")
+    with routers.cluster.capture() as seen:
+        routers.until("it answers", lambda: answers(routers, service, port, *talk), 20)
+        routers.apply(manifests(kind, "shop", ["192.0.2.46"], content, "--tag=next", *options))
+        gap = outage(routers, service, port, before["metadata"]["uid"], *talk)
+    print(f"{kind}, {where}: {gap:.1f} s without an answer")
+    assert len(owners(seen, "192.0.2.46")) == 2
+    assert turns(seen, "192.0.2.46") == 1, "first one, then the other"
     assert 0 < gap < 20
 
 
-def outage(routers: Routers, address: str, port: int, before: str) -> float:
+def answers(routers: Routers, address: str, port: int, send: str, expect: str) -> bool:
+    """Whether a client that connects, and sends something, gets what it expects in half a second."""
+    try:
+        with client.connect(routers.client(), parse(address), port, 0.5) as opened:
+            opened.sendall(send.encode())
+            return expect in opened.recv(4096).decode()
+    except (client.NoReply, OSError):
+        return False
+
+
+def outage(routers: Routers, address: str, port: int, before: str, send: str, expect: str) -> float:
     """Return how long nobody answered until another pod than ``before`` is Ready and answers."""
-    host = routers.client()
     last, longest = time.monotonic(), 0.0
     deadline = last + 120
     over = threading.Event()
@@ -324,8 +349,7 @@ def outage(routers: Routers, address: str, port: int, before: str) -> float:
     watcher.start()
     answered_after = 0
     while answered_after < 3 and time.monotonic() < deadline:
-        with suppress(client.NoReply):
-            client.tcp(host, parse(address), port, "x", 0.5)
+        if answers(routers, address, port, send, expect):
             now = time.monotonic()
             longest = max(longest, now - last)
             last = now

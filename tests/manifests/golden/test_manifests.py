@@ -105,7 +105,14 @@ def test_no_two_pods_hold_one_address(case: Path) -> None:
     for item in workloads:
         assert item["spec"]["replicas"] == 1
         if item["kind"] == "Deployment":
-            assert item["spec"]["strategy"] == {"type": "Recreate"}
+            strategy = item["spec"]["strategy"]
+            if strategy["type"] == "Recreate":
+                assert strategy == {"type": "Recreate"}
+            else:
+                # The old one is told to leave at once, and the new one waits for the address.
+                assert strategy["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 1}
+                assert len(workloads) == 1
+                assert "--parent-interface" in (case / "args").read_text()
         spec = item["spec"]["template"]["spec"]
         # `init` refuses names.
         assert ("initContainers" in spec) == (case.name != "redirect-names")

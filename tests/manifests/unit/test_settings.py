@@ -55,6 +55,7 @@ def env(item: dict[str, Any], kind: str) -> dict[str, str]:
         ("redirect", "EGRESS_CHECK", "203.0.113.25:443", {"containers"}),
         ("redirect", "EGRESS_LIST_WAIT", "0", {"initContainers"}),
         ("redirect", "EGRESS_FLOW_OFFLOAD", "off", {"initContainers", "containers"}),
+        ("redirect", "EGRESS_HANDOVER", "40", {"initContainers", "containers"}),
         ("http-proxy", "EGRESS_LOG_FORMAT", "text", {"initContainers", "containers"}),
         ("http-proxy", "EGRESS_NAT_BACKEND", "nftables", {"initContainers"}),
         ("http-proxy", "EGRESS_HTTP_PROXY_IDLE_TIMEOUT", "2h", {"containers"}),
@@ -82,6 +83,7 @@ def test_variables_go_to_the_containers_that_read_them(
         ("http-proxy", ("--set", "EGRESS_LIST_WAIT=0"), "means nothing to the http-proxy router"),
         ("http-proxy", ("--set", "EGRESS_FLOW_OFFLOAD=on"), "means nothing to the http-proxy router"),
         ("redirect", ("--set", "EGRESS_FLOW_OFFLOAD=yes"), "EGRESS_FLOW_OFFLOAD"),
+        ("http-proxy", ("--set", "EGRESS_HANDOVER=20"), "means nothing to the http-proxy router"),
         ("redirect", ("--set", "EGRESS_LIST_WAIT=soon"), "EGRESS_LIST_WAIT"),
         ("http-proxy", ("--set", "EGRESS_HTTP_PROXY_PARENT=http://a:b@c:1"), "--parent-secret"),
         ("http-proxy", ("--set", "EGRESS_LOGLEVEL=x"), "is no variable of ours"),
@@ -110,6 +112,49 @@ def test_a_longer_grace_makes_kubelet_and_successor_wait(manifests: Manifests) -
     assert spec(second)["terminationGracePeriodSeconds"] > spec(first)["terminationGracePeriodSeconds"]
     _, (item,), _ = manifests("redirect", "--set", "EGRESS_SHUTDOWN_GRACE=300", "--set", "EGRESS_DAD_WAIT=1h")
     assert env(item, "containers")["EGRESS_DAD_WAIT"] == "1h"
+
+
+@pytest.mark.parametrize("component", ["redirect", "http-proxy", "dns-proxy", "tls-proxy"])
+def test_the_successor_of_one_alone_starts_beside_it(manifests: Manifests, component: str) -> None:
+    _, (item,), _ = manifests(component)
+    assert item["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 1}
+    (main,) = spec(item)["containers"]
+    assert ("lifecycle" in main) == (component != "redirect"), "a proxy cannot hear its successor"
+    for kind in ("initContainers", "containers"):
+        assert env(item, kind).get("EGRESS_HANDOVER") == ("20" if component == "redirect" else None)
+    hold = 0 if component == "redirect" else int(main["lifecycle"]["preStop"]["exec"]["command"][1])
+    grace = int(env(item, "containers").get("EGRESS_SHUTDOWN_GRACE", "30"))
+    termination = spec(item)["terminationGracePeriodSeconds"]
+    wait = int(env(item, "initContainers").get("EGRESS_DAD_WAIT", "50"))
+    assert hold + grace < termination < wait
+
+
+@pytest.mark.parametrize(
+    ("component", "options", "sources"),
+    [
+        ("redirect", (), 2),
+        ("http-proxy", (), 2),
+        ("redirect", ("--set", "EGRESS_DAD=off"), 1),
+        ("http-proxy", ("--set", "EGRESS_DAD=off"), 1),
+        ("redirect", ("--set", "EGRESS_HANDOVER=0"), 1),
+        ("redirect", ("--set", "EGRESS_SHUTDOWN_DELAY=5"), 1),
+    ],
+)
+def test_elsewhere_the_old_one_goes_first(
+    manifests: Manifests, component: str, options: tuple[str, ...], sources: int
+) -> None:
+    status, items, err = manifests(component, *options, sources=sources)
+    assert (status, err) == (0, "")
+    for item in items:
+        assert item["spec"]["strategy"] == {"type": "Recreate"}
+        assert env(item, "initContainers").get("EGRESS_HANDOVER", "0") == "0"
+
+
+def test_a_router_may_wait_for_its_address_before_it_tells_of_its_health(manifests: Manifests) -> None:
+    _, (item,), _ = manifests("redirect", "--set", "EGRESS_SHUTDOWN_GRACE=300")
+    (main,) = spec(item)["containers"]
+    wait = int(env(item, "containers")["EGRESS_DAD_WAIT"])
+    assert main["startupProbe"]["failureThreshold"] * main["startupProbe"]["periodSeconds"] > wait > 300
 
 
 @pytest.mark.parametrize(("secret", "path"), [("up", "parent"), ("up/url", "url")])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from egress_router.config.values import Address
 from egress_router.errors import AddressInUse
 from egress_router.net.arp_nd import Claim, Neighbours
 from egress_router.net.neighbour_watch import NeighbourWatch
@@ -51,6 +52,35 @@ def test_who_has_no_address_does_not_take_that_of_a_gateway_that_starts(link: Li
             assert "dadfailed" not in shown, shown
             assert time.monotonic() < end, "an answer comes as soon as the gateway has its address"
     assert {claim.address for claim in heard} == {GATEWAY}
+
+
+def test_who_asks_for_an_address_before_taking_it_is_heard(link: Link) -> None:
+    """ARP probes and duplicate address detection (RFC 5227, RFC 4862); who looks for a neighbour only is not."""
+    mine = [ip_address("192.0.2.46"), ip_address("2001:db8:2::46")]
+    for address, length in zip(mine, (24, 64), strict=True):
+        ip("address", "add", f"{address}/{length}", "dev", "router", "nodad")
+    with Rtnetlink() as kernel:
+        other = kernel.link("gateway")
+    assert other is not None
+    asked: list[Address] = []
+    with (
+        closing(NeighbourWatch(link.name, link.index, link.mac)) as watch,
+        closing(Neighbours(other.name, other.index, other.mac)) as asking,
+    ):
+        watch.on_probe = asked.append
+        for address in mine:
+            asking._send(asking._question(address, ip_address("192.0.2.1") if address.version == 4 else GATEWAY))
+        time.sleep(0.2)
+        watch.heard()
+        assert asked == []
+        for hasty in (False, True):
+            started = time.monotonic()
+            with pytest.raises(AddressInUse, match=r"192\.0\.2\.46 is in use"):
+                asking.check_duplicates(mine, hasty=hasty)
+            took = time.monotonic() - started
+        assert took < 0.45, "the first answer is enough for who waits"
+        assert watch.heard() == []
+        assert set(asked) == set(mine)
 
 
 def test_neither_does_a_router_that_starts_at_the_same_time(link: Link) -> None:

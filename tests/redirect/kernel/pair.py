@@ -31,15 +31,26 @@ _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
 class RouterPair:
-    """Routers on the first two nodes of a lab, and a client on the third one."""
+    """Routers on the first two nodes of a lab, or on ``nodes``, and a client on the third one. A variable that is
+    given empty is not set.
+    """
 
-    def __init__(self, lab: Lab, backend: str, directory: Path, run_directory: Path, **env: str) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        backend: str,
+        directory: Path,
+        run_directory: Path,
+        *,
+        nodes: tuple[int, int] = (0, 1),
+        **env: str,
+    ) -> None:
         self.lab = lab
         lab.echo("203.0.113.25", tcp=[80])
         lab.echo("2001:db8:113::25", tcp=[443])
         self.client = lab.pod("client", node=2)
         self.routers = []
-        for node, name in enumerate(("router-a", "router-b")):
+        for node, name in zip(nodes, ("router-a", "router-b"), strict=True):
             own = directory / name
             own.mkdir()
             settings = {
@@ -51,6 +62,7 @@ class RouterPair:
                 "EGRESS_DAD": "on",
                 **env,
             }
+            settings = {key: value for key, value in settings.items() if value}
             router = LiveRouter(lab, backend, own, RULES, (name, node, self.client), **settings)
             self.routers.append(router)
 

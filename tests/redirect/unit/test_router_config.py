@@ -241,6 +241,28 @@ def test_rules_are_needed_where_they_are_used(mode: Mode, destination: str | Non
         assert parsed(EGRESS_ROUTER_MODE=mode, EGRESS_DESTINATION=destination).rules == Ruleset()
 
 
+@pytest.mark.parametrize("text", ["20", "20s"])
+@pytest.mark.parametrize("mode", ["init", "legacy"])
+def test_a_successor_is_waited_for(mode: str, text: str) -> None:
+    assert parsed(EGRESS_ROUTER_MODE=mode, EGRESS_HANDOVER=text).handover == 20
+    assert parsed(EGRESS_ROUTER_MODE=mode, EGRESS_HANDOVER="0", EGRESS_DAD="off").handover == 0
+
+
+@pytest.mark.parametrize(
+    ("env", "problem"),
+    [
+        ({"EGRESS_ROUTER_MODE": "http-proxy", "EGRESS_DESTINATION": None}, "is for a redirect router"),
+        ({"EGRESS_ROUTER_MODE": "dns-proxy", "EGRESS_DESTINATION": None}, "is for a redirect router"),
+        ({"EGRESS_ROUTER_MODE": "legacy", "EGRESS_PAIR": "46"}, "is for a router without EGRESS_PAIR"),
+        ({"EGRESS_DAD": "off"}, "needs EGRESS_DAD=on: two routers would have the address at once"),
+    ],
+)
+def test_a_successor_that_nobody_would_hear(env: dict[str, str | None], problem: str) -> None:
+    (found,) = errors(EGRESS_HANDOVER="20", **env)
+    assert "EGRESS_HANDOVER" in found
+    assert problem in found
+
+
 def test_unknown_mode_makes_no_other_problem() -> None:
     """Whether rules are needed is not known then."""
     assert len(errors(EGRESS_ROUTER_MODE="htp-proxy", EGRESS_DESTINATION=None)) == 1

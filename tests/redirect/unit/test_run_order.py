@@ -109,6 +109,7 @@ class Router:
         self.files = FakeFiles()
         self.events = FakeEvents(self.steps)
         me: Any = self
+        self.asked_for: Callable[[], None] = lambda: None
         self.daemon = RedirectDaemon(
             RunConfig(self.config, grace=30),
             me,
@@ -140,6 +141,12 @@ class Router:
 
     def stop_offloading(self) -> None:
         self.steps.append("connections go by the rules")
+
+    def ask(self) -> None:
+        self.asked_for()
+
+    def hand_over(self) -> None:
+        self.steps.append("give the addresses up")
 
     def stop_accepting(self) -> None:
         self.steps.append("refuse new connections")
@@ -240,6 +247,48 @@ def test_one_that_nobody_replaces_takes_new_connections_until_it_is_idle(router:
     assert "connections go by the rules" in router.steps, "else nobody tells which of them live"
     assert router.steps[-1] == "end connections"
     assert 20.0 <= router.took < 21.0
+
+
+def with_handover(router: Router, seconds: int) -> None:
+    router.daemon._run = replace(router.daemon._run, delay=None, router=replace(router.config, handover=seconds))
+
+
+def test_one_that_hands_over_goes_on_until_its_successor_asks_for_the_address(router: Router) -> None:
+    with_handover(router, 20)
+    seen: list[tuple[list[str], list[str]]] = []
+
+    def look() -> None:
+        seen.append((router.state.reasons(0.0), [step for step in router.steps if "up" in step]))
+
+    router.run(60.0, (2.0, router.signal(signal.SIGTERM)), (9.0, look), (9.5, router.ask))
+    assert seen == [([], [])], "ready, and it has its addresses, though it has no connection"
+    assert router.steps[-1] == "give the addresses up"
+    assert 9.5 <= router.took < 10.0
+
+
+def test_who_asks_before_that_is_not_heeded(router: Router) -> None:
+    """Anybody can ask: it ends a wait of one that shall leave, and does nothing else."""
+    with_handover(router, 20)
+    router.run(60.0, (1.0, router.ask), (2.0, router.signal(signal.SIGTERM)))
+    assert 22.0 <= router.took < 22.5, "nobody has asked since"
+
+
+def test_connections_are_waited_for_after_the_successor_has_asked(router: Router) -> None:
+    with_handover(router, 20)
+    router.left = 1
+
+    def over() -> None:
+        router.left = 0
+
+    plan = (2.0, router.signal(signal.SIGTERM)), (3.0, router.ask), (12.0, over)
+    router.run(60.0, *plan)
+    assert 12.0 <= router.took < 12.5
+
+
+def test_no_successor_is_waited_for_longer_than_the_grace(router: Router) -> None:
+    with_handover(router, 300)
+    router.run(100.0, (2.0, router.signal(signal.SIGTERM)))
+    assert 32.0 <= router.took < 33.0
 
 
 def test_one_of_several_is_unready_first_and_refuses_later(router: Router) -> None:
