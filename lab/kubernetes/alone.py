@@ -32,7 +32,8 @@ def api_server(
     ``users`` get tokens of their own (``server.credentials.tokens``) and no rights; ``flags`` go to the server.
 
     Nothing but the server runs: no controller makes service accounts or removes what is orphaned, no namespace ends,
-    and the aggregated roles (view, edit, admin) are empty.
+    and the aggregated roles (view, edit, admin) are empty. Without ``users`` the other roles of every cluster come a
+    second after it is ready.
     """
     programs = builder.ensure([recipes.api_server(version)], say)
     reap()
@@ -41,7 +42,8 @@ def api_server(
         own = ("/proc/self/ns/net", Endpoint.on_loopback()) if network is None else (network, Endpoint(address or ""))
         [machine] = machines.start(["apiserver"], network=own[0], loopback=False)
         flags = ["--disable-admission-plugins=ServiceAccount", *flags]
-        server = ApiServer(machine, programs["kube"], machines.files / "apiserver", own[1], users, flags)
+        folder = machines.files / "apiserver"
+        server = ApiServer(machine, programs["kube"], folder, own[1], users, flags, roles=bool(users))
         server.start()
         yield server
     finally:

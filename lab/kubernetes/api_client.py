@@ -62,10 +62,11 @@ class ApiClient:
         """Return what lies at a path."""
         return self.request("GET", path)
 
-    def ready(self) -> bool:
-        """Return whether the server serves."""
+    def ready(self, *, roles: bool = True) -> bool:
+        """Return whether the server serves, and has made the ``roles`` of every cluster."""
+        path = "/readyz" if roles else "/readyz?exclude=poststarthook/rbac/bootstrap-roles"
         try:
-            return bool(self.request("GET", "/readyz", timeout=2.0) == "ok")
+            return bool(self.request("GET", path, timeout=2.0) == "ok")
         except (OSError, ApiError, http.client.HTTPException):
             return False
 

@@ -80,8 +80,13 @@ class ApiServer:
         endpoint: Endpoint,
         users: Sequence[str] = (),
         flags: Sequence[str] = (),
+        *,
+        roles: bool = True,
     ) -> None:
-        self.machine, self.kube, self.folder, self.endpoint = machine, kube, folder, endpoint
+        """``roles``: it is ready when it has made the roles that every cluster has. It waits for a second before that
+        (pkg/registry/rbac/rest, PostStartHook), in which an administrator needs none.
+        """
+        self.machine, self.kube, self.folder, self.endpoint, self.roles = machine, kube, folder, endpoint, roles
         self.credentials: Credentials = credentials.make(
             folder, [credentials.ADMIN, *users], [endpoint.address, *KUBERNETES_SERVICE, "127.0.0.1"]
         )
@@ -94,6 +99,9 @@ class ApiServer:
                 "ETCD_DIR": str(folder / "etcd"),
                 "ETCD_PORT": str(endpoint.etcd_port),
                 "ETCD_PEER_PORT": str(endpoint.etcd_peer_port),
+                # A fifth of the processor time of a start is the collection of garbage.
+                "GOGC": "400",
+                "GOMEMLIMIT": "512MiB",
             },
         )
         self.client = ApiClient(machine.network, endpoint.address, endpoint.port, self.ca, self.token)
@@ -120,7 +128,7 @@ class ApiServer:
 
         def ready() -> bool:
             self.service.require_running()
-            return self.client.ready()
+            return self.client.ready(roles=self.roles)
 
         return wait_until("the API server is ready", ready, timeout, 0.03)
 

@@ -16,6 +16,22 @@ SCHEDULER = "system:kube-scheduler"
 PROXY = "system:kube-proxy"
 
 
+_OPENSSL = """
+[req]
+distinguished_name = name
+[name]
+[ca]
+basicConstraints = critical, CA:TRUE
+subjectKeyIdentifier = hash
+[server]
+basicConstraints = critical, CA:FALSE
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+subjectAltName = {subject}
+"""
+
+
 def node_user(name: str) -> str:
     """Return the user that a kubelet is: the Node authorizer knows it by its name and group."""
     return f"system:node:{name}"
@@ -68,21 +84,15 @@ def make(folder: Path, users: Iterable[str], addresses: Sequence[str]) -> Creden
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"DNS:kubernetes{suffix}" for suffix in ("", ".default", ".default.svc", ".default.svc.cluster.local")]
     subject = ",".join([*names, "DNS:localhost", *(f"IP:{address}" for address in addresses)])
-    (folder / "server.ext").write_text(f"subjectAltName={subject}\nextendedKeyUsage=serverAuth\n")
+    (folder / "openssl.cnf").write_text(_OPENSSL.format(subject=subject))
     # No RSA: making such a key takes a busy machine seconds.
-    for name in ("ca", "server", "accounts"):
-        _openssl(folder, "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", f"{name}.key")
-    for name, issuer in (("ca", None), ("server", "ca")):
-        if issuer is None:
-            _openssl(
-                folder, "req", "-x509", "-new", "-key", "ca.key", "-subj", "/CN=lab-ca", "-days", "30", "-out", "ca.crt"
-            )
-        else:
-            _openssl(folder, "req", "-new", "-key", f"{name}.key", "-subj", f"/CN={name}", "-out", f"{name}.csr")
-            _openssl(
-                folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
-                "-days", "30", "-extfile", "server.ext", "-out", f"{name}.crt",
-            )  # fmt: skip
+    curve = ("-pkeyopt", "ec_paramgen_curve:P-256")
+    for name, signed in (("ca", ()), ("server", ("-CA", "ca.crt", "-CAkey", "ca.key"))):
+        _openssl(
+            folder, "req", "-x509", "-newkey", "ec", *curve, "-nodes", "-config", "openssl.cnf", "-extensions", name,
+            *signed, "-subj", f"/CN=lab-{name}", "-days", "30", "-keyout", f"{name}.key", "-out", f"{name}.crt",
+        )  # fmt: skip
+    _openssl(folder, "genpkey", "-algorithm", "EC", *curve, "-out", "accounts.key")
     _openssl(folder, "pkey", "-in", "accounts.key", "-pubout", "-out", "accounts.pub")
     made = Credentials(folder, {user: secrets.token_hex(16) for user in users})
     lines = [
