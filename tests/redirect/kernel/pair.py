@@ -31,26 +31,17 @@ _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
 class RouterPair:
-    """Routers on the first two nodes of a lab, or on ``nodes``, and a client on the third one. A variable that is
-    given empty is not set.
-    """
+    """Routers on ``nodes`` of a lab, and a client on the third one. A variable that is given empty is not set."""
 
-    def __init__(
-        self,
-        lab: Lab,
-        backend: str,
-        directory: Path,
-        run_directory: Path,
-        *,
-        nodes: tuple[int, int] = (0, 1),
-        **env: str,
-    ) -> None:
+    nodes = (0, 1)
+
+    def __init__(self, lab: Lab, backend: str, directory: Path, run_directory: Path, **env: str) -> None:
         self.lab = lab
         lab.echo("203.0.113.25", tcp=[80])
         lab.echo("2001:db8:113::25", tcp=[443])
         self.client = lab.pod("client", node=2)
         self.routers = []
-        for node, name in zip(nodes, ("router-a", "router-b"), strict=True):
+        for node, name in zip(self.nodes, ("router-a", "router-b"), strict=True):
             own = directory / name
             own.mkdir()
             settings = {

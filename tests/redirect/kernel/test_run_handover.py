@@ -23,14 +23,21 @@ MOST_SECONDS = 5.0
 HANDOVER = {"EGRESS_PAIR": "", "EGRESS_HANDOVER": "20", "EGRESS_SHUTDOWN_GRACE": "30", "EGRESS_DAD_WAIT": "50"}
 
 
-@pytest.fixture(
-    params=[("nftables", BRIDGE, (0, 0)), ("iptables", POINT_TO_POINT, (0, 1))], ids=["one node", "two nodes"]
-)
+class OnOneNode(RouterPair):
+    """Both on the first node."""
+
+    nodes = (0, 0)
+
+
+CASES = [("nftables", BRIDGE, OnOneNode), ("iptables", POINT_TO_POINT, RouterPair)]
+
+
+@pytest.fixture(params=CASES, ids=["one node", "two nodes"])
 def routers(request: pytest.FixtureRequest, make_lab: Callable[..., Lab], tmp_path: Path) -> Iterator[RouterPair]:
     """Two routers with one address, the first one of which runs."""
-    backend, shape, nodes = request.param
+    backend, shape, kind = request.param
     with short_directory() as directory:
-        pair = RouterPair(make_lab(nodes=3, shape=shape), backend, tmp_path, directory, nodes=nodes, **HANDOVER)
+        pair: RouterPair = kind(make_lab(nodes=3, shape=shape), backend, tmp_path, directory, **HANDOVER)
         for router in pair.routers:
             # As `manifests` writes it: two on one node hear each other.
             router.host.ip("link set macvlan0 type macvlan mode bridge")
