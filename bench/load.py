@@ -120,13 +120,14 @@ def iperf_tcp(client: Host, address: Address | str, port: int, seconds: float, s
     return {"throughput": end["bits_per_second"] / 1e9, "carried": end["bytes"] * 8 / 1e9 / spent.seconds}
 
 
-def iperf_small(client: Host, address: Address | str, port: int, seconds: float) -> dict[str, float]:
-    """Send 64 byte datagrams as fast as it goes; return ``packets`` per second that arrive, and the share ``lost``."""
-    end = iperf(client, address, port, seconds, "-u", "-l", "64", "-b", "0")["end"]["sum"]
-    return {
-        "packets": (end["packets"] - end["lost_packets"]) / end["seconds"],
-        "lost": end["lost_percent"] / 100,
-    }
+def iperf_small(client: Host, address: Address | str, port: int, seconds: float, *servers: int) -> dict[str, float]:
+    """Send 64 byte datagrams as fast as it goes; return ``packets`` per second that arrive, the share ``lost``, and
+    ``small``: packets that arrive per second of processor time (the client's and that of ``servers``, pids).
+    """
+    with Spent(*servers) as spent:
+        end = iperf(client, address, port, seconds, "-u", "-l", "64", "-b", "0")["end"]["sum"]
+    arrived = end["packets"] - end["lost_packets"]
+    return {"packets": arrived / end["seconds"], "lost": end["lost_percent"] / 100, "small": arrived / spent.seconds}
 
 
 def iperf(client: Host, address: Address | str, port: int, seconds: float, *more: str) -> dict:  # type: ignore[type-arg]

@@ -11,6 +11,7 @@ def questions() -> dict[str, Question]:
         connections,
         dns_proxy,
         egress_ips,
+        egress_tunnel,
         http_kinds,
         http_proxy,
         http_reload,
@@ -19,5 +20,16 @@ def questions() -> dict[str, Question]:
         start_up,
     )
 
-    modules = (start_up, connections, packets, http_proxy, http_kinds, http_reload, dns_proxy, egress_ips, long_lived)
+    modules = (
+        start_up,
+        connections,
+        packets,
+        http_proxy,
+        http_kinds,
+        http_reload,
+        dns_proxy,
+        egress_ips,
+        egress_tunnel,
+        long_lived,
+    )
     return {module.QUESTION.name: module.QUESTION for module in modules}

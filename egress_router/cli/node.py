@@ -101,7 +101,7 @@ CLUSTER_OPTION = click.option(
     help="What happens to a pod that no object tells of.",
 )
 @click.option("--probe-interval", type=click.FloatRange(0.02, 10), default=0.08, show_default=True, help="Seconds.")
-@click.option("--probe-misses", type=click.IntRange(1, 100), default=3, show_default=True, help="In a row: down.")
+@click.option("--probe-misses", type=click.IntRange(1, 100), default=4, show_default=True, help="In a row: down.")
 @click.option("--probe-returns", type=click.IntRange(1, 100), default=5, show_default=True, help="In a row: up again.")
 @PROBE_PORT_OPTION
 @KEYS_OPTION

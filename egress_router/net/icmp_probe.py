@@ -6,6 +6,7 @@ ICMP: RFC 792, RFC 4443. What agents tell each other is one small JSON datagram 
 from __future__ import annotations
 
 import json
+import math
 import select
 import socket
 import struct
@@ -19,6 +20,7 @@ from typing import TypeGuard
 
 from egress_router.net.agent_figures import Figures, parse_figures
 from egress_router.net.oserror import translating
+from egress_router.net.probe_pace import Pace
 from egress_router.net.signed_messages import ANY_SOURCE, Opened, Signatures
 from egress_router.net.starting_pods import StartingPods
 from egress_router.net.tunnel_echo import (
@@ -59,6 +61,8 @@ _REMEMBERED_SECONDS = 600.0
 MOST_ECHOES = 5000
 #: The longest time until its next question that somebody may name; seconds.
 _LONGEST_PAUSE = 60.0
+#: Those that are asked again between two rounds take no more than this part of them.
+_AGAIN_PART = 0.5
 #: Agents of nodes that are up are asked in every so many rounds.
 REDUCED_RATE_ROUNDS = 3
 #: How often a controller asks each agent for all of its figures; seconds.
@@ -210,15 +214,29 @@ _LEGS = frozenset(Leg)
 @dataclass(slots=True)
 class _Target:
     """``asked`` and ``heard``: legs of this round, and those that are asked by seldom. ``part``: which part of the
-    figures is asked for next, not before ``figures_due`` (time.monotonic()).
+    figures is asked for next, not before ``figures_due`` (time.monotonic()). ``asked_at``: when it was asked last;
+    ``reported``: what was missing since then has been reported.
     """
 
+    name: str
     host_ip: str
+    pace: Pace
     reply: Reply | None = None
     asked: set[Leg] = field(default_factory=set)
     heard: set[Leg] = field(default_factory=set)
     part: int = 0
     figures_due: float = 0.0
+    asked_at: float = 0.0
+    reported: bool = False
+
+    @property
+    def late_at(self) -> float:
+        """When an answer is late."""
+        return self.asked_at + self.pace.patience
+
+    def has_answered(self) -> bool:
+        """Return whether all answers that come in each round are there."""
+        return Leg.DIRECT in self.heard and self.asked - SELDOM <= self.heard
 
     def told(self, reply: Reply, now: float) -> None:
         """Take in a reply; one without figures after a question for some leaves a question for the rest as it is."""
@@ -256,7 +274,11 @@ class Prober:
     """Probes every target once per interval and reports each round as {name: Answer}.
 
     The answers to a round are read when the next one starts, so a late thread never takes an answer that waits in the
-    socket for a missing one. It also answers other agents' questions, with what ``payload`` returns, given the pods
+    socket for a missing one. With ``misses``, a target that answered so far and is late is reported and asked again at
+    once, as often as it takes to miss so many in a row, see Pace. Each miss is that of a probe of its own, so a thread
+    that stood still for long counts one at most.
+
+    It also answers other agents' questions, with what ``payload`` returns, given the pods
     that they ask about; without ``payload`` it asks from any port, says nothing of a use, and answers nobody.
 
     Making one raises CapabilityError without NET_RAW, PlatformError when ``host_ip`` is no address of this machine, and
@@ -277,6 +299,7 @@ class Prober:
         heard_pods: Callable[[str, Mapping[str, str]], None] | None = None,
         translated: Callable[[Collection[str]], None] = lambda _: None,
         figures: Callable[[int], Mapping[str, object]] | None = None,
+        misses: int = 0,
     ) -> None:
         """``signatures``: sign what is said, and believe only what is signed. ``public_key`` is told to all that are
         asked; ``heard_key`` is called in the thread with the address of a node and its key, when that is another one.
@@ -310,7 +333,15 @@ class Prober:
         self._stop_asked = threading.Event()
         self._ended = threading.Event()
         self._ended.set()
+        self._misses = misses
+        #: The number of the round, and that of the last echoes; when the latest ones were sent.
         self._number = 0
+        self._echo_number = 0
+        self._sent_at: dict[int, float] = {}
+        #: Targets whose answers are looked at before the round is over.
+        self._awaited: dict[str, _Target] = {}
+        #: Echoes that were sent between two rounds; the next round is the longer for them where there is a bound.
+        self._extra = 0
         self._echo_id = random_ident()
         self._tunnel = TunnelEchoes(host_ip, self._receiver)
         #: What ``set_tunnel`` said last, None when the thread has taken it over.
@@ -355,7 +386,7 @@ class Prober:
             self._targets = {
                 name: self._targets[name]
                 if name in self._targets and self._targets[name].host_ip == ip
-                else _Target(ip)
+                else _Target(name, ip, Pace(self._misses, self._interval))
                 for name, ip in targets.items()
             }
             self._by_ip = {}
@@ -399,7 +430,7 @@ class Prober:
 
     def _round_seconds(self, targets: int) -> float:
         # One straight and one through the tunnel; those that are seldom sent are few.
-        return max(self._interval, 2 * targets / MOST_ECHOES) if self._payload else self._interval
+        return max(self._interval, (2 * targets + self._extra) / MOST_ECHOES) if self._payload else self._interval
 
     def stop(self) -> None:
         """Ask the thread in ``run`` to end, and wait a moment for it."""
@@ -424,53 +455,90 @@ class Prober:
         while not self._stop_asked.is_set():
             beat()
             due = max(due + self.round_seconds(), time.monotonic() - self._interval)
+            self._extra = 0
+            while not self._stop_asked.is_set() and (look := self._next_look()) < due:
+                self._receive_until(look)
+                self._ask_again()
             self._receive_until(due)
             self._report(self._take())
             self._send()
 
     def _take(self) -> dict[str, Answer]:
+        """Return what came since the last round; not of those that were asked again a moment ago."""
         with self._lock:
             found = {}
             for name, target in self._targets.items():
-                reply = target.reply or _SILENCE
+                if name in self._awaited or (target.reported and target.heard <= SELDOM):
+                    continue
                 # The answer to an echo that is seldom sent has until the next one is.
                 due = target.asked if self._seldom_next() else target.asked - SELDOM
-                legs = {leg: leg in target.heard for leg in due}
-                pending = None if target.reply is None else reply.pending
-                found[name] = Answer(
-                    Leg.DIRECT in target.heard,
-                    reply.ready,
-                    reply.draining,
-                    pending,
-                    reply.sources,
-                    legs,
-                    reply.answers_tunnel,
-                    reply.drain,
-                    reply.takes_pods,
-                    reply.figures,
-                )
-                target.heard -= {*due, Leg.DIRECT, Leg.TUNNEL}
-                target.asked -= due
+                found[name] = self._taken(target, due, target.reply)
                 target.reply = None
             return found
+
+    @staticmethod
+    def _taken(target: _Target, due: set[Leg], reply: Reply | None) -> Answer:
+        """Return what a target has answered, by the legs that are ``due``."""
+        said = reply or _SILENCE
+        target.pace.looked(answered=target.has_answered())
+        answer = Answer(
+            Leg.DIRECT in target.heard,
+            said.ready,
+            said.draining,
+            None if reply is None else said.pending,
+            said.sources,
+            {leg: leg in target.heard for leg in due},
+            said.answers_tunnel,
+            said.drain,
+            said.takes_pods,
+            said.figures,
+        )
+        target.heard -= {*due, Leg.DIRECT, Leg.TUNNEL}
+        target.asked -= due
+        return answer
+
+    def _next_look(self) -> float:
+        """Return when the next target has been waited for long enough."""
+        return min((target.late_at for target in self._awaited.values()), default=math.inf)
+
+    def _ask_again(self) -> None:
+        """Report those that are late and ask them again. What their agents say is left for the end of the round."""
+        now = time.monotonic()
+        late = {name: target for name, target in self._awaited.items() if target.late_at <= now}
+        for name in late:
+            del self._awaited[name]
+        with self._lock:
+            late = {name: target for name, target in late.items() if self._targets.get(name) is target}
+            found = {name: self._taken(target, target.asked - SELDOM, None) for name, target in late.items()}
+            for target in late.values():
+                target.reported = True
+        if found:
+            self._report(found)
+        again = [(name, target.host_ip) for name, target in late.items() if target.pace.hurries]
+        # When many are late at once the reason is here, or there is no hurry: they are asked in the next round.
+        left = int(MOST_ECHOES * self._interval * _AGAIN_PART) - self._extra
+        again = again[: max(0, left // 2)]
+        self._extra += 2 * len(again)
+        self._send_echoes(again, seldom=False)
 
     def _seldom_next(self) -> bool:
         return (self._number + 1) % SELDOM_ROUNDS == 0
 
     def _send(self) -> None:
-        self._number = (self._number + 1) & 0xFFFF
+        self._number = (self._number + 1) & _MAX_NUMBER
         with self._lock:
             for way in self._new_way:
                 self._tunnel.use(way)
             self._new_way = []
-            targets = [(name, target.host_ip) for name, target in self._targets.items()]
+            targets = [(name, target.host_ip) for name, target in self._targets.items() if name not in self._awaited]
             parts = self._parts_due()
             uses, reduced_rate, pods = self._uses, self._reduced_rate, self._pods
         seconds = self._round_seconds(len(targets))
         for number, (name, ip) in enumerate(targets, start=1):
             if number % _BURST == 0:
-                self._drain(self._icmp)
                 self._drain(self._udp)
+            if name in reduced_rate and self._number % REDUCED_RATE_ROUNDS != 0:
+                continue
             question: dict[str, object] = {"ask": self._number}
             if self._payload:
                 question["uses"] = name in uses
@@ -482,18 +550,33 @@ class Prober:
                 question["pods"] = list(pods[name])
             if name in parts:
                 question["figures"] = parts[name]
-            try:
-                self._icmp.sendto(echo_request(self._version, self._echo_id, self._number), (ip, 0))
-                if name not in reduced_rate or self._number % REDUCED_RATE_ROUNDS == 0:
-                    self._udp.sendto(self._sealed(question, ip), (ip, self._port))
-            except OSError:
-                # No route, no buffer: nothing will come back, which is what counts.
-                continue
-        asked = self._tunnel.send(self._number, self._echo_id, targets)
+            # No route, no buffer: nothing will come back, which is what counts.
+            with suppress(OSError):
+                self._udp.sendto(self._sealed(question, ip), (ip, self._port))
+        self._send_echoes(targets, seldom=self._number % SELDOM_ROUNDS == 0)
+
+    def _send_echoes(self, targets: list[tuple[str, str]], *, seldom: bool) -> None:
+        """Send echoes to the nodes (name, address), straight and through the tunnel."""
+        if not targets:
+            return
+        number = self._echo_number = (self._echo_number + 1) & _MAX_NUMBER
+        oldest = time.monotonic() - LATEST_ROUNDS * self.round_seconds()
+        # What comes before the last was sent is early.
+        self._sent_at = {sent: at for sent, at in self._sent_at.items() if at > oldest} | {number: math.inf}
+        for count, (_, ip) in enumerate(targets, start=1):
+            if count % _BURST == 0:
+                self._drain(self._icmp)
+            with suppress(OSError):
+                self._icmp.sendto(echo_request(self._version, self._echo_id, number), (ip, 0))
+        asked = self._tunnel.send(number, self._echo_id, targets, seldom=seldom)
+        now = self._sent_at[number] = time.monotonic()
         with self._lock:
-            for name, legs in asked.items():
-                if name in self._targets:
-                    self._targets[name].asked |= legs
+            for name, _ in targets:
+                if (target := self._targets.get(name)) is not None:
+                    target.asked |= asked.get(name, set())
+                    target.asked_at, target.reported = now, False
+                    if target.pace.hurries and not target.has_answered():
+                        self._awaited[name] = target
 
     def _parts_due(self) -> dict[str, int]:
         """Return which part of its figures each agent is asked for now: by controllers alone."""
@@ -548,15 +631,21 @@ class Prober:
         type_, _, _, ident, number = struct.unpack_from("!BBHHH", data)
         expected = 0 if self._version == 4 else _ECHO[6][1]
         leg = ident ^ self._echo_id
-        if type_ != expected or leg not in _LEGS or self._age(number) > LATEST_ROUNDS:
+        sent = self._sent_at.get(number)
+        # A distant node may answer after the next round has started.
+        if type_ != expected or leg not in _LEGS or sent is None:
             return
         with self._lock:
             for target in self._by_ip.get(ip, ()):
                 target.heard.add(Leg(leg))
+                if leg not in SELDOM:
+                    target.pace.answered(time.monotonic() - sent)
+                if self._awaited.get(target.name) is target and target.has_answered():
+                    del self._awaited[target.name]
 
     def _age(self, number: int) -> int:
-        """Return how many rounds ago a probe was sent. A distant node may answer after the next round has started."""
-        return (self._number - number) & 0xFFFF
+        """Return how many rounds ago a question was asked."""
+        return (self._number - number) & _MAX_NUMBER
 
     def _on_datagram(self, data: bytes, ip: str, address: tuple[object, ...]) -> None:
         opened = Opened(data) if self._signatures is None else self._signatures.open(data, ip, self._host_ip)

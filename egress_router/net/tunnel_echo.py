@@ -133,16 +133,16 @@ class TunnelEchoes:
             raise
         return opened
 
-    def send(self, number: int, ident: int, targets: Iterable[tuple[str, str]]) -> dict[str, set[Leg]]:
+    def send(self, number: int, ident: int, targets: Iterable[tuple[str, str]], *, seldom: bool) -> dict[str, set[Leg]]:
         """Send to the nodes (name, address) that have a mark; return, by name, the legs that they were asked by. What
-        cannot be sent counts as asked: nothing will come back.
+        cannot be sent counts as asked: nothing will come back. ``seldom``: by the legs in SELDOM, too.
         """
         way = self._way
         if way is None:
             return {}
-        if number % SELDOM_ROUNDS == 0:
+        if seldom:
             self._open_missing()
-        legs = [leg for leg in self._senders if leg not in SELDOM or number % SELDOM_ROUNDS == 0]
+        legs = [leg for leg in self._senders if seldom or leg not in SELDOM]
         for leg in legs:
             # Each time: a device that was made anew is another one to the kernel.
             with suppress(OSError):

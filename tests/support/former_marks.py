@@ -21,14 +21,12 @@ def use_them() -> None:
     sound = nft_rules._chains
 
     def chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
+        off = f"meta mark set meta mark & 0x{settings.marks.keep:08x}"
         for chain in sound(settings, mtu):
-            if chain.name == "take_mark_off":
-                yield replace(chain, rules=())
-            elif chain.name == "select_path":
-                yield replace(chain, rules=chain.rules[1:])
-            elif chain.name == "verify_source":
-                marked = f"meta mark set meta mark & 0x{settings.marks.keep:08x} accept"
-                yield replace(chain, rules=(chain.rules[0].replace("accept", marked), *chain.rules[1:]))
+            if chain.name == "passed_on":
+                yield replace(chain, rules=tuple(rule for rule in chain.rules if not rule.endswith(off)))
+            elif chain.name in ("select_path", "known_connection"):
+                yield replace(chain, rules=tuple(rule.replace(f"{off} ", "") for rule in chain.rules if rule != off))
             else:
                 yield chain
 

@@ -45,6 +45,8 @@ Elements = dict[str, dict[str, str | None]]
 
 _ENDS = ("saddr", "daddr")
 _TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
+#: What nft calls the headers of each IP version.
+_FAMILIES = {4: "ip", 6: "ip6"}
 #: The target of a neighbour solicitation (RFC 4861, section 4.3). To nft 1.0 it is raw bytes, which cannot be compared
 #: with an ipv6_addr.
 ND_TARGET = "@th,64,128"
@@ -271,6 +273,19 @@ def _strangers(settings: NodeSettings) -> Iterator[str]:
     yield f"{to_tunnel} ip6 saddr != @nodes6 {drop}"
 
 
+def _untracked(settings: NodeSettings, *, sent: bool) -> Iterator[str]:
+    """What the tunnel sends and hears is no connection: each would have an entry of its own beside that of what is
+    inside, on both nodes. What is only passed on stays one, whoever it says that it is from.
+    """
+    to_tunnel = f"udp dport {settings.tunnel_port}"
+    if settings.encrypted:
+        yield f'{"oifname" if sent else "iifname"} "{ENCRYPTED}" {to_tunnel} notrack accept'
+        return
+    for version, ip in _FAMILIES.items():
+        other = f"{ip} daddr @nodes{version}" if sent else f"{ip} saddr @nodes{version} fib daddr type local"
+        yield f"{to_tunnel} {other} notrack accept"
+
+
 def _mark_connection(slot: int, marks: Marks) -> str:
     return f"ct mark set ct mark & {_hex(marks.keep)} | {_hex(marks.mark_of(slot))}"
 
@@ -294,6 +309,9 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     A late reply to a connection that was cut would make a connection the other way round, whose replies, the pod's own
     packets, are translated by nobody. So nothing from outside opens a connection straight to such a pod, except a SYN
     and an echo request, which are no replies; nor to one that was such a pod until just now (`flushed_pods`).
+
+    What is judged once for a connection is not judged again for its packets: its mark says what was found, see
+    `known_connection`. What may change while it lasts is asked of each packet: whether its pod may still leave so.
 
     What has no connection of its own (UDP, ICMP) moves when its gateway drains: `undrained_paths` lacks that gateway,
     so the path of the pod counts. The entry at the pod's node stays, so replies by the former gateway still belong to
@@ -337,6 +355,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     numbers = [settings.tunnel_port, settings.probe_port, *([settings.wireguard_port] if settings.encrypted else [])]
     ports = f"{{ {', '.join(map(str, numbers))} }}"
     mask, ours = _hex(marks.mask), f"ct mark & {_hex(marks.value_mask)}"
+    is_own = f"ct mark & {mask} == {_hex(marks.mark_of(OWN_SLOT))}"
     no_mark = f"meta mark set meta mark & {_hex(marks.keep)}"
     is_ours = f"meta mark & {_hex(marks.value_mask)} == {_hex(marks.value)}"
     # TCP headers without options take 20 bytes, IPv4 headers 20 and IPv6 headers 40.
@@ -356,51 +375,57 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         ),
         "nobody outside opens connections to an egress IP",
     )
+    for version, ip in _FAMILIES.items():
+        yield NftChain(
+            f"restore_path{version}",
+            None,
+            (
+                f"meta l4proto != {_CONNECTED} {ip} saddr vmap @excepted{version}",
+                # A connection whose holder is gone bears the pod's own address as its source until it is cut.
+                f"{ours} != {_hex(marks.value)} {ip} saddr vmap @excepted{version}",
+                "fib daddr type local accept",
+                f"{ip} saddr vmap @path{version}",
+                unknown,
+            ),
+            "what has no gateway yet, or has it no longer, takes that of the pod",
+        )
     yield NftChain(
-        "restore_path4",
+        "known_connection",
         None,
         (
+            no_mark,
+            # Nothing else is asked of them.
+            "ct direction reply accept",
+            f'iifname "{TUNNEL}" accept',
             f"meta l4proto {_CONNECTED} ct mark & {mask} vmap @known_paths",
-            f"meta l4proto != {_CONNECTED} ip saddr vmap @excepted4",
-            # A connection whose holder is gone bears the pod's own address as its source until it is cut.
-            f"{ours} != {_hex(marks.value)} ip saddr vmap @excepted4",
+            f"meta l4proto {_CONNECTED} return",
+            "ip saddr vmap @excepted4",
+            "ip6 saddr vmap @excepted6",
             f"ct mark & {mask} vmap @undrained_paths",
-            "fib daddr type local accept",
-            "ip saddr vmap @path4",
-            unknown,
         ),
-        "known connections keep their gateway, others take that of the pod",
-    )
-    yield NftChain(
-        "restore_path6",
-        None,
-        (
-            f"meta l4proto {_CONNECTED} ct mark & {mask} vmap @known_paths",
-            f"meta l4proto != {_CONNECTED} ip6 saddr vmap @excepted6",
-            # A connection whose holder is gone bears the pod's own address as its source until it is cut.
-            f"{ours} != {_hex(marks.value)} ip6 saddr vmap @excepted6",
-            f"ct mark & {mask} vmap @undrained_paths",
-            "fib daddr type local accept",
-            "ip6 saddr vmap @path6",
-            unknown,
-        ),
-        "known connections keep their gateway, others take that of the pod",
+        "known connections keep their gateway",
     )
     yield NftChain(
         "from_tunnel",
         None,
         (
             "ct state invalid,untracked counter name tunnel_no_connection drop",
+            *(f"ct state established {ip} saddr @translated_pods{version} accept" for version, ip in _FAMILIES.items()),
             "icmp type echo-request fib daddr type local accept",
             "icmpv6 type echo-request fib daddr type local accept",
             "ip daddr @cluster4 counter name tunnel_inside drop",
             "ip6 daddr @cluster6 counter name tunnel_inside drop",
             "fib daddr type != unicast counter name tunnel_inside drop",
-            "ip saddr @translated_pods4 accept",
-            "ip6 saddr @translated_pods6 accept",
+            *(f"{ip} saddr @translated_pods{version} goto translated_here" for version, ip in _FAMILIES.items()),
             "counter name tunnel_untranslated drop",
         ),
         "only pods translated here, to the outside, may come by the tunnel, and pings of agents",
+    )
+    yield NftChain(
+        "translated_here",
+        None,
+        (f"ct mark set ct mark & {_hex(marks.keep)} | {_hex(marks.value)}", "accept"),
+        "this node translates the pod of another one: our value and no slot",
     )
     yield NftChain(
         "drop_late_replies",
@@ -423,46 +448,84 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         ),
         "what is of no connection is translated by nobody; it may reach this node and what is reached directly",
     )
+    for version, ip in _FAMILIES.items():
+        yield NftChain(
+            f"tunnel_zone{version}",
+            None,
+            (
+                f"{ip} saddr vmap @excepted{version}",
+                f"ct original zone set {TUNNEL_ZONE}",
+            ),
+            "what has no connection and leaves by the tunnel is looked up in a zone of its own",
+        )
     yield NftChain(
-        "tunnel_zone",
+        "before_tracking",
         "type filter hook prerouting priority raw; policy accept;",
         (
             f"meta l4proto {_CONNECTED} accept",
-            "ip saddr vmap @excepted4",
-            "ip6 saddr vmap @excepted6",
-            f"ip saddr @tunnelled_pods4 ip daddr != @cluster4 ct original zone set {TUNNEL_ZONE}",
-            f"ip6 saddr @tunnelled_pods6 ip6 daddr != @cluster6 ct original zone set {TUNNEL_ZONE}",
+            *_untracked(settings, sent=False),
+            *(
+                f"{ip} saddr @tunnelled_pods{version} {ip} daddr != @cluster{version} goto tunnel_zone{version}"
+                for version, ip in _FAMILIES.items()
+            ),
         ),
-        "what has no connection and leaves by the tunnel is looked up in a zone of its own",
+        "the tunnel's own packets are no connections; what has none and leaves by it has a zone",
+    )
+    yield NftChain(
+        "before_tracking_own",
+        "type filter hook output priority raw; policy accept;",
+        tuple(_untracked(settings, sent=True)),
+        "the tunnel's own packets are no connections",
     )
     yield NftChain(
         "inbound",
         "type filter hook prerouting priority mangle - 5; policy accept;",
         (
             f'iifname "{TUNNEL}" goto from_tunnel',
-            "ct state invalid,untracked ip saddr @egress_pods4 ip daddr != @cluster4 goto drop_to_outside",
-            "ct state invalid,untracked ip6 saddr @egress_pods6 ip6 daddr != @cluster6 goto drop_to_outside",
-            "ct state invalid ip daddr @egress_ips4 counter name invalid drop",
-            "ct state invalid ip6 daddr @egress_ips6 counter name invalid drop",
-            "ct state new ip daddr @egress_pods4 ip saddr != @cluster4 goto drop_late_replies",
-            "ct state new ip6 daddr @egress_pods6 ip6 saddr != @cluster6 goto drop_late_replies",
-            "ct state new ip daddr @flushed_pods4 ip saddr != @cluster4 goto drop_late_replies",
-            "ct state new ip6 daddr @flushed_pods6 ip6 saddr != @cluster6 goto drop_late_replies",
-            'ct state new iifname != "lo" ip daddr @egress_ips4 goto reject_inbound',
-            'ct state new iifname != "lo" ip6 daddr @egress_ips6 goto reject_inbound',
+            # All that follows is about the first packet of a connection, or about what has none.
+            "ct state established,related accept",
+            "ct state new goto inbound_new",
+            *(
+                f"ct state invalid,untracked {ip} saddr @egress_pods{version} {ip} daddr != @cluster{version} "
+                "goto drop_to_outside"
+                for version, ip in _FAMILIES.items()
+            ),
+            *(
+                f"ct state invalid {ip} daddr @egress_ips{version} counter name invalid drop"
+                for version, ip in _FAMILIES.items()
+            ),
         ),
         "what comes in: by the tunnel, from pods without a connection, from outside",
+    )
+    yield NftChain(
+        "inbound_new",
+        None,
+        (
+            *(
+                f"{ip} daddr @{name}{version} {ip} saddr != @cluster{version} goto drop_late_replies"
+                for name in ("egress_pods", "flushed_pods")
+                for version, ip in _FAMILIES.items()
+            ),
+            *(
+                f'iifname != "lo" {ip} daddr @egress_ips{version} goto reject_inbound'
+                for version, ip in _FAMILIES.items()
+            ),
+        ),
+        "nobody outside opens connections to an egress IP, and late replies open none",
     )
     yield NftChain(
         "select_path",
         "type filter hook prerouting priority dstnat + 5; policy accept;",
         (
-            f"ct direction reply {ours} == {_hex(marks.value)} {no_mark}",
+            f"{is_own} {no_mark} accept",
+            f"{ours} == {_hex(marks.value)} jump known_connection",
+            "ct direction reply accept",
             f'iifname "{TUNNEL}" accept',
             *(
-                f'iifname != {{ "lo", "{settings.interface}" }} ct direction original {ip} saddr != @cluster{version} '
-                f"{ip} daddr != @cluster{version} fib saddr . iif oif missing fib daddr type != local goto forged"
-                for version, ip in ((4, "ip"), (6, "ip6"))
+                f"ct direction original {ip} saddr != @cluster{version} {ip} daddr != @cluster{version} "
+                f'iifname != {{ "lo", "{settings.interface}" }} fib saddr . iif oif missing fib daddr type != local '
+                "goto forged"
+                for version, ip in _FAMILIES.items()
             ),
             "ct direction original ip saddr @local_pods4 ip daddr != @cluster4 goto restore_path4",
             "ct direction original ip6 saddr @local_pods6 ip6 daddr != @cluster6 goto restore_path6",
@@ -482,13 +545,12 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     )
     yield NftChain(
         "forged_at_bridge",
-        "type filter hook forward priority mangle - 5; policy accept;",
+        None,
         (
-            f"meta mark & {mask} != {_hex(marks.value)} return",
             # As where the mark was given.
             "ct direction reply return",
-            *(f"{ip} {end} @cluster{version} return" for version, ip in ((4, "ip"), (6, "ip6")) for end in _ENDS),
-            f'meta iifkind "bridge" meta oifkind "bridge" oifname != "{settings.interface}" {no_mark} accept',
+            *(f"{ip} {end} @cluster{version} return" for version, ip in _FAMILIES.items() for end in _ENDS),
+            f'meta iifkind "bridge" meta oifkind "bridge" oifname != "{settings.interface}" {no_mark} return',
             "counter name forged_source drop",
         ),
         "the same from a bridge, unless it passes on to itself what is not for this node",
@@ -506,21 +568,30 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "traffic of pods that are not of this node",
     )
     yield NftChain(
-        "anti_spoof",
+        "passed_on",
         "type filter hook forward priority mangle - 5; policy accept;",
         (
-            f"udp dport {ports} ip daddr @nodes4 counter name forged_node drop",
-            f"udp dport {ports} ip6 daddr @nodes6 counter name forged_node drop",
+            # Its first packet was judged by all of this, and its route is no tunnel.
+            f"{is_own} ct state established accept",
+            f"meta mark & {mask} == {_hex(marks.value)} jump forged_at_bridge",
+            # The route is chosen: our mark is nobody else's business.
+            f'oifname "{TUNNEL}" {no_mark}',
+            # No pod speaks to a tunnel or an agent of another node.
+            *(
+                f"udp dport {ports} {ip} daddr @nodes{version} counter name forged_node drop"
+                for version, ip in _FAMILIES.items()
+            ),
+            f'oifname "{settings.interface}" jump outbound_multicast',
+            "tcp flags & (syn | rst) == syn jump clamp_mss",
         ),
-        "no pod speaks to a tunnel or an agent of another node",
+        "what is passed on",
     )
     yield NftChain(
         "outbound_multicast",
-        "type filter hook forward priority mangle - 5; policy accept;",
-        (
-            f'oifname != "{settings.interface}" return',
-            f"ip saddr @egress_pods4 ip daddr {MULTICAST[4]} counter name multicast drop",
-            f"ip6 saddr @egress_pods6 ip6 daddr {MULTICAST[6]} counter name multicast drop",
+        None,
+        tuple(
+            f"{ip} daddr {MULTICAST[version]} {ip} saddr @egress_pods{version} counter name multicast drop"
+            for version, ip in _FAMILIES.items()
         ),
         "what pods send to groups leaves by no gateway, so it stays inside",
     )
@@ -543,19 +614,13 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
             "while the device that encrypts is away, nothing of the tunnel goes another way",
         )
     yield NftChain(
-        "take_mark_off",
-        "type filter hook forward priority mangle - 5; policy accept;",
-        (f'oifname "{TUNNEL}" {no_mark}',),
-        "the route is chosen: our mark is nobody else's business",
-    )
-    yield NftChain(
         "clamp_mss",
-        "type filter hook forward priority mangle; policy accept;",
+        None,
         (
             f'{ours} != {_hex(marks.value)} iifname != "{TUNNEL}" return',
-            f"ct mark & {mask} == {_hex(marks.mark_of(OWN_SLOT))} return",
-            f"tcp flags & (syn | rst) == syn meta nfproto ipv4 tcp option maxseg size set {clamp4}",
-            f"tcp flags & (syn | rst) == syn meta nfproto ipv6 tcp option maxseg size set {clamp6}",
+            f"{is_own} return",
+            f"meta nfproto ipv4 tcp option maxseg size set {clamp4}",
+            f"meta nfproto ipv6 tcp option maxseg size set {clamp6}",
         ),
         "TCP fits the tunnel",
     )
@@ -576,30 +641,37 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "verify_source",
         "type filter hook postrouting priority srcnat + 20; policy accept;",
         (
-            f'oifname "{TUNNEL}" {is_ours} {no_mark}',
-            f'oifname "{TUNNEL}" accept',
-            "ct direction original ct original ip saddr @egress_pods4 ip daddr != @cluster4 goto verify_source4",
-            "ct direction original ct original ip6 saddr @egress_pods6 ip6 daddr != @cluster6 goto verify_source6",
+            f'oifname "{TUNNEL}" goto into_tunnel',
+            f"{ours} == {_hex(marks.value)} jump verify_known",
+            *(
+                f"ct direction original ct original {ip} saddr @egress_pods{version} {ip} daddr != @cluster{version} "
+                f"goto verify_source{version}"
+                for version, ip in _FAMILIES.items()
+            ),
         ),
         "last look: nothing leaves with a wrong source",
     )
+    yield NftChain("into_tunnel", None, (f"{is_ours} {no_mark}", "accept"), "the tunnel looks up its own way")
     yield NftChain(
-        "verify_source4",
+        "verify_known",
         None,
         (
-            "ct original ip saddr . ip saddr @allowed_pairs4 accept",
-            "ct original ip saddr vmap @excepted4",
-            "counter name wrong_source drop",
+            "ct direction reply accept",
+            *(
+                f"ct original {ip} saddr . {ip} saddr @allowed_pairs{version} accept"
+                for version, ip in _FAMILIES.items()
+            ),
         ),
-        "the pod and the source must belong together",
+        "nearly all that leaves, with one look-up; what else there is goes on",
     )
-    yield NftChain(
-        "verify_source6",
-        None,
-        (
-            "ct original ip6 saddr . ip6 saddr @allowed_pairs6 accept",
-            "ct original ip6 saddr vmap @excepted6",
-            "counter name wrong_source drop",
-        ),
-        "the pod and the source must belong together",
-    )
+    for version, ip in _FAMILIES.items():
+        yield NftChain(
+            f"verify_source{version}",
+            None,
+            (
+                f"ct original {ip} saddr . {ip} saddr @allowed_pairs{version} accept",
+                f"ct original {ip} saddr vmap @excepted{version}",
+                "counter name wrong_source drop",
+            ),
+            "the pod and the source must belong together",
+        )

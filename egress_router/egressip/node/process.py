@@ -19,6 +19,7 @@ from egress_router.egressip.node.foreign_marks import check_marks
 from egress_router.egressip.node.forward_policy import LEGACY_TABLE
 from egress_router.egressip.node.interface import local_node
 from egress_router.egressip.node.legacy_tables import LegacyTable, legacy_tables
+from egress_router.egressip.node.legs import MISSES as LEG_MISSES
 from egress_router.egressip.node.metrics import NodeCollector
 from egress_router.egressip.node.repair import Heard
 from egress_router.egressip.node.report import NodeReporter
@@ -152,6 +153,8 @@ def build_agent(
             heard_pods=agent.on_pods_told,
             translated=agent.on_translated,
             figures=agent.figures.part,
+            # Where pings come back and nothing does by the tunnel, the first misses say nothing yet.
+            misses=settings.probe_misses + LEG_MISSES - 1,
         ),
         Claimer(link, agent.on_duplicate_check, threads.task, dad=settings.dad),
     )

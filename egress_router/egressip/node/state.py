@@ -53,7 +53,7 @@ class NodeSettings:
     cluster: tuple[Network, ...]
     pass_unknown: bool = False
     probe_interval: float = 0.08
-    probe_misses: int = 3
+    probe_misses: int = 4
     probe_returns: int = 5
     probe_port: int = PROBE_PORT
     dad: bool = True

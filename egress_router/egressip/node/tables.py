@@ -62,16 +62,15 @@ def marks_before() -> tuple[int, dict[int, int]]:
     """Return the mask of the connection marks of the agent before us, and the slot of each of its marks; (0, {})
     without tables.
     """
-    for name, chain in (("known_paths", "restore_path4"), ("stay", "leave4")):
+    for name, chain in (("known_paths", "known_connection"), ("known_paths", "restore_path4"), ("stay", "leave4")):
         try:
             listed = run_tool(["nft", "list", "chain", *INET.split(), chain])
         except ToolFailed as error:
             if not error.absent:
                 raise
             continue
-        mask = re.search(rf"ct mark & (0x[0-9a-f]+) vmap @{name}", listed)
-        found = {mark: OWN_SLOT if slot is None else slot for mark, slot in _leading(name)}
-        return (int(mask[1], 16), found) if mask else (0, {})
+        if mask := re.search(rf"ct mark & (0x[0-9a-f]+) vmap @{name}", listed):
+            return int(mask[1], 16), {mark: OWN_SLOT if slot is None else slot for mark, slot in _leading(name)}
     return 0, {}
 
 

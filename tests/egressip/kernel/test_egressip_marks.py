@@ -307,7 +307,9 @@ FORMER_NAMES = {
     "local_gateway": "own",
     "node_address": "normal",
     "no_gateway": "dropped",
-    "restore_path": "leave",
+    # Connections were led on where new ones got their path.
+    "restore_path": "lead",
+    "known_connection": "leave4",
     "from_tunnel": "tunnelled",
     "inbound": "arrive",
     "select_path": "choose",

@@ -344,3 +344,81 @@ def test_a_controller_hears_all_figures_a_part_at_a_time(make_lab: Callable[...,
         "from a node True 45 {'no_way': 3} 9 [0, 1, 2, 0, 1, 2]",
         "from elsewhere True 0 []",
     ]
+
+
+AGAIN = """
+import subprocess
+import threading
+import time
+from egress_router.net.icmp_probe import Prober
+
+INTERVAL, MISSES = 1.0, 4
+told = []
+
+def nft(text):
+    subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
+
+def asked():
+    text = subprocess.run(["nft", "list", "counter", "inet", "t", "asked"], capture_output=True, text=True).stdout
+    return int(text.split("packets ")[1].split()[0])
+
+def report(answers):
+    told.extend((name, answer.echo, time.monotonic()) for name, answer in answers.items())
+
+nft('''table inet t {
+    counter asked { }
+    chain out {
+        type filter hook output priority 0;
+        icmp type echo-request ip daddr 127.0.0.2 counter name asked
+        icmp type echo-reply ip saddr 127.0.0.4 drop
+    }
+}''')
+prober = Prober("127.0.0.1", 4791, INTERVAL, report, misses=MISSES)
+prober.set_targets({"dies": "127.0.0.2", "lives": "127.0.0.3", "never": "127.0.0.4"}, frozenset(), frozenset())
+threading.Thread(target=prober.run, daemon=True).start()
+time.sleep(2.5 * INTERVAL)
+print("alive", {name: {echo for one, echo, _ in told if one == name} for name in ("dies", "lives", "never")})
+cut = len(told)
+before = asked()
+nft('add rule inet t out icmp type echo-reply ip saddr 127.0.0.2 drop')
+time.sleep(4.5 * INTERVAL)
+prober.stop()
+dead = [at for name, echo, at in told[cut:] if name == "dies" and not echo]
+print("took", dead[MISSES - 1] - dead[0] < 2 * INTERVAL, "then rounds", dead[MISSES] - dead[MISSES - 1] > INTERVAL / 2)
+print("each", len(dead) <= asked() - before <= len(dead) + 2)
+print("others", {echo for name, echo, _ in told[cut:] if name == "lives"})
+# The last one is that of the stop.
+never = [at for name, _, at in told if name == "never"][:-1]
+print("never", min(later - earlier for earlier, later in zip(never, never[1:])) > INTERVAL / 2)
+
+beats = []
+
+def beat():
+    # Echoes have been sent; their answers have come when the thread goes on.
+    beats.append(time.monotonic())
+    if len(beats) in (3, 5):
+        time.sleep(0.7)
+
+told.clear()
+prober = Prober("127.0.0.1", 4791, 0.2, report, misses=1)
+prober.set_targets({"lives": "127.0.0.3"}, frozenset(), frozenset())
+threading.Thread(target=prober.run, kwargs={"beat": beat}, daemon=True).start()
+time.sleep(2.4)
+prober.stop()
+print("stood still", len(beats) > 5, {echo for _, echo, _ in told})
+"""
+
+
+def test_who_does_not_answer_is_asked_again_at_once(make_lab: Callable[..., Lab]) -> None:
+    """Four misses take less than two rounds, each of a probe of its own, and who never answered is asked once a round.
+    A thread that stands still for some rounds misses nothing of those that answer.
+    """
+    done = make_lab().nodes[0].run([sys.executable, "-c", AGAIN], timeout=60)
+    assert done.stdout.splitlines() == [
+        "alive {'dies': {True}, 'lives': {True}, 'never': {False}}",
+        "took True then rounds True",
+        "each True",
+        "others {True}",
+        "never True",
+        "stood still True {True}",
+    ]

@@ -332,7 +332,7 @@ def test_any_change_is_one_of_elements_and_chains_that_never_change(steps: list[
 JUDGED = {
     "restore_path{v}": "vmap @path{v}",
     "drop_to_outside": "counter name no_connection drop",
-    "tunnel_zone": "ct original zone set",
+    "tunnel_zone{v}": "ct original zone set",
     "translate": "snat ip{s} to ip{s} saddr map @snat{v}",
     "verify_source{v}": "counter name wrong_source drop",
 }
@@ -348,12 +348,15 @@ def test_the_destination_is_looked_at_before_anything_is_decided(version: int) -
         decided = next(place for place, rule in enumerate(rules) if wanted in rule)
         looked = next(place for place, rule in enumerate(rules) if f"vmap @excepted{version}" in rule)
         assert looked < decided, name
-    marked = chains[f"restore_path{version}"]
-    connected = next(place for place, rule in enumerate(marked) if "vmap @known_paths" in rule)
-    assert connected < next(place for place, rule in enumerate(marked) if "@excepted" in rule), "they keep their holder"
-    datagrams, unmarked = [rule for rule in marked if "@excepted" in rule]
+    datagrams, unmarked = [rule for rule in chains[f"restore_path{version}"] if "@excepted" in rule]
     assert datagrams.startswith("meta l4proto != { tcp, sctp, dccp } ")
     assert unmarked.startswith("ct mark & 0xf0000000 != 0x20000000 "), "one whose holder is gone has the pod's source"
+    known = chains["known_connection"]
+    looked = next(place for place, rule in enumerate(known) if f"vmap @excepted{version}" in rule)
+    assert looked < next(place for place, rule in enumerate(known) if "vmap @undrained_paths" in rule)
+    over = known.index("meta l4proto { tcp, sctp, dccp } return")
+    assert over < looked, "they keep their holder"
+    assert any("vmap @known_paths" in rule for rule in known[:over])
 
 
 def test_the_same_networks_have_one_chain() -> None:

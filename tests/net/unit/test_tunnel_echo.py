@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from egress_router.net.tunnel_echo import SELDOM_ROUNDS, Leg, TunnelEchoes, TunnelWay
+from egress_router.net.tunnel_echo import Leg, TunnelEchoes, TunnelWay
 
 ALL = {Leg.TUNNEL, Leg.FULL_SIZE, Leg.BACK}
 HERE, AMONG_PODS, OTHER = "127.0.0.1", "127.0.0.2", "127.0.0.3"
@@ -55,8 +55,8 @@ def echoes(sockets: Sockets, monkeypatch: pytest.MonkeyPatch) -> TunnelEchoes:
     return TunnelEchoes(HERE, sockets.open)
 
 
-def asked(echoes: TunnelEchoes, number: int) -> set[Leg]:
-    return echoes.send(number, 0, [("node", "127.0.0.9")]).get("node", set())
+def asked(echoes: TunnelEchoes, *, seldom: bool = True) -> set[Leg]:
+    return echoes.send(1, 0, [("node", "127.0.0.9")], seldom=seldom).get("node", set())
 
 
 @pytest.mark.parametrize(
@@ -68,20 +68,21 @@ def test_a_leg_that_cannot_be_probed_now_is_probed_later(
     """Without another change: a leg that nobody probes would look as if it worked."""
     sockets.absent = absent
     echoes.use(TunnelWay("lo", {"node": 1}, AMONG_PODS, 1000))
-    assert asked(echoes, SELDOM_ROUNDS) == probed
+    assert asked(echoes) == probed
     sockets.absent = set()
-    assert asked(echoes, 2 * SELDOM_ROUNDS) == ALL
+    assert asked(echoes) == ALL
     count = len(sockets.opened)
-    assert asked(echoes, 3 * SELDOM_ROUNDS) == ALL
+    assert asked(echoes) == ALL
     assert len(sockets.opened) == count, "once"
+    assert asked(echoes, seldom=False) == {Leg.TUNNEL}
 
 
 def test_the_address_among_the_pods_changes(echoes: TunnelEchoes, sockets: Sockets) -> None:
     for back in (AMONG_PODS, OTHER, "", AMONG_PODS):
         echoes.use(None)
-        assert asked(echoes, SELDOM_ROUNDS) == set()
+        assert asked(echoes) == set()
         echoes.use(TunnelWay("lo", {"node": 1}, back, 1000))
-        assert asked(echoes, SELDOM_ROUNDS) == (ALL if back else ALL - {Leg.BACK})
+        assert asked(echoes) == (ALL if back else ALL - {Leg.BACK})
         listening = [
             one.address for one in sockets.opened if one.is_open and cast(socket.socket, one) is echoes.answers
         ]
