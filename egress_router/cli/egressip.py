@@ -20,6 +20,10 @@ from egress_router.egressip.source.directory import passed_over, read_directory
 from egress_router.egressip.source.patch import patch_object
 from egress_router.errors import UsageError
 
+STANDBY_OPTION = click.option(
+    "--standby", is_flag=True, envvar="EGRESS_STANDBY", help="Each address that is assigned gets a standby node."
+)
+
 
 @click.group(
     name="egressip",
@@ -49,8 +53,9 @@ command.add_command(report)
 @command.command()
 @STATE_OPTION
 @click.option("--offline", multiple=True, metavar="NODE", help="Decide as if this node were down; may be repeated.")
+@STANDBY_OPTION
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def plan(state: Path, offline: tuple[str, ...], output: str) -> int:
+def plan(state: Path, offline: tuple[str, ...], standby: bool, output: str) -> int:
     """Print what is decided for the objects in a directory. Changes nothing."""
     cluster = read_directory(state)
     unknown = sorted(set(offline) - cluster.nodes.keys())
@@ -58,7 +63,7 @@ def plan(state: Path, offline: tuple[str, ...], output: str) -> int:
         raise UsageError(f"--offline: there is no HostSubnet {', '.join(unknown)} in {state}")
     for line in passed_over(state, cluster):
         click.echo(f"warning: {line}", err=True)
-    decision = decide(cluster, offline)
+    decision = decide(cluster, offline, standby=standby)
     click.echo(decision_json(decision) if output == "json" else decision_text(decision))
     return 0
 
@@ -66,12 +71,13 @@ def plan(state: Path, offline: tuple[str, ...], output: str) -> int:
 @command.command()
 @STATE_OPTION
 @click.option("--offline", multiple=True, metavar="NODE", help="Give this node nothing; may be repeated.")
-def assign(state: Path, offline: tuple[str, ...]) -> int:
+@STANDBY_OPTION
+def assign(state: Path, offline: tuple[str, ...], standby: bool) -> int:
     """Assign egress IPs to nodes with egressCIDRs, and write it down (EgressIPAssignment) for the agents.
 
     Once; `controller` goes on doing it. Agents hold what is written down, whatever they think is offline.
     """
-    decision = record_assignment(state, offline)
+    decision = record_assignment(state, offline, standby=standby)
     for node, ips in decision.assignment.items():
         click.echo(f"{node}: {', '.join(ips)}")
     return 0

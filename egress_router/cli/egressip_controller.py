@@ -68,6 +68,14 @@ from egress_router.kubernetes.configuration import load_configuration
     help="With --source kubernetes: a cordoned node hands its addresses over, as `kubectl drain` needs it. "
     "EGRESS_DRAIN_ON_CORDON: on or off.",
 )
+@click.option(
+    "--standby/--no-standby",
+    default=False,
+    show_default=True,
+    envvar="EGRESS_STANDBY",
+    help="Each address that is assigned has a standby node, which keeps its connections as well and takes it over. "
+    "EGRESS_STANDBY: on or off.",
+)
 @health_options(9911, "all addresses")
 @click.option(
     "--page/--no-page",
@@ -92,6 +100,7 @@ def controller(
     lease_name: str,
     lease_seconds: float,
     drain_on_cordon: bool,
+    standby: bool,
     health_port: int,
     health_address: str,
     page_host: tuple[str, ...],
@@ -103,7 +112,7 @@ def controller(
     """
     witnesses = addresses("--witness", witness, "an address of a machine")
     settings = ControllerSettings(
-        tuple(witnesses), probe_interval, probe_misses, probe_returns, hold_down, probe_port, keys
+        tuple(witnesses), probe_interval, probe_misses, probe_returns, hold_down, probe_port, keys, standby
     )
     shown = health_address in ("127.0.0.1", "::1") if page is None else page
     hosts = host_names("--page-host", page_host)

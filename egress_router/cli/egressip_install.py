@@ -32,6 +32,7 @@ NOT_KNOWN = 1
 PORTS = {
     ("UDP", TUNNEL_PORT): "the tunnel",
     ("UDP", PROBE_PORT): "what agents tell each other",
+    ("TCP", PROBE_PORT): "what agents tell standbys",
     ("TCP", 9910): "the agents' health",
     ("TCP", 9911): "the controllers' health",
 }

@@ -315,6 +315,7 @@ NODE = (
     "EGRESS_CONTROLLER_WITNESSES",
     "EGRESS_CONTROLLER_PAGE",
     "EGRESS_DRAIN_ON_CORDON",
+    "EGRESS_STANDBY",
     "EGRESS_HEALTH_ADDRESS",
 )
 #: Names that another one is looked for; it takes a tenth of a millisecond each.

@@ -24,6 +24,7 @@ from ipaddress import (
     ip_network,
     summarize_address_range,
 )
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Pod:
 class ClusterState:
     """All objects, keyed by name; pods by (namespace, name). ``assignment`` is the recorded automatic
     assignment, egress IPs by node; ``assigned_without`` are the nodes that were offline for it; ``staying`` the node
-    of each address of it that is not to be moved for the balance.
+    of each address of it that is not to be moved for the balance; ``standbys`` the node of each that takes it over.
     """
 
     namespaces: Mapping[str, NetNamespace] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class ClusterState:
     assignment: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     assigned_without: tuple[str, ...] = ()
     staying: Mapping[str, str] = field(default_factory=dict)
+    standbys: Mapping[str, str] = field(default_factory=dict)
 
 
 def cluster_state(namespaces: Iterable[NetNamespace] = (), nodes: Iterable[HostSubnet] = ()) -> ClusterState:
@@ -130,13 +132,18 @@ class NodeDecision:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict on the cluster. ``assignment`` holds every node that was given an IP automatically."""
+    """The verdict on the cluster. ``assignment`` holds every node that was given an IP automatically, ``standbys`` the
+    node that takes such an IP over, see ``standby.with_standbys``.
+    """
 
     namespaces: Mapping[str, NamespaceDecision]
     nodes: Mapping[str, NodeDecision]
     assignment: Mapping[str, tuple[str, ...]]
+    standbys: Mapping[str, str] = field(default_factory=dict)
 
 
+#: That of an assignment without standbys.
+NO_STANDBYS: Mapping[str, str] = MappingProxyType({})
 #: What becomes of pods while there is no usable egress IP: the words of ``whenUnavailable``, the default first.
 DROP, NODE_IP = "Drop", "NodeIP"
 #: Keys of IPv6 addresses start here, so every IPv4 key is smaller.

@@ -36,6 +36,20 @@ PROBE_INTERVAL = 0.2
 LISTEN_AFTER = 0.3
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often is asked, how long between two times, and how long is listened after the last; seconds."""
+
+    probes: int = PROBES
+    interval: float = PROBE_INTERVAL
+    listen: float = LISTEN_AFTER
+
+
+USUAL = Pace()
+#: For an address that somebody waits for, whose holder is known to be gone: 0.15 s.
+HURRIED = Pace(2, 0.05, 0.1)
+
+
 class Neighbours:
     """Speaks ARP and neighbour discovery on one interface, which must be up. ``mac`` is the interface's own;
     ``shared``: others have it, too, and what is sent to it alone arrives at the one that has the address (ipvlan).
@@ -79,11 +93,16 @@ class Neighbours:
         self._socket.close()
 
     def check_duplicates(
-        self, addresses: Iterable[Address], gateways: Iterable[Address] = (), *, hasty: bool = False
+        self,
+        addresses: Iterable[Address],
+        gateways: Iterable[Address] = (),
+        pace: Pace = USUAL,
+        *,
+        hasty: bool = False,
     ) -> None:
-        """Probe for ``addresses`` together; about 0.7 s. Raises AddressInUse naming each that is taken, the MAC that
-        has it and what that said; when ``hasty`` already after the first probe that was answered, 0.2 s: who waits for
-        the end of another owner asks again that much sooner.
+        """Probe for ``addresses`` together; about 0.7 s at the usual pace. Raises AddressInUse naming each that is
+        taken, the MAC that has it and what that said; when ``hasty`` already after the first probe that was answered,
+        0.2 s: who waits for the end of another owner asks again that much sooner.
 
         The MAC of one of ``gateways`` that only answers is no other owner: a router answers for others, too (proxy ARP,
         RFC 1027; proxied advertisements, RFC 4861, 7.2.8).
@@ -99,16 +118,16 @@ class Neighbours:
                 except OSError as error:
                     raise self._lost(error) from error
         end = time.monotonic()
-        for _ in range(PROBES):
+        for _ in range(pace.probes):
             for address in wanted:
                 self._send(self._probe(address))
             for address in asked:
                 self._send(self._question_without_address(address))
-            end += PROBE_INTERVAL
+            end += pace.interval
             claims += self._listen({*wanted, *asked}, end)
             if hasty and (taken := _taken(claims, wanted, asked)):
                 raise self._in_use(taken)
-        claims += self._listen({*wanted, *asked}, end - PROBE_INTERVAL + LISTEN_AFTER)
+        claims += self._listen({*wanted, *asked}, end - pace.interval + pace.listen)
         if taken := _taken(claims, wanted, asked):
             raise self._in_use(taken)
 

@@ -241,7 +241,7 @@ class Conntrack(Closing):
                 found.append(Tracked(_key(message, parts)))
         return found
 
-    def set_mark(self, connections: Iterable[Tracked], value: int, mask: int) -> int:
+    def set_mark(self, connections: Iterable[Tracked | Started], value: int, mask: int) -> int:
         """Give connections the mark ``value`` under ``mask``, other bits stay; return how many. Those that are gone
         are fine. Raises PlatformError.
         """

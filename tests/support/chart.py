@@ -44,6 +44,10 @@ witnesses: {{ join "," .Values.witnesses | quote }}
   # `kubectl drain` begins with a cordon, and a drain has no other sign.
   drain-on-cordon: "on"
   {{- end }}
+  {{- if .Values.standby }}
+  # Each address has a node that keeps its connections and takes it over.
+  standby: "on"
+  {{- end }}
 """
 _ENV = """\
         {{- with .Values.apiServer }}

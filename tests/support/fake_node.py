@@ -112,6 +112,7 @@ class FakeDataplane(Pipe):
         self.unknown: EgressRouterError | None = None
         self.looks = 0
         self.obstacles: list[str] = []
+        self.open: list[bytes] = []
 
     def tampered(self) -> bool:
         self.silence()
@@ -206,6 +207,22 @@ class FakeDataplane(Pipe):
         self.applied, self.tables = state, True
         self.on_link &= state.assigned
 
+    def lead_to(self, pods: Collection[str], old: int, new: int) -> int:
+        self.steps.append(("lead", sorted(pods), old, new))
+        return len(pods)
+
+    def open_with(self, ips: Collection[str]) -> list[bytes]:
+        self.steps.append(("open with", sorted(ips)))
+        return list(self.open)
+
+    def go_on_by(self, records: Collection[bytes], slot: int) -> str:
+        self.steps.append(("go on by", sorted(records), slot))
+        return ""
+
+    def restore(self, records: Collection[bytes], local: Collection[bytes]) -> str:
+        self.steps.append(("restore", sorted(records), sorted(local)))
+        return ""
+
     def forget(self) -> None:
         self.steps.append(("forget",))
         self.applied = None
@@ -272,7 +289,7 @@ class FakeClaims:
         self.duplicates: dict[str, str] = {}
         self.done: Callable[[dict[str, str]], None] = lambda _: None
 
-    def check(self, texts: Iterable[str]) -> None:
+    def check(self, texts: Iterable[str], hurried: Collection[str] = ()) -> None:
         wanted = sorted(texts)
         self.steps += [("check", text) for text in wanted]
         if wanted:

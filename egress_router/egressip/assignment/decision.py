@@ -21,17 +21,23 @@ from egress_router.egressip.api import (
 from egress_router.egressip.assignment.evaluate import evaluate_namespace, evaluate_node
 from egress_router.egressip.assignment.index import Index
 from egress_router.egressip.assignment.solve import solve
+from egress_router.egressip.assignment.standby import with_standbys
 
 Assignment = Mapping[str, Collection[str]]
 
 
-def decide(state: ClusterState, offline: Iterable[str] = (), present: Assignment | None = None) -> Decision:
+def decide(
+    state: ClusterState, offline: Iterable[str] = (), present: Assignment | None = None, *, standby: bool = False
+) -> Decision:
     """Decide from scratch. ``offline`` are the nodes that are down, ``present`` the egress IPs by node that are
     assigned automatically now (only used to move as few of them as possible; default: what the state records).
+    ``standby``: with a standby for each address that is assigned automatically, and without moves for the balance.
     """
-    evaluator = Evaluator(present=state.assignment if present is None else present)
-    evaluator.update(namespaces=dict(state.namespaces), nodes=dict(state.nodes), offline=frozenset(offline))
-    return evaluator.decision()
+    evaluator = Evaluator(present=state.assignment if present is None else present, balance=not standby)
+    down = frozenset(offline)
+    evaluator.update(namespaces=dict(state.namespaces), nodes=dict(state.nodes), offline=down)
+    decision = evaluator.decision()
+    return with_standbys(decision, state.namespaces, state.nodes, down, state.standbys) if standby else decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +55,11 @@ class Evaluator:
     before the last update as the present one.
     """
 
-    def __init__(self, present: Assignment | None = None, *, follows: bool = False) -> None:
-        """``follows``: the assignment stands in the objects, see ``with_recorded_assignment``; reasons say so."""
+    def __init__(self, present: Assignment | None = None, *, follows: bool = False, balance: bool = True) -> None:
+        """``follows``: the assignment stands in the objects, see ``with_recorded_assignment``; reasons say so.
+        ``balance``: see ``solve``.
+        """
+        self._balance = balance
         self._index = Index(follows=follows)
         self._namespaces: dict[str, NamespaceDecision] = {}
         self._nodes: dict[str, NodeDecision] = {}
@@ -74,7 +83,7 @@ class Evaluator:
                 index.set_node(name, node)
         if offline is not None:
             index.set_offline(offline)
-        for key, ends in solve(index.graph).items():
+        for key, ends in solve(index.graph, balance=self._balance).items():
             index.dirty_namespaces |= index.namespaces_listing(key)
             index.dirty_nodes.update(node for node in ends if node is not None)
         return self._evaluate()
@@ -163,6 +172,7 @@ def decision_json(decision: Decision) -> str:
                 for name, verdict in sorted(decision.nodes.items())
             },
             "assignment": {node: list(ips) for node, ips in sorted(decision.assignment.items())},
+            **({"standbys": dict(decision.standbys)} if decision.standbys else {}),
         },
         indent=2,
     )
@@ -198,7 +208,14 @@ def decision_text(decision: Decision) -> str:
     for node, held in sorted(decision.nodes.items()):
         if held.claims or held.problems:
             given = set(decision.assignment.get(node, ()))
-            claims = ", ".join(ip + (" (automatic)" if ip in given else "") for ip in held.claims)
+            claims = ", ".join(f"{ip}{_how_held(decision, ip) if ip in given else ''}" for ip in held.claims)
             line = f"node {node}: {'holds ' + claims if claims else 'holds nothing'}"
             blocks.append((2 if held.problems else 5, [line, *(f"    {problem}" for problem in held.problems)]))
     return "\n".join(line for _, lines in sorted(blocks, key=lambda block: block[0]) for line in lines)
+
+
+def _how_held(decision: Decision, ip: str) -> str:
+    if not decision.standbys:
+        return " (automatic)"
+    standby = decision.standbys.get(ip)
+    return f" (automatic, standby {standby})" if standby else " (automatic, no node can be its standby)"

@@ -133,13 +133,15 @@ class AugmentingPathSearch:
         return None
 
 
-def solve(graph: AssignmentGraph) -> dict[int, tuple[str | None, str | None]]:
-    """Assign all addresses anew after changes; return each that moved, with the node before and after."""
+def solve(graph: AssignmentGraph, *, balance: bool = True) -> dict[int, tuple[str | None, str | None]]:
+    """Assign all addresses anew after changes; return each that moved, with the node before and after. Without
+    ``balance`` none moves for its sake alone: only where others could not be assigned else.
+    """
     if not graph.revalidate():
         return {}
     insert_directly(graph)
     augment(graph)
-    if uneven(graph):
+    if balance and uneven(graph):
         balance_directly(graph)
         while balance_once(graph):
             pass

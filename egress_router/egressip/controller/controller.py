@@ -25,6 +25,7 @@ from egress_router.egressip.api import (
     family,
 )
 from egress_router.egressip.assignment.decision import Evaluator
+from egress_router.egressip.assignment.standby import taken_over, with_standbys
 from egress_router.egressip.assignment.staying import joined, staying, with_staying
 from egress_router.egressip.controller.drained_nodes import decide_drained
 from egress_router.egressip.controller.leader_election import AssignmentRecord, Lease
@@ -35,7 +36,7 @@ from egress_router.egressip.fleet.view import Fleet, fleet_view
 from egress_router.egressip.health import Health
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.errors import EgressRouterError, PlatformError, Problem, TryAgainError
-from egress_router.net.icmp_probe import Answer, Prober
+from egress_router.net.icmp_probe import Answer, DrainPhase, Prober
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.signed_messages import Signatures
 
@@ -289,20 +290,35 @@ class Controller:
         state, known = self._state, self.known
         now = self.loop.now()
         if self._evaluator is None:
-            self._evaluator = Evaluator(state.assignment)
+            self._evaluator = Evaluator(state.assignment, balance=not self._settings.standby)
             known.decision = Decision({}, {}, {})
         drained = self.watched.drained()
-        stay = staying(state, {*self.watched.offline(now), *drained})
+        offline = self.watched.offline(now)
+        leaving = {*offline, *drained}
+        stay = staying(state, leaving)
+        taken: dict[str, str] = {}
+        if self._settings.standby:
+            over = {name for name, phase in drained.items() if phase is DrainPhase.OVER}
+            # Where their connections are, whatever the balance.
+            taken = taken_over(state, {*offline, *over})
+            stay = {**taken, **stay}
         nodes = with_staying(state.nodes, stay)
         decide = partial(self._decide, now, nodes)
         known.decision = decision = joined(decide_drained(nodes, state.assignment, drained, decide), stay)
+        if self._settings.standby:
+            decision = with_standbys(decision, state.namespaces, state.nodes, leaving, state.standbys)
+            known.decision = decision
         self.history.observe(decision, self._health(), self._wall_clock())
         without = tuple(self.watched.down(now))
-        if dict(decision.assignment) == dict(state.assignment) and without == state.assigned_without:
+        before = (dict(state.assignment), state.assigned_without, dict(state.standbys))
+        if before == (dict(decision.assignment), without, dict(decision.standbys)):
             known.error = ""
             return
         if not known.error or now >= self._retry_at:
             self._write(decision, without)
+            if taken and not known.error:
+                # From now on they are on these nodes like others that were assigned.
+                self._evaluator = None
 
     def _decide(self, now: float, nodes: Mapping[str, HostSubnet], changed: Mapping[str, HostSubnet]) -> Decision:
         """Decide on these nodes, with some of them ``changed``."""
@@ -320,7 +336,7 @@ class Controller:
         if not self._lease.held():
             raise TryAgainError("the lock file was taken away or replaced; another controller may assign now")
         try:
-            self._record.write(decision.assignment, without)
+            self._record.write(decision.assignment, without, decision.standbys)
         except (OSError, EgressRouterError) as error:
             known.failed_writes += 1
             self._retry_wait = min(2 * self._retry_wait, RETRY_MOST) if known.error else RETRY
@@ -333,7 +349,8 @@ class Controller:
         known.error = ""
         known.writes += 1
         self._log_moves(decision)
-        self._follow(replace(self._state, assignment=decision.assignment, assigned_without=without))
+        state = replace(self._state, assignment=decision.assignment, assigned_without=without)
+        self._follow(replace(state, standbys=decision.standbys))
 
     def _log_moves(self, decision: Decision) -> None:
         before = {ip: node for node, ips in self._state.assignment.items() for ip in ips}
@@ -408,6 +425,7 @@ class Controller:
                 for name, node in sorted(self.watched.nodes.items())
             },
             "assignment": {node: list(ips) for node, ips in known.decision.assignment.items()},
+            "standbys": dict(known.decision.standbys),
             "namespaces": {
                 name: {"disposition": verdict.disposition.value, "reasons": list(verdict.reasons)}
                 for name, verdict in known.decision.namespaces.items()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from egress_router.config.files import read_regular
-from egress_router.egressip.api import Decision
+from egress_router.egressip.api import NO_STANDBYS, Decision
 from egress_router.egressip.assignment.decision import decide
 from egress_router.egressip.source.directory import read_directory
 from egress_router.egressip.source.patch import locked, write_atomically
@@ -110,8 +110,15 @@ RECORD_FILE = "egressip-assignment.json"
 class AssignmentRecord(Protocol):
     """Where the assignment is written down."""
 
-    def write(self, assignment: Mapping[str, Collection[str]], offline: Iterable[str]) -> None:
-        """Replace what is written down, as a whole or not at all. Raises OSError or EgressRouterError."""
+    def write(
+        self,
+        assignment: Mapping[str, Collection[str]],
+        offline: Iterable[str],
+        standbys: Mapping[str, str] = NO_STANDBYS,
+    ) -> None:
+        """Replace what is written down, as a whole or not at all; ``standbys``: the node that takes each address over.
+        Raises OSError or EgressRouterError.
+        """
 
 
 class DirectoryRecord:
@@ -120,21 +127,27 @@ class DirectoryRecord:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def write(self, assignment: Mapping[str, Collection[str]], offline: Iterable[str]) -> None:
+    def write(
+        self,
+        assignment: Mapping[str, Collection[str]],
+        offline: Iterable[str],
+        standbys: Mapping[str, str] = NO_STANDBYS,
+    ) -> None:
         """Write the EgressIPAssignment object."""
         value = {
             "kind": "EgressIPAssignment",
             "metadata": {"name": "automatic"},
             "assignment": {node: list(ips) for node, ips in assignment.items()},
             "offline": sorted(offline),
+            **({"standbys": dict(standbys)} if standbys else {}),
         }
         write_atomically(self._directory / RECORD_FILE, json.dumps(value, indent=2) + "\n")
 
 
-def record_assignment(directory: Path, offline: Iterable[str]) -> Decision:
+def record_assignment(directory: Path, offline: Iterable[str], *, standby: bool = False) -> Decision:
     """Decide with the recorded assignment as the present one, and record the result; nothing is written when it is the
-    same. Raises ConfigurationError when the objects have a problem, TryAgainError when a controller does this already,
-    PlatformError when it cannot be written.
+    same. ``standby``: with a standby for each address. Raises ConfigurationError when the objects have a problem,
+    TryAgainError when a controller does this already, PlatformError when it cannot be written.
     """
     lease = DirectoryLease(directory)
     if not lease.acquire():
@@ -143,10 +156,11 @@ def record_assignment(directory: Path, offline: Iterable[str]) -> Decision:
     try:
         with locked(directory):
             state = read_directory(directory)
-            decision = decide(state, down)
-            if dict(decision.assignment) != dict(state.assignment) or tuple(down) != state.assigned_without:
+            decision = decide(state, down, standby=standby)
+            before = (dict(state.assignment), state.assigned_without, dict(state.standbys))
+            if before != (dict(decision.assignment), tuple(down), dict(decision.standbys)):
                 try:
-                    DirectoryRecord(directory).write(decision.assignment, down)
+                    DirectoryRecord(directory).write(decision.assignment, down, decision.standbys)
                 except OSError as error:
                     raise PlatformError(f"{directory / RECORD_FILE} cannot be written: {error.strerror}") from error
             return decision

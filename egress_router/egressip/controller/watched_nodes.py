@@ -141,7 +141,8 @@ class WatchedNodes:
 @dataclass(frozen=True, slots=True)
 class ControllerSettings:
     """Times are seconds. ``witnesses`` are addresses besides the nodes' whose answers show that the controller itself
-    is connected. A node that came back is given nothing for ``hold_down`` seconds, longer when it flaps.
+    is connected. A node that came back is given nothing for ``hold_down`` seconds, longer when it flaps. ``standby``:
+    each address is given a standby, which takes it over.
     """
 
     witnesses: tuple[str, ...] = ()
@@ -151,3 +152,4 @@ class ControllerSettings:
     hold_down: float = 10.0
     probe_port: int = PROBE_PORT
     keys: Path | None = None
+    standby: bool = False

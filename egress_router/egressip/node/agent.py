@@ -7,26 +7,30 @@ import socket
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
+from ipaddress import ip_address
 
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop, Timer
 from egress_router.daemon.threads import Threads
-from egress_router.egressip.api import ClusterState, HostSubnet
+from egress_router.egressip.api import ClusterState, HostSubnet, address_key
 from egress_router.egressip.assignment.decision import Evaluator, with_recorded_assignment
 from egress_router.egressip.health import Health
+from egress_router.egressip.node.connections import CONNECTED
 from egress_router.egressip.node.control import TIMEOUT, ControlSocket
 from egress_router.egressip.node.drain import NodeDrain
-from egress_router.egressip.node.gateways import Gateways, LocalAssignments
+from egress_router.egressip.node.gateways import Gateways, LocalAssignments, wanted_here
+from egress_router.egressip.node.handover import Arrival, Handovers
 from egress_router.egressip.node.interface import require_host_ip
 from egress_router.egressip.node.leave import LeaveFile
 from egress_router.egressip.node.plan import PlanInputs, Planner
-from egress_router.egressip.node.ports import Claims, Dataplane, Prober
+from egress_router.egressip.node.ports import Claims, Dataplane, Prober, Standby
 from egress_router.egressip.node.reassignment import ReassignmentGuard
+from egress_router.egressip.node.replication import Figures
 from egress_router.egressip.node.source_ports import SourcePorts
 from egress_router.egressip.node.starts import Starts
 from egress_router.egressip.node.state import TUNNEL, Direct, NodeSettings, NodeState, Remote
-from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status
+from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status, standby_status
 from egress_router.egressip.node.told_figures import ToldFigures
 from egress_router.egressip.source.directory import ClusterSource
 from egress_router.egressip.source.told_pods import COUNTS
@@ -35,6 +39,7 @@ from egress_router.kubernetes.nri import Plugin
 from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer, DrainPhase
 from egress_router.net.process import slow_tool
 from egress_router.net.signed_messages import Signatures
+from egress_router.net.translations import source_of, translated_of
 from egress_router.net.tunnel_echo import TunnelWay
 
 #: How often the kernel is looked at although nothing happened; seconds.
@@ -122,11 +127,24 @@ class Agent:
         self._claims: Claims
         self._prober: Prober
         self._starts: Starts
+        self._standby: Standby | None = None
+        self._keeps_connections = False
+        self._moved_by_drain = 0
+        #: The addresses that this node takes over, or is about to have taken over.
+        self._stood_by_for: frozenset[str] = frozenset()
+        #: The addresses of this node whose connections a standby has as well.
+        self._kept_elsewhere: frozenset[str] = frozenset()
+        self.handovers = Handovers()
+        #: When each agent said last what it lacks; seconds of the loop.
+        self._heard: dict[str, float] = {}
+        #: Connections that went on here or by another node since the start, after their holder had gone.
+        self.taken_over = 0
+        self.led_elsewhere = 0
         self._read()
 
-    def connect(self, prober: Prober, claims: Claims) -> None:
-        """Use these to talk to other nodes and to the link."""
-        self._prober, self._claims = prober, claims
+    def connect(self, prober: Prober, claims: Claims, standby: Standby | None = None) -> None:
+        """Use these to talk to other nodes and to the link; without ``standby`` no connections are kept."""
+        self._prober, self._claims, self._standby = prober, claims, standby
         self._starts = Starts(self._source, self.gateways, prober, self.loop, self._let_start)
 
     @property
@@ -170,7 +188,7 @@ class Agent:
         self.loop.every(UNHEARD_EVERY, self._on_unheard)
         check = now() + CHECK_EVERY
         while not self.loop.stopping:
-            retry = self.local.next_try() or check
+            retry = min(self.local.next_try() or check, self.handovers.due(now()) or check)
             changed = self._wait(min(check, retry, self.node_drain.next_turn(now())))
             if changed or now() >= retry or self._drain_moved_on():
                 self._apply()
@@ -182,6 +200,8 @@ class Agent:
                 self._verify()
                 self._require_host_ip()
         self._prober.stop()
+        if self._standby is not None:
+            self._standby.stop()
 
     def _add_readers(self) -> None:
         # In this order in each turn: a status never tells what is known and not applied yet.
@@ -342,8 +362,12 @@ class Agent:
         changed, messages = self.gateways.probed(answers)
         for text in messages:
             LOGGER.info("%s", text)
+        now = self.loop.now()
         for name, answer in answers.items():
             changed |= self.reassignment.on_reply(name, answer.sources)
+            if answer.pending is not None:
+                self._heard[name] = now
+        changed |= bool(self._arrivals())
         self._changed |= changed
 
     def _claims_checked(self, reasons: Mapping[str, str]) -> None:
@@ -352,14 +376,18 @@ class Agent:
 
     def _claim_checked(self, ip: str, reason: str) -> None:
         if reason:
-            self.local.duplicate_found(ip, reason, self.loop.now())
+            self.local.duplicate_found(ip, reason, self.loop.now(), hurried=ip in self._stood_by_for)
             LOGGER.warning("%s is not claimed: %s", ip, reason)
+            # It may have been taken in a hurry.
+            self.local.assigned -= {ip}
             self._changed = True
             return
         self.local.no_duplicate(ip)
         if ip not in self._wanted_claims():
             return
         try:
+            # Before anything of them can come here: what comes of no connection is refused, which ends it.
+            self._restore(ip)
             self.dataplane.add(ip)
         except EgressRouterError as error:
             self.on_duplicate_check({ip: str(error)})
@@ -417,19 +445,151 @@ class Agent:
             )
             known.decision = evaluator.decision()
             self._decided = decided
-        self.gateways.follow(self.settings.node, state, known.decision)
+        now = self.loop.now()
+        wanted = wanted_here(self.settings.node, state) if state.standbys or self.handovers else ()
+        down = self.gateways.in_state(Health.DOWN)
+        self.handovers.follow(wanted, self._holders(), state.standbys, down, now)
+        self.gateways.follow(self.settings.node, state, known.decision, self.handovers.awaited(now))
         self._set_targets()
         return offline
+
+    def _holders(self) -> dict[str, str]:
+        return {ip: name for name, held in self.known.decision.nodes.items() for ip in held.claims}
+
+    def _follow_standbys(self) -> None:
+        """Have the connections of the addresses here kept by their standbys, and keep those of others."""
+        if self._standby is None:
+            return
+        state, me = self.known.state, self.settings.node
+        address = {name: canonical_ip(node.host_ip) for name, node in state.nodes.items()}
+        holder = {ip: name for name, ips in state.assignment.items() for ip in ips}
+        pairs = [(ip, holder.get(ip, ""), standby) for ip, standby in state.standbys.items()]
+        to = {
+            ip: address[standby]
+            for ip, name, standby in pairs
+            if name == me and standby in address and standby != me and ip in self.local.assigned
+        }
+        come_from = {
+            ip: address[name] for ip, name, standby in pairs if standby == me and name in address and name != me
+        }
+        mine = self.known.decision.nodes.get(me)
+        self._kept_elsewhere = frozenset(to)
+        due = set(mine.claims) - self.local.assigned if mine else set()
+        self._stood_by_for = frozenset(come_from) | (self._stood_by_for & due)
+        self._standby.follow(to, come_from, due)
+        if not self._keeps_connections and not self._standby.idle:
+            self._keeps_connections = True
+            self._threads.start("standby", self._standby.run)
+
+    def _restore(self, ip: str) -> None:
+        """Make the connections of an address that this node takes over: those of pods that may leave with it."""
+        records = self._standby.kept(ip) if self._standby is not None else frozenset()
+        if not records:
+            return
+        state = self.known.state
+        key = address_key(ip)
+        spaces = {name for name, space in state.namespaces.items() if key in map(address_key, space.egress_ips)}
+        pods = [(pod, pod.namespace in spaces) for pod in state.pods.values()]
+        others = {text for pod, ours in pods if not ours for text in pod.ips}
+        allowed = {
+            ip_address(text).packed: pod.node == self.settings.node
+            for pod, ours in pods
+            if ours and len(spaces) == 1
+            for text in pod.ips
+            if text not in others
+        }
+        wanted = [record for record in records if source_of(record) in allowed]
+        refused = self.dataplane.restore(wanted, {packed for packed, here in allowed.items() if here})
+        self.taken_over += len(wanted)
+        LOGGER.info(
+            "%s: %d connections go on here, %d are of no pod any more", ip, len(wanted), len(records - {*wanted})
+        )
+        if refused:
+            LOGGER.warning("%s: some of them do not: %s", ip, refused)
+
+    def _open_here(self, given_up: Collection[str]) -> list[bytes]:
+        """Return the connections of this node's pods that leave with addresses that another node is to have now."""
+        holders = self._holders()
+        moved = [ip for ip in given_up if holders.get(ip) and ip in self._kept_elsewhere]
+        if not moved:
+            return []
+        mine = {ip_address(text).packed for ip in moved for text in self._pods_of(ip)}
+        # A flow of datagrams finds the tunnel by itself.
+        records = self.dataplane.open_with(moved)
+        if self.node_drain.draining:
+            self._moved_by_drain += len(records)
+        return [record for record in records if record[0] in CONNECTED and source_of(record) in mine]
+
+    def _go_on_elsewhere(self, records: Collection[bytes]) -> None:
+        """Have connections of this node's pods, which it translated until now, go by the tunnel to who has their
+        address: before a reply of that node's comes here, which would be one of no connection.
+        """
+        slots, holders = self.gateways.slots, self._holders()
+        by_slot: dict[int, list[bytes]] = {}
+        for record in records:
+            slot = slots.get(holders.get(str(ip_address(translated_of(record))), ""))
+            if slot is not None:
+                by_slot.setdefault(slot, []).append(record)
+        for slot, some in by_slot.items():
+            refused = self.dataplane.go_on_by(some, slot)
+            self.led_elsewhere += len(some)
+            LOGGER.info("%d connections of pods here go on by another node%s", len(some), refused and f": {refused}")
+
+    def _arrivals(self) -> list[Arrival]:
+        """Return the addresses that their standbys have now."""
+        me = self.settings.node
+        if not self._expected():
+            return []
+        holders, lacking = self._holders(), self.pending()
+        carrying = {*self.gateways.in_state(Health.UP, Health.DRAINING), me}
+        ready: dict[str, set[str]] = {}
+        for ip, name in holders.items():
+            if name in carrying and ip not in lacking:
+                ready.setdefault(name, set()).add(ip)
+        return self.handovers.arrivals(ready, {**self._heard, me: float("inf")})
+
+    def _lead_arrived(self) -> None:
+        """Lead the connections of addresses that their standbys have now there."""
+        slots = self.gateways.slots
+        for arrival in self._arrivals():
+            if arrival.old in slots and arrival.new in slots:
+                pods = self._pods_of(arrival.ip)
+                count = self.dataplane.lead_to(pods, slots[arrival.old], slots[arrival.new])
+                self.led_elsewhere += count
+                LOGGER.info("%s: %d connections go on by %s", arrival.ip, count, arrival.new)
+            self.handovers.settled(arrival, self.known.state.standbys.get(arrival.ip, ""))
+            # What is left of the former holder goes with the next change, once this one is in place.
+            self.loop.post(self._note_change)
+
+    def _note_change(self) -> None:
+        self._changed = True
+
+    def _pods_of(self, ip: str) -> set[str]:
+        """Return the addresses of this node's pods that may leave with an egress IP."""
+        state, key, version = self.known.state, address_key(ip), 6 if ":" in ip else 4
+        spaces = {name for name, space in state.namespaces.items() if key in map(address_key, space.egress_ips)}
+        return {
+            text
+            for pod in state.pods.values()
+            if pod.node == self.settings.node and pod.namespace in spaces
+            for text in pod.ips
+            if (":" in text) == (version == 6)
+        }
 
     def _set_targets(self) -> None:
         nodes = self.known.state.nodes
         if nodes is not self._told_nodes:
             self._told_nodes = nodes
             self._prober.set_peers(frozenset(canonical_ip(node.host_ip) for node in nodes.values()))
-        up = self.gateways.in_state(Health.UP)
+        # Who is to have an address is asked at the full rate whether it has it.
+        up = self.gateways.in_state(Health.UP) - self._expected()
         targets = {name: nodes[name].host_ip for name in self.gateways.health}
         self._prober.set_targets(targets, self._used(), up, self.reassignment.pending_queries())
         self._prober.set_tunnel(self._tunnel_way())
+
+    def _expected(self) -> set[str]:
+        """Return the nodes that are to take an address over."""
+        return {standby for _, standby in self.handovers.waiting(self.loop.now()).values()}
 
     def _tunnel_way(self) -> TunnelWay | None:
         """Return how probes get through the tunnel; None as long as that is not in place."""
@@ -471,7 +631,25 @@ class Agent:
             self.gateways.unheard(),
             self.gateways.silent() if self.reassignment.unconfirmed else frozenset(),
         )
-        return self._planner.plan(inputs, state.pods, self._arp_suppressed(), self.gateways.slots)
+        planned = self._planner.plan(inputs, state.pods, self._arp_suppressed(), self.gateways.slots)
+        return self._with_waiting(planned)
+
+    def _with_waiting(self, planned: NodeState) -> NodeState:
+        """Return the state in which connections to holders that are gone wait for the standbys, and those to holders
+        that have given an address away are not cut before its standby has it.
+        """
+        waiting = self.handovers.waiting(self.loop.now())
+        if not waiting:
+            return planned
+        alive, slots = self.gateways.alive(), self.gateways.slots
+        awaited, translating = set(), dict(planned.translating_nodes)
+        for ip, (name, _) in waiting.items():
+            if name in alive:
+                for pod in self._pods_of(ip) & translating.keys():
+                    translating[pod] |= {slots[name]}
+            elif name in slots:
+                awaited.add(slots[name])
+        return replace(planned, awaited=frozenset(awaited), translating_nodes=translating)
 
     def _arp_suppressed(self) -> frozenset[str]:
         """Return the addresses that are not answered for any more."""
@@ -496,19 +674,24 @@ class Agent:
                 # Gateways that are new were counted as online; their health counts from now on.
                 self._decide()
             wanted = set(self._wanted_claims())
-            self._claims.check(local.due_for_check(wanted, started))
+            before = local.assigned
+            self._claims.check(local.due_for_check(wanted, started), self._stood_by_for)
+            leaving = self._open_here(before - local.assigned)
             state = self._node_state()
             answered = state.assigned - state.arp_suppressed
             fresh = answered - self._claims.answered
             self._claims.answered = answered
             # Before an address is answered for: whatever happens next, a shutdown has to end that.
             self._leave_file.keep(state.assigned)
+            self._follow_standbys()
             # Holders put it in place meanwhile.
             waits = self._starts.tell(state, self.settings.node, known.state.pods)
             self.dataplane.apply(state)
             if not waits:
                 self._source.in_place()
             self._claims.announce(fresh)
+            self._lead_arrived()
+            self._go_on_elsewhere(leaving)
             self._set_targets()
             if known.errors:
                 # Everything was made anew.
@@ -616,6 +799,7 @@ class Agent:
         if not self.node_drain.draining:
             # A node that has just begun to send here has not said so yet.
             self._listens_since = self.loop.now()
+            self._moved_by_drain = 0
         self.node_drain.start(grace, by_api=by_api)
         self._changed = True
 
@@ -639,8 +823,17 @@ class Agent:
         return self.loop.now() - self._listens_since > self._prober.listening(self._users_within)
 
     def drain_phase(self) -> DrainPhase:
-        """Return how far a drain is."""
-        return self.node_drain.phase(self.loop.now(), heard=self._all_have_asked())
+        """Return how far a drain is. What standbys keep need not be waited for: it goes on there."""
+        phase = self.node_drain.phase(self.loop.now(), heard=self._all_have_asked())
+        return DrainPhase.OVER if phase is DrainPhase.WAITS and self._all_kept() else phase
+
+    def _all_kept(self) -> bool:
+        """Return whether standbys have the connections of every address here."""
+        nodes, standbys, figures = self.known.state.nodes, self.known.state.standbys, self.standby_figures
+        names = {standbys.get(ip, "") for ip in self.local.assigned & self._kept_elsewhere}
+        if not names or not self.local.assigned <= self._kept_elsewhere or not names <= nodes.keys():
+            return False
+        return all(figures.in_step(canonical_ip(nodes[name].host_ip)) for name in names)
 
     def _leaving_addresses(self) -> frozenset[str]:
         """Return the egress IPs that the controller has given to this node and is to give to others, in a drain."""
@@ -669,7 +862,8 @@ class Agent:
             return None
         seconds, left = max(0.0, until - self.loop.now()), self.node_drain.left
         held, leaving = self.local.assigned, self._leaving_addresses()
-        return drain_status(self.known, held, self._draining(), left, seconds, self.drained(), leaving)
+        found = drain_status(self.known, held, self._draining(), left, seconds, self.drained(), leaving)
+        return {**found, "moved": self._moved_by_drain}
 
     def status(self) -> dict[str, object]:
         """Return all that the status shows, as plain data."""
@@ -686,6 +880,7 @@ class Agent:
             self._drain_status(),
             [*filter(None, [self._stuck(), self._runtime_trouble()]), *legs, *self.source_ports.problems()],
             unconfirmed=dict(self.reassignment.unconfirmed),
+            standby=self._standby_status(),
             tells_of_pods=self.plugin is not None and self.plugin.connected,
         )
 
@@ -698,3 +893,15 @@ class Agent:
             f"the container runtime does not tell of pods ({trouble}): what they send before the API shows their "
             "addresses is dropped"
         )
+
+    def _standby_status(self) -> dict[str, object]:
+        state, me = self.known.state, self.settings.node
+        held = {ip: node for ip, node in state.standbys.items() if ip in self.local.assigned}
+        by_holder = {ip: name for name, ips in state.assignment.items() for ip in ips}
+        spare = {ip: by_holder.get(ip, "") for ip, node in state.standbys.items() if node == me}
+        return standby_status(held, spare, self.standby_figures, self.taken_over, self.led_elsewhere)
+
+    @property
+    def standby_figures(self) -> Figures:
+        """What became of the connections that are kept for others, or by them."""
+        return Figures() if self._standby is None else self._standby.figures

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address, ip_interface
 
 from egress_router.config.values import Address
 from egress_router.egressip.node.state import NODE_PROTOCOL
 from egress_router.errors import AddressInUse, EgressRouterError, TryAgainError
-from egress_router.net.arp_nd import Neighbours
+from egress_router.net.arp_nd import HURRIED, USUAL, Neighbours, Pace
 from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
 from egress_router.net.rtnetlink.values import Link, LinkAddress
 
@@ -79,44 +80,62 @@ class Claimer:
         self.answered: frozenset[str] = frozenset()
         self._lock = threading.Lock()
 
-    def check(self, texts: Iterable[str]) -> None:
-        """Start checking the addresses that are not being checked already."""
+    def check(self, texts: Iterable[str], hurried: Collection[str] = ()) -> None:
+        """Start checking the addresses that are not being checked already; the ``hurried`` ones at that pace."""
         with self._lock:
-            fresh = sorted(set(texts) - self._busy)
+            fresh = set(texts) - self._busy
             self._busy.update(fresh)
-        if fresh:
-            self._start("duplicate check", lambda: self._check(fresh))
+        for pace, some in ((USUAL, sorted(fresh - set(hurried))), (HURRIED, sorted(fresh & set(hurried)))):
+            if some:
+                self._start("duplicate check", partial(self._check, some, pace))
 
-    def _check(self, texts: list[str]) -> None:
+    def _check(self, texts: list[str], pace: Pace) -> None:
         # Whatever goes wrong, an address is asked for again later.
         reasons = dict.fromkeys(texts, "the check failed")
         try:
-            reasons = self._reasons(texts)
+            reasons = self._reasons(texts, pace)
         finally:
             with self._lock:
                 self._busy.difference_update(texts)
             # All at once: an agent that acts on the first would have the others checked again.
             self._done(reasons)
+        free = [text for text in texts if not reasons[text]]
+        if pace is HURRIED and free:
+            self._look_again(free)
 
-    def _reasons(self, texts: list[str]) -> dict[str, str]:
+    def _look_again(self, texts: list[str]) -> None:
+        """Ask at the usual pace about what was taken in a hurry; who answers by then has it."""
+        try:
+            self._probe(texts, USUAL)
+        except AddressInUse as error:
+            if len(texts) == 1:
+                self._done({texts[0]: _first_sentence(error)})
+            else:
+                for text in texts:
+                    self._look_again([text])
+        except (EgressRouterError, OSError):
+            # Nobody can be asked now; that was no answer.
+            return
+
+    def _reasons(self, texts: list[str], pace: Pace) -> dict[str, str]:
         """All at once first; only if that fails one by one, to tell which."""
         try:
-            self._probe(texts)
+            self._probe(texts, pace)
         except (EgressRouterError, OSError) as error:
             if len(texts) == 1:
                 return {texts[0]: _first_sentence(error)}
             reasons: dict[str, str] = {}
             for text in texts:
-                reasons |= self._reasons([text])
+                reasons |= self._reasons([text], pace)
             return reasons
         return dict.fromkeys(texts, "")
 
-    def _probe(self, texts: list[str]) -> None:
+    def _probe(self, texts: list[str], pace: Pace) -> None:
         if not self._dad:
             return
         neighbours = Neighbours(self._link.name, self._link.index, self._link.mac)
         try:
-            neighbours.check_duplicates(map(ip_address, texts), _default_gateways(self._link))
+            neighbours.check_duplicates(map(ip_address, texts), _default_gateways(self._link), pace)
         finally:
             neighbours.close()
 

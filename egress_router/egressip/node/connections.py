@@ -132,6 +132,15 @@ def take_over_marks(mask: int, slots: Mapping[int, int], marks: Marks) -> int:
     return changed
 
 
+def lead_to(pods: Iterable[str], old: int, new: int, marks: Marks) -> int:
+    """Have the connections of local pods that left by one slot leave by another; return how many. Raises
+    PlatformError.
+    """
+    with Conntrack() as conntrack:
+        found = conntrack.started(map(ip_address, pods), lambda started: marks.slot_of(started.mark) == old)
+        return conntrack.set_mark(found, marks.mark_of(new), marks.mask)
+
+
 def cut_egress_ips(ips: Iterable[str]) -> int:
     """Delete the connections of any protocol that are translated to one of ``ips``; return how many. Raises
     PlatformError.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from ipaddress import ip_address
 
 from egress_router.egressip.node.claims import add_egress_ip, egress_ips, remove_egress_ip
-from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale, take_over_marks
+from egress_router.egressip.node.connections import cut_egress_ips, cut_slot, cut_stale, lead_to, take_over_marks
 from egress_router.egressip.node.encryption import Encryption
 from egress_router.egressip.node.foreign_marks import rules_before
 from egress_router.egressip.node.forward_policy import accept_tunnel
 from egress_router.egressip.node.leave import PROBLEM, leaves
+from egress_router.egressip.node.marks import OWN_SLOT
 from egress_router.egressip.node.nft_rules import ABSENT
 from egress_router.egressip.node.overlays import address_among_pods, loosen, overlay_links
 from egress_router.egressip.node.repair import NetworkWatch, TamperingGuard, summary
@@ -26,6 +28,7 @@ from egress_router.net.nft.values import NftTable
 from egress_router.net.process import run_tool
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.rtnetlink.values import Link, LinkAddress, Observed
+from egress_router.net.translations import make_translations, open_translations, untranslated
 
 
 def require_all() -> None:
@@ -152,6 +155,32 @@ class NodeDataplane:
             self.cut += cut_stale(before, state, self._settings.cluster, self._settings.marks)
         self._applied = state
 
+    def lead_to(self, pods: Collection[str], old: int, new: int) -> int:
+        """Have the connections of local pods that left by one slot leave by another, which ``apply`` has put in place;
+        return how many. Raises EgressRouterError.
+        """
+        return lead_to(pods, old, new, self._settings.marks)
+
+    def restore(self, records: Collection[bytes], local: Collection[bytes]) -> str:
+        """Make the connections that another holder had, see net.translations; ``local`` are the packed addresses of
+        this node's pods. Return why the kernel refused some, empty when it refused none. Raises EgressRouterError.
+        """
+        marks = self._settings.marks
+        # As the rules mark them: of this node's pods, and of others' pods.
+        own, others = marks.mark_of(OWN_SLOT), marks.value
+        return make_translations(records, lambda source: own if source in local else others)[1]
+
+    def open_with(self, ips: Collection[str]) -> list[bytes]:
+        """Return the connections that leave with these egress IPs, see net.translations. Raises EgressRouterError."""
+        return open_translations([ip_address(ip) for ip in ips])
+
+    def go_on_by(self, records: Collection[bytes], slot: int) -> str:
+        """Make connections that were translated here go by the tunnel from now on, untranslated; return as
+        ``restore`` does.
+        """
+        mark = self._settings.marks.mark_of(slot)
+        return make_translations(map(untranslated, records), lambda _: mark)[1]
+
     def learn_key(self, host_ip: str, key: str) -> None:
         """Take in another node's public key of the encrypted tunnel. Raises EgressRouterError."""
         if self._encryption is not None:
@@ -258,11 +287,12 @@ class NodeDataplane:
 
     def _cut(self, before: NodeState, state: NodeState) -> None:
         """Delete the connections that cannot go on: those of dead holders, those that started with another source."""
-        names = {h.slot: h.node for h in before.gateways}
-        for slot in sorted(set(names) - {h.slot for h in state.gateways}):
+        names = {h.slot: h.node for h in (*before.probed, *before.gateways)}
+        there = {h.slot for h in before.gateways} | before.awaited
+        for slot in sorted(there - {h.slot for h in state.gateways} - state.awaited):
             count = cut_slot(slot, self._settings.marks)
             self.cut += count
-            self._log(f"cut {count} connections through {names[slot]}")
+            self._log(f"cut {count} connections through {names.get(slot, f'slot {slot}')}")
 
 
 def _gateways(host_ip: str) -> list[str]:

@@ -36,6 +36,8 @@ def drain_node(path: Path, grace: float, timeout: float, say: Say, remark: Say) 
     except KeyboardInterrupt:
         remark("the node goes on handing over; `egress-router node undrain` ends that")
         raise
+    if moved := drain.get("moved"):
+        remark(f"{moved} {'connection goes' if moved == 1 else 'connections go'} on by standbys")
     if drain["connections"] is None:
         say("handed over; connections could not be counted, see the agent's log")
         return 1

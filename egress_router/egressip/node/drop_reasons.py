@@ -8,7 +8,7 @@ DROPS = {
     "late_reply": "a reply to a pod with egress IPs whose connection is gone, or a datagram to it from outside",
     "unknown_pod": "no object tells of the pod, or of its namespace",
     "wrong_source": "a connection that began with another source than its egress IP",
-    "tunnel_stranger": "tunnel packets from a machine that is no node",
+    "tunnel_stranger": "tunnel packets, or what only standbys are told, from a machine that is no node",
     "tunnel_no_connection": "a packet of no connection came through the tunnel",
     "tunnel_inside": "what came through the tunnel was for the cluster or for this node",
     "tunnel_untranslated": "what came through the tunnel has no translation here",

@@ -39,10 +39,14 @@ class Gateways:
     #: By the name of a gateway that is new, after how many rounds its silence says something.
     _awaited: dict[str, int] = field(default_factory=dict)
 
-    def follow(self, me: str, state: ClusterState, decision: Decision) -> None:
-        """Keep exactly the nodes that pods of node ``me`` need."""
+    def follow(self, me: str, state: ClusterState, decision: Decision, beside: Collection[str] = ()) -> None:
+        """Keep exactly the nodes that pods of node ``me`` need, those of ``beside`` that there are, and the standbys of
+        what the pods need: so it is known whether they are up when it comes to that.
+        """
         wanted = wanted_here(me, state)
         needed = {name for name, held in decision.nodes.items() if name != me and not wanted.isdisjoint(held.claims)}
+        spare = {*beside, *(node for ip, node in state.standbys.items() if ip in wanted)}
+        needed |= spare & state.nodes.keys() - {me}
         for name in self.health.keys() - needed:
             del self.health[name]
             self.losses.pop(name, None)
@@ -161,6 +165,8 @@ def wanted_here(me: str, state: ClusterState) -> set[str]:
 #: An address that another machine has is tried again after so long, then twice as long, at most the other; seconds.
 #: The machine before us may be giving it up this moment.
 RETRY_CLAIM, RETRY_CLAIM_MOST = 0.3, 10.0
+#: The same of an address whose connections wait here.
+RETRY_HURRIED = 0.05
 #: So many addresses fit a datagram; a node with more of them is about to get them, or has other problems.
 MOST_PENDING = 40
 
@@ -210,10 +216,11 @@ class LocalAssignments:
             self._retries[ip] = (now + RETRY_CLAIM_MOST, self._retries[ip][1])
         return due
 
-    def duplicate_found(self, ip: str, reason: str, now: float) -> None:
-        """Note that the address cannot be claimed now; it is checked again later."""
+    def duplicate_found(self, ip: str, reason: str, now: float, *, hurried: bool = False) -> None:
+        """Note that the address cannot be claimed now; it is checked again later, a ``hurried`` one sooner."""
         self.duplicates[ip] = reason
-        wait = min(2 * self._retries[ip][1], RETRY_CLAIM_MOST) if ip in self._retries else RETRY_CLAIM
+        first = RETRY_HURRIED if hurried else RETRY_CLAIM
+        wait = min(2 * self._retries[ip][1], RETRY_CLAIM_MOST) if ip in self._retries else first
         self._retries[ip] = (now + wait, wait)
 
     def no_duplicate(self, ip: str) -> None:

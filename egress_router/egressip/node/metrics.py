@@ -101,7 +101,39 @@ class NodeCollector(Collector):
             "Messages on the agents' port that were not believed: not signed with a key of ours, or not new.",
             value=agent.signatures.refused if agent.signatures else 0,
         )
+        yield from self._standby()
         yield from common(agent, mode="node")
+
+    def _standby(self) -> Iterator[Metric]:
+        agent = self._agent
+        figures = agent.standby_figures
+        yield labelled(
+            "standby_connections",
+            "Connections kept for others' addresses, and those of its own that standbys have.",
+            "kind",
+            {"kept": figures.kept, "told": figures.told},
+        )
+        yield labelled(
+            "standby_connected",
+            "Whether a standby of addresses here is told of connections.",
+            "standby",
+            {peer: float(connected) for peer, connected in dict(figures.connected).items()},
+        )
+        yield labelled(
+            "standby_lag_seconds",
+            "For how long the oldest change has not been acknowledged by a standby.",
+            "standby",
+            dict(figures.lag),
+        )
+        for name, text, value in (
+            ("standby_changes", "Connections that began or ended and that standbys are told of.", figures.changes),
+            ("standby_sent_bytes", "Bytes sent to standbys.", figures.sent_bytes),
+            ("standby_streams_again", "Streams to standbys that broke, and began again.", figures.again),
+            ("standby_refused", "Messages and machines that were not believed by this standby.", figures.refused),
+            ("taken_over_connections", "Connections that went on here after their holder had gone.", agent.taken_over),
+            ("led_connections", "Connections of pods here that went on by another node.", agent.led_elsewhere),
+        ):
+            yield CounterMetricFamily(f"{_PREFIX}{name}", text, value=value)
 
 
 def runtime_metrics(plugin: Plugin | None) -> Iterator[Metric]:

@@ -119,7 +119,8 @@ def small_elements(state: NodeState, marks: Marks) -> Elements:
     slots = sorted({gateway.slot for gateway in state.gateways})
     found["known_paths"] = {_hex(marks.mark_of(slot)): f"goto gateway_{slot}" for slot in slots}
     found["known_paths"][_hex(marks.mark_of(OWN_SLOT))] = "goto local_gateway"
-    leaving = {_hex(marks.mark_of(slot)) for slot in state.draining}
+    found["known_paths"].update({_hex(marks.mark_of(slot)): "goto no_gateway" for slot in state.awaited})
+    leaving = {_hex(marks.mark_of(slot)) for slot in (*state.draining, *state.awaited)}
     found["undrained_paths"] = {mark: to for mark, to in found["known_paths"].items() if mark not in leaving}
     found["arp_egress_ips4"] = _of_family(state.assigned, 4)
     found["arp_suppressed"] = _of_family(state.arp_suppressed, 4)
@@ -263,8 +264,9 @@ def _direct(networks: tuple[str, ...]) -> NftChain:
 
 def _strangers(settings: NodeSettings) -> Iterator[str]:
     """What reaches the tunnel's port from elsewhere than it should: not from a node, or not encrypted. What WireGuard
-    lets in is of the node whose key it was encrypted with.
+    lets in is of the node whose key it was encrypted with. By TCP nodes tell each other of their connections.
     """
+    yield f"tcp dport {settings.probe_port} jump standby_told"
     to_tunnel, drop = f"udp dport {settings.tunnel_port}", "counter name tunnel_stranger drop"
     if settings.encrypted:
         yield f'iifname != "{ENCRYPTED}" {to_tunnel} {drop}'
@@ -582,7 +584,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
                 for version, ip in _FAMILIES.items()
             ),
             f'oifname "{settings.interface}" jump outbound_multicast',
-            "tcp flags & (syn | rst) == syn jump clamp_mss",
+            "tcp flags & (syn | rst) == syn jump opened",
         ),
         "what is passed on",
     )
@@ -613,6 +615,31 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
             (f'oifname != {{ "lo", "{ENCRYPTED}" }} ip6 daddr {INSIDE} drop',),
             "while the device that encrypts is away, nothing of the tunnel goes another way",
         )
+    yield NftChain(
+        "standby_told",
+        None,
+        tuple(
+            rule
+            for version, ip in _FAMILIES.items()
+            for rule in (
+                f"{ip} saddr != @nodes{version} fib saddr type != local counter name tunnel_stranger drop",
+                f"{ip} saddr @local_pods{version} counter name forged_node drop",
+            )
+        ),
+        "only nodes tell of their connections",
+    )
+    yield NftChain(
+        "opened",
+        None,
+        (
+            *(
+                f"tcp dport {settings.probe_port} {ip} daddr @nodes{version} counter name forged_node drop"
+                for version, ip in _FAMILIES.items()
+            ),
+            "goto clamp_mss",
+        ),
+        "the first packet of a TCP connection that is passed on: no pod tells an agent of connections",
+    )
     yield NftChain(
         "clamp_mss",
         None,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from egress_router.egressip.node.repair import Heard
+from egress_router.egressip.node.replication import Figures
 from egress_router.egressip.node.state import NodeState
 from egress_router.net.rtnetlink.values import LinkAddress, Observed
 from egress_router.net.tunnel_echo import TunnelWay
@@ -94,6 +95,18 @@ class Dataplane(Protocol):
     def apply(self, state: NodeState) -> None:
         """Put ``state`` in place, in an order in which no packet leaves with a wrong source."""
 
+    def lead_to(self, pods: Collection[str], old: int, new: int) -> int:
+        """Have the connections of local pods that left by one slot leave by another; return how many."""
+
+    def open_with(self, ips: Collection[str]) -> list[bytes]:
+        """Return the connections that leave with these egress IPs."""
+
+    def go_on_by(self, records: Collection[bytes], slot: int) -> str:
+        """Make connections that were translated here go by the tunnel; return as ``restore`` does."""
+
+    def restore(self, records: Collection[bytes], local: Collection[bytes]) -> str:
+        """Make the connections that another holder had; return why some were refused, empty when none was."""
+
     def forget(self) -> None:
         """Trust nothing: replace everything at the next ``apply``."""
 
@@ -146,11 +159,35 @@ class Claims(Protocol):
     #: What may be announced now.
     answered: frozenset[str]
 
-    def check(self, texts: Iterable[str]) -> None:
-        """Start checking the addresses that are not being checked already."""
+    def check(self, texts: Iterable[str], hurried: Collection[str] = ()) -> None:
+        """Start checking the addresses that are not being checked already; the ``hurried`` ones faster."""
 
     def announce(self, texts: Iterable[str]) -> None:
         """Tell everybody on the link that the addresses are here."""
+
+
+class Standby(Protocol):
+    """Keeps other holders' connections, and has others keep this one's; see replication.Replication."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is to be sent or accepted."""
+
+    @property
+    def figures(self) -> Figures:
+        """What has happened."""
+
+    def follow(self, to: Mapping[str, str], come_from: Mapping[str, str], keep: Collection[str] = ()) -> None:
+        """Send the connections of egress IPs to nodes, accept those of others, keep what is there of further ones."""
+
+    def kept(self, ip: str) -> frozenset[bytes]:
+        """Return the connections that are kept of an egress IP."""
+
+    def run(self, beat: Callable[[], None] = ...) -> None:
+        """Work until ``stop``, in a thread of its own."""
+
+    def stop(self) -> None:
+        """End ``run``."""
 
 
 class ControlQuestions(Protocol):

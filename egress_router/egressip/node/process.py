@@ -22,6 +22,7 @@ from egress_router.egressip.node.legacy_tables import LegacyTable, legacy_tables
 from egress_router.egressip.node.legs import MISSES as LEG_MISSES
 from egress_router.egressip.node.metrics import NodeCollector
 from egress_router.egressip.node.repair import Heard
+from egress_router.egressip.node.replication import Replication
 from egress_router.egressip.node.report import NodeReporter
 from egress_router.egressip.node.state import ENCRYPTED, NodeSettings
 from egress_router.egressip.node.tables import alive_before, dropped_packets, loaders, present, table_watch, used_before
@@ -36,6 +37,7 @@ from egress_router.net.icmp_probe import Prober
 from egress_router.net.process import limit_tools
 from egress_router.net.rtnetlink.kernel import RouteNetlink, Rtnetlink
 from egress_router.net.rtnetlink.values import Link
+from egress_router.net.signed_messages import Signatures
 
 #: A tool that hangs (nft while somebody holds the kernel's tables) may keep the loop so long: less than what /healthz
 #: takes for stuck, and many times what the largest tables take.
@@ -157,6 +159,12 @@ def build_agent(
             misses=settings.probe_misses + LEG_MISSES - 1,
         ),
         Claimer(link, agent.on_duplicate_check, threads.task, dad=settings.dad),
+        Replication(
+            host_ip,
+            settings.probe_port,
+            None if settings.keys is None else Signatures(settings.keys, LOGGER.warning),
+            LOGGER.warning,
+        ),
     )
     return agent
 

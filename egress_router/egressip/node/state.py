@@ -109,6 +109,8 @@ class NodeState:
     ``duplicate_pod_ips``: addresses that pods of two namespaces have (two of NAMESPACE/NAME); dropped.
     ``translating_nodes``: by local pod address, the slots of the nodes that translate it; established connections stay
     there, wherever new ones go.
+    ``awaited``: the slots of gateways that are gone and whose connections wait for a standby: nothing of them leaves
+    meanwhile.
     ``excepted``: by local pod address, the networks of its family that it reaches directly, as a pod without egress IPs
     does; as canonical text without overlaps.
     """
@@ -126,6 +128,7 @@ class NodeState:
     duplicate_pod_ips: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     translating_nodes: Mapping[str, frozenset[int]] = field(default_factory=dict)
     excepted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    awaited: frozenset[int] = frozenset()
 
     def way(self, pod: str) -> str:
         """Return the way of a local pod address in one word: through (another node), or a value of Direct."""

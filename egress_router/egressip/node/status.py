@@ -23,6 +23,7 @@ from egress_router.egressip.assignment.decision import reached_directly
 from egress_router.egressip.health import Health
 from egress_router.egressip.node.drop_reasons import DROPS
 from egress_router.egressip.node.gateways import Gateways, LocalAssignments
+from egress_router.egressip.node.replication import Figures
 from egress_router.egressip.node.state import NodeState
 from egress_router.errors import Problem
 
@@ -97,6 +98,26 @@ def _alone(
     return bool(here - {6 if ":" in via.ip else 4 for via in verdict.via if via.node not in draining})
 
 
+def standby_status(
+    held: Mapping[str, str], spare: Mapping[str, str], figures: Figures, taken_over: int, led: int
+) -> dict[str, object]:
+    """Return who stands by for the addresses ``held`` here, and whose addresses this node takes over (``spare``), by
+    address; how many connections others have told of, and have been told; whether the standbys are reached and for how
+    many seconds they lag; how many connections went on here, and by another node, after their holder had gone.
+    """
+    return {
+        "standbys": dict(sorted(held.items())),
+        "stands_by_for": dict(sorted(spare.items())),
+        "kept": figures.kept,
+        "told": figures.told,
+        "connected": dict(figures.connected),
+        "lag_seconds": {peer: round(lag, 3) for peer, lag in figures.lag.items()},
+        "error": figures.error,
+        "taken_over": taken_over,
+        "led_elsewhere": led,
+    }
+
+
 def canonical_ip(text: str) -> str:
     """Return an address as the kernel spells it; what is none as it is."""
     try:
@@ -124,12 +145,13 @@ def node_status(
     drain: Mapping[str, object] | None = None,
     more: Collection[str] = (),
     unconfirmed: Mapping[str, Collection[str]] | None = None,
+    standby: Mapping[str, object] | None = None,
     *,
     tells_of_pods: bool = False,
 ) -> dict[str, object]:
     """Return all that the status shows. ``drops`` are packets by counter, ``drain`` see ``drain_status``, ``more`` are
-    further problems, ``unconfirmed`` see ``ReassignmentGuard``. ``tells_of_pods``: the container runtime does, before
-    they start.
+    further problems, ``unconfirmed`` see ``ReassignmentGuard``, ``standby`` see ``standby_status``. ``tells_of_pods``:
+    the container runtime does, before they start.
     """
     unclaimed = {**local.duplicates, **local.outside_subnets}
     mine = known.decision.nodes.get(node)
@@ -164,6 +186,7 @@ def node_status(
         "users": sorted(users),
         "holders": {name: health.state.value for name, health in sorted(gateways.health.items())},
         "lacking": sorted(pending),
+        "standby": standby or {},
         "pods": len(applied.paths),
         "container_runtime": tells_of_pods,
         "dropped_packets": dict(drops),
@@ -210,7 +233,13 @@ def status_text(status: Mapping[str, Any]) -> str:
     lines.append(
         f"{_count(others, 'namespace', 'namespaces')} without egress IPs {leave} with the address of the pod's node"
     )
-    lines.append(f"holds {', '.join(status['held']) or 'nothing'}")
+    standby = status.get("standby") or {}
+    names = standby.get("standbys", {})
+    held = (f"{ip} (standby {names[ip]})" if ip in names else ip for ip in status["held"])
+    lines.append(f"holds {', '.join(held) or 'nothing'}")
+    if spare := standby.get("stands_by_for"):
+        listed = ", ".join(f"{ip} of {name}" for ip, name in spare.items())
+        lines.append(f"stands by for {listed}: {_count(standby['kept'], 'connection', 'connections')} kept")
     if status.get("container_runtime"):
         lines.append("the container runtime tells of pods before they start")
     lines += [line for line in holders if line.endswith(": up")]

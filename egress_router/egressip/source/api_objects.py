@@ -100,6 +100,8 @@ class Assignment:
     #: The uid of the EgressIP that the address of a pool was given to, and the pool; empty when it is of no pool.
     given_to: str = ""
     pool: str = ""
+    #: The node that takes the address over, "" when there is none.
+    standby: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +335,7 @@ def assignment(raw: Mapping[str, Any]) -> Assignment:
         _mapping(reader.metadata.get("annotations")).get(STAYS) == "true",
         str(given.get("uid") or ""),
         str(given.get("pool") or ""),
+        str(reader.spec.get("standby") or ""),
     )
 
 

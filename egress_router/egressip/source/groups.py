@@ -222,7 +222,10 @@ def cluster_state(objects: ApiObjects, pods: Mapping[tuple[str, str], Pod], me: 
             given.setdefault(entry.node, []).append(entry.egress_ip)
     stay = _staying(objects, nodes, eligible) if eligible else {}
     assignment = {node: tuple(ips) for node, ips in sorted(given.items())}
-    return ClusterState(namespaces, nodes, pods, assignment, staying=stay)
+    standbys = {
+        entry.egress_ip: entry.standby for entry in objects.assignments.values() if entry.node and entry.standby
+    }
+    return ClusterState(namespaces, nodes, pods, assignment, staying=stay, standbys=standbys)
 
 
 def _staying(objects: ApiObjects, nodes: Mapping[str, HostSubnet], eligible: Eligibility) -> dict[str, str]:

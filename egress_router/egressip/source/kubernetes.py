@@ -3,7 +3,8 @@
 An agent's own pods are also those that its container runtime tells of, see ``runtime_pods``.
 
 What is watched: EgressIP, EgressNode, EgressIPAssignment, and the labels of namespaces; by an agent the pods of its own
-node, and those of the namespaces whose addresses it holds; by the controller all pods, and the labels of nodes.
+node, and those of the namespaces whose addresses it holds or takes over; by the controller all pods, and the labels of
+nodes.
 """
 
 from __future__ import annotations
@@ -281,7 +282,9 @@ class KubernetesSource:
         node that says that it has an address must translate whoever is sent to it. What it had before stays.
         """
         given = {*state.assignment.get(me, ()), *map(canonical, state.nodes[me].egress_ips)}
-        groups = self._groups_with(given, state.namespaces)
+        # Who takes an address over has to know at once whose connections may go on with it.
+        spare = {ip for ip, node in state.standbys.items() if node == me}
+        groups = self._groups_with(given | spare, state.namespaces)
         self._watch_namespaces(self._grouping.namespaces_of(groups) if groups else frozenset())
         late = {name for name, informer in self._remote.items() if not informer.synced}
         waiting = {

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from egress_router.egressip.api import address_key, address_text
+from egress_router.egressip.api import NO_STANDBYS, address_key, address_text
 from egress_router.egressip.source.api_objects import (
     API,
     ASSIGNMENTS,
@@ -18,7 +18,7 @@ from egress_router.egressip.source.api_objects import (
 )
 from egress_router.egressip.source.groups import with_given
 from egress_router.egressip.source.kubernetes import KubernetesSource
-from egress_router.errors import TryAgainError
+from egress_router.errors import PlatformError, TryAgainError
 from egress_router.kubernetes.client import JSON, MERGE_PATCH, ApiError, Client
 from egress_router.kubernetes.lease import CONFLICT, NOT_FOUND, KubernetesLease
 
@@ -33,6 +33,17 @@ def as_it_is_known(entry: Assignment) -> dict[str, Any]:
         "kind": "DeleteOptions",
         "preconditions": {"uid": entry.uid, "resourceVersion": entry.version},
     }
+
+
+def _with_standby(raw: dict[str, Any], standby: str | None) -> dict[str, Any]:
+    """Return what the server has written. Raises PlatformError where its definition has no such field."""
+    written = raw.get("spec")
+    if standby and isinstance(written, Mapping) and written.get("standby") != standby:
+        raise PlatformError(
+            "the cluster's definition of EgressIPAssignment has no spec.standby; apply the CRDs of this version, or "
+            "leave --standby off"
+        )
+    return raw
 
 
 class KubernetesRecord:
@@ -66,7 +77,12 @@ class KubernetesRecord:
                 self._epoch = max(self._lease.transitions, highest + 1)
             return self._epoch
 
-    def write(self, assignment: Mapping[str, Collection[str]], offline: Iterable[str]) -> None:
+    def write(
+        self,
+        assignment: Mapping[str, Collection[str]],
+        offline: Iterable[str],
+        standbys: Mapping[str, str] = NO_STANDBYS,
+    ) -> None:
         """Write what differs. Raises ApiError, ApiUnavailable, or TryAgainError when the lease is lost meanwhile; what
         was written until then stands, and the next write goes on from it.
         """
@@ -81,14 +97,14 @@ class KubernetesRecord:
         for ip, node in wanted.items():
             before = present.get(ip)
             if before is None:
-                self._create(ip, node)
-            elif before.node != node:
-                self._change(before, node)
+                self._create(ip, node, standbys.get(ip))
+            elif (before.node, before.standby) != (node, standbys.get(ip, "")):
+                self._change(before, node, standbys.get(ip))
         for ip, before in present.items():
             if ip not in listed:
                 self._delete(before)
             elif ip not in wanted and before.node:
-                self._change(before, None)
+                self._change(before, None, None)
         self._lease.annotations[OFFLINE] = json.dumps(sorted(offline))
 
     def _request(self, method: str, path: str, body: object, content_type: str = JSON) -> dict[str, Any]:
@@ -96,24 +112,34 @@ class KubernetesRecord:
             raise TryAgainError("the lease is lost; another controller may assign now")
         return self._client.request(method, path, body=body, content_type=content_type)
 
-    def _create(self, ip: str, node: str) -> None:
+    def _create(self, ip: str, node: str, standby: str | None) -> None:
         body: dict[str, Any] = {
             "apiVersion": API,
             "kind": "EgressIPAssignment",
             "metadata": {"name": assignment_name(ip)},
-            "spec": {"egressIP": ip, "node": node, "epoch": self.epoch()},
+            "spec": {
+                "egressIP": ip,
+                "node": node,
+                **({"standby": standby} if standby else {}),
+                "epoch": self.epoch(),
+            },
         }
-        self._source.assignments.assume(self._request("POST", ASSIGNMENTS, body))
+        self._source.assignments.assume(_with_standby(self._request("POST", ASSIGNMENTS, body), standby))
 
-    def _change(self, before: Assignment, node: str | None) -> None:
+    def _change(self, before: Assignment, node: str | None, standby: str | None) -> None:
         path = f"{ASSIGNMENTS}/{before.name}"
         version = before.version
         for attempt in (1, 2):
             # An address that had to go is balanced like others from now on.
-            metadata = {"resourceVersion": version, "annotations": {STAYS: None}}
-            body = {"metadata": metadata, "spec": {"node": node, "epoch": self.epoch()}}
+            metadata: dict[str, Any] = {"resourceVersion": version}
+            if node != before.node:
+                metadata["annotations"] = {STAYS: None}
+            # A server whose definition is of a former version has no such field, and need not hear of it.
+            spare = {"standby": standby} if standby or before.standby else {}
+            body = {"metadata": metadata, "spec": {"node": node, **spare, "epoch": self.epoch()}}
             try:
-                self._source.assignments.assume(self._request("PATCH", path, body, MERGE_PATCH))
+                raw = self._request("PATCH", path, body, MERGE_PATCH)
+                self._source.assignments.assume(_with_standby(raw, standby))
             except ApiError as error:
                 if error.code != CONFLICT or attempt == 2:
                     raise
@@ -122,7 +148,7 @@ class KubernetesRecord:
             # Its holder may have written its status meanwhile; what was decided from must be the same.
             raw = self._request("GET", path, None)
             now = assignment(raw)
-            if (now.node, now.epoch) != (before.node, before.epoch):
+            if (now.node, now.standby, now.epoch) != (before.node, before.standby, before.epoch):
                 self._source.assignments.assume(raw)
                 raise TryAgainError(f"the assignment of {before.egress_ip} was changed by somebody else")
             version = now.version

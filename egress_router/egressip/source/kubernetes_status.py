@@ -85,7 +85,7 @@ class StatusMaker:
     def status(self, value: EgressIP) -> dict[str, Any]:
         """Return the status of an EgressIP, conditions without their times."""
         states = [self.address(value, ip) for ip in dict.fromkeys(map(canonical, value.egress_ips))]
-        items = [{"egressIP": state.ip, "node": state.node} for state in states if state.node is not None]
+        items = [self._item(state) for state in states if state.node is not None]
         conditions = [self._ready(value, states)]
         overlaps = self._pods.overlaps.get(value.name)
         conditions.append(
@@ -102,6 +102,10 @@ class StatusMaker:
             "pods": self._pods.pods.get(value.name, 0),
             "conditions": conditions,
         }
+
+    def _item(self, state: AddressStatus) -> dict[str, Any]:
+        standby = self._decision.standbys.get(state.ip)
+        return {"egressIP": state.ip, "node": state.node, **({"standby": standby} if standby else {})}
 
     def _ready(self, value: EgressIP, states: list[AddressStatus]) -> dict[str, Any]:
         missing = [state for state in states if state.node is None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from egress_router.config.inputs import Problems
@@ -29,11 +29,14 @@ ENDED = ("Succeeded", "Failed")
 
 @dataclass(frozen=True, slots=True)
 class RecordedAssignment:
-    """The automatic assignment as it was written down last: egress IPs by node, and the nodes that were offline."""
+    """The automatic assignment as it was written down last: egress IPs by node, the nodes that were offline, and the
+    node that takes each address over.
+    """
 
     name: str
     assignment: Mapping[str, tuple[str, ...]]
     offline: tuple[str, ...] = ()
+    standbys: Mapping[str, str] = field(default_factory=dict)
 
 
 ClusterObject = NetNamespace | HostSubnet | Pod | RecordedAssignment
@@ -175,7 +178,14 @@ def _assignment(fields: _Fields) -> RecordedAssignment:
     ):
         fields.wrong("assignment", None, "is not a mapping of nodes to lists", "such as {node-1: [192.0.2.45]}")
         return RecordedAssignment(fields.name, {})
-    return RecordedAssignment(fields.name, {node: tuple(ips) for node, ips in value.items()}, fields.texts("offline"))
+    standbys = fields.raw.get("standbys") or {}
+    if not isinstance(standbys, Mapping) or not all(
+        isinstance(word, str) for pair in standbys.items() for word in pair
+    ):
+        fields.wrong("standbys", None, "is not a mapping of addresses to nodes", "such as {192.0.2.45: node-2}")
+        standbys = {}
+    assignment = {node: tuple(ips) for node, ips in value.items()}
+    return RecordedAssignment(fields.name, assignment, fields.texts("offline"), dict(standbys))
 
 
 _KINDS: dict[str, Callable[[_Fields], ClusterObject | None]] = {
@@ -263,7 +273,9 @@ def assemble(files: Mapping[str, list[ClusterObject]], problems: Problems) -> Cl
     recorded = next(iter(assignments.values()), None)
     if recorded is None:
         return ClusterState(namespaces, nodes, pods)
-    return ClusterState(namespaces, nodes, pods, dict(recorded.assignment), recorded.offline)
+    return ClusterState(
+        namespaces, nodes, pods, dict(recorded.assignment), recorded.offline, standbys=recorded.standbys
+    )
 
 
 def parse_cluster_state(files: Mapping[str, str], problems: Problems) -> ClusterState:

@@ -13,9 +13,12 @@ from egress_router.daemon.threads import Threads
 from egress_router.egressip.node import claims
 from egress_router.egressip.node.claims import Claimer
 from egress_router.errors import AddressInUse, TryAgainError
+from egress_router.net.arp_nd import USUAL, Pace
 from egress_router.net.rtnetlink.values import Link
 
 FREE, TAKEN = "192.0.2.45", "192.0.2.46"
+#: Somebody has it who is slow to say so.
+LATE = "192.0.2.47"
 LINK = Link(2, "eth0", "veth", "02:00:00:00:00:01", 1500, True, True)
 
 
@@ -28,12 +31,14 @@ class FakeNeighbours:
     def __init__(self, interface: str, index: int, mac: str) -> None:
         pass
 
-    def check_duplicates(self, addresses: Iterable[Address], gateways: Iterable[Address] = ()) -> None:
+    def check_duplicates(
+        self, addresses: Iterable[Address], gateways: Iterable[Address] = (), pace: Pace = USUAL
+    ) -> None:
         texts = list(map(str, addresses))
         if self.troubles:
             raise self.troubles.pop()
-        if TAKEN in texts:
-            raise AddressInUse(f"02:00:00:00:00:99 has {TAKEN}. Remove it")
+        if TAKEN in texts or (LATE in texts and pace is USUAL):
+            raise AddressInUse(f"02:00:00:00:00:99 has {TAKEN if TAKEN in texts else LATE}. Remove it")
 
     def announce(self, addresses: Iterable[Address]) -> None:
         if self.troubles:
@@ -110,3 +115,13 @@ def test_announcements_go_on_after_a_failure(neighbours: type[FakeNeighbours]) -
         if thread.name == "announcements":
             thread.join(5)
     assert neighbours.announced == [[FREE]] * (claims.ANNOUNCEMENTS - 2)
+
+
+def test_what_is_taken_in_a_hurry_is_asked_about_again(neighbours: type[FakeNeighbours]) -> None:
+    answers = Answers()
+    claimer_of(answers).check([FREE, LATE, TAKEN], hurried=[FREE, LATE, TAKEN])
+    first = {answers.next(), answers.next(), answers.next()}
+    assert {ip: bool(reason) for ip, reason in first} == {FREE: False, LATE: False, TAKEN: True}
+    assert answers.next() == (LATE, f"02:00:00:00:00:99 has {LATE}")
+    claimer_of(answers).check([LATE])
+    assert answers.next() == (LATE, f"02:00:00:00:00:99 has {LATE}"), "at the usual pace it is found at once"

@@ -11,7 +11,7 @@ import pytest
 
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.threads import Threads
-from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
+from egress_router.egressip.api import NO_STANDBYS, ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.controller.controller import Controller
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
 from egress_router.egressip.fleet.history import History
@@ -54,18 +54,25 @@ class FakeRecord:
         self._clock = clock
         self.written: list[tuple[float, dict[str, list[str]], list[str]]] = []
         self.error: Exception | None = None
+        self.standbys: dict[str, str] = {}
 
-    def write(self, assignment: Mapping[str, Collection[str]], offline: Iterable[str]) -> None:
+    def write(
+        self,
+        assignment: Mapping[str, Collection[str]],
+        offline: Iterable[str],
+        standbys: Mapping[str, str] = NO_STANDBYS,
+    ) -> None:
         if self.error is not None:
             raise self.error
         found = {node: list(ips) for node, ips in assignment.items() if ips}
         self.written.append((self._clock.now, found, sorted(offline)))
+        self.standbys = dict(standbys)
 
 
 class Cluster:
     """A controller on fakes; ``health`` is what each node answers."""
 
-    def __init__(self, state: ClusterState = STATE) -> None:
+    def __init__(self, state: ClusterState = STATE, settings: ControllerSettings = SETTINGS) -> None:
         self.clock = FakeClock(0.0)
         self.loop = fake_loop(self.clock)
         self.source, self.lease, self.record = FakeSource(state), FakeLease(), FakeRecord(self.clock)
@@ -73,7 +80,7 @@ class Cluster:
         self.probers: dict[int, FakeProber] = {}
         self.broken = {6}
         self.controller = Controller(
-            SETTINGS,
+            settings,
             self.source,
             self.record,
             self.lease,
@@ -333,3 +340,53 @@ def test_addresses_that_stay_leave_a_node_that_dies() -> None:
     fakes = Cluster(STAYING)
     fakes.run(60.0, (20.0, lambda: fakes.health.update(a=GONE)))
     assert fakes.record.written[-1][1] == {"b": [IP, "192.0.2.46"]}
+
+
+def test_a_standby_takes_the_address_over_and_keeps_it_whatever_the_balance() -> None:
+    """Where its connections are is worth more than the balance; the next to take it over is chosen at once."""
+    nodes = {name: HostSubnet(name, f"192.0.2.{n}", egress_cidrs=("192.0.2.0/24",)) for n, name in enumerate("abc", 11)}
+    spaces = {f"space{n}": NetNamespace(f"space{n}", n, (f"192.0.2.{n}",)) for n in range(40, 49)}
+    fakes = Cluster(ClusterState(spaces, nodes, {}), replace(SETTINGS, standby=True))
+    fakes.health["c"] = UP
+    seen: list[tuple[dict[str, str], dict[str, str]]] = []
+
+    def look() -> None:
+        seen.append(({ip: n for n, ips in fakes.record.written[-1][1].items() for ip in ips}, fakes.record.standbys))
+
+    def set_health(answer: Answer) -> None:
+        fakes.health["a"] = answer
+
+    dies, returns = partial(set_health, GONE), partial(set_health, UP)
+    fakes.run(60.0, (5.0, look), (6.0, dies), (15.0, look), (16.0, returns), (55.0, look))
+    (first, standbys), (second, others), (third, last) = seen
+    assert first.keys() == standbys.keys()
+    assert all(first[ip] != node for ip, node in standbys.items())
+    assert second == {ip: standbys[ip] if node == "a" else node for ip, node in first.items()}
+    assert all({second[ip], others[ip]} == {"b", "c"} for ip in second)
+    assert third == second, "the return of a node moves nothing"
+    assert last == others, "nor does a standby change without a reason"
+
+
+def test_with_standbys_a_new_address_goes_where_the_fewest_are() -> None:
+    """Those that were taken over count, too."""
+    nodes = {name: HostSubnet(name, f"192.0.2.{n}", egress_cidrs=("192.0.2.0/24",)) for n, name in enumerate("abc", 11)}
+    spaces = {f"space{n}": NetNamespace(f"space{n}", n, (f"192.0.2.{n}",)) for n in range(40, 46)}
+    state = ClusterState(spaces, nodes, {})
+    fakes = Cluster(state, replace(SETTINGS, standby=True))
+    fakes.health["c"] = UP
+
+    def written() -> dict[str, tuple[str, ...]]:
+        return {name: tuple(ips) for name, ips in fakes.record.written[-1][1].items()}
+
+    def another() -> None:
+        more = {**spaces, "new": NetNamespace("new", 99, ("192.0.2.99",))}
+        fakes.source.set(ClusterState(more, nodes, {}, written(), standbys=fakes.record.standbys))
+
+    plan = [(6.0, GONE), (16.0, UP)]
+    fakes.run(60.0, *((at, partial(fakes.health.__setitem__, "a", answer)) for at, answer in plan), (40.0, another))
+    assert {name: len(ips) for name, ips in written().items()} == {"a": 1, "b": 3, "c": 3}
+
+
+def test_without_the_option_nobody_is_a_standby(fakes: Cluster) -> None:
+    fakes.run(10.0)
+    assert fakes.record.standbys == {}

@@ -21,6 +21,7 @@ from egress_router.egressip.source.kubernetes import KubernetesSource
 from egress_router.egressip.source.kubernetes_record import KubernetesRecord
 from egress_router.egressip.source.node_writer import NodeReport, NodeWriter
 from egress_router.egressip.source.write_loop import AFTER_ERROR, WriteLoop
+from egress_router.errors import PlatformError
 from egress_router.kubernetes.client import ApiError, ApiUnavailable, Client
 from egress_router.kubernetes.lease import CONFLICT, NOT_FOUND, KubernetesLease
 
@@ -322,6 +323,53 @@ def test_what_nobody_foresaw_is_seen_and_ends_the_process(
     with pytest.raises(ThreadFailed, match="thread status ended: RecursionError: too deep"):
         loop.run()
     assert loop.heartbeats.stuck() == ["status has ended: RecursionError: too deep"]
+
+
+def test_a_standby_is_written_beside_the_holder_and_only_where_there_is_one() -> None:
+    server, source = Server(), Source()
+    selector = {"matchLabels": {"env": "shop"}}
+    egress_ip = {"metadata": {"name": "shop"}, "spec": {"egressIPs": [IP], "namespaceSelector": selector}}
+    source.egress_ips.values = {"s": api_objects.egress_ip(egress_ip)}
+    record = KubernetesRecord(cast(Client, server), cast(KubernetesSource, source), cast(KubernetesLease, Election()))
+
+    def stands(**spec: str) -> None:
+        metadata = {"name": IP, "uid": "v", "resourceVersion": "7", "annotations": {STAYS: "true"}}
+        raw = {"metadata": metadata, "spec": {"egressIP": IP, "epoch": 0, **spec}}
+        source.assignments.values = {"v": api_objects.assignment(raw)}
+
+    def written(node: str, standby: str = "") -> list[dict[str, object]]:
+        record.write({node: [IP]}, [], {IP: standby} if standby else {})
+        specs = []
+        for _, _, body in server.take():
+            assert ("annotations" in body["metadata"]) == (
+                body["spec"]["node"] != "a" and "name" not in body["metadata"]
+            )
+            specs.append({name: value for name, value in body["spec"].items() if name not in ("epoch", "egressIP")})
+        return specs
+
+    assert written("a", standby="b") == [{"node": "a", "standby": "b"}]
+    stands(node="a")
+    assert written("a") == [], "a definition of a former version is not asked to have the field"
+    assert written("a", standby="b") == [{"node": "a", "standby": "b"}]
+    stands(node="a", standby="b")
+    assert written("a", standby="b") == []
+    assert written("a", standby="c") == [{"node": "a", "standby": "c"}]
+    assert written("b", standby="c") == [{"node": "b", "standby": "c"}], "and it stays no more"
+    assert written("a") == [{"node": "a", "standby": None}]
+
+
+def test_a_definition_without_standbys_is_told_of() -> None:
+    class Former(Server):
+        def request(self, method: str, path: str, body: Any = None, **_: object) -> dict[str, Any]:
+            spec = {name: value for name, value in body["spec"].items() if name != "standby"}
+            return {"metadata": {"name": IP, "uid": "v"}, "spec": spec}
+
+    record = KubernetesRecord(
+        cast(Client, Former()), cast(KubernetesSource, Source()), cast(KubernetesLease, Election())
+    )
+    record.write({"a": [IP]}, [])
+    with pytest.raises(PlatformError, match=r"no spec\.standby; apply the CRDs"):
+        record.write({"a": [IP]}, [], {IP: "b"})
 
 
 def test_an_address_that_moves_stays_no_more() -> None:

@@ -1,0 +1,241 @@
+"""What holders tell their standbys, between two of this machine's addresses: all that is open, and then each change."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from egress_router.config.values import Address
+from egress_router.egressip.node.replication import Replication
+from egress_router.net.signed_messages import Signatures
+from egress_router.net.translations import translated_of
+from lab.patience import patient
+
+pytestmark = pytest.mark.root
+
+HOLDER, STANDBY, IP, IP6 = "127.0.0.21", "127.0.0.22", "192.0.2.45", "2001:db8:2::45"
+
+
+def record(number: int, ip: str = IP) -> bytes:
+    size = len(ip_address(ip).packed)
+    ends = number.to_bytes(size, "big") + bytes(size)
+    return b"\x06" + ends + ip_address(ip).packed + struct.pack("!HHH", number & 0xFFFF, 80, number & 0xFFFF)
+
+
+class Kernel:
+    """What is open, and a source of events about it."""
+
+    def __init__(self) -> None:
+        self.open: set[bytes] = set()
+        self.lost = False
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK)
+        self._events: list[tuple[bytes, bool]] = []
+
+    def __call__(self) -> Kernel:
+        return self
+
+    def change(self, item: bytes, *, is_open: bool, heard: bool = True) -> None:
+        (self.open.add if is_open else self.open.discard)(item)
+        if heard:
+            self._events.append((item, is_open))
+            os.eventfd_write(self._bell, 1)
+
+    def fileno(self) -> int:
+        return self._bell
+
+    def read(self) -> Iterator[tuple[bytes, bool]]:
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            return
+        taken, self._events = self._events, []
+        yield from taken
+
+    def listed(self, translated: Collection[Address]) -> list[bytes]:
+        wanted = {address.packed for address in translated}
+        return [item for item in self.open if translated_of(item) in wanted]
+
+    def close(self) -> None:
+        pass
+
+
+class Pair:
+    """A holder and a standby."""
+
+    def __init__(self, port: int, keys: tuple[Path, Path] | None = None) -> None:
+        self.kernel, self.said = Kernel(), list[str]()
+        signatures = [None, None] if keys is None else [Signatures(path, self.said.append) for path in keys]
+        make: Callable[..., Replication] = Replication
+        self.holder = make(HOLDER, port, signatures[0], self.said.append, self.kernel, self.kernel.listed)
+        self.standby = make(STANDBY, port, signatures[1], self.said.append, self.kernel, self.kernel.listed)
+        self.port = port
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        threads = [threading.Thread(target=one.run) for one in (self.holder, self.standby)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            for one in (self.holder, self.standby):
+                one.stop()
+            for thread in threads:
+                thread.join(5)
+                assert not thread.is_alive()
+
+    def agree(self, *ips: str) -> None:
+        self.standby.follow({}, dict.fromkeys(ips, HOLDER))
+        self.holder.follow(dict.fromkeys(ips, STANDBY), {})
+
+    def until_kept(self, wanted: set[bytes], ip: str = IP) -> float:
+        return until(lambda: self.standby.kept(ip) == wanted)
+
+
+def until(condition: Callable[[], bool]) -> float:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < patient(8)
+        time.sleep(0.005)
+    return time.monotonic() - start
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind((STANDBY, 0))
+        return int(free.getsockname()[1])
+
+
+def test_all_that_is_open_and_then_each_change(port: int) -> None:
+    pair = Pair(port)
+    many = {record(number) for number in range(5000)} | {record(number, IP6) for number in range(30)}
+    pair.kernel.open |= many | {record(1, "192.0.2.99")}
+    pair.agree(IP, IP6)
+    with pair.running():
+        pair.until_kept({item for item in many if len(item) == len(record(1))})
+        pair.until_kept({record(number, IP6) for number in range(30)}, IP6)
+        assert pair.standby.kept("192.0.2.99") == frozenset()
+        pair.kernel.change(record(7777), is_open=True)
+        pair.kernel.change(record(3), is_open=False)
+        until(lambda: record(7777) in pair.standby.kept(IP) and record(3) not in pair.standby.kept(IP))
+        pair.kernel.change(record(8888), is_open=True)
+        pair.kernel.change(record(8888), is_open=False)
+        pair.kernel.change(record(9999), is_open=True)
+        until(lambda: record(9999) in pair.standby.kept(IP))
+        assert record(8888) not in pair.standby.kept(IP)
+        until(lambda: pair.holder.figures.told == pair.standby.figures.kept == 5031)
+        until(lambda: pair.holder.figures.lag == {STANDBY: 0.0})
+
+
+def test_what_the_kernel_had_to_drop_is_found_by_comparison(port: int) -> None:
+    pair = Pair(port)
+    pair.kernel.open |= {record(1), record(2)}
+    pair.agree(IP)
+    with pair.running():
+        pair.until_kept({record(1), record(2)})
+        pair.kernel.change(record(1), is_open=False, heard=False)
+        pair.kernel.change(record(3), is_open=True, heard=False)
+        pair.kernel.lost = True
+        pair.kernel.change(record(4), is_open=True)
+        pair.until_kept({record(2), record(3), record(4)})
+
+
+def test_what_was_told_stays_when_the_holder_is_gone_and_goes_when_nobody_needs_it(port: int) -> None:
+    pair = Pair(port)
+    pair.kernel.open |= {record(1)}
+    pair.agree(IP)
+    with pair.running():
+        pair.until_kept({record(1)})
+        pair.holder.stop()
+        # By the objects it is this node's now.
+        pair.standby.follow({}, {}, {IP})
+        time.sleep(0.1)
+        assert pair.standby.kept(IP) == {record(1)}
+        pair.standby.follow({}, {})
+        assert pair.standby.kept(IP) == frozenset()
+
+
+def test_a_standby_that_knows_later_than_the_holder_is_told_all(port: int) -> None:
+    pair = Pair(port)
+    pair.kernel.open |= {record(1), record(2, IP6)}
+    pair.standby.follow({}, {IP: HOLDER})
+    pair.holder.follow({IP: STANDBY, IP6: STANDBY}, {})
+    with pair.running():
+        until(lambda: pair.standby.figures.refused > 0)
+        assert pair.standby.kept(IP6) == frozenset()
+        pair.agree(IP, IP6)
+        pair.until_kept({record(2, IP6)}, IP6)
+        pair.until_kept({record(1)})
+
+
+def test_of_an_address_that_goes_to_another_standby_nothing_is_told_any_more(port: int) -> None:
+    pair = Pair(port)
+    pair.kernel.open |= {record(1), record(2, IP6)}
+    pair.agree(IP, IP6)
+    with pair.running():
+        pair.until_kept({record(1)})
+        pair.holder.follow({IP6: STANDBY}, {})
+        time.sleep(0.1)
+        # A connection that is cut because its address goes away is not over where it goes.
+        pair.kernel.change(record(1), is_open=False)
+        pair.kernel.change(record(3, IP6), is_open=True)
+        pair.until_kept({record(2, IP6), record(3, IP6)}, IP6)
+        assert pair.standby.kept(IP) == {record(1)}
+
+
+def test_who_has_no_key_or_is_no_holder_is_not_believed(port: int, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_text("1" * 64 + "\n")
+    bad.write_text("2" * 64 + "\n")
+    pair = Pair(port, (bad, good))
+    pair.kernel.open |= {record(1)}
+    pair.agree(IP)
+    with pair.running():
+        until(lambda: pair.standby.figures.refused > 1)
+        assert pair.standby.kept(IP) == frozenset()
+        with socket.create_connection((STANDBY, port), source_address=("127.0.0.99", 0)) as stranger:
+            stranger.settimeout(3)
+            assert stranger.recv(1) == b"", "a machine that this node stands by for nothing of"
+    pair = Pair(port, (good, good))
+    pair.kernel.open |= {record(1)}
+    pair.agree(IP)
+    with pair.running():
+        pair.until_kept({record(1)})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff\xff\xff\xff", struct.pack("!I", 3) + b"+4x", struct.pack("!I", 1) + b"?", struct.pack("!I", 0)],
+    ids=["too long", "no whole record", "no such kind", "empty"],
+)
+def test_what_is_no_message_ends_the_stream(port: int, data: bytes) -> None:
+    pair = Pair(port)
+    pair.standby.follow({}, {IP: HOLDER})
+    with pair.running():
+        until(lambda: not pair.standby.idle and _sends(port, data) == b"")
+        assert pair.standby.figures.refused >= 1
+        pair.kernel.open |= {record(1)}
+        pair.agree(IP)
+        pair.until_kept({record(1)})
+
+
+def _sends(port: int, data: bytes) -> bytes | None:
+    """Send from the holder's address; return what came, empty: it was closed; None: nobody listens yet."""
+    try:
+        with socket.create_connection((STANDBY, port), source_address=(HOLDER, 0), timeout=3) as opened:
+            opened.sendall(data)
+            return opened.recv(1)
+    except ConnectionRefusedError:
+        return None
+    except ConnectionResetError:
+        return b""

@@ -1,0 +1,220 @@
+"""What an agent does while an address goes from its holder to its standby, on fakes: at the pods' node, the standby's,
+and the holder's.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
+from egress_router.egressip.node.handover import WAIT
+from egress_router.egressip.node.replication import Figures
+from egress_router.egressip.node.state import Direct, NodeState, Remote
+from egress_router.net.icmp_probe import DrainPhase
+from egress_router.net.translations import untranslated
+from tests.support.fake_node import GONE, UP, FakeNode
+
+IP, POD, FAR_POD, STRANGER = "192.0.2.45", "198.51.100.2", "198.51.101.2", "198.51.100.77"
+CIDRS = ("192.0.2.40/29",)
+NODES = {
+    name: HostSubnet(name, f"192.0.2.{number}", f"198.51.{89 + number}.0/24", egress_cidrs=CIDRS)
+    for number, name in enumerate("abc", 11)
+}
+PODS = {("toto", "one"): Pod("toto", "one", "a", (POD,)), ("toto", "far"): Pod("toto", "far", "b", (FAR_POD,))}
+
+
+def cluster(holder: str, standby: str = "") -> ClusterState:
+    standbys = {IP: standby} if standby else {}
+    spaces = {"toto": NetNamespace("toto", 1, (IP,))}
+    return ClusterState(spaces, NODES, PODS, {holder: (IP,)}, standbys=standbys)
+
+
+def record(pod: str, protocol: int = 6) -> bytes:
+    ends = b"".join(ip_address(text).packed for text in (pod, "203.0.113.25", IP))
+    return bytes((protocol,)) + ends + struct.pack("!HHH", 1234, 80, 4321)
+
+
+class FakeStandby:
+    """``records`` is what others have told of; ``followed`` what it was asked to follow."""
+
+    def __init__(self) -> None:
+        self.records: set[bytes] = set()
+        self.followed: list[tuple[dict[str, str], dict[str, str], set[str]]] = []
+        self.figures = Figures()
+        self.idle = True
+
+    def follow(self, to: Mapping[str, str], come_from: Mapping[str, str], keep: Collection[str] = ()) -> None:
+        now = (dict(to), dict(come_from), set(keep))
+        if not self.followed or self.followed[-1] != now:
+            self.followed.append(now)
+
+    def kept(self, ip: str) -> frozenset[bytes]:
+        return frozenset(self.records if ip == IP else ())
+
+    def run(self, beat: Callable[[], None] = lambda: None) -> None:
+        beat()
+
+    def stop(self) -> None:
+        pass
+
+
+def agent(state: ClusterState, path: Path) -> tuple[FakeNode, FakeStandby]:
+    node, standby = FakeNode(state, path), FakeStandby()
+    node.agent.connect(node.prober, node.claims, standby)
+    node.health = {"b": UP, "c": UP}
+    return node, standby
+
+
+def states(node: FakeNode) -> list[NodeState]:
+    return [step[1] for step in node.steps if step[0] == "apply"]
+
+
+def test_at_the_pods_node_connections_wait_for_the_standby_and_are_led_there(tmp_path: Path) -> None:
+    node, _ = agent(cluster("b", "c"), tmp_path)
+    seen: list[NodeState] = []
+
+    def look() -> None:
+        assert node.dataplane.applied is not None
+        seen.append(node.dataplane.applied)
+
+    def dies() -> None:
+        node.health["b"] = GONE
+
+    def lacks() -> None:
+        node.health["c"] = replace(UP, pending=frozenset({IP}))
+        node.source.set(cluster("c", "a"))
+
+    def has() -> None:
+        node.health["c"] = UP
+
+    node.run(5.0, (0.9, look), (1.0, dies), (1.8, look), (2.0, lacks), (2.8, look), (3.0, has), (3.8, look))
+    up, down, lacking, arrived = seen
+    (to_b,), (to_c,) = ({g.slot for g in up.gateways if g.node == name} for name in "bc")
+    assert (up.paths[POD], up.awaited) == (Remote(to_b), frozenset()), "the standby is asked before it is needed"
+    assert (down.paths[POD], set(down.awaited)) == (Direct.NO_GATEWAY, {to_b})
+    assert (lacking.paths[POD], set(lacking.awaited)) == (Direct.NO_GATEWAY, {to_b})
+    assert (arrived.paths[POD], arrived.awaited) == (Remote(to_c), frozenset())
+    assert [step for step in node.steps if step[0] == "lead"] == [("lead", [POD], to_b, to_c)]
+    place = node.names().index("lead")
+    assert to_b in next(step[1] for step in reversed(node.steps[:place]) if step[0] == "apply").awaited
+    assert to_b not in next(step[1] for step in node.steps[place:] if step[0] == "apply").awaited
+
+
+def test_nobody_waits_where_nobody_stands_by_nor_for_ever(tmp_path: Path) -> None:
+    def dies(node: FakeNode) -> None:
+        node.health["b"] = GONE
+
+    alone, _ = agent(cluster("b"), tmp_path)
+    alone.run(3.0, (1.0, lambda: dies(alone)))
+    assert not any(state.awaited for state in states(alone))
+    late, _ = agent(cluster("b", "c"), tmp_path)
+    late.run(WAIT + 8.0, (1.0, lambda: dies(late)))
+    assert any(state.awaited for state in states(late))
+    assert not states(late)[-1].awaited
+    assert len(states(late)) < 20, "nor is everything done again and again meanwhile"
+
+
+def test_a_standby_makes_the_connections_before_it_has_the_address(tmp_path: Path) -> None:
+    node, standby = agent(cluster("b", "a"), tmp_path)
+    standby.records = {record(POD), record(FAR_POD), record(STRANGER)}
+    node.run(4.0, (1.0, lambda: node.source.set(cluster("a", "c"))))
+    assert standby.followed[0] == ({}, {IP: "192.0.2.12"}, set())
+    assert standby.followed[-2:] == [({}, {}, {IP}), ({IP: "192.0.2.13"}, {}, set())]
+    names = [name for name in node.names() if name in ("check", "restore", "add", "announce")]
+    assert names == ["check", "restore", "add", "announce"]
+    (restored,) = (step for step in node.steps if step[0] == "restore")
+    assert restored == ("restore", sorted([record(POD), record(FAR_POD)]), [ip_address(POD).packed])
+    assert node.agent.taken_over == 2
+
+
+def test_of_an_address_of_two_namespaces_nothing_goes_on(tmp_path: Path) -> None:
+    node, standby = agent(cluster("b", "a"), tmp_path)
+    standby.records = {record(POD)}
+    both = {**cluster("a").namespaces, "rival": NetNamespace("rival", 2, (IP,))}
+    node.run(4.0, (1.0, lambda: node.source.set(replace(cluster("a"), namespaces=both))))
+    assert node.agent.taken_over == 0
+
+
+def test_a_holder_that_gives_an_address_away_leads_its_own_pods_connections_to_who_has_it(tmp_path: Path) -> None:
+    node, _ = agent(cluster("a", "c"), tmp_path)
+    datagrams = record(POD, 17)
+    node.dataplane.open = [record(POD), record(FAR_POD), datagrams]
+
+    def moves() -> None:
+        node.health["c"] = replace(UP, pending=frozenset({IP}))
+        node.source.set(cluster("c", "b"))
+
+    node.run(4.0, (1.0, moves))
+    (led,) = (step for step in node.steps if step[0] == "go on by")
+    slot = next(g.slot for g in states(node)[-1].gateways if g.node == "c")
+    assert led == ("go on by", [record(POD)], slot)
+    names = node.names()
+    assert names.index("open with") < len(names) - names[::-1].index("apply"), "before they are cut"
+    assert names[names.index("go on by") - 1] == "apply"
+
+
+def test_at_the_pods_node_what_a_living_holder_gave_away_is_not_cut_before(tmp_path: Path) -> None:
+    node, _ = agent(cluster("b", "c"), tmp_path)
+
+    def moves() -> None:
+        node.health["c"] = replace(UP, pending=frozenset({IP}))
+        node.source.set(cluster("c", "a"))
+
+    def has() -> None:
+        node.health["c"] = UP
+
+    seen: list[NodeState] = []
+
+    def look() -> None:
+        assert node.dataplane.applied is not None
+        seen.append(node.dataplane.applied)
+
+    node.run(4.0, (1.0, moves), (1.8, look), (2.0, has), (3.0, look))
+    waits, over = seen
+    slots = {gateway.node: gateway.slot for gateway in waits.gateways}
+    assert slots["b"] in waits.translating_nodes[POD]
+    assert waits.awaited == frozenset()
+    assert over.translating_nodes[POD] == {slots["c"]}
+    assert ("lead", [POD], slots["b"], slots["c"]) in node.steps
+
+
+def test_a_drain_waits_for_connections_only_where_no_standby_has_them(tmp_path: Path) -> None:
+    node, standby = agent(cluster("a", "c"), tmp_path)
+    node.connections[POD] = 3
+    seen: list[DrainPhase] = []
+
+    def look() -> None:
+        seen.append(node.agent.drain_phase())
+
+    def in_step() -> None:
+        standby.figures = Figures(connected={"192.0.2.13": True}, lag={"192.0.2.13": 0.1}, complete=True)
+
+    def lags() -> None:
+        standby.figures = replace(standby.figures, lag={"192.0.2.13": 5.0})
+
+    plan = [(1.0, lambda: node.agent.drain(60.0)), (2.0, look), (2.1, in_step), (2.5, look), (2.6, lags), (3.0, look)]
+    node.run(4.0, *plan)
+    assert seen == [DrainPhase.WAITS, DrainPhase.OVER, DrainPhase.WAITS]
+
+
+def test_untranslated_is_the_same_connection_with_the_pods_own_source() -> None:
+    made = untranslated(record(POD))
+    assert made[1:5] == made[9:13] == ip_address(POD).packed
+    assert struct.unpack("!HHH", made[13:]) == (1234, 80, 1234)
+
+
+def test_an_address_taken_in_a_hurry_is_given_up_when_somebody_answers_after_all(tmp_path: Path) -> None:
+    node, _ = agent(cluster("b", "a"), tmp_path)
+
+    def answers() -> None:
+        assert node.agent.local.assigned == {IP}
+        node.claims.duplicates = {IP: "02:00:00:00:00:99 has it"}
+        node.agent.on_duplicate_check(node.claims.duplicates)
+
+    node.run(4.0, (1.0, lambda: node.source.set(cluster("a"))), (2.0, answers))
+    assert states(node)[-1].assigned == frozenset()
+    assert node.agent.local.duplicates == {IP: "02:00:00:00:00:99 has it"}
