@@ -132,10 +132,10 @@ class Reconciler:
                 lines = self.backend.repair(self.desired.translation) if rules else []
                 if network:
                     missing, observed = restore(self.config, self.desired, self.may_hold)
-                    if missing:
+                    if missing and not self.why_no_offload():
                         # An interface that was made anew is in no flow table.
                         missing += self.backend.repair(self.desired.translation)
-                    elif self._adopt(observed):
+                    if not missing and self._adopt(observed):
                         missing, _ = restore(self.config, self.desired, self.may_hold)
                         missing += self.backend.repair(self.desired.translation)
                     lines += missing

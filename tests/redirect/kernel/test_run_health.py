@@ -130,7 +130,7 @@ def metric(router: LiveRouter, name: str) -> float:
 @pytest.mark.parametrize("shape", ["bridge"])
 def test_metrics_and_status(lab: Lab, backend: str, tmp_path: Path) -> None:
     lab.echo("203.0.113.25", tcp=[80])
-    router = LiveRouter(lab, backend, tmp_path, RULES)
+    router = LiveRouter(lab, backend, tmp_path, RULES, EGRESS_FLOW_OFFLOAD="off")
     router.start()
     for _ in range(3):
         router.tcp(80)

@@ -94,7 +94,7 @@ def test_a_swapped_configmap_is_applied_and_only_changed_rules_lose_connections(
 def test_unchanged_rules_keep_their_counters(lab: Lab, backend: str, tmp_path: Path) -> None:
     """Also when the change is one of structure: a first range, a first fallback, a family that loses its last rule."""
     serve(lab)
-    router = LiveRouter(lab, backend, tmp_path, FIRST)
+    router = LiveRouter(lab, backend, tmp_path, FIRST, EGRESS_FLOW_OFFLOAD="off")
     router.start()
     router.tcp(80)
     router.tcp(80)
