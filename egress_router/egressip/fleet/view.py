@@ -43,6 +43,8 @@ class AddressRow:
     legs: tuple[LegRow, ...] = ()
     connections: int | None = None
     ports: int | None = None
+    #: The node that takes the address over with its connections; empty where none is to.
+    standby: str = ""
 
     @property
     def share(self) -> str:
@@ -133,6 +135,8 @@ def fleet_view(
     ``silent``: nodes that answer while their agents do not.
     """
     told = figures or {}
+    # Who only reads the objects has those that are written down.
+    standbys = decision.standbys or state.standbys
     legs = legs_by_node(health, told, silent) if probed else {}
     pods_of = Counter(pod.namespace for pod in state.pods.values())
     pods_on = Counter(pod.node for pod in state.pods.values())
@@ -150,7 +154,10 @@ def fleet_view(
         )
         for name in decision.nodes
     ]
-    addresses = [_with_figures(row, legs, told) for row in _addresses(state, decision, health, history, pods_of)]
+    addresses = [
+        replace(_with_figures(row, legs, told), standby=standbys.get(row.ip, ""))
+        for row in _addresses(state, decision, health, history, pods_of)
+    ]
     cut_off = sum(row.pods for row in namespaces if row.level is Level.CUT_OFF)
     return Fleet(
         made=now,
@@ -176,7 +183,9 @@ def matching(fleet: Fleet, query: str) -> Fleet:
     return replace(
         fleet,
         addresses=tuple(
-            row for row in fleet.addresses if fits(row.ip, row.node, row.state, row.level.word, *row.namespaces)
+            row
+            for row in fleet.addresses
+            if fits(row.ip, row.node, row.standby, row.state, row.level.word, *row.namespaces)
         ),
         nodes=tuple(
             row for row in fleet.nodes if fits(row.name, row.host_ip, row.state, row.level.word, *row.addresses)
@@ -225,6 +234,7 @@ def redacted(fleet: Fleet) -> Fleet:
                 ip=hide("ip", row.ip),
                 state=row.state.partition(":")[0],
                 node=hide("node", row.node) if row.node else "",
+                standby=hide("node", row.standby) if row.standby else "",
                 namespaces=tuple(hide("namespace", name) for name in row.namespaces),
                 legs=tuple(leg.hidden(hide) for leg in row.legs),
             )

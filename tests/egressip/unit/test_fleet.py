@@ -170,6 +170,18 @@ def test_names_of_others_are_text(name: str, query: str) -> None:
     assert not [key for key, _ in parsed.attributes if key in ("src", "srcdoc", "style")]
 
 
+def test_a_standby_is_shown_beside_the_holder() -> None:
+    recorded = replace(state(), standbys={"192.0.2.45": "node-3"})
+    decided = replace(decide(recorded), standbys={"192.0.2.45": "node-2"})
+    up = dict.fromkeys(recorded.nodes, Health.UP)
+    for decision, standby in ((decide(recorded), "node-3"), (decided, "node-2")):
+        fleet = fleet_view(recorded, decision, up, History(), NOW)
+        rows = {row.ip: row.standby for row in fleet.addresses}
+        assert rows == {"192.0.2.45": standby, "192.0.2.54": "", "192.0.2.77": ""}
+        assert f"standby {standby}" in fleet_page(fleet)
+        assert [row.ip for row in matching(fleet, standby).addresses if row.node != standby] == ["192.0.2.45"]
+
+
 def test_a_filter_keeps_what_fits() -> None:
     fleet = matching(view(state(), ("node-2",)), "SHOP node-1")
     assert [row.ip for row in fleet.addresses] == ["192.0.2.45"]
@@ -179,7 +191,7 @@ def test_a_filter_keeps_what_fits() -> None:
 
 def test_a_report_can_go_into_a_ticket() -> None:
     nodes = (HostSubnet("alpha", "192.0.2.11", egress_ips=("192.0.2.45",)), HostSubnet("beta", "192.0.2.12"))
-    history, cluster = History(), state(nodes=nodes)
+    history, cluster = History(), replace(state(nodes=nodes), standbys={"192.0.2.45": "beta"})
     history.observe(decide(cluster), {}, NOW)
     history.observe(decide(cluster, ("alpha",)), {"alpha": Health.DOWN}, NOW)
     fleet = view(cluster, ("alpha",), history)
@@ -187,6 +199,7 @@ def test_a_report_can_go_into_a_ticket() -> None:
     assert not told.search(fleet_page(fleet, Query(report=True, redact=True)))
     clear = fleet_page(fleet, Query(report=True))
     assert len(set(told.findall(clear))) == 5, "the control"
+    assert "standby beta" in clear
     assert "<script" not in clear
 
 
