@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.root, pytest.mark.on_demand, pytest.mark.timeout(240)]
 SERVICE, SERVICE6 = "203.0.113.25", "2001:db8:113::25"
 SHOP, SHOP6, LAB = "192.0.2.45", "2001:db8:2::45", "192.0.2.54"
 #: New pods of each node.
-PODS = 8
+PODS = 4
 
 
 class Scene:
