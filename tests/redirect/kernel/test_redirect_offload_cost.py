@@ -14,6 +14,7 @@ from lab.patience import FACTOR
 pytestmark = [
     pytest.mark.root,
     pytest.mark.distribution_kernel,
+    pytest.mark.on_demand,
     pytest.mark.skipif(FACTOR == 1, reason="with a processor's help a virtual machine counts no instructions"),
 ]
 
