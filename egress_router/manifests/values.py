@@ -193,6 +193,8 @@ HANDOVER_HOLD = 50
 #: Seconds for which a router that has no other beside it goes on, for its successor to start: a node that has the image
 #: needs three, and one that has not some more.
 SUCCESSION = 20
+#: EGRESS_HANDOVER of a redirect router, which hears its successor and seldom waits for all of it: as long as its grace.
+HANDOVER_WAIT = 30
 #: EGRESS_SHUTDOWN_GRACE of a proxy after that: in the grace it refuses new connections, and nobody else is there yet.
 SUCCESSION_GRACE = 10
 #: More than the delay and the grace.
@@ -312,7 +314,7 @@ class ManifestSet:
     #: For the templates.
     handover_delay: int = HANDOVER_DELAY
     termination_grace: int = TERMINATION_GRACE
-    handover: int = SUCCESSION
+    handover: int = HANDOVER_WAIT
     succession_grace: int = SUCCESSION_GRACE
     pair_proxy_grace: int = PAIR_PROXY_GRACE
 

@@ -13,6 +13,7 @@ from egress_router.manifests.plan import FORWARDING_SYSCTLS, LOW_PORTS_SYSCTL, N
 from egress_router.manifests.values import (
     HANDOVER_DELAY,
     HANDOVER_HOLD,
+    HANDOVER_WAIT,
     HELD_WAIT,
     PAIR_PROXY_GRACE,
     SUCCESSION,
@@ -110,7 +111,7 @@ _OUR_HANDOVER = (
     {"name": "EGRESS_SHUTDOWN_DELAY", "value": str(HANDOVER_DELAY)},
     {"name": "EGRESS_DAD_WAIT", "value": str(HELD_WAIT)},
     {"name": "EGRESS_DAD_WAIT", "value": str(SUCCESSION_WAIT)},
-    {"name": "EGRESS_HANDOVER", "value": str(SUCCESSION)},
+    {"name": "EGRESS_HANDOVER", "value": str(HANDOVER_WAIT)},
     {"name": "EGRESS_SHUTDOWN_GRACE", "value": str(SUCCESSION_GRACE)},
 )
 _OUR_PAIR = ({"name": "EGRESS_SHUTDOWN_GRACE", "value": str(PAIR_PROXY_GRACE)},)

@@ -121,7 +121,7 @@ def test_the_successor_of_one_alone_starts_beside_it(manifests: Manifests, compo
     (main,) = spec(item)["containers"]
     assert ("lifecycle" in main) == (component != "redirect"), "a proxy cannot hear its successor"
     for kind in ("initContainers", "containers"):
-        assert env(item, kind).get("EGRESS_HANDOVER") == ("20" if component == "redirect" else None)
+        assert env(item, kind).get("EGRESS_HANDOVER") == ("30" if component == "redirect" else None)
     hold = 0 if component == "redirect" else int(main["lifecycle"]["preStop"]["exec"]["command"][1])
     grace = int(env(item, "containers").get("EGRESS_SHUTDOWN_GRACE", "30"))
     termination = spec(item)["terminationGracePeriodSeconds"]
