@@ -36,7 +36,8 @@ def end_proxied(sources: Collection[Address], spared_port: int | None) -> int:
             for item in connections()
             if item.address in sources or (item.port in ports and not item.address.is_loopback)
         ]
-        ended = end(chosen)
+        # Clients first: a proxy that has lost the other half ends theirs as if all had been said.
+        ended = end(sorted(chosen, key=lambda item: item.address in sources))
     except OSError as error:
         why = "it was built without CONFIG_INET_DIAG_DESTROY" if error.errno == errno.EOPNOTSUPP else error.strerror
         LOGGER.error("the kernel does not end the proxy's connections, which wait for their time-outs: %s", why)
