@@ -68,6 +68,8 @@ class ManifestPod:
         self.spec: Mapping[str, Any] = template["spec"]
         self.least, self.least_main = least, least_main
         self.main = ""
+        #: Containers beside the main one, the first of the manifest.
+        self.beside: list[str] = []
         self.host.set_resolv_conf(f"nameserver {lab.dns.address}\n")
         self.resolv_conf = directory / "resolv.conf"
         self.resolv_conf.write_text(f"nameserver {lab.dns.address}\n")
@@ -82,7 +84,7 @@ class ManifestPod:
         if self.main:
             if kind:
                 print(self.logs())
-            podman("rm", "--force", "--time", "0", self.main, check=False)
+            podman("rm", "--force", "--time", "0", self.main, *self.beside, check=False)
 
     def _platform(self, objects: Sequence[Mapping[str, Any]], annotations: Mapping[str, str]) -> None:
         if annotations.get(SDN_ANNOTATION) == "true":
@@ -111,9 +113,11 @@ class ManifestPod:
         return output
 
     def start(self, *entrypoint: str) -> None:
-        """Start the main container; ``entrypoint`` replaces its own."""
-        (container,) = self.spec["containers"]
+        """Start the main container; ``entrypoint`` replaces its own. Then those beside it."""
+        container, *others = self.spec["containers"]
         self.main = podman(*self._run("--detach", container, self.least_main, entrypoint)).stdout.strip()
+        for other in others:
+            self.beside.append(podman(*self._run("--detach", other, None)).stdout.strip())
 
     def _run(
         self,
@@ -165,9 +169,10 @@ class ManifestPod:
         return words
 
     def probe(self, name: str = "readinessProbe") -> bool:
-        """Run the probe of the main container, as the kubelet does."""
-        (container,) = self.spec["containers"]
-        probe = container[name]
+        """Run the probe of each container, as the kubelet does."""
+        return all(self._probe(container, container[name]) for container in self.spec["containers"])
+
+    def _probe(self, container: Mapping[str, Any], probe: Mapping[str, Any]) -> bool:
         if "exec" in probe:
             return podman("exec", self.main, *probe["exec"]["command"], check=False).returncode == 0
         port = next(port["containerPort"] for port in container["ports"] if port["name"] == probe["httpGet"]["port"])
@@ -203,9 +208,9 @@ class ManifestPod:
         return found
 
     def logs(self) -> str:
-        """Return what the main container wrote."""
-        result = podman("logs", self.main, check=False)
-        return result.stdout + result.stderr
+        """Return what the containers wrote."""
+        results = [podman("logs", name, check=False) for name in (self.main, *self.beside)]
+        return "".join(result.stdout + result.stderr for result in results)
 
     def stop(self, seconds: int = 40) -> int:
         """Stop the main container as the kubelet does and return its exit code."""

@@ -43,6 +43,20 @@ def test_configuration(tag: str, name: str) -> None:
     assert "proxy" not in words.lower()
 
 
+def test_routers_of_a_pair_have_keepalived(tag: str) -> None:
+    """VRRP alone: what Debian's package needs besides is 44 MB (LIMITS have no room for it)."""
+    script = """
+    set -e
+    keepalived --version
+    ldd /usr/sbin/keepalived
+    test -s /usr/share/doc/keepalived/copyright
+    """
+    image = f"localhost/egress-router-init:{tag}"
+    result = podman(*RUN, "--rm", "--network", "none", "--entrypoint", '["sh","-c"]', image, script)
+    libraries = {line.split()[0] for line in result.stdout.splitlines() if line.startswith("\t")}
+    assert {name for name in libraries if not name.startswith(("linux-vdso", "/lib"))} == {"libc.so.6"}
+
+
 @every
 def test_contents(tag: str, name: str) -> None:
     script = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab import Lab, NoReply
-from tests.images.container import ManifestPod, load
+from tests.images.container import ManifestPod, load, podman
 from tests.images.seed import assert_left_with, fetch
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600, func_only=True)]
@@ -92,3 +92,38 @@ def test_dns_proxy(lab: Lab, tag: str, tmp_path: Path) -> None:
         assert (peer, server) == (SOURCE, "203.0.113.26")
         assert_left_with(capture, SOURCE, router.host.mac("macvlan0"))
         assert router.stop() == 0
+
+
+def test_a_redirect_router_of_a_pair(lab: Lab, tag: str, tmp_path: Path) -> None:
+    """The image's keepalived, with no more than the manifest allows it."""
+    client = lab.pod("client")
+    lab.echo("203.0.113.25", tcp=[80])
+    items = manifests(tag, "redirect", "8080 tcp 203.0.113.25 80\n", "--pair", "46", *MULTUS)
+    with lab.capture() as capture, ManifestPod(lab, items, tmp_path, images={}) as router:
+        router.init()
+        assert SOURCE not in router.host.ip("address show")
+        router.start()
+        router.wait_ready()
+        assert_confined(router)
+        assert lab.tcp(client, router.host.addresses[4], 8080).split()[0] == SOURCE
+        assert_left_with(capture, SOURCE, router.host.mac("macvlan0"))
+        assert router.stop() == 0
+        assert SOURCE not in router.host.ip("address show")
+
+
+def test_an_http_proxy_of_a_pair(lab: Lab, tag: str, tmp_path: Path) -> None:
+    """The proxy has no privileges; the container beside it has the address, and takes it along."""
+    client = lab.pod("client")
+    lab.http("203.0.113.25")
+    items = manifests(tag, "http-proxy", "*\n", "--pair", "46", *MULTUS)
+    with lab.capture() as capture, ManifestPod(lab, items, tmp_path, images={}) as router:
+        router.init()
+        router.start()
+        router.wait_ready(90)
+        assert_confined(router)
+        assert fetch(client, router.host.addresses[4], "http://203.0.113.25/")[0] == 200
+        assert_left_with(capture, SOURCE, router.host.mac("macvlan0"))
+        (pair,) = router.beside
+        podman("stop", "--time", "20", pair)
+        assert SOURCE not in router.host.ip("address show")
+        assert fetch(client, router.host.addresses[4], "http://203.0.113.25/")[0] == 503

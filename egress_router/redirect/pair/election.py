@@ -48,8 +48,8 @@ class Election:
         place = self._place
         if shutil.which(place.command[0]) is None:
             raise PlatformError(
-                f"{place.command[0]}, by which EGRESS_PAIR elects who has the address, is not installed; the images do "
-                "not have it (docs/pair.md, What it needs)"
+                f"{place.command[0]}, by which EGRESS_PAIR elects who has the address, is not installed; the image "
+                "egress-router-init has it (docs/pair.md, What it needs)"
             )
         text = keepalived_conf(self._pair, interface, source, identity, place)
         try:
