@@ -137,22 +137,25 @@ class NodeCollector(Collector):
 
 
 def runtime_metrics(plugin: Plugin | None) -> Iterator[Metric]:
-    """Yield the figures of what the container runtime has told; nothing where nobody listens to it."""
-    if plugin is None:
-        return
-    yield gauge("runtime_connected", "Whether the container runtime tells of pods.", plugin.connected)
-    yield counter("runtime_calls", "Calls of the container runtime, by what they told.", dict(plugin.calls), "event")
+    """Yield the figures of what the container runtime has told; zeros where nobody listens to it."""
+    yield gauge("runtime_connected", "Whether the container runtime tells of pods.", plugin.connected if plugin else 0)
+    calls = dict(plugin.calls) if plugin else {}
+    yield counter("runtime_calls", "Calls of the container runtime, by what they told.", calls, "event")
     yield CounterMetricFamily(
-        f"{_PREFIX}runtime_failures", "Calls of the container runtime that were not understood.", value=plugin.failures
+        f"{_PREFIX}runtime_failures",
+        "Calls of the container runtime that were not understood.",
+        value=plugin.failures if plugin else 0,
     )
     yield CounterMetricFamily(
-        f"{_PREFIX}runtime_late_pods", "Pods that started before their rules were in place.", value=plugin.late
+        f"{_PREFIX}runtime_late_pods",
+        "Pods that started before their rules were in place.",
+        value=plugin.late if plugin else 0,
     )
     yield SummaryMetricFamily(
         f"{_PREFIX}runtime_call_seconds",
         "Answering calls of the container runtime: what it waits for us.",
-        count_value=plugin.answers,
-        sum_value=plugin.seconds,
+        count_value=plugin.answers if plugin else 0,
+        sum_value=plugin.seconds if plugin else 0.0,
     )
 
 
