@@ -635,11 +635,12 @@ class Agent:
         return self._with_waiting(planned)
 
     def _with_waiting(self, planned: NodeState) -> NodeState:
-        """Return the state in which connections to holders that are gone wait for the standbys, and those to holders
-        that have given an address away are not cut before its standby has it.
+        """Return the state in which connections to holders that are gone wait for the standbys, and neither those to
+        holders that have given an address away are cut before its standby has it, nor those that lead there by then.
         """
         waiting = self.handovers.waiting(self.loop.now())
-        if not waiting:
+        lacking = self.gateways.pending(self.known.decision) & self.handovers.leads().keys()
+        if not waiting and not lacking:
             return planned
         alive, slots = self.gateways.alive(), self.gateways.slots
         awaited, translating = set(), dict(planned.translating_nodes)
@@ -649,6 +650,11 @@ class Agent:
                     translating[pod] |= {slots[name]}
             elif name in slots:
                 awaited.add(slots[name])
+        for ip in lacking:
+            # A standby may say that it has all before it has heard that it is to have this one, too.
+            name = self.handovers.leads()[ip]
+            for pod in self._pods_of(ip) & translating.keys() if name in alive else ():
+                translating[pod] |= {slots[name]}
         return replace(planned, awaited=frozenset(awaited), translating_nodes=translating)
 
     def _arp_suppressed(self) -> frozenset[str]:
@@ -878,7 +884,11 @@ class Agent:
             self.pending(),
             self.dataplane.dropped_packets(),
             self._drain_status(),
-            [*filter(None, [self._stuck(), self._runtime_trouble()]), *legs, *self.source_ports.problems()],
+            [
+                *filter(None, [self._stuck(), self._runtime_trouble(), self._standby_trouble()]),
+                *legs,
+                *self.source_ports.problems(),
+            ],
             unconfirmed=dict(self.reassignment.unconfirmed),
             standby=self._standby_status(),
             tells_of_pods=self.plugin is not None and self.plugin.connected,
@@ -893,6 +903,11 @@ class Agent:
             f"the container runtime does not tell of pods ({trouble}): what they send before the API shows their "
             "addresses is dropped"
         )
+
+    def _standby_trouble(self) -> str:
+        """Return why connections are not kept, empty when nothing is wrong."""
+        error = self.standby_figures.error
+        return f"connections are not kept by standbys: {error}" if error else ""
 
     def _standby_status(self) -> dict[str, object]:
         state, me = self.known.state, self.settings.node

@@ -81,6 +81,10 @@ class Handovers:
             if known.standby and known.since is not None and now - known.since < WAIT
         }
 
+    def leads(self) -> dict[str, str]:
+        """Return the node that the connections of each address lead to."""
+        return {ip: known.leads_to for ip, known in self._known.items()}
+
     def awaited(self, now: float) -> frozenset[str]:
         """Return the nodes whose connections wait for a standby."""
         return frozenset(node for node, _ in self.waiting(now).values())

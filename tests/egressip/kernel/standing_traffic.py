@@ -6,6 +6,7 @@ import selectors
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import product
@@ -146,3 +147,9 @@ class Traffic:
         """Return whether each has had an answer after a moment of time.monotonic(); those that ended have none."""
         with self._lock:
             return all(not one.error and one.answered_at > moment for one in self.all)
+
+    def silent_since(self, moment: float) -> dict[str, int]:
+        """Return how many of each kind have had no answer since."""
+        with self._lock:
+            silent = [one for one in self.all if one.error or one.answered_at <= moment]
+        return dict(Counter(f"IPv{one.version} {'TCP' if one.stream else 'UDP'}" for one in silent))

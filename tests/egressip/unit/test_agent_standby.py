@@ -182,6 +182,30 @@ def test_at_the_pods_node_what_a_living_holder_gave_away_is_not_cut_before(tmp_p
     assert ("lead", [POD], slots["b"], slots["c"]) in node.steps
 
 
+def test_connections_that_were_led_early_are_not_cut_when_the_standby_lacks_the_address_yet(tmp_path: Path) -> None:
+    """Its last word was from before it had heard that it is to have it. What sends nothing by itself would be lost."""
+    node, _ = agent(cluster("b", "c"), tmp_path)
+
+    def dies() -> None:
+        node.health["b"] = GONE
+
+    def lacks() -> None:
+        assert [step[0] for step in node.steps if step[0] == "lead"] == ["lead"]
+        node.health["c"] = replace(UP, pending=frozenset({IP}))
+
+    seen: list[NodeState] = []
+
+    def look() -> None:
+        assert node.dataplane.applied is not None
+        seen.append(node.dataplane.applied)
+
+    node.run(4.0, (1.0, dies), (2.0, lambda: node.source.set(cluster("c", "a"))), (2.5, lacks), (3.0, look))
+    (state,) = seen
+    slot = next(gateway.slot for gateway in state.gateways if gateway.node == "c")
+    assert state.paths[POD] == Direct.NO_GATEWAY, "nothing new"
+    assert state.translating_nodes[POD] == {slot}
+
+
 def test_a_drain_waits_for_connections_only_where_no_standby_has_them(tmp_path: Path) -> None:
     node, standby = agent(cluster("a", "c"), tmp_path)
     node.connections[POD] = 3
