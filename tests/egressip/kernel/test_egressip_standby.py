@@ -88,8 +88,9 @@ def told(traffic: Traffic, version: int) -> str:
 
 def cut_power(egress: EgressCluster, node: Host) -> float:
     """Have a node end from one moment to the other; return when."""
-    at = time.monotonic()
     egress.lab.unplug(node)
+    # What was on its way may still be answered, and nothing else.
+    at = time.monotonic()
     egress.agents[node.name].kill()
     return at
 
