@@ -23,7 +23,7 @@ def use_them() -> None:
     def chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         off = f"meta mark set meta mark & 0x{settings.marks.keep:08x}"
         for chain in sound(settings, mtu):
-            if chain.name == "passed_on":
+            if chain.name in ("passed_on", "known_passed_on"):
                 yield replace(chain, rules=tuple(rule for rule in chain.rules if not rule.endswith(off)))
             elif chain.name in ("select_path", "known_connection"):
                 yield replace(chain, rules=tuple(rule.replace(f"{off} ", "") for rule in chain.rules if rule != off))

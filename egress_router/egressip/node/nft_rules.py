@@ -264,28 +264,25 @@ def _direct(networks: tuple[str, ...]) -> NftChain:
 
 def _strangers(settings: NodeSettings) -> Iterator[str]:
     """What reaches the tunnel's port from elsewhere than it should: not from a node, or not encrypted. What WireGuard
-    lets in is of the node whose key it was encrypted with. By TCP nodes tell each other of their connections.
+    lets in is of the node whose key it was encrypted with.
     """
-    yield f"tcp dport {settings.probe_port} jump standby_told"
-    to_tunnel, drop = f"udp dport {settings.tunnel_port}", "counter name tunnel_stranger drop"
     if settings.encrypted:
-        yield f'iifname != "{ENCRYPTED}" {to_tunnel} {drop}'
-        return
-    yield f"{to_tunnel} ip saddr != @nodes4 {drop}"
-    yield f"{to_tunnel} ip6 saddr != @nodes6 {drop}"
+        yield f'iifname "{ENCRYPTED}" accept'
+    else:
+        yield from (f"{ip} saddr @nodes{version} accept" for version, ip in _FAMILIES.items())
+    yield "counter name tunnel_stranger drop"
 
 
-def _untracked(settings: NodeSettings, *, sent: bool) -> Iterator[str]:
+def _of_the_tunnel(settings: NodeSettings, *, sent: bool) -> Iterator[str]:
     """What the tunnel sends and hears is no connection: each would have an entry of its own beside that of what is
     inside, on both nodes. What is only passed on stays one, whoever it says that it is from.
     """
-    to_tunnel = f"udp dport {settings.tunnel_port}"
     if settings.encrypted:
-        yield f'{"oifname" if sent else "iifname"} "{ENCRYPTED}" {to_tunnel} notrack accept'
+        yield f'{"oifname" if sent else "iifname"} "{ENCRYPTED}" notrack accept'
         return
     for version, ip in _FAMILIES.items():
         other = f"{ip} daddr @nodes{version}" if sent else f"{ip} saddr @nodes{version} fib daddr type local"
-        yield f"{to_tunnel} {other} notrack accept"
+        yield f"{other} notrack accept"
 
 
 def _mark_connection(slot: int, marks: Marks) -> str:
@@ -399,13 +396,20 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
             # Nothing else is asked of them.
             "ct direction reply accept",
             f'iifname "{TUNNEL}" accept',
-            f"meta l4proto {_CONNECTED} ct mark & {mask} vmap @known_paths",
-            f"meta l4proto {_CONNECTED} return",
+            f"meta l4proto {_CONNECTED} goto known_connected",
+            # Its destination was looked at when it was given the zone.
+            f"ct original zone {TUNNEL_ZONE} ct mark & {mask} vmap @undrained_paths",
             "ip saddr vmap @excepted4",
             "ip6 saddr vmap @excepted6",
             f"ct mark & {mask} vmap @undrained_paths",
         ),
         "known connections keep their gateway",
+    )
+    yield NftChain(
+        "known_connected",
+        None,
+        (f"ct mark & {mask} vmap @known_paths",),
+        "as long as there is one, whatever is excepted or drained",
     )
     yield NftChain(
         "from_tunnel",
@@ -465,7 +469,7 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "type filter hook prerouting priority raw; policy accept;",
         (
             f"meta l4proto {_CONNECTED} accept",
-            *_untracked(settings, sent=False),
+            f"udp dport {settings.tunnel_port} jump heard_by_tunnel",
             *(
                 f"{ip} saddr @tunnelled_pods{version} {ip} daddr != @cluster{version} goto tunnel_zone{version}"
                 for version, ip in _FAMILIES.items()
@@ -476,9 +480,11 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
     yield NftChain(
         "before_tracking_own",
         "type filter hook output priority raw; policy accept;",
-        tuple(_untracked(settings, sent=True)),
+        (f"udp dport {settings.tunnel_port} jump sent_by_tunnel",),
         "the tunnel's own packets are no connections",
     )
+    for name, sent in (("heard_by_tunnel", False), ("sent_by_tunnel", True)):
+        yield NftChain(name, None, tuple(_of_the_tunnel(settings, sent=sent)), "these are not tracked")
     yield NftChain(
         "inbound",
         "type filter hook prerouting priority mangle - 5; policy accept;",
@@ -575,18 +581,27 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         (
             # Its first packet was judged by all of this, and its route is no tunnel.
             f"{is_own} ct state established accept",
+            f"{ours} == {_hex(marks.value)} ct state established goto known_passed_on",
             f"meta mark & {mask} == {_hex(marks.value)} jump forged_at_bridge",
             # The route is chosen: our mark is nobody else's business.
             f'oifname "{TUNNEL}" {no_mark}',
-            # No pod speaks to a tunnel or an agent of another node.
-            *(
-                f"udp dport {ports} {ip} daddr @nodes{version} counter name forged_node drop"
-                for version, ip in _FAMILIES.items()
-            ),
+            f"udp dport {ports} jump anti_spoof",
             f'oifname "{settings.interface}" jump outbound_multicast',
             "tcp flags & (syn | rst) == syn jump opened",
         ),
         "what is passed on",
+    )
+    yield NftChain(
+        "known_passed_on",
+        None,
+        (f'oifname "{TUNNEL}" {no_mark}', "tcp flags & (syn | rst) == syn jump clamp_mss"),
+        "of connections by the tunnel, after their first packets",
+    )
+    yield NftChain(
+        "anti_spoof",
+        None,
+        tuple(f"{ip} daddr @nodes{version} counter name forged_node drop" for version, ip in _FAMILIES.items()),
+        "no pod speaks to a tunnel or an agent of another node",
     )
     yield NftChain(
         "outbound_multicast",
@@ -602,12 +617,15 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
         "type filter hook input priority filter - 5; policy accept;",
         (
             f"icmpv6 type nd-neighbor-solicit {ND_TARGET} @nd_suppressed drop",
-            *_strangers(settings),
+            # By TCP nodes tell each other of their connections.
+            f"tcp dport {settings.probe_port} jump standby_told",
+            f"udp dport {settings.tunnel_port} goto tunnel_port",
             f"udp dport {settings.probe_port} ip saddr @local_pods4 counter name forged_node drop",
             f"udp dport {settings.probe_port} ip6 saddr @local_pods6 counter name forged_node drop",
         ),
         "only nodes reach the tunnel, no pod the agent, and drained egress IPs do not answer",
     )
+    yield NftChain("tunnel_port", None, tuple(_strangers(settings)), "who may send to the tunnel")
     if settings.encrypted:
         yield NftChain(
             "only_encrypted",

@@ -62,7 +62,7 @@ def marks_before() -> tuple[int, dict[int, int]]:
     """Return the mask of the connection marks of the agent before us, and the slot of each of its marks; (0, {})
     without tables.
     """
-    for name, chain in (("known_paths", "known_connection"), ("known_paths", "restore_path4"), ("stay", "leave4")):
+    for name, chain in (("known_paths", "known_connected"), ("known_paths", "restore_path4"), ("stay", "leave4")):
         try:
             listed = run_tool(["nft", "list", "chain", *INET.split(), chain])
         except ToolFailed as error:

@@ -309,7 +309,7 @@ FORMER_NAMES = {
     "no_gateway": "dropped",
     # Connections were led on where new ones got their path.
     "restore_path": "lead",
-    "known_connection": "leave4",
+    "known_connected": "leave4",
     "from_tunnel": "tunnelled",
     "inbound": "arrive",
     "select_path": "choose",

@@ -158,12 +158,13 @@ def test_what_fits(host_ip: str, mtu: int, plain: int) -> None:
 def test_only_what_was_encrypted_reaches_the_tunnel() -> None:
     def rules(*, encrypted: bool) -> list[str]:
         settings = NodeSettings("a", "eth0", (), encrypted=encrypted)
-        inet, _ = node_tables(settings, NodeState(), 1370)
-        found = [rule for chain in inet.chains for rule in chain.rules if f"dport {TUNNEL_PORT} " in rule]
-        return [rule for rule in found if rule.endswith(" drop")]
+        chains = {chain.name: chain.rules for chain in node_tables(settings, NodeState(), 1370)[0].chains}
+        assert f"udp dport {TUNNEL_PORT} goto tunnel_port" in chains["node_input"]
+        return list(chains["tunnel_port"])
 
-    assert rules(encrypted=True) == [f'iifname != "{ENCRYPTED}" udp dport 14790 counter name tunnel_stranger drop']
-    assert len(rules(encrypted=False)) == 2
+    drop = "counter name tunnel_stranger drop"
+    assert rules(encrypted=True) == [f'iifname "{ENCRYPTED}" accept', drop]
+    assert rules(encrypted=False) == ["ip saddr @nodes4 accept", "ip6 saddr @nodes6 accept", drop]
 
 
 def test_nothing_of_the_tunnel_leaves_by_another_device() -> None:

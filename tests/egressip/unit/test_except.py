@@ -353,10 +353,11 @@ def test_the_destination_is_looked_at_before_anything_is_decided(version: int) -
     assert unmarked.startswith("ct mark & 0xf0000000 != 0x20000000 "), "one whose holder is gone has the pod's source"
     known = chains["known_connection"]
     looked = next(place for place, rule in enumerate(known) if f"vmap @excepted{version}" in rule)
-    assert looked < next(place for place, rule in enumerate(known) if "vmap @undrained_paths" in rule)
-    over = known.index("meta l4proto { tcp, sctp, dccp } return")
-    assert over < looked, "they keep their holder"
-    assert any("vmap @known_paths" in rule for rule in known[:over])
+    in_zone, without = [place for place, rule in enumerate(known) if "vmap @undrained_paths" in rule]
+    assert looked < without
+    assert known[in_zone].startswith("ct original zone 14700 "), "which has none of what is excepted"
+    assert known.index("meta l4proto { tcp, sctp, dccp } goto known_connected") < looked, "they keep their holder"
+    assert "vmap @known_paths" in "".join(chains["known_connected"])
 
 
 def test_the_same_networks_have_one_chain() -> None:
