@@ -80,7 +80,7 @@ def test_without_the_rules_it_leaves(process: Process) -> None:
     """The control."""
     process.env = {**ROUTER, "EGRESS_ROUTER_MODE": "init"}
     process.start(
-        "init", python="import egress_router.redirect.init as i, time\ni._end_stale = lambda _: time.sleep(60)"
+        "init", python="import egress_router.redirect.init as i, time\ni._end_stale = lambda *_: time.sleep(60)"
     )
     process.until(process.says("set up"))
     inside(process, "sh", "-ec", RENAME)
