@@ -26,7 +26,7 @@ from egress_router.egressip.node.leave import LeaveFile
 from egress_router.egressip.node.plan import PlanInputs, Planner
 from egress_router.egressip.node.ports import Claims, Dataplane, Prober, Standby
 from egress_router.egressip.node.reassignment import ReassignmentGuard
-from egress_router.egressip.node.replication import Figures
+from egress_router.egressip.node.replication import MOST_KEPT, Figures
 from egress_router.egressip.node.source_ports import SourcePorts
 from egress_router.egressip.node.starts import Starts
 from egress_router.egressip.node.state import TUNNEL, Direct, NodeSettings, NodeState, Remote
@@ -906,8 +906,14 @@ class Agent:
 
     def _standby_trouble(self) -> str:
         """Return why connections are not kept, empty when nothing is wrong."""
-        error = self.standby_figures.error
-        return f"connections are not kept by standbys: {error}" if error else ""
+        figures = self.standby_figures
+        if figures.error:
+            return f"connections are not kept by standbys: {figures.error}"
+        if figures.kept >= MOST_KEPT:
+            return (
+                f"{figures.kept} connections are kept for other holders, and none beyond: those end with their holder"
+            )
+        return ""
 
     def _standby_status(self) -> dict[str, object]:
         state, me = self.known.state, self.settings.node

@@ -35,6 +35,12 @@ RETRY = 0.5
 #: What the kernel tells is compared with its list so often, longer where listing takes long: it tells nothing of what
 #: began before it was listened to.
 COMPARE_EVERY, _REST = 30.0, 50
+#: Between two lists lies so many times what the last one took: a peer that ends each stream costs no more.
+_PAUSE = 4
+#: A stream that lasted so long was one: when it breaks, that is told again; seconds.
+_STEADY = 10.0
+#: So many connections are kept of all others: 60 to 70 MB.
+MOST_KEPT = 1 << 19
 #: A peer that lags so many bytes behind begins again.
 MOST_QUEUED = 32 << 20
 #: The longest message that is read, and so many connections go into one.
@@ -109,7 +115,10 @@ class Replication:
         self._streams: dict[str, _Stream] = {}
         self._peers: dict[int, _Peer] = {}
         self._compare_at = 0.0
+        self._compare_from = 0.0
         self._compare = False
+        #: How often ``follow`` has changed something, and how much of it the thread has taken in.
+        self._followed = self._seen = 0
         self.figures = Figures()
 
     @property
@@ -129,6 +138,8 @@ class Replication:
             if (new_to, new_from, new_keep) == (self._to, self._from, self._keep):
                 return
             self._to, self._from, self._keep = new_to, new_from, new_keep
+            self._followed += 1
+            self.figures.complete = False
             for ip in self._kept.keys() - new_from.keys() - new_keep:
                 del self._kept[ip]
         self._ring()
@@ -167,29 +178,34 @@ class Replication:
         self._streams, self._peers, self._events, self._server = {}, {}, None, None
 
     def _turn(self) -> None:
-        now = time.monotonic()
         with self._lock:
-            to, come_from = dict(self._to), dict(self._from)
+            to, come_from, self._seen = dict(self._to), dict(self._from), self._followed
         try:
-            self._open_and_close(to, come_from, now)
+            self._open_and_close(to, come_from, time.monotonic())
+            ready = self._wait_for_all()
+            if self._events is not None:
+                self._take_events(to)
+                if self._is_to_compare(time.monotonic()):
+                    self._compare_with_kernel(to)
         except (EgressRouterError, OSError) as error:
             self._failed(error)
             self._wait([], [], _WAKE)
             return
-        reading = [self._server, self._events, *(peer.socket for peer in self._peers.values())]
-        writing = [stream.socket for stream in self._streams.values() if stream.wants_to_write]
-        due = min([_WAKE, *(stream.due for stream in self._streams.values())])
-        ready = self._wait([one for one in reading if one is not None], [one for one in writing if one], due)
-        if self._events is not None:
-            self._take_events(to)
-            if self._compare or time.monotonic() >= self._compare_at:
-                self._compare_with_kernel(to)
+        self.figures.error = ""
         if self._server is not None and self._server.fileno() in ready:
             self._accept(come_from)
         for number in [number for number in self._peers if number in ready]:
             self._hear(number)
         self._send_all()
         self._note_figures()
+
+    def _wait_for_all(self) -> set[int]:
+        reading = [self._server, self._events, *(peer.socket for peer in self._peers.values())]
+        writing = [stream.socket for stream in self._streams.values() if stream.wants_to_write]
+        due = min([_WAKE, *(stream.due for stream in self._streams.values())])
+        if self._compare and self._reaches_any():
+            due = min(due, max(0.0, self._compare_from - time.monotonic()))
+        return self._wait([one for one in reading if one is not None], [one for one in writing if one], due)
 
     def _wait(
         self, reading: list[socket.socket | TranslationEvents], writing: list[socket.socket], due: float
@@ -205,6 +221,11 @@ class Replication:
         if text != self.figures.error:
             self._log(f"connections are not kept by standbys: {text}")
         self.figures.error = text
+        self.figures.complete = False
+        if self._events is not None:
+            # Whatever it was about: another one begins with everything.
+            self._events.close()
+            self._events = None
 
     def _open_and_close(self, to: Mapping[bytes, str], come_from: Mapping[bytes, str], now: float) -> None:
         if to and self._events is None:
@@ -215,6 +236,9 @@ class Replication:
             self._events = None
         if come_from and self._server is None:
             self._server = self._listen()
+        elif not come_from and self._server is not None:
+            self._server.close()
+            self._server = None
         wanted: dict[str, set[bytes]] = {}
         for ip, peer in to.items():
             wanted.setdefault(peer, set()).add(ip)
@@ -225,7 +249,6 @@ class Replication:
             if stream.follow(ips, now):
                 # New, or of other addresses: it begins with what is open.
                 self._compare = True
-        self.figures.error = ""
 
     def _listen(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._host_ip else socket.AF_INET
@@ -252,6 +275,14 @@ class Replication:
             self._events.lost = False
             self._compare = True
 
+    def _reaches_any(self) -> bool:
+        return any(stream.connected for stream in self._streams.values())
+
+    def _is_to_compare(self, now: float) -> bool:
+        """Listing costs as much as there are connections: only for those that can be told of them, with pauses."""
+        wanted = (self._compare and now >= self._compare_from) or now >= self._compare_at
+        return wanted and self._reaches_any()
+
     def _compare_with_kernel(self, to: Mapping[bytes, str]) -> None:
         """Bring what standbys have to what the kernel lists. What begins or ends meanwhile is told of by events, which
         are taken in after it.
@@ -266,18 +297,23 @@ class Replication:
         for peer, records in by_peer.items():
             self._streams[peer].bring_to(records)
         took = time.monotonic() - started
-        self._compare_at = time.monotonic() + max(COMPARE_EVERY, _REST * took)
+        ended = time.monotonic()
+        self._compare_at, self._compare_from = ended + max(COMPARE_EVERY, _REST * took), ended + _PAUSE * took
 
     def _send_all(self) -> None:
         now = time.monotonic()
         for stream in self._streams.values():
+            reached = stream.connected
             try:
                 self.figures.sent_bytes += stream.send(self._sealed, now)
             except OSError as error:
-                stream.fail(now)
-                self.figures.again += 1
-                self._compare = True
-                self._log(f"the stream to the standby {stream.peer} begins again: {error.strerror or error}")
+                self.figures.again += stream.connected
+                if stream.fail(now):
+                    reason = error.strerror or error
+                    self._log(f"the standby {stream.peer} is not told of connections: {reason}; tried again")
+            else:
+                # It begins with what is open now; nothing was noted before.
+                self._compare |= stream.connected and not reached
 
     def _sealed(self, body: bytes, to: str) -> bytes:
         return body if self._signatures is None else self._signatures.seal(body, self._host_ip, to)
@@ -348,6 +384,7 @@ class Replication:
             size = _RECORD.get(body[1]) if len(body) > 1 else None
             if kind not in (_OPEN, _OVER) or size is None or (len(body) - 2) % size:
                 return False
+            room = MOST_KEPT - sum(map(len, self._kept.values()))
             for at in range(2, len(body), size):
                 record = body[at : at + size]
                 ip = translated_of(record)
@@ -355,20 +392,24 @@ class Replication:
                     # Before this node has heard that it stands by, or after it has heard that it holds: the stream
                     # ends, so that the next one tells all.
                     return False
-                if kind == _OPEN:
-                    self._kept.setdefault(ip, set()).add(record)
-                else:
-                    self._kept.setdefault(ip, set()).discard(record)
+                kept = self._kept.setdefault(ip, set())
+                before = len(kept)
+                if kind == _OVER:
+                    kept.discard(record)
+                elif room > 0:
+                    kept.add(record)
+                    room -= len(kept) - before
         return True
 
     def _note_figures(self) -> None:
         now = time.monotonic()
         with self._lock:
             self.figures.kept = sum(map(len, self._kept.values()))
+            # What the thread has not taken in yet was told to nobody.
+            self.figures.complete = not self._compare and self._seen == self._followed
         streams = list(self._streams.values())
         self.figures.told = sum(stream.told for stream in streams)
         self.figures.lag = {stream.peer: stream.lag(now) for stream in streams}
-        self.figures.complete = not self._compare
         self.figures.connected = {stream.peer: stream.connected for stream in streams}
 
 
@@ -391,9 +432,14 @@ class _Stream:
         self.socket: socket.socket | None = None
         self.connected = False
         self._retry_at = 0.0
+        self._since = 0.0
+        #: Whether it was told that there is no stream.
+        self._is_known_to_fail = False
         #: What the standby has, by egress IP, once it was told.
         self._told: dict[bytes, set[bytes]] = {}
         self._fresh: set[bytes] = set()
+        #: What the standby has is to be forgotten at once with being told anew, and that has to be listed first.
+        self._awaits_list = True
         self.pending: dict[bytes, bool] = {}
         self._out = bytearray()
         self._queued = 0
@@ -423,6 +469,7 @@ class _Stream:
         for ip in new:
             self._told[ip] = set()
             self._fresh.add(ip)
+            self._awaits_list = True
         self._fresh &= ips
         if self.socket is None and now >= self._retry_at:
             self._connect(now)
@@ -445,13 +492,14 @@ class _Stream:
 
     def change(self, record: bytes, *, is_open: bool) -> None:
         """Note a change; a stream that begins later tells of what is open then."""
-        if is_open or self.connected:
+        if self.connected:
             self.pending[record] = is_open
-        else:
-            self.pending.pop(record, None)
 
     def bring_to(self, records: set[bytes]) -> None:
-        """Note what differs from what the standby has."""
+        """Note what differs from what the standby has; nothing as long as it cannot be told."""
+        if not self.connected:
+            return
+        self._awaits_list = False
         told: set[bytes] = set().union(*self._told.values())
         for record in told - records:
             self.pending[record] = False
@@ -469,11 +517,12 @@ class _Stream:
             code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
-            self.connected = True
+            self.connected, self._since = True, now
         elif select.select([self.socket], [], [], 0)[0]:
             # A standby says nothing; it has closed.
             raise ConnectionResetError(0, "closed by the standby")
-        self._queue(sealed, now)
+        if not self._awaits_list:
+            self._queue(sealed, now)
         if len(self._out) > MOST_QUEUED:
             raise OSError(0, "it lags too far behind")
         sent = 0
@@ -519,19 +568,22 @@ class _Stream:
             self._marks.popleft()
         return now - self._marks[0][0] if self._marks else 0.0
 
-    def fail(self, now: float) -> None:
-        """Begin again, in a moment."""
+    def fail(self, now: float) -> bool:
+        """Begin again, in a moment. Return whether that is news: not when the last stream was too short to be one."""
+        is_news = not self._is_known_to_fail or (self.connected and now - self._since >= _STEADY)
+        self._is_known_to_fail = True
         ips = set(self._told)
         self.close()
         self._told = {ip: set() for ip in ips}
         self._fresh = ips
         self._retry_at = now + RETRY
+        return is_news
 
     def close(self) -> None:
         """Close the stream and forget what was told."""
         if self.socket is not None:
             self.socket.close()
-        self.socket, self.connected = None, False
+        self.socket, self.connected, self._awaits_list = None, False, True
         self._told, self._fresh, self.pending = {}, set(), {}
         self._out.clear()
         self._marks.clear()

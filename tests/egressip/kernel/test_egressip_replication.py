@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from egress_router.config.values import Address
+from egress_router.egressip.node import replication
 from egress_router.egressip.node.replication import Replication
+from egress_router.errors import EgressRouterError, PlatformError
 from egress_router.net.signed_messages import Signatures
 from egress_router.net.translations import translated_of
 from lab.patience import patient
@@ -37,6 +39,9 @@ class Kernel:
     def __init__(self) -> None:
         self.open: set[bytes] = set()
         self.lost = False
+        self.lists = 0
+        #: Raised by the next reading of events.
+        self.trouble: EgressRouterError | None = None
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
         self._events: list[tuple[bytes, bool]] = []
 
@@ -57,10 +62,14 @@ class Kernel:
             os.eventfd_read(self._bell)
         except BlockingIOError:
             return
+        if (trouble := self.trouble) is not None:
+            self.trouble = None
+            raise trouble
         taken, self._events = self._events, []
         yield from taken
 
     def listed(self, translated: Collection[Address]) -> list[bytes]:
+        self.lists += 1
         wanted = {address.packed for address in translated}
         return [item for item in self.open if translated_of(item) in wanted]
 
@@ -239,3 +248,101 @@ def _sends(port: int, data: bytes) -> bytes | None:
         return None
     except ConnectionResetError:
         return b""
+
+
+def test_a_standby_that_is_not_reached_costs_no_lists_and_one_line(port: int) -> None:
+    pair = Pair(port)
+    pair.kernel.open |= {record(1)}
+    pair.holder.follow({IP: STANDBY}, {})
+    pair.standby.follow({}, {})
+    with pair.running():
+        time.sleep(3.2 * replication.RETRY)
+        assert (pair.kernel.lists, len(pair.said), pair.holder.figures.again) == (0, 1, 0)
+        assert "is not told of connections" in pair.said[0]
+        pair.kernel.change(record(2), is_open=True)
+        pair.kernel.change(record(1), is_open=False)
+        pair.agree(IP)
+        pair.until_kept({record(2)})
+
+
+def test_a_standby_that_ends_each_stream_costs_few_lists_and_one_line(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replication, "RETRY", 0.02)
+    pair = Pair(port)
+    pair.kernel.open |= {record(1)}
+    # It does not know yet that it stands by for this one, too.
+    pair.standby.follow({}, {IP6: HOLDER})
+    listed = pair.kernel.listed
+
+    def slowly(translated: Collection[Address]) -> list[bytes]:
+        time.sleep(0.2)
+        return listed(translated)
+
+    pair.holder._listed = slowly
+    pair.holder.follow({IP: STANDBY}, {})
+    with pair.running():
+        started = time.monotonic()
+        until(lambda: pair.holder.figures.again >= 3)
+        assert pair.kernel.lists <= 2 + (time.monotonic() - started)
+        assert len(pair.said) == 1
+        pair.agree(IP)
+        pair.until_kept({record(1)})
+
+
+def test_what_the_kernel_refuses_once_ends_nothing(port: int) -> None:
+    pair = Pair(port)
+    pair.kernel.open |= {record(1)}
+    pair.agree(IP)
+    with pair.running():
+        pair.until_kept({record(1)})
+        pair.kernel.trouble = PlatformError("hear of connections: no")
+        pair.kernel.change(record(2), is_open=True)
+        until(lambda: pair.holder.figures.error != "")
+        assert not pair.holder.figures.complete
+        pair.until_kept({record(1), record(2)})
+        until(lambda: pair.holder.figures.error == "" and pair.holder.figures.in_step(STANDBY))
+
+
+def test_no_more_are_kept_than_fit(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replication, "MOST_KEPT", 100)
+    pair = Pair(port)
+    pair.kernel.open |= {record(number) for number in range(5000)}
+    pair.agree(IP)
+    with pair.running():
+        until(lambda: pair.holder.figures.told == 5000)
+        until(lambda: pair.standby.figures.kept == 100)
+        for number in range(5000):
+            pair.kernel.change(record(number), is_open=False)
+        pair.kernel.change(record(7777), is_open=True)
+        pair.until_kept({record(7777)})
+
+
+def test_nothing_counts_as_told_before_the_thread_has_heard_of_it(port: int) -> None:
+    pair = Pair(port)
+    pair.agree(IP)
+    listed, goes_on = pair.kernel.listed, threading.Event()
+    with pair.running():
+        until(lambda: pair.holder.figures.in_step(STANDBY))
+
+        def late(translated: Collection[Address]) -> list[bytes]:
+            assert goes_on.wait(patient(8))
+            return listed(translated)
+
+        pair.holder._listed = late
+        pair.agree(IP, IP6)
+        for _ in range(20):
+            assert not pair.holder.figures.in_step(STANDBY)
+            time.sleep(0.005)
+        goes_on.set()
+        until(lambda: pair.holder.figures.in_step(STANDBY))
+
+
+def test_who_stands_by_for_nobody_any_more_does_not_listen(port: int) -> None:
+    pair = Pair(port)
+    pair.agree(IP)
+    with pair.running():
+        until(lambda: pair.holder.figures.connected.get(STANDBY, False))
+        pair.holder.follow({}, {})
+        pair.standby.follow({}, {})
+        until(lambda: _sends(port, b"?") is None)
