@@ -35,17 +35,6 @@ def as_it_is_known(entry: Assignment) -> dict[str, Any]:
     }
 
 
-def _with_standby(raw: dict[str, Any], standby: str | None) -> dict[str, Any]:
-    """Return what the server has written. Raises PlatformError where its definition has no such field."""
-    written = raw.get("spec")
-    if standby and isinstance(written, Mapping) and written.get("standby") != standby:
-        raise PlatformError(
-            "the cluster's definition of EgressIPAssignment has no spec.standby; apply the CRDs of this version, or "
-            "leave --standby off"
-        )
-    return raw
-
-
 class KubernetesRecord:
     """An AssignmentRecord. Every write carries the controller's epoch, which the server refuses when a later controller
     has written already (the schema's rule), and the version of the object that was decided from.
@@ -57,6 +46,8 @@ class KubernetesRecord:
         self._lease = lease
         self._epoch: int | None = None
         self._epoch_lock = threading.Lock()
+        #: Whether the server has written no standby although it was told of one.
+        self._lacks_standbys = False
 
     def offline(self) -> tuple[str, ...]:
         """Return the nodes that were offline for what stands written."""
@@ -84,8 +75,10 @@ class KubernetesRecord:
         standbys: Mapping[str, str] = NO_STANDBYS,
     ) -> None:
         """Write what differs. Raises ApiError, ApiUnavailable, or TryAgainError when the lease is lost meanwhile; what
-        was written until then stands, and the next write goes on from it.
+        was written until then stands, and the next write goes on from it. Raises PlatformError when all is written but
+        the standbys, for which the cluster's definition has no field.
         """
+        self._lacks_standbys = False
         wanted = {ip: node for node, ips in assignment.items() for ip in ips}
         present = {entry.egress_ip: entry for entry in self._source.assignments.objects().values()}
         listed = {
@@ -106,6 +99,18 @@ class KubernetesRecord:
             elif ip not in wanted and before.node:
                 self._change(before, None, None)
         self._lease.annotations[OFFLINE] = json.dumps(sorted(offline))
+        if self._lacks_standbys:
+            raise PlatformError(
+                "the cluster's definition of EgressIPAssignment has no spec.standby; apply the CRDs of this version, "
+                "or leave --standby off"
+            )
+
+    def _written(self, raw: dict[str, Any], standby: str | None) -> None:
+        """Take in what the server has written."""
+        self._source.assignments.assume(raw)
+        spec = raw.get("spec")
+        if standby and isinstance(spec, Mapping) and spec.get("standby") != standby:
+            self._lacks_standbys = True
 
     def _request(self, method: str, path: str, body: object, content_type: str = JSON) -> dict[str, Any]:
         if not self._lease.held():
@@ -124,7 +129,7 @@ class KubernetesRecord:
                 "epoch": self.epoch(),
             },
         }
-        self._source.assignments.assume(_with_standby(self._request("POST", ASSIGNMENTS, body), standby))
+        self._written(self._request("POST", ASSIGNMENTS, body), standby)
 
     def _change(self, before: Assignment, node: str | None, standby: str | None) -> None:
         path = f"{ASSIGNMENTS}/{before.name}"
@@ -139,7 +144,7 @@ class KubernetesRecord:
             body = {"metadata": metadata, "spec": {"node": node, **spare, "epoch": self.epoch()}}
             try:
                 raw = self._request("PATCH", path, body, MERGE_PATCH)
-                self._source.assignments.assume(_with_standby(raw, standby))
+                self._written(raw, standby)
             except ApiError as error:
                 if error.code != CONFLICT or attempt == 2:
                     raise

@@ -358,18 +358,23 @@ def test_a_standby_is_written_beside_the_holder_and_only_where_there_is_one() ->
     assert written("a") == [{"node": "a", "standby": None}]
 
 
-def test_a_definition_without_standbys_is_told_of() -> None:
+def test_a_definition_without_standbys_is_told_of_when_all_else_is_written() -> None:
+    asked: list[str] = []
+
     class Former(Server):
         def request(self, method: str, path: str, body: Any = None, **_: object) -> dict[str, Any]:
             spec = {name: value for name, value in body["spec"].items() if name != "standby"}
+            asked.append(f"{spec['egressIP']} {spec['node']}")
             return {"metadata": {"name": IP, "uid": "v"}, "spec": spec}
 
     record = KubernetesRecord(
         cast(Client, Former()), cast(KubernetesSource, Source()), cast(KubernetesLease, Election())
     )
     record.write({"a": [IP]}, [])
+    asked.clear()
     with pytest.raises(PlatformError, match=r"no spec\.standby; apply the CRDs"):
-        record.write({"a": [IP]}, [], {IP: "b"})
+        record.write({"a": [IP, "192.0.2.46"], "b": ["192.0.2.47"]}, ["c"], {IP: "b"})
+    assert asked == [f"{IP} a", "192.0.2.46 a", "192.0.2.47 b"], "holders are what counts"
 
 
 def test_an_address_that_moves_stays_no_more() -> None:
