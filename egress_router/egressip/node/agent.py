@@ -52,6 +52,8 @@ UNHEARD_EVERY = 1.0
 HANG_PAUSE = 60.0
 #: A tool that takes longer hangs: what changes is not put in place meanwhile; seconds.
 HANGS_AFTER = 2.0
+#: Between two heartbeats so many connections are made: a fraction of a second, and many times that on a busy machine.
+MADE_AT_ONCE = 8192
 #: A node that asked within this many probe intervals is listened to in a drain.
 USERS_WITHIN = 3 * REDUCED_RATE_ROUNDS
 
@@ -499,7 +501,10 @@ class Agent:
             if text not in others
         }
         wanted = [record for record in records if source_of(record) in allowed]
-        refused = self.dataplane.restore(wanted, {packed for packed, here in allowed.items() if here})
+        local, refused = {packed for packed, here in allowed.items() if here}, ""
+        for start in range(0, len(wanted), MADE_AT_ONCE):
+            self.heartbeats.beat(self.loop.name)
+            refused = self.dataplane.restore(wanted[start : start + MADE_AT_ONCE], local) or refused
         self.taken_over += len(wanted)
         LOGGER.info(
             "%s: %d connections go on here, %d are of no pod any more", ip, len(wanted), len(records - {*wanted})

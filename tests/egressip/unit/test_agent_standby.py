@@ -10,7 +10,11 @@ from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
+import pytest
+
+from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
+from egress_router.egressip.node import agent as agent_module
 from egress_router.egressip.node.handover import WAIT
 from egress_router.egressip.node.replication import Figures
 from egress_router.egressip.node.state import Direct, NodeState, Remote
@@ -129,6 +133,26 @@ def test_a_standby_makes_the_connections_before_it_has_the_address(tmp_path: Pat
     (restored,) = (step for step in node.steps if step[0] == "restore")
     assert restored == ("restore", sorted([record(POD), record(FAR_POD)]), [ip_address(POD).packed])
     assert node.agent.taken_over == 2
+
+
+def test_the_loop_beats_while_many_connections_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "MADE_AT_ONCE", 2)
+    node, standby = agent(cluster("b", "a"), tmp_path)
+    standby.records = {record(POD, protocol) for protocol in (6, 17, 132)}
+    beat = Heartbeats.beat
+
+    def beats(self: Heartbeats, name: str) -> None:
+        node.steps.append(("beat",))
+        beat(self, name)
+
+    monkeypatch.setattr(Heartbeats, "beat", beats)
+    node.run(4.0, (1.0, lambda: node.source.set(cluster("a", "c"))))
+    names = node.names()
+    made = [place for place, name in enumerate(names) if name == "restore"]
+    assert [names[place - 1] for place in made] == ["beat", "beat"]
+    assert sorted(len(node.steps[place][1]) for place in made) == [1, 2]
+    assert names.index("add") > made[-1]
+    assert node.agent.taken_over == 3
 
 
 def test_of_an_address_of_two_namespaces_nothing_goes_on(tmp_path: Path) -> None:
