@@ -210,11 +210,16 @@ class Replication:
     def _wait(
         self, reading: list[socket.socket | TranslationEvents], writing: list[socket.socket], due: float
     ) -> set[int]:
-        ready, _, _ = select.select([self._wake, *reading], writing, [], due)
+        poll = select.poll()
+        for one in (self._wake, *reading):
+            poll.register(one, select.POLLIN)
+        for stream in writing:
+            poll.register(stream, select.POLLOUT)
+        ready = {number for number, _ in poll.poll(due * 1000)}
         if self._wake in ready:
             with suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
-        return {one if isinstance(one, int) else one.fileno() for one in ready}
+        return ready
 
     def _failed(self, error: Exception) -> None:
         text = str(error)
@@ -512,13 +517,13 @@ class _Stream:
             # Kept is what a new stream has to tell: nothing is queued meanwhile.
             return 0
         if not self.connected:
-            if not select.select([], [self.socket], [], 0)[1]:
+            if not _is_ready(self.socket, select.POLLOUT):
                 return 0
             code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
             self.connected, self._since = True, now
-        elif select.select([self.socket], [], [], 0)[0]:
+        elif _is_ready(self.socket, select.POLLIN):
             # A standby says nothing; it has closed.
             raise ConnectionResetError(0, "closed by the standby")
         if not self._awaits_list:
@@ -588,6 +593,13 @@ class _Stream:
         self._out.clear()
         self._marks.clear()
         self._queued = 0
+
+
+def _is_ready(one: socket.socket, events: int) -> bool:
+    """Tell whether any of these is so, or the stream is broken; by poll, whose descriptors may be above 1,023."""
+    poll = select.poll()
+    poll.register(one, events)
+    return bool(poll.poll(0))
 
 
 def _unacknowledged(of: socket.socket) -> int:

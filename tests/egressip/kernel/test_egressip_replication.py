@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -345,4 +346,19 @@ def test_who_stands_by_for_nobody_any_more_does_not_listen(port: int) -> None:
         until(lambda: pair.holder.figures.connected.get(STANDBY, False))
         pair.holder.follow({}, {})
         pair.standby.follow({}, {})
-        until(lambda: _sends(port, b"?") is None)
+        until(lambda: _sends(port, struct.pack("!I", 0)) is None)
+
+
+def test_a_process_with_many_open_files_tells_and_hears(port: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard >= 1200, "this needs more files than select takes"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while stack.enter_context(Path(os.devnull).open("rb")).fileno() < 1100:
+            pass
+        pair = Pair(port)
+        pair.kernel.open |= {record(1)}
+        pair.agree(IP)
+        with pair.running():
+            pair.until_kept({record(1)})
