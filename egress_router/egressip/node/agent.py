@@ -13,9 +13,10 @@ from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop, Timer
 from egress_router.daemon.threads import Threads
-from egress_router.egressip.api import ClusterState, HostSubnet, address_key
+from egress_router.egressip.api import ClusterState, HostSubnet
 from egress_router.egressip.assignment.decision import Evaluator, with_recorded_assignment
 from egress_router.egressip.health import Health
+from egress_router.egressip.node.address_users import AddressUsers
 from egress_router.egressip.node.connections import CONNECTED
 from egress_router.egressip.node.control import TIMEOUT, ControlSocket
 from egress_router.egressip.node.drain import NodeDrain
@@ -137,6 +138,7 @@ class Agent:
         #: The addresses of this node whose connections a standby has as well.
         self._kept_elsewhere: frozenset[str] = frozenset()
         self.handovers = Handovers()
+        self._users_found: AddressUsers | None = None
         #: When each agent said last what it lacks; seconds of the loop.
         self._heard: dict[str, float] = {}
         #: Connections that went on here or by another node since the start, after their holder had gone.
@@ -488,20 +490,9 @@ class Agent:
         records = self._standby.kept(ip) if self._standby is not None else frozenset()
         if not records:
             return
-        state = self.known.state
-        key = address_key(ip)
-        spaces = {name for name, space in state.namespaces.items() if key in map(address_key, space.egress_ips)}
-        pods = [(pod, pod.namespace in spaces) for pod in state.pods.values()]
-        others = {text for pod, ours in pods if not ours for text in pod.ips}
-        allowed = {
-            ip_address(text).packed: pod.node == self.settings.node
-            for pod, ours in pods
-            if ours and len(spaces) == 1
-            for text in pod.ips
-            if text not in others
-        }
+        allowed = self._address_users().sole(ip)
         wanted = [record for record in records if source_of(record) in allowed]
-        local, refused = {packed for packed, here in allowed.items() if here}, ""
+        local, refused = {packed for packed, node in allowed.items() if node == self.settings.node}, ""
         for start in range(0, len(wanted), MADE_AT_ONCE):
             self.heartbeats.beat(self.loop.name)
             refused = self.dataplane.restore(wanted[start : start + MADE_AT_ONCE], local) or refused
@@ -571,15 +562,12 @@ class Agent:
 
     def _pods_of(self, ip: str) -> set[str]:
         """Return the addresses of this node's pods that may leave with an egress IP."""
-        state, key, version = self.known.state, address_key(ip), 6 if ":" in ip else 4
-        spaces = {name for name, space in state.namespaces.items() if key in map(address_key, space.egress_ips)}
-        return {
-            text
-            for pod in state.pods.values()
-            if pod.node == self.settings.node and pod.namespace in spaces
-            for text in pod.ips
-            if (":" in text) == (version == 6)
-        }
+        return self._address_users().on(self.settings.node, ip)
+
+    def _address_users(self) -> AddressUsers:
+        if self._users_found is None or not self._users_found.are_of(self.known.state):
+            self._users_found = AddressUsers(self.known.state)
+        return self._users_found
 
     def _set_targets(self) -> None:
         nodes = self.known.state.nodes
