@@ -39,6 +39,8 @@ COMPARE_EVERY, _REST = 30.0, 50
 _PAUSE = 4
 #: A stream that lasted so long was one: when it breaks, that is told again; seconds.
 _STEADY = 10.0
+#: Streams from one address of which nothing was believed yet; the oldest makes way.
+_MOST_UNPROVEN = 4
 #: So many connections are kept of all others: 60 to 70 MB.
 MOST_KEPT = 1 << 19
 #: A peer that lags so many bytes behind begins again.
@@ -194,8 +196,9 @@ class Replication:
         self.figures.error = ""
         if self._server is not None and self._server.fileno() in ready:
             self._accept(come_from)
-        for number in [number for number in self._peers if number in ready]:
-            self._hear(number)
+        for number in ready & self._peers.keys():
+            if number in self._peers:
+                self._hear(number)
         self._send_all()
         self._note_figures()
 
@@ -338,7 +341,8 @@ class Replication:
             accepted.close()
             return
         accepted.setblocking(False)
-        for number in [number for number, peer in self._peers.items() if peer.name == name]:
+        unproven = [number for number, peer in self._peers.items() if peer.name == name and not peer.believed]
+        for number in unproven[: 1 - _MOST_UNPROVEN]:
             self._peers.pop(number).socket.close()
         self._peers[accepted.fileno()] = _Peer(name, accepted)
 
@@ -374,8 +378,19 @@ class Replication:
             if body is None or not self._take(peer.name, body):
                 self.figures.refused += 1
                 return False
+            if not peer.believed:
+                self._believe(peer)
         del buffer[:at]
         return True
+
+    def _believe(self, new: _Peer) -> None:
+        """End the former streams of a node: only for one that has said what is to be believed, since any process there
+        may connect.
+        """
+        new.believed = True
+        of_node = [number for number, peer in self._peers.items() if peer.name == new.name]
+        for number in of_node[: of_node.index(new.socket.fileno())]:
+            self._peers.pop(number).socket.close()
 
     def _take(self, name: str, body: bytes) -> bool:
         """Take in a message of a node; return False for what is none, or about an address that it does not hold."""
@@ -425,6 +440,7 @@ class _Peer:
     name: str
     socket: socket.socket
     buffer: bytearray = field(default_factory=bytearray)
+    believed: bool = False
 
 
 class _Stream:

@@ -362,3 +362,33 @@ def test_a_process_with_many_open_files_tells_and_hears(port: int) -> None:
         pair.agree(IP)
         with pair.running():
             pair.until_kept({record(1)})
+
+
+def test_who_only_connects_from_the_holders_address_ends_no_stream(port: int, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("1" * 64 + "\n")
+    pair = Pair(port, (keys, keys))
+    pair.kernel.open |= {record(1)}
+    pair.agree(IP)
+    with pair.running(), ExitStack() as stack:
+        pair.until_kept({record(1)})
+        for _ in range(12):
+            stack.enter_context(socket.create_connection((STANDBY, port), source_address=(HOLDER, 0), timeout=3))
+        assert _sends(port, struct.pack("!I", 5) + b"=" + ip_address(IP).packed) == b"", "it is not signed"
+        pair.kernel.change(record(2), is_open=True)
+        pair.until_kept({record(1), record(2)})
+        assert pair.holder.figures.again == 0
+        assert len(pair.standby._peers) <= 1 + replication._MOST_UNPROVEN
+
+
+def test_a_holder_that_begins_again_takes_the_place_of_its_former_stream(port: int) -> None:
+    pair = Pair(port)
+    pair.standby.follow({}, {IP: HOLDER})
+    forget = struct.pack("!I", 5) + b"=" + ip_address(IP).packed
+    with pair.running(), ExitStack() as stack:
+        until(lambda: _sends(port, b"\xff" * 4) == b"")
+        first = stack.enter_context(socket.create_connection((STANDBY, port), source_address=(HOLDER, 0), timeout=3))
+        first.sendall(forget)
+        second = stack.enter_context(socket.create_connection((STANDBY, port), source_address=(HOLDER, 0), timeout=3))
+        second.sendall(forget)
+        assert first.recv(1) == b""
