@@ -21,7 +21,8 @@ from egress_router.egressip.api import (
 from egress_router.egressip.assignment.evaluate import evaluate_namespace, evaluate_node
 from egress_router.egressip.assignment.index import Index
 from egress_router.egressip.assignment.solve import solve
-from egress_router.egressip.assignment.standby import with_standbys
+from egress_router.egressip.assignment.standby import taken_over, with_standbys
+from egress_router.egressip.assignment.staying import joined, with_staying
 
 Assignment = Mapping[str, Collection[str]]
 
@@ -35,8 +36,9 @@ def decide(
     """
     evaluator = Evaluator(present=state.assignment if present is None else present, balance=not standby)
     down = frozenset(offline)
-    evaluator.update(namespaces=dict(state.namespaces), nodes=dict(state.nodes), offline=down)
-    decision = evaluator.decision()
+    taken = taken_over(state, down) if standby else {}
+    evaluator.update(namespaces=dict(state.namespaces), nodes=with_staying(state.nodes, taken), offline=down)
+    decision = joined(evaluator.decision(), taken)
     return with_standbys(decision, state.namespaces, state.nodes, down, state.standbys) if standby else decision
 
 

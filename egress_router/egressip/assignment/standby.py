@@ -47,13 +47,29 @@ def with_standbys(
 
 
 def taken_over(state: ClusterState, leaving: Collection[str]) -> dict[str, str]:
-    """Return the standby of each address whose node is one of ``leaving``, where the standby is none of them."""
-    return {
-        ip: standby
-        for node in leaving
-        for ip in state.assignment.get(node, ())
-        if (standby := state.standbys.get(ip, "")) in state.nodes and standby not in leaving
-    }
+    """Return the standby of each address whose node is one of ``leaving``, or may not be given it any more by the
+    objects; only a standby that is none of them and may be given it. Of two addresses of a namespace and family that
+    have the same standby, one.
+    """
+    kinds = _kinds(state.namespaces.values(), state.standbys)
+    constraints = {name: node_constraints(node) for name, node in state.nodes.items()}
+    by_hand = {key for one in constraints.values() for key in one.listed}
+    found: dict[str, str] = {}
+    taken: set[tuple[str, _Kind]] = set()
+    for node, ips in sorted(state.assignment.items()):
+        for ip in ips:
+            standby, key, kind = state.standbys.get(ip, ""), address_key(ip), kinds.get(ip)
+            if key is None or key in by_hand or kind is None or standby in (*leaving, node):
+                continue
+            stays = node not in leaving and _may_be_given(constraints.get(node), key)
+            if not stays and _may_be_given(constraints.get(standby), key) and (standby, kind) not in taken:
+                found[ip] = standby
+                taken.add((standby, kind))
+    return found
+
+
+def _may_be_given(one: NodeConstraints | None, key: int) -> bool:
+    return one is not None and any(first <= key <= last for first, last in one.ranges)
 
 
 class _Standbys:
@@ -131,7 +147,7 @@ class _Standbys:
             return False
         if kind in self._has.get(node, ()) or (holder, node, kind) in self._kinds_reserved:
             return False
-        return any(first <= key <= last for first, last in one.ranges)
+        return _may_be_given(one, key)
 
     def _take(self, ip: str, node: str) -> None:
         holder = self._holder[ip]

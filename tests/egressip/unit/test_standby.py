@@ -109,6 +109,31 @@ def test_who_takes_over() -> None:
     assert taken_over(replace(state, standbys={"192.0.2.1": "gone"}), {"n1"}) == {}
 
 
+def test_a_node_that_may_not_have_an_address_any_more_is_taken_over_from_as_well() -> None:
+    state = _cluster({"s": ("192.0.2.1",), "t": ("192.0.2.2",)}, *map(_node, range(1, 5)))
+    state = replace(state, assignment={"n1": ("192.0.2.1",), "n2": ("192.0.2.2",)}, standbys={"192.0.2.1": "n4"})
+    elsewhere = {**state.nodes, "n1": _node(1, cidr="192.0.2.128/25")}
+    gone = {name: node for name, node in state.nodes.items() if name != "n1"}
+    for nodes in (elsewhere, gone):
+        found = _holders(decide(replace(state, nodes=nodes), standby=True))
+        assert found == {"192.0.2.1": "n4", "192.0.2.2": "n2"}, "the standby has the connections"
+    assert _holders(decide(state, ["n1"], standby=True))["192.0.2.1"] == "n4", "`plan` says what the controller does"
+    assert _holders(decide(state, ["n1"]))["192.0.2.1"] == "n3", "who has the fewest, lowest name"
+
+
+def test_nobody_takes_over_what_it_may_not_have() -> None:
+    state = _cluster({"s": ("192.0.2.1", "192.0.2.3")}, *map(_node, range(1, 5)))
+    state = replace(state, assignment={"n1": ("192.0.2.1",), "n2": ("192.0.2.3",)}, standbys={"192.0.2.1": "n4"})
+    other = {**state.nodes, "n4": _node(4, cidr="192.0.2.128/25")}
+    assert taken_over(replace(state, nodes=other), {"n1"}) == {}
+    by_hand = {**state.nodes, "n3": _node(3, None, "192.0.2.1")}
+    assert taken_over(replace(state, nodes=by_hand), {"n1"}) == {}
+    assert taken_over(replace(state, namespaces={}), {"n1"}) == {}, "nobody lists it any more"
+    both = replace(state, standbys={"192.0.2.1": "n4", "192.0.2.3": "n4"})
+    assert taken_over(both, {"n1", "n2"}) == {"192.0.2.1": "n4"}, "a node has one of a namespace and family"
+    assert _holders(decide(both, ["n1", "n2"], standby=True)) == {"192.0.2.1": "n4", "192.0.2.3": "n3"}
+
+
 def test_what_is_shown() -> None:
     state = _cluster({"s": ("192.0.2.1",)}, _node(1), _node(2))
     decision = decide(state, standby=True)
