@@ -636,19 +636,22 @@ class Agent:
         if not waiting and not lacking:
             return planned
         alive, slots = self.gateways.alive(), self.gateways.slots
-        awaited, translating = set(), dict(planned.translating_nodes)
+        gone = {ip: slots[name] for ip, (name, _) in waiting.items() if name not in alive and name in slots}
+        awaited = frozenset(gone.values())
+        # Who has another address of such a holder, which nobody takes over, does not wait.
+        translating = {pod: found - awaited for pod, found in planned.translating_nodes.items()}
+        for ip, slot in gone.items():
+            for pod in self._pods_of(ip):
+                translating[pod] = translating.get(pod, frozenset()) | {slot}
         for ip, (name, _) in waiting.items():
-            if name in alive:
-                for pod in self._pods_of(ip) & translating.keys():
-                    translating[pod] |= {slots[name]}
-            elif name in slots:
-                awaited.add(slots[name])
+            for pod in self._pods_of(ip) & translating.keys() if name in alive else ():
+                translating[pod] |= {slots[name]}
         for ip in lacking:
             # A standby may say that it has all before it has heard that it is to have this one, too.
             name = self.handovers.leads()[ip]
             for pod in self._pods_of(ip) & translating.keys() if name in alive else ():
                 translating[pod] |= {slots[name]}
-        return replace(planned, awaited=frozenset(awaited), translating_nodes=translating)
+        return replace(planned, awaited=awaited, translating_nodes=translating)
 
     def _arp_suppressed(self) -> frozenset[str]:
         """Return the addresses that are not answered for any more."""

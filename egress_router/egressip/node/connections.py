@@ -57,11 +57,12 @@ class Translators:
 
 def pods_to_recheck(before: NodeState | None, after: NodeState) -> set[str]:
     """Return the pods whose connections are to be judged. Those of holders that went down are not among them: they are
-    all cut, or move by themselves. A pod that is new may have the address, and the connections, of one that is gone.
+    all cut, or move by themselves; but where some of them wait for a standby, those that do not are. A pod that is new
+    may have the address, and the connections, of one that is gone.
     """
     if before is None:
         return {*after.paths, *after.translations}
-    gone = {h.slot for h in before.gateways} - {h.slot for h in after.gateways}
+    gone = ({h.slot for h in before.gateways} | before.awaited) - {h.slot for h in after.gateways} - after.awaited
     found = {pod for pod, ip in before.translations.items() if after.translations.get(pod) != ip}
     for pod in before.paths.keys() | after.paths.keys():
         old, new = before.paths.get(pod, Direct.NODE_ADDRESS), after.paths.get(pod, Direct.NODE_ADDRESS)
@@ -91,7 +92,8 @@ def survives(state: NodeState, pod: str, slot: int, source: str, *, directly: bo
         return path is Direct.NODE_ADDRESS and slot == 0
     # What was reached directly may have been marked before it was looked at; it bears another source than the pod's.
     # Packets that are marked with the slot of a node that is not there take the pod's present way.
-    return source == pod and (_has_holder(state, pod, slot, source) or slot not in {h.slot for h in state.gateways})
+    present = {h.slot for h in state.gateways} | state.awaited
+    return source == pod and (_has_holder(state, pod, slot, source) or slot not in present)
 
 
 def _has_holder(state: NodeState, pod: str, slot: int, source: str) -> bool:

@@ -108,6 +108,36 @@ def test_at_the_pods_node_connections_wait_for_the_standby_and_are_led_there(tmp
     assert to_b not in next(step[1] for step in node.steps[place:] if step[0] == "apply").awaited
 
 
+def test_who_has_another_address_of_a_dead_holder_does_not_wait(tmp_path: Path) -> None:
+    other = "198.51.100.3"
+    held = {name: replace(NODES[name], egress_ips=(ip,)) for name, ip in (("b", "192.0.2.51"), ("c", "192.0.2.52"))}
+    spaces = {"titi": NetNamespace("titi", 2, ("192.0.2.51", "192.0.2.52"))}
+    pods = {("titi", "one"): Pod("titi", "one", "a", (other,))}
+    state = cluster("b", "c")
+    state = replace(
+        state,
+        namespaces={**state.namespaces, **spaces},
+        nodes={**state.nodes, **held},
+        pods={**state.pods, **pods},
+    )
+    node, _ = agent(state, tmp_path)
+    seen: list[NodeState] = []
+
+    def look() -> None:
+        assert node.dataplane.applied is not None
+        seen.append(node.dataplane.applied)
+
+    def dies() -> None:
+        node.health["b"] = GONE
+
+    node.run(3.0, (0.9, look), (1.0, dies), (1.8, look))
+    up, down = seen
+    (to_b,), (to_c,) = ({g.slot for g in up.gateways if g.node == name} for name in "bc")
+    assert up.translating_nodes == {POD: {to_b}, other: {to_b, to_c}}
+    assert down.awaited == {to_b}
+    assert down.translating_nodes == {POD: {to_b}, other: {to_c}}
+
+
 def test_nobody_waits_where_nobody_stands_by_nor_for_ever(tmp_path: Path) -> None:
     def dies(node: FakeNode) -> None:
         node.health["b"] = GONE

@@ -74,6 +74,27 @@ def test_what_was_direct_and_marked_a_moment_later_does_not_survive() -> None:
     assert not survives(STATE, POD, 3, NODE, directly=False, connected=True)
 
 
+def test_of_a_holder_that_is_gone_only_what_waits_for_its_standby_is_kept() -> None:
+    other = "198.51.100.4"
+    before = replace(
+        STATE,
+        paths={POD: Remote(1), other: Remote(1)},
+        translating_nodes={POD: frozenset({1}), other: frozenset({1, 2})},
+    )
+    waits = replace(
+        before,
+        paths={POD: Direct.NO_GATEWAY, other: Remote(2)},
+        gateways=STATE.gateways[1:],
+        awaited=frozenset({1}),
+        translating_nodes={POD: frozenset({1}), other: frozenset({2})},
+    )
+    assert pods_to_recheck(before, waits) == {other}
+    assert survives(waits, POD, 1, POD, directly=False, connected=True)
+    assert not survives(waits, other, 1, other, directly=False, connected=True)
+    over = replace(waits, awaited=frozenset(), translating_nodes={POD: frozenset({2}), other: frozenset({2})})
+    assert pods_to_recheck(waits, over) == set(), "all that is left of it is cut"
+
+
 def test_what_is_reached_directly() -> None:
     state = replace(STATE, excepted={POD: ("10.0.0.0/8", "192.168.7.1/32"), "2001:db8:a::2": ("2001:db8:1::/48",)})
     for pod, destination, expected in (
