@@ -396,6 +396,9 @@ def _chains(settings: NodeSettings, mtu: int) -> Iterator[NftChain]:
             # Nothing else is asked of them.
             "ct direction reply accept",
             f'iifname "{TUNNEL}" accept',
+            # What a server opens towards a pod because of a connection of the pod's (active FTP, SIP), where a helper
+            # of connection tracking expects it, has that one's mark and goes the other way.
+            *(f"ct status expected {ip} saddr != @local_pods{version} return" for version, ip in _FAMILIES.items()),
             f"meta l4proto {_CONNECTED} goto known_connected",
             # Its destination was looked at when it was given the zone.
             f"ct original zone {TUNNEL_ZONE} ct mark & {mask} vmap @undrained_paths",

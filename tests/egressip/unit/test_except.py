@@ -358,6 +358,10 @@ def test_the_destination_is_looked_at_before_anything_is_decided(version: int) -
     assert known[in_zone].startswith("ct original zone 14700 "), "which has none of what is excepted"
     assert known.index("meta l4proto { tcp, sctp, dccp } goto known_connected") < looked, "they keep their holder"
     assert "vmap @known_paths" in "".join(chains["known_connected"])
+    # A connection that a helper expects has the mark of its master, and may come from outside.
+    ip = "ip6" if version == 6 else "ip"
+    expected = known.index(f"ct status expected {ip} saddr != @local_pods{version} return")
+    assert expected < min(place for place, rule in enumerate(known) if "goto" in rule or "vmap" in rule)
 
 
 def test_the_same_networks_have_one_chain() -> None:
