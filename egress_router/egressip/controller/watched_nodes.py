@@ -24,13 +24,13 @@ _DRAINS = {
 @dataclass(slots=True)
 class Watched:
     """One node: its health, what it is waited for, the rounds since its agent said anything and since it answered a
-    ping, and what its agent said last about a drain, and of its figures.
+    ping (one that never did has been silent for long), and what its agent said last about a drain, and of its figures.
     """
 
     health: NodeHealth
     hold: HoldDown
+    unanswered: int
     silent: int = 0
-    unanswered: int = 0
     drain: DrainPhase = DrainPhase.NONE
     figures: NodeFigures = field(default_factory=NodeFigures)
 
@@ -55,7 +55,8 @@ class WatchedNodes:
             health = NodeHealth(self.settings.probe_misses, self.settings.probe_returns)
             if name in down:
                 health.state = Health.DOWN
-            self.nodes[name] = Watched(health, HoldDown(self.settings.hold_down))
+            hold = HoldDown(self.settings.hold_down)
+            self.nodes[name] = Watched(health, hold, unanswered=self.settings.probe_misses + 1)
 
     def probed(self, version: int, answers: Mapping[str, Answer], own: Collection[str], now: float) -> list[str]:
         """Take in a round of probes by one IP version; return messages for the log. ``own`` are this machine's names.

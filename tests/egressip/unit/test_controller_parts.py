@@ -58,6 +58,15 @@ def test_a_lost_ping_is_no_miss_while_the_agent_speaks() -> None:
     assert not rounds(nodes, 20, a=word_only, b=WELL), "without a ping it does not come back"
 
 
+@pytest.mark.parametrize("down", [(), ("a",)], ids=["new", "known to be down"])
+def test_a_node_that_never_answered_a_ping_is_not_up_by_its_agent_s_word(down: tuple[str, ...]) -> None:
+    """Else it would be back for a moment whenever another controller begins to watch it."""
+    word_only = Answer(echo=False, ready=True, draining=False, pending=frozenset())
+    nodes = watched(down)
+    assert not [text for text in rounds(nodes, 20, a=word_only, b=WELL) if "a is back" in text or "a is up" in text]
+    assert "a" in nodes.offline(0)
+
+
 def test_when_nobody_answers_nothing_is_concluded_of_others() -> None:
     nodes = watched()
     nodes.set_names(["a", "b", "me"], ())
