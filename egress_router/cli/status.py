@@ -14,6 +14,7 @@ from egress_router.cli.output import print_json, table
 from egress_router.cli.sources import read_pods_in_force, source_options
 from egress_router.daemon import running
 from egress_router.errors import UsageError
+from egress_router.redirect.offload import offload_json
 from egress_router.redirect.status import Status, read_status
 
 DRIFT = 1
@@ -81,7 +82,7 @@ def as_json(status: Status) -> dict[str, Any]:
         "drift": list(status.drift),
         "egress_interface": status.egress,
         "backend": status.backend,
-        "flow_offload": {"used": not status.why_no_offload, "why_not": status.why_no_offload},
+        **offload_json(status.why_no_offload),
         "live": status.live,
         "sources": [str(source) for source in status.sources],
         "destinations": [

@@ -22,6 +22,7 @@ from egress_router.redirect.connections import end_stale, translated
 from egress_router.redirect.desired import desired_state
 from egress_router.redirect.nat import NatBackend
 from egress_router.redirect.network_state import NetworkState
+from egress_router.redirect.offload import LEAVING, OFF
 from egress_router.redirect.pair.proxied import end_proxied, outward
 from egress_router.redirect.plan import plan_translation
 from egress_router.redirect.run_config import parse_run
@@ -47,6 +48,7 @@ class Reconciler:
         self.lock = threading.Lock()
         #: Whether it may have its addresses at this moment, see ``restore``.
         self.may_hold: Callable[[], bool] = lambda: True
+        self._never_offloads = desired.translation.offload is FlowOffload.OFF
         self._answers: dict[HostName, tuple[Address, ...]] = {}
         self._counted: dict[str, Counters] = {}
         state.follow(config.rules.names, only=not config.rules.addressed)
@@ -226,15 +228,22 @@ class Reconciler:
 
     def why_no_offload(self) -> str:
         """Return why established connections go by the rules; empty where they go around them, by a flow table."""
-        return self.backend.why_no_offload(self.desired.translation)
+        why = self.backend.why_no_offload(self.desired.translation)
+        return LEAVING if why == OFF and not self._never_offloads else why
 
     def stop_offloading(self) -> None:
-        """Have established connections go by the rules: of those in a flow table the kernel does not tell whether they
-        still carry something. Raises EgressRouterError.
+        """Have established connections go by the rules, from now on: of those in a flow table the kernel does not tell
+        whether they still carry something. Raises EgressRouterError.
         """
-        if not self.why_no_offload():
-            self.config = replace(self.config, flow_offload=FlowOffload.OFF)
-            self._apply(replace(self.desired.translation, offload=FlowOffload.OFF))
+        used = not self.why_no_offload()
+        self.config = replace(self.config, flow_offload=FlowOffload.OFF)
+        translation = replace(self.desired.translation, offload=FlowOffload.OFF)
+        if used:
+            self._apply(translation)
+        else:
+            # An interface that is put back meanwhile brings no flow table.
+            with self.lock:
+                self.desired = replace(self.desired, translation=translation)
 
     def stop_accepting(self) -> None:
         """Let established connections go on and refuse new ones. Raises EgressRouterError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from threading import Thread
+from typing import Any
 
 from egress_router.errors import EgressRouterError, PlatformError
 from egress_router.net.nft.flow_probe import why_no_flow_table
@@ -10,6 +11,7 @@ from egress_router.net.nft.flow_probe import why_no_flow_table
 OFF = "EGRESS_FLOW_OFFLOAD=off"
 NOT_WITH_IPTABLES = "flow tables are nftables', and the rules are those of iptables (EGRESS_NAT_BACKEND=nftables)"
 IDLE = "nothing new is redirected"
+LEAVING = "the router leaves"
 
 
 class Kernel:
@@ -39,6 +41,11 @@ class Kernel:
             self._why = why_no_flow_table()
         except EgressRouterError as error:
             self._why = str(error)
+
+
+def offload_json(why: str) -> dict[str, Any]:
+    """Return whether established connections go around the rules, ``why`` they do not, as `status` shows it."""
+    return {"flow_offload": {"used": not why, "why_not": why}}
 
 
 def refuse_without_offload(why: str) -> None:

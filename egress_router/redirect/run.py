@@ -40,6 +40,7 @@ from egress_router.redirect.metrics import RouterCollector
 from egress_router.redirect.names import Names
 from egress_router.redirect.nft_backend import Nftables
 from egress_router.redirect.nft_forked import ForkedNftables
+from egress_router.redirect.offload import offload_json
 from egress_router.redirect.page import ask_form, counts, redirect_view
 from egress_router.redirect.pair.pair import Pair
 from egress_router.redirect.pair.twins import PAGE, STUCK_SECONDS, Twins, features, own_page, proxy_lists
@@ -460,7 +461,7 @@ def run_router(env: Mapping[str, str]) -> int:
     if run.router.health_port is not None:
         pages: dict[str, Callable[[], Answer]] = {
             "/metrics": MetricsPage(RouterCollector(live)),
-            "/status": json_page(lambda: state.as_json(time.monotonic())),
+            "/status": json_page(lambda: {**state.as_json(time.monotonic()), **offload_json(live.why_no_offload())}),
             # For those who ask while the file has a list that was refused.
             "/list": lambda: (200, "text/plain; charset=utf-8", live.config.rules.as_text().encode()),
         }

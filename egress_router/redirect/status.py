@@ -13,7 +13,7 @@ from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.redirect.desired import desired_here
 from egress_router.redirect.nat import choose_backend
 from egress_router.redirect.setup import drift_lines
-from egress_router.redirect.values import Counters, RouterConfig
+from egress_router.redirect.values import Counters, FlowOffload, RouterConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,14 @@ def read_status(config: RouterConfig) -> Status:
         ("NET_ADMIN", "NET_RAW") if backend.name == "iptables" else ("NET_ADMIN",), "reading the rules"
     )
     live = running.status(config.health_port)
+    told = (live or {}).get("flow_offload", {})
+    if told.get("used") is False:
+        # What it has found out, or while it leaves, is another thing than what the kernel says now.
+        config = replace(config, flow_offload=FlowOffload.OFF)
     desired = desired_here(replace(config, holds=_holds(config, live)), _answers(config, live))
     with Rtnetlink() as kernel:
         drift = drift_lines(kernel, desired, backend)
-    why = backend.why_no_offload(desired.translation)
+    why = told.get("why_not") or backend.why_no_offload(desired.translation)
     counters = backend.counters(desired.translation)
     rows = tuple(
         Row(rule.line, str(rule), counters.get(rule.line, Counters())) for rule in desired.translation.rules.all

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from ipaddress import IPv4Network, ip_address
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,12 +23,14 @@ from egress_router.net.nft.kernel import Put
 from egress_router.net.nft.listing import difference, parse_table
 from egress_router.net.nft.script import table_text
 from egress_router.net.nft.values import NftFlowtable, NftTable
-from egress_router.redirect import connections, nat, nft_backend
+from egress_router.redirect import connections, nat, nft_backend, status
 from egress_router.redirect.config import parse_router
+from egress_router.redirect.daemon import Reconciler
 from egress_router.redirect.iptables_backend import IptablesBackend
 from egress_router.redirect.nft_backend import Nftables
 from egress_router.redirect.nft_rules import TABLE, nft_table
-from egress_router.redirect.offload import IDLE, NOT_WITH_IPTABLES, OFF, refuse_without_offload
+from egress_router.redirect.offload import IDLE, LEAVING, NOT_WITH_IPTABLES, OFF, offload_json, refuse_without_offload
+from egress_router.redirect.state import State
 from egress_router.redirect.values import Backend, Desired, FlowOffload, RouterConfig, Ruleset, Translation
 from tests.redirect.unit.test_connections import translation as made
 
@@ -167,6 +171,55 @@ def test_speed_never_keeps_the_rules_away(interfaces: dict[str, int], caplog: py
     assert staying.repair(desired) == [], "it is not tried at every look"
     interfaces["macvlan0"] = 9
     assert staying.why_no_offload(desired) == "", "other interfaces are another question"
+
+
+@pytest.mark.parametrize("device_is_there", [True, False])
+def test_one_that_leaves_has_no_flow_table_any_more(interfaces: dict[str, int], *, device_is_there: bool) -> None:
+    """Also where its interface comes back meanwhile: of offloaded connections nobody knows whether they carry
+    something.
+    """
+    nft = FakeNft()
+    network: Any = None
+    config, _ = read()
+    assert config is not None
+    staying = backend(nft)
+    live = Reconciler({}, config, Desired(network, translation()), staying, State("macvlan0"))
+    staying.apply(translation())
+    assert nft.tables[TABLE].flowtables
+    if not device_is_there:
+        del interfaces["macvlan0"]
+    live.stop_offloading()
+    interfaces["macvlan0"] = 9
+    staying.repair(live.desired.translation)
+    assert not nft.tables[TABLE].flowtables
+    assert live.why_no_offload() == LEAVING
+    assert live.config.flow_offload is FlowOffload.OFF
+
+
+def test_status_believes_the_router_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that leaves has taken its flow table away, and one whose table the kernel refuses does without: no drift."""
+    nft = FakeNft()
+    config, _ = read(EGRESS_NAT_BACKEND="nftables")
+    assert config is not None
+    told: dict[str, Any] = {}
+    here = Desired(SimpleNamespace(egress="macvlan0"), translation())  # type: ignore[arg-type]
+
+    def desired_here(config: RouterConfig, _: Any) -> Desired:
+        return replace(here, translation=replace(here.translation, offload=config.flow_offload))
+
+    monkeypatch.setattr(status, "desired_here", desired_here)
+    monkeypatch.setattr(status, "drift_lines", lambda _, desired, staying: staying.drift(desired.translation))
+    monkeypatch.setattr(status, "choose_backend", lambda *_: backend(nft))
+    monkeypatch.setattr(status, "Rtnetlink", nullcontext)
+    monkeypatch.setattr("egress_router.net.capabilities.require", lambda *_: None)
+    monkeypatch.setattr("egress_router.daemon.running.status", lambda _: told)
+    backend(nft).apply(translation(FlowOffload.OFF))
+    assert status.read_status(config).drift
+    told.update(offload_json(LEAVING))
+    found = status.read_status(config)
+    assert (found.drift, found.why_no_offload) == ((), LEAVING)
+    told.update(offload_json(""))
+    assert status.read_status(config).drift
 
 
 def test_what_others_do_to_it_is_drift() -> None:
