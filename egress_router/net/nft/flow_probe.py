@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from pathlib import Path
 
 from egress_router.net.netlink import (
     NETLINK_NETFILTER,
@@ -29,6 +30,10 @@ _PROBE = b"egress_router_probe\0"
 _REGISTER, _INTERFACE, _FLAGS = 8, 1, 0x1 | 0x8 | 0x20
 #: What kernels say of something that they do not have: a kind of message, of expression or of table; all of nftables.
 _UNKNOWN = {errno.EOPNOTSUPP, errno.ENOENT, errno.EPROTONOSUPPORT, errno.EINVAL, errno.EAFNOSUPPORT}
+#: Kernels before Linux 5.15 forget a connection that a flow table had after two minutes without a packet, conntrack's
+#: five days or not. They have no TIMEOUT, or (5.14) a PICKUP beside it; see the kernel's nf_conntrack-sysctl.rst.
+SYSCTLS = Path("/proc/sys/net/netfilter")
+TIMEOUT, PICKUP = "nf_flowtable_tcp_timeout", "nf_flowtable_tcp_pickup"
 
 
 def why_no_flow_table() -> str:
@@ -43,6 +48,9 @@ def why_no_flow_table() -> str:
                 if error.code not in _UNKNOWN:
                     raise
                 return f"this kernel has no {what} ({errno.errorcode[error.code]})"
+    # Now that all of it is loaded.
+    if not (SYSCTLS / TIMEOUT).exists() or (SYSCTLS / PICKUP).exists():
+        return "this kernel may forget connections that were in a flow table after two minutes (before Linux 5.15)"
     return ""
 
 

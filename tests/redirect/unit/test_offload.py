@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from ipaddress import IPv4Network, ip_address
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from egress_router.config.values import Address, Family, Protocol
 from egress_router.errors import PlatformError, ToolFailed
 from egress_router.net import conntrack
 from egress_router.net.netlink import NetlinkError, attribute
+from egress_router.net.nft import flow_probe
 from egress_router.net.nft.fake import FakeNft
 from egress_router.net.nft.kernel import Put
 from egress_router.net.nft.listing import difference, parse_table
@@ -247,6 +249,27 @@ def test_every_way_in_which_nft_lists_it(devices: str, priority: str) -> None:
     other = text.replace('{ "eth0", "macvlan0" }', devices).replace("priority filter", f"priority {priority}")
     assert parse_table(other) == table
     assert difference(table, parse_table(other.replace("\n\t}", "\n\t\tflags offload\n\t}")))
+
+
+@pytest.mark.parametrize(
+    ("sysctls", "good"),
+    [
+        ((flow_probe.TIMEOUT,), True),
+        ((flow_probe.TIMEOUT, flow_probe.PICKUP), False),
+        ((), False),
+    ],
+    ids=["5.15 and later", "5.14", "before"],
+)
+def test_kernels_that_forget_idle_connections_have_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sysctls: tuple[str, ...], *, good: bool
+) -> None:
+    """A connection that nobody uses for some minutes, as in a pool of a database's client, must be there afterwards."""
+    netlink = SimpleNamespace(change_all=lambda *_: None)
+    monkeypatch.setattr(flow_probe, "Netlink", lambda _: nullcontext(netlink))
+    monkeypatch.setattr(flow_probe, "SYSCTLS", tmp_path)
+    for name in sysctls:
+        (tmp_path / name).touch()
+    assert ("after two minutes" in flow_probe.why_no_flow_table()) is not good
 
 
 def test_on_takes_nftables(monkeypatch: pytest.MonkeyPatch) -> None:
