@@ -20,7 +20,7 @@ from typing import TypeGuard
 
 from egress_router.net.agent_figures import Figures, parse_figures
 from egress_router.net.oserror import translating
-from egress_router.net.probe_pace import Pace
+from egress_router.net.probe_pace import Pace, asked_again
 from egress_router.net.signed_messages import ANY_SOURCE, Opened, Signatures
 from egress_router.net.starting_pods import StartingPods
 from egress_router.net.tunnel_echo import (
@@ -512,10 +512,12 @@ class Prober:
             found = {name: self._taken(target, target.asked - SELDOM, None) for name, target in late.items()}
             for target in late.values():
                 target.reported = True
+            everybody = {name: target.pace for name, target in self._targets.items()}
         if found:
             self._report(found)
-        again = [(name, target.host_ip) for name, target in late.items() if target.pace.hurries]
-        # When many are late at once the reason is here, or there is no hurry: they are asked in the next round.
+        names = asked_again({name: target.pace for name, target in late.items()}, everybody)
+        again = [(name, late[name].host_ip) for name in names]
+        # Where very many are late at once there is no hurry: they are asked in the next round.
         left = int(MOST_ECHOES * self._interval * _AGAIN_PART) - self._extra
         again = again[: max(0, left // 2)]
         self._extra += 2 * len(again)

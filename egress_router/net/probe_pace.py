@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 #: An answer is waited for at least this part of the time between two rounds of probes, at most all of it.
@@ -54,3 +55,12 @@ class Pace:
         """Take in what was found at the end of a round, or when an answer was late."""
         self.slowest *= REMEMBERED
         self.missed = 0 if answered else min(self.missed + 1, self._most_missed)
+
+
+def asked_again(late: Mapping[str, Pace], everybody: Mapping[str, Pace]) -> list[str]:
+    """Return whom of ``late``, whose answers are late at this moment, to ask again at once. When they are several, and
+    nobody else is left who answers, the reason is likely here, and there is nobody to go to: they are asked in rounds.
+    """
+    again = [name for name, pace in late.items() if pace.hurries]
+    others = any(pace.hurries for name, pace in everybody.items() if name not in late)
+    return again if others or len(late) == 1 else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egress_router.net.probe_pace import Pace
+from egress_router.net.probe_pace import Pace, asked_again
 
 INTERVAL, MISSES = 0.08, 4
 
@@ -70,3 +70,17 @@ def test_an_answer_that_comes_after_it_was_given_up_counts_if_that_was_just_now(
         pace.looked(answered=False)
     pace.answered(0.05)
     assert pace.patience == INTERVAL / 4
+
+
+def test_when_nobody_is_left_who_answers_there_is_no_hurry() -> None:
+    """This node's own network stands still for a moment: a tenth of a second of that must not end all connections."""
+    late = {"a": answering(), "b": answering()}
+    for pace in late.values():
+        pace.looked(answered=False)
+    gone = Pace(MISSES, INTERVAL)
+    assert asked_again(late, late) == []
+    assert asked_again(late, {**late, "gone": gone}) == []
+    assert asked_again(late, {**late, "c": answering()}) == ["a", "b"]
+    assert asked_again({**late, "gone": gone}, {**late, "gone": gone, "c": answering()}) == ["a", "b"]
+    alone = {"a": late["a"]}
+    assert asked_again(alone, alone) == ["a"], "one alone may be dead"
