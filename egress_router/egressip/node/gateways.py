@@ -152,7 +152,10 @@ def _tunnel_ports(settings: NodeSettings) -> str:
             "and its agent must encrypt, too, with keys that this one believes (--tunnel-encryption, --agent-keys)"
         )
         return f"UDP port {settings.wireguard_port} must be open between the nodes, in both directions, {encrypts}"
-    return f"UDP port {settings.tunnel_port} must be open between the nodes, in both directions"
+    return (
+        f"UDP port {settings.tunnel_port} must be open between the nodes, in both directions, also where a firewall "
+        "looks at states: its packets are not tracked (--ctstate UNTRACKED)"
+    )
 
 
 def wanted_here(me: str, state: ClusterState) -> set[str]:

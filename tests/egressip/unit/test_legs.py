@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from egress_router.egressip.health import NodeHealth
+from egress_router.egressip.node.gateways import Gateways
 from egress_router.egressip.node.legs import GatewayLegs
+from egress_router.egressip.node.state import NodeSettings
 from egress_router.net.icmp_probe import Answer
 from egress_router.net.tunnel_echo import Leg, echo_request
 
@@ -99,3 +102,13 @@ def test_an_echo_has_the_size_of_the_whole_packet() -> None:
     for version, header in ((4, 20), (6, 40)):
         assert len(echo_request(version, 7, 1, 1450)) == 1450 - header
         assert len(echo_request(version, 7, 1)) == 8
+
+
+def test_a_port_that_is_open_to_new_connections_alone_is_named() -> None:
+    """Packets of the tunnel are no connections: a rule for the state NEW does not let them in."""
+    gateways = Gateways(4, 5, {"b": NodeHealth(4, 5)})
+    for _ in range(5):
+        gateways.probed({"b": answer(Leg.DIRECT)})
+    (problem,) = gateways.leg_problems(NodeSettings("a", "eth0", ()), 1450, "198.51.100.1")
+    assert "UDP port 14790 must be open" in problem
+    assert "--ctstate UNTRACKED" in problem
