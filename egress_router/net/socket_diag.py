@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 from collections.abc import Collection, Iterator
-from errno import ENOENT
+from errno import ENOENT, EOPNOTSUPP
 
 from egress_router.config.values import Address
 from egress_router.records import dataclass
@@ -24,6 +24,7 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _INET_DIAG_INFO = 2
 #: net/tcp_states.h, a bit each: all but LISTEN, TIME_WAIT and CLOSE are connected, or about to be.
 _ESTABLISHED, _LISTEN = 1 << 1, 1 << 10
+_FIN_WAIT2 = 5
 _CONNECTED = 0b1_1011_0011_1110
 _HEADER = struct.Struct("=IHHII")
 #: inet_diag_req_v2: family, protocol, extensions, states; then inet_diag_sockid: ports, addresses, interface, cookie.
@@ -32,6 +33,9 @@ _SOCKET_ID = struct.Struct("!HH16s16s12x")
 #: inet_diag_msg: family, state, timer and retransmissions come before the same inet_diag_sockid.
 _ID_AT = 4
 _MESSAGE_BYTES = 72
+#: Its last field: the socket's inode, 0 when no process has it any more.
+_INODE = struct.Struct("=I")
+_INODE_AT = 68
 _ATTRIBUTE = struct.Struct("=HH")
 #: tcpi_last_data_sent, tcpi_last_ack_sent, tcpi_last_data_recv of struct tcp_info, in milliseconds.
 _LAST = struct.Struct("=III")
@@ -78,10 +82,14 @@ def listening_ports() -> set[int]:
 
 
 def connections() -> list[TcpConnection]:
-    """Return what is connected, or about to be. Raises OSError."""
+    """Return what is connected, or about to be; without what its process has closed when all was sent and acknowledged,
+    of which only the peer's end is waited for. Raises OSError.
+    """
     found = []
     for family in _FAMILIES:
         for message in _dump(family, _CONNECTED):
+            if message[1] == _FIN_WAIT2 and not _INODE.unpack_from(message, _INODE_AT)[0]:
+                continue
             port, _, address, _ = _SOCKET_ID.unpack_from(message, _ID_AT)
             key = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _CONNECTED)
             key += message[_ID_AT : _ID_AT + _SOCKET_ID.size]
@@ -96,7 +104,7 @@ def end(chosen: Collection[TcpConnection]) -> int:
     """
     if not chosen:
         return 0
-    ended = 0
+    ended = refused = 0
     with _kernel() as kernel:
         for item in chosen:
             header = _HEADER.pack(_HEADER.size + len(item.key), _SOCK_DESTROY, _NLM_F_ACKNOWLEDGED_REQUEST, 1, 0)
@@ -104,8 +112,13 @@ def end(chosen: Collection[TcpConnection]) -> int:
             number = -struct.unpack_from("=i", kernel.recv(_BUFFER), _HEADER.size)[0]
             if number == 0:
                 ended += 1
+            elif number == EOPNOTSUPP:
+                # Kernels before 6.0 say so of one that has come to TIME_WAIT meanwhile, too: that has ended.
+                refused += 1
             elif number != ENOENT:
                 raise OSError(number, os.strerror(number))
+    if refused == len(chosen):
+        raise OSError(EOPNOTSUPP, os.strerror(EOPNOTSUPP))
     return ended
 
 
