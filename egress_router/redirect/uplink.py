@@ -145,6 +145,8 @@ class UplinkMonitor:
         """Stop watching."""
         self._close_watch()
         for own in self._checks.values():
+            # The loop may turn on, and the next descriptor may have this number.
+            self._loop.remove(own.fileno())
             own.close()
         self._checks.clear()
 
