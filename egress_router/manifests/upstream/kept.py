@@ -112,9 +112,10 @@ _OUR_HANDOVER = (
     {"name": "EGRESS_DAD_WAIT", "value": str(HELD_WAIT)},
     {"name": "EGRESS_DAD_WAIT", "value": str(SUCCESSION_WAIT)},
     {"name": "EGRESS_HANDOVER", "value": str(HANDOVER_WAIT)},
-    {"name": "EGRESS_SHUTDOWN_GRACE", "value": str(SUCCESSION_GRACE)},
 )
-_OUR_PAIR = ({"name": "EGRESS_SHUTDOWN_GRACE", "value": str(PAIR_PROXY_GRACE)},)
+#: Of a proxy alone, and of those of a pair. Elsewhere --set may say the same, and then the pod has as much time to end.
+_OUR_GRACE = {"name": "EGRESS_SHUTDOWN_GRACE", "value": str(SUCCESSION_GRACE)}
+_OUR_PAIR_GRACE = {"name": "EGRESS_SHUTDOWN_GRACE", "value": str(PAIR_PROXY_GRACE)}
 _OUR_TIMES = tuple(TERMINATION_GRACE + hold for hold in (0, SUCCESSION, HANDOVER_HOLD))
 _OF_THE_PRIVILEGED_FORM = {"EGRESS_PARENT_INTERFACE", "EGRESS_HOST_NETNS", "EGRESS_MACVLAN_MODE"}
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
@@ -461,7 +462,7 @@ class _Reader:
         found = []
         own.pop("", None)
         for name, raw in own.items():
-            if name in _TAKEN_OVER or (self._ours and raw in (_OUR_PAIR if self._pair else _OUR_HANDOVER)):
+            if name in _TAKEN_OVER or (self._ours and self._is_written_anyway(container, raw)):
                 continue
             if name in _OF_THE_PRIVILEGED_FORM:
                 self._note.changed(f"{name} is not needed: the interface comes with the pod")
@@ -475,6 +476,15 @@ class _Reader:
         for source in as_list(container.raw.get("envFrom")):
             found += self._from(container, source, own)
         return found
+
+    def _is_written_anyway(self, container: Container, raw: Mapping[str, Any]) -> bool:
+        """Return whether a variable of ours is one that `manifests` writes without being asked."""
+        if self._pair:
+            return raw == _OUR_PAIR_GRACE and self._component is not Component.REDIRECT
+        if raw != _OUR_GRACE:
+            return raw in _OUR_HANDOVER
+        hook = as_mapping(as_mapping(container.raw.get("lifecycle")).get("preStop"))
+        return as_mapping(hook.get("exec")).get("command") == ["sleep", str(SUCCESSION)]
 
     def _from(self, container: Container, source: Mapping[str, Any], own: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the variables of an ``envFrom`` one by one: those of a router would contradict ours."""

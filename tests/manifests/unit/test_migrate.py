@@ -135,6 +135,32 @@ def test_what_we_wrote_is_a_fixed_point(migrate: Migrate, path: Path) -> None:
     assert not [line for line in notes.splitlines() if line.startswith(("lost", "changed", "was wrong"))]
 
 
+@pytest.mark.parametrize(
+    ("component", "more"),
+    [
+        ("redirect", ()),
+        ("redirect", ("--source", "192.0.2.47")),
+        ("redirect", ("--pair", "46")),
+        ("http-proxy", ()),
+        ("http-proxy", ("--source", "192.0.2.47")),
+        ("http-proxy", ("--pair", "46")),
+    ],
+)
+def test_a_grace_that_was_asked_for_stays_also_where_it_is_what_others_have(
+    migrate: Migrate, component: str, more: tuple[str, ...]
+) -> None:
+    """The pod has as much time to end as that takes: with another grace it would be killed in the middle."""
+    listed = migrate.folder / "list"
+    listed.write_text("80 tcp 203.0.113.25\n" if component == "redirect" else "*\n")
+    words = ["--name", "shop", "--source", "192.0.2.46", "--gateway", "192.0.2.1", "--destinations", str(listed)]
+    words += ["--platform", "kubernetes", "--parent-interface", "eth1", "--set", "EGRESS_SHUTDOWN_GRACE=10", *more]
+    assert guarded(lambda: run(["manifests", component, *words])) == 0
+    written = migrate.capture.readouterr().out
+    status, items, _ = migrate(written)
+    assert status == 0
+    assert items == [item for item in yaml.load_all(written, Loader=LOADER) if item]
+
+
 def test_cost_grows_as_the_number_of_routers_does(migrate: Migrate) -> None:
     """Each doubling makes it at most 2.3 times as long, in the mean of three doublings."""
 
