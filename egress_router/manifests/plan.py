@@ -14,9 +14,9 @@ from egress_router.manifests.ports import policy_ports, rule_families, service_p
 from egress_router.manifests.validate import LABEL_VALUE, attach_of, forwarding_of, validation_errors, warnings_about
 from egress_router.manifests.values import (
     HANDOVER_HOLD,
+    HANDOVER_WAIT,
     SUCCESSION,
     SUCCESSION_GRACE,
-    TERMINATION_GRACE,
     Attach,
     Component,
     Forwarding,
@@ -27,6 +27,8 @@ from egress_router.manifests.values import (
     RouterWorkload,
 )
 
+#: Seconds between the end of what a router waits for and SIGKILL, at least.
+_MARGIN = 5
 #: The interface that ``init`` looks for first.
 EGRESS_INTERFACE = "macvlan0"
 SDN_ANNOTATION = "pod.network.openshift.io/assign-macvlan"
@@ -118,8 +120,18 @@ def has_succession(request: ManifestRequest) -> bool:
         and seconds(inputs, ignored, "EGRESS_HANDOVER", SUCCESSION, 0, 3600) > 0
         # What others do before its start finds the address there.
         and not kept.after
-        and kept.spec.get("terminationGracePeriodSeconds", TERMINATION_GRACE) >= TERMINATION_GRACE - SUCCESSION_GRACE
+        and _has_time_for_succession(request.component, kept)
     )
+
+
+def _has_time_for_succession(component: Component, kept: Kept) -> bool:
+    """Return whether the pod may take as long to end as a router that waits for its successor."""
+    whole = kept.spec.get("terminationGracePeriodSeconds")
+    if not isinstance(whole, int):
+        return True
+    hold, grace = (0, HANDOVER_WAIT) if component is Component.REDIRECT else (SUCCESSION, SUCCESSION_GRACE)
+    own = seconds(Inputs(kept.settings), Problems(), "EGRESS_SHUTDOWN_GRACE", grace, 0, 86400)
+    return whole >= hold + max(grace, own) + _MARGIN
 
 
 def _routers(request: ManifestRequest) -> tuple[RouterWorkload, ...]:

@@ -161,6 +161,23 @@ def test_a_grace_that_was_asked_for_stays_also_where_it_is_what_others_have(
     assert items == [item for item in yaml.load_all(written, Loader=LOADER) if item]
 
 
+@pytest.mark.parametrize(("whole", "beside"), [(65, False), (85, True)])
+def test_a_proxy_waits_for_its_successor_where_the_pod_has_the_time(migrate: Migrate, whole: int, beside: bool) -> None:
+    """20 s before its grace, and it would be killed in that."""
+    old = router()
+    old["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = whole
+    (init,) = old["spec"]["template"]["spec"]["initContainers"]
+    init["env"] = [one for one in init["env"] if one["name"] != "EGRESS_DESTINATION"]
+    init["env"][-1]["value"] = "http-proxy"
+    env = [{"name": "EGRESS_HTTP_PROXY_DESTINATION", "value": "*"}, {"name": "EGRESS_SHUTDOWN_GRACE", "value": "60"}]
+    old["spec"]["template"]["spec"]["containers"] = [{"name": "p", "image": "origin-egress-http-proxy", "env": env}]
+    _, items, _ = migrate(old, options=("--platform", "kubernetes", "--parent-interface", "eth1"))
+    (item,) = by_kind(items, "Deployment")
+    assert item["spec"]["strategy"]["type"] == ("RollingUpdate" if beside else "Recreate")
+    hooks = [one["lifecycle"] for one in template(item)["spec"]["containers"] if "lifecycle" in one]
+    assert len(hooks) == beside
+
+
 def test_cost_grows_as_the_number_of_routers_does(migrate: Migrate) -> None:
     """Each doubling makes it at most 2.3 times as long, in the mean of three doublings."""
 
