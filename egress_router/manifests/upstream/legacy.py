@@ -222,6 +222,13 @@ def _together(
     request = first.request
     found = [item for item in found if not ours or item.name != request.name + PEERS_SUFFIX]
     pair = first.pair if len(group) == PAIR_ROUTERS and group[0].source == group[1].source else ""
+    for router in group if not pair else ():
+        if router.pair:
+            text = (
+                f"EGRESS_PAIR={router.pair}, so that it takes {router.source} without asking the others: a pair is two "
+                "workloads with one EGRESS_SOURCE behind one Service, both in the files"
+            )
+            notes.append(Note(NoteKind.LOST, router.where, text))
     replaced = None if found else all_services.named(request.name, request.namespace)
     if replaced is not None and not ours:
         about = Notebook(replaced.where)

@@ -178,6 +178,16 @@ def test_a_proxy_waits_for_its_successor_where_the_pod_has_the_time(migrate: Mig
     assert len(hooks) == beside
 
 
+def test_one_half_of_a_pair_is_no_router_alone_in_silence(migrate: Migrate) -> None:
+    text = (GOLDEN / "manifests" / "redirect-pair" / "manifests.yaml").read_text()
+    items = [item for item in yaml.load_all(text, Loader=LOADER) if item]
+    whole, _, _ = migrate(*map(dumped, items))
+    second = by_kind(items, "Deployment")[1]
+    half, _, notes = migrate(*(dumped(item) for item in items if item is not second))
+    assert (whole, half) == (0, 65)
+    assert "lost: Deployment/dual-1: EGRESS_PAIR=" in notes
+
+
 def test_cost_grows_as_the_number_of_routers_does(migrate: Migrate) -> None:
     """Each doubling makes it at most 2.3 times as long, in the mean of three doublings."""
 
