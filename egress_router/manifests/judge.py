@@ -17,8 +17,8 @@ from typing import Any
 from egress_router.config.inputs import Problems
 from egress_router.errors import Problem
 from egress_router.manifests.containers import Container, ManifestPod, Role, pauses
-from egress_router.manifests.objects import ManifestObject, Objects, as_mapping, as_text
-from egress_router.manifests.plan import NETWORKS_ANNOTATION, SDN_ANNOTATION
+from egress_router.manifests.objects import ManifestObject, Objects, as_list, as_mapping, as_text
+from egress_router.manifests.plan import EGRESS_INTERFACE, NETWORKS_ANNOTATION, SDN_ANNOTATION
 
 _LISTS = {
     Role.HTTP: ("EGRESS_HTTP_PROXY_DESTINATION", "EGRESS_HTTP_PROXY_DESTINATION_FILE"),
@@ -51,7 +51,7 @@ def judge_pods(pods: Iterable[ManifestPod], objects: Objects, problems: Problems
     """Note what keeps each of the pods, or several of them together, from working."""
     pods = list(pods)
     for pod in pods:
-        for severity, problem in (*_containers(pod), *_pod(pod), *_workload(pod), *_scaled(pod, objects)):
+        for severity, problem in (*_containers(pod), *_pod(pod), *_workload(pod, objects), *_scaled(pod, objects)):
             (problems.errors if severity else problems.warnings).append(problem)
     problems.errors += shared_addresses(holders(pod for pod in pods if pod.item.spec.get("replicas") != 0))
 
@@ -326,7 +326,7 @@ def _has_interface(pod: ManifestPod, annotations: dict[str, Any]) -> bool:
     return pod.item.pod_spec.get("hostPID") is True and _privileged(pod)
 
 
-def _workload(pod: ManifestPod) -> Found:
+def _workload(pod: ManifestPod, objects: Objects) -> Found:
     kind, spec = pod.item.kind, pod.item.spec
     replicas = spec.get("replicas", 1)
     if replicas is not None and type(replicas) is not int and kind != "Pod":
@@ -342,12 +342,12 @@ def _workload(pod: ManifestPod) -> Found:
     strategy = as_mapping(spec.get("strategy"))
     if kind in ("Deployment", "DeploymentConfig") and strategy.get("type") != "Recreate" and not _makes_room(strategy):
         message = "a rolling update starts the new pod beside the old one, which has the address: it never gets ready"
-        leaves = _old_one_leaves(strategy)
+        leaves, heard = _old_one_leaves(strategy), _is_heard(pod, objects)
         if _of_pair(pod):
             message = "a rolling update waits for the new pod, which is a standby, and not ready while another one is"
-        elif leaves and not _is_heard(pod):
+        elif leaves and not heard:
             message = "a rolling update starts the new pod beside the old one: both would have the address"
-        if _of_pair(pod) or not leaves or not _is_heard(pod):
+        if _of_pair(pod) or not leaves or not heard:
             yield _error(pod, "spec.strategy", as_text(strategy.get("type")), message, "type: Recreate")
     for field in ("parallelism", "completions"):
         count = pod.item.job_spec.get(field)
@@ -381,12 +381,50 @@ def _old_one_leaves(strategy: dict[str, Any]) -> bool:
     return missing == "100%" or missing in map(str, range(1, 10))
 
 
-def _is_heard(pod: ManifestPod) -> bool:
-    """Whether a second pod notices that the first one has the address: OpenShift SDN's macvlans of one node do not hear
-    each other.
+def _is_heard(pod: ManifestPod, objects: Objects) -> bool:
+    """Whether a second pod waits until the first one has left the address, as far as the files tell: OpenShift SDN's
+    macvlans of one node do not hear each other, nor do others but for those in mode bridge; an ipvlan gets no answer;
+    and what IPAM gives is there at once.
     """
     off = any(container.env.get("EGRESS_DAD", "").strip().lower() == "off" for container in pod.ours)
-    return not off and SDN_ANNOTATION not in pod.item.pod_annotations
+    modes = [container.env.get("EGRESS_MACVLAN_MODE", "").strip().lower() for container in pod.ours]
+    if off or SDN_ANNOTATION in pod.item.pod_annotations or any(mode not in ("", "bridge") for mode in modes):
+        return False
+    text = pod.item.pod_annotations.get(NETWORKS_ANNOTATION)
+    networks = text if isinstance(text, str) else ""
+    wanted = next((one.env["EGRESS_INTERFACE"].strip() for one in pod.ours if "EGRESS_INTERFACE" in one.env), "")
+    attached = list(zip(_attached(networks), _networks(networks, pod.item.namespace), strict=False))
+    # Without a name it is the only macvlan.
+    kinds = {"macvlan", "ipvlan"} if any(one == (wanted or EGRESS_INTERFACE) for one, _ in attached) else {"macvlan"}
+    return all(
+        plugin["type"] == "macvlan" and plugin.get("mode") in (None, "", "bridge") and not plugin.get("ipam")
+        for interface, (namespace, name) in attached
+        for plugin in _plugins(objects.find("NetworkAttachmentDefinition", namespace, name))
+        if plugin.get("type") in kinds and (len(kinds) == 1 or interface == (wanted or EGRESS_INTERFACE))
+    )
+
+
+def _networks(networks: str, namespace: str) -> list[tuple[str, str]]:
+    """Return namespace and name of each network of the annotation of Multus, [] where it cannot be read."""
+    if not networks.lstrip().startswith("["):
+        words = [one.strip().partition("@")[0].rpartition("/") for one in networks.split(",") if one.strip()]
+        return [(space or namespace, name) for space, _, name in words]
+    try:
+        items = json.loads(networks)
+        return [(as_text(one.get("namespace")) or namespace, as_text(one.get("name"))) for one in items]
+    except (ValueError, AttributeError, RecursionError):
+        return []
+
+
+def _plugins(attachment: ManifestObject | None) -> list[dict[str, Any]]:
+    """Return the CNI plugins of a network attachment, [] where its configuration cannot be read."""
+    if attachment is None:
+        return []
+    try:
+        config = as_mapping(json.loads(as_text(attachment.spec.get("config"))))
+    except (ValueError, RecursionError):
+        return []
+    return [config, *as_list(config.get("plugins"))]
 
 
 def _scaled(pod: ManifestPod, objects: Objects) -> Found:

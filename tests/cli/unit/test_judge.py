@@ -78,6 +78,15 @@ PROXY_PAIR = (
 )
 OTHER = REDIRECT.replace("name: shop, namespace: egress", "name: shop2, namespace: other")
 
+BESIDE = REDIRECT.replace("{type: Recreate}", "{rollingUpdate: {maxSurge: 1, maxUnavailable: 1}}")
+ON_NETWORK = 'annotations: {k8s.v1.cni.cncf.io/networks: "x/other, nets/egress@macvlan0"}'
+NETWORK = """---
+kind: NetworkAttachmentDefinition
+apiVersion: k8s.cni.cncf.io/v1
+metadata: {name: egress, namespace: nets}
+spec: {config: '{"cniVersion": "0.3.1", "plugins": [{"type": "macvlan", "master": "eth1", "mode": "bridge"}]}'}
+"""
+
 BAD = {
     "policy in the init container": (TO_INIT, "EGRESS_HTTP_PROXY_DESTINATION: stands in the init container init"),
     "source and gateway in the main container": (
@@ -189,6 +198,30 @@ BAD = {
     ),
     "a rolling update of one that is not heard": (
         REDIRECT.replace("{type: Recreate}", "{rollingUpdate: {maxSurge: 1, maxUnavailable: 1}}"),
+        "both would have the address",
+    ),
+    "a rolling update of macvlans that the routers make so that they do not hear each other": (
+        BESIDE.replace(ANNOTATION, "annotations: {}").replace(
+            "name: EGRESS_ROUTER_MODE",
+            "name: EGRESS_PARENT_INTERFACE, value: eth1}\n        - {name: EGRESS_MACVLAN_MODE, value: private}\n"
+            "        - {name: EGRESS_ROUTER_MODE",
+        ),
+        "both would have the address",
+    ),
+    "a rolling update in a network whose macvlans do not hear each other": (
+        BESIDE.replace(ANNOTATION, ON_NETWORK) + NETWORK.replace("bridge", "private"),
+        "both would have the address",
+    ),
+    "a rolling update in a network of ipvlans": (
+        BESIDE.replace(ANNOTATION, ON_NETWORK) + NETWORK.replace("macvlan", "ipvlan").replace("bridge", "l2"),
+        "both would have the address",
+    ),
+    "a rolling update in a network that gives the address": (
+        BESIDE.replace(ANNOTATION, ON_NETWORK) + NETWORK.replace('"bridge"', '"bridge", "ipam": {"type": "static"}'),
+        "both would have the address",
+    ),
+    "a rolling update in a network without a name for its macvlan": (
+        BESIDE.replace(ANNOTATION, ON_NETWORK.replace("@macvlan0", "")) + NETWORK.replace("bridge", "vepa"),
         "both would have the address",
     ),
     "a rolling update that leaves the old one": (
@@ -304,6 +337,13 @@ FINE = {
     "an interface of Multus by its place": MULTUS.replace("NETWORKS", "x/one,egress").replace("NIC", "net2"),
     "an interface of Multus by its name": MULTUS.replace("NETWORKS", "one,egress@net7").replace("NIC", "net7"),
     "networks that are no JSON": MULTUS.replace("NETWORKS", '[{"name": "a"').replace("NIC", "net5"),
+    "a rolling update in a network whose macvlans hear each other": BESIDE.replace(ANNOTATION, ON_NETWORK) + NETWORK,
+    "a rolling update, and another network whose macvlans do not hear each other": BESIDE.replace(
+        ANNOTATION, ON_NETWORK
+    )
+    + NETWORK
+    + NETWORK.replace("name: egress, namespace: nets", "name: other, namespace: x").replace("bridge", "private"),
+    "a rolling update in a network of which nothing is known": BESIDE.replace(ANNOTATION, ON_NETWORK),
     "no surge": REDIRECT.replace("{type: Recreate}", "{rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}"),
     "a NIC's name": REDIRECT.replace('"true"', '"eth1"'),
     "Multus": REDIRECT.replace(ANNOTATION, 'annotations: {k8s.v1.cni.cncf.io/networks: "egress"}'),
