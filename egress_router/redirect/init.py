@@ -14,7 +14,6 @@ from egress_router.config.inputs import Problems, load_inputs, warn_unknown
 from egress_router.config.settings import parse_log
 from egress_router.daemon.log import LOGGER, log_warnings, set_up_log
 from egress_router.errors import ConfigurationError, PlatformError
-from egress_router.records import replace
 from egress_router.redirect.config import parse_router
 from egress_router.redirect.connections import end_stale
 from egress_router.redirect.nat import NatBackend
@@ -42,10 +41,9 @@ def run_init(env: Mapping[str, str]) -> int:
         from egress_router.redirect.run import run_router
 
         return run_router(env)
-    if config.pair is not None:
-        # The container that stays, `run`, takes the address when the pair says so.
-        config = replace(config, holds=False)
-    _end_stale(*set_up(config))
+    # The container that stays, `run`, takes the address when the pair says so, or when it is free.
+    later = config.pair is not None or (config.mode is Mode.INIT and config.handover > 0)
+    _end_stale(*set_up(config, later=later))
     return 0
 
 

@@ -25,7 +25,7 @@ from egress_router.redirect.network_drift import Drift, network_drift
 from egress_router.redirect.network_state import PROTOCOL, NetworkState
 from egress_router.redirect.offload import refuse_without_offload
 from egress_router.redirect.plan import cluster_interface_warnings
-from egress_router.redirect.values import Desired, FlowOffload, Mode, RouterConfig
+from egress_router.redirect.values import Desired, FlowOffload, RouterConfig
 from egress_router.redirect.withdraw import withdraw
 
 #: Changing links, addresses, routes and rules; asking and telling the neighbours, and reading iptables.
@@ -37,10 +37,11 @@ FREE_PAUSE = 0.3
 _DETECTION_SECONDS = 5.0
 
 
-def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
+def set_up(config: RouterConfig, *, later: bool = False) -> tuple[Desired, NatBackend]:
     """Make the pod an egress router; return what is in place now, and by which backend.
 
-    Safe to run again and after a kill at any point: what is in place stays.
+    Safe to run again and after a kill at any point: what is in place stays. ``later``: `run`, the next container, takes
+    the addresses; where it has done so already, they stay as well.
 
     The filter and the translation stand before the interface comes up, the egress default route is in place before
     the cluster's one goes, and what is forwarded never looks at the main table, so there is no instant at which a
@@ -57,8 +58,8 @@ def set_up(config: RouterConfig) -> tuple[Desired, NatBackend]:
         link, observed = _egress_link(kernel, config)
         for warning in cluster_interface_warnings(observed, link.name):
             LOGGER.warning("%s", warning)
-        if config.mode is Mode.INIT and config.handover and not _has_source(config, observed, link):
-            # `run`, the next container, waits for it: then all else is done when it is free.
+        if later and not _serves(config, observed, link):
+            # All else is done when the address is free.
             config = replace(config, holds=False)
         desired = desired_state(config, observed, link.name)
         _refuse_other_addresses(config, observed, link)
@@ -213,10 +214,13 @@ def _refuse_other_addresses(config: RouterConfig, observed: Observed, link: Link
             )
 
 
-def _has_source(config: RouterConfig, observed: Observed, link: Link) -> bool:
-    """Whether the egress interface has one of the addresses already: `init` runs again beside a router that serves."""
+def _serves(config: RouterConfig, observed: Observed, link: Link) -> bool:
+    """Whether a router has one of the addresses already: `init` runs again beside it. (One that somebody else has given
+    to the interface is there before any rule of ours.)
+    """
     sources = config.sources.values()
-    return any(item.interface == link.name and item.address in sources for item in observed.addresses)
+    ours = any(rule.protocol == PROTOCOL for rule in observed.rules)
+    return ours and any(item.interface == link.name and item.address in sources for item in observed.addresses)
 
 
 def _is_autoconfigured(item: LinkAddress) -> bool:

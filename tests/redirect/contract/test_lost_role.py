@@ -1,4 +1,4 @@
-"""A router of a pair whose role goes while its addresses are being put in place."""
+"""A router of a pair whose role goes while its addresses are put in place, and `init` beside one that has them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 
 from egress_router.net.arp_nd import claimed
 from egress_router.net.rtnetlink.kernel import Rtnetlink
+from egress_router.redirect import plan
 from egress_router.redirect.desired import desired_state
 from egress_router.redirect.network_state import PROTOCOL
 from egress_router.redirect.pair.values import PairConfig
-from egress_router.redirect.setup import restore
+from egress_router.redirect.setup import restore, set_up
 from egress_router.redirect.values import Mode
 from egress_router.redirect.withdraw import withdraw
 from tests.net.contract.conftest import namespace
@@ -91,3 +92,29 @@ def test_a_router_that_keeps_its_role_has_its_addresses_and_says_so(lan: socket.
         restore(CONFIG, desired)
         assert {item.address.ip for item in kernel.addresses()} >= OURS
     assert announced(lan) >= 2 * len(OURS)
+
+
+@pytest.mark.usefixtures(namespace.__name__, lan.__name__)
+@pytest.mark.parametrize("more", [{"pair": PairConfig(46)}, {"handover": 30}], ids=["pair", "handover"])
+def test_init_again_takes_nothing_away(more: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubelets have it run again, beside the router, when ended containers were cleared away."""
+    # Nobody renews it here.
+    monkeypatch.setattr(plan, "LEASE_SECONDS", 60)
+    first = config(mode=Mode.INIT, backend="nftables", **more)
+    with Rtnetlink() as kernel:
+        set_up(first, later=True)
+        assert not OURS & {item.address.ip for item in kernel.addresses()}, "`run` takes them"
+        restore(first, desired_state(first, kernel.observe(), EGRESS))
+        desired, _ = set_up(first, later=True)
+        assert {item.address.ip for item in kernel.addresses()} >= OURS
+        assert desired.translation.holds
+
+
+@pytest.mark.usefixtures(namespace.__name__, lan.__name__)
+def test_an_address_that_the_pod_was_made_with_is_not_that_of_a_router() -> None:
+    first = config(mode=Mode.INIT, backend="nftables", pair=PairConfig(46))
+    for source in first.sources.values():
+        ip("address", "add", str(source), "dev", EGRESS, *(["nodad"] if source.version == 6 else []))
+    with Rtnetlink() as kernel:
+        set_up(first, later=True)
+        assert not OURS & {item.address.ip for item in kernel.addresses()}
