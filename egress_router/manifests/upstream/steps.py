@@ -87,5 +87,5 @@ def _proxies(requests: Sequence[ManifestRequest]) -> bool:
 
 def _workload(requests: Sequence[ManifestRequest], name: str) -> str:
     """Return the name of the one Deployment, ``name`` for several."""
-    alone = len(requests) == 1 and len(requests[0].sources) == 1
+    alone = len(requests) == 1 and len(requests[0].owners) == 1
     return requests[0].name if alone else f"{name}-N" if len(requests) == 1 else "NAME"

@@ -1045,6 +1045,10 @@ def test_the_log_to_look_at_is_of_a_container_that_there_is(migrate: Migrate) ->
     assert status == 0
     assert "initContainers" not in template(by_kind(items, "Deployment")[0])["spec"]
     assert "logs deploy/shop; the gateway" in notes
+    pair = yaml.load_all((GOLDEN / "manifests" / "redirect-pair" / "manifests.yaml").read_text(), Loader=LOADER)
+    _, items, notes = migrate(*(dumped(item) for item in pair if item))
+    (name, _) = [item["metadata"]["name"] for item in by_kind(items, "Deployment")]
+    assert f"logs deploy/{name.removesuffix('1')}N -c init;" in notes
 
 
 def test_the_container_that_only_waits_is_named_with_what_goes(migrate: Migrate) -> None:
