@@ -120,6 +120,8 @@ def has_succession(request: ManifestRequest) -> bool:
         and seconds(inputs, ignored, "EGRESS_HANDOVER", SUCCESSION, 0, 3600) > 0
         # What others do before its start finds the address there.
         and not kept.after
+        # A headless Service's name has no pod that ends, so that nobody would come while a proxy holds on.
+        and (request.component is Component.REDIRECT or not request.headless)
         and _has_time_for_succession(request.component, kept)
     )
 

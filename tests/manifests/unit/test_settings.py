@@ -138,6 +138,7 @@ def test_the_successor_of_one_alone_starts_beside_it(manifests: Manifests, compo
         ("http-proxy", ("--set", "EGRESS_DAD=off"), 1),
         ("redirect", ("--set", "EGRESS_HANDOVER=0"), 1),
         ("redirect", ("--set", "EGRESS_SHUTDOWN_DELAY=5"), 1),
+        ("http-proxy", ("--headless",), 1),
     ],
 )
 def test_elsewhere_the_old_one_goes_first(
