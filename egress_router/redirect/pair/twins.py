@@ -110,7 +110,7 @@ class Twins:
         """Ask each peer once; ``beat`` is called before what takes its time."""
         own: dict[int, str] = {address.version: str(address) for address in self._own()}
         mine = self._mine()
-        addresses, problem = self._found(set(own.values()), beat)
+        addresses, problem = self._found(own, beat)
         beat()
         twins = {address: self._ask(address, own, mine) for address in addresses[:_MOST_TWINS]}
         before = self._state.twins
@@ -120,18 +120,19 @@ class Twins:
         self._state.twins = twins
         self._state.not_found = problem
 
-    def _found(self, own: set[str], beat: Callable[[], None]) -> tuple[list[str], str]:
+    def _found(self, own: Mapping[int, str], beat: Callable[[], None]) -> tuple[list[str], str]:
         """Return the addresses of the peers, without our own, and why there are none."""
         found: dict[str, None] = {}
         problem = ""
         for peer in self._state.config.peers:
             beat()
             try:
-                for *_, place in socket.getaddrinfo(peer, self._port, type=socket.SOCK_STREAM):
-                    found[str(place[0])] = None
+                places = [str(place[0]) for *_, place in socket.getaddrinfo(peer, self._port, type=socket.SOCK_STREAM)]
             except OSError as error:
                 problem = f"EGRESS_PAIR_PEERS: {peer} has no address: {error.strerror}"
-        for address in own:
+            else:
+                found |= dict.fromkeys(_of_one_family(places, own))
+        for address in own.values():
             found.pop(address, None)
         if not found and not problem:
             problem = "EGRESS_PAIR_PEERS names no other router than this one"
@@ -149,6 +150,16 @@ class Twins:
         if status != b"200":
             return Twin(problem=f"what answers at port {self._port} is no router of a pair")
         return read_page(body, mine)
+
+
+def _of_one_family(addresses: Iterable[str], own: Iterable[int]) -> list[str]:
+    """Return those of the addresses of a name that are of one family, if possible one of ``own``: a pod that has both
+    is one router, and counts once.
+    """
+    found: dict[int, list[str]] = {}
+    for address in addresses:
+        found.setdefault(6 if ":" in address else 4, []).append(address)
+    return next((found[version] for version in (*own, *found) if version in found), [])
 
 
 def _page(address: str, port: int, source: str) -> tuple[bytes, bytes]:

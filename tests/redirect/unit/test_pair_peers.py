@@ -11,12 +11,14 @@ import pytest
 
 from egress_router import __version__
 from egress_router.config.values import Address
+from egress_router.redirect.pair import twins
 from egress_router.redirect.pair.claims import CLAIM_SECONDS, DEAD_SECONDS, Claims
 from egress_router.redirect.pair.state import PairState, Twin
 from egress_router.redirect.pair.twins import (
     DESTINATIONS,
     SETTINGS,
     VERSION,
+    Twins,
     features,
     own_page,
     proxy_lists,
@@ -142,6 +144,18 @@ def test_machines_are_told_apart_and_not_remembered_without_end() -> None:
         claims.until(f"02:00:00:00:01:{number:02x}", 100.0 + number / 100, ASKED)
     assert len(claims._heard) == 16
     assert claims.until(OTHER, 102.0, ASKED) == pytest.approx(102.0 + DEAD_SECONDS + ASKED)
+
+
+def test_a_pod_of_both_families_is_one_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ["10.1.2.2", "10.1.2.3", "fd01::2", "fd01::3"]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (one, 0)) for one in found])
+    page = json.dumps(own_page(PairState(PAIR), lambda: MINE)).encode()
+    monkeypatch.setattr(twins, "_page", lambda *_: (b"200", page))
+    for own in (["10.1.2.2", "fd01::2"], ["fd01::2"], ["10.1.2.2"]):
+        state = PairState(PAIR)
+        Twins(state, 9909, lambda own=own: map(ip_address, own), lambda: MINE).ask()  # type: ignore[misc]
+        assert state.standbys == 1
+        assert {ip_address(one).version for one in state.twins} == {ip_address(own[0]).version}
 
 
 # A gateway that starts
