@@ -387,11 +387,11 @@ def _is_heard(pod: ManifestPod, objects: Objects) -> bool:
     and what IPAM gives is there at once.
     """
     off = any(container.env.get("EGRESS_DAD", "").strip().lower() == "off" for container in pod.ours)
-    modes = [container.env.get("EGRESS_MACVLAN_MODE", "").strip().lower() for container in pod.ours]
-    if off or SDN_ANNOTATION in pod.item.pod_annotations or any(mode not in ("", "bridge") for mode in modes):
-        return False
+    modes = {container.env.get("EGRESS_MACVLAN_MODE", "").strip().lower() for container in pod.ours}
     text = pod.item.pod_annotations.get(NETWORKS_ANNOTATION)
     networks = text if isinstance(text, str) else ""
+    if off or SDN_ANNOTATION in pod.item.pod_annotations or (not networks and modes - {"", "bridge"}):
+        return False
     wanted = next((one.env["EGRESS_INTERFACE"].strip() for one in pod.ours if "EGRESS_INTERFACE" in one.env), "")
     attached = list(zip(_attached(networks), _networks(networks, pod.item.namespace), strict=False))
     # Without a name it is the only macvlan.
