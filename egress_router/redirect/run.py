@@ -65,6 +65,8 @@ DRAIN_SECONDS = 0.25
 #: At the end of the grace, and after a second signal, work that is under way has so long to end; what it leaves half
 #: done is what kill -9 would leave.
 LAST_WORK_SECONDS = 0.6
+#: Of one whose successor waits: that would have to wait for the end of the pod as well.
+HAND_OVER_SECONDS = 3.0
 
 
 class RedirectDaemon:
@@ -333,7 +335,8 @@ class RedirectDaemon:
         self._state.leaving = True
         self._leave_by = self._loop.now() + (delay or 0) + self._run.grace
         # Whatever the worker is stuck in.
-        self._loop.call_later((delay or 0) + self._run.grace + LAST_WORK_SECONDS, self._loop.stop)
+        last = HAND_OVER_SECONDS if self._run.router.handover else LAST_WORK_SECONDS
+        self._loop.call_later((delay or 0) + self._run.grace + last, self._loop.stop)
         if delay is None:
             # Kubernetes sends new connections here as long as no other pod of the Service is ready.
             awaited = min(self._run.router.handover, self._run.grace)

@@ -291,6 +291,15 @@ def test_no_successor_is_waited_for_longer_than_the_grace(router: Router) -> Non
     assert 32.0 <= router.took < 33.0
 
 
+def test_a_worker_that_counts_many_connections_gives_the_addresses_up_after_that(router: Router) -> None:
+    with_handover(router, 30)
+    router.left = 1
+    router.worker.takes = 1.0
+    router.run(100.0, (2.0, router.signal(signal.SIGTERM)))
+    assert "give the addresses up" in router.steps
+    assert router.took < 36.0
+
+
 def test_one_of_several_is_unready_first_and_refuses_later(router: Router) -> None:
     router.left = 1
     router.daemon._run = replace(router.daemon._run, delay=8)
