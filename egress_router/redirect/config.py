@@ -53,7 +53,7 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
         gateways=gateways,
         rules=rules,
         backend=backend,
-        flow_offload=_flow_offload(inputs, problems, backend),
+        flow_offload=_flow_offload(inputs, problems, backend, paired=pair is not None),
         interface=_interface(inputs, problems, "EGRESS_INTERFACE"),
         parent_interface=_interface(inputs, problems, "EGRESS_PARENT_INTERFACE"),
         host_netns=_path(inputs, problems, "EGRESS_HOST_NETNS"),
@@ -74,12 +74,15 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
     return config if len(problems.errors) == before else None
 
 
-def _flow_offload(inputs: Inputs, problems: Problems, backend: Backend) -> FlowOffload:
+def _flow_offload(inputs: Inputs, problems: Problems, backend: Backend, *, paired: bool) -> FlowOffload:
     """Read EGRESS_FLOW_OFFLOAD; what cannot be with ``backend`` is noted."""
     wanted = _choice(inputs, problems, "EGRESS_FLOW_OFFLOAD", FlowOffload, FlowOffload.AUTO)
     if wanted is FlowOffload.ON and backend is Backend.IPTABLES:
         message = "needs the flow tables of nftables, and EGRESS_NAT_BACKEND is iptables"
         problems.error("EGRESS_FLOW_OFFLOAD", None, "on", message, "EGRESS_NAT_BACKEND=nftables, or auto here")
+    if wanted is FlowOffload.AUTO and paired:
+        # Kernels before Linux 5.19 may look once a second only whether a route is gone, and a standby sends nothing.
+        return FlowOffload.OFF
     return wanted
 
 

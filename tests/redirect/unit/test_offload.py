@@ -299,6 +299,10 @@ def test_configuration() -> None:
     assert [problem.variable for problem in problems.errors] == ["EGRESS_FLOW_OFFLOAD"]
     config, problems = read(EGRESS_FLOW_OFFLOAD="auto", EGRESS_NAT_BACKEND="iptables")
     assert config is not None
+    for wanted, taken in (("auto", FlowOffload.OFF), ("on", FlowOffload.ON)):
+        config, problems = read(EGRESS_FLOW_OFFLOAD=wanted, EGRESS_PAIR="46")
+        assert config is not None, problems.errors
+        assert config.flow_offload is taken
     config, problems = read(EGRESS_FLOW_OFFLOAD="yes")
     assert config is None
     assert "auto, on, off" in str(problems.errors[0])
