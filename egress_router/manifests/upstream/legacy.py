@@ -273,12 +273,12 @@ def _together(
     notes += note.notes
     mine = Problems()
     sources = tuple(router.source for router in (group[:1] if pair else group))
-    text = SourceText(first.names["--destinations"], first.destinations)
+    destinations = SourceText(first.names["--destinations"], first.destinations)
     settings = {name: value for kept in request.kept for name, value in kept.settings.items()}
     if pair:
         settings["EGRESS_PAIR"] = pair
     complete = complete_request(
-        request, sources, options.gateway or first.gateway, text, mine, first.http_port, settings
+        request, sources, options.gateway or first.gateway, destinations, mine, first.http_port, settings
     )
     problems.errors += [named(problem, first, options.given) for problem in mine.errors]
     problems.warnings += [named(problem, first, options.given) for problem in mine.warnings]
