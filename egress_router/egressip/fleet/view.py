@@ -333,8 +333,6 @@ def _addresses(
         else:
             level, words = Level.DEGRADED, "no node has it"
         how = "" if not node else "automatic" if ip in automatic else "by hand"
-        if ip in automatic and ip in decision.standbys:
-            how = f"automatic, standby {decision.standbys[ip]}"
         pods = sum(pods_of.get(name, 0) for name in names)
         rows.append(AddressRow(ip, level, words, node, how, history.since(ip), tuple(sorted(set(names))), pods))
     return rows

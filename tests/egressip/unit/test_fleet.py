@@ -203,6 +203,19 @@ def test_a_report_can_go_into_a_ticket() -> None:
     assert "<script" not in clear
 
 
+def test_the_standby_of_an_assigned_address_stands_once_and_is_hidden_in_a_ticket() -> None:
+    nodes = tuple(
+        HostSubnet(name, f"192.0.2.{number}", egress_cidrs=("192.0.2.0/24",))
+        for number, name in enumerate(("alpha", "beta"), start=11)
+    )
+    cluster = state(nodes=nodes)
+    decision = decide(cluster, standby=True)
+    assert decision.standbys, "the control"
+    fleet = fleet_view(cluster, decision, dict.fromkeys(cluster.nodes, Health.UP), History(), NOW)
+    assert fleet_page(fleet).count("standby ") == len(decision.standbys)
+    assert not re.search("alpha|beta", fleet_page(fleet, Query(report=True, redact=True)))
+
+
 def test_what_is_gone_is_not_told_in_a_ticket_either() -> None:
     """Nodes that were removed within the hour, and who listed an address together."""
     history = History()
