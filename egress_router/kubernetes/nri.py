@@ -140,9 +140,14 @@ class Plugin:
         self.late = 0
 
     @property
+    def in_use(self) -> bool:
+        """Whether the runtime has told of pods, or shall."""
+        return self._required or bool(self.calls)
+
+    @property
     def trouble(self) -> str:
         """What is wrong, empty when nothing is: nobody needs to listen there unless that was required."""
-        if self.connected or not (self._required or self.calls):
+        if self.connected or not self.in_use:
             return ""
         return f"{self.path}: {self.why_not or 'not connected yet'}"
 

@@ -75,7 +75,7 @@ class FakeSource(Pipe):
     def waiting(self) -> tuple[str, Collection[str]]:
         return ("uid", self.starting) if self.waits else ("", ())
 
-    def pods_told(self, node: str, pods: Mapping[str, str]) -> bool:
+    def pods_told(self, node: str, pods: Mapping[str, str], *, signed: bool) -> bool:
         self.heard.append((node, pods))
         return True
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 import socket
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
@@ -55,6 +57,10 @@ HANG_PAUSE = 60.0
 HANGS_AFTER = 2.0
 #: Between two heartbeats so many connections are made: a fraction of a second, and many times that on a busy machine.
 MADE_AT_ONCE = 8192
+#: What other nodes say of pods that start waits for the loop so many times at most: they say it again at once.
+MOST_TOLD = 64
+#: How long this node's addresses are taken for the same; seconds.
+OWN_EVERY = 1.0
 #: A node that asked within this many probe intervals is listened to in a drain.
 USERS_WITHIN = 3 * REDUCED_RATE_ROUNDS
 
@@ -99,6 +105,11 @@ class Agent:
         self.source_ports = SourcePorts(threads.job, LOGGER.warning, loop.now)
         #: What hears of pods from the container runtime; None where nothing does.
         self.plugin: Plugin | None = None
+        self._told_slots = threading.BoundedSemaphore(MOST_TOLD)
+        #: When words of other nodes about their pods are over, in whole seconds of the loop.
+        self._told_over: set[int] = set()
+        #: When the kernel was asked for this node's addresses, and their keys.
+        self._own: tuple[float, frozenset[int | None]] = (-math.inf, frozenset())
         self.figures = ToldFigures(threads.job, dataplane.dropped_packets, loop.now)
         self._evaluator = Evaluator(follows=True)
         self._planner = Planner()
@@ -165,7 +176,7 @@ class Agent:
         pending = list(self._pending_here)
         elsewhere = self.node_drain.draining or self._blocked or bool(self._stuck())
         drain = {"drain": phase.value} if (phase := self.drain_phase()) else {}
-        takes = {"takes": True} if self._source.takes_pods else {}
+        takes = {"takes": True} if self._takes_pods else {}
         reply = {"ready": self.known.ready, "draining": elsewhere, **drain, "lacks": pending, **takes}
         return {**reply, "tunnel": applied is not None, **sources}
 
@@ -338,16 +349,47 @@ class Agent:
             # It is set with all else that differs, at the next check.
             LOGGER.error("the key of node %s is not in use yet: %s", host_ip, error)
 
+    @property
+    def _takes_pods(self) -> bool:
+        """Whether what other nodes say of pods that start is heeded: only where the container runtime tells of them."""
+        return self._source.takes_pods and self.plugin is not None and self.plugin.in_use
+
     def on_pods_told(self, host_ip: str, pods: Mapping[str, str]) -> None:
         """Take in what the agent of another node says of its pods that start; called from the prober's thread."""
-        self.loop.post(lambda: self._pods_told(host_ip, pods))
+        if self._takes_pods and self._told_slots.acquire(blocking=False):
+            self.loop.post(lambda: self._pods_told(host_ip, pods))
 
     def _pods_told(self, host_ip: str, pods: Mapping[str, str]) -> None:
+        self._told_slots.release()
         nodes = self.known.state.nodes.items()
         name = next((name for name, node in nodes if canonical_ip(node.host_ip) == host_ip), "")
-        if name and name != self.settings.node and self._source.pods_told(name, pods):
+        if not name or name == self.settings.node:
+            return
+        try:
+            own = self._own_addresses()
+        except EgressRouterError as error:
+            LOGGER.warning("what node %s says of its pods is left to the API: %s", name, error)
+            return
+        # Nobody gives this node's own packets an egress IP.
+        pods = {ip: said for ip, said in pods.items() if address_key(ip) not in own}
+        if self._source.pods_told(name, pods, signed=self.signatures is not None):
             # Read again when its word is over, whether the API has told of the pods by then or not.
-            self.loop.call_later(COUNTS, self._read_now)
+            over = math.ceil(self.loop.now() + COUNTS)
+            if over not in self._told_over:
+                self._told_over.add(over)
+                self.loop.call_later(over - self.loop.now(), partial(self._told_is_over, over))
+
+    def _own_addresses(self) -> frozenset[int | None]:
+        """Return the keys of this node's addresses; the same is said again and again, and the kernel is asked once."""
+        asked_at, own = self._own
+        if self.loop.now() - asked_at > OWN_EVERY:
+            own = frozenset(address_key(str(one.address.ip)) for one in self.dataplane.addresses())
+            self._own = (self.loop.now(), own)
+        return own
+
+    def _told_is_over(self, over: int) -> None:
+        self._told_over.discard(over)
+        self._read_now()
 
     def on_translated(self, pods: Collection[str]) -> None:
         """Take in that a holder translates pods that it was told of; called from the prober's thread."""

@@ -55,9 +55,9 @@ class ClusterSource(Protocol):
     def waiting(self) -> tuple[str, Collection[str]]:
         """Return uid and addresses of the pod of this node that waits for that; no addresses where none does."""
 
-    def pods_told(self, node: str, pods: Mapping[str, str]) -> bool:
+    def pods_told(self, node: str, pods: Mapping[str, str], *, signed: bool) -> bool:
         """Take in what the agent of another node says of pods (by address) that start there; return whether that is
-        new.
+        new. ``signed``: it is surely that node.
         """
 
     def in_place(self, *, everywhere: bool = True) -> None:
@@ -186,7 +186,7 @@ class DirectorySource:
         """Return that no pod waits."""
         return "", ()
 
-    def pods_told(self, node: str, pods: Mapping[str, str]) -> bool:
+    def pods_told(self, node: str, pods: Mapping[str, str], *, signed: bool) -> bool:
         """Heed nothing but the files."""
         return False
 

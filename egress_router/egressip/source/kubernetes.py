@@ -355,9 +355,10 @@ class KubernetesSource:
         pod = self.runtime.waiting if self.runtime is not None else None
         return ("", ()) if pod is None else (pod.uid, pod.ips)
 
-    def pods_told(self, node: str, pods: Mapping[str, str]) -> bool:
+    def pods_told(self, node: str, pods: Mapping[str, str], *, signed: bool) -> bool:
         """Take in what the agent of another node says of its pods that start; for the thread that reads."""
-        new = self._told.take(node, pods, self._made.namespaces.keys() - {UNSELECTED}, self._known_pods)
+        groups = self._made.namespaces.keys() - {UNSELECTED}
+        new = self._told.take(node, pods, groups, self._known_pods, signed=signed)
         if new:
             self._told_news = True
             self._changed()

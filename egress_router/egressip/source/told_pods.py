@@ -1,7 +1,8 @@
 """Pods of other nodes that start this moment: their nodes' agents tell of them before the API does.
 
 A node's word about its own pods is good for a few seconds, until the API tells of the pod, or of another one with the
-address; it counts for no address that the API shows on another node.
+address; it counts for no address that the API shows on another node. Of an address that the API still shows as another
+pod's of the same node it counts only when it was signed: anybody may speak with a node's address.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class _Told:
     until: float
     #: The pods that the API showed with the address when this was said: they have ended.
     former: frozenset[str]
+    #: Whether that was surely the node.
+    signed: bool
 
 
 class ToldPods:
@@ -43,13 +46,18 @@ class ToldPods:
         self._told: dict[str, _Told] = {}
 
     def take(
-        self, node: str, pods: Mapping[str, str], groups: Collection[str], known_pods: Mapping[str, ApiPod]
+        self,
+        node: str,
+        pods: Mapping[str, str],
+        groups: Collection[str],
+        known_pods: Mapping[str, ApiPod],
+        *,
+        signed: bool,
     ) -> bool:
         """Take in what a node says of its pods (by address), where the EgressIP is one of ``groups``; return whether
-        any of it is new. ``known_pods``: what the API shows, by uid.
+        any of it is new. ``known_pods``: what the API shows, by uid. ``signed``: it is surely that node.
         """
-        now = self._clock()
-        new = False
+        fresh: dict[str, tuple[str, str]] = {}
         for text, said in pods.items():
             key = address_key(text)
             group, _, uid = said.partition(" ")
@@ -60,12 +68,19 @@ class ToldPods:
             if known is not None and (known.node, known.group, known.uid) == (node, group, uid):
                 # It counts from when it was said first.
                 continue
-            if known is None and len(self._told) >= MOST:
-                continue
-            former = frozenset(other for other, pod in known_pods.items() if ip in pod.ips)
-            self._told[ip] = _Told(node, group, uid, now + COUNTS, former)
-            new = True
-        return new
+            if known is not None or len(self._told) + len(fresh) < MOST:
+                fresh[ip] = (group, uid)
+        if not fresh:
+            return False
+        former: dict[str, set[str]] = {}
+        for other, pod in known_pods.items():
+            for ip in pod.ips:
+                if ip in fresh:
+                    former.setdefault(ip, set()).add(other)
+        until = self._clock() + COUNTS
+        for ip, (group, uid) in fresh.items():
+            self._told[ip] = _Told(node, group, uid, until, frozenset(former.get(ip, ())), signed)
+        return True
 
     def added(self, pods: _Pods, known: Mapping[str, ApiPod]) -> _Pods:
         """Return the pods with those that were told of, and without what the API (``known``, by uid) still shows of an
@@ -84,7 +99,7 @@ class ToldPods:
             others = owners.get(ip, ())
             if now >= told.until or told.uid in known or any(pod.uid not in told.former for pod in others):
                 del self._told[ip]
-            elif all(pod.node == told.node for pod in others):
+            elif not others or (told.signed and all(pod.node == told.node for pod in others)):
                 counting[ip] = told
         if not counting:
             return pods

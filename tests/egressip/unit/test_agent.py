@@ -12,11 +12,12 @@ import pytest
 
 from egress_router.daemon.log import LOGGER
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
-from egress_router.egressip.node.agent import CHECK_EVERY, HANG_PAUSE, PAUSE_LEAST, Agent
+from egress_router.egressip.node.agent import CHECK_EVERY, HANG_PAUSE, MOST_TOLD, PAUSE_LEAST, Agent
 from egress_router.egressip.node.metrics import runtime_metrics
 from egress_router.egressip.node.starts import MOST_WAIT
 from egress_router.egressip.node.state import Direct, EgressPath, NodeState, Remote
 from egress_router.egressip.node.status import status_text
+from egress_router.egressip.source.runtime_pods import RuntimePods
 from egress_router.errors import PlatformError, ToolHangs, TryAgainError
 from egress_router.kubernetes.nri import Plugin
 from tests.support.fake_node import GONE, HOST_IP, UP, FakeNode
@@ -217,6 +218,7 @@ def test_what_another_node_says_of_its_pods_is_taken_in_and_read_again_when_it_i
         return read()
 
     node.source.read = counted  # type: ignore[method-assign, assignment]
+    node.agent.plugin = runtime()
     pods = {"198.51.101.7": "toto uid"}
     node.run(
         13.0,
@@ -225,8 +227,40 @@ def test_what_another_node_says_of_its_pods_is_taken_in_and_read_again_when_it_i
         (1.2, partial(node.agent.on_pods_told, HOST_IP, pods)),
     )
     assert node.source.heard == [("b", pods)], "nobody else is a node, and nobody speaks for us"
-    assert [at for at in reads if at > 2] == [pytest.approx(11.0, abs=0.1)]
+    assert [at for at in reads if at > 2] == [pytest.approx(11.5, abs=0.6)]
     assert node.agent.payload([])["takes"] is True
+
+
+def test_without_a_container_runtime_that_tells_nothing_that_others_say_of_pods_is_heeded(node: FakeNode) -> None:
+    node.agent.plugin = runtime(required=False)
+    node.run(2.0, (1.0, partial(node.agent.on_pods_told, "192.0.2.12", {"198.51.101.7": "toto uid"})))
+    assert node.source.heard == []
+    assert "takes" not in node.agent.payload([])
+
+
+def test_nobody_says_that_addresses_of_this_node_are_pods(node: FakeNode) -> None:
+    node.agent.plugin = runtime()
+    said = {OWN: "toto uid", HOST_IP: "toto uid", "198.51.101.7": "toto uid"}
+    node.health["b"] = UP
+    node.run(4.0, (3.0, partial(node.agent.on_pods_told, "192.0.2.12", said)))
+    assert node.source.heard == [("b", {"198.51.101.7": "toto uid"})]
+
+
+def test_a_flood_of_what_others_say_of_pods_waits_for_nobody(node: FakeNode) -> None:
+    node.agent.plugin = runtime()
+
+    def flood() -> None:
+        for number in range(10 * MOST_TOLD):
+            node.agent.on_pods_told("192.0.2.12", {"198.51.101.7": f"toto {number}"})
+
+    node.run(4.0, (1.0, flood), (2.0, flood))
+    assert len(node.source.heard) == 2 * MOST_TOLD
+    assert len(node.agent._told_over) <= 2, "timers"
+
+
+def runtime(*, required: bool = True) -> Plugin:
+    """Return what hears of a container runtime, or would."""
+    return Plugin(Path("/nowhere"), RuntimePods("a", lambda: None), lambda _text: None, required=required)
 
 
 def test_what_is_not_in_place_is_not_said_to_be(node: FakeNode) -> None:
@@ -451,13 +485,12 @@ def test_only_nodes_are_believed_that_they_send_here(node: FakeNode) -> None:
 
 
 def test_what_other_agents_are_told(node: FakeNode) -> None:
-    assert node.agent.payload([]) == {"ready": False, "draining": False, "lacks": [], "takes": True, "tunnel": False}
+    assert node.agent.payload([]) == {"ready": False, "draining": False, "lacks": [], "tunnel": False}
     node.run(2.0)
     assert node.agent.payload([POD, "198.51.100.9"]) == {
         "ready": True,
         "draining": False,
         "lacks": [],
-        "takes": True,
         "tunnel": True,
         "pods": {POD: OWN, "198.51.100.9": ""},
     }

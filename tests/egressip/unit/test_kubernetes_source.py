@@ -130,10 +130,10 @@ def test_pods_that_another_node_tells_of_are_read_at_once_and_until_the_api_show
     source = agent_of("a")
     source._read()
     source.wait(0)
-    assert not source.pods_told("b", {POD: "unknown uid-1"}), "there is no such EgressIP"
-    assert not source.pods_told("b", {POD: "- uid-1"}), "nor can anybody leave as if none selected it"
+    assert not source.pods_told("b", {POD: "unknown uid-1"}, signed=True), "there is no such EgressIP"
+    assert not source.pods_told("b", {POD: "- uid-1"}, signed=True), "nor can anybody leave as if none selected it"
     assert not source.urgent()
-    assert source.pods_told("b", {POD: "e uid-1"})
+    assert source.pods_told("b", {POD: "e uid-1"}, signed=True)
     assert source.urgent()
     assert source.wait(0)
     state, _ = source._read()

@@ -25,8 +25,8 @@ class Scene:
         """Have the API show a pod with an address."""
         self.known[uid] = ApiPod(uid, "n", uid, node, (ip,), ())
 
-    def take(self, uid: str, ip: str, group: str = "shop", node: str = "b") -> bool:
-        return self.told.take(node, {ip: words(group, uid)}, GROUPS, self.known)
+    def take(self, uid: str, ip: str, group: str = "shop", node: str = "b", *, signed: bool = True) -> bool:
+        return self.told.take(node, {ip: words(group, uid)}, GROUPS, self.known, signed=signed)
 
     def owners(self, ip: str = A) -> list[tuple[str, str]]:
         """Return group and node of each pod with an address; those of the API are in the group of its name."""
@@ -68,6 +68,15 @@ def test_a_former_pod_of_the_same_node_gives_way(scene: Scene) -> None:
     assert scene.owners() == [("api", "b")]
 
 
+def test_what_is_not_signed_takes_no_address_from_a_pod_that_the_api_shows(scene: Scene) -> None:
+    """Else whoever can send with a node's address could give any of its pods another egress IP."""
+    scene.shown("old", A)
+    assert scene.take("new", A, signed=False)
+    assert scene.owners() == [("api", "b")]
+    del scene.known["old"]
+    assert scene.owners() == [("shop", "b")], "its end is known now"
+
+
 def test_a_pod_that_the_api_shows_later_is_the_next_one(scene: Scene) -> None:
     scene.take("short", A)
     scene.shown("next", A)
@@ -107,7 +116,7 @@ def test_another_word_of_the_same_address_takes_its_place(scene: Scene) -> None:
     ],
 )
 def test_what_cannot_be_is_passed_over(scene: Scene, ip: str, said: str) -> None:
-    assert not scene.told.take("b", {ip: said}, GROUPS, {})
+    assert not scene.told.take("b", {ip: said}, GROUPS, {}, signed=True)
     assert scene.owners(ip) == []
 
 
@@ -115,5 +124,5 @@ def test_an_address_is_taken_in_any_spelling_and_no_more_than_so_many(scene: Sce
     assert scene.take("u", "2001:DB8::0:1")
     assert scene.owners("2001:db8::1") == [("shop", "b")]
     many = {f"10.{n >> 8}.{n & 255}.9": words("shop", "u") for n in range(MOST + 100)}
-    scene.told.take("b", many, GROUPS, {})
+    scene.told.take("b", many, GROUPS, {}, signed=True)
     assert len(scene.told.added({}, {})) == MOST
