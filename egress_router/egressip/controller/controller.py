@@ -400,7 +400,7 @@ class Controller:
             self.history,
             self._wall_clock(),
             problems,
-            figures=self.watched.figures(),
+            figures=self.watched.figures(self.loop.now()),
             silent=frozenset(self.watched.silent()),
         )
 

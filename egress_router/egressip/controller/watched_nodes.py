@@ -10,10 +10,12 @@ from egress_router.egressip.controller.hold_down import HoldDown
 from egress_router.egressip.health import Health, NodeHealth
 from egress_router.egressip.node.state import PROBE_PORT
 from egress_router.egressip.node_figures import NodeFigures
-from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer, DrainPhase
+from egress_router.net.icmp_probe import FIGURES_SECONDS, REDUCED_RATE_ROUNDS, Answer, DrainPhase
 
 #: An agent that was asked so many times without a word is told of.
 SILENT_QUESTIONS = 10
+#: Older figures tell nothing of now; all parts of the longest take two minutes. Seconds.
+FIGURES_COUNT = 5 * FIGURES_SECONDS
 _DRAINS = {
     DrainPhase.NONE: "is not drained any more",
     DrainPhase.WAITS: "is drained: it keeps what it was given until its connections are over",
@@ -125,9 +127,14 @@ class WatchedNodes:
         """Return when the next node has been waited for long enough, None when none is waited for."""
         return min((node.hold.until for node in self.nodes.values() if node.hold.held(now)), default=None)
 
-    def figures(self) -> dict[str, NodeFigures]:
-        """Return what agents have told of their nodes."""
-        return {name: node.figures for name, node in list(self.nodes.items()) if node.figures.heard is not None}
+    def figures(self, now: float) -> dict[str, NodeFigures]:
+        """Return what agents have told of their nodes of late."""
+        told = {name: node.figures for name, node in list(self.nodes.items())}
+        return {
+            name: figures
+            for name, figures in told.items()
+            if figures.heard is not None and now - figures.heard < FIGURES_COUNT
+        }
 
     def silent(self) -> list[str]:
         """Return the nodes that answer while their agents do not."""

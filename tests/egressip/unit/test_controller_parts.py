@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from egress_router.egressip.controller.leader_election import (
     DirectoryRecord,
     record_assignment,
 )
-from egress_router.egressip.controller.watched_nodes import ControllerSettings, WatchedNodes
+from egress_router.egressip.controller.watched_nodes import FIGURES_COUNT, ControllerSettings, WatchedNodes
 from egress_router.egressip.health import Health
 from egress_router.egressip.source.directory import read_directory
 from egress_router.errors import TryAgainError
+from egress_router.net.agent_figures import parts_of
 from egress_router.net.icmp_probe import Answer
 
 GONE = Answer(echo=False, ready=False, draining=False)
@@ -65,6 +67,15 @@ def test_a_node_that_never_answered_a_ping_is_not_up_by_its_agent_s_word(down: t
     nodes = watched(down)
     assert not [text for text in rounds(nodes, 20, a=word_only, b=WELL) if "a is back" in text or "a is up" in text]
     assert "a" in nodes.offline(0)
+
+
+def test_figures_of_an_agent_that_says_nothing_any_more_are_not_shown_for_ever() -> None:
+    nodes = watched()
+    (told,) = parts_of("0.1.0", {"192.0.2.1": 3}, {}, {}, {})
+    rounds(nodes, 1, a=replace(WELL, figures=told), b=WELL)
+    rounds(nodes, 1, now=FIGURES_COUNT - 1, a=KERNEL_ONLY, b=WELL)
+    assert nodes.figures(FIGURES_COUNT - 1).keys() == {"a"}
+    assert nodes.figures(FIGURES_COUNT) == {}
 
 
 def test_when_nobody_answers_nothing_is_concluded_of_others() -> None:
