@@ -2,7 +2,8 @@
 
 A node's word about its own pods is good for a few seconds, until the API tells of the pod, or of another one with the
 address; it counts for no address that the API shows on another node. Of an address that the API still shows as another
-pod's of the same node it counts only when it was signed: anybody may speak with a node's address.
+pod's of the same node it counts beside that one, and in its place only when it was signed: anybody may speak with a
+node's address.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class ToldPods:
 
     def added(self, pods: _Pods, known: Mapping[str, ApiPod]) -> _Pods:
         """Return the pods with those that were told of, and without what the API (``known``, by uid) still shows of an
-        address that the same node has given to another pod; the same mapping when none counts.
+        address that the same node surely has given to another pod; the same mapping when none counts.
         """
         if not self._told:
             return pods
@@ -99,11 +100,11 @@ class ToldPods:
             others = owners.get(ip, ())
             if now >= told.until or told.uid in known or any(pod.uid not in told.former for pod in others):
                 del self._told[ip]
-            elif not others or (told.signed and all(pod.node == told.node for pod in others)):
+            elif all(pod.node == told.node for pod in others):
                 counting[ip] = told
         if not counting:
             return pods
-        stale = counting.keys() & owners.keys()
+        stale = {ip for ip in counting.keys() & owners.keys() if counting[ip].signed}
         found = {key: pod for key, pod in pods.items() if stale.isdisjoint(pod.ips)} if stale else dict(pods)
         for ip, told in counting.items():
             name = f"{told.uid} {ip}"
