@@ -15,7 +15,7 @@ from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop, Timer
 from egress_router.daemon.threads import Threads
-from egress_router.egressip.api import ClusterState, HostSubnet
+from egress_router.egressip.api import ClusterState, HostSubnet, address_key
 from egress_router.egressip.assignment.decision import Evaluator, with_recorded_assignment
 from egress_router.egressip.health import Health
 from egress_router.egressip.node.address_users import AddressUsers
