@@ -55,14 +55,21 @@ def parse_save(text: str, version: int) -> LegacyTable | None:
     """Return what ``iptables-save -t TABLE`` prints, None when it is no table. Pure."""
     name, policies, comments = "", {}, set()
     rules: list[tuple[str, tuple[str, ...]]] = []
-    for line in text.splitlines():
+    begun = ""
+    for part in text.split("\n"):
+        line, begun = begun + part, ""
         if line.startswith("*"):
             name = line[1:].strip()
         elif line.startswith(":"):
             chain, policy, *_ = line[1:].split()
             policies[chain] = policy
         elif line.startswith("-A "):
-            _, chain, *words = shlex.split(line)
+            try:
+                _, chain, *words = shlex.split(line)
+            except ValueError:
+                # There is a line break in a comment.
+                begun = f"{line}\n"
+                continue
             if "--comment" in words:
                 at = words.index("--comment")
                 comments.add(words[at + 1])

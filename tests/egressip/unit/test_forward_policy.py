@@ -88,6 +88,7 @@ def test_where_rules_are_added_and_where_they_do_not_help(rules: list[Any], adde
         ("-A FORWARD -j REJECT --reject-with icmp-port-unreachable", set(), True),
         ("-A FORWARD -j DROP\n-A FORWARD -i egressvx0 -j ACCEPT\n-A FORWARD -o egressvx0 -j ACCEPT", BOTH, True),
         ("-A FORWARD -p tcp -j DROP", set(), False),
+        ('-A FORWARD -m comment --comment "two\n:lines \\"of\\" it" -j DROP', set(), True),
         ("-A FORWARD -j last\n-A last -j DROP", set(), True),
         ("-A FORWARD -g last\n-A last -p udp -j DROP\n-A FORWARD -j DROP", set(), False),
         ("-A FORWARD -j last\n-A last -j RETURN\n-A last -j DROP", set(), False),
