@@ -12,6 +12,16 @@ die() { printf '%s: %s\n' "$0" "$*" >&2; exit 69; }
 
 usage_error() { printf '%s: %s\n' "$0" "$*" >&2; exit 2; }
 
+# For -h and --help: prints what stands above `set` in a script, its first argument, and ends it.
+answer_help() {
+    case "${2:-}" in
+    -h | --help)
+        sed -n '2,/^set/s/^# \{0,1\}//p' "$1"
+        exit 0
+        ;;
+    esac
+}
+
 is_root() { [ "$(id -u)" = 0 ]; }
 
 installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
