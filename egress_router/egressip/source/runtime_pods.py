@@ -116,8 +116,9 @@ class RuntimePods:
             return True
         with self._changed:
             self._sandboxes[sandbox.id] = _Known(pod, self._clock())
-            mine = self._note()
+            # Before the reader is told: it asks for what is urgent without the lock.
             self._waiting = pod
+            mine = self._note()
             if not self._changed.wait_for(lambda: self._in_place >= mine, self._patience):
                 self._patience /= 2
             self._waiting = None

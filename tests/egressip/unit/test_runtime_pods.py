@@ -220,6 +220,14 @@ def test_a_pod_waits_until_what_was_read_is_in_place() -> None:
     assert runtime.waiting is None
 
 
+def test_who_is_told_of_news_knows_that_a_pod_waits() -> None:
+    """Else it may be read later, with what comes next."""
+    waiting: list[str] = []
+    runtime = RuntimePods("a", lambda: waiting.append(runtime.waiting.uid if runtime.waiting else ""), deadline=0.0)
+    runtime.started(sandbox("s", U1, A))
+    assert waiting == [U1]
+
+
 @pytest.mark.parametrize("everywhere", [True, False])
 def test_a_pod_that_starts_without_its_holder_is_late(*, everywhere: bool) -> None:
     runtime: RuntimePods
