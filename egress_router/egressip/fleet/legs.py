@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from egress_router.egressip.health import Health
 from egress_router.egressip.node_figures import NodeFigures
+from egress_router.errors import few
 
 ICMP, TUNNEL, AGENT = "ICMP", "tunnel", "agent"
 #: What agents call the legs, see node.legs; full packets and answers to pods are ways through the tunnel, too.
@@ -35,8 +36,7 @@ class LegRow:
 
     @property
     def _nodes(self) -> str:
-        more = len(self.missing) - _NAMED
-        return ", ".join(self.missing[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return few(self.missing, _NAMED)
 
     @property
     def fault(self) -> str:
