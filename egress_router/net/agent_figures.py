@@ -11,8 +11,8 @@ PART_ITEMS, MOST_BROKEN = 20, 10
 #: The most parts that are believed: 64 * 20 addresses.
 MOST_PARTS = 64
 _MOST_COUNT = 1 << 63
-#: As the name of a Node (RFC 1123).
-_LONGEST = 253
+#: As the name of a Node (RFC 1123), and as the text of an IPv6 address.
+_LONGEST, _LONGEST_ADDRESS = 253, 45
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ def parse_figures(value: object) -> Figures | None:
         part,
         parts,
         version if _is_name(version) else "",
-        _counts(value.get("connections")),
-        _counts(value.get("ports")),
+        _counts(value.get("connections"), _LONGEST_ADDRESS),
+        _counts(value.get("ports"), _LONGEST_ADDRESS),
         _counts(value.get("drops")),
         {name: leg for name, leg in _entries(value.get("broken")) if _is_name(leg)},
     )
@@ -98,8 +98,9 @@ def _entries(value: object) -> list[tuple[str, object]]:
     return [(name, item) for name, item in list(value.items())[:PART_ITEMS] if _is_name(name)]
 
 
-def _counts(value: object) -> dict[str, int]:
-    return {name: item for name, item in _entries(value) if type(item) is int and 0 <= item < _MOST_COUNT}
+def _counts(value: object, longest: int = _LONGEST) -> dict[str, int]:
+    counts = {name: item for name, item in _entries(value) if type(item) is int and 0 <= item < _MOST_COUNT}
+    return {name: count for name, count in counts.items() if len(name) <= longest}
 
 
 def _is_name(value: object) -> TypeGuard[str]:
