@@ -7,10 +7,21 @@
 # one would who gives addresses of a NAT gateway to different backups.
 #
 # Here: one connection from 127.0.0.5 is translated to 127.0.0.9. Accepting 127.0.0.9 keeps nothing, accepting 127.0.0.5
-# keeps it. Needs root for a network namespace of its own, and conntrackd. Exits 1 when this is no longer so.
+# keeps it. Needs root for a network namespace of its own, nft, and apt, by which Debian 12's package is unpacked in a folder
+# that is gone afterwards. Exits 1 when this is no longer so, and 69 where the package cannot be had.
 set -eu
 place=$(mktemp -d /tmp/ctd-XXXX)
 trap 'rm -rf "$place"' EXIT INT TERM
+mkdir "$place/packages"
+(
+    cd "$place/packages"
+    apt-get -qq download conntrackd=1:1.4.7-1+b2 libmnl0 libnetfilter-conntrack3 libnetfilter-cthelper0 libnetfilter-queue1 \
+        libnfnetlink0 2>/dev/null
+) || { echo "conntrackd 1:1.4.7-1+b2 cannot be had from apt's sources here" >&2; exit 69; }
+for package in "$place"/packages/*.deb; do dpkg -x "$package" "$place/root"; done
+PATH=$place/root/usr/sbin:$PATH
+LD_LIBRARY_PATH=$(dirname "$(find "$place/root/usr/lib" -name 'libnfnetlink.so.0')")
+export PATH LD_LIBRARY_PATH
 cat >"$place/inside.sh" <<'INSIDE'
 ip link set lo up
 ip link add dedicated type veth peer name other
