@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from bench.cost import Spent
-from lab import Host
+from lab import Host, Lab
 from lab.addressing import Address
 
 CHILDREN = Path(__file__).parent / "children"
@@ -38,6 +38,14 @@ def answer_http(host: Host, directory: Path, port: int = 80) -> int:
     server = host.popen(["haproxy", "-db", "-f", str(config)])
     wait_for_port(host, SERVICE, port)
     return server.pid
+
+
+def source_seen(lab: Lab, client: Host) -> str:
+    """Return the address with which a pod's connections to SERVICE leave."""
+    with lab.capture() as capture:
+        lab.tcp(client, SERVICE, 80, payload="GET / HTTP/1.0\r\n\r\n")
+    (source,) = capture.sources()
+    return str(source)
 
 
 def answer_iperf(host: Host, port: int = 5201) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.egressip_packets import EGRESS_IP, state
 from bench.figures import Check, Ratio, Value
 from bench.harness import SIZES, Arm, Run
-from bench.load import SERVICE, answer_http, answer_iperf, iperf_small, iperf_tcp, wrk
+from bench.load import SERVICE, answer_http, answer_iperf, iperf_small, iperf_tcp, source_seen, wrk
 from bench.question import Distribution, GrowthTable, Metric, Question, SizeTable
 from bench.router import forget_connections
 from bench.switch_over import Moving
@@ -65,18 +65,11 @@ def _packets(run: Run, lab: Lab, directory: Path) -> None:
             settings = NodeSettings(node.name, "eth0", (LAN[4], LAN[6], PODS[4], PODS[6]))
             script = replace_script(settings, state(str(client.addresses[4]), size), MTU)
             node.nft(script.replace(EGRESS_IP, ip).replace("198.51.100.0/27", f"198.51.100.{32 * number}/27"))
-            seen = _source(lab, client)
+            seen = source_seen(lab, client)
             if seen != ip:
                 raise RuntimeError(f"{size} pods: the service saw {seen}, not {ip}")
         arms.append(Arm(OURS if size else PLAIN, partial(turn, node, client), size))
     run.interleave(arms, int(run.pick(5, 2)))
-
-
-def _source(lab: Lab, client: Host) -> str:
-    with lab.capture() as capture:
-        lab.tcp(client, SERVICE, 80, payload="GET / HTTP/1.0\r\n\r\n")
-    (source,) = capture.sources()
-    return str(source)
 
 
 QUESTION = Question(

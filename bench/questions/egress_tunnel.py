@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.figures import Check, Ratio
 from bench.harness import Arm, Run
-from bench.load import SERVICE, answer_http, answer_iperf, iperf_small, iperf_tcp, wrk
+from bench.load import SERVICE, answer_http, answer_iperf, iperf_small, iperf_tcp, source_seen, wrk
 from bench.question import ArmTable, Metric, Question
 from bench.router import forget_connections
 from lab import PODS, Host, Lab
@@ -40,19 +40,11 @@ def measure(run: Run) -> None:
             nodes = tuple(lab.nodes[2 * number : 2 * number + 2])
             client = _WAYS[name](lab, Path(directory), 2 * number)
             expected = EGRESS_IP if name == OURS else str(nodes[1].addresses[4])
-            seen = source(lab, client)
+            seen = source_seen(lab, client)
             if seen != expected:
                 raise RuntimeError(f"{name}: the service saw {seen}, not {expected}")
             arms.append(Arm(name, partial(turn, client, nodes)))
         run.interleave(arms, int(run.pick(7, 2)))
-
-
-def source(lab: Lab, client: Host) -> str:
-    """Return the address that a pod leaves with."""
-    with lab.capture() as capture:
-        lab.tcp(client, SERVICE, 80, payload="GET / HTTP/1.0\r\n\r\n")
-    (seen,) = capture.sources()
-    return str(seen)
 
 
 def _by_the_tunnel(lab: Lab, directory: Path, first: int) -> Host:

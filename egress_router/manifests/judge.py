@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
 from egress_router.config.inputs import Problems
 from egress_router.errors import Problem
@@ -291,24 +291,38 @@ def _not_attached(pod: ManifestPod, networks: str) -> Found:
     if setter is None or {"EGRESS_PARENT_INTERFACE", "EGRESS_HOST_NETNS"} & setter.names:
         return
     wanted = setter.env.get("EGRESS_INTERFACE", "").strip()
-    attached = _attached(networks)
+    attached = [one.interface for one in _attachments(networks, pod.item.namespace)]
     if wanted and attached and wanted not in attached:
         message = f"is no interface that the annotation {NETWORKS_ANNOTATION} makes"
         yield _error(pod, f"{setter.name} EGRESS_INTERFACE", wanted, message, " or ".join(attached))
 
 
-def _attached(networks: str) -> list[str]:
-    """Return the names of the interfaces that the annotation of Multus makes, [] where it cannot be read: each is named
-    there (``NETWORK@NAME``, or ``interface`` in JSON), or is net1, net2, … by its place.
+class Attachment(NamedTuple):
+    """A network that Multus attaches: the interface that it makes, and its NetworkAttachmentDefinition."""
+
+    interface: str
+    namespace: str
+    name: str
+
+
+def _attachments(networks: str, namespace: str) -> list[Attachment]:
+    """Return what the annotation of Multus attaches to a pod in a namespace, [] where it cannot be read. Each interface
+    is named there (``NETWORK@NAME``, or ``interface`` in JSON), or is net1, net2, … by its place.
     """
     if networks.lstrip().startswith("["):
         try:
-            named = [as_text(one.get("interface")) for one in json.loads(networks)]
+            found = [
+                [as_text(one.get(key)) for key in ("interface", "namespace", "name")] for one in json.loads(networks)
+            ]
         except (ValueError, AttributeError, RecursionError):
             return []
     else:
-        named = [one.strip().partition("@")[2] for one in networks.split(",") if one.strip()]
-    return [name or f"net{number}" for number, name in enumerate(named, start=1)]
+        words = [one.strip().partition("@") for one in networks.split(",") if one.strip()]
+        found = [[interface, *network.rpartition("/")[::2]] for network, _, interface in words]
+    return [
+        Attachment(interface or f"net{number}", space or namespace, name)
+        for number, (interface, space, name) in enumerate(found, start=1)
+    ]
 
 
 def _privileged(pod: ManifestPod) -> bool:
@@ -393,27 +407,16 @@ def _is_heard(pod: ManifestPod, objects: Objects) -> bool:
     if off or SDN_ANNOTATION in pod.item.pod_annotations or (not networks and modes - {"", "bridge"}):
         return False
     wanted = next((one.env["EGRESS_INTERFACE"].strip() for one in pod.ours if "EGRESS_INTERFACE" in one.env), "")
-    attached = list(zip(_attached(networks), _networks(networks, pod.item.namespace), strict=False))
+    attached = _attachments(networks, pod.item.namespace)
+    named = [one for one in attached if one.interface == (wanted or EGRESS_INTERFACE)]
     # Without a name it is the only macvlan.
-    kinds = {"macvlan", "ipvlan"} if any(one == (wanted or EGRESS_INTERFACE) for one, _ in attached) else {"macvlan"}
+    kinds = {"macvlan", "ipvlan"} if named else {"macvlan"}
     return all(
         plugin["type"] == "macvlan" and plugin.get("mode") in (None, "", "bridge") and not plugin.get("ipam")
-        for interface, (namespace, name) in attached
-        for plugin in _plugins(objects.find("NetworkAttachmentDefinition", namespace, name))
-        if plugin.get("type") in kinds and (len(kinds) == 1 or interface == (wanted or EGRESS_INTERFACE))
+        for one in named or attached
+        for plugin in _plugins(objects.find("NetworkAttachmentDefinition", one.namespace, one.name))
+        if plugin.get("type") in kinds
     )
-
-
-def _networks(networks: str, namespace: str) -> list[tuple[str, str]]:
-    """Return namespace and name of each network of the annotation of Multus, [] where it cannot be read."""
-    if not networks.lstrip().startswith("["):
-        words = [one.strip().partition("@")[0].rpartition("/") for one in networks.split(",") if one.strip()]
-        return [(space or namespace, name) for space, _, name in words]
-    try:
-        items = json.loads(networks)
-        return [(as_text(one.get("namespace")) or namespace, as_text(one.get("name"))) for one in items]
-    except (ValueError, AttributeError, RecursionError):
-        return []
 
 
 def _plugins(attachment: ManifestObject | None) -> list[dict[str, Any]]:
