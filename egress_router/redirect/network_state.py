@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
+
 from egress_router.config.values import Address, Family, Network
 from egress_router.net.rtnetlink.values import LinkAddress, PolicyRule, Route, Sysctl
 from egress_router.records import dataclass
@@ -16,6 +18,9 @@ EGRESS_TABLE = 14601
 CLUSTER_MARK = 0x14600
 #: Policy rules of ours have priorities in this range.
 RULE_PRIORITIES = range(14600, 14610)
+#: Adverts of a pair bear a source of this network unless EGRESS_PAIR_ADDRESS says which: a part of the link-local one
+#: (RFC 3927) where nothing of clouds and clusters is (metadata services, name servers of a node, gateways of CNIs).
+ADVERT_SOURCES = IPv4Network("169.254.192.0/18")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,12 @@ class NetworkState:
     @property
     def present_routes(self) -> tuple[Route, ...]:
         """The routes that shall be there now."""
-        return self.routes if self.held else tuple(r for r in self.routes if r.interface != self.egress)
+        return self.routes if self.held else tuple(r for r in self.routes if not self._leads_out(r))
 
     def egress_routes(self, family: Family) -> tuple[Route, ...]:
         """Return the routes of a family that lead out of the egress interface, in their order."""
-        return tuple(r for r in self.routes if r.interface == self.egress and r.family is family)
+        return tuple(r for r in self.routes if self._leads_out(r) and r.family is family)
+
+    def _leads_out(self, route: Route) -> bool:
+        # Nothing is sent to where adverts come from: that route is for the reverse path filter.
+        return route.interface == self.egress and route.destination != ADVERT_SOURCES

@@ -24,6 +24,7 @@ from egress_router.net.rtnetlink.values import MAIN_TABLE, LinkAddress, Observed
 from egress_router.records import replace
 from egress_router.redirect.egress_link import CRI_INTERFACE
 from egress_router.redirect.network_state import (
+    ADVERT_SOURCES,
     CLUSTER_MARK,
     CLUSTER_TABLE,
     EGRESS_TABLE,
@@ -159,6 +160,10 @@ def plan_network(
         routes += [*own, *_egress_routes(config, family, egress, EGRESS_TABLE), *kept]
         routes += _egress_routes(config, family, egress, MAIN_TABLE)
         rules += _policy_rules(family, pod_addresses[family], egress, cluster)
+    if config.pair is not None and config.pair.address is None:
+        # The reverse path filter, strict or loose, drops what comes from where no route leads to, and a standby has no
+        # other one out of this interface.
+        routes.append(_own(Family.IPV4, MAIN_TABLE, ADVERT_SOURCES, egress))
     families = set(config.sources)
     displaced = tuple(
         r
@@ -302,6 +307,9 @@ def _sysctls(config: RouterConfig, egress: str, cluster: str) -> Iterable[Sysctl
         # An address of the cluster side is nobody's business on the egress side, and the other way round.
         yield Sysctl(f"net/ipv4/conf/{egress}/arp_ignore", 1, required=False)
         yield Sysctl(f"net/ipv4/conf/{egress}/arp_announce", 2, required=False)
+    if config.pair is not None and config.pair.address is not None:
+        # No route leads to a source of the others' choice.
+        yield Sysctl(f"net/ipv4/conf/{egress}/rp_filter", 0, required=False)
     if Family.IPV6 in config.sources and not config.mode.redirects:
         # Router advertisements would give the interface addresses of its own, and a default route. Where IPv6 is
         # forwarded, the kernel takes none.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from egress_router.config.values import Address
 from egress_router.records import dataclass, field
+from egress_router.redirect.network_state import ADVERT_SOURCES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 GROUP = IPv4Address("224.0.0.18")
 #: IPv4's number of VRRP (IANA, protocol numbers).
 PROTOCOL_NUMBER = 112
-#: Adverts bear a source of this network unless EGRESS_PAIR_ADDRESS says which (RFC 3927).
-LINK_LOCAL = IPv4Network("169.254.0.0/16")
 #: Seconds that the kernel keeps the address, and IPv6's routes, of a router that renews them no more. The kernel counts
 #: whole seconds, and takes away up to a quarter of one early.
 LEASE_SECONDS = 1
@@ -61,7 +60,7 @@ class PairConfig:
     @property
     def sources(self) -> IPv4Network:
         """What adverts may have as their source."""
-        return LINK_LOCAL if self.address is None else IPv4Network(self.address)
+        return ADVERT_SOURCES if self.address is None else IPv4Network(self.address)
 
     @property
     def patience(self) -> float:
@@ -82,9 +81,9 @@ def advert_source(pair: PairConfig, mac: str) -> IPv4Address:
         return pair.address
     import hashlib
 
-    first, second = hashlib.sha256(mac.encode()).digest()[:2]
-    # The first and the last /24 are reserved (RFC 3927, 2.1).
-    return LINK_LOCAL[(1 + first % 254) * 256 + second]
+    digest = hashlib.sha256(mac.encode()).digest()
+    # Neither the first nor the last one: strict eyes take those for a network's own and for a broadcast.
+    return ADVERT_SOURCES[1 + int.from_bytes(digest) % (ADVERT_SOURCES.num_addresses - 2)]
 
 
 def identity(pair: PairConfig, sources: Iterable[Address]) -> IPv4Address:

@@ -316,6 +316,23 @@ def test_peers_compare_their_lists(
 
 
 @pytest.mark.parametrize("backend", ["nftables"])
+@pytest.mark.parametrize("rp_filter", [1, 2])
+def test_adverts_pass_the_reverse_path_filter(
+    make_lab: Callable[..., Lab], backend: str, rp_filter: int, tmp_path: Path
+) -> None:
+    """Nodes of today have it loose for interfaces to come (systemd), older ones strict, and pods inherit that."""
+    with short_directory() as directory:
+        routers = RouterPair(make_lab(nodes=3, shape="bridge"), backend, tmp_path, directory)
+        for router in routers.routers:
+            router.host.sysctl("net.ipv4.conf.all.rp_filter", rp_filter)
+        routers.start()
+        changes = [status(router)["pair"]["changes"] for router in routers.routers]
+        time.sleep(2)
+        assert [status(router)["pair"]["changes"] for router in routers.routers] == changes
+        check("keepalived", take_over(routers, "keepalived"))
+
+
+@pytest.mark.parametrize("backend", ["nftables"])
 def test_one_that_is_killed_and_starts_again_does_not_take_its_own_address_for_anothers(
     make_lab: Callable[..., Lab], backend: str, tmp_path: Path
 ) -> None:

@@ -155,8 +155,9 @@ def test_an_init_container_may_be_of_a_pair(mode: str) -> None:
 def test_the_source_of_adverts_is_made_of_the_mac() -> None:
     pair = PairConfig(46)
     sources = {advert_source(pair, f"02:00:00:00:{high:02x}:{low:02x}") for high in range(8) for low in range(256)}
-    assert len(sources) > 1980
-    assert all(item in IPv4Network("169.254.0.0/16") and 0 < item.packed[2] < 255 for item in sources)
+    assert len(sources) > 1880
+    network = IPv4Network("169.254.192.0/18")
+    assert all(item in network and item not in (network[0], network[-1]) for item in sources)
     assert advert_source(pair, MAC) == advert_source(pair, MAC) != advert_source(pair, OTHER)
     assert advert_source(replace(pair, address=IPv4Address("192.0.2.47")), MAC) == IPv4Address("192.0.2.47")
 
@@ -289,7 +290,9 @@ def with_address(observed: Observed) -> Observed:
 def test_a_standby_has_neither_the_address_nor_a_way_out() -> None:
     network = plan_network(STANDBY, BRIDGED, EGRESS)
     assert not network.present_addresses
-    assert not [route for route in network.present_routes if route.interface == EGRESS]
+    out = [route for route in network.present_routes if route.interface == EGRESS]
+    # For the reverse path filter: to where adverts come from, and nothing is sent.
+    assert [str(route.destination) for route in out] == ["169.254.192.0/18"]
     ways = [route for route in network.present_routes if route.table == EGRESS_TABLE]
     assert {route.type for route in ways} == {"unreachable"}
     assert replace(network, held=True) == plan_network(HOLDS, BRIDGED, EGRESS)
@@ -338,7 +341,7 @@ def test_nftables_of_a_standby_differ_by_elements_alone() -> None:
 def test_iptables_of_a_standby_let_nothing_but_adverts_out(family: Family) -> None:
     tables = {table.name: table for table in iptables_tables(translation(holds=False), family)}
     out = [str(rule) for rule in tables["mangle"].chains["EGRESSR-POSTROUTING"]]
-    adverts = ["-s 169.254.0.0/16 -d 224.0.0.18/32 -p 112 -j RETURN"] if family is Family.IPV4 else []
+    adverts = ["-s 169.254.192.0/18 -d 224.0.0.18/32 -p 112 -j RETURN"] if family is Family.IPV4 else []
     assert out == [*adverts, "-j DROP"]
     assert str(tables["filter"].chains["EGRESSR-GUARD"][-1]) == "-j DROP"
     assert not [hook for hook in tables["nat"].hooks if hook[0] == "PREROUTING"]
@@ -350,7 +353,7 @@ def test_adverts_are_not_translated() -> None:
             rules = [str(rule) for rule in table.chains.get(name, ())]
             assert not rules or any("-p 112" in rule for rule in rules[:3]), (table.name, name)
     chain = next(chain for chain in nft_table(translation(holds=True)).chains if chain.name == "postrouting")
-    assert chain.rules[0] == 'oifname "macvlan0" ip saddr 169.254.0.0/16 ip daddr 224.0.0.18 ip protocol 112 accept'
+    assert chain.rules[0] == 'oifname "macvlan0" ip saddr 169.254.192.0/18 ip daddr 224.0.0.18 ip protocol 112 accept'
 
 
 def test_a_standby_goes_on_with_no_connection() -> None:
