@@ -50,6 +50,11 @@ _LOG_FIELDS_BEHIND: tuple[tuple[str, str, bool], ...] = (
 )
 
 
+#: What is counted of connections to destinations, and all that is written of them where the access log is off: about
+#: addresses HAProxy asks the kernel.
+_COUNTED = frozenset({"port", "bytes_up", "bytes_down", "state"})
+
+
 @dataclass(frozen=True, slots=True)
 class _Server:
     name: str
@@ -153,7 +158,7 @@ def _listener(
         port=destination.port,
         binds=_binds(destination.port, ipv6=ipv6),
         backend=backend_name(destination),
-        log_format=_log_format(destination),
+        log_format=_log_format(destination, whole=config.access_log),
         servers=servers,
     )
 
@@ -164,12 +169,15 @@ def _sources(address: Address, config: DnsProxyConfig, cluster: Sequence[Network
     return {} if inside else config.sources
 
 
-def _log_format(destination: Destination) -> str:
-    fixed = (("line", str(destination.line)), ("name", json.dumps(str(destination.host))))
-    words = [*map(_log_field, _LOG_FIELDS), *(f'"{key}":{value}' for key, value in fixed)]
-    words.append(f'"to_port":{destination.to_port}')
-    words += map(_log_field, _LOG_FIELDS_BEHIND)
-    return "{" + ",".join(words) + "}"
+def _log_format(destination: Destination, *, whole: bool) -> str:
+    """Return the log-format of a destination. Not ``whole``: what is counted, for where the access log is off."""
+    fields, behind = (
+        [_log_field(item) for item in items if whole or item[0] in _COUNTED]
+        for items in (_LOG_FIELDS, _LOG_FIELDS_BEHIND)
+    )
+    line = [f'"line":{destination.line}'] if whole else []
+    name = [f'"name":{json.dumps(str(destination.host))}', f'"to_port":{destination.to_port}']
+    return "{" + ",".join([*fields, *line, *name, *behind]) + "}"
 
 
 def _log_field(item: tuple[str, str, bool]) -> str:

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from urllib.parse import unquote
 
 from egress_router.daemon.heartbeat import Heartbeats
@@ -15,9 +15,18 @@ from egress_router.daemon.line_pipe import LinePipe
 from egress_router.daemon.log import LogOutput
 from egress_router.daemon.page.refusals import Refusals
 from egress_router.http_proxy.squid.dns_reasons import DnsReasons
-from egress_router.http_proxy.squid.errors import IDLE, Failure, failure
+from egress_router.http_proxy.squid.errors import CONNECT_TIMEOUT, IDLE, Failure, failure
 from egress_router.http_proxy.squid.idle_tunnels import IdleTunnels
-from egress_router.http_proxy.squid.log_line import Attribution, RawLine, RuleAttributor, entry, parse, plain
+from egress_router.http_proxy.squid.log_line import (
+    Attribution,
+    Frame,
+    RawLine,
+    RuleAttributor,
+    entry,
+    frame,
+    parse,
+    plain,
+)
 from egress_router.policy.evaluate import literal_address
 
 #: Destination lines that have figures of their own, in the order in which they were first asked for.
@@ -69,6 +78,37 @@ log = logging.getLogger(__name__)
 PEEKED = "NONE_NONE"
 
 
+#: Texts behind the numbers that are remembered, of each Squid.
+MOST_ALIKE = 2048
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Alike:
+    """What is known of all lines that differ in their numbers alone. ``raw`` has other numbers in their place.
+
+    ``unfinished``: there will be another line. ``tunnel``: one that may have ended because nothing came.
+    ``unresolved``: the name that had no address. ``refused``: who was refused what, and why.
+    """
+
+    raw: RawLine
+    decided: Attribution
+    failed: Failure | None
+    frame: Frame
+    unfinished: bool
+    tunnel: bool
+    unresolved: str | None
+    refused: tuple[str, str, str] | None
+
+    def add_to(self, counts: RequestCounts, times: int) -> None:
+        """Count so many such lines, but for their bytes."""
+        members = self.decided.members
+        counts.decisions["invalid" if self.raw.rule == "-" else str(members["decision"])] += times
+        if "rule" in members:
+            counts.destinations[str(members["rule"])] += times
+        if self.failed:
+            counts.errors[self.failed.word] += times
+
+
 class AccessLog(LinePipe):
     """The log of one Squid, read by a thread until that Squid is gone: counted in ``stats`` and written to ``output``
     (None: to nobody), with what ``reasons`` say about names that failed, and ``idle`` about tunnels; ``refusals`` hear
@@ -93,46 +133,76 @@ class AccessLog(LinePipe):
         self._attributor = attributor
         self._stats = stats
         self._output = output
+        self._alike = lru_cache(maxsize=MOST_ALIKE)(self._alike_of)
         super().__init__(self._copy_lines, heartbeats, name)
 
     def _copy_lines(self, lines: list[bytes]) -> None:
         counts = RequestCounts()
         written = []
         refused = []
+        seen: Counter[_Alike] = Counter()
         for text in (line.decode("utf-8", "replace") for line in lines):
-            raw = parse(text)
-            if raw is None:
+            # Thousands a second of a busy proxy: what is not about the numbers in front is worked out once.
+            try:
+                time, size, duration, client_port, behind = text.split(" ", 4)
+                sent, lasted = int(size), int(duration)
+                alike = self._alike(behind, lasted >= CONNECT_TIMEOUT) if _is_time(time) else None
+            except ValueError:
+                alike = None
+            if alike is None:
                 log.warning("access log: a line that is not ours was dropped (%d characters)", len(text))
                 continue
-            decided = self._attributor.decision(raw)
-            if raw.outcome == PEEKED and raw.error == "-" and decided.members["decision"] == "allow":
-                # The tunnel has a line of its own when it ends.
+            if alike.unfinished:
                 continue
-            judged = decided.members["decision"] == "allow" or raw.rule == "-"
-            failed = failure(raw, parent=self._attributor.parent) if judged else None
-            if failed is None and decided.members["decision"] == "allow" and self._was_idle(raw):
-                failed = IDLE
-            _count(raw, decided.members, failed, counts)
-            if self._refusals is not None and decided.members["decision"] == "deny" and raw.rule != "-":
-                refused.append((plain(raw.client) or "-", f"{plain(raw.host)}:{raw.port}", _why(decided.members)))
+            seen[alike] += 1
+            counts.sent += sent
+            if alike.refused:
+                refused.append(alike.refused)
+            idle = alike.tunnel and self._was_idle(alike.raw.client, client_port, time)
+            if idle:
+                counts.errors[IDLE.word] += 1
             if self._output is None:
                 continue
-            if failed and failed.word == "dns" and self._reasons and literal_address(raw.host) is None:
-                self._reasons.tell(unquote(raw.host), partial(self._write_later, raw, decided))
-            elif line := entry(raw, decided, failed):
-                written.append(line.encode())
+            if alike.unresolved is not None and self._reasons:
+                raw = alike.raw._replace(time=time, size=size, duration=duration)
+                self._reasons.tell(alike.unresolved, partial(self._write_later, raw, alike.decided))
+            else:
+                surrounding = frame(alike.raw, alike.decided, IDLE) if idle else alike.frame
+                written.append(surrounding.text(time, sent, lasted).encode())
+        for alike, count in seen.items():
+            alike.add_to(counts, count)
         self._stats.add(counts)
         if self._refusals is not None:
             self._refusals.add(refused)
         if self._output:
             self._output.put(written)
 
-    def _was_idle(self, raw: RawLine) -> bool:
+    def _alike_of(self, behind: str, slow: bool) -> _Alike | None:
+        """Return what is known of lines with this text behind the numbers; None when they are not ours."""
+        raw = parse(f"0.0 0 {CONNECT_TIMEOUT if slow else 0} 0 {behind}")
+        if raw is None:
+            return None
+        decided = self._attributor.decision(raw)
+        allowed = decided.members["decision"] == "allow"
+        failed = failure(raw, parent=self._attributor.parent) if allowed or raw.rule == "-" else None
+        asked = failed is not None and failed.word == "dns" and literal_address(raw.host) is None
+        refused = (plain(raw.client) or "-", f"{plain(raw.host)}:{raw.port}", _why(decided.members))
+        return _Alike(
+            raw,
+            decided,
+            failed,
+            frame(raw, decided, failed),
+            # The tunnel has a line of its own when it ends.
+            unfinished=raw.outcome == PEEKED and raw.error == "-" and allowed,
+            tunnel=allowed and failed is None and "TUNNEL" in raw.outcome,
+            unresolved=unquote(raw.host) if asked else None,
+            refused=None if allowed or raw.rule == "-" else refused,
+        )
+
+    def _was_idle(self, client: str, port: str, time: str) -> bool:
         """Return whether a tunnel ended because nothing came."""
-        if self._idle is None or "TUNNEL" not in raw.outcome:
-            return False
-        client = literal_address(unquote(raw.client))
-        return bool(client and self._idle.was_idle(client, int(raw.client_port), float(raw.time)))
+        address = literal_address(unquote(client))
+        return bool(self._idle and address and self._idle.was_idle(address, int(port), float(time)))
 
     def _write_later(self, raw: RawLine, decided: Attribution, reason: str) -> None:
         line = entry(raw, decided, Failure("dns", reason))
@@ -144,12 +214,6 @@ def _why(members: Mapping[str, str | int | None]) -> str:
     return f'line {members["line"]} "{members["rule"]}"' if "rule" in members else str(members["reason"])
 
 
-def _count(
-    raw: RawLine, decision: Mapping[str, str | int | None], failed: Failure | None, counts: RequestCounts
-) -> None:
-    counts.decisions["invalid" if raw.rule == "-" else str(decision["decision"])] += 1
-    counts.sent += int(raw.size)
-    if "rule" in decision:
-        counts.destinations[str(decision["rule"])] += 1
-    if failed:
-        counts.errors[failed.word] += 1
+def _is_time(text: str) -> bool:
+    second, _, fraction = text.partition(".")
+    return second.isdecimal() and fraction.isdecimal()

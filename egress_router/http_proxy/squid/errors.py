@@ -39,7 +39,7 @@ _SYSTEM = {
     errno.ECONNRESET: "reset",
 }
 #: Milliseconds after which Squid gives a connection up (connect_timeout), with some to spare for its clock.
-_CONNECT_TIMEOUT = 9_500
+CONNECT_TIMEOUT = 9_500
 _TOO_LARGE = {"413": "the request's body", "414": "the URL", "431": "the request's header"}
 #: Names of Squid that are no errors: a refusal of ours.
 _NONE = frozenset({"-", "ERR_ACCESS_DENIED"})
@@ -83,4 +83,4 @@ def _connect_detail(raw: RawLine) -> str:
         number = int(matched[1])
         return _SYSTEM.get(number, errno.errorcode.get(number, matched[0]))
     # Of a GET, Squid 5.7 keeps no system error.
-    return "timed out" if int(raw.duration) >= _CONNECT_TIMEOUT else "refused or unreachable"
+    return "timed out" if int(raw.duration) >= CONNECT_TIMEOUT else "refused or unreachable"

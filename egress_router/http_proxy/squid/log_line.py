@@ -21,16 +21,17 @@ from egress_router.policy.values import Address, Decision, Policy
 
 
 class RawLine(NamedTuple):
-    """The fields of squid.conf.j2's logformat, as text."""
+    """The fields of squid.conf.j2's logformat, as text; first the numbers in which lines differ that are alike else."""
 
     time: str
+    size: str
+    duration: str
+    client_port: str
     client: str
     method: str
     host: str
     port: str
     status: str
-    size: str
-    duration: str
     rule: str
     at: str
     server: str
@@ -38,7 +39,6 @@ class RawLine(NamedTuple):
     detail: str
     outcome: str
     failed: str
-    client_port: str
 
 
 def parse(raw: str) -> RawLine | None:
@@ -77,17 +77,30 @@ def _quoted(field: str) -> str:
     return json.dumps(unquote(field))
 
 
-def entry(raw: RawLine, decided: Attribution, failed: tuple[str, str] | None = None) -> str:
-    """Return the JSON text of a raw line. ``failed``: what failed, and a detail.
+class Frame(NamedTuple):
+    """The JSON text of all lines that differ in their numbers alone: what stands between those."""
 
-    Little but the numbers is made anew: a busy proxy writes thousands a second.
-    """
-    second, _, fraction = raw.time.partition(".")
-    return (
-        f'{{"time": "{_second(second)}.{fraction}Z", "client": {_quoted(raw.client)}, "method": {_quoted(raw.method)}, '
-        f'{decided.target}, "status": {int(raw.status)}, "bytes": {int(raw.size)}, "duration_ms": {int(raw.duration)}, '
-        f"{decided.decision}{_failed(*failed) if failed else ''}}}"
+    first: str
+    last: str
+
+    def text(self, time: str, size: int, duration: int) -> str:
+        """Return the JSON text of the line with these numbers."""
+        second, _, fraction = time.partition(".")
+        return f'{{"time": "{_second(second)}.{fraction}Z", {self.first}{size}, "duration_ms": {duration}, {self.last}'
+
+
+def frame(raw: RawLine, decided: Attribution, failed: tuple[str, str] | None = None) -> Frame:
+    """Return what surrounds the numbers of a raw line. ``failed``: what failed, and a detail."""
+    return Frame(
+        f'"client": {_quoted(raw.client)}, "method": {_quoted(raw.method)}, {decided.target}, '
+        f'"status": {int(raw.status)}, "bytes": ',
+        f"{decided.decision}{_failed(*failed) if failed else ''}}}",
     )
+
+
+def entry(raw: RawLine, decided: Attribution, failed: tuple[str, str] | None = None) -> str:
+    """Return the JSON text of a raw line. ``failed``: what failed, and a detail."""
+    return frame(raw, decided, failed).text(raw.time, int(raw.size), int(raw.duration))
 
 
 @lru_cache(maxsize=1024)

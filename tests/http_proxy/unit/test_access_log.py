@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress_router.http_proxy.squid.access_log import AccessLog, RequestStats
 from egress_router.http_proxy.squid.errors import failure
 from egress_router.http_proxy.squid.log_line import CLOSED, RuleAttributor, entry
 from egress_router.http_proxy.squid.log_line import parse as parse_raw
@@ -21,8 +24,8 @@ from tests.http_proxy.unit.which import answers
 POLICY = parse("www.example.com\n!*.example.com\n*.example.org:443\n*.example.org:80")
 TRANSLATOR = RuleAttributor(POLICY, compile_policy(POLICY))
 RAW = (
-    "1700000000.123 198.51.100.2 {method} {host} {port} 200 512 7 {rule} {at} {server} {error} {detail} TCP_MISS "
-    "{failed} 40000"
+    "1700000000.123 512 7 40000 198.51.100.2 {method} {host} {port} 200 {rule} {at} {server} {error} {detail} TCP_MISS "
+    "{failed}"
 )
 FIELDS = {
     "method": "GET",
@@ -164,3 +167,54 @@ def test_an_allowed_name_has_the_line_of_the_address_it_went_to() -> None:
     rule = next(number for number, one in enumerate(compiled.rules, start=1) if one.decision.value == "allow")
     entry = translate("a.example", str(rule), RuleAttributor(policy, compiled), server="10.7.9.200")
     assert (entry["decision"], entry["line"]) == ("allow", 7 * 256 + 9 + 1)
+
+
+class Written:
+    """Takes the lines that would go to standard output."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    def put(self, lines: list[bytes]) -> bool:
+        self.lines += lines
+        return True
+
+
+NUMBERS = st.tuples(st.integers(0, 10**10), st.integers(0, 20_000), st.integers(1024, 65535))
+ASKED = st.sampled_from(
+    [
+        {"host": "www.example.com", "rule": rule_number("www.example.com")},
+        {"host": "other.example", "rule": "default"},
+        {"host": "-", "rule": "-", "port": "-"},
+        {
+            "host": "www.example.com",
+            "rule": rule_number("www.example.com"),
+            "error": "ERR_CONNECT_FAIL",
+            "detail": "WITH_SERVER",
+        },
+    ]
+)
+
+
+@given(st.lists(st.tuples(ASKED, NUMBERS), max_size=30))
+def test_lines_that_are_alike_are_written_and_counted_each_with_its_numbers(
+    asked: list[tuple[dict[str, str], tuple[int, int, int]]],
+) -> None:
+    """What is worked out once for many lines is what each of them would have had."""
+    written, stats = Written(), RequestStats()
+    access_log = AccessLog(TRANSLATOR, stats, written)  # type: ignore[arg-type]  # all that is asked of it
+    texts = []
+    for fields, (size, duration, port) in asked:
+        raw = RAW.format(**FIELDS | fields).split(" ")
+        raw[1:4] = [str(size), str(duration), str(port)]
+        texts.append(" ".join(raw))
+    os.write(access_log.write_end, "".join(f"{text}\n" for text in [*texts, "what is not ours"]).encode())
+    access_log.finish(20)
+    assert [line.decode() for line in written.lines] == [json_of(text) for text in texts]
+    found = stats.read()
+    parsed = [json.loads(line) for line in written.lines]
+    assert found.sent == sum(line["bytes"] for line in parsed)
+    assert found.decisions.total() == len(parsed)
+    assert found.decisions["allow"] == sum(line["decision"] == "allow" for line in parsed)
+    assert found.errors == Counter(line["error"] for line in parsed if "error" in line)
+    assert found.destinations == Counter(line["rule"] for line in parsed if "rule" in line)

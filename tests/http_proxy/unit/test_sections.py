@@ -169,7 +169,7 @@ def test_the_log_names_the_line_of_the_client() -> None:
     attributor = RuleAttributor(policy, compiled)
 
     def line(client: str, rule: str, server: str = "203.0.113.25") -> object:
-        raw = parse_raw(f"1700000000.123 {client} GET www.a.com 80 200 512 7 {rule} - {server} - - TCP_MISS - 40000")
+        raw = parse_raw(f"1700000000.123 512 7 40000 {client} GET www.a.com 80 200 {rule} - {server} - - TCP_MISS -")
         assert raw
         return attributor.decision(raw).members["line"]
 
