@@ -18,7 +18,11 @@ from egress_router.cli.egressip_options import (
 )
 from egress_router.cli.once import Verb
 from egress_router.egressip.controller.process import LeaseSettings, run_on_directory, run_on_kubernetes
-from egress_router.egressip.controller.watched_nodes import ControllerSettings
+from egress_router.egressip.controller.watched_nodes import (
+    PROBE_INTERVAL,
+    STANDBY_PROBE_INTERVAL,
+    ControllerSettings,
+)
 from egress_router.egressip.process import set_up_log_from_environment
 from egress_router.kubernetes.configuration import load_configuration
 
@@ -34,7 +38,13 @@ from egress_router.kubernetes.configuration import load_configuration
     help="An address that answers pings, such as the gateway: as long as it does, silent nodes are down and not the "
     "controller cut off. May be repeated; EGRESS_CONTROLLER_WITNESSES: a list.",
 )
-@click.option("--probe-interval", type=click.FloatRange(0.02, 60), default=0.5, show_default=True, help="Seconds.")
+@click.option(
+    "--probe-interval",
+    type=click.FloatRange(0.02, 60),
+    default=None,
+    show_default=f"{PROBE_INTERVAL:g}, with --standby {STANDBY_PROBE_INTERVAL:g}",
+    help="Seconds.",
+)
 @click.option("--probe-misses", type=click.IntRange(1, 100), default=3, show_default=True, help="In a row: down.")
 @click.option("--probe-returns", type=click.IntRange(1, 100), default=3, show_default=True, help="In a row: up again.")
 @click.option(
@@ -90,7 +100,7 @@ def controller(
     api_server: str,
     state: Path,
     witness: tuple[str, ...],
-    probe_interval: float,
+    probe_interval: float | None,
     probe_misses: int,
     probe_returns: int,
     hold_down: float,
@@ -111,8 +121,9 @@ def controller(
     Any number may be started; one assigns, the others stand by. Needs NET_RAW and the nodes' network.
     """
     witnesses = addresses("--witness", witness, "an address of a machine")
+    interval = probe_interval or (STANDBY_PROBE_INTERVAL if standby else PROBE_INTERVAL)
     settings = ControllerSettings(
-        tuple(witnesses), probe_interval, probe_misses, probe_returns, hold_down, probe_port, keys, standby
+        tuple(witnesses), interval, probe_misses, probe_returns, hold_down, probe_port, keys, standby
     )
     shown = health_address in ("127.0.0.1", "::1") if page is None else page
     hosts = host_names("--page-host", page_host)

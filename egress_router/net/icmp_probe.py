@@ -41,6 +41,8 @@ _MOST_BRACKETS = 8
 #: What one message may say of that many addresses and no more; the longest text of an IPv6 address has 45 characters.
 _MOST_ITEMS = 64
 _MAX_ADDRESS = 45
+#: So many pods are asked about at once: the question and the answer fit a datagram.
+_MOST_PODS = 20
 #: What is said of a pod that starts is no longer than a name and a uid.
 _MAX_WORDS = 320
 #: The numbers of probes: 16 bits, as in an ICMP echo.
@@ -56,8 +58,8 @@ _BURST = 32
 LATEST_ROUNDS = 10
 #: A node that said so long ago that it sends traffic here is forgotten.
 _REMEMBERED_SECONDS = 600.0
-#: An agent sends no more echoes a second, however many nodes it probes: each costs some 15 us of a processor, with its
-#: answer. Beyond that its rounds take longer.
+#: Nobody sends more echoes a second, however many nodes are probed: each costs some 15 us of a processor, with its
+#: answer. Beyond that rounds take longer.
 MOST_ECHOES = 5000
 #: The longest time until its next question that somebody may name; seconds.
 _LONGEST_PAUSE = 60.0
@@ -109,7 +111,8 @@ class Question:
     """What an agent or a controller asks: the ``number`` of its probe, whether it sends traffic here (None: it does not
     say, as controllers do) and the pods that it asks about; in how many seconds it asks again, 0 when it does not say;
     its public key, see Reply. ``starts``: pods of its node that wait to start, and what there is to say of each.
-    ``part``: which part of the figures it asks for (None: none).
+    ``part``: which part of the figures it asks for (None: none). ``ask_now``: what it would answer about pods has
+    changed, so it had better be asked again at once.
     """
 
     number: int
@@ -119,6 +122,7 @@ class Question:
     key: str = ""
     starts: Mapping[str, str] = field(default_factory=dict)
     part: int | None = None
+    ask_now: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,7 @@ def parse_message(data: bytes) -> Question | Reply | None:
         if number is None:
             return None
         starts, part = _starts(message.get("starts")), _number(message.get("figures"))
-        return Question(number, uses, pods, pause, key, starts, part)
+        return Question(number, uses, pods, pause, key, starts, part, message.get("askNow") is True)
     number = _number(message.get("told"))
     if number is None:
         return None
@@ -201,6 +205,12 @@ def _starts(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         return {}
     return {pod: words for pod in _addresses(value) if _is_short(words := value[pod], _MAX_WORDS)}
+
+
+def _parted(pods: Collection[str]) -> list[list[str]]:
+    """Return so many pods at a time as a question may be about; one that is about none where there are none."""
+    listed = list(pods)
+    return [listed[start : start + _MOST_PODS] for start in range(0, len(listed), _MOST_PODS)] or [[]]
 
 
 def _is_short(value: object, most: int = _MAX_ADDRESS) -> TypeGuard[str]:
@@ -299,6 +309,7 @@ class Prober:
         heard_pods: Callable[[str, Mapping[str, str]], None] | None = None,
         translated: Callable[[Collection[str]], None] = lambda _: None,
         figures: Callable[[int], Mapping[str, object]] | None = None,
+        replied: Callable[[str, Reply], None] = lambda *_: None,
         misses: int = 0,
     ) -> None:
         """``signatures``: sign what is said, and believe only what is signed. ``public_key`` is told to all that are
@@ -306,10 +317,14 @@ class Prober:
         Keys are believed of nodes alone (``set_peers``), and when they are signed. ``heard_pods`` is called in the
         thread with the address of a node and its pods that start, see Question; they are believed of nodes alone, where
         there are signatures when they are signed. ``translated``: see ``tell``. ``figures`` returns a part of what
-        nodes, and those who sign, are told when they ask, as controllers do: those without ``payload``.
+        nodes, and those who sign, are told when they ask, as controllers do: those without ``payload``. ``replied`` is
+        called in the thread, before the round is over, with the name of a target and what it says about pods.
         """
         self._heard_pods = heard_pods
         self._starting = StartingPods(translated)
+        self._replied = replied
+        #: Addresses of nodes that had better ask again.
+        self._to_ask_now: list[str] = []
         self._figures = figures
         self._signatures = signatures
         self._public_key = public_key
@@ -403,6 +418,12 @@ class Prober:
         """
         self._starting.set(starts)
 
+    def have_asked(self, addresses: Collection[str]) -> None:
+        """Have these nodes ask at once about the pods that they are to ask this one about."""
+        with self._lock:
+            self._to_ask_now += addresses
+        self._starting.wake()
+
     def set_peers(self, addresses: Collection[str]) -> None:
         """Believe only these nodes that they send traffic here."""
         with self._lock:
@@ -429,8 +450,9 @@ class Prober:
             return self._round_seconds(len(self._targets))
 
     def _round_seconds(self, targets: int) -> float:
-        # One straight and one through the tunnel; those that are seldom sent are few.
-        return max(self._interval, (2 * targets + self._extra) / MOST_ECHOES) if self._payload else self._interval
+        # One straight and, of an agent, one through the tunnel; those that are seldom sent are few.
+        each = 2 if self._payload else 1
+        return max(self._interval, (each * targets + self._extra) / MOST_ECHOES)
 
     def stop(self) -> None:
         """Ask the thread in ``run`` to end, and wait a moment for it."""
@@ -548,13 +570,14 @@ class Prober:
                 question["next"] = round(seconds * REDUCED_RATE_ROUNDS, 2)
             if self._public_key:
                 question["key"] = self._public_key
-            if name in pods:
-                question["pods"] = list(pods[name])
+            first, *more = _parted(pods.get(name, ()))
+            if first:
+                question["pods"] = first
             if name in parts:
                 question["figures"] = parts[name]
-            # No route, no buffer: nothing will come back, which is what counts.
-            with suppress(OSError):
-                self._udp.sendto(self._sealed(question, ip), (ip, self._port))
+            self._say(question, ip)
+            for some in more:
+                self._say({"ask": self._number, "pods": some}, ip)
         self._send_echoes(targets, seldom=self._number % SELDOM_ROUNDS == 0)
 
     def _send_echoes(self, targets: list[tuple[str, str]], *, seldom: bool) -> None:
@@ -606,11 +629,25 @@ class Prober:
             if left < -self._interval:
                 return
 
+    def _say(self, question: Mapping[str, object], ip: str) -> None:
+        # No route, no buffer: nothing will come back, which is what counts.
+        with suppress(OSError):
+            self._udp.sendto(self._sealed(question, ip), (ip, self._port))
+
     def _tell_of_pods(self) -> None:
         for ip, pods in self._starting.due().items():
-            question = {"ask": self._number, "pods": list(pods), "starts": pods}
-            with suppress(OSError):
-                self._udp.sendto(self._sealed(question, ip), (ip, self._port))
+            self._say({"ask": self._number, "pods": list(pods), "starts": pods}, ip)
+        with self._lock:
+            to_ask_now, self._to_ask_now = self._to_ask_now, []
+        for ip in to_ask_now:
+            self._say({"ask": self._number, "askNow": True}, ip)
+
+    def _ask_now(self, ip: str) -> None:
+        """Ask a node about pods, where there are any to ask it about."""
+        with self._lock:
+            pods = [pod for target in self._by_ip.get(ip, ()) for pod in self._pods.get(target.name, ())]
+        for some in _parted(pods) if pods else ():
+            self._say({"ask": self._number, "pods": some}, ip)
 
     def _drain(self, from_socket: socket.socket) -> None:
         for _ in range(1000):
@@ -658,11 +695,15 @@ class Prober:
             self._answer(message, opened.sender, ip, address)
         elif isinstance(message, Reply) and self._age(message.number) <= LATEST_ROUNDS:
             with self._lock:
+                names = []
                 for target in self._by_ip.get(ip, ()):
                     # Two questions of one round are about different pods.
                     known = target.reply.sources if target.reply is not None else {}
                     target.told(replace(message, sources={**known, **message.sources}), time.monotonic())
+                    names += [target.name] if target.name in self._pods else []
             self._starting.heard(ip, message.sources)
+            for name in names if message.sources else ():
+                self._replied(name, message)
 
     def _answer(self, question: Question, sender: str, ip: str, address: tuple[object, ...]) -> None:
         if self._payload is None:
@@ -673,6 +714,10 @@ class Prober:
         believed = ip in self._peers and (self._signatures is None or sender != "")
         if question.starts and self._heard_pods is not None and believed:
             self._heard_pods(ip, question.starts)
+        if question.ask_now:
+            if believed:
+                self._ask_now(ip)
+            return
         reply = dict(self._payload(question.pods))
         # To nodes and those who sign: a small question from a borrowed address brings nobody a large answer.
         if question.part is not None and self._figures is not None and (sender or ip in self._peers):

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 
 #: Until a node says that it translates the pods, it is told again after so long; seconds.
 TELL_EVERY = 0.004
@@ -29,7 +30,12 @@ class StartingPods:
         with self._lock:
             self._by_node = {node: dict(pods) for node, pods in by_node.items()}
             self._due = 0.0
-        os.eventfd_write(self._wake, 1)
+        self.wake()
+
+    def wake(self) -> None:
+        """Make the descriptor readable."""
+        with suppress(BlockingIOError):
+            os.eventfd_write(self._wake, 1)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is something new to say."""

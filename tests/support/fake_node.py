@@ -264,6 +264,9 @@ class FakeProber:
     def set_peers(self, addresses: Collection[str]) -> None:
         self.peers = addresses
 
+    def have_asked(self, addresses: Collection[str]) -> None:
+        self.steps.append(("have asked", *sorted(addresses)))
+
     def users(self, within: float) -> list[str]:
         return list(self.senders)
 
@@ -294,6 +297,10 @@ class FakeClaims:
         self.steps += [("check", text) for text in wanted]
         if wanted:
             self.done({text: self.duplicates.get(text, "") for text in wanted})
+
+    def look_again(self, texts: Collection[str]) -> None:
+        if texts:
+            self.steps.append(("look again", *sorted(texts)))
 
     def announce(self, texts: Iterable[str]) -> None:
         if found := sorted(texts):

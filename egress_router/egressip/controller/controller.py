@@ -93,8 +93,12 @@ def make_prober(settings: ControllerSettings) -> MakeProber:
     """Return what makes probers of this machine's network. Raises ConfigurationError when the keys cannot be used."""
     signatures = None if settings.keys is None else Signatures(settings.keys, LOGGER.warning)
 
+    # Connections wait for a standby: who is late is asked again at once.
+    misses = settings.probe_misses if settings.standby else 0
+
     def make(version: int, on_answers: Callable[[Mapping[str, Answer]], None]) -> NodeProber:
-        return Prober(_ANY[version], settings.probe_port, settings.probe_interval, on_answers, signatures=signatures)
+        port, interval = settings.probe_port, settings.probe_interval
+        return Prober(_ANY[version], port, interval, on_answers, signatures=signatures, misses=misses)
 
     return make
 

@@ -12,6 +12,8 @@ from egress_router.egressip.node.state import PROBE_PORT
 from egress_router.egressip.node_figures import NodeFigures
 from egress_router.net.icmp_probe import FIGURES_SECONDS, REDUCED_RATE_ROUNDS, Answer, DrainPhase
 
+#: How often nodes are probed, and where connections wait for a standby; seconds.
+PROBE_INTERVAL, STANDBY_PROBE_INTERVAL = 0.5, 0.1
 #: An agent that was asked so many times without a word is told of.
 SILENT_QUESTIONS = 10
 #: Older figures tell nothing of now; all parts of the longest take two minutes. Seconds.
@@ -48,9 +50,12 @@ class WatchedNodes:
     current_gateways: Collection[str] = ()
     #: The IP versions in which no other machine answered in the last round.
     cut_off: set[int] = field(default_factory=set)
+    #: By IP version, whether each other machine answered when it was asked last.
+    _answered: dict[int, dict[str, bool]] = field(default_factory=dict)
 
     def set_names(self, names: Collection[str], down: Collection[str]) -> None:
         """Watch exactly these nodes; new ones of ``down`` are offline until they show otherwise."""
+        self._answered.clear()
         for name in self.nodes.keys() - set(names):
             del self.nodes[name]
         for name in set(names) - self.nodes.keys():
@@ -61,12 +66,16 @@ class WatchedNodes:
             self.nodes[name] = Watched(health, hold, unanswered=self.settings.probe_misses + 1)
 
     def probed(self, version: int, answers: Mapping[str, Answer], own: Collection[str], now: float) -> list[str]:
-        """Take in a round of probes by one IP version; return messages for the log. ``own`` are this machine's names.
+        """Take in a round of probes by one IP version, or only those that are late; return messages for the log.
+        ``own`` are this machine's names.
 
-        A round in which no other machine answered tells about us, not about them: it counts for this machine alone.
+        What comes while no other machine has answered its last probe tells about us, not about them: it counts for this
+        machine alone.
         """
         others = [name for name in answers if name not in own]
-        cut_off = bool(others) and not any(answers[name].echo for name in others)
+        answered = self._answered.setdefault(version, {})
+        answered.update((name, answers[name].echo) for name in others)
+        cut_off = bool(others) and not any(answered.values())
         messages = []
         if cut_off != (version in self.cut_off):
             self.cut_off ^= {version}
@@ -154,7 +163,7 @@ class ControllerSettings:
     """
 
     witnesses: tuple[str, ...] = ()
-    probe_interval: float = 0.5
+    probe_interval: float = PROBE_INTERVAL
     probe_misses: int = 3
     probe_returns: int = 3
     hold_down: float = 10.0

@@ -44,6 +44,14 @@ class AddressUsers:
             return {}
         return {ip_address(text).packed: where for text, where in self._users(ip) if self._spaces_of[text] == spaces}
 
+    def everywhere(self, ip: str) -> dict[str, str]:
+        """Return the addresses of the pods whose namespaces list ``ip``, of its family, with their nodes."""
+        return {text: where for text, where in self._users(ip) if (":" in text) == (":" in ip)}
+
+    def namespaces(self, ip: str) -> set[str]:
+        """Return the namespaces that list ``ip``."""
+        return set(self._spaces_with(ip))
+
     def _spaces_with(self, ip: str) -> set[str]:
         key = address_key(ip)
         return set() if key is None else self._spaces.get(key, set())

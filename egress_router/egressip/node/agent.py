@@ -23,14 +23,16 @@ from egress_router.egressip.node.connections import CONNECTED
 from egress_router.egressip.node.control import TIMEOUT, ControlSocket
 from egress_router.egressip.node.drain import NodeDrain
 from egress_router.egressip.node.gateways import Gateways, LocalAssignments, wanted_here
+from egress_router.egressip.node.giving import LINGER, Giving
 from egress_router.egressip.node.handover import Arrival, Handovers
 from egress_router.egressip.node.interface import require_host_ip
 from egress_router.egressip.node.leave import LeaveFile
-from egress_router.egressip.node.plan import PlanInputs, Planner
+from egress_router.egressip.node.plan import PlanInputs, Planner, kept_by
 from egress_router.egressip.node.ports import Claims, Dataplane, Prober, Standby
 from egress_router.egressip.node.reassignment import ReassignmentGuard
 from egress_router.egressip.node.replication import MOST_KEPT, Figures
 from egress_router.egressip.node.source_ports import SourcePorts
+from egress_router.egressip.node.standing_by import EarlyChecks, Pairs, pairs_of
 from egress_router.egressip.node.starts import Starts
 from egress_router.egressip.node.state import TUNNEL, Direct, NodeSettings, NodeState, Remote
 from egress_router.egressip.node.status import AgentStatus, canonical_ip, drain_status, node_status, standby_status
@@ -39,7 +41,7 @@ from egress_router.egressip.source.directory import ClusterSource
 from egress_router.egressip.source.told_pods import COUNTS
 from egress_router.errors import EgressRouterError, Problem, ToolHangs
 from egress_router.kubernetes.nri import Plugin
-from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer, DrainPhase
+from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer, DrainPhase, Reply
 from egress_router.net.process import slow_tool
 from egress_router.net.signed_messages import Signatures
 from egress_router.net.translations import source_of, translated_of
@@ -61,6 +63,12 @@ MADE_AT_ONCE = 8192
 MOST_TOLD = 64
 #: How long this node's addresses are taken for the same; seconds.
 OWN_EVERY = 1.0
+#: An address that its holder gives away while it lives is announced so long after its standby has it, and once the
+#: holder's own pods leave by that; seconds.
+ANNOUNCED_AFTER, ANNOUNCED_AFTER_MOST, LOOK_AGAIN = 0.5, 2.0, 0.1
+#: A holder that has missed so many probes in a row is silent: nobody has to think that it is down to ask who has its
+#: addresses.
+SILENT = 2
 #: A node that asked within this many probe intervals is listened to in a drain.
 USERS_WITHIN = 3 * REDUCED_RATE_ROUNDS
 
@@ -146,12 +154,21 @@ class Agent:
         self._moved_by_drain = 0
         #: The addresses that this node takes over, or is about to have taken over.
         self._stood_by_for: frozenset[str] = frozenset()
-        #: The addresses of this node whose connections a standby has as well.
-        self._kept_elsewhere: frozenset[str] = frozenset()
+        #: The addresses of this node whose connections a standby has as well, and that standby.
+        self._kept_elsewhere: Mapping[str, str] = {}
         self.handovers = Handovers()
+        self.giving = Giving()
+        self._early = EarlyChecks()
+        self._pairs = Pairs({}, {})
+        #: By address that this node takes over: the holder before, and until when it is listened to; seconds.
+        self._former: dict[str, tuple[str, float]] = {}
+        #: What was taken in a hurry since the last ``_apply``.
+        self._in_hurry: set[str] = set()
+        #: What this node took from holders that live and has not announced yet. They translate back what still comes to
+        #: them, or pass it on to this node. Its own pods leave by them until then, and theirs by this node: else
+        #: answers would come to a node by the other, which does not know them.
+        self._unannounced: set[str] = set()
         self._users_found: AddressUsers | None = None
-        #: When each agent said last what it lacks; seconds of the loop.
-        self._heard: dict[str, float] = {}
         #: Connections that went on here or by another node since the start, after their holder had gone.
         self.taken_over = 0
         self.led_elsewhere = 0
@@ -203,7 +220,8 @@ class Agent:
         self.loop.every(UNHEARD_EVERY, self._on_unheard)
         check = now() + CHECK_EVERY
         while not self.loop.stopping:
-            retry = min(self.local.next_try() or check, self.handovers.due(now()) or check)
+            dues = (self.local.next_try(), self.handovers.due(now()), self.giving.due())
+            retry = min(due or check for due in dues)
             changed = self._wait(min(check, retry, self.node_drain.next_turn(now())))
             if changed or now() >= retry or self._drain_moved_on():
                 self._apply()
@@ -408,19 +426,47 @@ class Agent:
         changed, messages = self.gateways.probed(answers)
         for text in messages:
             LOGGER.info("%s", text)
-        now = self.loop.now()
         for name, answer in answers.items():
-            changed |= self.reassignment.on_reply(name, answer.sources)
-            if answer.pending is not None:
-                self._heard[name] = now
+            changed |= self._sources_heard(name, answer.sources)
         changed |= bool(self._arrivals())
         self._changed |= changed
+        self._look_ahead()
+
+    def on_replied(self, name: str, reply: Reply) -> None:
+        """Take in at once what a node says about pods; called from the prober's thread."""
+        self.loop.post(lambda: self._replied(name, reply))
+
+    def _replied(self, name: str, reply: Reply) -> None:
+        lacking = self.gateways.said(name, reply.pending)
+        self._changed |= self._sources_heard(name, reply.sources) or lacking
+
+    def _sources_heard(self, name: str, sources: Mapping[str, str]) -> bool:
+        """Take in what a node translates pods to; return whether anything follows from it."""
+        changed, now = self.reassignment.on_reply(name, sources), self.loop.now()
+        for ip in set(sources.values()):
+            changed |= self.handovers.heard(ip, name)
+            changed |= self.giving.taken(ip, name, now)
+        return changed
+
+    def _look_ahead(self) -> None:
+        """Ask who has the addresses that this node stands by for while their holders are silent: nobody has to wait for
+        that when the controller sees it, too.
+        """
+        missing = self.gateways.missing(SILENT)
+        silent = {ip for ip, holder in self._pairs.others.items() if holder in missing}
+        if silent or self._early:
+            self._claims.check(self._early.due(silent, self.loop.now()), silent)
 
     def _claims_checked(self, reasons: Mapping[str, str]) -> None:
         for ip, reason in reasons.items():
             self._claim_checked(ip, reason)
 
     def _claim_checked(self, ip: str, reason: str) -> None:
+        self._early.answered(ip, free=not reason, now=self.loop.now())
+        wanted = ip in self._wanted_claims()
+        if reason and not wanted:
+            # Asked early: its holder is silent to this node alone.
+            return
         if reason:
             self.local.duplicate_found(ip, reason, self.loop.now(), hurried=ip in self._stood_by_for)
             LOGGER.warning("%s is not claimed: %s", ip, reason)
@@ -429,16 +475,22 @@ class Agent:
             self._changed = True
             return
         self.local.no_duplicate(ip)
-        if ip not in self._wanted_claims():
+        if not wanted:
             return
         try:
             # Before anything of them can come here: what comes of no connection is refused, which ends it.
-            self._restore(ip)
+            given = self._is_given(ip)
+            self._restore(ip, own=False)
+            if not given:
+                self._restore(ip, own=True)
             self.dataplane.add(ip)
         except EgressRouterError as error:
             self.on_duplicate_check({ip: str(error)})
             return
         self.local.assigned |= {ip}
+        if ip in self._stood_by_for:
+            self._in_hurry.add(ip)
+        self._unannounced = self._unannounced | {ip} if given else self._unannounced - {ip}
         LOGGER.info("%s is on %s", ip, self.settings.interface)
         self._changed = True
 
@@ -459,6 +511,7 @@ class Agent:
         before, self.known.state = self.known.state, state
         if before == state:
             return False
+        self._pairs = pairs_of(self.settings.node, state)
         # Here and not with each decision: health changes the decision, and never whose address a pod's is.
         self.reassignment.follow(self.settings.node, state, self.known.decision)
         return True
@@ -495,7 +548,8 @@ class Agent:
         wanted = wanted_here(self.settings.node, state) if state.standbys or self.handovers else ()
         down = self.gateways.in_state(Health.DOWN)
         self.handovers.follow(wanted, self._holders(), state.standbys, down, now)
-        self.gateways.follow(self.settings.node, state, known.decision, self.handovers.awaited(now))
+        partners = {*self._pairs.mine.values(), *self._pairs.others.values()}
+        self.gateways.follow(self.settings.node, state, known.decision, partners | self.handovers.awaited(now))
         self._set_targets()
         return offline
 
@@ -506,56 +560,73 @@ class Agent:
         """Have the connections of the addresses here kept by their standbys, and keep those of others."""
         if self._standby is None:
             return
-        state, me = self.known.state, self.settings.node
+        state, now, pairs = self.known.state, self.loop.now(), self._pairs
+        mine = self.known.decision.nodes.get(self.settings.node)
+        claims = set(mine.claims) if mine else set()
+        due = claims - self.local.assigned
+        self._kept_elsewhere = {ip: name for ip, name in pairs.mine.items() if ip in self.local.assigned}
+        # Who gives an address away while it lives tells of what begins until this node has it.
+        self._former = {
+            **{ip: known for ip, known in self._former.items() if ip in claims and now < known[1]},
+            **{ip: (self._former[ip][0], now + LINGER) for ip in due & self._former.keys()},
+            **{ip: (name, now + LINGER) for ip, name in pairs.others.items()},
+        }
         address = {name: canonical_ip(node.host_ip) for name, node in state.nodes.items()}
-        holder = {ip: name for name, ips in state.assignment.items() for ip in ips}
-        pairs = [(ip, holder.get(ip, ""), standby) for ip, standby in state.standbys.items()]
-        to = {
-            ip: address[standby]
-            for ip, name, standby in pairs
-            if name == me and standby in address and standby != me and ip in self.local.assigned
-        }
-        come_from = {
-            ip: address[name] for ip, name, standby in pairs if standby == me and name in address and name != me
-        }
-        mine = self.known.decision.nodes.get(me)
-        self._kept_elsewhere = frozenset(to)
-        due = set(mine.claims) - self.local.assigned if mine else set()
-        self._stood_by_for = frozenset(come_from) | (self._stood_by_for & due)
+        told = {**self._kept_elsewhere, **self.giving.awaited()}
+        to = {ip: address[name] for ip, name in told.items() if name in address}
+        come_from = {ip: address[name] for ip, (name, _) in self._former.items() if name in address}
+        self._stood_by_for = frozenset(pairs.others) | (self._stood_by_for & due)
         self._standby.follow(to, come_from, due)
         if not self._keeps_connections and not self._standby.idle:
             self._keeps_connections = True
             self._threads.start("standby", self._standby.run)
 
-    def _restore(self, ip: str) -> None:
-        """Make the connections of an address that this node takes over: those of pods that may leave with it."""
+    def _restore(self, ip: str, *, own: bool) -> None:
+        """Make the connections of an address that this node takes over: those of pods that may leave with it, either of
+        this node's ``own`` or of others.
+        """
         records = self._standby.kept(ip) if self._standby is not None else frozenset()
         if not records:
             return
         allowed = self._address_users().sole(ip)
-        wanted = [record for record in records if source_of(record) in allowed]
         local, refused = {packed for packed, node in allowed.items() if node == self.settings.node}, ""
+        some = local if own else allowed.keys() - local
+        wanted = [record for record in records if source_of(record) in some]
         for start in range(0, len(wanted), MADE_AT_ONCE):
             self.heartbeats.beat(self.loop.name)
             refused = self.dataplane.restore(wanted[start : start + MADE_AT_ONCE], local) or refused
         self.taken_over += len(wanted)
+        strangers = sum(source_of(record) not in allowed for record in records)
+        whose = "this node's" if own else "other nodes'"
         LOGGER.info(
-            "%s: %d connections go on here, %d are of no pod any more", ip, len(wanted), len(records - {*wanted})
+            "%s: %d connections of %s pods go on here, %d are of no pod any more", ip, len(wanted), whose, strangers
         )
         if refused:
             LOGGER.warning("%s: some of them do not: %s", ip, refused)
 
-    def _open_here(self, given_up: Collection[str]) -> list[bytes]:
-        """Return the connections of this node's pods that leave with addresses that another node is to have now."""
+    def _give(self, given_up: Collection[str]) -> list[bytes]:
+        """Go on translating to addresses that this node has given to their standbys. Return the connections of this
+        node's pods that leave with others, which further nodes are to have now.
+        """
         holders = self._holders()
         moved = [ip for ip in given_up if holders.get(ip) and ip in self._kept_elsewhere]
+        if moved:
+            users = self._address_users()
+            to = {ip: holders[ip] for ip in moved if holders[ip] == self._kept_elsewhere[ip] and users.sole(ip)}
+            self.giving.begin(to, self.loop.now())
+        self.giving.follow(holders, self.loop.now())
         if not moved:
             return []
-        mine = {ip_address(text).packed for ip in moved for text in self._pods_of(ip)}
-        # A flow of datagrams finds the tunnel by itself.
         records = self.dataplane.open_with(moved)
         if self.node_drain.draining:
             self._moved_by_drain += len(records)
+        return self._connections_of_own(records, [ip for ip in moved if ip not in self.giving.translated()])
+
+    def _connections_of_own(self, records: Collection[bytes], ips: Collection[str]) -> list[bytes]:
+        """Return those of this node's pods that may leave with these addresses. A flow of datagrams finds the tunnel by
+        itself.
+        """
+        mine = {ip_address(text).packed for ip in ips for text in self._pods_of(ip)}
         return [record for record in records if record[0] in CONNECTED and source_of(record) in mine]
 
     def _go_on_elsewhere(self, records: Collection[bytes]) -> None:
@@ -584,13 +655,18 @@ class Agent:
         for ip, name in holders.items():
             if name in carrying and ip not in lacking:
                 ready.setdefault(name, set()).add(ip)
-        return self.handovers.arrivals(ready, {**self._heard, me: float("inf")})
+        for ip in ready.get(me, set()) - self._unannounced:
+            self.handovers.heard(ip, me)
+        return self.handovers.arrivals(ready)
 
     def _lead_arrived(self) -> None:
         """Lead the connections of addresses that their standbys have now there."""
         slots = self.gateways.slots
         for arrival in self._arrivals():
-            if arrival.old in slots and arrival.new in slots:
+            if arrival.old == self.settings.node:
+                records = self.dataplane.open_with([arrival.ip])
+                self._go_on_elsewhere(self._connections_of_own(records, [arrival.ip]))
+            elif arrival.old in slots and arrival.new in slots:
                 pods = self._pods_of(arrival.ip)
                 count = self.dataplane.lead_to(pods, slots[arrival.old], slots[arrival.new])
                 self.led_elsewhere += count
@@ -598,6 +674,49 @@ class Agent:
             self.handovers.settled(arrival, self.known.state.standbys.get(arrival.ip, ""))
             # What is left of the former holder goes with the next change, once this one is in place.
             self.loop.post(self._note_change)
+
+    def _is_given(self, ip: str) -> bool:
+        """Return whether the former holder of an address that this node stood by for lives."""
+        return self._former.get(ip, ("", 0.0))[0] in self.gateways.in_state(Health.UP, Health.DRAINING)
+
+    def _announce_later(self, ips: Collection[str], until: float) -> None:
+        """Tell the link of addresses that their holders gave to this node, and have this node's pods leave with them
+        here; once pods of the holders leave by this node, at the latest at ``until``.
+        """
+        senders, nodes, users = self._prober.users(self._users_within), self.known.state.nodes, self._address_users()
+        waits = set()
+        for ip in self._unannounced & set(ips):
+            holder = self._former.get(ip, ("", 0.0))[0]
+            sends = holder in nodes and canonical_ip(nodes[holder].host_ip) in senders
+            if self.loop.now() < until and self._is_given(ip) and not sends and users.on(holder, ip):
+                waits.add(ip)
+        if waits:
+            self.loop.call_later(LOOK_AGAIN, partial(self._announce_later, waits, until))
+        for ip in self._unannounced & set(ips) - waits:
+            self._unannounced -= {ip}
+            if ip not in self.local.assigned:
+                continue
+            try:
+                self._restore(ip, own=True)
+            except EgressRouterError as error:
+                LOGGER.warning("%s: connections of pods here do not go on: %s", ip, error)
+            self._claims.announce([ip])
+        self._changed = True
+
+    def _say_taken(self) -> None:
+        """Have those who wait for what was taken in a hurry hear of it, and ask once more who has it."""
+        taken, self._in_hurry = self._in_hurry & self.local.assigned, set()
+        if not taken:
+            return
+        self._claims.look_again(taken)
+        if later := taken & self._unannounced:
+            until = self.loop.now() + ANNOUNCED_AFTER_MOST
+            self.loop.call_later(ANNOUNCED_AFTER, partial(self._announce_later, later, until))
+        users, nodes = self._address_users(), self.known.state.nodes
+        names = {name for ip in taken for name in users.everywhere(ip).values()}
+        names |= {self._former[ip][0] for ip in taken & self._former.keys()}
+        names &= nodes.keys() - {self.settings.node}
+        self._prober.have_asked([canonical_ip(nodes[name].host_ip) for name in sorted(names)])
 
     def _note_change(self) -> None:
         self._changed = True
@@ -619,8 +738,23 @@ class Agent:
         # Who is to have an address is asked at the full rate whether it has it.
         up = self.gateways.in_state(Health.UP) - self._expected()
         targets = {name: nodes[name].host_ip for name in self.gateways.health}
-        self._prober.set_targets(targets, self._used(), up, self.reassignment.pending_queries())
+        self._prober.set_targets(targets, self._used(), up, self._queries())
         self._prober.set_tunnel(self._tunnel_way())
+
+    def _queries(self) -> dict[str, list[str]]:
+        """Return which pods each node is asked about: of each address that it is to have, some that it shall translate
+        to it.
+        """
+        found = {name: list(pods) for name, pods in self.reassignment.pending_queries().items()}
+        applied = self.dataplane.applied
+        doubtful = set(applied.duplicate_pod_ips) if applied else set()
+        waiting = {ip: standby for ip, (_, standby) in self.handovers.waiting(self.loop.now()).items()}
+        for ip, standby in {**waiting, **self.giving.awaited()}.items():
+            users = self._address_users()
+            pods = sorted((users.on(self.settings.node, ip) or users.everywhere(ip).keys()) - doubtful)
+            if standby != self.settings.node:
+                found.setdefault(standby, []).extend((*pods[:1], *pods[1:][-1:]))
+        return {name: pods for name, pods in found.items() if pods}
 
     def _expected(self) -> set[str]:
         """Return the nodes that are to take an address over."""
@@ -651,20 +785,27 @@ class Agent:
         return self.local.fitting(me.claims, canonical_ip(host.host_ip), self.dataplane.addresses())
 
     def _node_state(self) -> NodeState:
-        state = self.known.state
+        state, me, giving = self.known.state, self.settings.node, self.giving.translated()
+        former = self.handovers.kept_by(self.gateways.in_state(Health.DOWN))
+        former = {ip: name for ip, name in former.items() if name != me or ip in giving}
+        decision = self.known.decision
+        if former:
+            users = self._address_users()
+            decision = kept_by(decision, former, set().union(*map(users.namespaces, former)))
         inputs = PlanInputs(
-            self.settings.node,
+            me,
             state.namespaces,
             state.nodes,
-            self.known.decision,
+            decision,
             self.gateways.alive(),
             self.local.assigned,
-            frozenset(self.pending()),
+            frozenset(self.pending() - former.keys()),
             self._draining(),
             dict(self.reassignment.unconfirmed),
             self._settled,
             self.gateways.unheard(),
             self.gateways.silent() if self.reassignment.unconfirmed else frozenset(),
+            giving,
         )
         planned = self._planner.plan(inputs, state.pods, self._arp_suppressed(), self.gateways.slots)
         return self._with_waiting(planned)
@@ -719,8 +860,10 @@ class Agent:
                 self._decide()
             wanted = set(self._wanted_claims())
             before = local.assigned
-            self._claims.check(local.due_for_check(wanted, started), self._stood_by_for)
-            leaving = self._open_here(before - local.assigned)
+            due = local.due_for_check(wanted, started)
+            leaving = self._give(before - local.assigned)
+            self._claims_checked({ip: "" for ip in due if self._early.is_free(ip, started)})
+            self._claims.check(due - local.assigned, self._stood_by_for)
             state = self._node_state()
             answered = state.assigned - state.arp_suppressed
             fresh = answered - self._claims.answered
@@ -733,7 +876,8 @@ class Agent:
             self.dataplane.apply(state)
             if not waits:
                 self._source.in_place()
-            self._claims.announce(fresh)
+            self._claims.announce(fresh - self._unannounced)
+            self._say_taken()
             self._lead_arrived()
             self._go_on_elsewhere(leaving)
             self._set_targets()
@@ -874,8 +1018,8 @@ class Agent:
     def _all_kept(self) -> bool:
         """Return whether standbys have the connections of every address here."""
         nodes, standbys, figures = self.known.state.nodes, self.known.state.standbys, self.standby_figures
-        names = {standbys.get(ip, "") for ip in self.local.assigned & self._kept_elsewhere}
-        if not names or not self.local.assigned <= self._kept_elsewhere or not names <= nodes.keys():
+        names = {standbys.get(ip, "") for ip in self.local.assigned & self._kept_elsewhere.keys()}
+        if not names or not self.local.assigned <= self._kept_elsewhere.keys() or not names <= nodes.keys():
             return False
         return all(figures.in_step(canonical_ip(nodes[name].host_ip)) for name in names)
 

@@ -81,7 +81,9 @@ class Claimer:
         self._lock = threading.Lock()
 
     def check(self, texts: Iterable[str], hurried: Collection[str] = ()) -> None:
-        """Start checking the addresses that are not being checked already; the ``hurried`` ones at that pace."""
+        """Start checking the addresses that are not being checked already; the ``hurried`` ones at that pace, and who
+        takes one of them looks again.
+        """
         with self._lock:
             fresh = set(texts) - self._busy
             self._busy.update(fresh)
@@ -99,12 +101,13 @@ class Claimer:
                 self._busy.difference_update(texts)
             # All at once: an agent that acts on the first would have the others checked again.
             self._done(reasons)
-        free = [text for text in texts if not reasons[text]]
-        if pace is HURRIED and free:
-            self._look_again(free)
+
+    def look_again(self, texts: Collection[str]) -> None:
+        """Ask at the usual pace about what was taken in a hurry; who answers by then has it."""
+        if texts:
+            self._start("duplicate check", partial(self._look_again, sorted(texts)))
 
     def _look_again(self, texts: list[str]) -> None:
-        """Ask at the usual pace about what was taken in a hurry; who answers by then has it."""
         try:
             self._probe(texts, USUAL)
         except AddressInUse as error:
@@ -133,9 +136,12 @@ class Claimer:
     def _probe(self, texts: list[str], pace: Pace) -> None:
         if not self._dad:
             return
+        gateways = _default_gateways(self._link)
+        if pace is HURRIED:
+            _resolve(self._link, gateways)
         neighbours = Neighbours(self._link.name, self._link.index, self._link.mac)
         try:
-            neighbours.check_duplicates(map(ip_address, texts), _default_gateways(self._link), pace)
+            neighbours.check_duplicates(map(ip_address, texts), gateways, pace)
         finally:
             neighbours.close()
 
@@ -166,6 +172,17 @@ def _default_gateways(link: Link) -> list[Address]:
     with Rtnetlink() as kernel:
         routes = kernel.default_routes()
     return [route.gateway for route in routes if route.interface == link.name and route.gateway is not None]
+
+
+def _resolve(link: Link, gateways: Iterable[Address]) -> None:
+    """Have the kernel know them before it has the address that is asked about: by asking from that it would announce
+    it.
+    """
+    with Rtnetlink() as kernel:
+        for gateway in gateways:
+            # Whether it answers is another question.
+            with suppress(EgressRouterError):
+                kernel.resolve(link, gateway)
 
 
 def _first_sentence(error: EgressRouterError | OSError) -> str:

@@ -144,9 +144,10 @@ class NodeDataplane:
             self._cut(before, state)
             if before.probed != state.probed:
                 self._set_up_gateways(state.probed)
-        if given_up := sorted(self._addresses - state.assigned):
-            self.cut += cut_egress_ips(given_up)
-        for ip in given_up:
+        former = self._addresses if before is None else self._addresses | before.lingering
+        if over := sorted(former - state.assigned - state.lingering):
+            self.cut += cut_egress_ips(over)
+        for ip in sorted(self._addresses - state.assigned):
             remove_egress_ip(self.netlink, self._link, ip)
             self._addresses -= {ip}
         if self._encryption is not None:

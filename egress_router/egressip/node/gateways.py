@@ -80,6 +80,15 @@ class Gateways:
                 changed = True
         return changed, messages
 
+    def said(self, name: str, pending: frozenset[str] | None) -> bool:
+        """Take in which addresses a gateway says that it lacks, before its round is over (None: it says nothing of it);
+        return whether that is news.
+        """
+        if pending is None or name not in self.health or pending == self._pending.get(name, frozenset()):
+            return False
+        self._pending[name] = pending
+        return True
+
     def _was_awaited(self, name: str) -> bool:
         """Take in that a round is over; return whether the gateway is awaited no more, and still not known."""
         if name not in self._awaited:
@@ -97,6 +106,10 @@ class Gateways:
     def silent(self) -> frozenset[str]:
         """Return the gateways that answer pings while their agents say nothing."""
         return frozenset(name for name, legs in self.legs.items() if legs.is_silent())
+
+    def missing(self, probes: int) -> frozenset[str]:
+        """Return the gateways that have not answered so many probes in a row or more."""
+        return frozenset(name for name, health in self.health.items() if health.probes.missed >= probes)
 
     def assume_unknown_down(self) -> None:
         """Treat gateways that have not answered yet as down."""

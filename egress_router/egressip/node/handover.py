@@ -22,13 +22,14 @@ class Arrival:
 @dataclass(slots=True)
 class _Known:
     """Of one egress IP: the node that connections lead to, the standby of that time, since when (seconds) it is waited
-    for, and since when it is to have the address; None when it is not.
+    for, and since when it is to have the address; None when it is not. ``has_it``: the standby has said so since.
     """
 
     leads_to: str
     standby: str
     since: float | None = None
     moved: float | None = None
+    has_it: bool = False
 
 
 @dataclass(slots=True)
@@ -66,6 +67,7 @@ class Handovers:
                     known.moved = now
             else:
                 known.since = known.moved = None
+                known.has_it = False
                 known.standby = standbys.get(ip, "")
 
     @staticmethod
@@ -98,16 +100,32 @@ class Handovers:
         """Whether any address is followed."""
         return bool(self._known)
 
-    def arrivals(self, ready: Mapping[str, Collection[str]], heard: Mapping[str, float]) -> list[Arrival]:
-        """Return the addresses that their standbys have; ``ready``: by node, those that it has, as was ``heard`` at
-        these times: what was heard before it was to have one says nothing. Each is returned until it is ``settled``.
+    def kept_by(self, down: Collection[str]) -> dict[str, str]:
+        """Return, by address, the former holder of each that is its standby's by now and that the standby has not got
+        yet: what begins goes there, too. None of those that are ``down``.
+        """
+        return {
+            ip: known.leads_to
+            for ip, known in self._known.items()
+            if known.moved is not None and known.leads_to not in down
+        }
+
+    def heard(self, ip: str, node: str) -> bool:
+        """Take in that a node translates to an address; return whether that is news and it is waited for."""
+        known = self._known.get(ip)
+        if known is None or known.since is None or known.standby != node or known.has_it:
+            return False
+        known.has_it = True
+        return True
+
+    def arrivals(self, ready: Mapping[str, Collection[str]]) -> list[Arrival]:
+        """Return the addresses that their standbys have, as was ``heard``; ``ready``: by node, those that it does not
+        say it lacks. Each is returned until it is ``settled``.
         """
         return [
             Arrival(ip, known.leads_to, known.standby)
             for ip, known in sorted(self._known.items())
-            if known.moved is not None
-            and ip in ready.get(known.standby, ())
-            and heard.get(known.standby, float("-inf")) > known.moved
+            if known.moved is not None and known.has_it and ip in ready.get(known.standby, ())
         ]
 
     def settled(self, arrival: Arrival, standby: str) -> None:

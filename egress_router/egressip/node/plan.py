@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import NamedTuple, TypeVar
 
@@ -88,6 +88,8 @@ class PlanInputs:
     unheard: frozenset[str] = frozenset()
     #: Nodes that are up and whose agents have said nothing for long: nobody waits until they confirm anything.
     silent: frozenset[str] = frozenset()
+    #: Egress IPs that were on this node's interface until a moment ago, and are translated to a moment longer.
+    lingering: frozenset[str] = frozenset()
 
 
 class Planner:
@@ -198,6 +200,8 @@ class _Here:
     def __init__(self, inputs: PlanInputs) -> None:
         self.inputs = inputs
         self._mine = _own_ips(inputs.namespaces, inputs.assigned)
+        for namespace, given in _own_ips(inputs.namespaces, inputs.lingering).items():
+            self._mine[namespace] = given | self._mine.get(namespace, {})
         host = inputs.nodes.get(inputs.me)
         self._ranges = pod_ranges(host.subnet) if host else []
         keys = (address_key(node.host_ip) for node in inputs.nodes.values())
@@ -311,6 +315,7 @@ class _Here:
             duplicate_pod_ips=dict(planned.duplicates),
             translating_nodes=dict(planned.translating),
             excepted=dict(planned.excepted),
+            lingering=inputs.lingering,
         )
 
 
@@ -354,6 +359,19 @@ def _way(me: str, pod_ip: str, vias: list[Via], own: str | None, slots: Mapping[
     if not others:
         return Direct.NO_GATEWAY
     return Remote(slots[chosen(pod_ip, others).node])
+
+
+def kept_by(decision: Decision, nodes: Mapping[str, str], namespaces: Collection[str]) -> Decision:
+    """Return the decision with these addresses (by address, a node) still used at their former holders; ``namespaces``
+    are those that list any of them.
+    """
+    found = {}
+    for name in namespaces:
+        verdict = decision.namespaces.get(name)
+        if verdict is not None:
+            via = tuple(Via(one.ip, nodes.get(one.ip, one.node)) for one in verdict.via)
+            found[name] = replace(verdict, via=via)
+    return replace(decision, namespaces={**decision.namespaces, **found})
 
 
 def chosen(pod_ip: str, vias: Iterable[Via]) -> Via:

@@ -134,6 +134,9 @@ class Prober(Protocol):
         they translate them, or this is called again.
         """
 
+    def have_asked(self, addresses: Collection[str]) -> None:
+        """Have these nodes ask at once about the pods that they are to ask this one about."""
+
     def set_peers(self, addresses: Collection[str]) -> None:
         """Believe only these nodes that they send traffic here."""
 
@@ -161,6 +164,9 @@ class Claims(Protocol):
 
     def check(self, texts: Iterable[str], hurried: Collection[str] = ()) -> None:
         """Start checking the addresses that are not being checked already; the ``hurried`` ones faster."""
+
+    def look_again(self, texts: Collection[str]) -> None:
+        """Ask at the usual pace about addresses that were taken in a hurry."""
 
     def announce(self, texts: Iterable[str]) -> None:
         """Tell everybody on the link that the addresses are here."""

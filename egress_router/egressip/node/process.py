@@ -155,6 +155,7 @@ def build_agent(
             heard_pods=agent.on_pods_told,
             translated=agent.on_translated,
             figures=agent.figures.part,
+            replied=agent.on_replied,
             # Where pings come back and nothing does by the tunnel, the first misses say nothing yet.
             misses=settings.probe_misses + LEG_MISSES - 1,
         ),

@@ -111,6 +111,8 @@ class NodeState:
     there, wherever new ones go.
     ``awaited``: the slots of gateways that are gone and whose connections wait for a standby: nothing of them leaves
     meanwhile.
+    ``lingering``: egress IPs among the ``translations`` that are no longer on this node's interface: other nodes have
+    them, or are about to, and what still comes here goes on.
     ``excepted``: by local pod address, the networks of its family that it reaches directly, as a pod without egress IPs
     does; as canonical text without overlaps.
     """
@@ -129,6 +131,7 @@ class NodeState:
     translating_nodes: Mapping[str, frozenset[int]] = field(default_factory=dict)
     excepted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     awaited: frozenset[int] = frozenset()
+    lingering: frozenset[str] = frozenset()
 
     def way(self, pod: str) -> str:
         """Return the way of a local pod address in one word: through (another node), or a value of Direct."""

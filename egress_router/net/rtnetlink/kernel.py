@@ -307,6 +307,15 @@ class Rtnetlink(Closing):
         request = messages.neighbour_message(link, entry)
         self._netlink.change(request, _NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, f"add {entry} to {link.name}")
 
+    def resolve(self, link: Link, address: Address) -> None:
+        """Have the kernel ask who has an address of the link, unless it knows. Raises EgressRouterError.
+
+        It asks from an address of its own. For a packet that it passes on it would ask from that one's source, where it
+        has that address, and so tell the neighbour that it is here now (ip-sysctl, arp_announce).
+        """
+        request = messages.resolve_message(link, address)
+        self._netlink.change(request, _NEWNEIGH, NLM_F_CREATE, f"ask who has {address} on {link.name}")
+
     def remove_neighbour(self, link: Link, entry: Neighbour | ForwardingEntry) -> None:
         """See RouteNetlink."""
         request = messages.neighbour_message(link, entry)

@@ -39,7 +39,7 @@ _COMPAT_TABLE = 252
 _FIB_RULE_INVERT = 0x2
 _ALL_BITS = 0xFFFFFFFF
 _NUD_PERMANENT, _NUD_NOARP = 0x80, 0x40
-_NTF_SELF = 0x02
+_NTF_USE, _NTF_SELF = 0x01, 0x02
 _ROUTE_TYPES = {1: "unicast", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _ROUTE_NUMBERS = {name: number for number, name in _ROUTE_TYPES.items()}
 
@@ -341,6 +341,14 @@ def neighbour_message(link: Link, entry: Neighbour | ForwardingEntry) -> ndmsg:
         request["family"], request["state"] = AF[family_of(entry.address)], _NUD_PERMANENT
         target = entry.address
     request["attrs"] = [("NDA_DST", str(target)), ("NDA_LLADDR", entry.mac)]
+    return request
+
+
+def resolve_message(link: Link, address: Address) -> ndmsg:
+    """Return a message that has the kernel use an entry of ``link`` that it learns itself, and so ask for it."""
+    request = ndmsg()
+    request["ifindex"], request["family"], request["flags"] = link.index, AF[family_of(address)], _NTF_USE
+    request["attrs"] = [("NDA_DST", str(address))]
     return request
 
 

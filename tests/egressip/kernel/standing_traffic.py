@@ -45,6 +45,7 @@ class Traffic:
         self.all: list[_One] = []
         self._selector = selectors.DefaultSelector()
         self._stop = threading.Event()
+        self._pauses = threading.Event()
         self._lock = threading.Lock()
         for pod, version in product(pods, FAMILY):
             for number in range(streams + flows):
@@ -81,7 +82,7 @@ class Traffic:
                     self._send(one, now)
 
     def _send(self, one: _One, now: float) -> None:
-        if one.stream and one.waits:
+        if (one.stream and one.waits) or self._pauses.is_set():
             return
         one.sent += 1
         data = b"%09d\n" % one.sent
@@ -136,6 +137,18 @@ class Traffic:
         some = [one for one in self.all if one.stream is streams and one.version == version]
         with self._lock:
             return max(max(one.longest, now - one.answered_at) for one in some)
+
+    def unanswered(self) -> int:
+        """Stop for a moment; return how many datagrams have had no answer until now."""
+        flows = [one for one in self.all if not one.stream]
+        self._pauses.set()
+        try:
+            end = time.monotonic() + 0.5
+            while (left := sum(one.sent - one.answers for one in flows)) and time.monotonic() < end:
+                time.sleep(0.01)
+            return left
+        finally:
+            self._pauses.clear()
 
     def forget_silence(self) -> None:
         """Count silence from now on."""

@@ -158,6 +158,61 @@ def test_a_node_is_told_of_pods_at_once_and_until_it_translates_them(
         assert said.startswith("set() [] False 0"), "not signed as the holder wants it"
 
 
+ASK_NOW = """
+    import sys, threading, time
+    from pathlib import Path
+    from egress_router.net.icmp_probe import Prober
+    from egress_router.net.signed_messages import Signatures
+
+    keys = [Signatures(Path(name)) for name in sys.argv[1:]] or [None] * 3
+    known, replied = {}, []
+
+    def payload(pods):
+        return {"ready": True, "lacks": [], "pods": {pod: known.get(pod, "") for pod in pods}}
+
+    def heard(name, reply):
+        replied.append((time.monotonic(), name, dict(reply.sources)))
+
+    pods = [f"10.0.0.{number}" for number in range(1, 46)]
+    standby = Prober("127.0.0.1", 4791, 5.0, lambda _: None, payload, keys[0])
+    asks = Prober("127.0.0.3", 4791, 5.0, lambda _: None, payload, keys[1], replied=heard)
+    stranger = Prober("127.0.0.4", 4791, 5.0, lambda _: None, payload, keys[2])
+    asks.set_peers({"127.0.0.1"})
+    asks.set_targets({"standby": "127.0.0.1"}, frozenset(), frozenset(), {"standby": pods})
+    for prober in (standby, asks, stranger):
+        threading.Thread(target=prober.run).start()
+    time.sleep(0.5)
+    first = len(replied)
+    stranger.have_asked(["127.0.0.3"])
+    time.sleep(0.3)
+    known.update({pod: "192.0.2.45" for pod in pods})
+    began = time.monotonic()
+    standby.have_asked(["127.0.0.3"])
+    time.sleep(0.5)
+    took = max((at - began for at, *_ in replied), default=9)
+    told = {pod for _, name, sources in replied for pod, ip in sources.items() if ip and name == "standby"}
+    print(first, len(replied), took < 0.3, len(told))
+    for prober in (standby, asks, stranger):
+        prober.stop()
+"""
+
+
+@pytest.mark.parametrize("others", [None, "k" * 32, "z" * 32], ids=["no", "ours", "theirs"])
+def test_a_node_that_says_so_is_asked_about_pods_at_once(
+    make_lab: Callable[..., Lab], tmp_path: Path, others: str | None
+) -> None:
+    """Not in the next round, and not for a stranger, nor for one who signs with other keys."""
+    files = []
+    if others is not None:
+        for name, text in (("standby", others), ("asks", "k" * 32), ("stranger", "k" * 32)):
+            (tmp_path / name).write_text(text)
+            files.append(str(tmp_path / name))
+    node = make_lab().nodes[0]
+    said = node.run([sys.executable, "-c", dedent(ASK_NOW), *files], timeout=30).stdout.strip()
+    # Twenty pods a message.
+    assert said == ("0 0 False 0" if others == "z" * 32 else "3 6 True 45")
+
+
 USERS = """
 import json
 import socket

@@ -15,7 +15,7 @@ import pytest
 
 from egress_router.egressip.controller.leader_election import RECORD_FILE
 from lab import Host, Lab
-from tests.egressip.kernel.egress_cluster import FIRST, FIRST6, WORLDS, EgressCluster, World
+from tests.egressip.kernel.egress_cluster import FIRST, FIRST6, WORLDS, EgressCluster, World, talking
 from tests.egressip.kernel.egress_scene import SERVICES, TOTO
 from tests.egressip.kernel.standing_traffic import Traffic
 
@@ -131,8 +131,10 @@ def test_a_holder_without_power_loses_no_connection(egress: EgressCluster, versi
 
 
 @EVERY_WORLD
-def test_a_drain_waits_for_no_connection_and_ends_none(egress: EgressCluster) -> None:
-    """Neither those of pods elsewhere, nor those of pods on either node; and what went stays when the node is back."""
+def test_a_drain_waits_for_no_connection_and_loses_nothing(egress: EgressCluster) -> None:
+    """Neither connections and datagrams of pods elsewhere, nor those of pods on either node, nor what begins meanwhile;
+    and what went stays when the node is back.
+    """
     client = egress.pod("client", "toto", 0)
     version = egress.world.underlay
     holder, standby = begin(egress)[version]
@@ -141,20 +143,25 @@ def test_a_drain_waits_for_no_connection_and_ends_none(egress: EgressCluster) ->
     )
     for pod in (own, beside):
         egress.until(partial(leaves_right, egress, pod, version))
-    with Traffic([client, own, beside], 10, 5) as traffic, egress.lab.capture() as capture:
+    begins = talking(partial(egress.source_of, client, SERVICES[version]))
+    with Traffic([client, own, beside], 10, 5) as traffic, begins as begun, egress.lab.capture() as capture:
         egress.until(partial(keeps, egress, standby, 45))
+        before = traffic.unanswered()
         traffic.forget_silence()
         command = [sys.executable, "-m", "egress_router", "node", "drain", "--socket", str(egress.socket_of(holder))]
         at = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=40)
         took = time.monotonic() - at
         egress.until(partial(went_on, traffic, at + took), timeout=20)
-        print(f"{egress.world}: drained in {took:.1f} s, no answer for {told(traffic, version)}")
+        silence, unanswered = told(traffic, version), traffic.unanswered() - before
+        print(f"{egress.world}: drained in {took:.1f} s, no answer for {silence}; {unanswered} datagrams without one")
         assert traffic.lost == []
         assert (done.returncode, done.stdout) == (0, "handed over\n"), done.stderr
         assert "connections go on by standbys" in done.stderr
         assert sources_are_right(traffic)
         assert recorded(egress)[TOTO[version]][0] == standby.name
+        assert unanswered == 0
+        assert {source for _, source in begun} == {TOTO[version]}, "what begins is answered as well"
         at = time.monotonic()
         egress.ask(holder, "undrain")
         egress.until(partial(went_on, traffic, at + 1.0))

@@ -15,6 +15,7 @@ import pytest
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.egressip.api import ClusterState, HostSubnet, NetNamespace, Pod
 from egress_router.egressip.node import agent as agent_module
+from egress_router.egressip.node.giving import LINGER
 from egress_router.egressip.node.handover import WAIT
 from egress_router.egressip.node.replication import Figures
 from egress_router.egressip.node.state import Direct, NodeState, Remote
@@ -73,6 +74,15 @@ def agent(state: ClusterState, path: Path) -> tuple[FakeNode, FakeStandby]:
     return node, standby
 
 
+def dies(node: FakeNode, after: float) -> None:
+    """Have node b be silent from then on."""
+
+    def silent() -> None:
+        node.health["b"] = GONE
+
+    node.loop.call_later(after, silent)
+
+
 def states(node: FakeNode) -> list[NodeState]:
     return [step[1] for step in node.steps if step[0] == "apply"]
 
@@ -93,7 +103,7 @@ def test_at_the_pods_node_connections_wait_for_the_standby_and_are_led_there(tmp
         node.source.set(cluster("c", "a"))
 
     def has() -> None:
-        node.health["c"] = UP
+        node.health["c"] = replace(UP, sources={POD: IP})
 
     node.run(5.0, (0.9, look), (1.0, dies), (1.8, look), (2.0, lacks), (2.8, look), (3.0, has), (3.8, look))
     up, down, lacking, arrived = seen
@@ -139,14 +149,13 @@ def test_who_has_another_address_of_a_dead_holder_does_not_wait(tmp_path: Path) 
 
 
 def test_nobody_waits_where_nobody_stands_by_nor_for_ever(tmp_path: Path) -> None:
-    def dies(node: FakeNode) -> None:
-        node.health["b"] = GONE
-
     alone, _ = agent(cluster("b"), tmp_path)
-    alone.run(3.0, (1.0, lambda: dies(alone)))
+    dies(alone, 1.0)
+    alone.run(3.0)
     assert not any(state.awaited for state in states(alone))
     late, _ = agent(cluster("b", "c"), tmp_path)
-    late.run(WAIT + 8.0, (1.0, lambda: dies(late)))
+    dies(late, 1.0)
+    late.run(WAIT + 8.0)
     assert any(state.awaited for state in states(late))
     assert not states(late)[-1].awaited
     assert len(states(late)) < 20, "nor is everything done again and again meanwhile"
@@ -155,14 +164,45 @@ def test_nobody_waits_where_nobody_stands_by_nor_for_ever(tmp_path: Path) -> Non
 def test_a_standby_makes_the_connections_before_it_has_the_address(tmp_path: Path) -> None:
     node, standby = agent(cluster("b", "a"), tmp_path)
     standby.records = {record(POD), record(FAR_POD), record(STRANGER)}
-    node.run(4.0, (1.0, lambda: node.source.set(cluster("a", "c"))))
+    dies(node, 0.9)
+    node.run(4.0, (1.6, lambda: node.source.set(cluster("a", "c"))))
     assert standby.followed[0] == ({}, {IP: "192.0.2.12"}, set())
-    assert standby.followed[-2:] == [({}, {}, {IP}), ({IP: "192.0.2.13"}, {}, set())]
-    names = [name for name in node.names() if name in ("check", "restore", "add", "announce")]
-    assert names == ["check", "restore", "add", "announce"]
-    (restored,) = (step for step in node.steps if step[0] == "restore")
-    assert restored == ("restore", sorted([record(POD), record(FAR_POD)]), [ip_address(POD).packed])
+    former = {IP: "192.0.2.12"}
+    assert standby.followed[1] == ({IP: "192.0.2.13"}, former, set())
+    names = [name for name in node.names() if name in ("check", "restore", "add", "announce", "look again")]
+    assert names[-5:] == ["restore", "restore", "add", "announce", "look again"]
+    assert ("have asked", "192.0.2.12") in node.steps, "the former holder, which has a pod of it as well"
+    own = [ip_address(POD).packed]
+    restored = [step for step in node.steps if step[0] == "restore"]
+    assert restored == [("restore", [record(FAR_POD)], own), ("restore", [record(POD)], own)]
     assert node.agent.taken_over == 2
+
+
+def test_what_a_living_holder_gives_is_announced_when_its_own_pods_leave_by_its_standby(tmp_path: Path) -> None:
+    """Answers that came from a node to pods of the other, which still translates them itself, would be of nothing that
+    it knows; so pods of the standby leave by the former holder until then, and the other way round.
+    """
+    node, standby = agent(cluster("b", "a"), tmp_path)
+    standby.records = {record(POD), record(FAR_POD)}
+    seen: list[tuple[object, list[str]]] = []
+
+    def look() -> None:
+        assert node.dataplane.applied is not None
+        names = [name for name in node.names() if name in ("restore", "add", "announce")]
+        seen.append((node.dataplane.applied.paths[POD], names))
+
+    def sends() -> None:
+        node.prober.senders = ["192.0.2.12"]
+
+    after = 1.0 + agent_module.ANNOUNCED_AFTER
+    plan = [(1.0, lambda: node.source.set(cluster("a", "c"))), (after + 0.4, look), (after + 0.5, sends)]
+    node.run(4.0, *plan, (after + 1.0, look))
+    (slot,) = {gateway.slot for gateway in states(node)[1].gateways if gateway.node == "b"}
+    assert seen[0] == (Remote(slot), ["restore", "add"])
+    assert seen[1] == (Direct.LOCAL_GATEWAY, ["restore", "add", "restore", "announce"])
+    ever, _ = agent(cluster("b", "a"), tmp_path)
+    ever.run(5.0, (1.0, lambda: ever.source.set(cluster("a", "c"))))
+    assert "announce" in ever.names(), "it is not waited for for ever"
 
 
 def test_the_loop_beats_while_many_connections_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +216,8 @@ def test_the_loop_beats_while_many_connections_are_made(tmp_path: Path, monkeypa
         beat(self, name)
 
     monkeypatch.setattr(Heartbeats, "beat", beats)
-    node.run(4.0, (1.0, lambda: node.source.set(cluster("a", "c"))))
+    dies(node, 0.9)
+    node.run(4.0, (1.6, lambda: node.source.set(cluster("a", "c"))))
     names = node.names()
     made = [place for place, name in enumerate(names) if name == "restore"]
     assert [names[place - 1] for place in made] == ["beat", "beat"]
@@ -194,21 +235,63 @@ def test_of_an_address_of_two_namespaces_nothing_goes_on(tmp_path: Path) -> None
 
 
 def test_a_holder_that_gives_an_address_away_leads_its_own_pods_connections_to_who_has_it(tmp_path: Path) -> None:
-    node, _ = agent(cluster("a", "c"), tmp_path)
+    node, standby = agent(cluster("a", "c"), tmp_path)
     datagrams = record(POD, 17)
     node.dataplane.open = [record(POD), record(FAR_POD), datagrams]
+    seen: list[NodeState] = []
+
+    def look() -> None:
+        assert node.dataplane.applied is not None
+        seen.append(node.dataplane.applied)
 
     def moves() -> None:
         node.health["c"] = replace(UP, pending=frozenset({IP}))
         node.source.set(cluster("c", "b"))
 
-    node.run(4.0, (1.0, moves))
+    def asked() -> None:
+        look()
+        assert set(node.prober.pods["c"]) == {POD}, "a pod of its own, which the standby is to translate"
+        assert standby.followed[-1][0] == {IP: "192.0.2.13"}, "it tells of what begins"
+        node.health["c"] = replace(UP, sources={POD: IP})
+
+    node.run(3.0 + LINGER, (1.0, moves), (1.9, asked), (2.5, look), (2.8 + LINGER, look))
+    gives, gave, over = seen
+    assert (gives.assigned, gives.lingering) == (frozenset(), frozenset({IP})), (
+        "it answers for it no more, and translates"
+    )
+    assert (gives.paths[POD], gives.translations) == (Direct.LOCAL_GATEWAY, {POD: IP, FAR_POD: IP})
+    assert (type(gave.paths[POD]), gave.translations) == (Remote, {POD: IP, FAR_POD: IP}), "of those on their way"
+    assert (over.lingering, over.translations) == (frozenset(), {})
+    assert standby.followed[-1][0] == {}
     (led,) = (step for step in node.steps if step[0] == "go on by")
     slot = next(g.slot for g in states(node)[-1].gateways if g.node == "c")
     assert led == ("go on by", [record(POD)], slot)
     names = node.names()
-    assert names.index("open with") < len(names) - names[::-1].index("apply"), "before they are cut"
-    assert names[names.index("go on by") - 1] == "apply"
+    place = names.index("go on by")
+    assert (names[place - 1], node.steps[place - 1]) == ("open with", ("open with", [IP]))
+    assert next(step[1] for step in reversed(node.steps[:place]) if step[0] == "apply").lingering == {IP}
+
+
+def test_a_holder_gives_to_nobody_else_and_not_for_ever(tmp_path: Path) -> None:
+    elsewhere, _ = agent(cluster("a", "c"), tmp_path)
+    elsewhere.run(3.0, (1.0, lambda: elsewhere.source.set(cluster("b", "c"))))
+    assert not any(state.lingering for state in states(elsewhere)), "b has none of the connections"
+    never, _ = agent(cluster("a", "c"), tmp_path)
+
+    def moves() -> None:
+        never.health["c"] = replace(UP, pending=frozenset({IP}))
+        never.source.set(cluster("c", "b"))
+
+    never.run(WAIT + 3.0, (1.0, moves))
+    assert any(state.lingering for state in states(never))
+    assert (states(never)[-1].lingering, states(never)[-1].translations) == (frozenset(), {})
+    back, _ = agent(cluster("a", "c"), tmp_path)
+    back.run(4.0, (1.0, lambda: back.source.set(cluster("c", "b"))), (1.5, lambda: back.source.set(cluster("a", "c"))))
+    assert (states(back)[-1].lingering, states(back)[-1].assigned) == (frozenset(), frozenset({IP}))
+    lost, _ = agent(cluster("a", "c"), tmp_path)
+    spaces = {"toto": NetNamespace("toto", 1, ("192.0.2.46",))}
+    lost.run(3.0, (1.0, lambda: lost.source.set(replace(cluster("c", "b"), namespaces=spaces))))
+    assert not any(state.lingering or state.translations for state in states(lost)[2:]), "it is the namespace's no more"
 
 
 def test_at_the_pods_node_what_a_living_holder_gave_away_is_not_cut_before(tmp_path: Path) -> None:
@@ -219,7 +302,7 @@ def test_at_the_pods_node_what_a_living_holder_gave_away_is_not_cut_before(tmp_p
         node.source.set(cluster("c", "a"))
 
     def has() -> None:
-        node.health["c"] = UP
+        node.health["c"] = replace(UP, sources={POD: IP})
 
     seen: list[NodeState] = []
 
@@ -232,16 +315,19 @@ def test_at_the_pods_node_what_a_living_holder_gave_away_is_not_cut_before(tmp_p
     slots = {gateway.node: gateway.slot for gateway in waits.gateways}
     assert slots["b"] in waits.translating_nodes[POD]
     assert waits.awaited == frozenset()
+    assert waits.paths[POD] == Remote(slots["b"]), "what begins goes there, too"
+    assert over.paths[POD] == Remote(slots["c"])
     assert over.translating_nodes[POD] == {slots["c"]}
     assert ("lead", [POD], slots["b"], slots["c"]) in node.steps
 
 
-def test_connections_that_were_led_early_are_not_cut_when_the_standby_lacks_the_address_yet(tmp_path: Path) -> None:
-    """Its last word was from before it had heard that it is to have it. What sends nothing by itself would be lost."""
+def test_connections_that_were_led_are_not_cut_when_the_standby_lacks_the_address_again(tmp_path: Path) -> None:
+    """Somebody took it off its interface, say. What sends nothing by itself would be lost."""
     node, _ = agent(cluster("b", "c"), tmp_path)
 
     def dies() -> None:
         node.health["b"] = GONE
+        node.health["c"] = replace(UP, sources={POD: IP})
 
     def lacks() -> None:
         assert [step[0] for step in node.steps if step[0] == "lead"] == ["lead"]
@@ -283,6 +369,59 @@ def test_untranslated_is_the_same_connection_with_the_pods_own_source() -> None:
     made = untranslated(record(POD))
     assert made[1:5] == made[9:13] == ip_address(POD).packed
     assert struct.unpack("!HHH", made[13:]) == (1234, 80, 1234)
+
+
+def test_nobody_is_led_to_a_standby_that_has_not_said_that_it_translates(tmp_path: Path) -> None:
+    """It lacks nothing by its last word, which is from before it heard that it is to have the address."""
+    node, _ = agent(cluster("b", "c"), tmp_path)
+
+    def dies() -> None:
+        node.health["b"] = GONE
+
+    node.run(4.0, (1.0, dies), (2.0, lambda: node.source.set(cluster("c", "a"))))
+    assert "lead" not in node.names()
+
+
+def test_a_standby_asks_who_has_the_address_as_soon_as_the_holder_is_silent(tmp_path: Path) -> None:
+    node, _ = agent(cluster("b", "a"), tmp_path)
+
+    def dies() -> None:
+        node.health["b"] = GONE
+
+    def moves() -> None:
+        seen.append(node.names().count("check"))
+        node.source.set(cluster("a", "c"))
+
+    seen: list[int] = []
+    node.run(4.0, (1.0, dies), (2.0, moves))
+    assert seen[0] > 1, "again and again"
+    names = node.names()
+    assert names.count("check") == seen[0], "the answer was there"
+    assert names.index("add") < names.index("look again")
+    assert states(node)[-1].assigned == {IP}
+
+
+def test_a_holder_that_is_silent_to_its_standby_alone_answers_for_its_address(tmp_path: Path) -> None:
+    node, _ = agent(cluster("b", "a"), tmp_path)
+    node.claims.duplicates = {IP: "02:00:00:00:00:99 has it"}
+
+    def dies() -> None:
+        node.health["b"] = GONE
+
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(len(states(node)))
+
+    def moves() -> None:
+        assert node.names().count("check") > 1
+        look()
+        node.source.set(cluster("a", "c"))
+
+    node.run(3.0, (1.0, dies), (1.6, look), (2.0, moves))
+    assert seen[0] == seen[1], "nothing is wrong, and nothing done, before it is to have it"
+    assert "add" not in node.names()
+    assert states(node)[-1].assigned == frozenset()
 
 
 def test_an_address_taken_in_a_hurry_is_given_up_when_somebody_answers_after_all(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def claimer_of(answers: Answers) -> Claimer:
 def neighbours(monkeypatch: pytest.MonkeyPatch) -> type[FakeNeighbours]:
     monkeypatch.setattr(claims, "Neighbours", FakeNeighbours)
     monkeypatch.setattr(claims, "_default_gateways", lambda _: [])
+    monkeypatch.setattr(claims, "_resolve", lambda *_: None)
     monkeypatch.setattr(claims, "ANNOUNCE_EVERY", 0.001)
     FakeNeighbours.troubles, FakeNeighbours.announced = [], []
     return FakeNeighbours
@@ -119,9 +120,11 @@ def test_announcements_go_on_after_a_failure(neighbours: type[FakeNeighbours]) -
 
 def test_what_is_taken_in_a_hurry_is_asked_about_again(neighbours: type[FakeNeighbours]) -> None:
     answers = Answers()
-    claimer_of(answers).check([FREE, LATE, TAKEN], hurried=[FREE, LATE, TAKEN])
+    claimer = claimer_of(answers)
+    claimer.check([FREE, LATE, TAKEN], hurried=[FREE, LATE, TAKEN])
     first = {answers.next(), answers.next(), answers.next()}
     assert {ip: bool(reason) for ip, reason in first} == {FREE: False, LATE: False, TAKEN: True}
+    claimer.look_again([FREE, LATE])
     assert answers.next() == (LATE, f"02:00:00:00:00:99 has {LATE}")
     claimer_of(answers).check([LATE])
     assert answers.next() == (LATE, f"02:00:00:00:00:99 has {LATE}"), "at the usual pace it is found at once"

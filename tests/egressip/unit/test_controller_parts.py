@@ -88,6 +88,24 @@ def test_when_nobody_answers_nothing_is_concluded_of_others() -> None:
     assert said == ["other machines answer again", "node a is down"]
 
 
+def test_those_that_are_late_are_told_of_alone_and_say_of_whom_it_is() -> None:
+    nodes = watched()
+    nodes.set_names(["a", "b", "me"], ())
+    rounds(nodes, 1, a=WELL, b=WELL, me=WELL)
+    assert rounds(nodes, 3, a=GONE) == ["node a is down"], "b has answered"
+    other = watched()
+    other.set_names(["a", "b", "me"], ())
+    rounds(other, 1, a=WELL, b=WELL, me=WELL)
+    said = [text for _ in range(9) for name in "ab" for text in other.probed(4, {name: GONE}, ["me"], 0)]
+    assert said == ["no other machine answers; what others hold stays"]
+    assert other.offline(0) == set(), "neither has answered its last probe: it is this machine"
+    gone = watched()
+    rounds(gone, 1, a=WELL, b=WELL)
+    gone.set_names(["a"], ())
+    rounds(gone, 9, a=GONE)
+    assert gone.offline(0) == set(), "the word of one that is watched no more counts for nothing"
+
+
 def test_a_single_node_that_is_this_machine_is_up() -> None:
     nodes = watched()
     nodes.set_names(["me"], ())

@@ -76,6 +76,8 @@ class Kernel:
     def __init__(self) -> None:
         self.steps: list[str] = []
         self.started = False
+        #: What is translated to although it has gone to another node.
+        self.lingering: set[str] = set()
         self.netlink = FakeRtnetlink([OUTSIDE], self._before)
         self.nft = LookedAtNft(self)
 
@@ -94,7 +96,7 @@ class Kernel:
         if lost := jumps(table) - chains:
             raise Wrong(f"jumps to chains that are not there, so the kernel refuses all: {lost}")
         own = egress_ips(self.netlink, OUTSIDE)
-        if missing := translated_to(table) - own:
+        if missing := translated_to(table) - own - self.lingering:
             raise Wrong(f"translated to what this machine does not have: {missing}")
         if self.started and (missing_slots := slots(table) - set(present_slots(self.netlink).values())):
             raise Wrong(f"sent where nothing leads: {missing_slots}")
@@ -217,6 +219,28 @@ def test_connections_are_cut_after_their_path_is_gone_and_before_the_address_goe
     assert (
         steps.index("change") < steps.index("cut_egress_ips") < steps.index("remove_address") < steps.index("cut_stale")
     )
+
+
+def test_an_address_that_is_given_away_is_translated_to_and_its_connections_go_on(kernel: Kernel) -> None:
+    dataplane = agent(kernel)
+    go(dataplane, STATES["here"])
+    kernel.steps.clear()
+    kernel.lingering = {OWN}
+    gives = replace(STATES["here"], assigned=frozenset(), lingering=frozenset({OWN}))
+    dataplane.apply(gives)
+    assert "remove_address" in kernel.steps
+    assert "cut_egress_ips" not in kernel.steps
+    assert (egress_ips(kernel.netlink, OUTSIDE), translated_to(kernel.nft.tables[INET])) == (frozenset(), {OWN})
+    kernel.steps.clear()
+    dataplane.apply(gives)
+    assert kernel.steps == ["change"] * kernel.steps.count("change"), "nothing is done twice"
+    dataplane.apply(STATES["by b"])
+    assert kernel.steps.index("change") < kernel.steps.index("cut_egress_ips"), "nothing makes any again"
+    assert translated_to(kernel.nft.tables[INET]) == set()
+    dataplane.apply(gives)
+    kernel.steps.clear()
+    go(dataplane, STATES["here"])
+    assert "cut_egress_ips" not in kernel.steps, "it is back"
 
 
 def test_what_an_earlier_agent_left_keeps_its_connections(kernel: Kernel) -> None:

@@ -14,7 +14,7 @@ from egress_router.egressip.health import Health, NodeHealth
 from egress_router.egressip.node.gateways import Gateways
 from egress_router.egressip.node.marks import LAST_SLOT, OWN_SLOT, Marks
 from egress_router.egressip.node.nft_rules import elements
-from egress_router.egressip.node.plan import assign_slots, chosen, node_plan
+from egress_router.egressip.node.plan import PlanInputs, Planner, assign_slots, chosen, kept_by, node_plan
 from egress_router.egressip.node.state import Direct, EgressPath, NodeState, Remote
 
 IPS = ("192.0.2.45", "192.0.2.46", "2001:db8:2::45")
@@ -88,6 +88,23 @@ def test_an_address_that_is_not_there_yet_is_not_used() -> None:
     assert plan("b").paths == {"198.51.100.40": Remote(2)}
     assert plan("a", pending=("192.0.2.45",)).paths["198.51.100.2"] == Remote(2)
     assert plan("a", pending=("192.0.2.45", "192.0.2.46")).paths["198.51.100.2"] == Direct.NO_GATEWAY
+
+
+def test_an_address_that_is_given_away_is_used_at_its_former_holder() -> None:
+    decision = kept_by(decide(STATE, ("c",)), {"192.0.2.45": "c"}, {"p", "unknown"})
+    assert set(decision.namespaces["p"].via) == {Via("192.0.2.45", "c"), Via("2001:db8:2::45", "b")}
+    slots, nothing = {"b": 1, "c": 2}, frozenset[str]()
+    inputs = PlanInputs("a", STATE.namespaces, STATE.nodes, decision, slots, nothing)
+    state = Planner().plan(inputs, STATE.pods, nothing, slots)
+    assert state.paths["198.51.100.2"] == Remote(2)
+    own = kept_by(decide(STATE, ()), {"192.0.2.46": "b"}, {"p"})
+    gives = replace(inputs, me="b", decision=own, lingering=frozenset({"192.0.2.46"}))
+    state = Planner().plan(gives, STATE.pods, nothing, slots)
+    assert (state.paths["198.51.100.40"], state.assigned) == (Direct.LOCAL_GATEWAY, nothing)
+    assert state.translations == {"198.51.100.2": "192.0.2.46", "198.51.100.40": "192.0.2.46"}
+    both = replace(gives, assigned=frozenset({"192.0.2.45"}))
+    state = Planner().plan(both, STATE.pods, nothing, slots)
+    assert state.translations["198.51.100.40"] == "192.0.2.45", "one that stands here comes first"
 
 
 def test_a_draining_node_sends_its_pods_elsewhere_and_goes_on_translating() -> None:
