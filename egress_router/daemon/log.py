@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import select
 import sys
@@ -15,6 +14,10 @@ from typing import TextIO
 from egress_router.config.settings import LogFormat, LogSettings
 from egress_router.daemon.heartbeat import Heartbeats
 from egress_router.errors import MOST_PROBLEMS, Problem
+from egress_router.postponed import postponed
+
+with postponed("traceback"):
+    import logging
 
 #: Bytes of access log that may wait for a reader; about two seconds of the busiest HTTP proxy.
 WAITING = 4 << 20

@@ -18,6 +18,7 @@ from typing import Any
 from egress_router.errors import CapabilityError, PlatformError
 from egress_router.net.closing import Closing
 from egress_router.net.oserror import translating
+from egress_router.postponed import postponed
 
 #: socket.NETLINK_NETFILTER, which Python 3.11 does not have.
 NETLINK_NETFILTER = 12
@@ -309,12 +310,13 @@ _loaded = _NAME in sys.modules
 _modules = {} if _loaded else {_NAME: _bare_package(), **_stand_ins()}
 sys.modules.update(_modules)
 try:
-    from pyroute2.netlink import nlmsg
-    from pyroute2.netlink.rtnl.fibmsg import fibmsg
-    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-    from pyroute2.netlink.rtnl.ndmsg import ndmsg
-    from pyroute2.netlink.rtnl.rtmsg import rtmsg
+    with postponed("traceback"):
+        from pyroute2.netlink import nlmsg
+        from pyroute2.netlink.rtnl.fibmsg import fibmsg
+        from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+        from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+        from pyroute2.netlink.rtnl.ndmsg import ndmsg
+        from pyroute2.netlink.rtnl.rtmsg import rtmsg
 finally:
     for _name in _modules:
         del sys.modules[_name]

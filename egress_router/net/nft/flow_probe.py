@@ -9,8 +9,8 @@ See linux/netfilter/nf_tables.h (NFT_MSG_*, NFTA_FLOWTABLE_*, NFTA_FLOW_*, NFTA_
 from __future__ import annotations
 
 import errno
+import os
 import struct
-from pathlib import Path
 
 from egress_router.net.netlink import (
     NETLINK_NETFILTER,
@@ -32,7 +32,7 @@ _REGISTER, _INTERFACE, _FLAGS = 8, 1, 0x1 | 0x8 | 0x20
 _UNKNOWN = {errno.EOPNOTSUPP, errno.ENOENT, errno.EPROTONOSUPPORT, errno.EINVAL, errno.EAFNOSUPPORT}
 #: Kernels before Linux 5.15 forget a connection that a flow table had after two minutes without a packet, conntrack's
 #: five days or not. They have no TIMEOUT, or (5.14) a PICKUP beside it; see the kernel's nf_conntrack-sysctl.rst.
-SYSCTLS = Path("/proc/sys/net/netfilter")
+SYSCTLS = "/proc/sys/net/netfilter"
 TIMEOUT, PICKUP = "nf_flowtable_tcp_timeout", "nf_flowtable_tcp_pickup"
 
 
@@ -49,9 +49,13 @@ def why_no_flow_table() -> str:
                     raise
                 return f"this kernel has no {what} ({errno.errorcode[error.code]})"
     # Now that all of it is loaded.
-    if not (SYSCTLS / TIMEOUT).exists() or (SYSCTLS / PICKUP).exists():
+    if not _has(TIMEOUT) or _has(PICKUP):
         return "this kernel may forget connections that were in a flow table after two minutes (before Linux 5.15)"
     return ""
+
+
+def _has(sysctl: str) -> bool:
+    return os.access(f"{SYSCTLS}/{sysctl}", os.F_OK)
 
 
 def _steps() -> list[tuple[str, list[tuple[int, int, bytes]]]]:
