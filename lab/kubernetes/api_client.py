@@ -12,6 +12,7 @@ from typing import Any
 
 from lab.kubernetes import namespace
 from lab.kubernetes.errors import ClusterError
+from lab.patience import patient
 
 
 class ApiError(ClusterError):
@@ -72,8 +73,10 @@ class ApiClient:
 
 
 def wait_until(what: str, holds: Callable[[], bool], timeout: float, pause: float = 0.05) -> float:
-    """Return after how many seconds ``holds()`` was true; ClusterError when it is not within ``timeout`` seconds."""
-    begun = time.monotonic()
+    """Return after how many seconds ``holds()`` was true; ClusterError when it is not within ``timeout`` seconds (more
+    on slow machines).
+    """
+    begun, timeout = time.monotonic(), patient(timeout)
     while not holds():
         if time.monotonic() - begun > timeout:
             raise ClusterError(f"{what}: not within {timeout:g} s")

@@ -57,6 +57,8 @@ class Cluster:
         self.machines = Machines.create()
         self.control_plane: ControlPlane
         self.nodes: list[Node] = []
+        #: The daemons of kube-router, where it is the network plugin.
+        self.kube_routers: list[machines.Service] = []
         #: Seconds from the first namespace to each step, and the processor time of all programs until then.
         self.took: dict[str, float] = {}
         self.processor_seconds: dict[str, float] = {}
@@ -163,10 +165,10 @@ class Cluster:
                 node.start()
             # Not sooner: it takes the processors from the API server.
             loading = pool.submit(self._import, "coredns.tar")
-            if self.shape.cni == "kube-router":
-                self._start_kube_router()
             wait_until("all nodes registered", lambda: len(self._registered()) == self.shape.nodes, 120.0)
             self._step("nodes registered")
+            if self.shape.cni == "kube-router":
+                self._start_kube_router()
             if self.shape.cni != "none":
                 wait_until("all nodes Ready", self.all_ready, 120.0)
                 self._step("nodes Ready")
@@ -207,6 +209,8 @@ class Cluster:
     def _start_runtime(self, node: Node) -> None:
         if self.shape.cni == "bridge":
             self._install_bridge(node)
+        if self.shape.cni == "kube-router":
+            network.install_conflist(node.machine, kube_router.CONFLIST, network.kube_router_conflist())
         node.start_containerd()
         images.import_into([node.machine], self.machines.files / "busybox.tar", self.programs["ctr"])
 
@@ -233,16 +237,19 @@ class Cluster:
         network.install_conflist(node.machine, "10-pods.conflist", conflist)
 
     def _start_kube_router(self) -> None:
+        """Start it on every node; it ends at once where its node's object has no address yet, which kubelets write."""
         for node in self.nodes:
-            network.install_conflist(node.machine, kube_router.CONFLIST, network.kube_router_conflist())
             log = self.machines.files / node.name / "kube-router.log"
             kubeconfig = self.control_plane.api.kubeconfig
-            kube_router.service(node.machine, self.programs["kube-router"], kubeconfig, log).start()
+            daemon = kube_router.service(node.machine, self.programs["kube-router"], kubeconfig, log)
+            daemon.start()
+            self.kube_routers.append(daemon)
 
     def _registered(self) -> list[str]:
-        """Return the nodes of which a kubelet has spoken."""
-        objects = self._node_objects()
-        return [one["metadata"]["name"] for one in objects if one["status"].get("nodeInfo", {}).get("kubeletVersion")]
+        """Return the nodes of which a kubelet has spoken, with their addresses."""
+        found = {one["metadata"]["name"]: one["status"] for one in self._node_objects()}
+        spoken = {name for name, said in found.items() if said.get("nodeInfo", {}).get("kubeletVersion")}
+        return [name for name in spoken if found[name].get("addresses")]
 
     def _node_objects(self) -> list[dict[str, Any]]:
         return list(self.api.get("/api/v1/nodes")["items"])
@@ -269,7 +276,13 @@ class Cluster:
 
     def _deployment_ready(self, namespace: str, name: str) -> None:
         path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}"
-        wait_until(f"{name} is available", lambda: self.api.get(path)["status"].get("availableReplicas", 0) > 0, 120.0)
+
+        def available() -> bool:
+            for daemon in self.kube_routers:
+                daemon.require_running()
+            return int(self.api.get(path)["status"].get("availableReplicas", 0)) > 0
+
+        wait_until(f"{name} is available", available, 120.0)
 
     def apply(self, objects: Sequence[dict[str, Any]]) -> str:
         """Give objects to `kubectl apply`, with strict validation of fields."""
