@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from lab import client
-from lab.addressing import parse
-from lab.kubernetes.api_server import SERVICES
 from lab.kubernetes.cluster import Cluster
 from lab.kubernetes.machines import CHECKOUT
-from lab.kubernetes.outside import PodHost
-from lab.kubernetes.plan import LAN4, LAN6, PODS4, PODS6, Plan
+from lab.kubernetes.plan import Plan
 from lab.process import CommandFailed
+from tests.cluster.kernel.installation import ECHO, ECHO6, FIRST, FIRST6, HOLDERS, NODES, SECOND, EgressIPs, traces
 from tests.support.products import client_pod
 
 pytestmark = [
@@ -32,132 +24,6 @@ pytestmark = [
     pytest.mark.timeout(400),
     pytest.mark.parametrize("cluster", [Plan()], indirect=True, ids=["bridge"]),
 ]
-
-SPACE = "egress-router"
-ECHO, ECHO6 = "203.0.113.25", "2001:db8:113::25"
-FIRST, FIRST6, SECOND = "192.0.2.45", "2001:db8:2::45", "192.0.2.54"
-NODES = {"node-1": "192.0.2.11", "node-2": "192.0.2.12", "node-3": "192.0.2.13"}
-HOLDERS = ("node-2", "node-3")
-
-
-class EgressIPs:
-    """The installation in a cluster: a client pod on each node that is selected, and one that is not."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.before = {name: traces(self, name) for name in NODES}
-        self.install()
-        cluster.kubectl("label", "nodes", *HOLDERS, "egress-router.io/egress-assignable=")
-        for name in ("shop", "other"):
-            cluster.kubectl("create", "namespace", name)
-        cluster.kubectl("label", "namespace", "shop", "env=shop")
-        cluster.apply([client_pod(f"client-{node}", node, "shop") for node in NODES])
-        cluster.apply([client_pod("client", "node-1", "other")])
-        cluster.kubectl("-n", "shop", "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
-
-    def overlay(self) -> Path:
-        """Write what a person changes before installing: the cluster's networks."""
-        folder = self.cluster.machines.files / "overlay"
-        folder.mkdir(exist_ok=True)
-        networks = ",".join(map(str, (PODS4, PODS6, *SERVICES, LAN4, LAN6)))
-        settings = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": "egress-ips", "namespace": SPACE},
-            "data": {"cluster-networks": networks},
-        }
-        kustomization = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": [os.path.relpath(CHECKOUT / "deploy/egress-ips", folder)],
-            "patches": [{"path": "settings.yaml"}],
-        }
-        (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
-        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        return folder
-
-    def install(self) -> None:
-        """As docs/egress-ips-kubernetes.md has it, with strict validation."""
-        self.cluster.kubectl("apply", "--validate=strict", "-k", str(self.overlay()))
-        for what in ("daemonset/egress-router-node", "deployment/egress-router-controller"):
-            try:
-                self.kubectl("rollout", "status", what, "--timeout=90s")
-            except CommandFailed as error:
-                raise AssertionError(f"{error}\n{self.story()}") from error
-
-    def kubectl(self, *arguments: str, check: bool = True, timeout: float = 120.0) -> str:
-        """Run kubectl in the installation's namespace."""
-        return self.cluster.kubectl("-n", SPACE, *arguments, check=check, timeout=timeout)
-
-    def story(self) -> str:
-        """Return what a person would look at."""
-        parts = [self.kubectl("get", "pods", "-o", "wide", check=False)]
-        parts.append(self.kubectl("describe", "pods", check=False))
-        labels = "app.kubernetes.io/name=egress-router"
-        parts.append(self.kubectl("logs", "-l", labels, "--prefix", "--tail=30", check=False))
-        parts.append(self.cluster.kubectl("describe", "egressips", check=False))
-        return "\n".join(parts)
-
-    def egress_ip(self, *addresses: str) -> None:
-        """Apply the EgressIP of the namespace shop, and wait until it is Ready with all addresses."""
-        spec = {"egressIPs": list(addresses), "namespaceSelector": {"matchLabels": {"env": "shop"}}}
-        kind = {"apiVersion": "egress-router.io/v1alpha1", "kind": "EgressIP", "metadata": {"name": "shop"}}
-        self.cluster.apply([{**kind, "spec": spec}])
-        self.until("all addresses are held", lambda: set(self.holders()) == set(addresses), 60)
-
-    def holders(self) -> dict[str, str]:
-        """Return which node holds each address, as the object's status says."""
-        found = json.loads(self.cluster.kubectl("get", "egressip", "shop", "-o", "json"))
-        return {item["egressIP"]: item["node"] for item in found.get("status", {}).get("items", ())}
-
-    def client(self, node: str) -> PodHost:
-        """Return the network of the selected pod on a node."""
-        return self.cluster.pod(f"client-{node}", "shop")
-
-    def source(self, host: PodHost, server: str = ECHO, timeout: float = 3.0) -> str:
-        """Return whom an echo server outside saw; client.NoReply without an answer."""
-        return client.tcp(host, parse(server), 80, "hello", timeout).split()[0]
-
-    def until(self, what: str, holds: Callable[[], bool], timeout: float) -> float:
-        """Return after how many seconds it held; what has no answer yet does not."""
-
-        def tried() -> bool:
-            try:
-                return holds()
-            except (client.NoReply, OSError, KeyError):
-                return False
-
-        try:
-            return self.cluster.wait(what, tried, timeout)
-        except Exception as error:
-            raise AssertionError(f"{error}\n{self.story()}") from error
-
-
-def traces(installed: EgressIPs, node: str) -> dict[str, Any]:
-    """Return what an agent could leave on a node."""
-    host = installed.cluster.host(node)
-    machine = installed.cluster.machines.by_name[node]
-    links = {line.split(": ")[1].split("@")[0] for line in host.ip("-o link").splitlines()}
-    return {
-        "links": {name for name in links if not name.startswith("veth")} - {"cni0"},
-        "addresses": sorted(re.findall(r"inet6? (\S+) .*scope global", host.ip("addr show dev eth0"))),
-        "rules": host.ip("rule") + host.ip("-6 rule"),
-        "tables": sorted(
-            line for line in machine.run(["nft", "list", "tables"]).splitlines() if "kube-proxy" not in line
-        ),
-        "routes": sorted(
-            line.strip()
-            for family in ("-4", "-6")
-            for line in host.ip(f"{family} route show table all").splitlines()
-            if "cni0" not in line and "fe80" not in line and "ff00" not in line
-        ),
-        "files": sorted(
-            str(path.relative_to(root))
-            for root in [Path(f"/proc/{machine.pid}/root/run/egress-router")]
-            if root.exists()
-            for path in root.rglob("*")
-        ),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +121,59 @@ def test_a_node_is_drained_and_comes_back(installed: EgressIPs) -> None:
         held = {FIRST, SECOND}
         installed.until("its new pod leaves", lambda: installed.source(installed.client(node)) in held, 60)
     assert {str(packet.src) for packet in seen.received() if packet.proto == "tcp"} <= held
+
+
+def test_kubectl_drain_alone_waits_for_the_guard(installed: EgressIPs) -> None:
+    """With the component nobody says anything to the agent but `kubectl drain`, which ends when the addresses are
+    away.
+    """
+    installed.egress_ip(FIRST, SECOND)
+    node = installed.holders()[FIRST]
+    other = next(name for name in HOLDERS if name != node)
+    bystander = next(name for name in NODES if name not in HOLDERS)
+    cluster, workloads = (
+        installed.cluster,
+        ("deployment/egress-router-drain-guard", "deployment/egress-router-controller"),
+    )
+    installed.components = ("guard",)
+    cluster.kubectl("apply", "--validate=strict", "-k", str(installed.overlay()))
+    installed.kubectl("rollout", "restart", workloads[1])
+    for what in workloads:
+        installed.kubectl("rollout", "status", what, "--timeout=120s")
+    installed.until("all addresses are held", lambda: set(installed.holders()) == {FIRST, SECOND}, 60)
+    try:
+        with cluster.capture() as seen:
+            words = ("drain", node, "--ignore-daemonsets", "--force", "--grace-period=1", "--timeout=150s")
+            print(cluster.kubectl(*words, timeout=170))
+            assert installed.holders().get(FIRST) != node
+            status = json.loads(cluster.kubectl("get", "egressnode", node, "-o", "json"))["status"]
+            assert status["drain"]["phase"] == "HandedOver"
+            for name in (other, bystander):
+                assert installed.source(installed.client(name)) in {FIRST, SECOND}
+        assert {str(packet.src) for packet in seen.received() if packet.proto == "tcp"} <= {FIRST, SECOND}
+        guards = json.loads(
+            installed.kubectl("get", "pods", "-l", "app.kubernetes.io/component=drain-guard", "-o", "json")
+        )
+        places = sorted(str(item["spec"].get("nodeName")) for item in guards["items"])
+        assert places == ["None", other], "the new one waits for a node, and the other one stayed"
+    finally:
+        cluster.kubectl("uncordon", node)
+        installed.until(
+            "the agent is told",
+            lambda: (
+                not json.loads(cluster.kubectl("get", "egressnode", node, "-o", "json"))["metadata"].get("annotations")
+            ),
+            60,
+        )
+        installed.kubectl("delete", "deployment,poddisruptionbudget", "egress-router-drain-guard")
+        installed.components = ()
+        cluster.kubectl("apply", "-k", str(installed.overlay()))
+        patch = '[{"op": "remove", "path": "/data/drain-on-cordon"}]'
+        installed.kubectl("patch", "configmap", "egress-ips", "--type=json", "-p", patch, check=False)
+        installed.kubectl("rollout", "restart", workloads[1])
+        installed.kubectl("rollout", "status", workloads[1], "--timeout=120s")
+        cluster.apply([client_pod(f"client-{node}", node, "shop")])
+        cluster.kubectl("-n", "shop", "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
 
 
 def test_a_cut_holder_is_replaced(installed: EgressIPs) -> None:

@@ -7,19 +7,16 @@ import os
 import re
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from lab import client
 from lab.addressing import parse
 from lab.kubernetes.cluster import Cluster
 from lab.kubernetes.images import BUSYBOX
-from lab.kubernetes.machines import CHECKOUT
 from lab.kubernetes.plan import Plan
-from tests.cluster.kernel.test_egress_ips import ECHO, FIRST, NODES, EgressIPs
+from tests.cluster.kernel.installation import ECHO, FIRST, NODES, EgressIPs
 
 pytestmark = [
     pytest.mark.root,
@@ -64,20 +61,9 @@ def pod(number: int, name: str, node: str, space: str) -> dict[str, Any]:
 class FirstPackets(EgressIPs):
     """The installation, whose agents hear of pods from the API alone at first."""
 
-    nri = False
-
-    def overlay(self) -> Path:
-        folder = super().overlay()
-        file = folder / "kustomization.yaml"
-        found = yaml.safe_load(file.read_text())
-        if self.nri:
-            found["components"] = [os.path.relpath(CHECKOUT / "deploy/egress-ips/components/nri", folder)]
-        file.write_text(yaml.safe_dump(found))
-        return folder
-
     def switch(self) -> None:
         """Have agents hear of pods from containerd as well."""
-        self.nri = True
+        self.components = ("nri",)
         self.install()
         self.until("all agents hear of pods", lambda: all(self.metric(n, "runtime_connected") for n in NODES), 30)
 
