@@ -125,10 +125,18 @@ class Routers:
 
     @contextmanager
     def connecting(
-        self, address: str, port: int, number: int = 1, threads: int = 2, send: str = "x\n", expect: str = "x\n"
+        self,
+        address: str,
+        port: int,
+        number: int = 1,
+        threads: int = 2,
+        send: str = "x\n",
+        expect: str = "x\n",
+        patience: float = 10.0,
     ) -> Iterator[dict[str, Any]]:
         """Open connections all the while, send and expect something; what became of it is in the dictionary at the end.
 
+        Each may take ``patience`` seconds.
         ``connections``: how many, ``failures``: a line each, ``seconds``: how long.
         """
         host = self.client(number)
@@ -143,6 +151,7 @@ class Routers:
             "1000000",
             send,
             expect,
+            str(patience),
         ]
         process = host.popen(command, stdout=subprocess.PIPE, text=True)
         outcome: dict[str, Any] = {}
@@ -150,7 +159,7 @@ class Routers:
             yield outcome
         finally:
             stop.touch()
-            outcome |= json.loads(process.communicate(timeout=60)[0])
+            outcome |= json.loads(process.communicate(timeout=60 + patience)[0])
             stop.unlink()
 
 

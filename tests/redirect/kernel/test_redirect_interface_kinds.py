@@ -8,6 +8,7 @@ import pytest
 
 from lab import Host, Lab
 from lab.addressing import parse
+from tests.redirect.kernel.offloaded import is_offloaded, talking, tracked
 from tests.redirect.kernel.router import Router, assert_answered_by
 
 pytestmark = [pytest.mark.root, pytest.mark.distribution_kernel]
@@ -56,6 +57,11 @@ def ipvlan(router: Router, mode: str) -> None:
 def assert_leaves_with(router: Router, source4: str, source6: str) -> None:
     assert_answered_by(router.tcp(80), source4, "203.0.113.25", 80)
     assert_answered_by(router.tcp(443, 6), source6, "2001:db8:113::25", 443)
+    # Those that stay are offloaded.
+    for family, port in ((4, 80), (6, 443)):
+        with talking(router.client, router, "tcp", family, port) as talk:
+            assert all(talk.say(text) == text for text in "abcde")
+            assert is_offloaded(router, talk), tracked(router, talk.port)
 
 
 def test_a_vlan_of_the_pods_interface(router: Router) -> None:

@@ -74,7 +74,7 @@ def test_a_reload_ends_associations_of_changed_lines_alone(lab: Lab, backend: st
     router.start()
     with associated(router, 3868) as kept, associated(router, 3869) as moved:
         router.swap("3868 sctp 203.0.113.25\n3869 sctp 203.0.113.27 9000\n")
-        router.logged("1 connection ended")
+        router.logged("1 connections ended")
         assert say(kept, "again") == "again"
         with pytest.raises(OSError, match=r"."):
             say(moved, "again")
