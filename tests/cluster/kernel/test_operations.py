@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -431,6 +433,40 @@ def test_who_goes_through_one_of_two_notices_a_kill_for_a_moment(routers: Router
     print([(packet.proto, str(packet.src), packet.time) for packet in seen.received() if packet.proto == "icmp"][:20])
     late = [line for line in outcome["failures"] if float(line.split()[0]) > at + 5]
     assert late == [], "only while nodes have not heard of it"
+
+
+def test_no_route_to_host_is_said_of_a_dead_endpoint(routers: Routers) -> None:
+    """A node whose kube-proxy has not heard of an end yet (here it stands still) sends on to the dead address. That
+    one's node goes on for a while as if it were there, then asks for it by ARP, and tells all that wait at once: so as
+    many connections fail together as there are clients.
+    """
+    nodes = routers.cluster.shape.node_names
+    routers.apply(manifests("http-proxy", "web", ["192.0.2.48", "192.0.2.49"], f"{ECHO}\n"))
+    pods = routers.wait_ready("web", 2)
+    killed = next(pod for pod in pods if pod["spec"]["nodeName"] != nodes[2])
+    send, expect = tunnel(ECHO)
+    late = routers.cluster.node(nodes[2]).proxy
+    with (
+        Capture(routers.client(3), "eth0") as seen,
+        routers.connecting(
+            routers.service("web"), 8080, number=3, threads=6, send=send, expect=expect, patience=90.0
+        ) as outcome,
+    ):
+        time.sleep(1)
+        late.signal(signal.SIGSTOP)
+        try:
+            routers.kubectl("delete", "pod", killed["metadata"]["name"], "--grace-period=0", "--force")
+            time.sleep(8)
+        finally:
+            late.signal(signal.SIGCONT)
+        routers.wait_ready("web", 2)
+        time.sleep(60)
+    told = [packet.time for packet in seen.received() if packet.proto == "icmp"]
+    unreachable = [line for line in outcome["failures"] if "No route to host" in line]
+    kinds = Counter(line.split(" ", 1)[1] for line in outcome["failures"])
+    print(f"{outcome['connections']} connections; {kinds}; {unreachable}; {told}")
+    assert len(unreachable) == 6
+    assert max(told[:6]) - min(told[:6]) < 1.0, "all that wait are told at once"
 
 
 def test_debug_from_an_ephemeral_container(routers: Routers) -> None:
