@@ -14,8 +14,9 @@ from egress_router.config.inputs import Problems, SourceText
 from egress_router.manifests.plan import plan_manifests
 from egress_router.manifests.render import join_manifests, render_manifests
 from egress_router.manifests.request import complete_request
-from egress_router.manifests.settings import kept_for, parse_settings, secret_problems
+from egress_router.manifests.settings import kept_for, pair_settings, parse_settings, secret_problems
 from egress_router.manifests.values import REGISTRY, Component, Forwarding, Kind, ManifestRequest, Platform
+from egress_router.redirect.pair.values import ElectionNetwork
 
 
 @click.command(
@@ -55,6 +56,14 @@ from egress_router.manifests.values import REGISTRY, Component, Forwarding, Kind
     metavar="NUMBER",
     help="Two routers with the one --source, of which one has it and the other takes it over within a second. NUMBER, "
     "1 to 255, is their VRRP virtual router: no other one in the egress network may have it (docs/pair.md).",
+)
+@click.option(
+    "--pair-network",
+    type=click.Choice([str(item) for item in ElectionNetwork]),
+    default=str(ElectionNetwork.EGRESS),
+    show_default=True,
+    help="Where the two of --pair hear each other: in the egress network (multicast), or between their pods (UDP), "
+    "where that carries no VRRP.",
 )
 @click.option("--destinations", required=True, metavar="FILE", help="The list of destinations ('-': standard input).")
 @click.option("--http-port", metavar="PORT", help="Port of the HTTP proxy.  [default: 8080]")
@@ -107,6 +116,7 @@ def command(
     sources: tuple[str, ...],
     gateways: tuple[str, ...],
     pair: str | None,
+    pair_network: str,
     destinations: str,
     http_port: str | None,
     platform: str,
@@ -158,7 +168,7 @@ def command(
         SourceText(destinations, read_text(destinations)),
         problems,
         http_port,
-        variables if pair is None else {**variables, "EGRESS_PAIR": pair},
+        {**variables, **pair_settings(pair, ElectionNetwork(pair_network), name, namespace)},
     )
     problems.raise_if_any()
     assert request is not None

@@ -163,6 +163,8 @@ def _pair_lines(pair: dict[str, Any] | None) -> list[str]:
         found.append(f"peer {address}: " + (twin["problem"] or f"{twin['role']}{apart}"))
     if pair["both_active"]:
         found.append(f"adverts of another active router while active: {pair['both_active']}")
+    if pair.get("splits"):
+        found.append(f"had by another in the egress network, not heard in the cluster's: {pair['splits']} times")
     return found
 
 

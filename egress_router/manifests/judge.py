@@ -231,6 +231,8 @@ def _pair_apart(pod: ManifestPod, init: Container) -> Found:
             message = "is not set, and a standby has no route that tells what the proxy leaves with"
             expected = f"EGRESS_SOURCE as in {init.name}"
             yield _error(pod, f"{container.name} EGRESS_SOURCE", "", message, expected)
+    if here and there:
+        yield from _elects_apart(pod, init, run)
     if here == there or "EGRESS_PAIR" in run.outside:
         return
     if not here:
@@ -239,6 +241,17 @@ def _pair_apart(pod: ManifestPod, init: Container) -> Found:
     else:
         message = f"has another value in {run.name}" if there else f"is not set in {run.name}, which takes the address"
         yield _error(pod, f"{init.name} EGRESS_PAIR", here, message, "the same value in both")
+
+
+def _elects_apart(pod: ManifestPod, init: Container, run: Container) -> Found:
+    """Yield where the containers of a pair differ in where it elects: what one lets pass the other one takes away."""
+    for name in ("EGRESS_PAIR_NETWORK", "EGRESS_PAIR_PORT"):
+        if {name} & {*init.outside, *run.outside}:
+            continue
+        mine, theirs = init.env.get(name, "").strip(), run.env.get(name, "").strip()
+        if mine.lower() != theirs.lower():
+            message = f"is {theirs or 'not set'} in {run.name}, and {mine or 'not set'} here"
+            yield _error(pod, f"{init.name} {name}", mine, message, "the same value in both")
 
 
 def _words(text: str) -> list[str]:

@@ -96,6 +96,7 @@ def plan_manifests(request: ManifestRequest, version: str) -> ManifestSet:
         open=not request.allow_from and any(service.open_to_the_outside for service in request.services),
         metrics_port=HEALTH_PORT if request.service_monitor else None,
         pair=request.pair,
+        pair_port=request.pair_port,
         warnings=warnings_about(request),
     )
 

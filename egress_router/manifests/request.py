@@ -16,6 +16,8 @@ _OPTIONS = {
     "EGRESS_GATEWAY": "--gateway",
     "EGRESS_HTTP_PROXY_PORT": "--http-port",
     "EGRESS_PAIR": "--pair",
+    "EGRESS_PAIR_NETWORK": "--pair-network",
+    "EGRESS_PAIR_PEERS": "--pair-network",
 }
 
 
@@ -57,6 +59,7 @@ def complete_request(
         http_port=first.http.settings.port if first.http else None,
         dns=first.dns,
         pair=None if routers[0].pair is None else routers[0].pair.number,
+        pair_port=None if routers[0].pair is None or not routers[0].pair.by_cluster else routers[0].pair.port,
     )
 
 

@@ -19,6 +19,7 @@ from egress_router.manifests.values import (
     Kept,
     ManifestRequest,
 )
+from egress_router.redirect.pair.values import ElectionNetwork
 
 #: Variables that have options, or a place in what is written, and what to use instead.
 _TAKEN = {
@@ -38,6 +39,7 @@ _TAKEN = {
         ("EGRESS_PAIR_PRIORITY", "EGRESS_PAIR_ADDRESS"), "by hand: what is written is alike in both routers of a pair"
     ),
     "EGRESS_PAIR": "--pair",
+    "EGRESS_PAIR_NETWORK": "--pair-network",
     "EGRESS_PAIR_PEERS": "--pair names the Service of the two",
     **dict.fromkeys(
         ("EGRESS_PARENT_INTERFACE", "EGRESS_HOST_NETNS", "EGRESS_MACVLAN_MODE"), "the interface comes with the pod"
@@ -47,7 +49,14 @@ _TAKEN = {
 _LOG = ("EGRESS_LOG_FORMAT", "EGRESS_LOG_LEVEL", "EGRESS_ROUTER_DEBUG")
 #: What the container that sets the pod up reads.
 _SET_UP = (
-    *("EGRESS_NAT_BACKEND", "EGRESS_CLUSTER_CIDRS", "EGRESS_DAD", "EGRESS_DAD_WAIT", "EGRESS_PAIR_INTERVAL"),
+    *(
+        "EGRESS_NAT_BACKEND",
+        "EGRESS_CLUSTER_CIDRS",
+        "EGRESS_DAD",
+        "EGRESS_DAD_WAIT",
+        "EGRESS_PAIR_INTERVAL",
+        "EGRESS_PAIR_PORT",
+    ),
     *_LOG,
 )
 #: What the init container of a redirect router reads besides: that of a proxy has no list.
@@ -81,6 +90,15 @@ def parse_settings(component: Component, texts: Iterable[str], problems: Problem
             problems.error("--set", None, text, f"says otherwise than {name}={found[name]} before it", "one of the two")
         else:
             found[name] = value
+    return found
+
+
+def pair_settings(pair: str | None, network: ElectionNetwork, name: str, namespace: str) -> dict[str, str]:
+    """Return the variables that --pair and --pair-network stand for."""
+    found = {} if pair is None else {"EGRESS_PAIR": pair}
+    if network is ElectionNetwork.CLUSTER:
+        # Without --pair they are a mistake, which is judged as everywhere.
+        found |= {"EGRESS_PAIR_NETWORK": str(network), "EGRESS_PAIR_PEERS": f"{name}-peers.{namespace}.svc"}
     return found
 
 

@@ -139,7 +139,8 @@ class ManifestRequest:
     ``sdn`` is the value of OpenShift SDN's annotation, "true" or a NIC, None without it. ``networks`` is an annotation
     of Multus to keep as it is, ``interface`` the name of the egress interface there. ``kept`` has an entry for each of
     ``sources``, or none; ``services`` are written instead of our own, and ``node_selectors`` are those of single
-    routers. ``pair`` is EGRESS_PAIR of two routers with the one of ``sources``, None for routers that are alone.
+    routers. ``pair`` is EGRESS_PAIR of two routers with the one of ``sources``, None for routers that are alone;
+    ``pair_port`` is where they elect between their pods, None where they do so in the egress network.
     """
 
     component: Component
@@ -170,6 +171,7 @@ class ManifestRequest:
     services: tuple[KeptService, ...] = ()
     node_selectors: tuple[tuple[tuple[str, str], ...], ...] = ()
     pair: int | None = None
+    pair_port: int | None = None
 
     @property
     def owners(self) -> tuple[Mapping[Family, Interface], ...]:
@@ -309,6 +311,7 @@ class ManifestSet:
     open: bool = False
     metrics_port: int | None = None
     pair: int | None = None
+    pair_port: int | None = None
     warnings: tuple[Problem, ...] = field(default=())
 
     #: For the templates.
@@ -354,8 +357,8 @@ class Note:
 class LegacyRouter:
     """One router of the old manifest. ``request`` lacks what the texts say: ``source``, ``gateway``, ``destinations``
     and ``http_port``. ``labels`` are those of its pods, ``ports`` the containers whose named ports Services use.
-    ``pair`` is its EGRESS_PAIR. ``names`` says where in the old manifest each variable stands, ``reads`` which keys of
-    which objects (by id) its containers take values from.
+    ``pair`` is its EGRESS_PAIR, which elects between the pods where ``pair_by_cluster``. ``names`` says where in the
+    old manifest each variable stands, ``reads`` which keys of which objects (by id) its containers take values from.
     """
 
     where: str
@@ -369,3 +372,4 @@ class LegacyRouter:
     containers: tuple[Mapping[str, Any], ...] = ()
     pair: str = ""
     reads: frozenset[tuple[int, str]] = frozenset()
+    pair_by_cluster: bool = False

@@ -77,10 +77,15 @@ class NeighbourWatch(Neighbours):
         except TryAgainError:
             return
 
-    def probe_own(self, address: Address) -> None:
-        """Ask who else has our ``address`` (RFC 5227, 2.1.1): another machine that has it answers."""
+    def probe_own(self, address: Address, to: str | None = None) -> None:
+        """Ask who else has our ``address`` (RFC 5227, 2.1.1): another machine that has it answers. ``to``: only that
+        MAC is asked.
+        """
+        frame = self._probe(address)
+        if to is not None:
+            frame = bytes.fromhex(to.replace(":", "")) + frame[6:]
         try:
-            self._send(self._probe(address))
+            self._send(frame)
         except TryAgainError:
             return
 

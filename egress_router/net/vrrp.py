@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+from contextlib import suppress
 from ipaddress import IPv4Address
 
 from egress_router.net.arp_nd import _PACKET_ADD_MEMBERSHIP, _PACKET_MR_MULTICAST, _SOL_PACKET
@@ -15,7 +16,7 @@ _ETH_P_IP = 0x0800
 _SO_ATTACH_FILTER = 26
 _VRRP = 112
 #: Where IPv4 multicast to 224.0.0.18 goes (RFC 1112, 6.4).
-_GROUP_MAC = bytes.fromhex("01005e000012")
+GROUP_MAC = bytes.fromhex("01005e000012")
 #: linux/filter.h: (code, jump if true, jump if false, operand). IPv4 with protocol 112, on an Ethernet frame.
 _FILTER = (
     (0x28, 0, 0, 12),
@@ -52,7 +53,7 @@ class AdvertWatch:
         program = b"".join(struct.pack("=HBBI", *line) for line in _FILTER)
         self._buffer = ctypes.create_string_buffer(program)
         head = struct.pack("@HP", len(_FILTER), ctypes.addressof(self._buffer))
-        membership = struct.pack("=iHH8s", index, _PACKET_MR_MULTICAST, 6, _GROUP_MAC)
+        membership = struct.pack("=iHH8s", index, _PACKET_MR_MULTICAST, 6, GROUP_MAC)
         with translating(f"hear VRRP on {interface}", "NET_RAW"):
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
             try:
@@ -70,17 +71,24 @@ class AdvertWatch:
 
     def heard(self) -> list[Advert]:
         """Return the adverts of others since the last time."""
+        found = map(parsed_advert, self.frames())
+        return [advert for advert in found if advert is not None and advert.mac != self._mac]
+
+    def frames(self) -> list[bytes]:
+        """Return the Ethernet frames since the last time, adverts or not."""
         found = []
         for _ in range(1000):
             try:
-                frame = self._socket.recv(2048)
+                found.append(self._socket.recv(2048))
             except OSError:
                 # Nothing more, or the interface went down; the link's own events tell that.
                 break
-            advert = parsed_advert(frame)
-            if advert is not None and advert.mac != self._mac:
-                found.append(advert)
         return found
+
+    def send(self, frame: bytes) -> None:
+        """Send an Ethernet frame; one that the interface does not take is lost, as others are."""
+        with suppress(OSError):
+            self._socket.send(frame)
 
     def close(self) -> None:
         """Close the socket."""

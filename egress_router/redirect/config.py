@@ -18,6 +18,7 @@ from egress_router.config.settings import (
 from egress_router.config.values import Address, Family, Interface, Network, family_of, host_network
 from egress_router.net.rtnetlink.values import MacvlanMode
 from egress_router.redirect.destinations import parse_rules
+from egress_router.redirect.pair.config import NETWORK as PAIR_NETWORK
 from egress_router.redirect.pair.config import VARIABLE as PAIR
 from egress_router.redirect.pair.config import parse_pair
 from egress_router.redirect.values import Backend, FlowOffload, Mode, RouterConfig
@@ -64,6 +65,10 @@ def parse_router(inputs: Inputs, problems: Problems) -> RouterConfig | None:
         pair=pair,
         handover=_handover(inputs, problems, mode if mode_known else None),
     )
+    if pair is not None and pair.by_cluster and not config.dad:
+        # What is not heard by the cluster's network is seen there alone.
+        message = "needs duplicate address detection on the egress network, and EGRESS_DAD is off"
+        problems.error(PAIR_NETWORK, None, "cluster", message, "no EGRESS_DAD=off, or egress here")
     list_wait(inputs, problems)
     _refuse_host_addresses(inputs, problems, sources)
     if not mode.redirects:

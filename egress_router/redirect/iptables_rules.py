@@ -90,8 +90,17 @@ def unanswered(translation: Translation, family: Family) -> tuple[IptRule, ...]:
         if translation.health_port is not None:
             port = PortRange(translation.health_port, translation.health_port)
             found.append(IptRule("RETURN", protocol="tcp", matches=(ports_match(Protocol.TCP, port),)))
+        found += _election(translation)
         found += [IptRule("DROP", protocol=str(protocol), matches=(_NEW,)) for protocol in Protocol]
     return tuple(found)
+
+
+def _election(translation: Translation) -> tuple[IptRule, ...]:
+    """Leave what other pods of a pair send to the one who elects."""
+    if translation.pair_port is None:
+        return ()
+    port = PortRange(translation.pair_port, translation.pair_port)
+    return (IptRule("RETURN", protocol="udp", matches=(ports_match(Protocol.UDP, port),)),)
 
 
 _ICMP = {Family.IPV4: "icmp", Family.IPV6: "icmpv6"}
@@ -162,6 +171,7 @@ def _nat(translation: Translation, family: Family) -> IptTable:
         if translation.health_port is not None:
             port = PortRange(translation.health_port, translation.health_port)
             top.append(IptRule("RETURN", protocol="tcp", matches=(ports_match(Protocol.TCP, port),)))
+        top += _election(translation)
         top += fallback
     spreads = list(translation.spreads(family))
     chains |= {name_chain(spread.rule): spread_rules(spread) for spread in spreads}
@@ -182,7 +192,8 @@ def _nat(translation: Translation, family: Family) -> IptTable:
             for address in translation.pod_addresses[family]
         ]
     # Connection tracking sees a connection in adverts, too.
-    chains[f"{PREFIX}POSTROUTING"] = (*_sent_adverts(translation, family), IptRule("SNAT", (("to-source", source),)))
+    adverts = _adverts_out(translation, family)
+    chains[f"{PREFIX}POSTROUTING"] = (*adverts, IptRule("SNAT", (("to-source", source),)))
     hooks.append(("POSTROUTING", IptRule(f"{PREFIX}POSTROUTING", out_interface=translation.egress)))
     unknown = frozenset(name_chain(spread.rule) for spread in spreads) if translation.answers is None else frozenset()
     return IptTable("nat", chains, tuple(hooks), unknown)
@@ -244,7 +255,7 @@ def _translated(translation: Translation, family: Family) -> tuple[IptRule, ...]
     to clients), and connections that were translated before the source changed.
     """
     source = translation.sources.get(family)
-    adverts = _sent_adverts(translation, family)
+    adverts = _adverts_out(translation, family)
     if not translation.holds:
         return (*adverts, IptRule("DROP"))
     rules = [*adverts, IptRule("DROP", matches=(IptMatch("conntrack", (("ctdir", "REPLY"),)),))]
@@ -344,13 +355,25 @@ def _sent_adverts(translation: Translation, family: Family) -> tuple[IptRule, ..
     if translation.adverts is None or family is not Family.IPV4:
         return ()
     rule = IptRule(
-        "RETURN", protocol=str(PROTOCOL_NUMBER), source=str(translation.adverts), destination=str(host_network(GROUP))
+        "RETURN",
+        protocol=str(PROTOCOL_NUMBER),
+        source=str(translation.adverts),
+        destination=str(host_network(GROUP)),
+        out_interface=translation.adverts_by,
     )
     return (rule,)
 
 
+def _adverts_out(translation: Translation, family: Family) -> tuple[IptRule, ...]:
+    """Let them out by the egress interface, where they go by that."""
+    return () if translation.adverts_by else _sent_adverts(translation, family)
+
+
 def _heard_adverts(translation: Translation, family: Family) -> tuple[IptRule, ...]:
-    return tuple(replace(rule, source=None) for rule in _sent_adverts(translation, family))
+    return tuple(
+        replace(rule, source=None, out_interface=None, in_interface=translation.adverts_by)
+        for rule in _sent_adverts(translation, family)
+    )
 
 
 def iptables_text(tables: Iterable[IptTable]) -> str:

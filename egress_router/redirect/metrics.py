@@ -102,6 +102,11 @@ def _pair(pair: PairState | None) -> Iterable[Metric]:
     both = CounterMetricFamily(
         "egress_router_pair_both_active_adverts", "Adverts of another active router, heard by an active one.", labels=()
     )
+    splits = CounterMetricFamily(
+        "egress_router_pair_splits",
+        "Times that another router had the address in the egress network and was not heard in the cluster's.",
+        labels=(),
+    )
     standbys = GaugeMetricFamily(
         "egress_router_pair_standbys", "Routers of the pair that answer and wait for the address.", labels=()
     )
@@ -117,7 +122,8 @@ def _pair(pair: PairState | None) -> Iterable[Metric]:
         changes.add_metric((), pair.changes)
         since.add_metric((), pair.since)
         both.add_metric((), pair.both_active)
-    yield from (role, changes, since, both, standbys, differing)
+        splits.add_metric((), pair.splits)
+    yield from (role, changes, since, both, splits, standbys, differing)
 
 
 def _names(state: State) -> Iterable[Metric]:

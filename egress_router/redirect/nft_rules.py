@@ -156,6 +156,8 @@ def _redirect(translation: Translation, family: Family) -> tuple[list[NftSet], l
     if fallback is not None:
         if translation.health_port is not None:
             chain_rules.append(f"tcp dport {translation.health_port} return")
+        if translation.pair_port is not None:
+            chain_rules.append(f"udp dport {translation.pair_port} return")
         chain_rules.append(f"{WITH_PORTS} counter {fallback}")
         count_rules.append("counter")
     return sets, [
@@ -190,7 +192,7 @@ def _prerouting(translation: Translation, redirecting: list[NftChain]) -> NftCha
 
 def _postrouting(translation: Translation) -> NftChain:
     # Connection tracking sees a connection in adverts, too.
-    rules = [f'oifname "{translation.egress}" {_sent_adverts(translation)} accept'] if translation.adverts else []
+    rules = [f"{_sent_adverts(translation)} accept"] if translation.adverts else []
     rules += [
         f'oifname "{translation.egress}" meta nfproto {_NFPROTO[family]} snat {_IP[family]} to {source}'
         for family, source in translation.sources.items()
@@ -259,7 +261,8 @@ def _input(translation: Translation, redirects: bool) -> NftChain:
     the pod itself, whose reset would end the connection that it came from.
     """
     name = f'iifname != "lo" iifname != "{translation.cluster}"'
-    adverts = (f'iifname "{translation.egress}" {_ADVERTS} accept',) if translation.adverts is not None else ()
+    by = translation.adverts_by or translation.egress
+    adverts = (f'iifname "{by}" {_ADVERTS} accept',) if translation.adverts is not None else ()
     late = (f'iifname "{translation.cluster}" ct state invalid counter drop',) if redirects else ()
     rules = (
         *late,
@@ -310,7 +313,7 @@ def _wrong_source(translation: Translation) -> tuple[str, ...]:
     name = f'oifname != "lo" oifname != "{translation.cluster}"'
     rules: list[str] = []
     if translation.adverts is not None:
-        rules.append(f'oifname "{translation.egress}" {_sent_adverts(translation)} accept')
+        rules.append(f"{_sent_adverts(translation)} accept")
     for family in Family:
         source: Address | None = translation.sources.get(family)
         if source is None:
@@ -327,4 +330,5 @@ _ADVERTS = f"ip daddr {GROUP} ip protocol {PROTOCOL_NUMBER}"
 
 
 def _sent_adverts(translation: Translation) -> str:
-    return f"ip saddr {str(translation.adverts).removesuffix('/32')} {_ADVERTS}"
+    by = translation.adverts_by or translation.egress
+    return f'oifname "{by}" ip saddr {str(translation.adverts).removesuffix("/32")} {_ADVERTS}'

@@ -32,7 +32,7 @@ from egress_router.redirect.network_state import (
     RULE_PRIORITIES,
     NetworkState,
 )
-from egress_router.redirect.pair.values import LEASE_SECONDS
+from egress_router.redirect.pair.values import LEASE_SECONDS, RELAY_INTERFACE
 from egress_router.redirect.values import FlowOffload, Mode, RouterConfig, Ruleset, Translation
 
 #: Behind every other route of EGRESS_TABLE; any large value does.
@@ -160,7 +160,7 @@ def plan_network(
         routes += [*own, *_egress_routes(config, family, egress, EGRESS_TABLE), *kept]
         routes += _egress_routes(config, family, egress, MAIN_TABLE)
         rules += _policy_rules(family, pod_addresses[family], egress, cluster)
-    if config.pair is not None and config.pair.address is None:
+    if config.pair is not None and config.pair.address is None and not config.pair.by_cluster:
         # The reverse path filter, strict or loose, drops what comes from where no route leads to, and a standby has no
         # other one out of this interface.
         routes.append(_own(Family.IPV4, MAIN_TABLE, ADVERT_SOURCES, egress))
@@ -307,7 +307,7 @@ def _sysctls(config: RouterConfig, egress: str, cluster: str) -> Iterable[Sysctl
         # An address of the cluster side is nobody's business on the egress side, and the other way round.
         yield Sysctl(f"net/ipv4/conf/{egress}/arp_ignore", 1, required=False)
         yield Sysctl(f"net/ipv4/conf/{egress}/arp_announce", 2, required=False)
-    if config.pair is not None and config.pair.address is not None:
+    if config.pair is not None and config.pair.address is not None and not config.pair.by_cluster:
         # No route leads to a source of the others' choice.
         yield Sysctl(f"net/ipv4/conf/{egress}/rp_filter", 0, required=False)
     if Family.IPV6 in config.sources and not config.mode.redirects:
@@ -331,6 +331,8 @@ def plan_translation(
         health_port=config.health_port,
         answers=answers,
         adverts=None if config.pair is None else config.pair.sources,
+        adverts_by=RELAY_INTERFACE if config.pair is not None and config.pair.by_cluster else None,
+        pair_port=config.pair.port if config.pair is not None and config.pair.by_cluster else None,
         holds=config.holds,
         offload=config.flow_offload if config.mode.redirects else FlowOffload.OFF,
     )

@@ -27,7 +27,7 @@ from egress_router.daemon.page.rates import Rates
 from egress_router.daemon.page.serve import router_pages
 from egress_router.daemon.threads import Threads
 from egress_router.daemon.worker import WORK_SECONDS, Worker
-from egress_router.errors import ConfigurationError, EgressRouterError, TryAgainError
+from egress_router.errors import ConfigurationError, EgressRouterError, PlatformError, TryAgainError
 from egress_router.net.iptables.blocks import TableInfo
 from egress_router.net.iptables.platform import available_families
 from egress_router.net.memory import give_back_memory, map_large_blocks
@@ -500,6 +500,7 @@ def _compare(pair: Pair, live: Reconciler, env: Mapping[str, str], port: int, th
 
     if pair.config.peers:
         twins = Twins(pair.state, port, lambda: _pod_addresses(live.desired), mine)
+        twins.met = pair.meet
         threads.start("peers", twins.keep_asking, limit=STUCK_SECONDS)
     return json_page(lambda: own_page(pair.state, mine))
 
@@ -516,6 +517,12 @@ def _prepare_pair(run: RunConfig, desired: Desired, loop: Loop) -> Pair | None:
         link = kernel.link(desired.network.egress)
     if link is None:
         raise TryAgainError(f"{desired.network.egress} was there and is gone")
-    pair = Pair(run.router.pair, loop, tuple(source.ip for source in run.router.sources.values()))
+    if run.router.pair.by_cluster and link.shares_mac:
+        raise PlatformError(
+            f"{link.name} is an ipvlan, which gets no answers to IPv4 address probes: a pair that elects by the "
+            "cluster's network could not see who has the address. Use a macvlan, or EGRESS_PAIR_NETWORK=egress"
+        )
+    sources = tuple(source.ip for source in run.router.sources.values())
+    pair = Pair(run.router.pair, loop, sources, lambda: _pod_addresses(desired))
     pair.prepare(link.name, link.mac)
     return pair

@@ -19,7 +19,9 @@ from egress_router.config.settings import (
 from egress_router.config.values import Family, Interface, Protocol, family_of
 from egress_router.records import replace
 from egress_router.redirect.config import parse_router
+from egress_router.redirect.pair.config import EXPECTED_PEERS, NETWORK, PEERS, PORT
 from egress_router.redirect.pair.config import VARIABLE as PAIR
+from egress_router.redirect.pair.values import PairConfig
 from egress_router.redirect.values import Check, Mode, RouterConfig, RunConfig
 
 EXPECTED_CHECK = "ADDRESS:PORT, such as 203.0.113.25:443 or [2001:db8::25]:443"
@@ -63,12 +65,27 @@ def parse_staying(inputs: Inputs, problems: Problems, router: RouterConfig | Non
     if beside and health is not None and not inputs.value(HEALTH):
         message = f"is not set, and {health} is the port of the proxy in the same pod"
         problems.error(HEALTH, None, "", message, "another one, such as 9912")
-    if router is not None and router.pair is not None and health is None:
+    if router is not None and router.pair is not None and router.pair.by_cluster:
+        _judge_election(inputs, problems, router, router.pair)
+        if health is None:
+            message = "is off, and the peers are looked for by what answers there"
+            problems.error(HEALTH, None, "off", f"{message} ({NETWORK}=cluster)", "a port that nothing else claims")
+    elif router is not None and router.pair is not None and health is None:
         message = "without one no Service can tell which router of the pair is active"
         problems.warn("EGRESS_HEALTH_PORT", None, "", message, "a port that nothing else claims")
     if router is None or len(problems.errors) > before:
         return None
     return RunConfig(replace(router, health_port=health), grace, delay, announce, probe, checks, hold, page, page_hosts)
+
+
+def _judge_election(inputs: Inputs, problems: Problems, router: RouterConfig, pair: PairConfig) -> None:
+    """Note what keeps an election between the pods from taking place."""
+    if not pair.peers and not inputs.value(PEERS):
+        problems.error(PEERS, None, "", f"is not set, and {NETWORK} is cluster", EXPECTED_PEERS)
+    claims = (r for r in router.rules.claims if r.protocol is Protocol.UDP and pair.port in r.ports)
+    if rule := next(claims, None):
+        message = f"is claimed by line {rule.line} of EGRESS_DESTINATION ({rule})"
+        problems.error(PORT, None, str(pair.port), message, "a UDP port that nothing else claims")
 
 
 def _unclaimed(inputs: Inputs, problems: Problems, router: RouterConfig, port: int) -> int | None:

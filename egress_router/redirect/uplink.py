@@ -54,6 +54,8 @@ class UplinkMonitor:
         self._others_ask = False
         state.gateways = {gateway: Reachability() for gateway in run.router.gateways.values()}
         state.checks = {check: Reachability() for check in run.checks}
+        if pair is not None:
+            pair.ask, pair.tell = self._ask_own, self.announce
 
     def look_at_link(self) -> None:
         """Find out whether the link is up; when it came back, or is another one now, tell everybody again."""
@@ -67,6 +69,9 @@ class UplinkMonitor:
             carrier_before = self._state.carrier
         self._state.carrier = carrier
         if carrier and not carrier_before:
+            if self._pair is not None:
+                self._pair.holder.forget()
+                self._next_own = 0.0
             self.announce()
             self._loop.call_later(AGAIN_SECONDS, self.announce)
         elif carrier_before and not carrier:
@@ -84,6 +89,8 @@ class UplinkMonitor:
 
     def probe(self) -> None:
         """Judge the last question to each gateway, ask again, and start the checks of destinations."""
+        # An answer may be there already, if somebody held up the loop.
+        self._listen()
         for address in self._asked:
             self._note_gateway(address, answer=False)
         missed = self._asked
@@ -115,11 +122,32 @@ class UplinkMonitor:
             # A pair asks often: only where a gateway is, while that is known.
             source = self._asks_as(gateway, missed=gateway in missed, now=now)
             self._watch.ask(gateway, source, to_all=self._pair is None or gateway in missed)
-        if self._run.router.dad and now >= self._next_own and not (self._state.leaving and self._others_ask):
+        if not self._run.router.dad or (self._state.leaving and self._others_ask):
             # (Two that ask at once take each other for the owner: a successor that waits would wait longer.)
-            self._next_own = now + (ASK_OWN_SECONDS if self._pair is None else PAIR_OWN_SECONDS)
-            for source in self._sources:
-                self._watch.probe_own(source)
+            return
+        if now >= self._next_own:
+            self._next_own = now + self._own_pace()
+            self._probe_own()
+        elif self._pair is not None and self._pair.asks_holder:
+            self._probe_own(self._pair.holder.mac)
+
+    def _own_pace(self) -> float:
+        if self._pair is None:
+            return ASK_OWN_SECONDS
+        return self._pair.own_pace or PAIR_OWN_SECONDS
+
+    def _ask_own(self) -> None:
+        """Hear what was answered, and ask all machines again who else has our addresses."""
+        self._listen()
+        self._probe_own()
+
+    def _probe_own(self, to: str | None = None) -> None:
+        if self._watch is None:
+            return
+        for source in self._sources:
+            self._watch.probe_own(source, to)
+            if self._pair is not None:
+                self._pair.holder.asked(source.version)
 
     def _asks_as(self, gateway: Address, *, missed: bool, now: float) -> Address | None:
         """Return whose question it is; None for a standby's, which has no address.
@@ -191,7 +219,9 @@ class UplinkMonitor:
         """A claim of one of a pair is none; its next advert tells who it is."""
         if self._pair is None:
             self._note_conflict(claim.address, claim.mac, claim.heard)
-        elif not self._pair.is_peer(claim.mac):
+            return
+        self._pair.claimed_by(claim.mac, claim.address.version)
+        if not self._pair.is_peer(claim.mac):
             judge = partial(self._note_strangers_claim, self._pair, claim, self._loop.now())
             self._loop.call_later(self._pair.config.patience, judge)
 
@@ -204,7 +234,7 @@ class UplinkMonitor:
             pair.claimed(
                 claim.mac,
                 at,
-                f"{claim.mac}, none of the pair, has {claim.address} on {self._state.interface} ({claim.heard}); "
+                f"{claim.mac}, {pair.no_peer}, has {claim.address} on {self._state.interface} ({claim.heard}); "
                 "remove that machine, or choose another address",
                 again=PAIR_OWN_SECONDS,
             )

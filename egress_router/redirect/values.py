@@ -254,7 +254,8 @@ class Translation:
     ``offload``: established TCP connections and UDP flows may go around the rules, where the kernel can do that.
 
     ``adverts`` may leave and come: VRRP of a pair, from sources of that network; None without a pair. A router of a
-    pair that does not hold its sources redirects nothing and lets nothing else out.
+    pair that does not hold its sources redirects nothing and lets nothing else out. They go by the egress interface, or
+    by ``adverts_by``, and from there to other pods' UDP port ``pair_port``, which no fallback claims.
     """
 
     egress: str
@@ -267,6 +268,8 @@ class Translation:
     accepting: bool = True
     answers: Mapping[HostName, tuple[Address, ...]] | None = field(default_factory=dict)
     adverts: IPv4Network | None = None
+    adverts_by: str | None = None
+    pair_port: int | None = None
     holds: bool = True
     offload: FlowOffload = FlowOffload.OFF
 

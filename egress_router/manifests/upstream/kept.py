@@ -105,6 +105,7 @@ _TAKEN_OVER = {
     "EGRESS_HOST_IPS",
     "EGRESS_PAIR",
     "EGRESS_PAIR_PEERS",
+    "EGRESS_PAIR_NETWORK",
     *(f"{item.destination_variable}{suffix}" for item in Component for suffix in ("", "_FILE")),
 }
 _OUR_HANDOVER = (

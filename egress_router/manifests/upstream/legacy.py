@@ -20,6 +20,7 @@ from egress_router.manifests.objects import (
 )
 from egress_router.manifests.request import complete_request
 from egress_router.manifests.services import Services
+from egress_router.manifests.settings import pair_settings
 from egress_router.manifests.unprocessed import no_pods
 from egress_router.manifests.upstream.kept import Notebook
 from egress_router.manifests.upstream.others import Fates
@@ -35,6 +36,7 @@ from egress_router.manifests.values import (
     Note,
     NoteKind,
 )
+from egress_router.redirect.pair.values import ElectionNetwork
 
 _MENDED = str.maketrans({"“": '"', "”": '"', "„": '"', "″": '"', "‘": "'", "’": "'", "‚": "'", "‑": "-"})
 _SPACES = str.maketrans(dict.fromkeys("\u00a0\u2007\u202f", " "))
@@ -276,7 +278,8 @@ def _together(
     destinations = SourceText(first.names["--destinations"], first.destinations)
     settings = {name: value for kept in request.kept for name, value in kept.settings.items()}
     if pair:
-        settings["EGRESS_PAIR"] = pair
+        network = ElectionNetwork.CLUSTER if first.pair_by_cluster else ElectionNetwork.EGRESS
+        settings |= pair_settings(pair, network, request.name, request.namespace)
     complete = complete_request(
         request, sources, options.gateway or first.gateway, destinations, mine, first.http_port, settings
     )

@@ -21,6 +21,7 @@ from egress_router.manifests.values import (
     NoteKind,
     Platform,
 )
+from egress_router.redirect.pair.values import ElectionNetwork
 
 _INSTANCE = "app.kubernetes.io/instance"
 _ROUTER = "egress-router/router"
@@ -84,6 +85,7 @@ def router_of_pod(
         tuple(one.raw for one in pod.containers),
         "" if setter is None else setter.env.get("EGRESS_PAIR", "").strip(),
         frozenset(read for one in pod.containers for read in one.reads),
+        setter is not None and setter.env.get("EGRESS_PAIR_NETWORK", "").strip().lower() == ElectionNetwork.CLUSTER,
     )
 
 

@@ -344,6 +344,11 @@ class Rtnetlink(Closing):
         request = messages.macvlan_message(name, parent, mode, netns)
         self._netlink.change(request, _NEWLINK, NLM_F_CREATE | NLM_F_EXCL, f"create {name} on {parent.name}")
 
+    def create_veth(self, name: str, peer: str) -> None:
+        """Make two interfaces, each of which hears what the other one sends. Raises NetlinkError."""
+        request = messages.veth_message(name, peer)
+        self._netlink.change(request, _NEWLINK, NLM_F_CREATE | NLM_F_EXCL, f"create {name}")
+
     def remove_link(self, link: Link) -> None:
         """See RouteNetlink."""
         _gone_is_fine(
@@ -358,13 +363,13 @@ class Rtnetlink(Closing):
         spec = attribute(_IFLA_AF_SPEC | NLA_F_NESTED, attribute(socket.AF_INET6 | NLA_F_NESTED, mode))
         self._netlink.change(messages.link_message(link.index), _NEWLINK, 0, f"prepare {link.name}", extra=spec)
 
-    def set_up(self, link: Link) -> None:
-        """See RouteNetlink."""
+    def set_up(self, link: Link, *, wait: bool = True) -> None:
+        """See RouteNetlink. Without ``wait`` there may be no carrier afterwards."""
         request = messages.link_message(link.index)
         request["flags"] = request["change"] = messages.IFF_UP
         self._netlink.change(request, _NEWLINK, 0, f"set {link.name} up")
         end = time.monotonic() + _CARRIER_SECONDS
-        while not ((now := self.link(link.name)) and now.lower_up):
+        while wait and not ((now := self.link(link.name)) and now.lower_up):
             if time.monotonic() > end:
                 raise TryAgainError(f"{link.name} has no carrier after {_CARRIER_SECONDS:g} s: is its parent NIC up?")
             time.sleep(0.005)

@@ -109,6 +109,11 @@ def wireguard_message(name: str, mtu: int) -> ifinfmsg:
     return _of_kind("wireguard", [], [("IFLA_IFNAME", name), ("IFLA_MTU", mtu)])
 
 
+def veth_message(name: str, peer: str) -> ifinfmsg:
+    """Return the message that makes a pair of interfaces, each of which hears what the other one sends: veth(4)."""
+    return _of_kind("veth", [("VETH_INFO_PEER", {"attrs": [("IFLA_IFNAME", peer)]})], [("IFLA_IFNAME", name)])
+
+
 def macvlan_message(name: str, parent: Link, mode: MacvlanMode, netns: int) -> ifinfmsg:
     """Return the message that makes a macvlan on ``parent``, in the network namespace of the descriptor ``netns``."""
     attrs = [

@@ -9,10 +9,11 @@ from egress_router.config.fields import Invalid
 from egress_router.config.inputs import Inputs, Problems
 from egress_router.config.patterns import pattern
 from egress_router.config.values import Family, Interface
-from egress_router.redirect.pair.values import DEFAULT_INTERVAL, PairConfig
+from egress_router.redirect.pair.values import DEFAULT_INTERVAL, DEFAULT_PORT, ElectionNetwork, PairConfig
 
 VARIABLE = "EGRESS_PAIR"
-_SETTINGS = ("EGRESS_PAIR_PRIORITY", "EGRESS_PAIR_INTERVAL", "EGRESS_PAIR_ADDRESS", "EGRESS_PAIR_PEERS")
+NETWORK, PEERS, PORT = "EGRESS_PAIR_NETWORK", "EGRESS_PAIR_PEERS", "EGRESS_PAIR_PORT"
+_SETTINGS = ("EGRESS_PAIR_PRIORITY", "EGRESS_PAIR_INTERVAL", "EGRESS_PAIR_ADDRESS", PEERS, NETWORK, PORT)
 _NUMBER = r"[1-9][0-9]{0,2}"
 _INTERVAL = r"([1-9][0-9]{0,3})(ms|s)"
 #: VRRP counts hundredths of a second (RFC 9568, 5.2.7).
@@ -20,6 +21,7 @@ _STEP, _LEAST, _MOST = 10, 20, 1000
 EXPECTED_PRIORITY = "1 to 100; whoever has the highest one takes the address"
 EXPECTED_INTERVAL = f"tens of milliseconds from {_LEAST}ms to {_MOST}ms, such as 150ms; the same in all of them"
 EXPECTED_PEERS = "addresses of the pair's pods, or a name that has them: that of a headless Service, as a rule"
+EXPECTED_NETWORK = "egress (adverts go by the egress network, as multicast) or cluster (between the pods, as UDP)"
 MOST_PEERS = 16
 #: keepalived's own limit is larger, that of a path in its configuration is not.
 LONGEST_DIRECTORY = 64
@@ -44,7 +46,28 @@ def parse_pair(inputs: Inputs, problems: Problems, sources: dict[Family, Interfa
         address=_address(inputs, problems, sources),
         directory=parse_run_dir(inputs, problems, LONGEST_DIRECTORY),
         peers=_peers(inputs, problems, sources),
+        network=_network(inputs, problems),
+        port=_port(inputs, problems),
     )
+
+
+def _network(inputs: Inputs, problems: Problems) -> ElectionNetwork:
+    text = inputs.value(NETWORK)
+    if text is None or text.lower() in tuple(ElectionNetwork):
+        return ElectionNetwork((text or "egress").lower())
+    problems.error(NETWORK, None, text, "is neither egress nor cluster", EXPECTED_NETWORK)
+    return ElectionNetwork.EGRESS
+
+
+def _port(inputs: Inputs, problems: Problems) -> int:
+    text = inputs.value(PORT)
+    if text is None:
+        return DEFAULT_PORT
+    port = fields.port(text)
+    if isinstance(port, Invalid):
+        problems.error(PORT, None, text, port, fields.EXPECTED_PORT)
+        return DEFAULT_PORT
+    return port
 
 
 def _number(inputs: Inputs, problems: Problems, variable: str, default: int, most: int, expected: str) -> int:
@@ -85,13 +108,15 @@ def _address(inputs: Inputs, problems: Problems, sources: dict[Family, Interface
         problems.error(variable, None, text, f"cannot be a source: it is {kind}", expected)
     elif any(source.ip == value for source in sources.values()):
         problems.error(variable, None, text, "is EGRESS_SOURCE itself", expected)
+    elif inputs.value(NETWORK) and _network(inputs, Problems()) is ElectionNetwork.CLUSTER:
+        problems.error(variable, None, text, f"is for adverts in the egress network, and {NETWORK} is cluster", "unset")
     else:
         return value
     return None
 
 
 def _peers(inputs: Inputs, problems: Problems, sources: dict[Family, Interface]) -> tuple[str, ...]:
-    variable = "EGRESS_PAIR_PEERS"
+    variable = PEERS
     found: dict[str, None] = {}
     for word in (inputs.value(variable) or "").replace(",", " ").split():
         peer = fields.bare_address(word)

@@ -43,7 +43,7 @@ class Election:
         #: How often it was started again.
         self.restarts = 0
 
-    def prepare(self, interface: str, source: IPv4Address, identity: IPv4Address) -> None:
+    def prepare(self, interface: str, source: IPv4Address, identity: IPv4Address, tracked: str | None = None) -> None:
         """Write the files and have keepalived judge them. Raises PlatformError."""
         place = self._place
         if shutil.which(place.command[0]) is None:
@@ -51,7 +51,7 @@ class Election:
                 f"{place.command[0]}, by which EGRESS_PAIR elects who has the address, is not installed; the image "
                 "egress-router-init has it (docs/pair.md, What it needs)"
             )
-        text = keepalived_conf(self._pair, interface, source, identity, place)
+        text = keepalived_conf(self._pair, interface, source, identity, place, tracked)
         try:
             place.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
             place.configuration.write_text(text)
@@ -107,8 +107,10 @@ class Election:
                 self._tracked[file.name] = value
                 self._untold.discard(file.name)
 
-    def stop(self) -> None:
-        """Take part no more. Whoever else is there hears of it at once, and takes over."""
+    def stop(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Take part no more. Whoever else is there hears of it at once, and takes over. ``meanwhile`` is called again
+        and again while keepalived says so, and ends.
+        """
         if self._stopped:
             return
         self._stopped = True
@@ -125,6 +127,7 @@ class Election:
         end = time.monotonic() + STOP_SECONDS
         while not _reaped(child) and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
+            meanwhile()
         # The one that sends adverts (2.2.7) may hang when it is to end and its interface was made anew. What the kernel
         # itself keeps is not waited for.
         child.kill_all()

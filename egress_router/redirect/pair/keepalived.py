@@ -73,19 +73,30 @@ def _template() -> Template:
         loader=PackageLoader("egress_router.redirect.pair", ""),
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701 - no HTML
+        trim_blocks=True,
         keep_trailing_newline=True,
     )
     return environment.get_template("keepalived.conf.j2")
 
 
-def keepalived_conf(pair: PairConfig, interface: str, source: IPv4Address, identity: IPv4Address, place: Place) -> str:
-    """Return the configuration: adverts by ``interface`` from ``source``, which no interface has."""
+def keepalived_conf(
+    pair: PairConfig,
+    interface: str,
+    source: IPv4Address,
+    identity: IPv4Address,
+    place: Place,
+    tracked: str | None = None,
+) -> str:
+    """Return the configuration: adverts by ``interface`` from ``source``. One without ``tracked``, another interface,
+    is none that may be active.
+    """
     return _template().render(
         pair=pair,
         interface=interface,
         source=source,
         identity=identity,
         place=place,
+        tracked=tracked,
         name=INSTANCE,
         with_gateway=WITH_GATEWAY,
     )

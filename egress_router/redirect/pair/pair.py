@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
 from egress_router.config.values import Address
@@ -12,14 +12,26 @@ from egress_router.daemon.loop import Loop, Timer
 from egress_router.errors import EgressRouterError, TryAgainError
 from egress_router.net.vrrp import Advert, AdvertWatch
 from egress_router.redirect.network_state import NetworkState
-from egress_router.redirect.pair.claims import CLAIM_SECONDS, Claims
+from egress_router.redirect.pair.claims import CLAIM_SECONDS, DEAD_SECONDS, Claims
 from egress_router.redirect.pair.election import Election
+from egress_router.redirect.pair.holder import Holder
 from egress_router.redirect.pair.lease import Lease
+from egress_router.redirect.pair.relay import Relay
 from egress_router.redirect.pair.state import PairState, Peer
-from egress_router.redirect.pair.values import PairConfig, Role, advert_source, identity
+from egress_router.redirect.pair.values import RELAY_INTERFACE, PairConfig, Role, advert_source, identity
 
 #: Before it takes part in the election: who else claims the address is known by then.
 LISTEN_SECONDS = 0.7
+#: Who elects by the cluster's network waits for so long until its peers are known.
+MEET_BY_SECONDS = 5.0
+#: Between two questions of one that is elected and waits until the address is free.
+PRESS_SECONDS = 0.03
+#: Between two questions of an active one that elects by the cluster's network: who else has the address?
+RIVAL_SECONDS = 0.3
+#: An answer that was under way when the address was taken is no rival's.
+SETTLE_SECONDS = 0.3
+#: A split is over when the other one was not heard in the egress network for so long.
+SPLIT_SECONDS = 0.5
 _MOST_PEERS = 16
 _NEVER = float("-inf")
 
@@ -29,7 +41,14 @@ class Pair:
     then; ``network`` is the network as it is desired.
     """
 
-    def __init__(self, config: PairConfig, loop: Loop, sources: tuple[Address, ...]) -> None:
+    def __init__(
+        self,
+        config: PairConfig,
+        loop: Loop,
+        sources: tuple[Address, ...],
+        own: Callable[[], Iterable[Address]] = tuple,
+    ) -> None:
+        """``own`` are the pod's addresses in the cluster."""
         self.config = config
         self.state = PairState(config, since=time.time())
         self.election = Election(config, loop, self._changed)
@@ -41,6 +60,20 @@ class Pair:
         self._index = 0
         self._both_until = self._blocked_until = _NEVER
         self._claims = Claims()
+        #: Who has the address, in the egress network.
+        self.holder = Holder()
+        #: Asks that network, and tells it who we are.
+        self.ask: Callable[[], None] = lambda: None
+        self.tell: Callable[[], None] = lambda: None
+        self.relay: Relay | None = None
+        if config.by_cluster:
+            self.relay = Relay(config, loop, own)
+            self.relay.may_say, self.relay.heard = self._may_say, self._note
+        self._pressing: Timer | None = None
+        self._elected = self._settled = self._rival_until = _NEVER
+        self._kept_off_by = ""
+        self._split = False
+        self._joined_by = _NEVER
         self._missed = False
         #: The source of this router's adverts.
         self.adverts_from: IPv4Address | None = config.address
@@ -53,13 +86,38 @@ class Pair:
         return self.state.role is Role.ACTIVE
 
     def prepare(self, interface: str, mac: str) -> None:
-        """Write what keepalived needs, and have it judged. Raises PlatformError."""
-        self.election.prepare(interface, advert_source(self.config, mac), self._identity)
+        """Write what keepalived needs, and have it judged. Raises EgressRouterError."""
+        source = advert_source(self.config, mac)
+        if self.relay is None:
+            self.election.prepare(interface, source, self._identity)
+            return
+        self._source = source
+        self.relay.open(source)
+        self.election.prepare(RELAY_INTERFACE, source, self._identity, tracked=interface)
 
     def start(self, *, listen: bool) -> None:
         """Take part in the election; ``listen`` first who claims the address."""
         self._loop.every(self.config.pace, self._look)
-        self._loop.call_later(LISTEN_SECONDS if listen else 0.0, self.election.start)
+        self._joined_by = self._loop.now() + MEET_BY_SECONDS
+        if self.relay is not None:
+            self._loop.every(1.0, self._look_at_relay)
+        self._loop.call_later(LISTEN_SECONDS if listen else 0.0, self._join)
+
+    def _join(self) -> None:
+        if self.relay is not None and not self.relay.peers and self._loop.now() < self._joined_by:
+            # Who is active does not know of this pod, and cannot tell it.
+            self._loop.call_later(LISTEN_SECONDS, self._join)
+        else:
+            self.election.start()
+
+    def _look_at_relay(self) -> None:
+        if self.relay is not None and self.relay.renewed(self._source):
+            self.election.start_again(f"{RELAY_INTERFACE} was taken away, and is another interface now")
+
+    def meet(self, peers: Iterable[str]) -> None:
+        """Elect with the pods of these addresses; from any thread."""
+        if self.relay is not None:
+            self.relay.peers = frozenset(peers)
 
     # What the loop hears
 
@@ -71,6 +129,10 @@ class Pair:
             self.election.start_again(f"{interface} is another interface now")
         self._index = index
         self.adverts_from = advert_source(self.config, mac)
+        self.state.mac = mac
+        if self.relay is not None:
+            self.relay.mac = mac
+            return
         try:
             self._watch = AdvertWatch(interface, index, mac)
         except TryAgainError:
@@ -87,9 +149,9 @@ class Pair:
     def _hear(self) -> None:
         for advert in self._watch.heard() if self._watch is not None else ():
             if advert.number == self.config.number:
-                self._note(advert)
+                self._note(advert, str(advert.source))
 
-    def _note(self, advert: Advert) -> None:
+    def _note(self, advert: Advert, place: str) -> None:
         now = self._loop.now()
         ours = self._identity in advert.addresses
         known = self.state.peers.get(advert.mac)
@@ -98,27 +160,133 @@ class Pair:
                 oldest = min(self.state.peers, key=lambda mac: self.state.peers[mac].heard)
                 del self.state.peers[oldest]
             if ours:
-                LOGGER.info("peer %s (%s) is active", advert.mac, advert.source)
+                LOGGER.info("peer %s (%s) is active", advert.mac, place)
             else:
                 LOGGER.error(
                     "%s (%s) uses EGRESS_PAIR=%d for another EGRESS_SOURCE: each pair of a network needs a number of "
                     "its own",
                     advert.mac,
-                    advert.source,
+                    place,
                     self.config.number,
                 )
         heard = now if advert.priority else _NEVER
-        self.state.peers[advert.mac] = Peer(str(advert.source), advert.priority, heard, ours)
+        self.state.peers[advert.mac] = Peer(place, advert.priority, heard, ours)
+        if ours and self.relay is not None:
+            self._heard_by_cluster(advert)
         if ours and advert.priority and self.state.role is Role.ACTIVE:
             self.state.both_active += 1
             if now >= self._both_until:
-                LOGGER.error("two are active: %s (%s) is, too; one of both steps back now", advert.mac, advert.source)
+                LOGGER.error("two are active: %s (%s) is, too; one of both steps back now", advert.mac, place)
             self._both_until = now + self.config.patience
 
     def is_peer(self, mac: str) -> bool:
         """Whether a MAC is that of another router of the pair."""
         peer = self.state.peers.get(mac)
-        return peer is not None and peer.ours
+        if peer is not None and peer.ours:
+            return True
+        # A standby sends no adverts, and the only way that they come by may be cut.
+        return self.relay is not None and any(twin.mac == mac for twin in list(self.state.twins.values()))
+
+    # What the egress network says, where it carries no adverts
+
+    @property
+    def own_pace(self) -> float | None:
+        """Seconds between two questions to all machines who else has the address; None: the usual ones."""
+        if self.relay is None:
+            return None
+        if self.wanted:
+            return RIVAL_SECONDS
+        return None if self.holder.free or self.holder.mac else self.config.pace
+
+    @property
+    def asks_holder(self) -> bool:
+        """Whether the one that has the address is asked in between whether it still does."""
+        return self.relay is not None and not self.wanted and self.holder.answers
+
+    @property
+    def no_peer(self) -> str:
+        """What a machine is that has the address, and of which no advert came."""
+        if self.relay is None:
+            return "none of the pair"
+        return "none of the pair, or one whose adverts do not come by the cluster's network"
+
+    def claimed_by(self, mac: str, version: int) -> None:
+        """Note that a machine, of the pair or not, says in the egress network that it has the address."""
+        self.holder.claimed(mac, version)
+        if self.relay is None:
+            return
+        now = self._loop.now()
+        if self._split and mac == self._kept_off_by:
+            self._blocked_until = max(self._blocked_until, now + SPLIT_SECONDS)
+        if self.state.holding and now >= self._settled and not self._hears(mac):
+            self._meet_rival(mac, now)
+
+    def _hears(self, mac: str) -> bool:
+        peer = self.state.peers.get(mac)
+        return peer is not None and peer.ours and self._loop.now() - peer.heard < self.config.patience
+
+    def _heard_by_cluster(self, advert: Advert) -> None:
+        if not advert.priority:
+            self.holder.left(advert.mac)
+        elif self.state.blocked and self._kept_off_by == advert.mac:
+            # It was unknown, or cut off; from here on the election says who is active.
+            self._blocked_until = self._loop.now()
+            self._look()
+
+    def _may_say(self, advert: Advert) -> bool:
+        """Whether an advert of ours may go to the peers. One that is elected because it hears nobody, and sees that the
+        other one has the address, must not make that give way.
+        """
+        return not advert.priority or self.wanted or self.holder.free or any(map(self._hears, self.state.peers))
+
+    def _meet_rival(self, mac: str, now: float) -> None:
+        """Both have the address and cannot hear each other's adverts: the one with the lower MAC gives it up, or the
+        one that misses its gateway. A machine that is surely none of the pair is named elsewhere.
+        """
+        if not self.is_peer(mac) and any(twin.mac for twin in list(self.state.twins.values())):
+            return
+        if now >= self._rival_until:
+            self.state.splits += 1
+            LOGGER.error(
+                "two are active: %s has the address, too, and no advert of it comes by the cluster's network (UDP port "
+                "%d); one of both steps back now",
+                mac,
+                self.config.port,
+            )
+        self._rival_until = now + 1
+        if self._missed or self.state.mac < mac:
+            self._cut_off(mac)
+            self._changed(Role.FAULT, self.state.blocked)
+        else:
+            self.tell()
+
+    def _cut_off(self, mac: str) -> None:
+        self._kept_off_by, self._split = mac, True
+        self._keep_off(
+            self._loop.now() + SPLIT_SECONDS,
+            f"{mac} has it in the egress network, and no advert of it comes by the cluster's: does a NetworkPolicy, or "
+            f"the pods' network, drop UDP port {self.config.port} between the routers?",
+        )
+
+    def _press(self) -> None:
+        """Take the address as soon as nobody answers for it."""
+        self.ask()
+        if self._pressing is None:
+            return
+        if self.holder.free:
+            self._stop_pressing()
+            self._changed(Role.ACTIVE, "")
+        elif self._loop.now() >= self._elected + DEAD_SECONDS:
+            # No lease is that long: it lives.
+            self._stop_pressing()
+            self.state.splits += 1
+            self._cut_off(self.holder.mac)
+
+    def _stop_pressing(self) -> None:
+        self.state.waits_for = ""
+        if self._pressing is not None:
+            self._pressing.cancel()
+            self._pressing = None
 
     # What keeps it from being active
 
@@ -131,10 +299,12 @@ class Pair:
         """A machine of which no advert has come claimed the address at a time of the loop's clock, and is asked every
         ``again`` seconds.
         """
+        self._kept_off_by, self._split = mac, False
         self._keep_off(self._claims.until(mac, at, again + self.config.patience), why)
 
     def block(self, why: str) -> None:
         """Leave the address to others for CLAIM_SECONDS."""
+        self._kept_off_by, self._split = "", False
         self._keep_off(self._loop.now() + CLAIM_SECONDS, why)
 
     def _keep_off(self, until: float, why: str) -> None:
@@ -148,6 +318,7 @@ class Pair:
         if self.state.blocked and self._loop.now() >= self._blocked_until:
             LOGGER.info("the address may be taken again; it was not, for %s", self.state.blocked)
             self.state.blocked = ""
+            self._kept_off_by, self._split = "", False
             self._track()
 
     def _track(self) -> None:
@@ -158,7 +329,15 @@ class Pair:
     def _changed(self, role: Role, why: str) -> None:
         state = self.state
         state.restarts = self.election.restarts
+        self._stop_pressing()
         if role is state.role:
+            return
+        if role is Role.ACTIVE and self.relay is not None and not self.holder.free:
+            # Nobody is heard, and somebody answers for the address: one that was killed, or one that is cut off.
+            state.waits_for = self.holder.mac or "whoever had it"
+            self._elected = self._loop.now()
+            self._pressing = self._loop.every(PRESS_SECONDS, self._press)
+            self.ask()
             return
         before, state.role = state.role, role
         state.why = why or self._reason(role)
@@ -191,6 +370,7 @@ class Pair:
             return
         if not self.state.holding:
             self.state.holding = True
+            self._settled = self._loop.now() + SETTLE_SECONDS
             LOGGER.info("pair %d: the address is in place", self.config.number)
         if self._renewal is None:
             self._renewal = self._loop.every(self.config.pace, self._renew)
@@ -202,6 +382,8 @@ class Pair:
 
     def _give_up(self) -> None:
         self.state.holding = False
+        # Whoever is next is not known yet.
+        self.holder.forget()
         if self._renewal is not None:
             self._renewal.cancel()
             self._renewal = None
@@ -213,7 +395,8 @@ class Pair:
         """Give the address up, and let somebody else take it."""
         if self.wanted:
             self._changed(Role.STANDBY, "it leaves")
-        self.election.stop()
+        self._stop_pressing()
+        self.election.stop(self.relay.pass_on if self.relay is not None else lambda: None)
 
     def close(self) -> None:
         """Leave, and give everything back."""
@@ -222,4 +405,6 @@ class Pair:
         except EgressRouterError as error:
             LOGGER.error("%s", error)
         self._close_watch()
+        if self.relay is not None:
+            self.relay.close()
         self.lease.close()

@@ -25,13 +25,14 @@ class Peer:
 @dataclass(frozen=True, slots=True)
 class Twin:
     """What another router of the pair said at its health port in the cluster: its role, whether it has the address, and
-    in what it differs. ``problem`` says why it said nothing.
+    in what it differs. ``problem`` says why it said nothing. ``mac`` is that of its egress interface.
     """
 
     role: str = ""
     holding: bool = False
     differs: tuple[str, ...] = ()
     problem: str = ""
+    mac: str = ""
 
 
 @dataclass(slots=True)
@@ -39,8 +40,10 @@ class PairState:
     """``since`` is of time.time(), ``why`` says what the last change came from. ``holding``: the address is in place.
 
     ``peers`` are by their MAC. ``blocked`` says why it must not take the address, empty when it may.
-    ``both_active``: how many adverts of others came while it was active itself. ``twins`` are by their address in the
-    cluster; ``not_found`` says why there are none though EGRESS_PAIR_PEERS is set.
+    ``both_active``: how many adverts of others came while it was active itself. ``splits``: how often another machine
+    had the address in the egress network while none of its adverts came by the cluster's; ``waits_for`` is that machine
+    while this router is elected and waits until it has it no more. ``mac``: of the egress interface. ``twins`` are by
+    their address in the cluster; ``not_found`` says why there are none though EGRESS_PAIR_PEERS is set.
     """
 
     config: PairConfig
@@ -52,6 +55,9 @@ class PairState:
     blocked: str = ""
     peers: dict[str, Peer] = field(default_factory=dict)
     both_active: int = 0
+    splits: int = 0
+    waits_for: str = ""
+    mac: str = ""
     restarts: int = 0
     twins: dict[str, Twin] = field(default_factory=dict)
     not_found: str = ""
@@ -95,6 +101,8 @@ class PairState:
                 found.append("it takes the address over")
             elif others:
                 found.append(f"two are active: {others} is, too")
+        elif self.role is Role.STANDBY and self.waits_for:
+            found.append(f"standby: it is elected, and waits until {self.waits_for} no longer has the address")
         elif self.role is Role.STANDBY:
             found.append(f"standby: {others} has the address" if others else "standby: nobody has the address yet")
         elif not self.blocked:
@@ -153,6 +161,8 @@ class PairState:
             },
             "blocked": self.blocked,
             "both_active": self.both_active,
+            "network": str(self.config.network),
+            "splits": self.splits,
             "restarts": self.restarts,
             "twins": {
                 address: {

@@ -23,6 +23,8 @@ from egress_router.redirect.pair.values import PairConfig, Role
 
 #: Between two rounds, and for one answer.
 COMPARE_SECONDS, ANSWER_SECONDS = 5.0, 1.0
+#: Between two rounds of those that elect by the cluster's network: a new pod is to hear who is active.
+MEET_SECONDS = 2.0
 #: Name servers that do not answer take minutes (resolv.conf(5): attempts, search).
 STUCK_SECONDS = 600.0
 PAGE = "/pair"
@@ -42,7 +44,7 @@ def features(
     return {
         ADDRESSES: _digest(" ".join(sorted(map(str, addresses)))),
         DESTINATIONS: _digest("\n".join(texts)),
-        SETTINGS: f"{pair.number} {pair.interval:g}",
+        SETTINGS: f"{pair.number} {pair.interval:g}" + (f" cluster {pair.port}" if pair.by_cluster else ""),
         VERSION: __version__,
     }
 
@@ -69,7 +71,7 @@ def proxy_lists(env: Mapping[str, str]) -> dict[str, str]:
 
 def own_page(state: PairState, mine: Callable[[], Mapping[str, str]]) -> dict[str, Any]:
     """Return what a peer is told."""
-    return {"role": str(state.role), "holding": state.holding, "features": dict(mine())}
+    return {"role": str(state.role), "holding": state.holding, "mac": state.mac, "features": dict(mine())}
 
 
 def read_page(body: bytes, mine: Mapping[str, str]) -> Twin:
@@ -78,7 +80,8 @@ def read_page(body: bytes, mine: Mapping[str, str]) -> Twin:
         said = json.loads(body)
         role, theirs = Role(said["role"]), said["features"]
         differs = tuple(name for name, value in mine.items() if theirs.get(name) != value)
-        return Twin(str(role), said["holding"] is True, differs)
+        mac = said.get("mac")
+        return Twin(str(role), said["holding"] is True, differs, mac=mac if isinstance(mac, str) else "")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return Twin(problem="what it says is no router of a pair's")
 
@@ -99,18 +102,23 @@ class Twins:
         self._port = port
         self._own = own
         self._mine = mine
+        #: Called with the addresses of the peers, as often as they are found.
+        self.met: Callable[[Iterable[str]], None] = lambda _: None
 
     def keep_asking(self, beat: Callable[[], None]) -> None:
         """Ask for ever."""
         while True:
             self.ask(beat)
-            time.sleep(COMPARE_SECONDS)
+            time.sleep(MEET_SECONDS if self._state.config.by_cluster else COMPARE_SECONDS)
 
     def ask(self, beat: Callable[[], None] = lambda: None) -> None:
         """Ask each peer once; ``beat`` is called before what takes its time."""
         own: dict[int, str] = {address.version: str(address) for address in self._own()}
         mine = self._mine()
         addresses, problem = self._found(own, beat)
+        if addresses or not problem:
+            # A name server that says nothing for a moment makes nobody go away.
+            self.met(addresses)
         beat()
         twins = {address: self._ask(address, own, mine) for address in addresses[:_MOST_TWINS]}
         before = self._state.twins

@@ -27,6 +27,19 @@ DEFAULT_INTERVAL = 0.15
 WITH_GATEWAY = 150
 
 
+#: The keepalived of a pair that elects over the cluster's network speaks by this interface, whose other end is ours.
+RELAY_INTERFACE, RELAY_END = "egress-pair", "egress-relay"
+#: UDP, between the pods. Not VXLAN's own (4789), which CNIs have for themselves, and do not let pods send to.
+DEFAULT_PORT = 9913
+
+
+class ElectionNetwork(StrEnum):
+    """Where the routers of a pair hear each other: where their address is, or between their pods."""
+
+    EGRESS = "egress"
+    CLUSTER = "cluster"
+
+
 class Role(StrEnum):
     """What a router of a pair does: has the address, waits for it, or cannot take it."""
 
@@ -47,7 +60,7 @@ class PairConfig:
     """One of several routers with one EGRESS_SOURCE. ``number`` is VRRP's virtual router (VRID), ``priority`` 1 to 100,
     ``interval`` the seconds between two adverts, ``address`` the source that they bear (None: one made of the MAC).
     keepalived's files stand in ``directory``. ``peers`` are names and addresses, in the cluster's network, of those
-    that it compares itself with.
+    that it compares itself with, and that it elects with by UDP ``port`` where ``network`` is the cluster's.
     """
 
     number: int
@@ -56,6 +69,13 @@ class PairConfig:
     address: IPv4Address | None = None
     directory: Path = field(default_factory=_default_directory)
     peers: tuple[str, ...] = ()
+    network: ElectionNetwork = ElectionNetwork.EGRESS
+    port: int = DEFAULT_PORT
+
+    @property
+    def by_cluster(self) -> bool:
+        """Whether adverts go between the pods."""
+        return self.network is ElectionNetwork.CLUSTER
 
     @property
     def sources(self) -> IPv4Network:

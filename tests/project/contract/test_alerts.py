@@ -62,6 +62,7 @@ CASES = [
     one("EgressRouterCheckDown", 'check_up{to="a:1"}', "0x30", "1x30", "a:1 does not accept", to="a:1"),
     one("EgressRouterAddressConflict", "address_conflicts_total", "0x17 1x13", STAYS, "Another machine"),
     one("EgressRouterPairBothActive", "pair_both_active_adverts_total", "0x17 3x13", STAYS, "were active"),
+    one("EgressRouterPairSplit", "pair_splits_total", "0x17 1x13", STAYS, "do not hear each other"),
     Case(
         "EgressRouterPairAlone",
         {"pair_standbys": ("0x30", "0x3 1x27"), 'pair_role{role="active"}': ("1x30", "1x30")},

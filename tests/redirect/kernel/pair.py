@@ -65,6 +65,10 @@ class RouterPair:
         standby = self.other(self.active())
         self.until(lambda: status(standby)["pair"]["peers"], "the other one has heard of it")
 
+    def stream(self, family: int) -> Stream:
+        """Return connections of new clients of both routers, not begun yet."""
+        return Stream(self, family)
+
     def roles(self) -> list[str]:
         """Return the roles, sorted; what has its address in place alone is active."""
         return sorted(self.role(router) for router in self.routers)
@@ -152,17 +156,29 @@ class Stream:
     ready one.
     """
 
-    def __init__(self, pair: RouterPair, family: int = 4, pace: float = 0.01) -> None:
+    def __init__(
+        self,
+        pair: RouterPair,
+        family: int = 4,
+        pace: float = 0.01,
+        answered: Callable[[LiveRouter], bool] | None = None,
+        threads: int = 1,
+    ) -> None:
+        """``answered`` tries one, and returns whether it was; the usual one connects, and that is all."""
         self._pair = pair
+        self._answered = answered
         self._family = family
         self._pace = pace
         self._stop = threading.Event()
         self.answers: list[Answer] = []
-        self._threads = [threading.Thread(target=self._run, args=(router,)) for router in pair.routers]
+        self._threads = [
+            threading.Thread(target=self._run, args=(router,)) for router in pair.routers for _ in range(threads)
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
+            time.sleep(self._pace / len(self._threads))
         self._pair.until(lambda: len(self.answers) > 20, "connections are answered")
         return self
 
@@ -172,16 +188,21 @@ class Stream:
             thread.join()
 
     def _run(self, router: LiveRouter) -> None:
-        kind = socket.AF_INET if self._family == 4 else socket.AF_INET6
-        to = (str(router.host.addresses[self._family]), PORTS[self._family])
+        answered = self._answered or self._connects
         while not self._stop.is_set():
             started = time.time()
-            with suppress(OSError), self._pair.client.socket(kind) as asked:
-                asked.settimeout(0.1)
-                asked.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-                asked.connect(to)
+            if answered(router):
                 self.answers.append(Answer(time.time(), router.host.name))
             time.sleep(max(0.0, self._pace - (time.time() - started)))
+
+    def _connects(self, router: LiveRouter) -> bool:
+        kind = socket.AF_INET if self._family == 4 else socket.AF_INET6
+        with suppress(OSError), self._pair.client.socket(kind) as asked:
+            asked.settimeout(0.1)
+            asked.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+            asked.connect((str(router.host.addresses[self._family]), PORTS[self._family]))
+            return True
+        return False
 
     def gap(self, since: float) -> float:
         """Return the longest time without an answer after ``since``; one that was about to end then counts whole."""

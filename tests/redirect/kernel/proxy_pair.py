@@ -13,15 +13,21 @@ from pathlib import Path
 from egress_router.redirect.pair.pair import LISTEN_SECONDS
 from lab import Lab
 from tests.redirect.kernel.live import LiveRouter
-from tests.redirect.kernel.pair import RouterPair, descendants, kill, of_standby, status, wrong_sources
+from tests.redirect.kernel.pair import RouterPair, Stream, descendants, kill, of_standby, status, wrong_sources
 
 #: A take-over at the default interval, on a machine that has other things to do, too.
 MOST_SECONDS = 2.0
 HEALTH_PORT = "9912"
+#: Faults of tests.redirect.kernel.test_run_pair: "kill" is that of the router beside the proxy.
+OF_PROXIES = ("kill", "power", "link", "gateway", "split", "keepalived", "leaving")
 
 
 class ProxyPair(RouterPair):
-    """The routers beside two proxies; what a pod's init container does is done."""
+    """The routers beside two proxies; what a pod's init container does is done. ``asks`` tries whether the proxy beside
+    a router serves a new connection to a destination of a family.
+    """
+
+    asks: Callable[[LiveRouter, int], bool]
 
     def __init__(self, lab: Lab, backend: str, directory: Path, run_directory: Path, mode: str, **env: str) -> None:
         more = {"EGRESS_ROUTER_MODE": mode, "EGRESS_HEALTH_PORT": HEALTH_PORT, **env}
@@ -29,6 +35,10 @@ class ProxyPair(RouterPair):
         for router in self.routers:
             del router.env["EGRESS_DESTINATION_FILE"]
             router.init()
+
+    def stream(self, family: int) -> Stream:
+        """Return connections through both proxies. Several at a time, for one that is not served waits a while."""
+        return Stream(self, family, 0.1, lambda router: self.asks(router, family), threads=5)
 
 
 def end_of(client: socket.socket, seconds: float = 3.0) -> str:
