@@ -116,20 +116,16 @@ class Planner:
 
     def _follow(self, pods: _Pods) -> set[str]:
         """Take in the pods; return the addresses that any that changed has or had."""
-        before, touched, there = self._pods, set[str](), 0
-        for key, pod in pods.items():
-            old = before.get(key)
-            if old is not None:
-                there += 1
-                if old is pod or old == pod:
-                    continue
+        before, touched = self._pods, set[str]()
+        # In the order in which they stand where there are many, as at the start: it is that of an address's pods.
+        keys = pods if not before else sorted({key for key, _ in before.items() ^ pods.items()})
+        for key in keys:
+            if (old := before.get(key)) is not None:
                 self._forget(old, touched)
-            for ip in pod.ips:
-                self._by_ip[ip] = (*self._by_ip.get(ip, ()), pod)
-            touched.update(pod.ips)
-        if there < len(before):
-            for key in before.keys() - pods.keys():
-                self._forget(before[key], touched)
+            if (pod := pods.get(key)) is not None:
+                for ip in pod.ips:
+                    self._by_ip[ip] = (*self._by_ip.get(ip, ()), pod)
+                touched.update(pod.ips)
         self._pods = pods
         return touched
 

@@ -28,11 +28,10 @@ class TableMaker:
     def _follow(self, state: NodeState) -> None:
         """Bring the sets that hold all pods up to date."""
         old, new = self._translations, state.translations
-        other = [pod for pod, ip in new.items() if old.get(pod) != ip]
-        gone = [pod for pod, ip in old.items() if new.get(pod) != ip]
+        differing = sorted({pod for pod, _ in old.items() ^ new.items()})
         self._change(
-            pods_elements({pod: old[pod] for pod in gone}, self._egress - state.egress),
-            pods_elements({pod: new[pod] for pod in other}, state.egress - self._egress),
+            pods_elements({pod: old[pod] for pod in differing if pod in old}, self._egress - state.egress),
+            pods_elements({pod: new[pod] for pod in differing if pod in new}, state.egress - self._egress),
         )
         self._translations, self._egress = new, state.egress
 

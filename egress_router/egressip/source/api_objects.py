@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from sys import intern
-from typing import Any
+from typing import Any, TypedDict
 
 from egress_router.egressip.api import (
     DROP,
@@ -384,6 +384,39 @@ def assignment_name(address: str) -> str:
     where the address ends in ``::``, since no name of an object ends in ``-``.
     """
     return address.replace(":", "-") + ("0" if address.endswith(":") else "")
+
+
+class _Metadata(TypedDict, total=False):
+    uid: Any
+    resourceVersion: Any
+    namespace: Any
+    name: Any
+    labels: Any
+
+
+class _PodSpec(TypedDict, total=False):
+    nodeName: Any
+    hostNetwork: Any
+
+
+class _PodStatus(TypedDict, total=False):
+    phase: Any
+    podIP: Any
+    podIPs: Any
+
+
+class PodParts(TypedDict, total=False):
+    """What ``pod`` reads of an object, see Informer."""
+
+    metadata: _Metadata
+    spec: _PodSpec
+    status: _PodStatus
+
+
+class LabelledParts(TypedDict, total=False):
+    """What ``labelled`` reads of an object, see Informer."""
+
+    metadata: _Metadata
 
 
 #: Pods in these phases run no process any more, and their addresses may belong to others.

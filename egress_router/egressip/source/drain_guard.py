@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from egress_router.egressip.source.api_objects import CORDONED, EGRESS_NODES, GROUP, ApiPod, EgressNode, labelled
+from egress_router.egressip.source.api_objects import (
+    CORDONED,
+    EGRESS_NODES,
+    GROUP,
+    ApiPod,
+    EgressNode,
+    LabelledParts,
+    labelled,
+)
 from egress_router.egressip.source.groups import ApiObjects
 from egress_router.egressip.source.kubernetes import NAMESPACES, NODES, KubernetesSource
 from egress_router.egressip.source.write_loop import WriteLoop
@@ -48,7 +56,14 @@ class DrainGuard:
         self._namespace = namespace
         self._log = log
         self._cordoned = (
-            Informer(client, Resource(NODES, "spec.unschedulable=true", metadata_only=True), labelled, _nothing, log)
+            Informer(
+                client,
+                Resource(NODES, "spec.unschedulable=true", metadata_only=True),
+                labelled,
+                _nothing,
+                log,
+                parts=LabelledParts,
+            )
             if on_cordon
             else None
         )

@@ -34,6 +34,8 @@ from egress_router.egressip.source.api_objects import (
     EgressIPPool,
     EgressNode,
     Labelled,
+    LabelledParts,
+    PodParts,
     Unusable,
 )
 from egress_router.egressip.source.groups import (
@@ -89,9 +91,11 @@ class KubernetesSource:
         self._log = log
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         #: Is to be told what the node's container runtime tells; None for the controller.
-        self.runtime = RuntimePods(me.name, self._changed) if me is not None else None
+        self.runtime = RuntimePods(me.name, self._changed_urgently) if me is not None else None
         self._lock = threading.Lock()
         self._closed = False
+        #: Whether somebody was woken who has not called ``read`` since.
+        self._noticed = False
         self._grouping = Grouping()
         self._unusable: dict[tuple[str, str], tuple[Problem, ...]] = {}
         self._known_pods: dict[str, ApiPod] = {}
@@ -113,14 +117,14 @@ class KubernetesSource:
             ASSIGNMENTS, "EgressIPAssignment", api_objects.assignment
         )
         self._namespaces: Informer[Labelled] = self._follow(
-            Resource(NAMESPACES, metadata_only=True), api_objects.labelled
+            Resource(NAMESPACES, metadata_only=True), api_objects.labelled, parts=LabelledParts
         )
-        self._pods: Informer[ApiPod] = self._follow(Resource(PODS, own), api_objects.pod)
+        self._pods: Informer[ApiPod] = self._follow(Resource(PODS, own), api_objects.pod, parts=PodParts)
         self._nodes: Informer[Labelled] | None = None
         #: Where their kind is not there, an older version's, no pool is known.
         self.pools: Informer[EgressIPPool] | None = None
         if me is None:
-            self._nodes = self._follow(Resource(NODES, metadata_only=True), api_objects.labelled)
+            self._nodes = self._follow(Resource(NODES, metadata_only=True), api_objects.labelled, parts=LabelledParts)
             self.pools = self._follow_last_good(
                 POOLS, "EgressIPPool", lambda raw: api_objects.egress_ip_pool(raw, status_of)
             )
@@ -138,8 +142,9 @@ class KubernetesSource:
         resource: Resource,
         convert: Callable[[Mapping[str, Any]], T | None],
         gone: Callable[[str], None] = lambda _uid: None,
+        parts: type[Any] | None = None,
     ) -> Informer[T]:
-        informer = Informer(self._client, resource, convert, self._changed, self._log, gone=gone)
+        informer = Informer(self._client, resource, convert, self._changed, self._log, gone=gone, parts=parts)
         self._started[resource.path] += 1
         number = self._started[resource.path]
         # A watch that was stopped may still be ending when the same is followed again: two threads, two names.
@@ -173,10 +178,21 @@ class KubernetesSource:
         return self._follow(Resource(path), converted, gone)
 
     def _changed(self) -> None:
-        """Called from the threads of the watches."""
+        """Called from the threads of the watches. Wakes nobody for what the next ``read`` takes in anyway."""
         with self._lock:
-            if not self._closed:
-                os.eventfd_write(self._event, 1)
+            if not self._noticed:
+                self._wake()
+
+    def _changed_urgently(self) -> None:
+        """The same for what is not to wait until somebody reads who has taken his time so far."""
+        with self._lock:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Have ``fileno`` be readable; the lock is held."""
+        if not self._closed:
+            self._noticed = True
+            os.eventfd_write(self._event, 1)
 
     def notice(self) -> None:
         """Have ``read`` called: somebody has taken in what the server answered, see Informer.assume."""
@@ -210,6 +226,9 @@ class KubernetesSource:
                 self.wait(end - time.monotonic())
 
     def _read(self) -> tuple[ClusterState, tuple[Problem, ...]]:
+        with self._lock:
+            # Before anything is taken in: what comes from here on wakes again.
+            self._noticed = False
         missing = [informer for informer in self._fixed() if not informer.synced]
         if missing:
             why = next((informer.trouble for informer in missing if informer.trouble), "")
@@ -313,7 +332,7 @@ class KubernetesSource:
         for name in names - self._remote.keys():
             path = f"{NAMESPACES}/{name}/pods" if name else PODS
             others = f"spec.nodeName!={self._me.name},{RUNNING}"
-            self._remote[name] = self._follow(Resource(path, others), api_objects.pod)
+            self._remote[name] = self._follow(Resource(path, others), api_objects.pod, parts=PodParts)
         if any(not self._remote[name].synced for name in names):
             return
         for name in self._remote.keys() - names:
@@ -333,7 +352,7 @@ class KubernetesSource:
         return self._event
 
     def wait(self, timeout: float) -> bool:
-        """Wait for a change."""
+        """Wait for a change. Whoever was told of one calls ``read``; until then nobody is told of the next ones."""
         if not select.select([self._event], [], [], timeout)[0]:
             return False
         try:
@@ -361,7 +380,7 @@ class KubernetesSource:
         new = self._told.take(node, pods, groups, self._known_pods, signed=signed)
         if new:
             self._told_news = True
-            self._changed()
+            self._changed_urgently()
         return new
 
     def in_place(self, *, everywhere: bool = True) -> None:

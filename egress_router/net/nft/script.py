@@ -57,13 +57,12 @@ def element_changes(old: NftTable, new: NftTable) -> tuple[SetChange, ...] | Non
         # Sets of ten thousand elements are often the same object.
         if before.elements is after.elements or after.timed or before.elements == after.elements:
             continue
-        gone, come = _without(before.elements, after.elements), _without(after.elements, before.elements)
+        differing = sorted({key for key, _ in before.elements.items() ^ after.elements.items()})
+        gone, come = (
+            {key: item.elements[key] for key in differing if key in item.elements} for item in (before, after)
+        )
         changes.append(SetChange(after, gone, come))
     return tuple(changes)
-
-
-def _without(elements: dict[str, str | None], others: dict[str, str | None]) -> dict[str, str | None]:
-    return {key: value for key, value in elements.items() if key not in others or others[key] != value}
 
 
 def chain_changes(old: NftTable, new: NftTable) -> ChainChanges:

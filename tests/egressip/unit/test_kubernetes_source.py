@@ -76,7 +76,7 @@ def test_problems_of_an_object_go_with_it(selector: Mapping[str, Any] | None, kn
     informer.assume(bad)
     assert any("bad" in str(problem) for problem in source._read()[1])
     if how == "deleted":
-        informer._event({"type": "DELETED", "object": bad}, None)
+        informer._event("DELETED", bad, None)
     else:
         fresh: dict[str, Stored[Any]] = {}
         informer._passing_over = set()
@@ -102,6 +102,26 @@ def test_problems_stay_while_the_object_does() -> None:
         informer._put(bad, fresh)
         informer._swap(fresh)
         assert source._read()[1]
+    source.close()
+
+
+def test_one_is_told_once_of_what_one_reading_takes_in() -> None:
+    source = agent_of("a")
+    source._read()
+    while source.wait(0):
+        pass
+    pods = [of("Pod", f"p{n}", spec={"nodeName": "b"}, status={"podIPs": [{"ip": f"10.1.0.{n}"}]}) for n in (1, 2, 3)]
+    source._pods._event("ADDED", pods[0], None)
+    assert source.wait(0), "the first change is told"
+    source._pods._event("ADDED", pods[1], None)
+    assert not source.wait(0), "who was told reads both"
+    state, _ = source._read()
+    assert len(state.pods) == 2
+    source._pods._event("ADDED", pods[2], None)
+    assert source.wait(0), "from then on it is news again"
+    assert source.runtime is not None
+    source.runtime.listed([Sandbox("s", "uid-1", "n", "p", (), (POD,))])
+    assert source.wait(0), "what a pod waits for is told at once, whatever was told before"
     source.close()
 
 

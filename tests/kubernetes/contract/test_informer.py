@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +21,11 @@ from egress_router.kubernetes.informer import Informer, Resource
 from egress_router.kubernetes.thread import pause
 from tests.support.fake_api import FAULTS, PATH, FakeApi, fake_api
 from tests.support.threads import threads
+
+
+class Parts(TypedDict, total=False):
+    metadata: Any
+    spec: Any
 
 
 def value_of(raw: Mapping[str, Any]) -> int | None:
@@ -39,6 +44,7 @@ def informer(
         changed,
         silence=0.4,
         retry=(0.01, 0.05),
+        parts=Parts,
     )
     owner = threads()
     follows.start(owner.start)
@@ -75,6 +81,29 @@ def test_objects_come_change_and_go(streaming: bool) -> None:
         streamed = [path for path in api.requests if "sendInitialEvents" in path]
         lists = [path for path in api.requests if "watch" not in path]
         assert (len(streamed), len(lists)) == ((1, 0) if streaming else (1, 1)), api.requests
+
+
+def test_the_first_event_is_read_at_once_and_those_in_a_row_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("egress_router.kubernetes.informer.TOGETHER", 1.0)
+    with fake_api() as api, informer(api) as follows:
+        assert until(lambda: follows.synced)
+        time.sleep(2.1)
+        api.set("t1", 1)
+        assert until(lambda: len(follows.objects()) == 1, 0.9), "what comes after a quiet moment waits for nobody"
+        api.set("t2", 2)
+        assert until(lambda: len(follows.objects()) == 2, 0.9)
+        began = time.monotonic()
+        api.set("t3", 3)
+        api.set("t4", 4)
+        assert until(lambda: len(follows.objects()) > 2)
+        assert time.monotonic() - began > 0.5, "positive control: it has waited"
+        assert until(lambda: len(follows.objects()) == 4, 0.9), "both were read"
+        api.set("t5", 5)
+        assert until(lambda: len(follows.objects()) == 5)
+        began = time.monotonic()
+        follows.stop()
+        follows.join()
+        assert time.monotonic() - began < 0.5, "its end waits for no pause"
 
 
 def test_a_list_is_read_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
