@@ -7,10 +7,21 @@
 # that sends adverts sometimes does not ("thread_cancel called for THREAD_TERMINATE_START"). Starting it again helps.
 #
 # Here: one router alone is MASTER within a second; its interface is deleted and made anew; five seconds later it is BACKUP.
-# Needs root for a network namespace of its own. Exits 1 when this is no longer so.
+# Needs root for a network namespace of its own, and apt, by which Debian 12's package is unpacked in a folder that is gone
+# afterwards. Exits 1 when this is no longer so, and 69 where the package cannot be had.
 set -eu
 place=$(mktemp -d /tmp/vrrp-XXXX)
 trap 'rm -rf "$place"' EXIT INT TERM
+mkdir "$place/packages"
+(
+    cd "$place/packages"
+    apt-get -qq download keepalived=1:2.2.7-1+b2 libglib2.0-0 libmnl0 libnftnl11 libnl-3-200 libnl-genl-3-200 libnsl2 libpci3 \
+        libpcre2-8-0 libperl5.36 libsensors5 libsnmp40 libssl3 libtirpc3 libwrap0 2>/dev/null
+) || { echo "keepalived 1:2.2.7-1+b2 cannot be had from apt's sources here" >&2; exit 69; }
+for package in "$place"/packages/*.deb; do dpkg -x "$package" "$place/root"; done
+PATH=$place/root/usr/sbin:$PATH
+LD_LIBRARY_PATH=$(find "$place/root" -name '*.so.*' -printf '%h\n' | sort -u | paste -sd :)
+export PATH LD_LIBRARY_PATH
 cat >"$place/conf" <<CONF
 global_defs {
     vrrp_version 3
