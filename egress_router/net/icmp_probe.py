@@ -27,6 +27,7 @@ from egress_router.net.tunnel_echo import (
     SELDOM,
     SELDOM_ROUNDS,
     Leg,
+    SeldomLegs,
     TunnelEchoes,
     TunnelWay,
     echo_request,
@@ -225,7 +226,7 @@ _LEGS = frozenset(Leg)
 class _Target:
     """``asked`` and ``heard``: legs of this round, and those that are asked by seldom. ``part``: which part of the
     figures is asked for next, not before ``figures_due`` (time.monotonic()). ``asked_at``: when it was asked last;
-    ``reported``: what was missing since then has been reported.
+    ``reported``: what was missing since then has been reported. ``seldom``: which of those legs are asked by now.
     """
 
     name: str
@@ -234,6 +235,7 @@ class _Target:
     reply: Reply | None = None
     asked: set[Leg] = field(default_factory=set)
     heard: set[Leg] = field(default_factory=set)
+    seldom: SeldomLegs = field(default_factory=SeldomLegs)
     part: int = 0
     figures_due: float = 0.0
     asked_at: float = 0.0
@@ -492,9 +494,8 @@ class Prober:
             for name, target in self._targets.items():
                 if name in self._awaited or (target.reported and target.heard <= SELDOM):
                     continue
-                # The answer to an echo that is seldom sent has until the next one is.
-                due = target.asked if self._seldom_next() else target.asked - SELDOM
-                found[name] = self._taken(target, due, target.reply)
+                target.seldom.note(target.asked, target.heard)
+                found[name] = self._taken(target, set(target.asked), target.reply)
                 target.reply = None
             return found
 
@@ -543,10 +544,7 @@ class Prober:
         left = int(MOST_ECHOES * self._interval * _AGAIN_PART) - self._extra
         again = again[: max(0, left // 2)]
         self._extra += 2 * len(again)
-        self._send_echoes(again, seldom=False)
-
-    def _seldom_next(self) -> bool:
-        return (self._number + 1) % SELDOM_ROUNDS == 0
+        self._send_echoes(again, seldom=False, quick={})
 
     def _send(self) -> None:
         self._number = (self._number + 1) & _MAX_NUMBER
@@ -557,6 +555,7 @@ class Prober:
             targets = [(name, target.host_ip) for name, target in self._targets.items() if name not in self._awaited]
             parts = self._parts_due()
             uses, reduced_rate, pods = self._uses, self._reduced_rate, self._pods
+            quick = {name: legs for name, target in self._targets.items() if (legs := target.seldom.quick)}
         seconds = self._round_seconds(len(targets))
         for number, (name, ip) in enumerate(targets, start=1):
             if number % _BURST == 0:
@@ -578,10 +577,14 @@ class Prober:
             self._say(question, ip)
             for some in more:
                 self._say({"ask": self._number, "pods": some}, ip)
-        self._send_echoes(targets, seldom=self._number % SELDOM_ROUNDS == 0)
+        seldom = self._number % SELDOM_ROUNDS == 0
+        if not seldom:
+            # The round lasts longer for it where they are very many.
+            self._extra += sum(map(len, quick.values()))
+        self._send_echoes(targets, seldom=seldom, quick=quick)
 
-    def _send_echoes(self, targets: list[tuple[str, str]], *, seldom: bool) -> None:
-        """Send echoes to the nodes (name, address), straight and through the tunnel."""
+    def _send_echoes(self, targets: list[tuple[str, str]], *, seldom: bool, quick: Mapping[str, set[Leg]]) -> None:
+        """Send echoes to the nodes (name, address), straight and through the tunnel; see TunnelEchoes.send."""
         if not targets:
             return
         number = self._echo_number = (self._echo_number + 1) & _MAX_NUMBER
@@ -593,7 +596,7 @@ class Prober:
                 self._drain(self._icmp)
             with suppress(OSError):
                 self._icmp.sendto(echo_request(self._version, self._echo_id, number), (ip, 0))
-        asked = self._tunnel.send(number, self._echo_id, targets, seldom=seldom)
+        asked = self._tunnel.send(number, self._echo_id, targets, seldom=seldom, quick=quick)
         now = self._sent_at[number] = time.monotonic()
         with self._lock:
             for name, _ in targets:

@@ -21,8 +21,9 @@ _SO_MARK, _SO_BINDTODEVICE = 36, 25
 #: Never fragment, whatever is known of the path: ip(7), RFC 3542 section 11.2.
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
 _IPV6_MTU_DISCOVER, _IPV6_DONTFRAG = 23, 62
-#: Echoes of the legs in SELDOM are sent in every so many rounds.
-SELDOM_ROUNDS = 4
+#: Echoes of the legs in SELDOM are sent in every so many rounds, and in each one after an answer was missed, until so
+#: many were missed in a row.
+SELDOM_ROUNDS, QUICK_MOST = 4, 16
 
 
 class Leg(IntEnum):
@@ -38,6 +39,36 @@ class Leg(IntEnum):
 
 
 SELDOM = frozenset({Leg.BACK, Leg.FULL_SIZE})
+_NONE: Mapping[str, set[Leg]] = {}
+
+
+@dataclass(slots=True)
+class SeldomLegs:
+    """Which of the legs in SELDOM one node is asked by in each round: those that missed an answer while the node gave
+    others. What is lost now and then is soon known from what is cut. Pure.
+    """
+
+    _missed: dict[Leg, int] = field(default_factory=dict)
+    _answers: bool = False
+
+    @property
+    def quick(self) -> set[Leg]:
+        """Those that are asked in each round now."""
+        if not self._answers:
+            # That nothing comes at all is told sooner by the others.
+            return set()
+        return {leg for leg, missed in self._missed.items() if missed < QUICK_MOST}
+
+    def note(self, due: set[Leg], heard: set[Leg]) -> None:
+        """Take in by which legs an answer was due in a round, and by which one has come; one that comes later counts in
+        the next one.
+        """
+        self._answers = not heard <= SELDOM
+        for leg in SELDOM:
+            if leg in heard:
+                self._missed.pop(leg, None)
+            elif leg in due and self._answers:
+                self._missed[leg] = min(self._missed.get(leg, 0) + 1, QUICK_MOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +164,25 @@ class TunnelEchoes:
             raise
         return opened
 
-    def send(self, number: int, ident: int, targets: Iterable[tuple[str, str]], *, seldom: bool) -> dict[str, set[Leg]]:
+    def send(
+        self,
+        number: int,
+        ident: int,
+        targets: Iterable[tuple[str, str]],
+        *,
+        seldom: bool,
+        quick: Mapping[str, set[Leg]] = _NONE,
+    ) -> dict[str, set[Leg]]:
         """Send to the nodes (name, address) that have a mark; return, by name, the legs that they were asked by. What
-        cannot be sent counts as asked: nothing will come back. ``seldom``: by the legs in SELDOM, too.
+        cannot be sent counts as asked: nothing will come back. ``seldom``: by the legs in SELDOM, too, and else by
+        those in ``quick``, by name.
         """
         way = self._way
         if way is None:
             return {}
         if seldom:
             self._open_missing()
-        legs = [leg for leg in self._senders if seldom or leg not in SELDOM]
-        for leg in legs:
+        for leg in self._senders:
             # Each time: a device that was made anew is another one to the kernel.
             with suppress(OSError):
                 self._senders[leg].setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, f"{way.device}\0".encode())
@@ -152,6 +191,8 @@ class TunnelEchoes:
             mark = way.marks.get(name)
             if mark is None:
                 continue
+            wanted = quick.get(name, ())
+            legs = [leg for leg in self._senders if seldom or leg not in SELDOM or leg in wanted]
             asked[name] = set(legs)
             for leg in legs:
                 data = echo_request(self._version, ident ^ leg, number, way.size if leg is Leg.FULL_SIZE else 0)

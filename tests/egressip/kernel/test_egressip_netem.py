@@ -76,8 +76,8 @@ def test_a_drain_loses_nothing_where_packets_overtake_each_other(cluster: Egress
 
 def test_loss_takes_no_node_away_and_a_dead_one_is_noticed(cluster: EgressCluster) -> None:
     """3 % of all that a node sends, so 6 % of the answers are missed. Nobody is down for less than three rounds without
-    an answer by any leg, or five without one by the same; three in a row of those that are asked by seldom are lost
-    once in 4,600 times.
+    an answer by any leg, or five without one by the same, or nine of those that are asked by seldom, and quickly after
+    a miss.
     """
     lab = cluster.lab
     client, first, second, node = one_client(cluster)
