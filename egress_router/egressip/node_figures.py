@@ -27,6 +27,7 @@ class NodeFigures:
     ports: Mapping[str, int] = field(default_factory=dict)
     drops: Mapping[str, int] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
+    untold: int = 0
     _next: int = 0
     _connections: dict[str, int] = field(default_factory=dict)
     _ports: dict[str, int] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class NodeFigures:
         if told.part == 0:
             self._connections, self._ports = {}, {}
             self.version, self.drops, self.broken = told.version, told.drops, told.broken
+            self.untold = told.untold
         elif told.part != self._next:
             return
         self._next = told.part + 1

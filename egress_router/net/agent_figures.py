@@ -19,7 +19,8 @@ _LONGEST, _LONGEST_ADDRESS = 253, 45
 class Figures:
     """Part ``part`` of ``parts``. By egress IP on the node: ``connections`` that leave with it, and ``ports``, the most
     source ports in use towards one remote. ``drops``: packets by reason. ``broken``: by other node, which leg of the
-    way there does not work. The latter two and ``version``, the agent's, are in the first part.
+    way there does not work. ``untold``: so many more addresses are on the node than are told of. The latter three and
+    ``version``, the agent's, are in the first part.
     """
 
     part: int
@@ -29,6 +30,7 @@ class Figures:
     ports: Mapping[str, int] = field(default_factory=dict)
     drops: Mapping[str, int] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
+    untold: int = 0
 
 
 def parts_of(
@@ -38,8 +40,14 @@ def parts_of(
     drops: Mapping[str, int],
     broken: Mapping[str, str],
 ) -> list[Figures]:
-    """Return the figures in parts; what is 0 is left out, but for connections. Pure."""
+    """Return the figures in parts; what is 0 is left out, but for connections. Of more addresses than are believed
+    those with the most source ports in use are told, which somebody has to hear of first, then those with the most
+    connections. Pure.
+    """
     ips = sorted(connections)
+    if len(ips) > MOST_PARTS * PART_ITEMS:
+        busy = sorted(ips, key=lambda ip: (-ports.get(ip, 0), -connections[ip]))
+        ips = sorted(busy[: MOST_PARTS * PART_ITEMS])
     groups = [ips[start : start + PART_ITEMS] for start in range(0, len(ips), PART_ITEMS)] or [[]]
     seen = {reason: count for reason, count in drops.items() if count}
     first = dict(sorted(broken.items())[:MOST_BROKEN])
@@ -52,14 +60,15 @@ def parts_of(
             {ip: ports[ip] for ip in group if ports.get(ip)},
             {} if number else seen,
             {} if number else first,
+            0 if number else len(connections) - len(ips),
         )
-        for number, group in enumerate(groups[:MOST_PARTS])
+        for number, group in enumerate(groups)
     ]
 
 
 def as_message(figures: Figures) -> dict[str, object]:
     """Return a part as it stands in a message."""
-    return {
+    message: dict[str, object] = {
         "part": figures.part,
         "parts": figures.parts,
         "version": figures.version,
@@ -68,6 +77,9 @@ def as_message(figures: Figures) -> dict[str, object]:
         "drops": dict(figures.drops),
         "broken": dict(figures.broken),
     }
+    if figures.untold:
+        message["untold"] = figures.untold
+    return message
 
 
 def parse_figures(value: object) -> Figures | None:
@@ -79,7 +91,7 @@ def parse_figures(value: object) -> Figures | None:
     part, parts = value.get("part"), value.get("parts")
     if type(part) is not int or type(parts) is not int or not 0 <= part < parts <= MOST_PARTS:
         return None
-    version = value.get("version")
+    version, untold = value.get("version"), value.get("untold")
     return Figures(
         part,
         parts,
@@ -88,6 +100,7 @@ def parse_figures(value: object) -> Figures | None:
         _counts(value.get("ports"), _LONGEST_ADDRESS),
         _counts(value.get("drops")),
         {name: leg for name, leg in _entries(value.get("broken")) if _is_name(leg)},
+        untold if type(untold) is int and 0 <= untold < _MOST_COUNT else 0,
     )
 
 

@@ -59,7 +59,7 @@ class AddressRow:
 class NodeRow:
     """A node. ``health`` is None where nobody probes. ``capacity``: addresses that may be assigned automatically.
     ``version``: of its agent, empty when that has not said. ``drops``: packets by reason, most first, since the node
-    began to count them.
+    began to count them. ``untold``: addresses of which its agent tells nothing, since it has very many.
     """
 
     name: str
@@ -75,6 +75,7 @@ class NodeRow:
     legs: tuple[LegRow, ...] = ()
     version: str = ""
     drops: tuple[tuple[str, int], ...] = ()
+    untold: int = 0
 
     @property
     def state(self) -> str:
@@ -151,6 +152,7 @@ def fleet_view(
             legs=legs.get(name, ()),
             version=told[name].version if name in told else "",
             drops=tuple(Counter(told[name].drops).most_common()) if name in told else (),
+            untold=told[name].untold if name in told else 0,
         )
         for name in decision.nodes
     ]
@@ -369,6 +371,9 @@ def _troubles(
         if node.health is Health.DOWN:
             found.append(Trouble(node.level, f"node {node.name} is down", where))
         found += [Trouble(Level.DEGRADED, problem, where) for problem in node.problems]
+        if node.untold:
+            text = f"node {node.name} has so many egress IPs that its agent tells no figures of {node.untold} of them"
+            found.append(Trouble(Level.DEGRADED, f"{text}: those with the fewest source ports in use", where))
         found += [Trouble(Level.DEGRADED, f"node {node.name} {leg.trouble}", where) for leg in node.legs if leg.missing]
     found += [
         Trouble(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
+
+import pytest
 
 from egress_router import __version__
 from egress_router.daemon.page.level import Level
@@ -20,7 +23,7 @@ from egress_router.egressip.node.source_ports import SourcePorts
 from egress_router.egressip.node.told_figures import DROPS_EVERY, ToldFigures
 from egress_router.egressip.node_figures import PORTS, NodeFigures
 from egress_router.errors import PlatformError
-from egress_router.net.agent_figures import parse_figures, parts_of
+from egress_router.net.agent_figures import MOST_PARTS, PART_ITEMS, as_message, parse_figures, parts_of
 from egress_router.net.icmp_probe import Answer
 from egress_router.net.tunnel_echo import Leg
 from tests.egressip.unit.test_fleet import NOW, state
@@ -105,6 +108,39 @@ def test_a_controller_puts_parts_together() -> None:
     assert len(known.connections) == 45
     known.take(parts_of("0.1.0", {"192.0.2.7": 1}, {}, {}, {})[0], 3.0)
     assert known.connections == {"192.0.2.7": 1}, "what went away is gone"
+
+
+@pytest.mark.parametrize("count", [0, 1, 20, 21, 1279, 1280, 1281, 1300, 5000])
+def test_what_an_agent_with_very_many_addresses_tells_is_believed_and_what_it_leaves_out_is_named(count: int) -> None:
+    held = {f"2001:db8::{n:x}": n % 7 for n in range(1, count + 1)}
+    # The last ones by name: nearly without source ports, and with many connections.
+    ports = {f"2001:db8::{n:x}": 60_000 for n in range(max(1, count - 2), count + 1)}
+    known = NodeFigures()
+    parts = parts_of("0.1.0", held, ports, {"no_way": 1}, {"b": "tunnel"})
+    for part in parts:
+        message = json.loads(json.dumps(as_message(part)))
+        assert len(json.dumps(message)) < 8000, "it fits a datagram"
+        believed = parse_figures(message)
+        assert believed == part
+        known.take(part, 1.0)
+    assert known.heard == 1.0, "all parts there are have come"
+    told = min(count, MOST_PARTS * PART_ITEMS)
+    assert (len(known.connections), known.untold) == (told, count - told)
+    assert known.ports == ports, "those of which somebody has to hear are told"
+    assert all(held[ip] == number for ip, number in known.connections.items())
+    assert (known.version, known.drops, known.broken) == ("0.1.0", {"no_way": 1}, {"b": "tunnel"})
+    present = state()
+    fleet = fleet_view(present, decide(present), {}, History(), NOW, figures={"node-1": known})
+    named = [item for item in fleet.troubles if f"tells no figures of {count - told} of them" in item.text]
+    assert [item.where for item in named] == (["HostSubnet/node-1"] if count > told else [])
+
+
+@pytest.mark.parametrize("untold", [-1, True, "7", 1.5, 1 << 63, None])
+def test_a_number_of_addresses_that_is_none_is_left_out(untold: object) -> None:
+    message = {**as_message(parts_of("0.1.0", {"192.0.2.1": 1}, {}, {}, {})[0]), "untold": untold}
+    believed = parse_figures(message)
+    assert believed is not None
+    assert believed.untold == 0
 
 
 def test_legs_by_probes_and_by_the_words_of_others() -> None:
