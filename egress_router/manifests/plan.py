@@ -137,6 +137,12 @@ def _has_time_for_succession(component: Component, kept: Kept) -> bool:
     return whole >= hold + max(grace, own) + _MARGIN
 
 
+def hold_of(request: ManifestRequest) -> int:
+    """Return for how many seconds every second router of a set goes on when all are told to leave."""
+    # A headless name has no pod that ends, and the new one of a pair is not named before it has the address.
+    return SUCCESSION if request.pair is not None and request.headless else HANDOVER_HOLD
+
+
 def _routers(request: ManifestRequest) -> tuple[RouterWorkload, ...]:
     several = len(request.owners) > 1
     routers = []
@@ -147,7 +153,7 @@ def _routers(request: ManifestRequest) -> tuple[RouterWorkload, ...]:
         selector = request.node_selectors[number - 1] if request.node_selectors else request.node_selector
         kept = request.kept[number - 1] if request.kept else Kept()
         # What restarts a whole set at once (`kubectl apply` of a new image) must not take all of it away at once.
-        hold = HANDOVER_HOLD if number % 2 == 0 else 0
+        hold = hold_of(request) if number % 2 == 0 else 0
         if has_succession(request) and request.component is not Component.REDIRECT:
             # Without rights on the network it cannot hear its successor, as a redirect router does.
             hold = SUCCESSION

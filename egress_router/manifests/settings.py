@@ -11,9 +11,9 @@ from typing import Any
 from egress_router.config.inputs import DNS_PROXY, HTTP_PROXY, KNOWN, ROUTER, Inputs, Problems
 from egress_router.config.settings import seconds
 from egress_router.errors import Problem
+from egress_router.manifests.plan import hold_of
 from egress_router.manifests.values import (
     HANDOVER_DELAY,
-    HANDOVER_HOLD,
     SUCCESSION,
     Component,
     Kept,
@@ -132,7 +132,7 @@ def kept_for(request: ManifestRequest, settings: Mapping[str, str], secret: str 
     kept = []
     for number in range(1, len(request.owners) + 1):
         delay = HANDOVER_DELAY if several and request.pair is None else 0
-        hold = HANDOVER_HOLD if several and number % 2 == 0 else 0
+        hold = hold_of(request) if several and number % 2 == 0 else 0
         if not several and request.component is not Component.REDIRECT:
             hold = SUCCESSION
         spec, own = _time_to_leave(settings, delay, hold)

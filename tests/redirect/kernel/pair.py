@@ -64,6 +64,12 @@ class RouterPair:
         self.until(lambda: self.roles() == ["active", "standby"], "one is active")
         standby = self.other(self.active())
         self.until(lambda: status(standby)["pair"]["peers"], "the other one has heard of it")
+        self.until_both_elect()
+
+    def until_both_elect(self) -> None:
+        """Wait until both take part: one that has just started listens first, and its keepalived takes a moment."""
+        self.until(lambda: all(len(descendants(pid(router))) > 1 for router in self.routers), "both elect")
+        time.sleep(0.3)
 
     def stream(self, family: int) -> Stream:
         """Return connections of new clients of both routers, not begun yet."""
@@ -121,16 +127,21 @@ def page(router: LiveRouter, path: str) -> tuple[int, str]:
 
 def kill(router: LiveRouter) -> None:
     """Kill everything of a router at once, as the end of a container does; its network namespace stays."""
-    assert router.process is not None
-    for pid in reversed([router.process.pid, *descendants(router.process.pid)]):
+    for number in reversed([pid(router), *descendants(pid(router))]):
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(number, signal.SIGKILL)
 
 
-def descendants(pid: int) -> list[int]:
+def pid(router: LiveRouter) -> int:
+    """Return the process of a router."""
+    assert router.process is not None
+    return router.process.pid
+
+
+def descendants(number: int) -> list[int]:
     """Return the processes below one."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
+    for task in Path(f"/proc/{number}/task").iterdir():
         for child in (task / "children").read_text().split():
             found += [int(child), *descendants(int(child))]
     return found

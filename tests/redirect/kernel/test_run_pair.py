@@ -169,6 +169,7 @@ def take_over(routers: RouterPair, name: str) -> Figures:
     if active.process is not None and active.process.poll() is not None:
         active.start()
     routers.until(lambda: routers.roles() == ["active", "standby"], f"{name}: both run again")
+    routers.until_both_elect()
     figures = Figures(
         (four.gap(when), six.gap(when)), overlap(capture, macs, when, mended), overlap(capture, macs, mended, ended)
     )
@@ -332,6 +333,27 @@ def test_peers_compare_their_lists(
         assert "egress_router_pair_standbys 0.0" in page(active, "/metrics")[1]
         standby.start()
         routers.until(lambda: alone not in page(active, "/readyz")[1], "until somebody does")
+
+
+@pytest.mark.parametrize("backend", ["nftables"])
+def test_one_that_is_to_leave_at_once_waits_for_no_connection(
+    make_lab: Callable[..., Lab], backend: str, tmp_path: Path
+) -> None:
+    """As `manifests --pair --headless` has it: nobody new comes to one that ends, so that the other one is to be it."""
+    with short_directory() as directory:
+        more = {"EGRESS_SHUTDOWN_DELAY": "0", "EGRESS_SHUTDOWN_GRACE": "30"}
+        routers = RouterPair(make_lab(nodes=3, shape="bridge"), backend, tmp_path, directory, **more)
+        routers.start()
+        active = routers.active()
+        standby = routers.other(active)
+        with routers.client.socket(socket.AF_INET) as open_one:
+            open_one.connect((str(active.host.addresses[4]), 80))
+            started = time.monotonic()
+            active.signal(signal.SIGTERM)
+            routers.until(lambda: routers.role(standby) == "active", "the standby takes over")
+            assert time.monotonic() - started < 2
+            assert active.wait() == 0
+            assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("backend", ["nftables"])
