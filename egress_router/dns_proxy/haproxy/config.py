@@ -29,7 +29,6 @@ _LOG_FIELDS: tuple[tuple[str, str, bool], ...] = (
     ("started", "%Ts.%ms", False),
     ("client", "%ci", True),
     ("client_port", "%cp", False),
-    ("port", "%fp", False),
 )
 #: Of connections by name: ``asked`` is what the router said (by_name.router), "-" when it was not asked or did not say.
 _BY_NAME_FIELDS: tuple[tuple[str, str, bool], ...] = (
@@ -52,7 +51,7 @@ _LOG_FIELDS_BEHIND: tuple[tuple[str, str, bool], ...] = (
 
 #: What is counted of connections to destinations, and all that is written of them where the access log is off: about
 #: addresses HAProxy asks the kernel.
-_COUNTED = frozenset({"port", "bytes_up", "bytes_down", "state"})
+_COUNTED = frozenset({"bytes_up", "bytes_down", "state"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ def _by_name(config: DnsProxyConfig, *, ipv6: bool) -> list[_ByName]:
     ports = [("tls", port) for port in config.by_name.tls_ports] + [
         ("http", port) for port in config.by_name.http_ports
     ]
-    return [_ByName(kind, port, _binds(port, ipv6=ipv6), _by_name_format(kind)) for kind, port in ports]
+    return [_ByName(kind, port, _binds(port, ipv6=ipv6), _by_name_format(kind, port)) for kind, port in ports]
 
 
 def _binds(port: int, *, ipv6: bool) -> tuple[str, ...]:
@@ -132,9 +131,10 @@ def _binds(port: int, *, ipv6: bool) -> tuple[str, ...]:
     return (f"0.0.0.0:{port}", *[f"[::]:{port} v6only"] * ipv6)
 
 
-def _by_name_format(kind: str) -> str:
-    fields = (*_LOG_FIELDS, *_BY_NAME_FIELDS, *(_HTTP_FIELDS if kind == "http" else ()), *_LOG_FIELDS_BEHIND)
-    return "{" + ",".join([f'"kind":"{kind}"', *map(_log_field, fields)]) + "}"
+def _by_name_format(kind: str, port: int) -> str:
+    fields = (*_BY_NAME_FIELDS, *(_HTTP_FIELDS if kind == "http" else ()), *_LOG_FIELDS_BEHIND)
+    front = [f'"kind":"{kind}"', *map(_log_field, _LOG_FIELDS), f'"port":{port}']
+    return "{" + ",".join([*front, *map(_log_field, fields)]) + "}"
 
 
 def _listener(
@@ -170,14 +170,17 @@ def _sources(address: Address, config: DnsProxyConfig, cluster: Sequence[Network
 
 
 def _log_format(destination: Destination, *, whole: bool) -> str:
-    """Return the log-format of a destination. Not ``whole``: what is counted, for where the access log is off."""
+    """Return the log-format of a destination. Not ``whole``: what is counted, for where the access log is off.
+
+    The port is the frontend's only one: HAProxy would ask the kernel for that of each connection (``%fp``).
+    """
     fields, behind = (
         [_log_field(item) for item in items if whole or item[0] in _COUNTED]
         for items in (_LOG_FIELDS, _LOG_FIELDS_BEHIND)
     )
     line = [f'"line":{destination.line}'] if whole else []
     name = [f'"name":{json.dumps(str(destination.host))}', f'"to_port":{destination.to_port}']
-    return "{" + ",".join([*fields, *line, *name, *behind]) + "}"
+    return "{" + ",".join([*fields, f'"port":{destination.port}', *line, *name, *behind]) + "}"
 
 
 def _log_field(item: tuple[str, str, bool]) -> str:
