@@ -35,8 +35,8 @@ def normal(ranges: Iterable[Span]) -> list[Span]:
     """Return the union of any ranges, sorted and joined where they touch (never across an edge of IPv4)."""
     joined: list[Span] = []
     for first, last in sorted(ranges):
-        touching = joined and first <= joined[-1][1] + 1 and first not in (MAPPED, MAPPED_LAST + 1)
-        if touching:
+        end = joined[-1][1] if joined else -2
+        if first <= end or (first == end + 1 and first not in (MAPPED, MAPPED_LAST + 1)):
             joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
         else:
             joined.append((first, last))

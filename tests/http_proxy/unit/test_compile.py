@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,8 +14,8 @@ from egress_router.policy.clients import for_client
 from egress_router.policy.compile import compile_policy
 from egress_router.policy.compiled import CompiledPolicy, Rule
 from egress_router.policy.evaluate import evaluate, literal_address
-from egress_router.policy.ranges import Span
-from egress_router.policy.values import NOWHERE, Address, Decision, to_number
+from egress_router.policy.ranges import MAPPED_LAST, TOP, Span, normal
+from egress_router.policy.values import MAPPED, NOWHERE, Address, Decision, to_number
 from tests.http_proxy.unit.requests import Proportions, policies, resolutions, world
 from tests.http_proxy.unit.strategies import CLIENTS, NAMES, OWN, Request, parse, policy_texts, requests, section_texts
 from tests.support.examples import examples
@@ -206,3 +207,16 @@ def test_the_size_is_linear() -> None:
     # 5,000 denied addresses, in five forms of IPv6 that carry them.
     assert 25_000 <= sum(len(line.ranges) for rule in ranges[True] for line in rule.addresses) < 26_000
     assert sum(len(rule.outside) for rule in rules) < 22_000
+
+
+EDGES = st.sampled_from([0, MAPPED - 1, MAPPED, MAPPED + 1, MAPPED_LAST - 1, MAPPED_LAST, MAPPED_LAST + 1, TOP])
+
+
+@given(st.lists(st.tuples(EDGES, EDGES).map(lambda ends: (min(ends), max(ends))), max_size=5))
+def test_a_union_of_ranges_has_no_address_twice(ranges: list[tuple[int, int]]) -> None:
+    """Also where two begin with the first address of IPv4: Squid leaves out what overlaps."""
+    joined = normal(ranges)
+    assert all(last < following for (_, last), (following, _) in pairwise(joined))
+    for number in (0, MAPPED - 1, MAPPED, MAPPED + 1, MAPPED_LAST, MAPPED_LAST + 1, TOP):
+        inside = any(first <= number <= last for first, last in ranges)
+        assert any(first <= number <= last for first, last in joined) == inside
