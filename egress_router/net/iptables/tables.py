@@ -22,6 +22,11 @@ _BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _VERDICTS = ("ACCEPT", "DROP", "RETURN")
 
 
+def load() -> None:
+    """Load python-iptables, which knows no family before it is used. Raises PlatformError."""
+    load_iptc()
+
+
 class Tables:
     """The iptables of one family. What its methods do and raise is said in ``kernel.Iptables``."""
 
