@@ -17,7 +17,13 @@ from egress_router.cli.egressip_options import (
     source_options,
 )
 from egress_router.cli.once import Verb
-from egress_router.egressip.controller.process import LeaseSettings, run_on_directory, run_on_kubernetes
+from egress_router.egressip.controller.process import (
+    LEASE_SECONDS,
+    STANDBY_LEASE_SECONDS,
+    LeaseSettings,
+    run_on_directory,
+    run_on_kubernetes,
+)
 from egress_router.egressip.controller.watched_nodes import (
     PROBE_INTERVAL,
     STANDBY_PROBE_INTERVAL,
@@ -66,8 +72,8 @@ from egress_router.kubernetes.configuration import load_configuration
 @click.option(
     "--lease-seconds",
     type=click.FloatRange(3, 600),
-    default=15.0,
-    show_default=True,
+    default=None,
+    show_default=f"{LEASE_SECONDS:g}, with --standby {STANDBY_LEASE_SECONDS:g}",
     help="A controller that stands by waits so long for the one that assigns; it counts itself out after 2/3 of it.",
 )
 @click.option(
@@ -108,7 +114,7 @@ def controller(
     keys: Path | None,
     lease_namespace: str,
     lease_name: str,
-    lease_seconds: float,
+    lease_seconds: float | None,
     drain_on_cordon: bool,
     standby: bool,
     health_port: int,
@@ -131,7 +137,8 @@ def controller(
     if origin == DIRECTORY:
         return run_on_directory(settings, state, health_port, health_address, page=shown, hosts=hosts)
     api = load_configuration(os.environ, kubeconfig, api_server)
-    lease = LeaseSettings(lease_namespace, lease_name, lease_seconds)
+    seconds = lease_seconds or (STANDBY_LEASE_SECONDS if standby else LEASE_SECONDS)
+    lease = LeaseSettings(lease_namespace, lease_name, seconds)
     return run_on_kubernetes(
         settings, api, lease, health_port, health_address, drain_on_cordon=drain_on_cordon, page=shown, hosts=hosts
     )

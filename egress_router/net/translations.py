@@ -61,7 +61,7 @@ _ADDRESS_SIZE = {1 + 3 * size + _PORTS.size: size for size in (4, 16)}
 #: Bytes of netlink's and netfilter's heads; in the first, the low byte of the type and the high byte of the flags.
 _HEADS = 20
 _TYPE_AT, _FLAGS_AT = (4, 7) if sys.byteorder == "little" else (5, 6)
-_BATCH = 64
+_BATCH = 32
 _EVERYTHING = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
 #: NFNLGRP_CONNTRACK_NEW, _UPDATE, _DESTROY.
 _GROUPS = (1, 2, 3)
@@ -159,30 +159,33 @@ def open_translations(translated: Collection[Address]) -> list[bytes]:
 
 
 def make_translations(records: Iterable[bytes], mark_of: Callable[[bytes], int]) -> tuple[int, str]:
-    """Make these connections, established, in the place of any with the same ends; ``mark_of`` gives the connection
-    mark by the source. Return how many were sent to the kernel and the last reason why it refused some, empty when it
-    refused none. Raises nothing of single connections; PlatformError where none can be made.
+    """Make these connections, established, in the place of any with the same ends in either direction, so also of one
+    that answers have begun which came here before. ``mark_of`` gives the connection mark by the source. Return how many
+    were sent to the kernel and the last reason why it refused some, empty when it refused none. Raises nothing of
+    single connections; PlatformError where none can be made.
     """
     count, refused = 0, ""
     with Netlink(NETLINK_NETFILTER) as netlink:
-        batch: list[tuple[int, int, bytes]] = []
+        former: list[tuple[int, int, bytes]] = []
+        made: list[tuple[int, int, bytes]] = []
 
         def send() -> None:
             nonlocal refused
             try:
-                netlink.change_all(batch, "make tracked connections", fine={errno.ENOENT})
+                netlink.change_all(former + made, "make tracked connections", fine={errno.ENOENT})
             except PlatformError as error:
                 refused = str(error)
-            batch.clear()
+            former.clear()
+            made.clear()
 
         for record in records:
             head, original, rest = _made(record, mark_of(source_of(record)))
-            batch.append((_DELETE, NLM_F_ACK, head + original))
-            batch.append((_NEW, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, head + original + rest))
+            former += ((_DELETE, NLM_F_ACK, head + tuple_) for tuple_ in (original, *_answers(record)))
+            made.append((_NEW, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, head + original + rest))
             count += 1
-            if len(batch) >= _BATCH:
+            if len(made) >= _BATCH:
                 send()
-        if batch:
+        if made:
             send()
     return count, refused
 
@@ -307,6 +310,17 @@ def _made(record: bytes, mark: int) -> tuple[bytes, bytes, bytes]:
         info += b"".join(attribute(kind, _LIBERAL) for kind in _TCP_FLAGS)
         rest += _nested(_PROTOINFO, _nested(_TCP_INFO, info))
     return head, original, rest
+
+
+def _answers(record: bytes) -> list[bytes]:
+    """Return the original tuple of the connection that answers would begin; those of an echo begin none."""
+    size = _ADDRESS_SIZE[len(record)]
+    protocol, body = record[0], record[1:]
+    if protocol in _ECHOES:
+        return []
+    destination, translated = body[size : 2 * size], body[2 * size : 3 * size]
+    _, to_port, port = _PORTS.unpack(body[3 * size :])
+    return [_nested(_ORIGINAL, _encoded(protocol, destination, translated, to_port, port, 4 if size == 4 else 6))]
 
 
 def _encoded(protocol: int, source: bytes, destination: bytes, first: int, second: int, version: int) -> bytes:

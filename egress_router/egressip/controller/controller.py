@@ -158,6 +158,11 @@ class Controller:
         """Those of the loop and of the threads."""
         return self.loop.heartbeats
 
+    @property
+    def keeps_connections(self) -> bool:
+        """Whether each address is to have a standby, and this controller is the one that sees to it."""
+        return self._settings.standby and self.known.leads
+
     def run(self) -> None:
         """Wait for the lease, then assign. Raises TryAgainError when the lease is lost."""
         if not self._acquire_lease():

@@ -27,6 +27,9 @@ class ControllerCollector(Collector):
         yield labelled("nodes", "Nodes by their health.", "health", states, _PREFIX)
         assigned = sum(len(ips) for ips in list(known.decision.assignment.values()))
         yield gauge("egress_ips_assigned", "Egress IPs that are assigned to a node.", assigned, _PREFIX)
+        alone = assigned - len(known.decision.standbys) if self._controller.keeps_connections else 0
+        help_text = "Egress IPs that are to have a standby and have none."
+        yield gauge("egress_ips_without_standby", help_text, alone, _PREFIX)
         if pools := dict(known.pools):
             sizes = {name: float(total) for name, (total, _) in pools.items()}
             yield labelled("pool_addresses", "Addresses of a pool.", "pool", sizes, _PREFIX)

@@ -36,6 +36,11 @@ def _fleet_page(controller: Controller, query: str) -> Answer:
     return 200, HTML, fleet_page(controller.fleet(), parse_query(query), controller.ask_form()).encode()
 
 
+#: A controller that stands by waits so long for one that says nothing; seconds. Where addresses have standbys it is to
+#: act well before pods' nodes give connections up (handover.WAIT): the other one may have died together with a holder.
+LEASE_SECONDS, STANDBY_LEASE_SECONDS = 15.0, 8.0
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
     """The Lease object; ``namespace`` empty: that of the pod, and of guard pods. Others wait for ``seconds`` without a
@@ -44,7 +49,7 @@ class LeaseSettings:
 
     namespace: str = ""
     name: str = "egress-router-controller"
-    seconds: float = 15.0
+    seconds: float = LEASE_SECONDS
 
 
 def run_on_directory(

@@ -185,11 +185,15 @@ class Agent:
         return self.loop.heartbeats
 
     def payload(self, pods: Collection[str]) -> dict[str, object]:
-        """Return what other agents are told: of this node, and what the pods that they ask about are translated to.
-        Called from the prober's thread.
+        """Return what other agents are told: of this node, and what the pods that they ask about are translated to;
+        nothing of those that are translated to an address which this node has given away: who asks may mean to lead
+        them here. Called from the prober's thread.
         """
         applied = self.dataplane.applied
-        sources = {"pods": {pod: applied.translations.get(pod, "") for pod in pods}} if pods and applied else {}
+        sources: dict[str, object] = {}
+        if pods and applied:
+            said = {pod: applied.translations.get(pod, "") for pod in pods}
+            sources = {"pods": {pod: ip for pod, ip in said.items() if ip not in applied.lingering}}
         pending = list(self._pending_here)
         elsewhere = self.node_drain.draining or self._blocked or bool(self._stuck())
         drain = {"drain": phase.value} if (phase := self.drain_phase()) else {}
@@ -700,6 +704,7 @@ class Agent:
                 self._restore(ip, own=True)
             except EgressRouterError as error:
                 LOGGER.warning("%s: connections of pods here do not go on: %s", ip, error)
+            self._claims.answered |= {ip}
             self._claims.announce([ip])
         self._changed = True
 
@@ -865,7 +870,8 @@ class Agent:
             self._claims_checked({ip: "" for ip in due if self._early.is_free(ip, started)})
             self._claims.check(due - local.assigned, self._stood_by_for)
             state = self._node_state()
-            answered = state.assigned - state.arp_suppressed
+            # Nor is it called back by announcements that go on from the last time it was here.
+            answered = state.assigned - state.arp_suppressed - self._unannounced
             fresh = answered - self._claims.answered
             self._claims.answered = answered
             # Before an address is answered for: whatever happens next, a shutdown has to end that.
@@ -876,7 +882,7 @@ class Agent:
             self.dataplane.apply(state)
             if not waits:
                 self._source.in_place()
-            self._claims.announce(fresh - self._unannounced)
+            self._claims.announce(fresh)
             self._say_taken()
             self._lead_arrived()
             self._go_on_elsewhere(leaving)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from egress_router.cli import egressip_controller
+from egress_router.egressip.controller.process import LeaseSettings
+from egress_router.egressip.controller.watched_nodes import ControllerSettings
 from egress_router.egressip.node.leave import LeaveFile
 from tests.cli.unit.conftest import CommandLine
 
@@ -142,3 +145,27 @@ def test_what_is_excepted_is_patched_planned_and_explained(cli: CommandLine, tmp
     assert down.out.endswith("has no usable egress IP of IPv4\n    192.0.2.45: node n1 is offline\n")
     assert cli(*words, "").status == 0
     assert "reached directly" not in cli("egressip", "plan", *state).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "interval", "lease"),
+    [
+        ([], 0.5, 15.0),
+        (["--standby"], 0.1, 8.0),
+        (["--standby", "--probe-interval", "0.3", "--lease-seconds", "20"], 0.3, 20.0),
+    ],
+)
+def test_where_connections_wait_a_controller_is_faster(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, arguments: list[str], interval: float, lease: float
+) -> None:
+    """But never slower or faster than somebody says."""
+    seen: list[float] = []
+
+    def run(settings: ControllerSettings, api: object, election: LeaseSettings, *_: object, **__: object) -> int:
+        seen.extend((settings.probe_interval, election.seconds))
+        return 0
+
+    monkeypatch.setattr(egressip_controller, "run_on_kubernetes", run)
+    monkeypatch.setattr(egressip_controller, "load_configuration", lambda *_: None)
+    assert cli("egressip", "controller", "--source", "kubernetes", *arguments).status == 0
+    assert seen == [interval, lease]

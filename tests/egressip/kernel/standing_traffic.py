@@ -46,6 +46,7 @@ class Traffic:
         self._selector = selectors.DefaultSelector()
         self._stop = threading.Event()
         self._pauses = threading.Event()
+        self._given_up = 0
         self._lock = threading.Lock()
         for pod, version in product(pods, FAMILY):
             for number in range(streams + flows):
@@ -139,13 +140,14 @@ class Traffic:
             return max(max(one.longest, now - one.answered_at) for one in some)
 
     def unanswered(self) -> int:
-        """Stop for a moment; return how many datagrams have had no answer until now."""
+        """Stop for a moment; return how many datagrams, since this was asked last, have had no answer."""
         flows = [one for one in self.all if not one.stream]
         self._pauses.set()
         try:
             end = time.monotonic() + 0.5
-            while (left := sum(one.sent - one.answers for one in flows)) and time.monotonic() < end:
+            while (left := sum(one.sent - one.answers for one in flows) - self._given_up) and time.monotonic() < end:
                 time.sleep(0.01)
+            self._given_up += left
             return left
         finally:
             self._pauses.clear()

@@ -185,10 +185,12 @@ def test_what_a_living_holder_gives_is_announced_when_its_own_pods_leave_by_its_
     node, standby = agent(cluster("b", "a"), tmp_path)
     standby.records = {record(POD), record(FAR_POD)}
     seen: list[tuple[object, list[str]]] = []
+    answered: list[bool] = []
 
     def look() -> None:
         assert node.dataplane.applied is not None
         names = [name for name in node.names() if name in ("restore", "add", "announce")]
+        answered.append(IP in node.claims.answered)
         seen.append((node.dataplane.applied.paths[POD], names))
 
     def sends() -> None:
@@ -199,6 +201,7 @@ def test_what_a_living_holder_gives_is_announced_when_its_own_pods_leave_by_its_
     node.run(4.0, *plan, (after + 1.0, look))
     (slot,) = {gateway.slot for gateway in states(node)[1].gateways if gateway.node == "b"}
     assert seen[0] == (Remote(slot), ["restore", "add"])
+    assert answered == [False, True], "nor do announcements of the last time go on"
     assert seen[1] == (Direct.LOCAL_GATEWAY, ["restore", "add", "restore", "announce"])
     ever, _ = agent(cluster("b", "a"), tmp_path)
     ever.run(5.0, (1.0, lambda: ever.source.set(cluster("a", "c"))))
@@ -250,6 +253,7 @@ def test_a_holder_that_gives_an_address_away_leads_its_own_pods_connections_to_w
 
     def asked() -> None:
         look()
+        assert node.agent.payload([POD, STRANGER])["pods"] == {STRANGER: ""}, "who asks for a way finds none here"
         assert set(node.prober.pods["c"]) == {POD}, "a pod of its own, which the standby is to translate"
         assert standby.followed[-1][0] == {IP: "192.0.2.13"}, "it tells of what begins"
         node.health["c"] = replace(UP, sources={POD: IP})

@@ -167,6 +167,30 @@ def test_an_entry_without_a_translation_is_made_of_the_same_record(server: socke
         assert other.recv(2) == b"on"
 
 
+def test_what_answers_made_that_came_before_gives_way(server: socket.socket, version: int) -> None:
+    """As on a node that has given the address away, passed some on, and is given it again."""
+    one, other = connect(server, version, ENDS[version][1])
+    with one, other, datagram(version):
+        records = open_translations([ip_address(ENDS[version][2])])
+        with Conntrack() as conntrack:
+            conntrack.end(conntrack.replying_to([ip_address(ENDS[version][2])]))
+        # Answers, as if they were beginnings: from there to the translated address.
+        assert make_translations(map(turned, records), lambda _: MARK) == (2, "")
+        assert make_translations(records, lambda _: 0) == (2, "")
+        assert sorted(open_translations([ip_address(ENDS[version][2])])) == sorted(records)
+        with Conntrack() as conntrack:
+            assert conntrack.marked(MARK, 0xFFFFFFFF) == []
+        one.sendall(b"on")
+        assert other.recv(2) == b"on"
+
+
+def turned(record: bytes) -> bytes:
+    """Return the connection without a translation that answers of this one would begin."""
+    size = len(source_of(record))
+    destination, translated, ports = record[1 + size : 1 + 2 * size], translated_of(record), record[1 + 3 * size :]
+    return record[:1] + destination + translated + destination + ports[2:4] + ports[4:] + ports[2:4]
+
+
 def test_what_the_kernel_refuses_is_told(server: socket.socket, version: int) -> None:
     one, other = connect(server, version, ENDS[version][1])
     with one, other:

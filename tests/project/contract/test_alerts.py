@@ -182,6 +182,22 @@ CASES = [
     ),
     one("EgressIPDrops", 'node_dropped_packets_total{reason="no_way"}', GROWS, STAYS, "no_way", reason="no_way"),
     one("EgressIPAppliesFail", "node_failed_applies_total", "0x15 1x15", STAYS, "cannot put"),
+    Case(
+        "EgressIPStandbyLags",
+        {'node_standby_connected{standby="b"}': ("0x30", "0x3 1x27")},
+        "standby b does not hear",
+        {"standby": "b"},
+    ),
+    Case(
+        "EgressIPStandbyLags",
+        {
+            'node_standby_connected{standby="b"}': ("1x30", "1x30"),
+            'node_standby_lag_seconds{standby="b"}': ("3x30", "0.1x30"),
+        },
+        "standby b does not hear",
+        {"standby": "b"},
+    ),
+    one("EgressIPsWithoutStandby", "controller_egress_ips_without_standby", "2x30", "2x8 0x22", "nobody keeps"),
     Case("EgressIPNobodyAssigns", {"controller_leads": ("0x30", "1x30")}, "No controller", common=SERVICE),
     one(
         "EgressIPWritesFail", 'controller_writes_total{result="failed"}', GROWS, STAYS, "cannot write", result="failed"
