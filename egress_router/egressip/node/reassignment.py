@@ -24,6 +24,9 @@ class ReassignmentGuard:
 
     unconfirmed: dict[str, frozenset[str]] = field(default_factory=dict)
     _sources: dict[str, frozenset[str]] = field(default_factory=dict)
+    #: The same of addresses that no pod has now: whoever has one next may be sent to a node that still translates for
+    #: the pod before the last one.
+    _owed: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def follow(self, me: str, state: ClusterState, before: Decision) -> None:
         """Take in the objects. Nodes that have a lost egress IP by the decision ``before`` must confirm first."""
@@ -40,16 +43,20 @@ class ReassignmentGuard:
             for ip in pod.ips:
                 lost = self._sources.pop(ip, frozenset()) - listed[pod.namespace]
                 self._sources[ip] = listed[pod.namespace]
+                holders = self._owed.pop(ip, frozenset())
                 if lost:
-                    holders = {name for name, held in before.nodes.items() if not lost.isdisjoint(held.claims)} - {me}
+                    had = {name for name, held in before.nodes.items() if not lost.isdisjoint(held.claims)}
+                    holders |= had - {me}
+                if holders:
                     self.unconfirmed[ip] = self.unconfirmed.get(ip, frozenset()) | holders
         for ip in self.unconfirmed.keys() - present:
-            del self.unconfirmed[ip]
+            self._owed[ip] = self.unconfirmed.pop(ip)
         if len(self._sources) > len(present) + _MOST_GONE:
             # In the order in which they were seen last.
             gone = [ip for ip in self._sources if ip not in present]
             for ip in gone[: len(gone) - _MOST_GONE]:
                 del self._sources[ip]
+                self._owed.pop(ip, None)
 
     def on_reply(self, node: str, sources: Mapping[str, str]) -> bool:
         """Take in what a node says it translates pods to ("": it does not, and lets nothing of theirs out); return
