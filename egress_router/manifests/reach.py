@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from egress_router.config.settings import HEALTH_PORT
@@ -22,6 +22,7 @@ def reach_warnings(pod: ManifestPod, config: PodConfig, services: Services, poli
     """Yield what keeps clients from a port of the list, and what of a Service leads to no line of it."""
     labels, namespace = pod.item.pod_labels, pod.item.namespace
     listens = _listens(config)
+    yield from _election_warnings(pod, config, policies.selecting(labels, namespace))
     if config.router is not None and config.router.mode.redirects and not config.router.rules.claims:
         # A fallback alone: any port will do.
         return
@@ -41,6 +42,19 @@ def reach_warnings(pod: ManifestPod, config: PodConfig, services: Services, poli
         if opened is not None and (lacking := _shown(listens, opened)):
             message = f"lets nobody in to {lacking}, which the list of {pod.name} has"
             yield Problem(item.where, None, "", message, "the port among its ports; `manifests` writes them anew")
+
+
+def _election_warnings(pod: ManifestPod, config: PodConfig, policies: Iterable[ManifestObject]) -> Iterator[Problem]:
+    """Yield the NetworkPolicies by which the routers of a pair that elects between its pods do not hear each other."""
+    pair = None if config.router is None else config.router.pair
+    if pair is None or not pair.by_cluster:
+        return
+    hears = {(Protocol.UDP, PortRange(pair.port, pair.port))}
+    for item in policies:
+        opened = _opened(item)
+        if opened is not None and (lacking := _shown(hears, opened)):
+            message = f"lets nobody in to {lacking}, by which {pod.name} elects with the other routers of its pair"
+            yield Problem(item.where, None, "", message, "the port among its ports, from the pair's own pods")
 
 
 def _listens(config: PodConfig) -> Ports:

@@ -96,7 +96,7 @@ def unanswered(translation: Translation, family: Family) -> tuple[IptRule, ...]:
 
 
 def _election(translation: Translation) -> tuple[IptRule, ...]:
-    """Leave what other pods of a pair send to the one who elects."""
+    """Let pass what the pods of a pair send each other to elect: wherever they are, the name servers say so."""
     if translation.pair_port is None:
         return ()
     port = PortRange(translation.pair_port, translation.pair_port)
@@ -333,7 +333,7 @@ def _output(translation: Translation, family: Family) -> tuple[IptRule, ...]:
     replies = IptRule("RETURN", matches=(IptMatch("conntrack", (("ctdir", "REPLY"),)),))
     prefixes = [str(item) for item in collapse_addresses(translation.cluster_prefixes.get(family, ()))]  # type: ignore[type-var]
     allowed = [IptRule("RETURN", destination=item) for item in (*prefixes, *_LINK_SCOPE[family])]
-    return (replies, *allowed, IptRule("REJECT", (("reject-with", _REJECT[family]),)))
+    return (replies, *_election(translation), *allowed, IptRule("REJECT", (("reject-with", _REJECT[family]),)))
 
 
 def _guard(translation: Translation, family: Family) -> tuple[IptRule, ...]:

@@ -281,6 +281,9 @@ def _output(translation: Translation) -> NftChain:
     """
     name = f'oifname "{translation.cluster}"'
     rules = [f"{name} ct direction reply accept"]
+    if translation.pair_port is not None:
+        # Wherever the peers' pods are: the name servers say so.
+        rules.append(f"{name} udp dport {translation.pair_port} accept")
     rules += [f"{name} {_IP[family]} daddr @cluster{family.value} accept" for family in Family]
     rules += [
         f"{name} ip daddr {{ 224.0.0.0/4, 255.255.255.255 }} accept",

@@ -138,6 +138,17 @@ BAD = {
         PROXY_PAIR.replace("'43'", "'44'", 1),
         'init EGRESS_PAIR: "44" has another value in pair',
     ),
+    "a proxy of a pair whose containers elect in two networks": (
+        PROXY_PAIR.replace(NUMBER, NUMBER + "        - {name: EGRESS_PAIR_NETWORK, value: cluster}\n", 1),
+        'init EGRESS_PAIR_NETWORK: "cluster" is not set in pair, and cluster here',
+    ),
+    "a pair that elects between its pods, and knows none": (
+        PAIR.replace(
+            "EGRESS_PAIR, value: '46'}",
+            "EGRESS_PAIR, value: '46'}\n        - {name: EGRESS_PAIR_NETWORK, value: cluster}",
+        ),
+        "EGRESS_PAIR_PEERS: is not set, and EGRESS_PAIR_NETWORK is cluster",
+    ),
     "a proxy of a pair that does not know what it leaves with": (
         PROXY_PAIR.replace(KNOWS, ""),
         "proxy EGRESS_SOURCE: is not set, and a standby has no route",

@@ -36,6 +36,17 @@ def test_nothing_is_said_of_what_manifests_wrote(cli: CommandLine, path: Path) -
     assert "NetworkPolicy/" not in err
 
 
+@pytest.mark.parametrize("name", ["redirect-pair-cluster", "http-proxy-pair-cluster"])
+def test_a_pair_that_elects_between_its_pods_must_hear_itself(cli: CommandLine, name: str) -> None:
+    items = objects(name)
+    for rule in of(items, "NetworkPolicy")["spec"]["ingress"]:
+        rule["ports"] = [port for port in rule["ports"] if port["protocol"] != "UDP"]
+    err = check(cli, items)
+    assert "lets nobody in to" in err
+    assert "udp, by which" in err
+    assert "elects with the other routers of its pair" in err
+
+
 def test_a_new_line_of_the_list_needs_new_manifests(cli: CommandLine) -> None:
     items = objects("redirect-kubernetes")
     of(items, "ConfigMap")["data"]["destinations"] += "7000-7001 udp 203.0.113.25\n"

@@ -16,7 +16,8 @@ class ClusterPair(RouterPair):
 
     def __init__(self, lab: Lab, backend: str, directory: Path, run_directory: Path, family: int, **env: str) -> None:
         self.family = family
-        cluster = " ".join(map(str, PODS.values()))
+        # Pods on links of their own have a default route alone. They need not compare their lists to elect.
+        cluster = " ".join(map(str, PODS.values())) if lab.shape == "bridge" else ""
         more = {"EGRESS_CLUSTER_CIDRS": cluster, "EGRESS_PAIR_NETWORK": "cluster", **env}
         super().__init__(lab, backend, directory, run_directory, **more)
         peers = " ".join(str(router.host.addresses[family]) for router in self.routers)

@@ -99,6 +99,10 @@ def test_no_fallback_claims_what_the_peers_send() -> None:
     nat = next(item for item in iptables_tables(wanted, Family.IPV4) if item.name == "nat")
     rules = [str(rule) for rule in nat.chains["EGRESSR-PREROUTING"]]
     assert [rule for rule in rules if "udp" in rule and "9913" in rule and "RETURN" in rule]
+    (chain,) = [item for item in nft_table(wanted).chains if item.name == "output"]
+    assert chain.rules[1] == 'oifname "eth0" udp dport 9913 accept'
+    (table,) = [item for item in iptables_tables(wanted, Family.IPV4) if item.name == "filter"]
+    assert "--dport 9913" in str(table.chains["EGRESSR-OUTPUT"][1])
     without = translation(holds=True, pair=PairConfig(46))
     assert "9913" not in str(nft_table(without))
     assert "9913" not in str(iptables_tables(without, Family.IPV4))
