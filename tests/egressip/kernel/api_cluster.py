@@ -33,6 +33,8 @@ class ApiCluster:
         self.server = server
         self.folder = folder
         self.logs: dict[str, Path] = {}
+        #: What processes that are started from now on have in their environment besides.
+        self.environment: dict[str, str] = {}
         for file in sorted(CRDS.glob("*.yaml")):
             server.kubectl("apply", "-f", str(file))
         server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
@@ -122,8 +124,9 @@ class ApiCluster:
         words = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", value) if word]
         where = ["--source", "kubernetes", "--kubeconfig", str(kubeconfig or self.server.kubeconfig)]
         command = [sys.executable, "-m", "egress_router", *arguments, *where, *words]
+        more = ["env", *(f"{name}={value}" for name, value in self.environment.items())] if self.environment else []
         with log.open("ab") as file:
-            return node.popen(command, stdout=file, stderr=file)
+            return node.popen([*more, *command], stdout=file, stderr=file)
 
     def ask(self, node: Host, word: str = "status") -> dict[str, Any]:
         from egress_router.egressip.node.control import ask

@@ -8,7 +8,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from egress_router.manifests.egress_ips.migrate import migrate_egress_ips
 from lab import Host, Lab, NoReply
 from tests.egressip.kernel.api_cluster import CRDS, NAMESPACE, OURS, ApiCluster, api_cluster
 from tests.egressip.kernel.egress_cluster import talking
+from tests.support.moved_clock import MovedClock
 
 pytestmark = [pytest.mark.root, pytest.mark.on_demand, pytest.mark.timeout(240)]
 
@@ -299,6 +302,110 @@ def test_a_controller_that_was_frozen_cannot_write(kube: ApiCluster) -> None:
     assert new.wait(10) == 0
     lease = kube.get("/apis/coordination.k8s.io/v1/namespaces/default/leases/egress-router-controller")
     assert lease["spec"].get("holderIdentity", "") == "", "given back, so that the next one need not wait"
+
+
+@pytest.mark.parametrize("seconds_until_frozen", [0.0, 0.02, 0.5])
+def test_a_frozen_controller_gives_no_address_of_a_pool_to_two(kube: ApiCluster, seconds_until_frozen: float) -> None:
+    """Frozen in the middle of giving, for longer than the lease; meanwhile another one gives, takes back and gives."""
+    lab = kube.lab
+    kind = {"apiVersion": "egress-router.io/v1alpha1", "kind": "EgressIPPool", "metadata": {"name": "office"}}
+    ranges = [{"start": "192.0.2.64", "end": "192.0.2.66"}]
+    kube.create(f"{OURS}/egressippools", {**kind, "spec": {"ipRanges": ranges}})
+    clients = {}
+    for name in ("shop", "lab", "late"):
+        kube.namespace(name, env=name)
+        clients[name] = kube.pod(name, name, 0)
+
+    def ask_for(name: str) -> None:
+        spec = {"pool": "office", "namespaceSelector": {"matchLabels": {"env": name}}}
+        body = {"apiVersion": "egress-router.io/v1alpha1", "kind": "EgressIP", "metadata": {"name": name}, "spec": spec}
+        kube.create(f"{OURS}/egressips", body)
+
+    def written() -> dict[str, tuple[str, str, int]]:
+        """Return to whom each address is given, where it is, and by which epoch."""
+        specs = [item["spec"] for item in kube.get(f"{OURS}/egressipassignments")["items"]]
+        return {spec["egressIP"]: (spec["givenTo"]["uid"], spec["node"], spec["epoch"]) for spec in specs}
+
+    kube.start()
+    old = kube.start_controller("old", lab.nodes[0], lease_seconds="3")
+    ask_for("shop")
+    kube.until(lambda: kube.ready("shop") == ("True", "AllHeld"))
+    new = kube.start_controller("new", lab.nodes[0], health_port="off", lease_seconds="3")
+    ask_for("lab")
+    time.sleep(seconds_until_frozen)
+    old.send_signal(signal.SIGSTOP)
+    kube.until(lambda: '"message": "assigns"' in kube.logs["new"].read_text())
+    kube.until(lambda: kube.ready("lab") == ("True", "AllHeld"))
+    # What the frozen one takes for the first object's is another one's when it comes back.
+    kube.server.client.request("DELETE", f"{OURS}/egressips/shop")
+    kube.until(lambda: len(written()) == 1)
+    ask_for("late")
+    kube.until(lambda: kube.ready("late") == ("True", "AllHeld"))
+    before = written()
+    with lab.capture() as capture:
+        old.send_signal(signal.SIGCONT)
+        assert old.wait(15) == 75, "it finds out that it does not lead, and says so by its exit code"
+        time.sleep(1)
+        assert written() == before, "nothing that it wrote counts"
+        given = {name: kube.get(f"{OURS}/egressips/{name}")["status"]["egressIPs"] for name in ("lab", "late")}
+        assert sorted(ip for ips in given.values() for ip in ips) == sorted(before), "each has one of its own"
+        for name, (ip,) in given.items():
+            shown = [node.name for node in lab.nodes if f" {ip}/" in node.ip("addr show dev eth0")]
+            assert shown == [before[ip][1]], "on one node, which is the one that is written"
+            assert kube.source_of(clients[name], SERVICE) == ip
+        assert not capture.leaks(allowed=set(before))
+    new.send_signal(signal.SIGTERM)
+    assert new.wait(10) == 0
+
+
+def test_clocks_that_jump_move_nothing(kube: ApiCluster, tmp_path: Path) -> None:
+    """By hours, forward and back, of the controller that leads, of the one that waits, and of the agents."""
+    lab = kube.lab
+    # Back is not before the server's certificate.
+    clocks = {name: MovedClock(tmp_path, name, hours=24) for name in ("leads", "waits", "agents")}
+    kube.namespace("web", env="shop")
+    client = kube.pod("client", "web", 0)
+    kube.environment = clocks["agents"].environment
+    agents = kube.start()
+    kube.environment = clocks["leads"].environment
+    leads = kube.start_controller("leads", lab.nodes[0], lease_seconds="3")
+    kube.egress_ip("shop", FIRST, SECOND, env="shop")
+    kube.until(lambda: kube.ready("shop") == ("True", "AllHeld"))
+    kube.environment = clocks["waits"].environment
+    waits = kube.start_controller("waits", lab.nodes[1], lease_seconds="3")
+    source = kube.source_of(client, SERVICE)
+
+    def lease() -> dict[str, Any]:
+        path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/egress-router-controller"
+        return dict(kube.get(path)["spec"])
+
+    def ahead() -> float:
+        """Return how many hours the clock of the one that leads is ahead, as it writes itself."""
+        renewed = datetime.fromisoformat(lease()["renewTime"].replace("Z", "+00:00"))
+        return (renewed - datetime.now(UTC)).total_seconds() / 3600
+
+    def settled() -> tuple[object, ...]:
+        specs = [item["spec"] for item in kube.get(f"{OURS}/egressipassignments")["items"]]
+        now = lease()
+        return specs, now["holderIdentity"], now["leaseTransitions"]
+
+    before = settled()
+    with lab.capture() as capture, talking(lambda: kube.source_of(client, SERVICE, 0.3)) as heard:
+        for name, hours in (("leads", 6), ("waits", 6), ("leads", -12), ("agents", 6), ("waits", -12), ("agents", -12)):
+            clocks[name].move(hours)
+            time.sleep(4)
+            assert abs(ahead() - clocks["leads"].hours) < 0.01, "positive control: it is seen"
+            assert settled() == before, f"the clock of {name} moved by {hours} hours"
+        assert {text for _, text in heard} == {source}, "no packet was lost, and none had another source"
+        assert not capture.leaks(allowed={FIRST, SECOND})
+    assert [process.poll() for process in (*agents, leads, waits)] == [None] * 5
+    for number, node in enumerate(lab.nodes):
+        status = kube.ask(node)
+        assert not status["problems"], (number, status["problems"])
+    leads.kill()
+    kube.until(lambda: settled()[1] != before[1], 20.0)
+    late = kube.pod("late", "web", 1)
+    kube.until(lambda: kube.source_of(late, SERVICE) in (FIRST, SECOND))
 
 
 def test_an_address_that_another_pod_has_next(kube: ApiCluster) -> None:
