@@ -278,14 +278,17 @@ class Supervisor(Generic[Prepared]):
         """Start the next generation if one is due, because children died or somebody asked for it."""
         if self._candidate or self._preparing or self.stopping:
             return
+        again = self._restart_at is not None and now >= self._restart_at
+        if not again and not (self._reload_wanted and self._current):
+            return
+        # The last question: an engine may have to look through all connections for it.
         if self._current and not self.engine.may_replace():
             return
-        if self._restart_at is not None and now >= self._restart_at:
+        if again:
             self._restart_at = None
-            self._start()
-        elif self._reload_wanted and self._current:
+        else:
             log.info("reload")
-            self._start()
+        self._start()
 
     def _look_at_candidate(self, candidate: Generation[Prepared], now: float) -> None:
         late = [child for child in candidate.children if not self.engine.ready(child, candidate.prepared)]

@@ -64,6 +64,8 @@ class World:
         self.dead: list[tuple[int, int]] = []
         self.conf = "good"
         self.slow_start = False
+        self.replaceable = True
+        self.asked: list[float] = []
         self.pipe = -1
         spawn: Any = self._spawn
         self.supervisor: Supervisor[str] = Supervisor(self, LIMITS, self._report, loop=self.loop, spawn=spawn)  # type: ignore[arg-type]
@@ -121,7 +123,8 @@ class World:
         return seconds > 2.0
 
     def may_replace(self) -> bool:
-        return True
+        self.asked.append(self.clock.now)
+        return self.replaceable
 
     def on_output(self, child: Child, line: str) -> None:
         pass
@@ -159,6 +162,23 @@ def test_a_successor_is_ready_before_its_predecessor_is_retired(world: World) ->
     world.in_order("prepare 1", "start 1", "ready True", "prepare 2", "start 2", "retire 1 replaced", "gone 1")
     world.in_order("gone 1", "retire 2 finally", "ready False", "gone 2")
     assert world.supervisor.counters.reloads == 1
+
+
+def test_an_engine_is_asked_whether_it_may_be_replaced_when_it_would_be(world: World) -> None:
+    """Squid's looks through all connections of the pod for that: twice a second it took two hundredths of a core."""
+
+    def refuse() -> None:
+        world.replaceable = False
+        world.reload("better")
+
+    def allow() -> None:
+        world.replaceable = True
+
+    world.run(20.0, (5.0, refuse), (8.0, allow))
+    assert min(world.asked) >= 5.0
+    assert 8.0 <= max(world.asked) < 9.0
+    world.in_order("ready True", "prepare 2", "start 2", "retire 1 replaced")
+    assert len(world.children) == 2
 
 
 @pytest.mark.parametrize(("step", "generations"), [(-3600.0, 2), (3600.0, 1), (-1.0, 1)])

@@ -147,7 +147,8 @@ def test_a_reader_of_the_log_that_stalls_stops_nothing(proxy: Proxy, client: Cli
     command = ["curl", "-s", "-m", "60", "-w", "%{http_code}\\n", "-o", "/dev/null", "-x", f"{proxy.address}:8080", url]
     answers = client.pod.run(command, timeout=70).stdout.split()
     assert answers == ["403"] * 8000
-    assert endpoint.figure(f'{REQUESTS}{{decision="deny"}}') == 8000
+    denied = f'{REQUESTS}{{decision="deny"}}'
+    endpoint.until(lambda: endpoint.figure(denied) == 8000, "all are counted")
     lost = int(endpoint.figure('egress_router_log_lines_lost_total{by="supervisor"}'))
     assert 0 < lost < 8000
     with os.fdopen(read_end, "rb") as log:
