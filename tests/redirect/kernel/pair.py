@@ -139,11 +139,13 @@ def pid(router: LiveRouter) -> int:
 
 
 def descendants(number: int) -> list[int]:
-    """Return the processes below one."""
+    """Return the processes below one. What ends meanwhile, a thread or a process, has none."""
     found: list[int] = []
-    for task in Path(f"/proc/{number}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *descendants(int(child))]
+    with suppress(OSError):
+        for task in Path(f"/proc/{number}/task").iterdir():
+            with suppress(OSError):
+                for child in (task / "children").read_text().split():
+                    found += [int(child), *descendants(int(child))]
     return found
 
 

@@ -19,7 +19,7 @@ from tests.redirect.kernel.pair import RouterPair, Stream, descendants, kill, of
 MOST_SECONDS = 2.0
 HEALTH_PORT = "9912"
 #: Faults of tests.redirect.kernel.test_run_pair: "kill" is that of the router beside the proxy.
-OF_PROXIES = ("kill", "power", "link", "gateway", "split", "keepalived", "leaving")
+OF_PROXIES = ("kill", "power", "gateway", "split", "keepalived", "leaving")
 
 
 class ProxyPair(RouterPair):

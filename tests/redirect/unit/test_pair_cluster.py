@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 
 from egress_router.config.values import Family
+from egress_router.errors import PlatformError
+from egress_router.net.rtnetlink.values import Link
 from egress_router.net.vrrp import Advert
+from egress_router.redirect import run
+from egress_router.redirect.desired import desired_sample
 from egress_router.redirect.iptables_rules import iptables_tables
 from egress_router.redirect.nft_rules import nft_table
 from egress_router.redirect.pair.holder import UNANSWERED, Holder
@@ -300,3 +304,16 @@ def test_a_machine_that_is_none_of_the_pair_takes_no_address_away(world: World) 
     assert world.role is Role.ACTIVE
     assert not world.pair.is_peer(HIGHER)
     assert world.pair.is_peer(OTHER)
+
+
+def test_an_ipvlan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets no answers to address probes, so that nobody would ever seem to have the address."""
+    found, _ = parsed(**CLUSTER)
+    assert found is not None
+    link = Link(3, EGRESS, "ipvlan", MAC, 1500, up=True, lower_up=True)
+    kernel = MagicMock()
+    kernel.return_value.__enter__.return_value.link.return_value = link
+    monkeypatch.setattr(run, "Rtnetlink", kernel)
+    desired = desired_sample(found.router)
+    with pytest.raises(PlatformError, match="is an ipvlan, which gets no answers"):
+        run._prepare_pair(found, desired, fake_loop())
