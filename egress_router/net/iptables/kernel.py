@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from egress_router.config.values import Family
+from egress_router.errors import EgressRouterError
 from egress_router.net.forked import Job, start
 from egress_router.net.iptables.platform import available_families
 from egress_router.net.iptables.rules import IptTable
@@ -121,7 +122,17 @@ class IptablesKernel:
 
     def _side_by_side(self, verb: str, tables: Mapping[Family, MakeTables]) -> dict[Family, Any]:
         jobs = {family: self._start(verb, family, make) for family, make in tables.items()}
-        return {family: job.result() for family, job in jobs.items()}
+        found: dict[Family, Any] = {}
+        failed: list[EgressRouterError] = []
+        for family, job in jobs.items():
+            # The other family has its time also where one fails: its child ends with us, in the middle of its work.
+            try:
+                found[family] = job.result()
+            except EgressRouterError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+        return found
 
     def _start(self, verb: str, family: Family, make: MakeTables) -> Job:
         return start(["iptables", verb, str(family)], lambda: self._work(verb, family, make))
