@@ -16,6 +16,9 @@ import os
 import selectors
 import signal
 import time
+
+# What stays has it from its start on: where descriptors have run out, it could not be read when an error is logged.
+import traceback  # noqa: F401
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import FrameType

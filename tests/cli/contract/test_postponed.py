@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).parents[3]
 
 
@@ -47,3 +49,22 @@ def test_who_asks_while_it_is_imported_gets_the_true_one() -> None:
         "print(colorsys is before, sys.modules['colorsys'] is before)\n"
     )
     assert said_by(code)[:2] == ["True True", "True True"]
+
+
+@pytest.mark.parametrize("module", ["redirect.run", "egressip.node.process", "egressip.controller.process"])
+def test_what_stays_logs_a_traceback_when_no_file_can_be_opened(module: str) -> None:
+    code = (
+        "import os, resource, sys\n"
+        f"import egress_router.{module}\n"
+        "import logging\n"
+        "logging.basicConfig(stream=sys.stdout)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))\n"
+        "try:\n"
+        "    while True: os.dup(0)\n"
+        "except OSError: pass\n"
+        "try: 1 / 0\n"
+        "except ZeroDivisionError: logging.exception('it broke')\n"
+    )
+    said = said_by(code)
+    assert said[:2] == ["ERROR:root:it broke", "Traceback (most recent call last):"]
+    assert said[-2:] == ["ZeroDivisionError: division by zero", ""]
