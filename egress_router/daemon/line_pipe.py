@@ -38,6 +38,8 @@ class LinePipe:
         self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
         with contextlib.suppress(OSError):
             fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        # A user with many pipes gets one of two pages, and no larger one (pipe(7), pipe-user-pages-soft).
+        self._much = min(CHUNK, fcntl.fcntl(self.write_end, fcntl.F_GETPIPE_SZ) // 4)
         self._take = take
         self._thread = threading.Thread(target=self._copy, name=name, daemon=True)
         self._thread.start()
@@ -65,8 +67,9 @@ class LinePipe:
             except Exception:
                 # A child that nobody reads any more would stop serving.
                 log.exception("%d lines of the access log could not be read", len(lines))
-            # A busy proxy would wake us for every line. Where more waits than is read at once there is no time to lose.
-            if len(data) < CHUNK:
+            # A busy proxy would wake us for every line. Where so much has come that the pipe may be full soon, or that
+            # more waits than is read at once, there is no time to lose.
+            if len(data) < self._much:
                 time.sleep(BUSY_SECONDS if len(lines) > FEW else GATHER_SECONDS)
         os.close(self._read_end)
         self._heartbeats.forget(self._name)

@@ -49,3 +49,16 @@ def test_a_thread_that_turns_beats_and_one_that_is_stuck_is_named(monkeypatch: p
     pipe.finish(10)
     assert taken == [b"first", b"stop", b"last"]
     assert heartbeats.lines() == [], "it ended as it should"
+
+
+def test_a_child_does_not_wait_where_its_pipe_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user with many pipes gets small ones: lines that are gathered for long would fill them."""
+    monkeypatch.setattr(line_pipe, "PIPE_BYTES", 4096)
+    monkeypatch.setattr(line_pipe, "BUSY_SECONDS", 60.0)
+    taken: list[bytes] = []
+    pipe = LinePipe(taken.extend)
+    for number in range(1, 4):
+        os.write(pipe.write_end, b"".join(b"%099d\n" % line for line in range(30)))
+        wait_for(lambda number=number: len(taken) == 30 * number)  # type: ignore[misc]
+    pipe.finish(10)
+    assert len(taken) == 90
