@@ -213,6 +213,17 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert anchor in {slug(line) for line in found.read_text().splitlines() if line.startswith("#")}, target
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_modules_and_files_that_are_named_exist(path: Path) -> None:
+    """Of the checkout, also in code; words such as PRODUCT and * stand for others."""
+    text = path.read_text()
+    modules = re.findall(r"python3? -m ((?:bench|lab|tests|egress_router)[\w.]*)", text)
+    files = re.findall(r"(?<![\w/.-])((?:bench|egress_router|findings|lab|scripts|tests)/[\w./*-]*\w)", text)
+    for name in [*(module.replace(".", "/") for module in modules), *files]:
+        if "*" not in name and not re.search(r"[A-Z]{2}", name):
+            assert any((CHECKOUT / f"{name}{end}").exists() for end in ("", ".py")), name
+
+
 def slug(heading: str) -> str:
     """Return a heading's anchor as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", heading.lstrip("#").strip().lower()).replace(" ", "-")
