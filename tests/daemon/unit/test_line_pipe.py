@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -57,8 +58,11 @@ def test_a_child_does_not_wait_where_its_pipe_is_small(monkeypatch: pytest.Monke
     monkeypatch.setattr(line_pipe, "BUSY_SECONDS", 60.0)
     taken: list[bytes] = []
     pipe = LinePipe(taken.extend)
+    size = fcntl.fcntl(pipe.write_end, fcntl.F_GETPIPE_SZ)
+    assert size < line_pipe.CHUNK or size == os.sysconf("SC_PAGESIZE")
+    lines = size * 3 // 4 // 100
     for number in range(1, 4):
-        os.write(pipe.write_end, b"".join(b"%099d\n" % line for line in range(30)))
-        wait_for(lambda number=number: len(taken) == 30 * number)  # type: ignore[misc]
+        os.write(pipe.write_end, b"".join(b"%099d\n" % line for line in range(lines)))
+        wait_for(lambda number=number: len(taken) == lines * number)  # type: ignore[misc]
     pipe.finish(10)
-    assert len(taken) == 90
+    assert len(taken) == 3 * lines
