@@ -145,7 +145,8 @@ class AccessLog(LinePipe):
             # Thousands a second of a busy proxy: what is not about the numbers in front is worked out once.
             try:
                 time, size, duration, client_port, behind = text.split(" ", 4)
-                sent, lasted = int(size), int(duration)
+                # Less than nothing is what Squid says where the clock was set back meanwhile.
+                sent, lasted = int(size), max(0, int(duration))
                 alike = self._alike(behind, lasted >= CONNECT_TIMEOUT) if _is_time(time) else None
             except ValueError:
                 alike = None
@@ -164,7 +165,7 @@ class AccessLog(LinePipe):
             if self._output is None:
                 continue
             if alike.unresolved is not None and self._reasons:
-                raw = alike.raw._replace(time=time, size=size, duration=duration)
+                raw = alike.raw._replace(time=time, size=size, duration=str(lasted))
                 self._reasons.tell(alike.unresolved, partial(self._write_later, raw, alike.decided))
             else:
                 surrounding = frame(alike.raw, alike.decided, IDLE) if idle else alike.frame

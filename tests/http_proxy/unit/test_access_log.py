@@ -218,3 +218,13 @@ def test_lines_that_are_alike_are_written_and_counted_each_with_its_numbers(
     assert found.decisions["allow"] == sum(line["decision"] == "allow" for line in parsed)
     assert found.errors == Counter(line["error"] for line in parsed if "error" in line)
     assert found.destinations == Counter(line["rule"] for line in parsed if "rule" in line)
+
+
+def test_a_request_during_which_the_clock_was_set_back_took_no_time() -> None:
+    written, stats = Written(), RequestStats()
+    access_log = AccessLog(TRANSLATOR, stats, written)  # type: ignore[arg-type]  # all that is asked of it
+    raw = RAW.format(**FIELDS | {"host": "www.example.com", "rule": rule_number("www.example.com")})
+    os.write(access_log.write_end, raw.replace(" 512 7 ", " 512 -3600000 ").encode() + b"\n")
+    access_log.finish(20)
+    assert [json.loads(line)["duration_ms"] for line in written.lines] == [0]
+    assert stats.read().sent == 512
