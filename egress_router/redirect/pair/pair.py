@@ -18,7 +18,14 @@ from egress_router.redirect.pair.holder import Holder
 from egress_router.redirect.pair.lease import Lease
 from egress_router.redirect.pair.relay import Relay
 from egress_router.redirect.pair.state import PairState, Peer
-from egress_router.redirect.pair.values import RELAY_INTERFACE, PairConfig, Role, advert_source, identity
+from egress_router.redirect.pair.values import (
+    RELAY_INTERFACE,
+    WITH_GATEWAY,
+    PairConfig,
+    Role,
+    advert_source,
+    identity,
+)
 
 #: Before it takes part in the election: who else claims the address is known by then.
 LISTEN_SECONDS = 0.7
@@ -51,7 +58,7 @@ class Pair:
         """``own`` are the pod's addresses in the cluster."""
         self.config = config
         self.state = PairState(config, since=time.time())
-        self.election = Election(config, loop, self._changed)
+        self.election = Election(config, loop, self._told)
         self.lease = Lease(sources)
         self._loop = loop
         self._identity = identity(config, sources)
@@ -75,6 +82,8 @@ class Pair:
         self._split = False
         self._joined_by = _NEVER
         self._missed = False
+        #: What keepalived has said last.
+        self._election_says = Role.STANDBY
         #: The source of this router's adverts.
         self.adverts_from: IPv4Address | None = config.address
         self.hold: Callable[[], None] = lambda: None
@@ -235,9 +244,12 @@ class Pair:
 
     def _may_say(self, advert: Advert) -> bool:
         """Whether an advert of ours may go to the peers. One that is elected because it hears nobody, and sees that the
-        other one has the address, must not make that give way.
+        other one has the address, must not make that give way, nor when that one is heard again: of two with one
+        priority whoever has the address keeps it, whatever the sources of their adverts are.
         """
-        return not advert.priority or self.wanted or self.holder.free or any(map(self._hears, self.state.peers))
+        if not advert.priority or self.wanted or self.holder.free:
+            return True
+        return any(self._hears(mac) and peer.priority < advert.priority for mac, peer in self.state.peers.items())
 
     def _meet_rival(self, mac: str, now: float) -> None:
         """Both have the address and cannot hear each other's adverts: the one with the lower MAC gives it up, or the
@@ -279,8 +291,19 @@ class Pair:
         elif self._loop.now() >= self._elected + DEAD_SECONDS:
             # No lease is that long: it lives.
             self._stop_pressing()
-            self.state.splits += 1
-            self._cut_off(self.holder.mac)
+            if self._hears(self.holder.mac) and self.state.peers[self.holder.mac].priority >= self._priority:
+                # Again. keepalived does not step back by itself for one whose source is the lower one, and is given the
+                # time to see this.
+                self._kept_off_by, self._split = "", False
+                why = f"{self.holder.mac} has it, and its adverts come again"
+                self._keep_off(self._loop.now() + SPLIT_SECONDS, why, wrong=False)
+            else:
+                self.state.splits += 1
+                self._cut_off(self.holder.mac)
+
+    @property
+    def _priority(self) -> int:
+        return self.config.priority + (0 if self._missed else WITH_GATEWAY)
 
     def _stop_pressing(self) -> None:
         self.state.waits_for = ""
@@ -307,9 +330,10 @@ class Pair:
         self._kept_off_by, self._split = "", False
         self._keep_off(self._loop.now() + CLAIM_SECONDS, why)
 
-    def _keep_off(self, until: float, why: str) -> None:
+    def _keep_off(self, until: float, why: str, *, wrong: bool = True) -> None:
         if not self.state.blocked:
-            LOGGER.error("the address is not taken: %s", why)
+            level = LOGGER.error if wrong else LOGGER.info
+            level("the address is not taken: %s", why)
         self.state.blocked = why
         self._blocked_until = max(self._blocked_until, until)
         self._track()
@@ -320,11 +344,21 @@ class Pair:
             self.state.blocked = ""
             self._kept_off_by, self._split = "", False
             self._track()
+        if self.relay is None or self.wanted or self.state.blocked or self._pressing is not None:
+            return
+        if self._election_says is Role.ACTIVE:
+            # It was kept off for so short a time that keepalived has not seen it, and so does not say it again.
+            self._changed(Role.ACTIVE, "")
 
     def _track(self) -> None:
         self.election.track(gateways=self._missed, blocked=bool(self.state.blocked))
 
     # The role
+
+    def _told(self, role: Role, why: str) -> None:
+        """Take what keepalived says, or that it has ended."""
+        self._election_says = role
+        self._changed(role, why)
 
     def _changed(self, role: Role, why: str) -> None:
         state = self.state
@@ -393,6 +427,7 @@ class Pair:
 
     def leave(self) -> None:
         """Give the address up, and let somebody else take it."""
+        self._election_says = Role.STANDBY
         if self.wanted:
             self._changed(Role.STANDBY, "it leaves")
         self._stop_pressing()

@@ -185,7 +185,7 @@ class World:
 
     def elected(self) -> None:
         """keepalived says so."""
-        self.pair._changed(Role.ACTIVE, "")
+        self.pair._told(Role.ACTIVE, "")
 
     def wait(self, seconds: float) -> None:
         end = self.clock.now + seconds
@@ -259,6 +259,41 @@ def test_an_advert_of_the_one_that_has_it_ends_the_split(world: World) -> None:
     assert world.pair.state.blocked
     world.advert(OTHER)
     assert not world.pair.state.blocked
+
+
+def test_one_that_is_heard_again_is_not_made_to_give_way(world: World) -> None:
+    """Of two with one priority keepalived of the one that was cut off stays elected if its own source is the higher."""
+    mine = Advert(MAC, IPv4Address("169.254.193.2"), 46, 200, (world.pair._identity,))
+    world.owner = OTHER
+    world.ask()
+    world.elected()
+    world.wait(0.5)
+    for _ in range(12):
+        world.advert(OTHER)
+        assert not world.pair._may_say(mine), "the other one would step back"
+        world.wait(0.1)
+    assert (world.role, world.pair.state.splits) == (Role.STANDBY, 0)
+    # keepalived is to see that it is not active.
+    assert world.pair.state.blocked == f"{OTHER} has it, and its adverts come again"
+    # But one that misses its gateway is to give way.
+    world.advert(OTHER, priority=50)
+    assert world.pair._may_say(mine)
+
+
+def test_one_that_was_kept_off_for_a_moment_takes_the_address_when_it_is_free(world: World) -> None:
+    """keepalived has not seen it, and does not say again that it is elected."""
+    world.owner = OTHER
+    world.ask()
+    world.elected()
+    world.wait(1.6)
+    assert world.pair.state.blocked
+    world.advert(OTHER)
+    assert not world.pair.state.blocked
+    world.owner = ""
+    for _ in range(10):
+        world.wait(0.1)
+        world.pair._look()
+    assert world.role is Role.ACTIVE
 
 
 def test_one_that_says_that_it_stops_is_not_waited_for(world: World) -> None:
