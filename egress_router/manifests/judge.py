@@ -19,6 +19,7 @@ from egress_router.errors import Problem
 from egress_router.manifests.containers import Container, ManifestPod, Role, pauses
 from egress_router.manifests.objects import ManifestObject, Objects, as_list, as_mapping, as_text
 from egress_router.manifests.plan import EGRESS_INTERFACE, NETWORKS_ANNOTATION, SDN_ANNOTATION
+from egress_router.redirect.pair.values import DEFAULT_PORT, ElectionNetwork
 
 _LISTS = {
     Role.HTTP: ("EGRESS_HTTP_PROXY_DESTINATION", "EGRESS_HTTP_PROXY_DESTINATION_FILE"),
@@ -245,11 +246,11 @@ def _pair_apart(pod: ManifestPod, init: Container) -> Found:
 
 def _elects_apart(pod: ManifestPod, init: Container, run: Container) -> Found:
     """Yield where the containers of a pair differ in where it elects: what one lets pass the other one takes away."""
-    for name in ("EGRESS_PAIR_NETWORK", "EGRESS_PAIR_PORT"):
+    for name, default in (("EGRESS_PAIR_NETWORK", ElectionNetwork.EGRESS), ("EGRESS_PAIR_PORT", DEFAULT_PORT)):
         if {name} & {*init.outside, *run.outside}:
             continue
         mine, theirs = init.env.get(name, "").strip(), run.env.get(name, "").strip()
-        if mine.lower() != theirs.lower():
+        if (mine.lower() or str(default)) != (theirs.lower() or str(default)):
             message = f"is {theirs or 'not set'} in {run.name}, and {mine or 'not set'} here"
             yield _error(pod, f"{init.name} {name}", mine, message, "the same value in both")
 

@@ -345,6 +345,11 @@ def test_pods_that_cannot_work(cli: CommandLine, name: str) -> None:
 
 
 FINE = {
+    "a proxy of a pair, one of whose containers names the defaults": PROXY_PAIR.replace(
+        NUMBER,
+        NUMBER + "        - {name: EGRESS_PAIR_NETWORK, value: Egress}\n",
+        1,
+    ),
     "an interface of Multus by its place": MULTUS.replace("NETWORKS", "x/one,egress").replace("NIC", "net2"),
     "an interface of Multus by its name": MULTUS.replace("NETWORKS", "one,egress@net7").replace("NIC", "net7"),
     "networks that are no JSON": MULTUS.replace("NETWORKS", '[{"name": "a"').replace("NIC", "net5"),
