@@ -37,11 +37,10 @@ def reach_warnings(pod: ManifestPod, config: PodConfig, services: Services, poli
             others = {(Protocol.TCP, PortRange(HEALTH_PORT, HEALTH_PORT)), *_of_other_containers(pod)}
             if nowhere := _shown(targets, listens | others):
                 yield Problem(where, None, "", f"leads to {nowhere}, and no line of {pod.name} claims that")
-    for item in policies.selecting(labels, namespace):
-        opened = _opened(item)
-        if opened is not None and (lacking := _shown(listens, opened)):
-            message = f"lets nobody in to {lacking}, which the list of {pod.name} has"
-            yield Problem(item.where, None, "", message, "the port among its ports; `manifests` writes them anew")
+    where, opened = _opened_together(policies.selecting(labels, namespace))
+    if lacking := _shown(listens, opened) if where else "":
+        message = f"lets nobody in to {lacking}, which the list of {pod.name} has"
+        yield Problem(where, None, "", message, "the port among its ports; `manifests` writes them anew")
 
 
 def _election_warnings(pod: ManifestPod, config: PodConfig, policies: Iterable[ManifestObject]) -> Iterator[Problem]:
@@ -50,11 +49,10 @@ def _election_warnings(pod: ManifestPod, config: PodConfig, policies: Iterable[M
     if pair is None or not pair.by_cluster:
         return
     hears = {(Protocol.UDP, PortRange(pair.port, pair.port))}
-    for item in policies:
-        opened = _opened(item)
-        if opened is not None and (lacking := _shown(hears, opened)):
-            message = f"lets nobody in to {lacking}, by which {pod.name} elects with the other routers of its pair"
-            yield Problem(item.where, None, "", message, "the port among its ports, from the pair's own pods")
+    where, opened = _opened_together(policies)
+    if lacking := _shown(hears, opened) if where else "":
+        message = f"lets nobody in to {lacking}, by which {pod.name} elects with the other routers of its pair"
+        yield Problem(where, None, "", message, "the port among its ports, from the pair's own pods")
 
 
 def _listens(config: PodConfig) -> Ports:
@@ -92,11 +90,26 @@ def _of_other_containers(pod: ManifestPod) -> Iterator[tuple[Protocol, PortRange
                 yield from _port(port, port.get("containerPort"), port.get("containerPort"))
 
 
+def _opened_together(policies: Iterable[ManifestObject]) -> tuple[str, Ports]:
+    """Return the names of NetworkPolicies of one pod, and the ports that they let somebody in to, each adding to the
+    others; no name where all ports are open.
+    """
+    found: Ports = set()
+    names = []
+    for item in policies:
+        kinds = item.spec.get("policyTypes")
+        if isinstance(kinds, list) and "Ingress" not in kinds:
+            continue
+        opened = _opened(item)
+        if opened is None:
+            return "", set()
+        names.append(item.where)
+        found |= opened
+    return ", ".join(names), found
+
+
 def _opened(item: ManifestObject) -> Ports | None:
-    """Return the ports that a NetworkPolicy lets somebody in to; None where it leaves ports alone."""
-    kinds = item.spec.get("policyTypes")
-    if isinstance(kinds, list) and "Ingress" not in kinds:
-        return None
+    """Return the ports that a NetworkPolicy lets somebody in to; None for any."""
     found: Ports = set()
     for rule in as_list(item.spec.get("ingress")):
         if not rule.get("ports"):

@@ -47,6 +47,18 @@ def test_a_pair_that_elects_between_its_pods_must_hear_itself(cli: CommandLine, 
     assert "elects with the other routers of its pair" in err
 
 
+@pytest.mark.parametrize("name", ["redirect-pair-cluster", "redirect-kubernetes"])
+def test_what_one_network_policy_does_not_open_another_one_may(cli: CommandLine, name: str) -> None:
+    """They add up."""
+    items = objects(name)
+    nothing = json.loads(json.dumps(of(items, "NetworkPolicy")))
+    nothing["metadata"]["name"] = "nothing"
+    nothing["spec"].update(ingress=[])
+    assert "lets nobody in" not in check(cli, [*items, nothing])
+    alone = [item for item in items if item["kind"] != "NetworkPolicy"]
+    assert "NetworkPolicy/nothing: lets nobody in" in check(cli, [*alone, nothing])
+
+
 def test_a_new_line_of_the_list_needs_new_manifests(cli: CommandLine) -> None:
     items = objects("redirect-kubernetes")
     of(items, "ConfigMap")["data"]["destinations"] += "7000-7001 udp 203.0.113.25\n"
