@@ -16,15 +16,19 @@ class Holder:
         #: By the version of IP: questions without an answer, and whether one is open.
         self._unanswered: dict[int, int] = {}
         self._asked: set[int] = set()
+        #: Versions by which anybody has ever answered.
+        self._answered: set[int] = set()
 
     @property
     def free(self) -> bool:
         """Whether nobody answers for the address. False as long as that is not known.
 
         A router that lives answers for the addresses of all versions. The kernel of one that was killed does so for
-        IPv6 up to a second longer than for IPv4, but no longer sends with either.
+        IPv6 up to a second longer than for IPv4, but no longer sends with either. So IPv4 decides, if anybody has ever
+        answered by it: switches that inspect neighbour discovery let no IPv6 probe pass.
         """
-        return any(count >= UNANSWERED for count in self._unanswered.values())
+        heard = self._answered or self._unanswered.keys()
+        return bool(heard) and self._unanswered.get(min(heard), 0) >= UNANSWERED
 
     @property
     def answers(self) -> bool:
@@ -39,6 +43,7 @@ class Holder:
     def claimed(self, mac: str, version: int) -> None:
         """Note that a machine says that it has the address."""
         self.mac = mac
+        self._answered.add(version)
         self._unanswered[version] = 0
         self._asked.discard(version)
 
@@ -52,3 +57,4 @@ class Holder:
         self.mac = ""
         self._unanswered.clear()
         self._asked.clear()
+        self._answered.clear()

@@ -158,6 +158,23 @@ def test_one_that_lives_answers_for_both_versions() -> None:
     assert known(holder) == "free"
 
 
+@pytest.mark.parametrize("announced", [False, True])
+def test_a_version_by_which_nobody_answers_says_nothing(*, announced: bool) -> None:
+    """Switches that inspect neighbour discovery let no IPv6 probe pass, and the address is had all the same."""
+    holder = Holder()
+    if announced:
+        holder.claimed(MAC, 6)
+    for _ in range(3 * UNANSWERED):
+        for version in (4, 6):
+            holder.asked(version)
+        holder.claimed(MAC, 4)
+        assert known(holder) == "had"
+    for _ in range(UNANSWERED + 1):
+        for version in (4, 6):
+            holder.asked(version)
+    assert known(holder) == "free"
+
+
 class World:
     """A router of a pair, on the MAC ``MAC``, whose other one may be heard in either network."""
 
