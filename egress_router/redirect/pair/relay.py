@@ -50,7 +50,8 @@ class Relay:
         self._index = 0
         self._sockets: dict[int, socket.socket] = {}
         self._strangers: set[str] = set()
-        self._untold = ""
+        #: By the peer: why the last advert that could not be sent to it was not.
+        self._unsent: dict[str, str] = {}
         #: Where the peers are; replaced as a whole, from any thread.
         self.peers: frozenset[str] = frozenset()
         #: The MAC of the egress interface, by which the peers know this router.
@@ -74,6 +75,11 @@ class Relay:
             # What a killed one has left.
             for name in (RELAY_INTERFACE, RELAY_END):
                 if link := kernel.link(name):
+                    if link.kind != "veth":
+                        raise PlatformError(
+                            f"{name}, a {link.kind or 'device'} of somebody else's, has the name of an interface that "
+                            "a pair with EGRESS_PAIR_NETWORK=cluster makes for itself; give it another one"
+                        )
                     kernel.remove_link(link)
             kernel.create_veth(RELAY_INTERFACE, RELAY_END)
             ends = [kernel.link(RELAY_INTERFACE), kernel.link(RELAY_END)]
@@ -142,10 +148,11 @@ class Relay:
                 raise OSError(0, "this pod has no address of its family")
             own.sendto(data, (peer, self._pair.port))
         except OSError as error:
-            problem = f"{peer}, UDP port {self._pair.port}: {error.strerror}"
-            if problem != self._untold:
-                LOGGER.warning("adverts cannot be sent to %s", problem)
-            self._untold = problem
+            why = error.strerror or str(error)
+            if why != self._unsent.get(peer):
+                LOGGER.warning("adverts cannot be sent to %s, UDP port %d: %s", peer, self._pair.port, why)
+                self._unsent = {known: old for known, old in self._unsent.items() if known in self.peers}
+                self._unsent[peer] = why
 
     def _listen(self, own: socket.socket) -> None:
         for _ in range(1000):
