@@ -102,6 +102,8 @@ class Twins:
         self._port = port
         self._own = own
         self._mine = mine
+        #: By the name: where it was found last.
+        self._places: dict[str, list[str]] = {}
         #: Called with the addresses of the peers, as often as they are found.
         self.met: Callable[[Iterable[str]], None] = lambda _: None
 
@@ -117,7 +119,6 @@ class Twins:
         mine = self._mine()
         addresses, problem = self._found(own, beat)
         if addresses or not problem:
-            # A name server that says nothing for a moment makes nobody go away.
             self.met(addresses)
         beat()
         twins = {address: self._ask(address, own, mine) for address in addresses[:_MOST_TWINS]}
@@ -138,8 +139,10 @@ class Twins:
                 places = [str(place[0]) for *_, place in socket.getaddrinfo(peer, self._port, type=socket.SOCK_STREAM)]
             except OSError as error:
                 problem = f"EGRESS_PAIR_PEERS: {peer} has no address: {error.strerror}"
-            else:
-                found |= dict.fromkeys(_of_one_family(places, own))
+                # A name server that says nothing for a moment makes nobody go away.
+                places = self._places.get(peer, []) if error.errno == socket.EAI_AGAIN else []
+            self._places[peer] = places
+            found |= dict.fromkeys(_of_one_family(places, own))
         for address in own.values():
             found.pop(address, None)
         if not found and not problem:

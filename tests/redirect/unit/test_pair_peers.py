@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from unittest.mock import Mock
@@ -156,6 +157,34 @@ def test_a_pod_of_both_families_is_one_router(monkeypatch: pytest.MonkeyPatch) -
         Twins(state, 9909, lambda own=own: map(ip_address, own), lambda: MINE).ask()  # type: ignore[misc]
         assert state.standbys == 1
         assert {ip_address(one).version for one in state.twins} == {ip_address(own[0]).version}
+
+
+def test_a_name_server_that_is_silent_makes_nobody_go_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where only one of several names is not found."""
+    answers: dict[str, str | OSError] = {"shop-1": "10.1.2.3", "shop-2": "10.1.2.4"}
+
+    def look_up(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        answer = answers[name]
+        if isinstance(answer, OSError):
+            raise answer
+        return [(0, 0, 0, "", (answer, 0))]
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    page = json.dumps(own_page(PairState(PAIR), lambda: MINE)).encode()
+    monkeypatch.setattr(twins, "_page", lambda *_: (b"200", page))
+    state = PairState(replace(PAIR, peers=tuple(answers)))
+    asking = Twins(state, 9909, lambda: [ip_address("10.1.2.2")], lambda: MINE)
+    met: list[list[str]] = []
+    asking.met = lambda addresses: met.append(list(addresses))
+    asking.ask()
+    answers["shop-2"] = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    for _ in range(2):
+        asking.ask()
+        assert sorted(state.twins) == ["10.1.2.3", "10.1.2.4"]
+        assert state.not_found == "EGRESS_PAIR_PEERS: shop-2 has no address: Temporary failure in name resolution"
+    answers["shop-2"] = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    asking.ask()
+    assert met == [["10.1.2.3", "10.1.2.4"]] * 3 + [["10.1.2.3"]]
 
 
 # A gateway that starts
