@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
@@ -40,6 +41,8 @@ SETTLE_SECONDS = 0.3
 #: A split is over when the other one was not heard in the egress network for so long.
 SPLIT_SECONDS = 0.5
 _MOST_PEERS = 16
+#: In so many seconds no more than so many peers are told of.
+TELL_SECONDS = 60.0
 _NEVER = float("-inf")
 
 
@@ -82,6 +85,7 @@ class Pair:
         self._split = False
         self._joined_by = _NEVER
         self._missed = False
+        self._told_of: deque[float] = deque(maxlen=_MOST_PEERS)
         #: What keepalived has said last.
         self._election_says = Role.STANDBY
         #: The source of this router's adverts.
@@ -168,7 +172,9 @@ class Pair:
             if len(self.state.peers) >= _MOST_PEERS:
                 oldest = min(self.state.peers, key=lambda mac: self.state.peers[mac].heard)
                 del self.state.peers[oldest]
-            if ours:
+            if not self._tells_of_new(now):
+                pass
+            elif ours:
                 LOGGER.info("peer %s (%s) is active", advert.mac, place)
             else:
                 LOGGER.error(
@@ -187,6 +193,14 @@ class Pair:
             if now >= self._both_until:
                 LOGGER.error("two are active: %s (%s) is, too; one of both steps back now", advert.mac, place)
             self._both_until = now + self.config.patience
+
+    def _tells_of_new(self, now: float) -> bool:
+        """Whether another one that was not known is logged: whoever may send can make up as many MACs as it likes."""
+        full = len(self._told_of) == self._told_of.maxlen
+        if full and now - self._told_of[0] < TELL_SECONDS:
+            return False
+        self._told_of.append(now)
+        return True
 
     def is_peer(self, mac: str) -> bool:
         """Whether a MAC is that of another router of the pair."""

@@ -369,3 +369,14 @@ def test_an_ipvlan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     desired = desired_sample(found.router)
     with pytest.raises(PlatformError, match="is an ipvlan, which gets no answers"):
         run._prepare_pair(found, desired, fake_loop())
+
+
+def test_made_up_peers_do_not_fill_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever can send as a peer, or on the LAN, names any MAC."""
+    caplog.set_level("INFO")
+    for number in range(1000):
+        world.advert(f"02:00:00:00:{number // 256:02x}:{number % 256:02x}", priority=0)
+    assert len(caplog.records) == 16
+    world.clock.now += 61
+    world.advert(OTHER)
+    assert len(caplog.records) == 17
