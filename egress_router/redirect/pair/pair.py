@@ -81,6 +81,8 @@ class Pair:
             self.relay.may_say, self.relay.heard = self._may_say, self._note
         self._pressing: Timer | None = None
         self._elected = self._settled = self._rival_until = _NEVER
+        #: Who claimed the address beside us, since when, and when it did so last.
+        self._rival = "", _NEVER, _NEVER
         self._kept_off_by = ""
         self._split = False
         self._joined_by = _NEVER
@@ -241,8 +243,18 @@ class Pair:
         now = self._loop.now()
         if self._split and mac == self._kept_off_by:
             self._blocked_until = max(self._blocked_until, now + SPLIT_SECONDS)
-        if self.state.holding and now >= self._settled and not self._hears(mac):
+        if self.state.holding and now >= self._settled and (self._goes_on(mac, now) or not self._hears(mac)):
             self._meet_rival(mac, now)
+
+    def _goes_on(self, mac: str, now: float) -> bool:
+        """Whether a machine has had the address beside us for longer than an election takes: it may be heard here, and
+        not hear us.
+        """
+        rival, first, last = self._rival
+        if rival != mac or now - last > 3 * RIVAL_SECONDS:
+            first = now
+        self._rival = mac, first, now
+        return now - first >= DEAD_SECONDS
 
     def _hears(self, mac: str) -> bool:
         peer = self.state.peers.get(mac)
@@ -274,8 +286,8 @@ class Pair:
         if now >= self._rival_until:
             self.state.splits += 1
             LOGGER.error(
-                "two are active: %s has the address, too, and no advert of it comes by the cluster's network (UDP port "
-                "%d); one of both steps back now",
+                "two are active: %s has the address, too, and adverts do not pass both ways by the cluster's network "
+                "(UDP port %d); one of both steps back now",
                 mac,
                 self.config.port,
             )

@@ -349,6 +349,24 @@ def test_a_claim_of_one_that_is_heard_or_of_the_moment_before_is_nothing(world: 
     assert (again.role, again.pair.state.splits) == (Role.ACTIVE, 0)
 
 
+@pytest.mark.parametrize(("other", "gives_way"), [(HIGHER, True), (LOWER, False)])
+def test_one_that_is_heard_and_does_not_hear_us_is_a_rival_in_the_end(
+    world: World, other: str, *, gives_way: bool
+) -> None:
+    """That one decides by the MACs at once: who goes by the sources of adverts may stay as well."""
+    active(world)
+    world.owner = other
+    for tenths in range(20):
+        world.wait(0.1)
+        world.advert(other)
+        if tenths % 3 == 0:
+            world.pair.claimed_by(other, 4)
+        if tenths < 14:
+            assert (world.role, world.pair.state.splits) == (Role.ACTIVE, 0)
+    assert (world.role is not Role.ACTIVE) is gives_way
+    assert world.pair.state.splits > 0
+
+
 def test_a_machine_that_is_none_of_the_pair_takes_no_address_away(world: World) -> None:
     active(world)
     world.pair.state.twins = {"10.1.2.3": Twin("standby", mac=OTHER)}
