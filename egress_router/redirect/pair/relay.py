@@ -50,6 +50,7 @@ class Relay:
         self._index = 0
         self._sockets: dict[int, socket.socket] = {}
         self._strangers: set[str] = set()
+        self._problem = ""
         #: By the peer: why the last advert that could not be sent to it was not.
         self._unsent: dict[str, str] = {}
         #: Where the peers are; replaced as a whole, from any thread.
@@ -125,8 +126,11 @@ class Relay:
         try:
             self._make_interface(source)
         except EgressRouterError as error:
-            LOGGER.error("%s, by which the pair elects, cannot be made anew: %s", RELAY_INTERFACE, error)
+            if str(error) != self._problem:
+                LOGGER.error("%s, by which the pair elects, cannot be made anew: %s", RELAY_INTERFACE, error)
+            self._problem = str(error)
             return False
+        self._problem = ""
         return True
 
     def pass_on(self) -> None:

@@ -50,3 +50,14 @@ def test_an_interface_of_somebody_else_is_left_alone(monkeypatch: pytest.MonkeyP
     with pytest.raises(PlatformError, match="egress-pair, a macvlan of somebody else's"):
         relay_to().open(Mock())
     made.remove_link.assert_not_called()
+
+
+def test_an_interface_that_cannot_be_made_anew_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is looked for every second."""
+    monkeypatch.setattr("socket.if_nametoindex", Mock(side_effect=OSError))
+    monkeypatch.setattr(relay, "Rtnetlink", Mock(side_effect=PlatformError("no more interfaces")))
+    found = relay_to()
+    assert not any(found.renewed(Mock()) for _ in range(5))
+    assert len(caplog.records) == 1
