@@ -20,6 +20,7 @@ from egress_router.redirect.pair.lease import Lease
 from egress_router.redirect.pair.relay import Relay
 from egress_router.redirect.pair.state import PairState, Peer
 from egress_router.redirect.pair.values import (
+    LEASE_SECONDS,
     RELAY_INTERFACE,
     WITH_GATEWAY,
     PairConfig,
@@ -85,7 +86,7 @@ class Pair:
         self._rival = "", _NEVER, _NEVER
         self._kept_off_by = ""
         self._split = False
-        self._joined_by = _NEVER
+        self._joined_by = self._renewed = _NEVER
         self._missed = False
         self._told_of: deque[float] = deque(maxlen=_MOST_PEERS)
         #: What keepalived has said last.
@@ -273,7 +274,11 @@ class Pair:
         other one has the address, must not make that give way, nor when that one is heard again: of two with one
         priority whoever has the address keeps it, whatever the sources of their adverts are.
         """
-        if not advert.priority or self.wanted or self.holder.free:
+        if not advert.priority:
+            return True
+        if self._lapsed:
+            return False
+        if self.wanted or self.holder.free:
             return True
         return any(self._hears(mac) and peer.priority < advert.priority for mac, peer in self.state.peers.items())
 
@@ -433,9 +438,21 @@ class Pair:
             self._settled = self._loop.now() + SETTLE_SECONDS
             LOGGER.info("pair %d: the address is in place", self.config.number)
         if self._renewal is None:
+            self._renewed = self._loop.now()
             self._renewal = self._loop.every(self.config.pace, self._renew)
 
+    @property
+    def _lapsed(self) -> bool:
+        """Whether this process stood still for so long that the kernel has taken the address away. Between pods it can
+        be found out whether somebody else has it now.
+        """
+        return self.relay is not None and self.state.holding and self._loop.now() - self._renewed > LEASE_SECONDS
+
     def _renew(self) -> None:
+        if self._lapsed:
+            self._changed(Role.STANDBY, "it stood still, and its lease has ended")
+            return
+        self._renewed = self._loop.now()
         network = self.network()
         if network is not None:
             self.lease.renew(network)

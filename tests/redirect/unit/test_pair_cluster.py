@@ -349,6 +349,23 @@ def test_a_claim_of_one_that_is_heard_or_of_the_moment_before_is_nothing(world: 
     assert (again.role, again.pair.state.splits) == (Role.ACTIVE, 0)
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_one_that_stood_still_asks_before_it_goes_on(world: World, *, taken: bool) -> None:
+    active(world)
+    world.wait(1)
+    assert str(world.role) == "active"
+    world.clock.now += 5
+    mine = Advert(MAC, IPv4Address("169.254.193.2"), 46, 200, (world.pair._identity,))
+    assert not world.pair._may_say(mine)
+    world.owner = OTHER if taken else ""
+    world.wait(0.01)
+    assert str(world.role) == "standby"
+    for _ in range(10):
+        world.wait(0.1)
+        world.pair._look()
+    assert str(world.role) == ("standby" if taken else "active")
+
+
 @pytest.mark.parametrize(("other", "gives_way"), [(HIGHER, True), (LOWER, False)])
 def test_one_that_is_heard_and_does_not_hear_us_is_a_rival_in_the_end(
     world: World, other: str, *, gives_way: bool
