@@ -1077,7 +1077,7 @@ class Agent:
                 *legs,
                 *self.source_ports.problems(),
             ],
-            unconfirmed=dict(self.reassignment.unconfirmed),
+            unconfirmed=self.reassignment.doubted(self.gateways.health),
             standby=self._standby_status(),
             tells_of_pods=self.plugin is not None and self.plugin.connected,
         )

@@ -6,7 +6,7 @@ that is another namespace's by now. So it is asked first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from egress_router.egressip.api import ClusterState, Decision, address_key, address_text
@@ -72,6 +72,14 @@ class ReassignmentGuard:
             if not self.unconfirmed[ip]:
                 del self.unconfirmed[ip]
         return bool(known)
+
+    def doubted(self, nodes: Collection[str]) -> dict[str, frozenset[str]]:
+        """Return what is unconfirmed by these nodes alone. Others, to which nothing would be sent, are not asked, and
+        perhaps there no more.
+        """
+        unconfirmed = list(self.unconfirmed.items())
+        found = {ip: frozenset(node for node in doubted if node in nodes) for ip, doubted in unconfirmed}
+        return {ip: doubted for ip, doubted in found.items() if doubted}
 
     def pending_queries(self) -> dict[str, list[str]]:
         """Return which pods each node that has not confirmed is to be asked about next."""

@@ -516,3 +516,19 @@ def test_what_changes_after_a_quiet_moment_is_applied_at_once_and_a_burst_togeth
     assert known == [2, 102]
     counts = [len(state.paths) for state in applied(node)]
     assert len({count for count in counts if count > 2}) <= 0.1 / PAUSE_LEAST + 2, "not one by one"
+
+
+@pytest.mark.parametrize(("now", "told"), [((OWN,), False), (("192.0.2.55",), True)])
+def test_a_former_holder_that_nothing_is_sent_to_is_no_problem(
+    tmp_path: Path, now: tuple[str, ...], told: bool
+) -> None:
+    """It is not asked, so it never says that it knows, and may be taken out of the cluster."""
+    nodes = {**STATE.nodes, "b": replace(STATE.nodes["b"], egress_ips=(REMOTE, "192.0.2.55"))}
+    before = replace(ONLY_REMOTE, nodes={**nodes, "a": STATE.nodes["a"]})
+    node = FakeNode(before, tmp_path)
+    node.health["b"] = UP
+    moved = replace(before, namespaces={"toto": NetNamespace("toto", 1, now)})
+    node.run(3.0, (1.0, partial(node.source.set, moved)))
+    assert node.agent.reassignment.unconfirmed == {POD: {"b"}}
+    assert ("b" in node.prober.targets) is told
+    assert ("until the agent there says" in str(node.agent.status()["problems"])) is told
