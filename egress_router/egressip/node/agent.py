@@ -45,7 +45,7 @@ from egress_router.net.icmp_probe import REDUCED_RATE_ROUNDS, Answer, DrainPhase
 from egress_router.net.process import slow_tool
 from egress_router.net.signed_messages import Signatures
 from egress_router.net.translations import source_of, translated_of
-from egress_router.net.tunnel_echo import TunnelWay
+from egress_router.net.tunnel_echo import Leg, TunnelWay
 
 #: How often the kernel is looked at although nothing happened; seconds.
 CHECK_EVERY = 5.0
@@ -311,7 +311,9 @@ class Agent:
             for line in done:
                 LOGGER.warning("%s", line)
             self.known.repairs += bool(done)
-            self._back = self.dataplane.address_among_pods()
+            before, self._back = self._back, self.dataplane.address_among_pods()
+            if before and not self._back:
+                self.gateways.forget_leg(Leg.BACK)
             self._prober.set_tunnel(self._tunnel_way())
         except EgressRouterError as error:
             self._note_hang(error)

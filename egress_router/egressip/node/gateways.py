@@ -14,6 +14,7 @@ from egress_router.egressip.node.plan import assign_slots
 from egress_router.egressip.node.state import NodeSettings
 from egress_router.net.icmp_probe import Answer
 from egress_router.net.rtnetlink.values import LinkAddress
+from egress_router.net.tunnel_echo import Leg
 
 
 @dataclass(slots=True)
@@ -139,6 +140,13 @@ class Gateways:
             for ip in self._pending.get(name, ())
             if name in nodes and ip in nodes[name].claims
         }
+
+    def forget_leg(self, leg: Leg) -> None:
+        """Forget what was heard and missed by a leg that is there no more: nobody is asked by it, so that one which
+        missed answers last would be broken for ever.
+        """
+        for legs in self.legs.values():
+            legs.forget(leg)
 
     def leg_problems(self, settings: NodeSettings, size: int, back: str) -> list[str]:
         """Return what is wrong with the paths to gateways that answer pings; see GatewayLegs.problem."""

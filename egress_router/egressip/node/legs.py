@@ -54,6 +54,11 @@ class GatewayLegs:
             works &= not (self.is_broken(leg) and self._counts(leg))
         return works
 
+    def forget(self, leg: Leg) -> None:
+        """Know nothing of a leg any more, as at the start."""
+        self.missed.pop(leg, None)
+        self.worked.discard(leg)
+
     def _counts(self, leg: Leg) -> bool:
         return leg in self.worked or (leg is not Leg.BACK and self.answers_tunnel)
 

@@ -20,6 +20,7 @@ from egress_router.egressip.node.status import status_text
 from egress_router.egressip.source.runtime_pods import RuntimePods
 from egress_router.errors import PlatformError, ToolHangs, TryAgainError
 from egress_router.kubernetes.nri import Plugin
+from egress_router.net.tunnel_echo import Leg
 from tests.support.fake_node import GONE, HOST_IP, UP, FakeNode
 
 OWN, REMOTE, POD = "192.0.2.45", "192.0.2.54", "198.51.100.2"
@@ -532,3 +533,23 @@ def test_a_former_holder_that_nothing_is_sent_to_is_no_problem(
     assert node.agent.reassignment.unconfirmed == {POD: {"b"}}
     assert ("b" in node.prober.targets) is told
     assert ("until the agent there says" in str(node.agent.status()["problems"])) is told
+
+
+def test_holders_are_not_down_for_ever_for_an_address_among_pods_that_is_gone(tmp_path: Path) -> None:
+    """Nobody is asked by the way back when the node has no device of the container network any more."""
+    node = FakeNode(ONLY_REMOTE, tmp_path)
+    address, health = ["198.51.100.1"], list[str]()
+    node.dataplane.address_among_pods = lambda: address[0]  # type: ignore[method-assign]
+
+    def look(legs: dict[Leg, bool]) -> None:
+        health.append(node.agent.gateways.health["b"].state.value)
+        node.health["b"] = replace(UP, legs={Leg.TUNNEL: True, **legs})
+
+    def gone() -> None:
+        look({})
+        address[0] = ""
+        node.agent._make_way()
+
+    node.health["b"] = replace(UP, legs={Leg.TUNNEL: True, Leg.BACK: True})
+    node.run(6.0, (2.0, partial(look, {Leg.BACK: False})), (4.0, gone), (5.5, partial(look, {})))
+    assert health == ["up", "down", "up"]
