@@ -130,7 +130,8 @@ class Informer(Generic[T]):
         self._lock = threading.Lock()
         self._objects: dict[str, Stored[T]] = {}
         self._snapshot: dict[str, T] | None = {}
-        self._changes: dict[str, T | None] = {}
+        #: None until somebody asks for them: they would be kept for nobody, for every object that ever was.
+        self._changes: dict[str, T | None] | None = None
         #: Objects that nothing was made of: the present ones, and those of a connection that is still beginning.
         self._passed_over: set[str] = set()
         self._passing_over = self._passed_over
@@ -171,14 +172,17 @@ class Informer(Generic[T]):
             return self._snapshot
 
     def take_changes(self) -> Mapping[str, T | None]:
-        """Return what has changed since the last call, by uid; None: gone. For one caller."""
+        """Return what has changed since the last call, by uid; None: gone. The first time all objects. For one caller,
+        who goes on calling: what has gone is remembered until then.
+        """
         with self._lock:
             changes, self._changes = self._changes, {}
-            return changes
+            return {uid: stored.value for uid, stored in self._objects.items()} if changes is None else changes
 
     def _note(self, uid: str, value: T | None) -> None:
         """Note a change of ``_objects``; the lock is held."""
-        self._changes[uid] = value
+        if self._changes is not None:
+            self._changes[uid] = value
         self._snapshot = None
 
     def assume(self, raw: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -42,6 +43,8 @@ from egress_router.net.signed_messages import Signatures
 
 #: A controller that stands by asks for the lease so often; seconds.
 STAND_BY = 0.5
+#: And reads the objects so often, so that what has changed does not add up; seconds.
+READ_STANDING_BY = 60.0
 #: What could not be written is tried again after so long, then twice as long, at most the other; seconds.
 RETRY, RETRY_MOST = 0.5, 30.0
 #: The assignment is looked at at least so often; seconds.
@@ -188,8 +191,12 @@ class Controller:
             self._lease.release()
 
     def _acquire_lease(self) -> bool:
-        logged = ""
+        logged, reads_from = "", self.loop.now() + READ_STANDING_BY
         while not self.loop.stopping:
+            if self.loop.now() >= reads_from:
+                reads_from = self.loop.now() + READ_STANDING_BY
+                with suppress(OSError):
+                    self._source.read()
             if self._lease.acquire():
                 self.known.leads = True
                 LOGGER.info("assigns")

@@ -12,11 +12,11 @@ import pytest
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.threads import Threads
 from egress_router.egressip.api import NO_STANDBYS, ClusterState, HostSubnet, NetNamespace, Pod
-from egress_router.egressip.controller.controller import Controller
+from egress_router.egressip.controller.controller import READ_STANDING_BY, Controller
 from egress_router.egressip.controller.watched_nodes import ControllerSettings
 from egress_router.egressip.fleet.history import History
 from egress_router.egressip.fleet.legs import legs_text
-from egress_router.errors import PlatformError, TryAgainError
+from egress_router.errors import PlatformError, Problem, TryAgainError
 from egress_router.net.agent_figures import parts_of
 from egress_router.net.icmp_probe import Answer, DrainPhase
 from tests.support.fake_loop import FakeClock, fake_loop
@@ -390,3 +390,21 @@ def test_with_standbys_a_new_address_goes_where_the_fewest_are() -> None:
 def test_without_the_option_nobody_is_a_standby(fakes: Cluster) -> None:
     fakes.run(10.0)
     assert fakes.record.standbys == {}
+
+
+def test_one_that_stands_by_for_long_reads_what_has_changed(fakes: Cluster) -> None:
+    """Else what is to be read next grows with every pod that comes and goes."""
+    reads: list[float] = []
+    read = fakes.source.read
+
+    def counted() -> tuple[ClusterState, tuple[Problem, ...]]:
+        reads.append(fakes.clock.now)
+        if len(reads) == 2:
+            raise OSError("the server is away")
+        return read()
+
+    fakes.source.read = counted  # type: ignore[method-assign]
+    fakes.lease.free = False
+    fakes.run(200.0)
+    assert reads == [pytest.approx(READ_STANDING_BY * number, abs=1.0) for number in (1, 2, 3)]
+    assert not fakes.record.written

@@ -105,6 +105,26 @@ def test_problems_stay_while_the_object_does() -> None:
     source.close()
 
 
+def test_what_has_gone_is_kept_for_nobody_who_never_asks() -> None:
+    """Namespaces that come and go by the thousand: an agent asks for those that there are, and never for changes."""
+    source = agent_of("a")
+    pod = of("Pod", "p", spec={"nodeName": "b"}, status={"podIPs": [{"ip": "10.1.0.1"}]})
+    source._pods._event("ADDED", pod, None)
+    for number in range(1000):
+        for informer, kind in ((source._namespaces, "Namespace"), (source._pods, "Pod")):
+            gone = of(kind, f"gone-{number}", spec={"nodeName": "b"}, status={"podIPs": [{"ip": "10.1.0.2"}]})
+            informer._event("ADDED", gone, None)
+            informer._event("DELETED", gone, None)
+    source._namespaces.objects()
+    assert not source._namespaces._changes
+    assert not source._pods._changes
+    assert source._pods.take_changes().keys() == {"Pod p"}, "the first time all that there are"
+    source._pods._event("DELETED", pod, None)
+    assert source._pods.take_changes() == {"Pod p": None}
+    assert source._pods.take_changes() == {}
+    source.close()
+
+
 def test_one_is_told_once_of_what_one_reading_takes_in() -> None:
     source = agent_of("a")
     source._read()
