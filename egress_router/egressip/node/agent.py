@@ -554,7 +554,9 @@ class Agent:
         wanted = wanted_here(self.settings.node, state) if state.standbys or self.handovers else ()
         down = self.gateways.in_state(Health.DOWN)
         self.handovers.follow(wanted, self._holders(), state.standbys, down, now)
-        partners = {*self._pairs.mine.values(), *self._pairs.others.values()}
+        # Whether who gave an address to this node lives is asked until that is announced.
+        former = {name for name, _ in self._former.values()}
+        partners = {*self._pairs.mine.values(), *self._pairs.others.values(), *former}
         self.gateways.follow(self.settings.node, state, known.decision, partners | self.handovers.awaited(now))
         self._set_targets()
         return offline

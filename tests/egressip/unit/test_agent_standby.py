@@ -439,3 +439,21 @@ def test_an_address_taken_in_a_hurry_is_given_up_when_somebody_answers_after_all
     node.run(4.0, (1.0, lambda: node.source.set(cluster("a"))), (2.0, answers))
     assert states(node)[-1].assigned == frozenset()
     assert node.agent.local.duplicates == {IP: "02:00:00:00:00:99 has it"}
+
+
+def test_a_standby_without_pods_of_its_own_waits_for_the_holders_as_well(tmp_path: Path) -> None:
+    """Answers to pods of the holder, which it translates itself until they leave by the standby, would be lost."""
+    state = replace(cluster("b", "a"), pods={key: pod for key, pod in PODS.items() if pod.node == "b"})
+    node, _ = agent(state, tmp_path)
+    seen: list[bool] = []
+
+    def look() -> None:
+        assert node.agent.local.assigned == {IP}
+        seen.append(IP in node.claims.answered)
+
+    def sends() -> None:
+        node.prober.senders = ["192.0.2.12"]
+
+    moved, after = replace(cluster("a", "c"), pods=state.pods), 1.0 + agent_module.ANNOUNCED_AFTER
+    node.run(4.0, (1.0, lambda: node.source.set(moved)), (after + 0.3, look), (after + 0.4, sends), (after + 0.7, look))
+    assert seen == [False, True]
