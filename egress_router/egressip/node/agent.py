@@ -481,7 +481,8 @@ class Agent:
             self._changed = True
             return
         self.local.no_duplicate(ip)
-        if not wanted:
+        if not wanted or ip in self.local.assigned:
+            # Asked early, and the answer to the question before was enough.
             return
         try:
             # Before anything of them can come here: what comes of no connection is refused, which ends it.

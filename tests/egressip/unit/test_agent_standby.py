@@ -457,3 +457,27 @@ def test_a_standby_without_pods_of_its_own_waits_for_the_holders_as_well(tmp_pat
     moved, after = replace(cluster("a", "c"), pods=state.pods), 1.0 + agent_module.ANNOUNCED_AFTER
     node.run(4.0, (1.0, lambda: node.source.set(moved)), (after + 0.3, look), (after + 0.4, sends), (after + 0.7, look))
     assert seen == [False, True]
+
+
+def test_what_was_asked_early_and_is_answered_late_makes_no_connection_twice(tmp_path: Path) -> None:
+    """The holder's silence is asked about again and again, so often a question is on its way when the address comes."""
+    node, standby = agent(cluster("b", "a"), tmp_path)
+    standby.records = {record(FAR_POD)}
+    dies(node, 1.0)
+
+    def late() -> None:
+        assert node.agent.local.assigned == {IP}
+        # The former holder is back, and does not have the address.
+        node.agent.on_duplicate_check({IP: ""})
+
+    def back() -> None:
+        node.health["b"] = UP
+
+    node.run(6.0, (2.0, lambda: node.source.set(cluster("a", "c"))), (2.3, back), (3.5, late))
+    assert [step[0] for step in node.steps if step[0] in ("restore", "add", "announce")] == [
+        "restore",
+        "add",
+        "announce",
+    ]
+    assert node.agent.taken_over == 1
+    assert node.claims.answered == {IP}, "its announcements go on"
