@@ -495,7 +495,7 @@ class Agent:
             self.on_duplicate_check({ip: str(error)})
             return
         self.local.assigned |= {ip}
-        if ip in self._stood_by_for:
+        if given or ip in self._stood_by_for:
             self._in_hurry.add(ip)
         self._unannounced = self._unannounced | {ip} if given else self._unannounced - {ip}
         LOGGER.info("%s is on %s", ip, self.settings.interface)

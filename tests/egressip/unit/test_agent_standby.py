@@ -481,3 +481,18 @@ def test_what_was_asked_early_and_is_answered_late_makes_no_connection_twice(tmp
     ]
     assert node.agent.taken_over == 1
     assert node.claims.answered == {IP}, "its announcements go on"
+
+
+def test_an_address_that_went_away_while_its_former_holder_lives_is_announced_again(tmp_path: Path) -> None:
+    node, _ = agent(cluster("b", "a"), tmp_path)
+    taken = 1.0 + agent_module.ANNOUNCED_AFTER_MOST + 0.5
+
+    def gone() -> None:
+        assert node.claims.answered == {IP}
+        node.steps.append(("gone",))
+        node.dataplane.take_away(IP)
+
+    node.run(12.0, (1.0, lambda: node.source.set(cluster("a", "c"))), (taken, gone))
+    names = node.names()
+    assert "announce" in names[names.index("gone") :]
+    assert node.claims.answered == {IP}
