@@ -437,6 +437,7 @@ class Agent:
         changed |= bool(self._arrivals())
         self._changed |= changed
         self._look_ahead()
+        self._announce_of_the_dead()
 
     def on_replied(self, name: str, reply: Reply) -> None:
         """Take in at once what a node says about pods; called from the prober's thread."""
@@ -712,6 +713,15 @@ class Agent:
             self._claims.answered |= {ip}
             self._claims.announce([ip])
         self._changed = True
+
+    def _announce_of_the_dead(self) -> None:
+        """Announce at once what is in place here, and whose holder died after it had given it away: there is nobody to
+        wait for.
+        """
+        applied = self.dataplane.applied
+        here = self._unannounced & applied.assigned if applied is not None else set()
+        if dead := {ip for ip in here if not self._is_given(ip)}:
+            self._announce_later(dead, self.loop.now())
 
     def _say_taken(self) -> None:
         """Have those who wait for what was taken in a hurry hear of it, and ask once more who has it."""

@@ -496,3 +496,19 @@ def test_an_address_that_went_away_while_its_former_holder_lives_is_announced_ag
     names = node.names()
     assert "announce" in names[names.index("gone") :]
     assert node.claims.answered == {IP}
+
+
+def test_a_holder_that_dies_before_its_address_is_announced_is_not_waited_for(tmp_path: Path) -> None:
+    node, _ = agent(cluster("b", "a"), tmp_path)
+    seen: list[bool] = []
+
+    def look() -> None:
+        seen.append(IP in node.claims.answered)
+
+    moved = 1.0
+    down = 0.05 + 4 * 0.1
+    dies(node, moved + 0.02)
+    node.run(4.0, (moved, lambda: node.source.set(cluster("a", "c"))), (moved + 0.1, look), (moved + down, look))
+    assert down < agent_module.ANNOUNCED_AFTER
+    assert seen == [False, True]
+    assert node.names().count("announce") == 1
