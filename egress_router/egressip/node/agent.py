@@ -556,9 +556,11 @@ class Agent:
         wanted = wanted_here(self.settings.node, state) if state.standbys or self.handovers else ()
         down = self.gateways.in_state(Health.DOWN)
         self.handovers.follow(wanted, self._holders(), state.standbys, down, now)
-        # Whether who gave an address to this node lives is asked until that is announced.
+        # Whether who gave an address to this node lives is asked until that is announced, and who is given one is asked
+        # whether it has it.
         former = {name for name, _ in self._former.values()}
-        partners = {*self._pairs.mine.values(), *self._pairs.others.values(), *former}
+        given = {*self._kept_elsewhere.values(), *self.giving.awaited().values()}
+        partners = {*self._pairs.mine.values(), *self._pairs.others.values(), *former, *given}
         self.gateways.follow(self.settings.node, state, known.decision, partners | self.handovers.awaited(now))
         self._set_targets()
         return offline

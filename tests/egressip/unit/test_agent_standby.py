@@ -512,3 +512,26 @@ def test_a_holder_that_dies_before_its_address_is_announced_is_not_waited_for(tm
     assert down < agent_module.ANNOUNCED_AFTER
     assert seen == [False, True]
     assert node.names().count("announce") == 1
+
+
+def test_a_holder_without_pods_of_its_own_hears_of_its_standby_and_stops_as_soon(tmp_path: Path) -> None:
+    pods = {("toto", "far"): PODS["toto", "far"]}
+    node, standby = agent(replace(cluster("a", "c"), pods=pods), tmp_path)
+    seen: list[NodeState] = []
+
+    def look() -> None:
+        assert node.dataplane.applied is not None
+        seen.append(node.dataplane.applied)
+
+    def moves() -> None:
+        node.health["c"] = replace(UP, pending=frozenset({IP}))
+        node.source.set(replace(cluster("c", "b"), pods=pods))
+
+    def has() -> None:
+        assert {*node.prober.targets} >= {"c"}
+        assert node.prober.pods["c"] == [FAR_POD]
+        node.health["c"] = replace(UP, sources={FAR_POD: IP})
+
+    node.run(5.0 + LINGER, (1.0, moves), (1.9, has), (2.5, look), (2.5 + LINGER, look))
+    assert [state.lingering for state in seen] == [{IP}, frozenset()]
+    assert standby.followed[-1][0] == {}
