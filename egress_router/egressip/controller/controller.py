@@ -258,6 +258,8 @@ class Controller:
         self.loop.post(lambda: self._probed(version, answers))
 
     def _probed(self, version: int, answers: Mapping[str, Answer]) -> None:
+        # Of the targets of now: one that is gone meanwhile would count for ever as a machine that answers.
+        answers = {name: answer for name, answer in answers.items() if name in self._targets[version]}
         messages = self.watched.probed(version, answers, self._own, self.loop.now())
         for text in messages:
             LOGGER.info("%s", text)

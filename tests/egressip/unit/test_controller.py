@@ -235,6 +235,28 @@ def test_when_no_other_machine_answers_nothing_moves(fakes: Cluster) -> None:
     assert "no other machine answers by IPv4; what others hold stays" in fakes.controller.status()["problems"]  # type: ignore[operator]
 
 
+def test_the_last_word_of_a_node_that_is_gone_does_not_hide_that_nobody_answers(fakes: Cluster) -> None:
+    """A round that was reported while the objects were read."""
+    third = {**STATE.nodes, "c": HostSubnet("c", "192.0.2.13")}
+    fakes.health["c"] = UP
+    fakes.source.set(replace(STATE, nodes=third))
+
+    def removed() -> None:
+        written = {name: tuple(ips) for name, ips in fakes.record.written[-1][1].items()}
+        fakes.source.set(replace(STATE, assignment=written))
+
+    def late() -> None:
+        assert "c" not in fakes.probers[4].targets
+        fakes.controller.on_answers(4, dict.fromkeys("abc", UP))
+
+    def cut_off() -> None:
+        fakes.health.update(a=GONE, b=GONE)
+
+    fakes.run(30.0, (5.0, removed), (5.2, late), (6.0, cut_off))
+    assert len(fakes.record.written) == 1
+    assert "no other machine answers by IPv4; what others hold stays" in fakes.controller.status()["problems"]  # type: ignore[operator]
+
+
 def test_what_cannot_be_written_is_tried_again_and_said(
     fakes: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
