@@ -230,6 +230,8 @@ class Replication:
             self._log(f"connections are not kept by standbys: {text}")
         self.figures.error = text
         self.figures.complete = False
+        # What is not heard of reaches nobody, whatever became of the streams.
+        self.figures.connected = dict.fromkeys(self._streams.keys() | set(self._to.values()), False)
         if self._events is not None:
             # Whatever it was about: another one begins with everything.
             self._events.close()
