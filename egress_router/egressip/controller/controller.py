@@ -30,7 +30,7 @@ from egress_router.egressip.assignment.standby import taken_over, with_standbys
 from egress_router.egressip.assignment.staying import joined, staying, with_staying
 from egress_router.egressip.controller.drained_nodes import decide_drained
 from egress_router.egressip.controller.leader_election import AssignmentRecord, Lease
-from egress_router.egressip.controller.watched_nodes import ControllerSettings, WatchedNodes
+from egress_router.egressip.controller.watched_nodes import PROBE_INTERVAL, ControllerSettings, WatchedNodes
 from egress_router.egressip.fleet.ask import ask_form
 from egress_router.egressip.fleet.history import History
 from egress_router.egressip.fleet.view import Fleet, fleet_view
@@ -176,7 +176,9 @@ class Controller:
             self._start_probers()
             # Two rounds more than it takes to tell that a node is down: who has what is known before anything moves.
             settings = self._settings
-            self._wait(self.loop.now() + settings.probe_interval * (settings.probe_misses + 2), first_rounds=True)
+            begun, rounds = self.loop.now(), settings.probe_misses + 2
+            self._wait(begun + settings.probe_interval * rounds, first_rounds=True)
+            self._wait_for_standbys(begun + PROBE_INTERVAL * rounds)
             self._wait_for_agents(self.loop.now() + AGENTS)
             while not self.loop.stopping:
                 self._assign()
@@ -239,6 +241,17 @@ class Controller:
         up = frozenset(name for name, node in self.watched.nodes.items() if node.health.state is Health.UP)
         for version, prober in self._probers.items():
             prober.set_targets(self._targets[version], frozenset(), up)
+
+    def _wait_for_standbys(self, until: float) -> None:
+        """Wait for the first word of the nodes that are to take addresses over: one that is not known yet is given
+        nothing, and what it keeps of a holder that has died would be lost.
+        """
+        nodes = self.watched.nodes
+        while not self.loop.stopping and self.loop.now() < until:
+            standbys = set(self._state.standbys.values()) & nodes.keys()
+            if all(nodes[name].health.state is not Health.UNKNOWN for name in standbys):
+                return
+            self._wait(min(until, self.loop.now() + self._settings.probe_interval), first_rounds=True)
 
     def _wait_for_agents(self, until: float) -> None:
         """Wait for the agents of nodes that have addresses. After an installation with objects that `migrate egressip`

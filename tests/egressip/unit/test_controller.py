@@ -257,6 +257,23 @@ def test_the_last_word_of_a_node_that_is_gone_does_not_hide_that_nobody_answers(
     assert "no other machine answers by IPv4; what others hold stays" in fakes.controller.status()["problems"]  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("speaks", [True, False])
+def test_a_new_controller_gives_up_no_standby_whose_agent_is_slow_to_speak(*, speaks: bool) -> None:
+    """The one before died with the holder: what the standby keeps would be lost."""
+    settings = replace(SETTINGS, probe_interval=0.1, standby=True)
+    state = replace(STATE, assignment={"a": (IP,)}, standbys={IP: "b"})
+    fakes = Cluster(state, settings)
+    fakes.health.update(a=GONE, b=Answer(echo=True, ready=False, draining=False))
+
+    def said() -> None:
+        fakes.health["b"] = UP
+
+    fakes.run(8.0, *([(1.2, said)] if speaks else []))
+    at, found, _ = fakes.record.written[0]
+    assert ("b" in found) is speaks
+    assert at <= 2.6, "nor is it waited for for long"
+
+
 def test_what_cannot_be_written_is_tried_again_and_said(
     fakes: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
