@@ -525,16 +525,22 @@ class Prober:
         return min((target.late_at for target in self._awaited.values()), default=math.inf)
 
     def _ask_again(self) -> None:
-        """Report those that are late and ask them again. What their agents say is left for the end of the round."""
+        """Report those that are late and ask them again. What their agents say is left for the end of the round; but a
+        controller tells of it, and asks them as well: a node whose agent speaks is not gone because pings get lost.
+        """
         now = time.monotonic()
         late = {name: target for name, target in self._awaited.items() if target.late_at <= now}
         for name in late:
             del self._awaited[name]
         with self._lock:
             late = {name: target for name, target in late.items() if self._targets.get(name) is target}
-            found = {name: self._taken(target, target.asked - SELDOM, None) for name, target in late.items()}
-            for target in late.values():
+            found = {}
+            for name, target in late.items():
+                said = target.reply if self._payload is None else None
+                found[name] = self._taken(target, target.asked - SELDOM, said)
                 target.reported = True
+                if said is not None:
+                    target.reply = None
             everybody = {name: target.pace for name, target in self._targets.items()}
         if found:
             self._report(found)
@@ -544,6 +550,8 @@ class Prober:
         left = int(MOST_ECHOES * self._interval * _AGAIN_PART) - self._extra
         again = again[: max(0, left // 2)]
         self._extra += 2 * len(again)
+        for _, ip in again if self._payload is None else ():
+            self._say({"ask": self._number}, ip)
         self._send_echoes(again, seldom=False, quick={})
 
     def _send(self) -> None:

@@ -477,3 +477,57 @@ def test_who_does_not_answer_is_asked_again_at_once(make_lab: Callable[..., Lab]
         "never True",
         "stood still True {True}",
     ]
+
+
+LOST = """
+import subprocess
+import threading
+import time
+from egress_router.egressip.controller.watched_nodes import ControllerSettings, WatchedNodes
+from egress_router.net.icmp_probe import Prober
+
+INTERVAL = 0.4
+watched = WatchedNodes(ControllerSettings(standby=True))
+watched.set_names(["agent", "bare", "lives"], ())
+told = []
+
+def nft(text):
+    subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
+
+def report(answers):
+    for text in watched.probed(4, answers, (), 0.0):
+        told.append((text, time.monotonic()))
+
+def payload(pods):
+    return {"ready": True, "lacks": []}
+
+nft("table inet t { set silent { type ipv4_addr; }; chain out { type filter hook output priority 0; "
+    "icmp type echo-reply ip saddr @silent drop; }; }")
+agents = [Prober(ip, 4791, 5.0, lambda _: None, payload) for ip in ("127.0.0.2", "127.0.0.3", "127.0.0.4")]
+prober = Prober("127.0.0.1", 4791, INTERVAL, report, misses=3)
+addresses = {"agent": "127.0.0.2", "bare": "127.0.0.3", "lives": "127.0.0.4"}
+prober.set_targets(addresses, frozenset(), frozenset(addresses))
+for one in (*agents, prober):
+    threading.Thread(target=one.run, daemon=True).start()
+time.sleep(5 * INTERVAL)
+print(sorted(text for text, _ in told))
+agents[1].stop()
+told.clear()
+nft("add element inet t silent { 127.0.0.2, 127.0.0.3 }")
+end = time.monotonic() + 20
+while len(told) < 2 and time.monotonic() < end:
+    time.sleep(0.01)
+print(*(text for text, _ in told), told[-1][1] - told[0][1] > INTERVAL)
+prober.stop()
+"""
+
+
+def test_a_controller_takes_no_node_for_down_whose_agent_speaks_because_three_pings_are_late(
+    make_lab: Callable[..., Lab],
+) -> None:
+    """A node that says nothing is down after three that are asked in a row, at once."""
+    done = make_lab().nodes[0].run([sys.executable, "-c", LOST], timeout=60)
+    assert done.stdout.splitlines() == [
+        "['node agent is up', 'node bare is up', 'node lives is up']",
+        "node bare is down node agent is down True",
+    ]
