@@ -20,7 +20,7 @@ from typing import TypeGuard
 
 from egress_router.net.agent_figures import Figures, parse_figures
 from egress_router.net.oserror import translating
-from egress_router.net.probe_pace import Pace, asked_again
+from egress_router.net.probe_pace import Pace, asked_again, patience_with
 from egress_router.net.signed_messages import ANY_SOURCE, Opened, Signatures
 from egress_router.net.starting_pods import StartingPods
 from egress_router.net.tunnel_echo import (
@@ -240,11 +240,6 @@ class _Target:
     figures_due: float = 0.0
     asked_at: float = 0.0
     reported: bool = False
-
-    @property
-    def late_at(self) -> float:
-        """When an answer is late."""
-        return self.asked_at + self.pace.patience
 
     def has_answered(self) -> bool:
         """Return whether all answers that come in each round are there."""
@@ -522,14 +517,25 @@ class Prober:
 
     def _next_look(self) -> float:
         """Return when the next target has been waited for long enough."""
-        return min((target.late_at for target in self._awaited.values()), default=math.inf)
+        return min(self._late_at().values(), default=math.inf)
+
+    def _late_at(self) -> dict[str, float]:
+        """Return when the answer of each target that is waited for is late. A controller, which takes addresses away
+        from who is late, waits for all as long as for the slowest.
+        """
+        if self._payload is not None or not self._awaited:
+            return {name: target.asked_at + target.pace.patience for name, target in self._awaited.items()}
+        with self._lock:
+            patience = patience_with([target.pace for target in self._targets.values()])
+        return {name: target.asked_at + patience for name, target in self._awaited.items()}
 
     def _ask_again(self) -> None:
         """Report those that are late and ask them again. What their agents say is left for the end of the round; but a
         controller tells of it, and asks them as well: a node whose agent speaks is not gone because pings get lost.
         """
         now = time.monotonic()
-        late = {name: target for name, target in self._awaited.items() if target.late_at <= now}
+        late_at = self._late_at()
+        late = {name: target for name, target in self._awaited.items() if late_at[name] <= now}
         for name in late:
             del self._awaited[name]
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 #: An answer is waited for at least this part of the time between two rounds of probes, at most all of it.
@@ -55,6 +55,13 @@ class Pace:
         """Take in what was found at the end of a round, or when an answer was late."""
         self.slowest *= REMEMBERED
         self.missed = 0 if answered else min(self.missed + 1, self._most_missed)
+
+
+def patience_with(everybody: Iterable[Pace]) -> float:
+    """Return how long an answer is waited for, seconds, where one who is late alone is taken for gone and all who are
+    late together for a sign that the reason is here: as long as the slowest may take, else the others are late first.
+    """
+    return max((pace.patience for pace in everybody), default=0.0)
 
 
 def asked_again(late: Mapping[str, Pace], everybody: Mapping[str, Pace]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egress_router.net.probe_pace import Pace, asked_again
+from egress_router.net.probe_pace import Pace, asked_again, patience_with
 
 INTERVAL, MISSES = 0.08, 4
 
@@ -84,3 +84,10 @@ def test_when_nobody_is_left_who_answers_there_is_no_hurry() -> None:
     assert asked_again({**late, "gone": gone}, {**late, "gone": gone, "c": answering()}) == ["a", "b"]
     alone = {"a": late["a"]}
     assert asked_again(alone, alone) == ["a"], "one alone may be dead"
+
+
+def test_whoever_may_take_longest_is_waited_for_with_the_others() -> None:
+    quick, slow = answering(), answering()
+    slow.answered(0.03)
+    assert quick.patience < patience_with([quick, slow]) == slow.patience <= INTERVAL
+    assert patience_with([]) == 0
