@@ -103,22 +103,30 @@ class Claimer:
             self._done(reasons)
 
     def look_again(self, texts: Collection[str]) -> None:
-        """Ask at the usual pace about what was taken in a hurry; who answers by then has it."""
+        """Ask at the usual pace about what was taken in a hurry; who answers then, and once more, has it."""
         if texts:
             self._start("duplicate check", partial(self._look_again, sorted(texts)))
 
     def _look_again(self, texts: list[str]) -> None:
         try:
             self._probe(texts, USUAL)
-        except AddressInUse as error:
+        except AddressInUse:
+            # A holder that was not dead, only silent for a moment, hears at the same time that it is to let go: giving
+            # the address up then would leave it to nobody, and end all its connections.
+            self._look_once_more(texts)
+        except (EgressRouterError, OSError):
+            # Nobody can be asked now; that was no answer.
+            return
+
+    def _look_once_more(self, texts: list[str]) -> None:
+        try:
+            self._probe(texts, USUAL, hasty=True)
+        except (EgressRouterError, OSError) as error:
             if len(texts) == 1:
                 self._done({texts[0]: _first_sentence(error)})
             else:
                 for text in texts:
-                    self._look_again([text])
-        except (EgressRouterError, OSError):
-            # Nobody can be asked now; that was no answer.
-            return
+                    self._look_once_more([text])
 
     def _reasons(self, texts: list[str], pace: Pace) -> dict[str, str]:
         """All at once first; only if that fails one by one, to tell which."""
@@ -133,7 +141,7 @@ class Claimer:
             return reasons
         return dict.fromkeys(texts, "")
 
-    def _probe(self, texts: list[str], pace: Pace) -> None:
+    def _probe(self, texts: list[str], pace: Pace, *, hasty: bool = False) -> None:
         if not self._dad:
             return
         gateways = _default_gateways(self._link)
@@ -141,7 +149,7 @@ class Claimer:
             _resolve(self._link, gateways)
         neighbours = Neighbours(self._link.name, self._link.index, self._link.mac)
         try:
-            neighbours.check_duplicates(map(ip_address, texts), gateways, pace)
+            neighbours.check_duplicates(map(ip_address, texts), gateways, pace, hasty=hasty)
         finally:
             neighbours.close()
 

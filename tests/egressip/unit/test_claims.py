@@ -32,7 +32,12 @@ class FakeNeighbours:
         pass
 
     def check_duplicates(
-        self, addresses: Iterable[Address], gateways: Iterable[Address] = (), pace: Pace = USUAL
+        self,
+        addresses: Iterable[Address],
+        gateways: Iterable[Address] = (),
+        pace: Pace = USUAL,
+        *,
+        hasty: bool = False,
     ) -> None:
         texts = list(map(str, addresses))
         if self.troubles:
@@ -128,3 +133,18 @@ def test_what_is_taken_in_a_hurry_is_asked_about_again(neighbours: type[FakeNeig
     assert answers.next() == (LATE, f"02:00:00:00:00:99 has {LATE}")
     claimer_of(answers).check([LATE])
     assert answers.next() == (LATE, f"02:00:00:00:00:99 has {LATE}"), "at the usual pace it is found at once"
+
+
+def test_who_lets_an_address_go_that_was_taken_in_a_hurry_does_not_have_it(neighbours: type[FakeNeighbours]) -> None:
+    """It was silent for a moment, so not dead: both would be without the address, and its connections over."""
+    answers = Answers()
+    neighbours.troubles = [AddressInUse(f"02:00:00:00:00:99 has {FREE}")]
+    claimer_of(answers).look_again([FREE])
+    for thread in threading.enumerate():
+        if thread.name == "duplicate check":
+            thread.join(5)
+    assert neighbours.troubles == []
+    assert answers._found == []
+    neighbours.troubles = [TryAgainError("no carrier"), AddressInUse(f"02:00:00:00:00:99 has {FREE}")]
+    claimer_of(answers).look_again([FREE])
+    assert answers.next() == (FREE, "no carrier"), "who cannot be asked once more still has it"
