@@ -496,6 +496,7 @@ class Agent:
             self.on_duplicate_check({ip: str(error)})
             return
         self.local.assigned |= {ip}
+        self.giving.is_back(ip)
         if given or ip in self._stood_by_for:
             self._in_hurry.add(ip)
         self._unannounced = self._unannounced | {ip} if given else self._unannounced - {ip}
@@ -626,7 +627,7 @@ class Agent:
             users = self._address_users()
             to = {ip: holders[ip] for ip in moved if holders[ip] == self._kept_elsewhere[ip] and users.sole(ip)}
             self.giving.begin(to, self.loop.now())
-        self.giving.follow(holders, self.loop.now())
+        self.giving.follow(self.settings.node, holders, self.loop.now())
         if not moved:
             return []
         records = self.dataplane.open_with(moved)

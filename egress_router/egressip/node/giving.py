@@ -32,13 +32,20 @@ class Giving:
         for ip, standby in to.items():
             self._given[ip] = _Given(standby, now + WAIT)
 
-    def follow(self, holders: Mapping[str, str], now: float) -> None:
-        """Take in who is to have which address by the decision: one that is to go elsewhere, or to come back, is not
-        given any more, nor is one whose time is over.
+    def follow(self, me: str, holders: Mapping[str, str], now: float) -> None:
+        """Take in who is to have which address by the decision: one that is to go elsewhere is not given any more, nor
+        is one whose time is over, nor one that is to come back to this node, ``me``, after the standby had it. One that
+        comes back before is translated until it is here: its connections have never left.
         """
         for ip, one in list(self._given.items()):
-            if holders.get(ip) != one.standby or now >= one.until:
+            holder = holders.get(ip)
+            goes_on = holder == one.standby or (holder == me and not one.taken)
+            if not goes_on or now >= one.until:
                 del self._given[ip]
+
+    def is_back(self, ip: str) -> None:
+        """Take in that this node has an address again."""
+        self._given.pop(ip, None)
 
     def taken(self, ip: str, node: str, now: float) -> bool:
         """Take in that a node has an address now; return whether that is news."""

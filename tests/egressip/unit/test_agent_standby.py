@@ -292,6 +292,8 @@ def test_a_holder_gives_to_nobody_else_and_not_for_ever(tmp_path: Path) -> None:
     back, _ = agent(cluster("a", "c"), tmp_path)
     back.run(4.0, (1.0, lambda: back.source.set(cluster("c", "b"))), (1.5, lambda: back.source.set(cluster("a", "c"))))
     assert (states(back)[-1].lingering, states(back)[-1].assigned) == (frozenset(), frozenset({IP}))
+    has = next(place for place, state in enumerate(states(back)) if state.assigned)
+    assert all(state.translations for state in states(back)[has:]), "nobody else had them, so none was cut"
     lost, _ = agent(cluster("a", "c"), tmp_path)
     spaces = {"toto": NetNamespace("toto", 1, ("192.0.2.46",))}
     lost.run(3.0, (1.0, lambda: lost.source.set(replace(cluster("c", "b"), namespaces=spaces))))
