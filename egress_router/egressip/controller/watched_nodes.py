@@ -75,7 +75,7 @@ class WatchedNodes:
         others = [name for name in answers if name not in own]
         answered = self._answered.setdefault(version, {})
         answered.update((name, answers[name].echo) for name in others)
-        cut_off = bool(others) and not any(answered.values())
+        cut_off = bool(answered) and not any(answered.values())
         messages = []
         if cut_off != (version in self.cut_off):
             self.cut_off ^= {version}

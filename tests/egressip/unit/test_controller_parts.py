@@ -99,6 +99,7 @@ def test_those_that_are_late_are_told_of_alone_and_say_of_whom_it_is() -> None:
     said = [text for _ in range(9) for name in "ab" for text in other.probed(4, {name: GONE}, ["me"], 0)]
     assert said == ["no other machine answers; what others hold stays"]
     assert other.offline(0) == set(), "neither has answered its last probe: it is this machine"
+    assert not other.probed(4, {}, ["me"], 0), "a round all of whose answers were late tells nothing new"
     gone = watched()
     rounds(gone, 1, a=WELL, b=WELL)
     gone.set_names(["a"], ())
