@@ -305,7 +305,7 @@ def test_what_the_kernel_refuses_once_ends_nothing(port: int) -> None:
         until(lambda: pair.holder.figures.error == "" and pair.holder.figures.in_step(STANDBY))
 
 
-def test_while_the_kernel_refuses_the_figures_show_it(port: int) -> None:
+def test_while_the_kernel_refuses_the_figures_show_it(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair(port)
     pair.agree(IP)
     with pair.running():
@@ -314,11 +314,11 @@ def test_while_the_kernel_refuses_the_figures_show_it(port: int) -> None:
         def refuses() -> Kernel:
             raise PlatformError("hear of connections: no")
 
-        pair.holder._make_events = refuses
+        monkeypatch.setattr(pair.holder, "_make_events", refuses)
         pair.kernel.trouble = PlatformError("hear of connections: no")
         pair.kernel.change(record(1), is_open=True)
         until(lambda: pair.holder.figures.connected == {STANDBY: False})
-        pair.holder._make_events = pair.kernel
+        monkeypatch.setattr(pair.holder, "_make_events", pair.kernel)
         until(lambda: pair.holder.figures.connected == {STANDBY: True})
 
 
