@@ -30,8 +30,6 @@ class Connection:
     ``timeout`` is how many seconds from now it is forgotten if no packet of it comes; 0 of an ``offloaded`` one, which
     goes by a flow table and whose state and timeout the kernel does not tell. ``mark`` is its connection mark:
     HostName.mark where a rule with a name has sent it. ``key`` is the kernel's name for it, as bytes.
-    ``silent``: of established TCP, when something that was sent is not acknowledged, and nothing has come for
-    SILENT_SECONDS. Linux 6.12 keeps what was reset in a flow table like that, for five minutes.
     """
 
     protocol: Protocol
@@ -47,7 +45,6 @@ class Connection:
     key: bytes
     mark: int = 0
     offloaded: bool = False
-    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +92,6 @@ class Tracked:
     key: bytes
 
 
-#: A sender asks again sooner, unless it has got no answer for about as long before.
-SILENT_SECONDS = 5
-
 _NEW, _GET, _DELETE, _GET_STATS = 0x0100, 0x0101, 0x0102, 0x0105
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _MARK, _ID, _ZONE = 1, 2, 3, 4, 7, 8, 12, 18
 _MARK_MASK = 21
@@ -119,7 +113,6 @@ _BATCH = 64
 _ADDRESS_SIZE = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}
 _PROTOCOLS = {protocol.number: protocol for protocol in Protocol}
 _COUNT, _LIMIT = "nf_conntrack_count", "nf_conntrack_max"
-_TIMEOUTS = ("established", "unacknowledged")
 _SYSCTL = "/proc/sys/net/netfilter"
 _STATISTICS = "/proc/net/stat/nf_conntrack"
 
@@ -141,15 +134,14 @@ class Conntrack(Closing):
         """
         wanted = {address.packed: address for address in addresses}
         known: dict[bytes, Address] = dict(wanted)
-        below = _silent_below()
         for message in self._messages():
-            found = _connection(message, wanted, known, below)
+            found = _connection(message, wanted, known)
             if found is not None:
                 yield found
 
     def choose(self, addresses: Iterable[Address], wanted: Callable[[Connection], bool]) -> list[Connection]:
         """Return those of ``connections(addresses)`` for which ``wanted`` says so; it must not look at their mark,
-        their timeout or whether they are live or silent: it is asked once for all that are the same but for that.
+        their timeout or whether they are live: it is asked once for all that are the same but for that.
         """
         own = {address.packed: address for address in addresses}
         known: dict[bytes, Address] = dict(own)
@@ -348,20 +340,7 @@ def _parts(data: bytes) -> dict[int, tuple[int, int]]:
     return {type_: (start, stop) for type_, start, stop in attributes(data, _HEADS, len(data))}
 
 
-def _silent_below() -> int:
-    """Return the seconds below which the timeout of an established connection is that of unacknowledged data, some
-    time after the last packet; 0 where the kernel's settings do not tell it from that of others.
-    """
-    try:
-        whole, lacking = (int(read_kernel_text(f"{_SYSCTL}/nf_conntrack_tcp_timeout_{name}")) for name in _TIMEOUTS)
-    except (OSError, ValueError):
-        return 0
-    return lacking - SILENT_SECONDS if whole > lacking else 0
-
-
-def _connection(
-    data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Address], silent_below: int = 0
-) -> Connection | None:
+def _connection(data: bytes, wanted: dict[bytes, Address], known: dict[bytes, Address]) -> Connection | None:
     """Read a message; None when it is no connection to one of ``wanted``. ``known`` keeps one object per address."""
     found = _parts(data)
     original, reply = found.get(_TUPLE_ORIGINAL), found.get(_TUPLE_REPLY)
@@ -376,8 +355,6 @@ def _connection(
     for packed in (reply_address, reply_to):
         if packed not in known:
             known[packed] = ip_address(packed)
-    timeout, offloaded = _word(data, found, _TIMEOUT), bool(status & _OFFLOADED)
-    settled = protocol is Protocol.TCP and not offloaded and _state(data, found.get(_PROTOINFO)) == _ESTABLISHED
     return Connection(
         protocol=protocol,
         address=wanted[address],
@@ -388,11 +365,10 @@ def _connection(
         translated=bool(status & _DESTINATION_CHANGED),
         answered=bool(status & _SEEN_REPLY),
         live=_live(data, found, protocol),
-        timeout=timeout,
+        timeout=_word(data, found, _TIMEOUT),
         key=_key(data, found),
         mark=_word(data, found, _MARK),
-        offloaded=offloaded,
-        silent=settled and timeout < silent_below,
+        offloaded=bool(status & _OFFLOADED),
     )
 
 

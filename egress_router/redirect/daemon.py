@@ -223,14 +223,8 @@ class Reconciler:
             return self.backend.drift(self.desired.translation)
 
     def connections(self) -> list[Connection]:
-        """Return the translated connections. Raises PlatformError.
-
-        What was reset in a flow table stays established for the kernel, for up to five minutes: it is not live here.
-        """
-        found = translated(self.desired)
-        if self._never_offloads:
-            return found
-        return [replace(item, live=False) if item.silent else item for item in found]
+        """Return the translated connections. Raises PlatformError."""
+        return translated(self.desired)
 
     def why_no_offload(self) -> str:
         """Return why established connections go by the rules; empty where they go around them, by a flow table."""

@@ -148,11 +148,12 @@ def test_a_removed_line_ends_its_flows_at_once(lab: Lab, tmp_path: Path) -> None
 
 def test_leaving_waits_for_those_that_live(lab: Lab, tmp_path: Path) -> None:
     """The kernel tells neither state nor timeout of what a flow table has, and a reset leaves it ESTABLISHED."""
-    router = live(lab, tmp_path, EGRESS_SHUTDOWN_GRACE="60")
+    router = live(lab, tmp_path, EGRESS_SHUTDOWN_GRACE="20")
     with talking(router.client, router, "tcp", 4) as talk, talking(router.client, router, "tcp", 6) as over:
         assert is_offloaded(router, talk)
         assert is_offloaded(router, over)
         over.reset()
+        most, cut = after_a_reset(router, over)
         router.signal(signal.SIGTERM)
         router.logged("leaving when there are no connections")
         time.sleep(2)
@@ -163,22 +164,31 @@ def test_leaving_waits_for_those_that_live(lab: Lab, tmp_path: Path) -> None:
         talk.reset()
         ended = time.monotonic()
         assert router.wait() == 0
-    # Ten seconds is what conntrack keeps a reset connection for, once it was offloaded.
-    assert time.monotonic() - ended < 8, router.log()
-    assert "no connection was cut" in router.log()
+    assert time.monotonic() - ended < most, router.log()
+    assert cut in router.log()
+
+
+def after_a_reset(router: Router, talk: Talk) -> tuple[float, str]:
+    """Return how long a router that leaves may take, and what it says: where the kernel keeps what was reset in a flow
+    table for ten seconds it is known to be over; where for five minutes it is waited for, as a living one.
+    """
+    time.sleep(0.3)
+    kept = int(tracked(router, talk.port).split("tcp")[1].split()[1])
+    return (8, "no connection was cut") if kept <= 10 else (25, "left; 1 connections were cut")
 
 
 def test_a_reset_is_an_end(lab: Lab, tmp_path: Path) -> None:
-    router = live(lab, tmp_path, EGRESS_SHUTDOWN_GRACE="60")
+    router = live(lab, tmp_path, EGRESS_SHUTDOWN_GRACE="20")
     with talking(router.client, router, "tcp", 4) as talk:
         assert is_offloaded(router, talk)
         talk.reset()
-        time.sleep(0.3)
+        most, cut = after_a_reset(router, talk)
         assert "ESTABLISHED" in tracked(router, talk.port), "this proves nothing: the kernel knows that it is over"
         router.signal(signal.SIGTERM)
         started = time.monotonic()
         assert router.wait() == 0
-    assert time.monotonic() - started < 7, router.log()
+    assert time.monotonic() - started < most, router.log()
+    assert cut in router.log()
 
 
 def test_an_interface_made_anew(lab: Lab, tmp_path: Path) -> None:

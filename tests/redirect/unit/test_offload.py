@@ -345,41 +345,6 @@ def message(status: int, state: int | None, timeout: int | None, protocol: Proto
 
 
 @pytest.mark.parametrize(
-    ("kernel", "state", "timeout", "silent"),
-    [
-        ((432000, 300), 3, 296, False),
-        ((432000, 300), 3, 294, True),
-        ((432000, 300), 3, 431000, False),
-        # Its other half is over, and it may be quiet for long.
-        ((432000, 300), 4, 60, False),
-        # Whoever sets it so gives every connection such a timeout.
-        ((300, 300), 3, 200, False),
-        ((3600, 120), 3, 114, True),
-        ((3600, 120), 3, 294, False),
-        (None, 3, 200, False),
-    ],
-)
-def test_which_connections_are_silent(
-    monkeypatch: pytest.MonkeyPatch, kernel: tuple[int, int] | None, state: int, timeout: int, silent: bool
-) -> None:
-    """Linux 6.12 gives what was reset in a flow table the timeout of unacknowledged data."""
-
-    def setting(path: str) -> str:
-        if kernel is None:
-            raise FileNotFoundError(path)
-        return str(kernel["unacknowledged" in path])
-
-    def messages(*_: Any) -> Iterator[bytes]:
-        yield message(0x2E, state, timeout)
-
-    monkeypatch.setattr(conntrack, "read_kernel_text", setting)
-    monkeypatch.setattr(conntrack.Conntrack, "__init__", lambda _: None)
-    monkeypatch.setattr(conntrack.Conntrack, "_messages", messages)
-    (found,) = conntrack.Conntrack().connections([ip_address("198.51.100.2")])
-    assert found.silent is silent
-
-
-@pytest.mark.parametrize(
     ("status", "state", "timeout", "live"),
     [
         (0x2E, 3, 432000, True),
