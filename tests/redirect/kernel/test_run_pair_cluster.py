@@ -24,7 +24,7 @@ from tests.redirect.kernel.pair import (
     status,
     wrong_sources,
 )
-from tests.redirect.kernel.test_run_pair import FAULTS, MOST_BOTH, MOST_SECONDS, check, node_of, take_over, twenty_times
+from tests.redirect.kernel.test_run_pair import FAULTS, MOST_BOTH, MOST_SECONDS, node_of, take_over, twenty_times
 
 pytestmark = pytest.mark.root
 
@@ -47,8 +47,9 @@ def test_the_standby_takes_over(routers: ClusterPair) -> None:
     with routers.lab.capture() as capture:
         for name in FAULTS:
             figures = take_over(routers, name)
-            # Who is cut off from the LAN is heard, and gives way because it misses its gateway.
-            assert max(figures.gaps) < (1.5 if name in ("split", "gateway") else MOST_SECONDS), (name, figures)
+            # Beside other tests; the second that is wanted is asked of the twenty times below. Who is cut off from the
+            # LAN is heard, and gives way because it misses its gateway.
+            assert max(figures.gaps) < 2, (name, figures)
             assert max(figures.both.seconds, figures.mended.seconds) < MOST_BOTH, (name, figures)
             assert not figures.both.packets, "the one that was killed is waited for"
             if name != "freeze":
@@ -56,7 +57,9 @@ def test_the_standby_takes_over(routers: ClusterPair) -> None:
             else:
                 # One that goes on believes for a moment that it still has the address.
                 break
-        check("leaving", take_over(routers, "leaving"))
+        leaving = take_over(routers, "leaving")
+        assert max(leaving.gaps) < 2, leaving
+        assert max(leaving.both.seconds, leaving.mended.seconds) < MOST_BOTH, leaving
     assert not any(splits)
     assert not [packet for packet in capture.packets if str(packet.dst) == "224.0.0.18"]
 
