@@ -18,6 +18,7 @@ from egress_router.manifests.values import (
     Component,
     Kept,
     ManifestRequest,
+    peers_name,
 )
 from egress_router.redirect.pair.values import ElectionNetwork
 
@@ -98,7 +99,7 @@ def pair_settings(pair: str | None, network: ElectionNetwork, name: str, namespa
     found = {} if pair is None else {"EGRESS_PAIR": pair}
     if network is ElectionNetwork.CLUSTER:
         # Without --pair they are a mistake, which is judged as everywhere.
-        found |= {"EGRESS_PAIR_NETWORK": str(network), "EGRESS_PAIR_PEERS": f"{name}-peers.{namespace}.svc"}
+        found |= {"EGRESS_PAIR_NETWORK": str(network), "EGRESS_PAIR_PEERS": peers_name(name, namespace)}
     return found
 
 

@@ -11,6 +11,7 @@ from egress_router.errors import Problem
 from egress_router.manifests.ports import claimed, fallback_lines, service_port_count
 from egress_router.manifests.values import (
     PAIR_HEALTH_PORT,
+    PEERS_SUFFIX,
     Attach,
     Component,
     Forwarding,
@@ -33,8 +34,6 @@ MAX_DESTINATIONS = 1024 * 1024 - 4096
 #: More ports make every node's proxy rules long, and some load balancers refuse them.
 MAX_SERVICE_PORTS = 250
 MAX_ROUTERS = 99
-#: Behind the name of a pair's Service: the Service by which its routers find each other.
-PEERS_SUFFIX = "-peers"
 _HEADLESS = "--headless, with which clients connect to the pods directly"
 
 

@@ -182,6 +182,8 @@ class ManifestRequest:
 #: Routers with one EGRESS_SOURCE: each is a workload of its own, for a roll-out waits until what is new is ready, which
 #: a standby is not.
 PAIR_ROUTERS = 2
+#: Behind the name of a pair's Service: the Service by which its routers find each other.
+PEERS_SUFFIX = "-peers"
 #: EGRESS_HEALTH_PORT of the container that has the address for a proxy, whose own has the default.
 PAIR_HEALTH_PORT = 9912
 #: EGRESS_SHUTDOWN_GRACE of a proxy of a pair: until it has ended, nobody takes new connections.
@@ -206,6 +208,11 @@ _LONGER = 5
 #: EGRESS_DAD_WAIT of what replaces a router that holds on, and a proxy alone.
 HELD_WAIT = TERMINATION_GRACE + HANDOVER_HOLD + _LONGER
 SUCCESSION_WAIT = TERMINATION_GRACE + SUCCESSION + _LONGER
+
+
+def peers_name(name: str, namespace: str) -> str:
+    """Return the name of the Service, in the cluster's DNS, by which the routers of a pair find each other."""
+    return f"{name}{PEERS_SUFFIX}.{namespace}.svc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +327,12 @@ class ManifestSet:
     handover: int = HANDOVER_WAIT
     succession_grace: int = SUCCESSION_GRACE
     pair_proxy_grace: int = PAIR_PROXY_GRACE
+    peers_suffix: str = PEERS_SUFFIX
+
+    @property
+    def peers(self) -> str:
+        """By what name the routers of a pair find each other."""
+        return peers_name(self.name, self.namespace)
 
     @property
     def pair_health_port(self) -> int:

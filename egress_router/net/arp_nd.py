@@ -61,7 +61,7 @@ class Neighbours:
     def __init__(self, interface: str, index: int, mac: str, *, shared: bool = False) -> None:
         self._interface = interface
         self._shared = shared
-        self._mac = bytes.fromhex(mac.replace(":", ""))
+        self._mac = mac_bytes(mac)
         self._index = index
         with translating(f"ARP and neighbour discovery on {interface}", "NET_RAW"):
             # Without a protocol, until it is bound: else it hears all interfaces, and to be bound to one it waits until
@@ -220,6 +220,11 @@ class Claim:
     answer: bool
     heard: str
     asks: bool = False
+
+
+def mac_bytes(mac: str) -> bytes:
+    """Return the six bytes of a MAC address."""
+    return bytes.fromhex(mac.replace(":", ""))
 
 
 def _taken(claims: Collection[Claim], wanted: Collection[Address], gateways: Collection[Address]) -> list[Claim]:

@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -589,8 +589,7 @@ class Prober:
             if name in parts:
                 question["figures"] = parts[name]
             self._say(question, ip)
-            for some in more:
-                self._say({"ask": self._number, "pods": some}, ip)
+            self._ask_about(more, ip)
         seldom = self._number % SELDOM_ROUNDS == 0
         if not seldom:
             # The round lasts longer for it where they are very many.
@@ -663,7 +662,11 @@ class Prober:
         """Ask a node about pods, where there are any to ask it about."""
         with self._lock:
             pods = [pod for target in self._by_ip.get(ip, ()) for pod in self._pods.get(target.name, ())]
-        for some in _parted(pods) if pods else ():
+        if pods:
+            self._ask_about(_parted(pods), ip)
+
+    def _ask_about(self, parts: Iterable[list[str]], ip: str) -> None:
+        for some in parts:
             self._say({"ask": self._number, "pods": some}, ip)
 
     def _drain(self, from_socket: socket.socket) -> None:

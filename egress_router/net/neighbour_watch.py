@@ -6,10 +6,11 @@ import ctypes
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 from egress_router.config.values import Address
 from egress_router.errors import TryAgainError
-from egress_router.net.arp_nd import _NA, _NS, Claim, Neighbours, claimed
+from egress_router.net.arp_nd import _NA, _NS, Claim, Neighbours, claimed, mac_bytes
 from egress_router.net.oserror import from_os
 
 _SO_ATTACH_FILTER = 26
@@ -70,24 +71,20 @@ class NeighbourWatch(Neighbours):
         self._asked.add(address)
         frame = self._question_without_address(address) if source is None else self._question(address, source)
         known = self._routers.get(address)
-        if known is not None and not to_all:
-            frame = bytes.fromhex(known.replace(":", "")) + frame[6:]
-        try:
-            self._send(frame)
-        except TryAgainError:
-            return
+        self._send_if_up(frame, None if to_all else known)
 
     def probe_own(self, address: Address, to: str | None = None) -> None:
         """Ask who else has our ``address`` (RFC 5227, 2.1.1): another machine that has it answers. ``to``: only that
         MAC is asked.
         """
-        frame = self._probe(address)
+        self._send_if_up(self._probe(address), to)
+
+    def _send_if_up(self, frame: bytes, to: str | None) -> None:
+        """Send a frame, to one MAC instead of to all where that is given; an interface that is down sends nothing."""
         if to is not None:
-            frame = bytes.fromhex(to.replace(":", "")) + frame[6:]
-        try:
+            frame = mac_bytes(to) + frame[6:]
+        with suppress(TryAgainError):
             self._send(frame)
-        except TryAgainError:
-            return
 
     def tell(self, addresses: tuple[Address, ...]) -> None:
         """Announce that we have ``addresses``. An interface that is down tells nobody."""

@@ -87,12 +87,17 @@ def unanswered(translation: Translation, family: Family) -> tuple[IptRule, ...]:
             matches = (_NEW, ports_match(rule.protocol, rule.ports))
             found.append(IptRule("DROP", protocol=str(rule.protocol), matches=matches))
             continue
-        if translation.health_port is not None:
-            port = PortRange(translation.health_port, translation.health_port)
-            found.append(IptRule("RETURN", protocol="tcp", matches=(ports_match(Protocol.TCP, port),)))
-        found += _election(translation)
+        found += _own_ports(translation)
         found += [IptRule("DROP", protocol=str(protocol), matches=(_NEW,)) for protocol in Protocol]
     return tuple(found)
+
+
+def _own_ports(translation: Translation) -> tuple[IptRule, ...]:
+    """Let pass what is for the router itself: no fallback claims it."""
+    if translation.health_port is None:
+        return _election(translation)
+    port = PortRange(translation.health_port, translation.health_port)
+    return (IptRule("RETURN", protocol="tcp", matches=(ports_match(Protocol.TCP, port),)), *_election(translation))
 
 
 def _election(translation: Translation) -> tuple[IptRule, ...]:
@@ -168,10 +173,7 @@ def _nat(translation: Translation, family: Family) -> IptTable:
         top += first
     fallback = _fallback(translation, family)
     if fallback:
-        if translation.health_port is not None:
-            port = PortRange(translation.health_port, translation.health_port)
-            top.append(IptRule("RETURN", protocol="tcp", matches=(ports_match(Protocol.TCP, port),)))
-        top += _election(translation)
+        top += _own_ports(translation)
         top += fallback
     spreads = list(translation.spreads(family))
     chains |= {name_chain(spread.rule): spread_rules(spread) for spread in spreads}

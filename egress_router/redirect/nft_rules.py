@@ -261,8 +261,7 @@ def _input(translation: Translation, redirects: bool) -> NftChain:
     the pod itself, whose reset would end the connection that it came from.
     """
     name = f'iifname != "lo" iifname != "{translation.cluster}"'
-    by = translation.adverts_by or translation.egress
-    adverts = (f'iifname "{by}" {_ADVERTS} accept',) if translation.adverts is not None else ()
+    adverts = (f'iifname "{_by(translation)}" {_ADVERTS} accept',) if translation.adverts is not None else ()
     late = (f'iifname "{translation.cluster}" ct state invalid counter drop',) if redirects else ()
     rules = (
         *late,
@@ -332,6 +331,10 @@ def _wrong_source(translation: Translation) -> tuple[str, ...]:
 _ADVERTS = f"ip daddr {GROUP} ip protocol {PROTOCOL_NUMBER}"
 
 
+def _by(translation: Translation) -> str:
+    """Return the interface by which adverts go."""
+    return translation.adverts_by or translation.egress
+
+
 def _sent_adverts(translation: Translation) -> str:
-    by = translation.adverts_by or translation.egress
-    return f'oifname "{by}" ip saddr {str(translation.adverts).removesuffix("/32")} {_ADVERTS}'
+    return f'oifname "{_by(translation)}" ip saddr {str(translation.adverts).removesuffix("/32")} {_ADVERTS}'

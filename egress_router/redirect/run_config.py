@@ -82,17 +82,19 @@ def _judge_election(inputs: Inputs, problems: Problems, router: RouterConfig, pa
     """Note what keeps an election between the pods from taking place."""
     if not pair.peers and not inputs.value(PEERS):
         problems.error(PEERS, None, "", f"is not set, and {NETWORK} is cluster", EXPECTED_PEERS)
-    claims = (r for r in router.rules.claims if r.protocol is Protocol.UDP and pair.port in r.ports)
-    if rule := next(claims, None):
-        message = f"is claimed by line {rule.line} of EGRESS_DESTINATION ({rule})"
-        problems.error(PORT, None, str(pair.port), message, "a UDP port that nothing else claims")
+    if line := _claiming(router, Protocol.UDP, pair.port):
+        problems.error(PORT, None, str(pair.port), f"is claimed by {line}", "a UDP port that nothing else claims")
 
 
 def _unclaimed(inputs: Inputs, problems: Problems, router: RouterConfig, port: int) -> int | None:
     """Return ``port``, or None when a destination claims it."""
-    claims = (r for r in router.rules.claims if r.protocol is Protocol.TCP and port in r.ports)
-    rule = next(claims, None)
-    return unclaimed_port(inputs, problems, port, f"line {rule.line} of EGRESS_DESTINATION ({rule})" if rule else "")
+    return unclaimed_port(inputs, problems, port, _claiming(router, Protocol.TCP, port))
+
+
+def _claiming(router: RouterConfig, protocol: Protocol, port: int) -> str:
+    """Return the line that claims a port, empty when none does."""
+    rule = next((r for r in router.rules.claims if r.protocol is protocol and port in r.ports), None)
+    return f"line {rule.line} of EGRESS_DESTINATION ({rule})" if rule else ""
 
 
 def _checks(inputs: Inputs, problems: Problems, sources: Mapping[Family, Interface]) -> tuple[Check, ...]:

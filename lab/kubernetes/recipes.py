@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.kubernetes import gomod, versions
 
 SOURCES = Path(__file__).parent / "go"
+
+
+def linked(values: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the flags of small programs whose variables (by package and name) the linker sets: as releases have it."""
+    said = "".join(f" -X {name}={value}" for name, value in values.items())
+    return ("-trimpath", "-ldflags", f"-s -w{said}")
+
+
 #: Strip paths, symbols and debug information.
-SMALL = ("-trimpath", "-ldflags", "-s -w")
+SMALL = linked({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +55,8 @@ def kube(version: str = versions.KUBERNETES) -> Recipe:
     minor = version.split(".")[1]
     named = "k8s.io/component-base/version.git"
     # Without these the server says v0.0.0, and so do the nodes.
-    link = f"-s -w -X {named}Version=v{version} -X {named}Major=1 -X {named}Minor={minor}"
-    return Recipe("kube", version, ("kube",), flags=("-trimpath", "-ldflags", link))
+    flags = linked({f"{named}Version": f"v{version}", f"{named}Major": "1", f"{named}Minor": minor})
+    return Recipe("kube", version, ("kube",), flags=flags)
 
 
 def api_server(version: str = versions.KUBERNETES) -> Recipe:
@@ -104,13 +113,15 @@ def helm() -> Recipe:
     major, minor = versions.KUBERNETES.split(".")[:2]
     named = "helm.sh/helm/v3/pkg"
     # As in a release: without these charts are rendered for Kubernetes 1.20 where no server is asked.
-    said = "".join(
-        f" -X {named}/{where}.k8sVersion{part}={value}"
-        for where in ("chartutil", "lint/rules")
-        for part, value in (("Major", major), ("Minor", minor))
+    flags = linked(
+        {
+            f"{named}/{where}.k8sVersion{part}": value
+            for where in ("chartutil", "lint/rules")
+            for part, value in (("Major", major), ("Minor", minor))
+        }
     )
     package = f"helm.sh/helm/v3/cmd/helm@v{versions.HELM}"
-    return Recipe("helm", versions.HELM, ("helm",), (package,), ("-trimpath", "-ldflags", f"-s -w{said}"))
+    return Recipe("helm", versions.HELM, ("helm",), (package,), flags)
 
 
 def kustomize() -> Recipe:

@@ -345,6 +345,8 @@ class FakeNode:
         self.agent.connect(self.prober, self.claims)
         self.claims.done = self.agent.on_duplicate_check
         self.health: dict[str, Answer] = {}
+        #: What was in place whenever somebody looked.
+        self.seen: list[NodeState] = []
         #: Connections that leave with this node's addresses, by the address of their pod.
         self.connections: Counter[str] = Counter()
         self.agent.node_drain._job = self._count
@@ -364,6 +366,11 @@ class FakeNode:
             self.loop.call_later(after, action)
         self.loop.call_later(seconds, self.loop.stop)
         self.agent.run()
+
+    def look(self) -> None:
+        """Remember what is in place."""
+        assert self.dataplane.applied is not None
+        self.seen.append(self.dataplane.applied)
 
     def names(self) -> list[str]:
         return [str(step[0]) for step in self.steps]

@@ -123,6 +123,12 @@ class Routers:
 
         return self.cluster.wait(what, tried, timeout)
 
+    def clear(self) -> None:
+        """Take away what manifests have made, and wait until no pod is left."""
+        kinds = "deploy,rc,pods,services,configmaps,networkpolicies,poddisruptionbudgets,network-attachment-definitions"
+        self.kubectl("delete", kinds, "-l", "app.kubernetes.io/part-of=egress-router", "--grace-period=1", "--wait")
+        self.until("no pod is left", lambda: not json.loads(self.kubectl("get", "pods", "-o", "json"))["items"], 90)
+
     @contextmanager
     def connecting(
         self,

@@ -690,22 +690,26 @@ class Agent:
 
     def _is_given(self, ip: str) -> bool:
         """Return whether the former holder of an address that this node stood by for lives."""
-        return self._former.get(ip, ("", 0.0))[0] in self.gateways.in_state(Health.UP, Health.DRAINING)
+        return self._former_holder(ip) in self.gateways.in_state(Health.UP, Health.DRAINING)
+
+    def _former_holder(self, ip: str) -> str:
+        """Return the node that had an address before this one took it over; empty when there was none."""
+        return self._former.get(ip, ("", 0.0))[0]
 
     def _announce_later(self, ips: Collection[str], until: float) -> None:
         """Tell the link of addresses that their holders gave to this node, and have this node's pods leave with them
         here; once pods of the holders leave by this node, at the latest at ``until``.
         """
         senders, nodes, users = self._prober.users(self._users_within), self.known.state.nodes, self._address_users()
-        waits = set()
-        for ip in self._unannounced & set(ips):
-            holder = self._former.get(ip, ("", 0.0))[0]
+        due, waits = self._unannounced & set(ips), set()
+        for ip in due:
+            holder = self._former_holder(ip)
             sends = holder in nodes and canonical_ip(nodes[holder].host_ip) in senders
             if self.loop.now() < until and self._is_given(ip) and not sends and users.on(holder, ip):
                 waits.add(ip)
         if waits:
             self.loop.call_later(LOOK_AGAIN, partial(self._announce_later, waits, until))
-        for ip in self._unannounced & set(ips) - waits:
+        for ip in due - waits:
             self._unannounced -= {ip}
             if ip not in self.local.assigned:
                 continue
@@ -737,7 +741,7 @@ class Agent:
             self.loop.call_later(ANNOUNCED_AFTER, partial(self._announce_later, later, until))
         users, nodes = self._address_users(), self.known.state.nodes
         names = {name for ip in taken for name in users.everywhere(ip).values()}
-        names |= {self._former[ip][0] for ip in taken & self._former.keys()}
+        names |= {self._former_holder(ip) for ip in taken}
         names &= nodes.keys() - {self.settings.node}
         self._prober.have_asked([canonical_ip(nodes[name].host_ip) for name in sorted(names)])
 

@@ -27,9 +27,9 @@ from egress_router.manifests.upstream.others import Fates
 from egress_router.manifests.upstream.resource import router_of_resource
 from egress_router.manifests.upstream.services import kept_service, nowhere, taken_over
 from egress_router.manifests.upstream.workload import is_ours, router_of_pod
-from egress_router.manifests.validate import PEERS_SUFFIX
 from egress_router.manifests.values import (
     PAIR_ROUTERS,
+    PEERS_SUFFIX,
     Component,
     LegacyRouter,
     ManifestRequest,

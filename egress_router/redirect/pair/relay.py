@@ -18,6 +18,7 @@ from egress_router.config.values import Address
 from egress_router.daemon.log import LOGGER
 from egress_router.daemon.loop import Loop
 from egress_router.errors import EgressRouterError, PlatformError
+from egress_router.net.arp_nd import mac_bytes
 from egress_router.net.oserror import translating
 from egress_router.net.rtnetlink.kernel import Rtnetlink
 from egress_router.net.rtnetlink.values import LinkAddress
@@ -141,7 +142,7 @@ class Relay:
             advert = parsed_advert(frame)
             if advert is None or not self.may_say(advert):
                 continue
-            data = self._header + GROUP_MAC + bytes.fromhex(self.mac.replace(":", "")) + frame[12:]
+            data = self._header + GROUP_MAC + mac_bytes(self.mac) + frame[12:]
             for peer in self.peers:
                 self._send(data, peer)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import signal
 import threading
 import time
@@ -44,9 +43,7 @@ def routers(cluster: Cluster) -> Routers:
 def nothing_else(routers: Routers) -> Iterator[None]:
     """Each test has the namespace to itself; what it said is shown when it fails."""
     yield
-    kinds = "deploy,rc,pods,services,configmaps,networkpolicies,poddisruptionbudgets,network-attachment-definitions"
-    routers.kubectl("delete", kinds, "-l", "app.kubernetes.io/part-of=egress-router", "--grace-period=1", "--wait")
-    routers.until("no pod is left", lambda: not json.loads(routers.kubectl("get", "pods", "-o", "json"))["items"], 90)
+    routers.clear()
 
 
 def owners(seen: Capture, source: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Iterator
@@ -43,9 +42,7 @@ def routers(cluster: Cluster) -> Routers:
 def nothing_else(routers: Routers) -> Iterator[None]:
     """Each test has the namespace to itself."""
     yield
-    kinds = "deploy,pods,services,configmaps,networkpolicies,poddisruptionbudgets,network-attachment-definitions"
-    routers.kubectl("delete", kinds, "-l", "app.kubernetes.io/part-of=egress-router", "--grace-period=1", "--wait")
-    routers.until("no pod is left", lambda: not json.loads(routers.kubectl("get", "pods", "-o", "json"))["items"], 90)
+    routers.clear()
 
 
 def apply(routers: Routers, *options: str) -> tuple[dict[str, Any], dict[str, Any]]:

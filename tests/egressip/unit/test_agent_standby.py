@@ -89,11 +89,6 @@ def states(node: FakeNode) -> list[NodeState]:
 
 def test_at_the_pods_node_connections_wait_for_the_standby_and_are_led_there(tmp_path: Path) -> None:
     node, _ = agent(cluster("b", "c"), tmp_path)
-    seen: list[NodeState] = []
-
-    def look() -> None:
-        assert node.dataplane.applied is not None
-        seen.append(node.dataplane.applied)
 
     def dies() -> None:
         node.health["b"] = GONE
@@ -105,8 +100,17 @@ def test_at_the_pods_node_connections_wait_for_the_standby_and_are_led_there(tmp
     def has() -> None:
         node.health["c"] = replace(UP, sources={POD: IP})
 
-    node.run(5.0, (0.9, look), (1.0, dies), (1.8, look), (2.0, lacks), (2.8, look), (3.0, has), (3.8, look))
-    up, down, lacking, arrived = seen
+    node.run(
+        5.0,
+        (0.9, node.look),
+        (1.0, dies),
+        (1.8, node.look),
+        (2.0, lacks),
+        (2.8, node.look),
+        (3.0, has),
+        (3.8, node.look),
+    )
+    up, down, lacking, arrived = node.seen
     (to_b,), (to_c,) = ({g.slot for g in up.gateways if g.node == name} for name in "bc")
     assert (up.paths[POD], up.awaited) == (Remote(to_b), frozenset()), "the standby is asked before it is needed"
     assert (down.paths[POD], set(down.awaited)) == (Direct.NO_GATEWAY, {to_b})
@@ -131,17 +135,12 @@ def test_who_has_another_address_of_a_dead_holder_does_not_wait(tmp_path: Path) 
         pods={**state.pods, **pods},
     )
     node, _ = agent(state, tmp_path)
-    seen: list[NodeState] = []
-
-    def look() -> None:
-        assert node.dataplane.applied is not None
-        seen.append(node.dataplane.applied)
 
     def dies() -> None:
         node.health["b"] = GONE
 
-    node.run(3.0, (0.9, look), (1.0, dies), (1.8, look))
-    up, down = seen
+    node.run(3.0, (0.9, node.look), (1.0, dies), (1.8, node.look))
+    up, down = node.seen
     (to_b,), (to_c,) = ({g.slot for g in up.gateways if g.node == name} for name in "bc")
     assert up.translating_nodes == {POD: {to_b}, other: {to_b, to_c}}
     assert down.awaited == {to_b}
@@ -241,25 +240,20 @@ def test_a_holder_that_gives_an_address_away_leads_its_own_pods_connections_to_w
     node, standby = agent(cluster("a", "c"), tmp_path)
     datagrams = record(POD, 17)
     node.dataplane.open = [record(POD), record(FAR_POD), datagrams]
-    seen: list[NodeState] = []
-
-    def look() -> None:
-        assert node.dataplane.applied is not None
-        seen.append(node.dataplane.applied)
 
     def moves() -> None:
         node.health["c"] = replace(UP, pending=frozenset({IP}))
         node.source.set(cluster("c", "b"))
 
     def asked() -> None:
-        look()
+        node.look()
         assert node.agent.payload([POD, STRANGER])["pods"] == {STRANGER: ""}, "who asks for a way finds none here"
         assert set(node.prober.pods["c"]) == {POD}, "a pod of its own, which the standby is to translate"
         assert standby.followed[-1][0] == {IP: "192.0.2.13"}, "it tells of what begins"
         node.health["c"] = replace(UP, sources={POD: IP})
 
-    node.run(3.0 + LINGER, (1.0, moves), (1.9, asked), (2.5, look), (2.8 + LINGER, look))
-    gives, gave, over = seen
+    node.run(3.0 + LINGER, (1.0, moves), (1.9, asked), (2.5, node.look), (2.8 + LINGER, node.look))
+    gives, gave, over = node.seen
     assert (gives.assigned, gives.lingering) == (frozenset(), frozenset({IP})), (
         "it answers for it no more, and translates"
     )
@@ -310,14 +304,8 @@ def test_at_the_pods_node_what_a_living_holder_gave_away_is_not_cut_before(tmp_p
     def has() -> None:
         node.health["c"] = replace(UP, sources={POD: IP})
 
-    seen: list[NodeState] = []
-
-    def look() -> None:
-        assert node.dataplane.applied is not None
-        seen.append(node.dataplane.applied)
-
-    node.run(4.0, (1.0, moves), (1.8, look), (2.0, has), (3.0, look))
-    waits, over = seen
+    node.run(4.0, (1.0, moves), (1.8, node.look), (2.0, has), (3.0, node.look))
+    waits, over = node.seen
     slots = {gateway.node: gateway.slot for gateway in waits.gateways}
     assert slots["b"] in waits.translating_nodes[POD]
     assert waits.awaited == frozenset()
@@ -339,14 +327,8 @@ def test_connections_that_were_led_are_not_cut_when_the_standby_lacks_the_addres
         assert [step[0] for step in node.steps if step[0] == "lead"] == ["lead"]
         node.health["c"] = replace(UP, pending=frozenset({IP}))
 
-    seen: list[NodeState] = []
-
-    def look() -> None:
-        assert node.dataplane.applied is not None
-        seen.append(node.dataplane.applied)
-
-    node.run(4.0, (1.0, dies), (2.0, lambda: node.source.set(cluster("c", "a"))), (2.5, lacks), (3.0, look))
-    (state,) = seen
+    node.run(4.0, (1.0, dies), (2.0, lambda: node.source.set(cluster("c", "a"))), (2.5, lacks), (3.0, node.look))
+    (state,) = node.seen
     slot = next(gateway.slot for gateway in state.gateways if gateway.node == "c")
     assert state.paths[POD] == Direct.NO_GATEWAY, "nothing new"
     assert state.translating_nodes[POD] == {slot}
@@ -519,11 +501,6 @@ def test_a_holder_that_dies_before_its_address_is_announced_is_not_waited_for(tm
 def test_a_holder_without_pods_of_its_own_hears_of_its_standby_and_stops_as_soon(tmp_path: Path) -> None:
     pods = {("toto", "far"): PODS["toto", "far"]}
     node, standby = agent(replace(cluster("a", "c"), pods=pods), tmp_path)
-    seen: list[NodeState] = []
-
-    def look() -> None:
-        assert node.dataplane.applied is not None
-        seen.append(node.dataplane.applied)
 
     def moves() -> None:
         node.health["c"] = replace(UP, pending=frozenset({IP}))
@@ -534,6 +511,6 @@ def test_a_holder_without_pods_of_its_own_hears_of_its_standby_and_stops_as_soon
         assert node.prober.pods["c"] == [FAR_POD]
         node.health["c"] = replace(UP, sources={FAR_POD: IP})
 
-    node.run(5.0 + LINGER, (1.0, moves), (1.9, has), (2.5, look), (2.5 + LINGER, look))
-    assert [state.lingering for state in seen] == [{IP}, frozenset()]
+    node.run(5.0 + LINGER, (1.0, moves), (1.9, has), (2.5, node.look), (2.5 + LINGER, node.look))
+    assert [state.lingering for state in node.seen] == [{IP}, frozenset()]
     assert standby.followed[-1][0] == {}

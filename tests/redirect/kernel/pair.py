@@ -106,6 +106,15 @@ class RouterPair:
             assert time.monotonic() < end, f"waited for: {what}; roles {self.roles()}\n{logs}"
             time.sleep(0.02)
 
+    def start_with_reverse_path_filter(self, value: int) -> None:
+        """Start pods that have inherited it from their node; it takes no role from anybody."""
+        for router in self.routers:
+            router.host.sysctl("net.ipv4.conf.all.rp_filter", value)
+        self.start()
+        changes = [status(router)["pair"]["changes"] for router in self.routers]
+        time.sleep(2)
+        assert [status(router)["pair"]["changes"] for router in self.routers] == changes
+
 
 def status(router: LiveRouter) -> dict[str, Any]:
     """Return /status of a router, asked from its own pod; nothing when it does not answer."""

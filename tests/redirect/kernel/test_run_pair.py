@@ -361,12 +361,7 @@ def test_adverts_pass_the_reverse_path_filter(
     """Nodes of today have it loose for interfaces to come (systemd), older ones strict, and pods inherit that."""
     with short_directory() as directory:
         routers = RouterPair(make_lab(nodes=3, shape="bridge"), backend, tmp_path, directory)
-        for router in routers.routers:
-            router.host.sysctl("net.ipv4.conf.all.rp_filter", rp_filter)
-        routers.start()
-        changes = [status(router)["pair"]["changes"] for router in routers.routers]
-        time.sleep(2)
-        assert [status(router)["pair"]["changes"] for router in routers.routers] == changes
+        routers.start_with_reverse_path_filter(rp_filter)
         check("keepalived", take_over(routers, "keepalived"))
 
 

@@ -227,9 +227,4 @@ def test_a_strict_reverse_path_filter_lets_adverts_pass(
 ) -> None:
     with short_directory() as directory:
         pair = ClusterPair(make_lab(nodes=3, shape="bridge"), "nftables", tmp_path, directory, 4)
-        for router in pair.routers:
-            router.host.sysctl("net.ipv4.conf.all.rp_filter", rp_filter)
-        pair.start()
-        changes = [status(router)["pair"]["changes"] for router in pair.routers]
-        time.sleep(2)
-        assert [status(router)["pair"]["changes"] for router in pair.routers] == changes
+        pair.start_with_reverse_path_filter(rp_filter)

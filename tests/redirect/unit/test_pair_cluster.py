@@ -204,6 +204,12 @@ class World:
         """keepalived says so."""
         self.pair._told(Role.ACTIVE, "")
 
+    def elected_beside(self, owner: str) -> None:
+        """Be elected while another machine answers for the address."""
+        self.owner = owner
+        self.ask()
+        self.elected()
+
     def wait(self, seconds: float) -> None:
         end = self.clock.now + seconds
         while self.clock.now < end:
@@ -231,9 +237,7 @@ def active(world: World) -> None:
 
 
 def test_one_that_is_elected_waits_for_the_end_of_the_others_lease(world: World) -> None:
-    world.owner = OTHER
-    world.ask()
-    world.elected()
+    world.elected_beside(OTHER)
     assert str(world.role) == "standby"
     world.wait(0.6)
     assert world.pair.state.reasons(world.clock.now)[-1].endswith(f"waits until {OTHER} no longer has the address")
@@ -244,9 +248,7 @@ def test_one_that_is_elected_waits_for_the_end_of_the_others_lease(world: World)
 
 
 def test_one_that_is_elected_and_finds_the_other_one_alive_leaves_it_alone(world: World) -> None:
-    world.owner = OTHER
-    world.ask()
-    world.elected()
+    world.elected_beside(OTHER)
     # keepalived would have the other one step back.
     mine = Advert(MAC, IPv4Address("169.254.193.2"), 46, 200, (world.pair._identity,))
     assert not world.pair._may_say(mine)
@@ -269,9 +271,7 @@ def test_one_that_is_elected_and_finds_the_other_one_alive_leaves_it_alone(world
 
 
 def test_an_advert_of_the_one_that_has_it_ends_the_split(world: World) -> None:
-    world.owner = OTHER
-    world.ask()
-    world.elected()
+    world.elected_beside(OTHER)
     world.wait(2)
     assert world.pair.state.blocked
     world.advert(OTHER)
@@ -281,9 +281,7 @@ def test_an_advert_of_the_one_that_has_it_ends_the_split(world: World) -> None:
 def test_one_that_is_heard_again_is_not_made_to_give_way(world: World) -> None:
     """Of two with one priority keepalived of the one that was cut off stays elected if its own source is the higher."""
     mine = Advert(MAC, IPv4Address("169.254.193.2"), 46, 200, (world.pair._identity,))
-    world.owner = OTHER
-    world.ask()
-    world.elected()
+    world.elected_beside(OTHER)
     world.wait(0.5)
     for _ in range(12):
         world.advert(OTHER)
@@ -299,9 +297,7 @@ def test_one_that_is_heard_again_is_not_made_to_give_way(world: World) -> None:
 
 def test_one_that_was_kept_off_for_a_moment_takes_the_address_when_it_is_free(world: World) -> None:
     """keepalived has not seen it, and does not say again that it is elected."""
-    world.owner = OTHER
-    world.ask()
-    world.elected()
+    world.elected_beside(OTHER)
     world.wait(1.6)
     assert world.pair.state.blocked
     world.advert(OTHER)
